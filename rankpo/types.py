@@ -1,0 +1,138 @@
+"""The types that every part of rankpo speaks.
+
+Shape letters, the same in every file:
+B queries · G candidates per query · N distinct sequences · S tokens in all · T tokens in the longest
+D embedding size · V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One query with its candidates: what every dataset yields. Text only, never modified.
+
+    relevance: one number per candidate; a preference pair is (chosen, rejected) with relevance (1, 0).
+    teacher: one teacher score per candidate, or None.
+    confidence: of a preference, a fraction of 1, or None where nobody stated one.
+    source: `file:line` (or `dataset[index]`) for messages.
+    """
+
+    query: str
+    candidates: tuple[str, ...]
+    relevance: tuple[float, ...]
+    id: str
+    teacher: tuple[float, ...] | None = None
+    confidence: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """N token sequences, concatenated and never padded: padding happens, if at all, inside a model's forward.
+
+    input_ids: [S] int64. lengths: [N] int64, on the CPU (they steer chunking). labels: [S] int64 with -100 where
+    nothing is predicted, or None.
+    """
+
+    input_ids: Tensor
+    lengths: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.input_ids.shape[0])
+
+    def to(self, device: torch.device | str) -> Sequences:
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return replace(self, input_ids=self.input_ids.to(device, non_blocking=True), labels=labels)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of B queries before any model runs: enough for a loss to weigh its terms.
+
+    relevance: [B, G] float32. mask: [B, G] bool, False on the padding of short lists.
+    confidence: [B] float32 in [0, 1], 1 where none was stated. teacher: [B, G] float32 or None.
+    """
+
+    relevance: Tensor
+    mask: Tensor
+    confidence: Tensor
+    teacher: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.relevance.shape[0])
+
+    def to(self, device: torch.device | str) -> Labels:
+        moved = {name: getattr(self, name).to(device) for name in ("relevance", "mask", "confidence")}
+        return Labels(**moved, teacher=None if self.teacher is None else self.teacher.to(device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B queries with G candidates each, as row numbers of `sequences`: an equal text is stored and encoded once.
+
+    queries: [B] int64 or None (models that read query and candidate as one sequence have no query rows).
+    candidates: [B, G] int64; rows of masked candidates are 0 and never used.
+    positives: [P, 2] int64 pairs (query, row): the row's text is known, from anywhere in the data, to be
+    relevant to that query. None where the loss does not ask for it.
+    ids: the B example ids, for messages.
+    """
+
+    sequences: Sequences
+    queries: Tensor | None
+    candidates: Tensor
+    labels: Labels
+    ids: tuple[str, ...]
+    positives: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.candidates.shape[0])
+
+    def to(self, device: torch.device | str) -> Batch:
+        return replace(
+            self,
+            sequences=self.sequences.to(device),
+            queries=None if self.queries is None else self.queries.to(device),
+            candidates=self.candidates.to(device),
+            labels=self.labels.to(device),
+            positives=None if self.positives is None else self.positives.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a loss with a denominator of its own: scale · Σ losses·weights / Σ weights.
+
+    losses: [B] in nats, not reduced. weights: [B], detached, or None for 1 each.
+    """
+
+    losses: Tensor
+    weights: Tensor | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """What a loss returns, not reduced; the training loop divides by the global sums of the weights.
+
+    losses, weights: the main term. terms: further summands by name, each with its own denominator, logged as
+    `loss/<name>`. metrics: detached, [B] or [] each.
+    """
+
+    losses: Tensor
+    weights: Tensor | None = None
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    terms: Mapping[str, Term] = field(default_factory=dict)
