@@ -1,0 +1,65 @@
+"""Tensor maths used by more than one loss: stable logarithms, log-probabilities of scores, KL over candidates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+
+def negative_log_sigmoid(x: Tensor) -> Tensor:
+    """ℓ(x) = -log σ(x) in nats, exact for large |x|."""
+    return softplus(-x)
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 - e^x) for x <= 0, in nats.
+
+    x = 0 counts as the smallest number below it: a probability that has rounded to 1 gives a finite logarithm
+    and no gradient instead of -inf and NaN.
+    """
+    return torch.log(-torch.expm1(x.clamp(max=-torch.finfo(x.dtype).tiny)))
+
+
+def masked_log_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Log-softmax over the last axis among the entries where mask is True; 0 elsewhere.
+
+    scores [..., G], mask [..., G] bool. A row without any True is 0 with zero gradient.
+    """
+    # the lowest finite number, not -inf: a fully masked row would get NaN gradients
+    filled = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return filled.log_softmax(-1).masked_fill(~mask, 0.0)
+
+
+LOGPS = ("candidates", "sigmoid", "none")
+
+
+def logps_from_scores(scores: Tensor, mask: Tensor, temperature: float, logps: str) -> Tensor:
+    """Log-probabilities [B, G] of candidates from raw scores [B, G], for losses that need more than differences.
+
+    logps: `candidates`, log-softmax of s/τ over the query's unmasked candidates; `sigmoid`, log σ(s/τ), each
+    candidate relevant or not by itself; `none`, s/τ already is a log-probability. mask [B, G] bool.
+    """
+    scaled = scores / temperature
+    if logps == "candidates":
+        return masked_log_softmax(scaled, mask)
+    if logps == "sigmoid":
+        return -negative_log_sigmoid(scaled)
+    if logps == "none":
+        return scaled
+    raise ValueError(f"logps must be one of {', '.join(LOGPS)}, got {logps!r}")
+
+
+def candidate_kl(scores: Tensor, reference: Tensor, mask: Tensor, temperature: float, direction: str) -> Tensor:
+    """KL divergence [B] in nats between softmax(reference/τ) = p and softmax(scores/τ) = π over the candidates.
+
+    scores, reference, mask [B, G]; the reference is a constant. direction: `forward` KL(p ‖ π), `reverse` KL(π ‖ p).
+    """
+    policy = masked_log_softmax(scores / temperature, mask)
+    fixed = masked_log_softmax(reference.detach() / temperature, mask)
+    # masked entries are 0 in both, so their difference, and with it their product, is 0
+    if direction == "forward":
+        return (fixed.exp() * (fixed - policy)).sum(-1)
+    if direction == "reverse":
+        return (policy.exp() * (policy - fixed)).sum(-1)
+    raise ValueError(f"direction must be one of forward, reverse, got {direction!r}")

@@ -1,0 +1,211 @@
+"""InfoNCE: the positive against the query's own negatives, or against the candidates of all queries of an update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from rankpo.losses.base import (
+    Loss,
+    at_least_float32,
+    require_choice,
+    require_not_negative,
+    require_positive,
+)
+from rankpo.losses.matryoshka import check_matryoshka, matryoshka
+from rankpo.losses.pool import Pool, build_pool, own_candidates
+from rankpo.types import Batch, Labels, LossOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class FalseNegatives:
+    """Which negatives are dropped because they probably are relevant. The positive never is.
+
+    same_text: texts known to be relevant: the positive itself, other known positives of the query (also those of
+    other queries with the same text). margin: s_j > s_p + margin (Qwen3-Embedding 0.1); ratio: s_j > s_p - (1 - ratio)
+    abs(s_p) (https://arxiv.org/abs/2407.15831, 0.95); None is off. scores: who judges these two, the `policy`
+    (detached), or a `teacher` (https://arxiv.org/abs/2402.16829), whose scores exist for a query's own candidates
+    only: other queries' are not judged.
+    """
+
+    same_text: bool = True
+    margin: float | None = None
+    ratio: float | None = None
+    scores: str = "policy"
+
+    def __post_init__(self) -> None:
+        require_choice(("policy", "teacher"), **{"false_negatives.scores": self.scores})
+        if self.margin is not None and not isfinite(self.margin):
+            raise ValueError(f"false_negatives.margin must be finite or null, got {self.margin}")
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise ValueError(f"false_negatives.ratio must be in (0, 1] or null, got {self.ratio}")
+        if self.scores == "teacher" and self.margin is None and self.ratio is None:
+            raise ValueError("false_negatives.scores=teacher judges nothing: set false_negatives.margin or .ratio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardness:
+    """Adds strength · s_ij (detached, not divided by τ) to the logits of negatives: hard ones weigh more. 0 is off.
+
+    mode: `hard_negatives`, the query's own (https://arxiv.org/abs/2509.20354, strength 5); `in_batch`, those of other
+    queries (https://arxiv.org/abs/2503.04812, strength 9); `all`.
+    """
+
+    mode: str = "hard_negatives"
+    strength: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_choice(("hard_negatives", "in_batch", "all"), **{"hardness.mode": self.mode})
+        require_not_negative(**{"hardness.strength": self.strength})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveLoss(Loss):
+    """-a_p + log Σ_j e^{a_j} over positive and negatives, a = s/τ + hardness. https://arxiv.org/abs/1807.03748 eq. 4.
+
+    Candidate 0 is the positive, the others are hard negatives. negatives: `own`, the query's candidates only, by
+    `__call__`; `in_batch`, all candidates of the update, by `in_batch`. cross_device: the update of all ranks (the
+    trainer gathers with gradient). deduplicate_pool: a text that occurs twice counts once. query_query,
+    document_document: other queries, and the pool against the positive, join the denominator (2308.03281).
+    symmetric: mean with the same loss of the positive against the queries (2310.19923). matryoshka_*: applied by
+    `in_batch`; callers of `__call__` wrap the scoring in `matryoshka`.
+    """
+
+    temperature: float
+    negatives: str = "in_batch"
+    cross_device: bool = True
+    deduplicate_pool: bool = True
+    false_negatives: FalseNegatives = field(default_factory=FalseNegatives)
+    query_query: bool = False
+    document_document: bool = False
+    symmetric: bool = False
+    hardness: Hardness = field(default_factory=Hardness)
+    matryoshka_dims: tuple[int, ...] | None = None
+    matryoshka_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        require_positive(temperature=self.temperature)
+        require_choice(("in_batch", "own"), negatives=self.negatives)
+        check_matryoshka(self.matryoshka_dims, self.matryoshka_weights)
+        if self.negatives == "in_batch":
+            return
+        for name in ("query_query", "document_document", "symmetric"):
+            if getattr(self, name):
+                raise ValueError(f"{name}=True compares with other queries: it needs negatives=in_batch, got own")
+        if self.hardness.mode == "in_batch" and self.hardness.strength:
+            raise ValueError("hardness.mode=in_batch needs negatives=in_batch, got own; or set mode=hard_negatives")
+
+    def own_mask(self, batch: Batch) -> Tensor:
+        """Mask [B, G] for the labels of `__call__`: without repeated texts and known positives, as the keys say."""
+        return own_candidates(batch, self.false_negatives.same_text, self.deduplicate_pool)
+
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
+        """Own negatives: scores [B, G] of which unmasked columns count. Equal texts are invisible here: `own_mask`."""
+        if self.negatives != "own":
+            raise ValueError("negatives=in_batch needs the embeddings of the update: call in_batch, or set own")
+        scores = at_least_float32(scores)
+        positive = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+        eligible = labels.mask.clone()
+        eligible[:, 0] = False
+        kept = self._kept(scores, positive, eligible, labels.teacher)
+        logits = self._logits(scores, positive, labels.mask, kept)
+        losses = _cross_entropy(logits, positive)
+        return LossOutput(losses, self.weights(labels)["loss"], _metrics(scores, positive, eligible, kept))
+
+    def in_batch(self, embeddings: Tensor, batch: Batch, queries: Tensor | None = None) -> LossOutput:
+        """Losses [b] of `queries`, indices into the update, or None for all B.
+
+        embeddings [N, D] of all sequences of the update, in the rows of batch.sequences, already of length 1 if
+        scores are cosines; batch: the whole update, over all ranks. The sum over disjoint `queries` that cover the
+        update is the loss of the whole, and so is its gradient.
+        """
+        if self.negatives != "in_batch":
+            raise ValueError("negatives=own reads scores: call the loss itself, or set negatives=in_batch")
+        pool = build_pool(batch, queries, self.deduplicate_pool)
+        # a half-precision product, times 1/τ = 100, would be off by a nat
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return matryoshka(
+                lambda truncated: self._against(truncated, pool),
+                at_least_float32(embeddings),
+                self.matryoshka_dims,
+                self.matryoshka_weights,
+            )
+
+    def _against(self, embeddings: Tensor, pool: Pool) -> LossOutput:
+        """Losses [b] of the pool's queries, embeddings [N, D]."""
+        same_text = self.false_negatives.same_text
+        texts, asked = embeddings[pool.rows], embeddings[pool.query_rows]  # [P, D], [Q, D]
+        query, positive = asked[pool.query], texts[pool.positive]  # [b, D]
+        scores = query @ texts.T  # [b, P]
+        others = torch.ones_like(pool.own).scatter(1, pool.positive[:, None], False)
+        eligible = others & ~pool.known if same_text else others
+        kept = self._kept(scores, pool.positive, eligible, pool.teacher)
+        parts = [self._logits(scores, pool.positive, pool.own, kept)]
+        own_query = torch.zeros_like(pool.same_query).scatter(1, pool.query[:, None], True)
+        if self.query_query:
+            hidden = pool.same_query if same_text else own_query
+            parts.append(self._hide(query @ asked.T, hidden))
+        if self.document_document:
+            hidden = pool.own | pool.known if same_text else pool.own
+            parts.append(self._hide(positive @ texts.T, hidden))
+        losses = _cross_entropy(torch.cat(parts, 1), pool.positive)
+        metrics = _metrics(scores, pool.positive, others, kept)
+        if self.symmetric:
+            sharing = pool.shared & ~own_query if same_text else torch.zeros_like(own_query)
+            backward = _cross_entropy(self._hide(positive @ asked.T, sharing), pool.query)
+            metrics["loss/query_to_document"] = losses.detach() / 2
+            metrics["loss/document_to_query"] = backward.detach() / 2
+            losses = (losses + backward) / 2
+        return LossOutput(losses, torch.ones_like(losses), metrics)
+
+    def _hide(self, scores: Tensor, hidden: Tensor) -> Tensor:
+        return (scores / self.temperature).masked_fill(hidden, -torch.inf)
+
+    def _kept(self, scores: Tensor, positive: Tensor, eligible: Tensor, teacher: Tensor | None) -> Tensor:
+        """The eligible negatives [b, P] that stay. positive [b]; teacher [b, P], -inf where it is silent."""
+        options = self.false_negatives
+        judge = scores.detach()
+        if options.scores == "teacher":
+            if teacher is None:
+                raise ValueError("false_negatives.scores=teacher needs teacher scores, and the data has none")
+            judge = teacher.to(scores)
+        level = judge.gather(1, positive[:, None])  # [b, 1]
+        kept = eligible
+        if options.margin is not None:
+            kept = kept & ~(judge > level + options.margin)
+        if options.ratio is not None:
+            kept = kept & ~(judge > level - (1 - options.ratio) * level.abs())  # abs: useful below 0 too
+        return kept
+
+    def _logits(self, scores: Tensor, positive: Tensor, own: Tensor, kept: Tensor) -> Tensor:
+        """s/τ + hardness [b, P], -inf for what is neither the positive nor kept."""
+        hard = {"hard_negatives": own, "in_batch": ~own, "all": torch.ones_like(own)}[self.hardness.mode] & kept
+        hardness = (self.hardness.strength * scores.detach()).masked_fill(~hard, 0.0)
+        visible = kept.scatter(1, positive[:, None], True)
+        return (scores / self.temperature + hardness).masked_fill(~visible, -torch.inf)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Losses [b] of logits [b, columns] and target columns [b]; 0 where the target stands alone."""
+    return logits.logsumexp(1) - logits.gather(1, target[:, None])[:, 0]
+
+
+def _metrics(scores: Tensor, positive: Tensor, others: Tensor, kept: Tensor) -> dict[str, Tensor]:
+    """`scores/*` [b]: the positive and the hardest kept negative (the positive itself where none is kept), whether
+    the positive is first, the share of the others that was dropped, the size of the pool with the positive."""
+    scores = scores.detach()
+    chosen = scores.gather(1, positive[:, None])[:, 0]
+    hardest = scores.masked_fill(~kept, -torch.inf).amax(1)
+    hardest = torch.where(kept.any(1), hardest, chosen)
+    count = others.sum(1)
+    return {
+        "scores/positive": chosen,
+        "scores/negative": hardest,
+        "scores/margins": chosen - hardest,
+        "scores/accuracies": ((chosen > hardest) | ~kept.any(1)).to(scores.dtype),
+        "scores/false_negatives": (others & ~kept).sum(1) / count.clamp(min=1),
+        "scores/pool": (count + 1).to(scores.dtype),
+    }

@@ -1,0 +1,115 @@
+"""Preference losses on each completion's own log-ratio, not on their gap alone: APO, NCA, SPPO, BCO.
+
+h = lp - reference lp. These need log-probabilities: `logps` says how scores become some.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rankpo.functional import LOGPS, logps_from_scores, negative_log_sigmoid
+from rankpo.losses.base import Loss, require_choice, require_positive
+from rankpo.losses.pairs import fixed_reference, pair_metrics, pair_scores
+from rankpo.types import Labels, LossOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogRatioLoss(Loss):
+    """Base: subclasses give the losses of the rewards βh. scores, reference [B, 2] or, under `candidates`, wider."""
+
+    beta: float = 0.1
+    temperature: float = 1.0
+    logps: str = "candidates"
+
+    def __post_init__(self) -> None:
+        require_positive(beta=self.beta, temperature=self.temperature)
+        require_choice(LOGPS, logps=self.logps)
+
+    @property
+    def needs_reference(self) -> bool:
+        return True
+
+    def rewards(self, scores: Tensor, labels: Labels, reference: Tensor | None) -> Tensor:
+        """βh [B, 2] of chosen and rejected."""
+        fixed = fixed_reference(self, reference)
+        policy = logps_from_scores(scores, labels.mask, self.temperature, self.logps)
+        return self.beta * (policy - logps_from_scores(fixed, labels.mask, self.temperature, self.logps))[:, :2]
+
+    def of_rewards(self, chosen: Tensor, rejected: Tensor, labels: Labels) -> Tensor:
+        """Losses [B] of the rewards βh_w and βh_l [B]."""
+        raise TypeError(f"{type(self).__name__} has no formula")
+
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
+        scores = pair_scores(scores)
+        rewards = self.rewards(scores, labels, reference)
+        losses = self.of_rewards(rewards[:, 0], rewards[:, 1], labels)
+        return LossOutput(losses, self.weights(labels)["loss"], pair_metrics(scores, rewards))
+
+
+@dataclass(frozen=True, kw_only=True)
+class APOZeroLoss(LogRatioLoss):
+    """1 - σ(βh_w) + σ(βh_l): chosen texts are better than the policy's own. https://arxiv.org/abs/2408.06266."""
+
+    def of_rewards(self, chosen: Tensor, rejected: Tensor, labels: Labels) -> Tensor:
+        return torch.sigmoid(-chosen) + torch.sigmoid(rejected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class APODownLoss(LogRatioLoss):
+    """σ(βh_w) + 1 - σ(βh_w - βh_l): the policy's own are better than the chosen. 2408.06266."""
+
+    def of_rewards(self, chosen: Tensor, rejected: Tensor, labels: Labels) -> Tensor:
+        return torch.sigmoid(chosen) + torch.sigmoid(rejected - chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NCALoss(LogRatioLoss):
+    """ℓ(βh_w) + ½ℓ(-βh_w) + ½ℓ(-βh_l): keeps the chosen one likely. https://arxiv.org/abs/2402.05369."""
+
+    beta: float = 0.01
+
+    def of_rewards(self, chosen: Tensor, rejected: Tensor, labels: Labels) -> Tensor:
+        noise = negative_log_sigmoid(-chosen) + negative_log_sigmoid(-rejected)
+        return negative_log_sigmoid(chosen) + noise / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SPPOLoss(LogRatioLoss):
+    """(h_w - (P - ½)/β)² + (h_l + (P - ½)/β)², P = the chosen one's win rate. https://arxiv.org/abs/2405.00675.
+
+    win_rate: `certain`, P = 1, the paper's hard form; `confidence`, P = the pair's stated confidence.
+    """
+
+    beta: float = 0.001  # 1/η of the paper; for cosines use 0.1 and more
+    win_rate: str = "certain"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(("certain", "confidence"), win_rate=self.win_rate)
+
+    def of_rewards(self, chosen: Tensor, rejected: Tensor, labels: Labels) -> Tensor:
+        advantage = 0.5 if self.win_rate == "certain" else labels.confidence.to(chosen) - 0.5
+        return ((chosen - advantage).square() + (rejected + advantage).square()) / self.beta**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BCOLoss(LogRatioLoss):
+    """ℓ(βh_w - δ) + ℓ(-(βh_l - δ)): a binary classifier of rewards. https://arxiv.org/abs/2404.04656.
+
+    delta: δ, a scalar, the running mean of `rewards/chosen` and `rewards/rejected`; a constant, 0 where None.
+    It is state, so the trainer keeps it and saves it.
+    """
+
+    beta: float = 0.01
+
+    def __call__(
+        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, delta: Tensor | None = None
+    ) -> LossOutput:
+        scores = pair_scores(scores)
+        rewards = self.rewards(scores, labels, reference)
+        shifted = rewards if delta is None else rewards - delta.detach()
+        losses = negative_log_sigmoid(shifted[:, 0]) + negative_log_sigmoid(-shifted[:, 1])
+        return LossOutput(losses, self.weights(labels)["loss"], pair_metrics(scores, rewards))

@@ -1,0 +1,77 @@
+"""Matryoshka representation learning, https://arxiv.org/abs/2205.13147: one loss on several sizes of an embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from rankpo.types import LossOutput, Term
+
+
+def truncate(embeddings: Tensor, dim: int) -> Tensor:
+    """The first `dim` components, of length 1 again: [N, D] to [N, dim]."""
+    return normalize(embeddings[..., :dim], dim=-1)
+
+
+def check_matryoshka(dims: Sequence[int] | None, weights: Sequence[float] | None) -> None:
+    """Raises ValueError for dims that are not distinct positive integers, or weights that do not fit them."""
+    if dims is None:
+        if weights is not None:
+            raise ValueError(f"matryoshka_weights={list(weights)} needs matryoshka_dims, which is not set")
+        return
+    if not dims or any(dim < 1 for dim in dims) or len(set(dims)) < len(dims):
+        raise ValueError(f"matryoshka_dims must be distinct integers >= 1, got {list(dims)}")
+    if weights is None:
+        return
+    if len(weights) != len(dims):
+        raise ValueError(
+            f"matryoshka_weights must have one weight per dim, got {list(weights)} for matryoshka_dims={list(dims)}"
+        )
+    if any(not weight > 0 for weight in weights):
+        raise ValueError(f"matryoshka_weights must be > 0, got {list(weights)}")
+
+
+def sizes_and_weights(dims: Sequence[int], weights: Sequence[float] | None, size: int) -> dict[int, float]:
+    """Weight of every size, largest size first; the full size D joins with weight 1 where `dims` lacks it.
+
+    Raises ValueError for a dim above D, and where `check_matryoshka` does.
+    """
+    check_matryoshka(dims, weights)
+    if max(dims) > size:
+        raise ValueError(f"matryoshka_dims must be <= {size}, the embedding size, got {list(dims)}")
+    weight_of = {size: 1.0} | dict(zip(dims, weights or [1.0] * len(dims), strict=True))
+    return dict(sorted(weight_of.items(), reverse=True))
+
+
+def matryoshka(
+    loss_of: Callable[[Tensor], LossOutput],
+    embeddings: Tensor,
+    dims: Sequence[int] | None,
+    weights: Sequence[float] | None = None,
+) -> LossOutput:
+    """Weighted mean over sizes of `loss_of(truncate(embeddings, size))`, in losses and in every term.
+
+    embeddings [N, D]. A mean, so that the learning rate of the plain loss still fits: sentence-transformers sums.
+    Metrics are those of the full size, and `loss/dim_<m>` [B] of each. dims None: the loss of the embeddings as given.
+    """
+    if dims is None:
+        return loss_of(embeddings)
+    weight_of = sizes_and_weights(dims, weights, embeddings.shape[-1])
+    outputs = {size: loss_of(truncate(embeddings, size)) for size in weight_of}
+    total = sum(weight_of.values())
+
+    def mean(values: list[Tensor]) -> Tensor:
+        weighted = [weight / total * value for weight, value in zip(weight_of.values(), values, strict=True)]
+        return torch.stack(weighted).sum(0)
+
+    full = outputs[embeddings.shape[-1]]
+    terms = {
+        name: Term(mean([output.terms[name].losses for output in outputs.values()]), term.weights, term.scale)
+        for name, term in full.terms.items()
+    }
+    per_size = {f"loss/dim_{size}": output.losses.detach() for size, output in outputs.items()}
+    losses = mean([output.losses for output in outputs.values()])
+    return LossOutput(losses, full.weights, {**full.metrics, **per_size}, terms)

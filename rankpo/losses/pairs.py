@@ -1,0 +1,69 @@
+"""What the losses on pairs share: columns 0 (chosen) and 1 (rejected), smoothing, log-ratios, metrics."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rankpo.functional import negative_log_sigmoid
+from rankpo.losses.base import at_least_float32, require_below, require_choice, require_reference
+
+KINDS = ("sigmoid", "hinge")
+
+
+def pair_scores(scores: Tensor) -> Tensor:
+    """The scores in at least float32; raises ValueError unless there are columns for chosen and rejected."""
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        raise ValueError(f"a loss on pairs needs scores [B, 2] (chosen, rejected), got shape {list(scores.shape)}")
+    return at_least_float32(scores)
+
+
+def fixed_reference(loss: object, reference: Tensor | None) -> Tensor:
+    """The reference scores as a constant in at least float32; raises ValueError where there are none."""
+    return pair_scores(require_reference(loss, reference)).detach()
+
+
+def gap(values: Tensor) -> Tensor:
+    """chosen - rejected [B] of values [B, 2 or more]."""
+    return values[:, 0] - values[:, 1]
+
+
+def per_token(logps: Tensor, lengths: Tensor | None) -> Tensor:
+    """Means per scored token [B, 2] of sums [B, 2 or more]; without lengths a score is one unit and stays as it is."""
+    return logps[:, :2] if lengths is None else logps[:, :2] / lengths
+
+
+def chosen_nll(logps: Tensor, lengths: Tensor | None, nll: str) -> Tensor:
+    """Negative log-probability [B] of the chosen one in nats: `sum` over its tokens, or their `mean`."""
+    return -(per_token(logps, lengths) if nll == "mean" else logps)[:, 0]
+
+
+def preference(z: Tensor, kind: str, label_smoothing: float | Tensor = 0.0) -> Tensor:
+    """Loss [B] of scaled gaps z = βD [B]: `sigmoid` (1 - ε)ℓ(z) + εℓ(-z), or `hinge` max(0, 1 - z).
+
+    label_smoothing: ε, a number or one per pair [B]; the hinge has none.
+    """
+    if kind == "hinge":
+        return (1 - z).clamp(min=0)
+    return (1 - label_smoothing) * negative_log_sigmoid(z) + label_smoothing * negative_log_sigmoid(-z)
+
+
+def check_preference(kind: str, label_smoothing: float) -> None:
+    """Raises ValueError for an unknown kind, ε outside [0, .5) (from .5 on no order is learned), ε with hinge."""
+    require_choice(KINDS, kind=kind)
+    require_below(0.5, label_smoothing=label_smoothing)
+    if kind == "hinge" and label_smoothing > 0:
+        raise ValueError(f"label_smoothing must be 0 with kind=hinge, got {label_smoothing}; or set kind=sigmoid")
+
+
+def pair_metrics(scores: Tensor, rewards: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
+    """`rewards/*` and `scores/*` (`logps/*` where lengths are given): chosen, rejected, margins, accuracies, [B] each.
+
+    scores, rewards [B, 2 or more]: raw scores, and β·h with the temperature inside. Ties count as wrong.
+    """
+    metrics: dict[str, Tensor] = {}
+    for group, values in (("rewards", rewards.detach()), ("scores" if lengths is None else "logps", scores.detach())):
+        metrics[f"{group}/chosen"] = values[:, 0]
+        metrics[f"{group}/rejected"] = values[:, 1]
+        metrics[f"{group}/margins"] = gap(values)
+        metrics[f"{group}/accuracies"] = (gap(values) > 0).to(values.dtype)
+    return metrics

@@ -1,0 +1,132 @@
+"""Who is a negative for whom in one update: the pool of candidates of all queries, from row numbers alone.
+
+Letters: b queries that are asked for (of B) · P entries of the pool · Q queries that a document is compared with ·
+U distinct candidate texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rankpo.types import Batch
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows of the pool's texts and of the queries, and the relations of the b asked queries to them.
+
+    rows [P], query_rows [Q]: rows of `Batch.sequences`. positive [b]: the column of each query's positive among rows.
+    query [b]: its own column among query_rows. own [b, P] bool: candidates of the query itself, positive included.
+    known [b, P] bool: texts known to be relevant to the query's text, positive included. same_query [b, Q] bool:
+    queries of equal text, itself included. shared [b, Q] bool: queries to which the positive is known to be relevant,
+    itself included. teacher [b, P]: teacher scores of own candidates, -inf elsewhere; None where there are none.
+    """
+
+    rows: Tensor
+    positive: Tensor
+    own: Tensor
+    known: Tensor
+    query_rows: Tensor
+    query: Tensor
+    same_query: Tensor
+    shared: Tensor
+    teacher: Tensor | None
+
+
+@dataclass(frozen=True)
+class KnownTexts:
+    """Distinct texts of a batch, and which of them are known to be relevant to which distinct query.
+
+    rows [U]: rows of the candidate texts. text [B, G]: index into rows, 0 on padding. query_rows [up to B],
+    group [B]: the distinct queries and the one of each query. relevant [len(query_rows), U] bool.
+    """
+
+    rows: Tensor
+    text: Tensor
+    query_rows: Tensor
+    group: Tensor
+    relevant: Tensor
+
+
+def known_texts(batch: Batch) -> KnownTexts:
+    """What equal row numbers and `batch.positives` tell; a query's column 0 is relevant to every query of equal text.
+
+    Without query rows (models that read query and candidate as one), each query is its own group.
+    Raises ValueError where a query has no positive, that is column 0 masked.
+    """
+    mask = batch.labels.mask
+    if not mask[:, 0].all():
+        missing = [batch.ids[i] for i in (~mask[:, 0]).nonzero().flatten().tolist()]
+        raise ValueError(f"candidate 0 must be a query's positive; it is masked for {missing[:5]}")
+    rows, place = batch.candidates[mask].unique(return_inverse=True)
+    text = torch.zeros_like(batch.candidates)
+    text[mask] = place
+    named = torch.arange(len(batch), device=mask.device) if batch.queries is None else batch.queries
+    query_rows, group = named.unique(return_inverse=True)
+    relevant = torch.zeros(len(query_rows), len(rows), dtype=torch.bool, device=mask.device)
+    relevant[group, text[:, 0]] = True
+    if batch.positives is not None and len(batch.positives):
+        query, row = batch.positives.unbind(1)
+        column = torch.searchsorted(rows, row).clamp(max=len(rows) - 1)
+        present = rows[column] == row  # a known positive need not be in this update
+        relevant[group[query[present]], column[present]] = True
+    return KnownTexts(rows, text, query_rows, group, relevant)
+
+
+def build_pool(batch: Batch, queries: Tensor | None, deduplicate: bool) -> Pool:
+    """The pool of the whole update for `queries`, indices [b] into the batch, or None for all.
+
+    deduplicate: each distinct text is one entry, and each distinct query one column; otherwise each unmasked
+    (query, candidate) is an entry of its own.
+    """
+    if batch.queries is None:
+        raise ValueError("in-batch negatives need query rows, and this batch has none; set loss.negatives=own")
+    texts = known_texts(batch)
+    mask, device = batch.labels.mask, batch.candidates.device
+    asked = torch.arange(len(batch), device=device) if queries is None else queries
+    entries = torch.arange(len(texts.rows), device=device) if deduplicate else texts.text[mask]  # [P] -> U
+    column = texts.text  # [B, G] -> P
+    if not deduplicate:
+        column = torch.zeros_like(texts.text)
+        column[mask] = torch.arange(len(entries), device=device)
+    groups = torch.arange(len(texts.query_rows), device=device) if deduplicate else texts.group  # [Q]
+    group = texts.group[asked]
+
+    query, candidate = mask[asked].nonzero(as_tuple=True)
+    own = torch.zeros(len(asked), len(entries), dtype=torch.bool, device=device)
+    own[query, column[asked][query, candidate]] = True
+    teacher = None
+    if batch.labels.teacher is not None:
+        stated = batch.labels.teacher[asked]
+        teacher = torch.full(own.shape, -torch.inf, dtype=stated.dtype, device=device)
+        teacher[query, column[asked][query, candidate]] = stated[query, candidate]
+    return Pool(
+        rows=texts.rows[entries],
+        positive=column[asked, 0],
+        own=own,
+        known=texts.relevant[group][:, entries],
+        query_rows=texts.query_rows[groups],
+        query=group if deduplicate else asked,
+        same_query=groups == group[:, None],
+        shared=texts.relevant.T[texts.text[asked, 0]][:, groups],
+        teacher=teacher,
+    )
+
+
+def own_candidates(batch: Batch, same_text: bool, deduplicate: bool) -> Tensor:
+    """Mask [B, G]: the query's candidates that serve as its positive (column 0) and as its own negatives.
+
+    same_text: without further texts known to be relevant to the query. deduplicate: without repetitions of a text.
+    """
+    texts = known_texts(batch)
+    keep = batch.labels.mask.clone()
+    if same_text:
+        keep &= ~texts.relevant[texts.group[:, None], texts.text]
+    if deduplicate:
+        equal = (texts.text[:, :, None] == texts.text[:, None, :]) & batch.labels.mask[:, None, :]  # [B, G, G]
+        keep &= ~equal.tril(-1).any(-1)
+    keep[:, 0] = True
+    return keep

@@ -1,0 +1,138 @@
+"""RankPO: preference optimisation of ranking scores, https://arxiv.org/abs/2503.10723, with our extensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rankpo.functional import candidate_kl, negative_log_sigmoid
+from rankpo.losses.base import Loss, require_choice, require_not_negative, require_positive
+from rankpo.losses.matryoshka import check_matryoshka
+from rankpo.losses.pairs import check_preference, fixed_reference, gap, pair_metrics, pair_scores, preference
+from rankpo.types import Labels, LossOutput, Term
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankPOLoss(Loss):
+    """(1 - ε)ℓ(βz) + εℓ(-βz), or max(0, 1 - βz), with z = A/τ - margin and A = (s_w - s_l) - (r_w - r_l).
+
+    scores, reference [B, 2], columns chosen and rejected; with candidates for the KL term [B, G], of which the first
+    two are the pair. `reference_free` leaves the r out. The update's loss is rankpo_weight · this + sft_weight · sft
+    + kl_weight · kl + replay_weight · replay, each with a denominator of its own:
+
+    - sft: ℓ((s_w - s_l)/τ), cross-entropy over the two candidates.
+    - kl: KL between softmax(r/τ_k) and softmax(s/τ_k) over the unmasked candidates, τ_k = kl_temperature, in the
+      `forward` direction KL(reference ‖ policy) or `reverse`; needs the reference even where `reference_free`.
+    - replay: InfoNCE on data of stage one at replay_temperature. The trainer draws the data and computes it.
+
+    confidence of a pair, c in [.5, 1]: `weight` weighs preference and sft by 2c - 1; `smoothing` sets ε = 1 - c,
+    so that the optimum is σ(βz) = c; `margin` adds confidence_scale·(2c - 1) to the margin (as 2402.10571).
+    matryoshka_*: for `matryoshka`, which calls this loss on the scores of each size.
+    """
+
+    beta: float
+    temperature: float
+    kind: str = "sigmoid"
+    margin: float = 0.0  # γ/β, in units after the division by τ
+    gamma_beta_ratio: float | None = None  # the authors' name for margin
+    reference_free: bool = False
+    label_smoothing: float = 0.0
+    rankpo_weight: float = 1.0
+    sft_weight: float = 0.0
+    confidence: str = "none"
+    confidence_scale: float = 1.0
+    kl_weight: float = 0.0
+    kl_temperature: float | None = None
+    kl_direction: str = "forward"
+    replay_weight: float = 0.0
+    replay_temperature: float | None = None
+    matryoshka_dims: tuple[int, ...] | None = None
+    matryoshka_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        self._take_alias()
+        require_positive(beta=self.beta, temperature=self.temperature, confidence_scale=self.confidence_scale)
+        require_not_negative(
+            margin=self.margin,
+            rankpo_weight=self.rankpo_weight,
+            sft_weight=self.sft_weight,
+            kl_weight=self.kl_weight,
+            replay_weight=self.replay_weight,
+        )
+        check_preference(self.kind, self.label_smoothing)
+        require_choice(("none", "weight", "smoothing", "margin"), confidence=self.confidence)
+        require_choice(("forward", "reverse"), kl_direction=self.kl_direction)
+        check_matryoshka(self.matryoshka_dims, self.matryoshka_weights)
+        if self.confidence == "smoothing" and (self.kind == "hinge" or self.label_smoothing > 0):
+            raise ValueError(
+                "confidence=smoothing needs kind=sigmoid and label_smoothing=0, "
+                f"got kind={self.kind}, label_smoothing={self.label_smoothing}"
+            )
+        if not (self.rankpo_weight or self.sft_weight):
+            raise ValueError("rankpo_weight and sft_weight are both 0: nothing would learn from the preferences")
+        self._check_term("kl", self.kl_weight, self.kl_temperature)
+        self._check_term("replay", self.replay_weight, self.replay_temperature)
+
+    def _take_alias(self) -> None:
+        if self.gamma_beta_ratio is None:
+            return
+        if self.margin not in (0.0, self.gamma_beta_ratio):
+            raise ValueError(
+                f"margin={self.margin} and gamma_beta_ratio={self.gamma_beta_ratio} are two names of one value; set one"
+            )
+        object.__setattr__(self, "margin", self.gamma_beta_ratio)
+
+    @staticmethod
+    def _check_term(name: str, weight: float, temperature: float | None) -> None:
+        if temperature is not None:
+            require_positive(**{f"{name}_temperature": temperature})
+        elif weight:
+            raise ValueError(f"{name}_temperature must be set with {name}_weight={weight}: use that of stage one")
+
+    @property
+    def needs_reference(self) -> bool:
+        return not self.reference_free or self.kl_weight > 0
+
+    def weights(self, labels: Labels) -> Mapping[str, Tensor]:
+        ones = super().weights(labels)["loss"]
+        stated = self._certainty(labels) if self.confidence == "weight" else ones
+        # kl is the same whichever of the two was preferred, so a doubtful label does not weaken it
+        candidates = {"loss": (1.0, stated), "sft": (self.sft_weight, stated), "kl": (self.kl_weight, ones)}
+        return {name: weights for name, (scale, weights) in candidates.items() if scale}
+
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
+        scores = pair_scores(scores)
+        fixed = fixed_reference(self, reference) if self.needs_reference else None
+        gains = scores if self.reference_free or fixed is None else scores - fixed  # [B, G]
+        # the margin comes after the division by τ: it is the γ/β of the authors' code, not their γ
+        z = gap(gains) / self.temperature - self._margin(labels)  # [B]
+        smoothing = self._smoothing(labels)
+        preferred = self.rankpo_weight * preference(self.beta * z, self.kind, smoothing)
+        weights = self.weights(labels)
+        terms = {}
+        if self.sft_weight:
+            imitated = negative_log_sigmoid(gap(scores) / self.temperature)
+            terms["sft"] = Term(imitated, weights["sft"], self.sft_weight)
+        metrics = pair_metrics(scores, self.beta * gains / self.temperature)
+        metrics["loss/preference"] = preferred.detach()
+        if self.kl_weight and self.kl_temperature is not None and fixed is not None:
+            kl = candidate_kl(scores, fixed, labels.mask, self.kl_temperature, self.kl_direction)
+            terms["kl"] = Term(kl, weights["kl"], self.kl_weight)
+            metrics["kl/candidates"] = kl.detach()
+        return LossOutput(preferred, weights["loss"], metrics, terms)
+
+    def _certainty(self, labels: Labels) -> Tensor:
+        """2c - 1 in [0, 1], [B]: 0 for a coin toss, 1 for certainty."""
+        return 2 * labels.confidence.clamp(0.5, 1.0) - 1
+
+    def _margin(self, labels: Labels) -> float | Tensor:
+        if self.confidence != "margin":
+            return self.margin
+        return self.margin + self.confidence_scale * self._certainty(labels)
+
+    def _smoothing(self, labels: Labels) -> float | Tensor:
+        if self.confidence != "smoothing":
+            return self.label_smoothing
+        return 1 - labels.confidence.clamp(0.5, 1.0)

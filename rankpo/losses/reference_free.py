@@ -1,0 +1,132 @@
+"""Preference losses without a reference model: SimPO, CPO, ORPO, SLiC.
+
+lp = log-probability of a completion, lp̄ = its mean per scored token (lengths [B, 2]; without lengths, lp itself).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rankpo.functional import LOGPS, log1mexp, logps_from_scores, negative_log_sigmoid
+from rankpo.losses.base import Loss, require_choice, require_not_negative, require_positive
+from rankpo.losses.pairs import chosen_nll, gap, pair_metrics, pair_scores, per_token
+from rankpo.types import Labels, LossOutput
+
+NLL = ("mean", "sum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimPOLoss(Loss):
+    """ℓ(β(lp̄_w - lp̄_l - margin)), https://arxiv.org/abs/2405.14734 eq. 6. scores [B, 2]; lengths [B, 2] or None."""
+
+    beta: float = 2.5
+    temperature: float = 1.0
+    margin: float = 0.55  # γ/β, the form in which the authors' code has it
+
+    def __post_init__(self) -> None:
+        require_positive(beta=self.beta, temperature=self.temperature)
+        require_not_negative(margin=self.margin)
+
+    def __call__(
+        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, lengths: Tensor | None = None
+    ) -> LossOutput:
+        scores = pair_scores(scores)
+        rewards = self.beta * per_token(scores, lengths) / self.temperature  # [B, 2]
+        losses = negative_log_sigmoid(gap(rewards) - self.beta * self.margin)
+        return LossOutput(losses, self.weights(labels)["loss"], pair_metrics(scores, rewards, lengths))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CPOLoss(Loss):
+    """ℓ(β(lp_w - lp_l)) + α·nll_w, https://arxiv.org/abs/2401.08417. scores [B, 2]; lengths [B, 2] or None.
+
+    nll: negative log-probability of the chosen one per token (`mean`) or summed. logps: see `logps_from_scores`.
+    """
+
+    beta: float = 0.1
+    temperature: float = 1.0
+    alpha: float = 1.0
+    nll: str = "mean"
+    logps: str = "candidates"
+
+    def __post_init__(self) -> None:
+        require_positive(beta=self.beta, temperature=self.temperature)
+        require_not_negative(alpha=self.alpha)
+        require_choice(NLL, nll=self.nll)
+        require_choice(LOGPS, logps=self.logps)
+
+    def __call__(
+        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, lengths: Tensor | None = None
+    ) -> LossOutput:
+        scores = pair_scores(scores)
+        logps = logps_from_scores(scores, labels.mask, self.temperature, self.logps)
+        preferred = negative_log_sigmoid(self.beta * gap(logps))
+        imitated = self.alpha * chosen_nll(logps, lengths, self.nll)
+        return _sum(self, labels, preferred, imitated, pair_metrics(scores, self.beta * logps, lengths))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ORPOLoss(Loss):
+    """nll_w + λℓ(o_w - o_l), log-odds o = lp̄ - log(1 - e^lp̄): https://arxiv.org/abs/2403.07691 eqs. 6 and 7.
+
+    scores [B, 2]; lengths [B, 2] or None. The log-odds are of means: with sums they would reward length.
+    """
+
+    lambda_: float = 0.1
+    temperature: float = 1.0
+    nll: str = "mean"
+    logps: str = "candidates"
+
+    def __post_init__(self) -> None:
+        require_positive(temperature=self.temperature)
+        require_not_negative(lambda_=self.lambda_)
+        require_choice(NLL, nll=self.nll)
+        require_choice(LOGPS, logps=self.logps)
+
+    def __call__(
+        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, lengths: Tensor | None = None
+    ) -> LossOutput:
+        scores = pair_scores(scores)
+        logps = logps_from_scores(scores, labels.mask, self.temperature, self.logps)
+        means = per_token(logps, lengths)
+        log_odds = means - log1mexp(means)  # [B, 2]
+        preferred = self.lambda_ * negative_log_sigmoid(gap(log_odds))
+        metrics = pair_metrics(scores, self.lambda_ * means, lengths)  # λ in the place of β, as TRL logs it
+        return _sum(self, labels, preferred, chosen_nll(logps, lengths, self.nll), metrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SLiCLoss(Loss):
+    """max(0, δ - lp_w + lp_l) + λ·nll_w, https://arxiv.org/abs/2305.10425 eq. 1 with the chosen text as target.
+
+    scores [B, 2]; lengths [B, 2] or None. delta: δ in nats. Rewards are log-probabilities: there is no β.
+    """
+
+    delta: float = 1.0
+    lambda_: float = 0.1
+    temperature: float = 1.0
+    nll: str = "sum"  # as in HALOs
+    logps: str = "candidates"
+
+    def __post_init__(self) -> None:
+        require_positive(delta=self.delta, temperature=self.temperature)
+        require_not_negative(lambda_=self.lambda_)
+        require_choice(NLL, nll=self.nll)
+        require_choice(LOGPS, logps=self.logps)
+
+    def __call__(
+        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, lengths: Tensor | None = None
+    ) -> LossOutput:
+        scores = pair_scores(scores)
+        logps = logps_from_scores(scores, labels.mask, self.temperature, self.logps)
+        preferred = (self.delta - gap(logps)).clamp(min=0)
+        imitated = self.lambda_ * chosen_nll(logps, lengths, self.nll)
+        return _sum(self, labels, preferred, imitated, pair_metrics(scores, logps, lengths))
+
+
+def _sum(loss: Loss, labels: Labels, preferred: Tensor, imitated: Tensor, metrics: dict[str, Tensor]) -> LossOutput:
+    """One loss of two summands [B] that share a denominator, both logged."""
+    parts = {"loss/preference": preferred.detach(), "loss/sft": imitated.detach()}
+    return LossOutput(preferred + imitated, loss.weights(labels)["loss"], metrics | parts)
