@@ -69,7 +69,7 @@ def known_texts(batch: Batch) -> KnownTexts:
     relevant = torch.zeros(len(query_rows), len(rows), dtype=torch.bool, device=mask.device)
     relevant[group, text[:, 0]] = True
     if batch.positives is not None and len(batch.positives):
-        query, row = batch.positives.unbind(1)
+        query, row = batch.positives.T.contiguous()
         column = torch.searchsorted(rows, row).clamp(max=len(rows) - 1)
         present = rows[column] == row  # a known positive need not be in this update
         relevant[group[query[present]], column[present]] = True
