@@ -88,6 +88,7 @@ class Batch:
     candidates: [B, G] int64; rows of masked candidates are 0 and never used.
     positives: [P, 2] int64 pairs (query, row): the row's text is known, from anywhere in the data, to be
     relevant to that query. None where the loss does not ask for it.
+    reference: [B, G] scores of the reference model, computed before the run, or None.
     ids: the B example ids, for messages.
     """
 
@@ -97,6 +98,7 @@ class Batch:
     labels: Labels
     ids: tuple[str, ...]
     positives: Tensor | None = None
+    reference: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.candidates.shape[0])
@@ -109,6 +111,7 @@ class Batch:
             candidates=self.candidates.to(device),
             labels=self.labels.to(device),
             positives=None if self.positives is None else self.positives.to(device),
+            reference=None if self.reference is None else self.reference.to(device),
         )
 
 

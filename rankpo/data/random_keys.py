@@ -20,7 +20,7 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 def text_key(text: str) -> int:
     """A 64-bit key of a text, equal in every process and on every platform (Python's own hash is salted)."""
-    return xxhash.xxh3_64_intdigest(text)
+    return xxhash.xxh3_64_intdigest(text.encode())
 
 
 def random_keys(count: int, *parts: int) -> np.ndarray:

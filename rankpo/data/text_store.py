@@ -123,7 +123,7 @@ def open_table(
     Raises whatever a dataset raises for bad records; nothing is left behind then.
     """
     fingerprints = [FORMAT_VERSION, pieces.fingerprint, *(f"{d.name}:{d.fingerprint()}" for d in datasets)]
-    key = xxhash.xxh3_128_hexdigest(json.dumps(fingerprints))
+    key = xxhash.xxh3_128_hexdigest(json.dumps(fingerprints).encode())
     folder = Path(cache_dir) / "text_store" / key
     if not (folder / "meta.json").exists():
         with _lock(folder.with_suffix(".lock")):
@@ -199,7 +199,7 @@ class _Builder:
             self.ids.append(example.id.encode())
 
     def _row(self, text: str) -> int:
-        digest = xxhash.xxh3_128_digest(text)
+        digest = xxhash.xxh3_128_digest(text.encode())
         row = self.rows.get(digest)
         if row is None:
             row = self.rows[digest] = len(self.rows)

@@ -1,0 +1,211 @@
+"""From a composed config to checked objects: the one caller of constructors by name, and every compatibility check.
+
+Nothing here loads weights or data; `check` collects all problems before it raises.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rankpo.config_errors import ConfigError, unknown
+from rankpo.trainers.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from rankpo.losses.base import Loss
+    from rankpo.models.build import EmbeddingModelConfig
+    from rankpo.trainers.schedules import Schedule
+
+ALLOWED_TARGETS = ("rankpo.", "torch.optim.", "transformers.", "peft.")
+RUN_KEYS = ("exp_name", "seed", "cache_dir", "data_dir", "run_dir", "overwrite", "resume")
+GROUPS = (
+    "task loss model datasets eval_datasets replay_datasets trainer dataloader replay_dataloader optimizer scheduler tracker"
+).split()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maker:
+    """A class and its keyword arguments, kept until the objects that it also needs exist."""
+
+    key: str
+    target: str
+    arguments: Mapping[str, Any]
+
+    def load(self) -> Any:
+        return locate(self.target)
+
+    def make(self, **more: Any) -> Any:
+        """The object. Raises ConfigError naming the key for a value that the class refuses."""
+        try:
+            return self.load()(**self.arguments, **more)
+        except ValueError as error:
+            raise ConfigError([_prefixed(self.key, str(error))]) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything a task may need, checked. config: the resolved config, for the run directory."""
+
+    task: Any
+    loss: Loss
+    model: EmbeddingModelConfig
+    datasets: Sequence[Any]
+    eval_datasets: Sequence[Any]
+    replay_datasets: Sequence[Any]
+    trainer: Maker
+    settings: TrainerSettings
+    dataloader: Maker
+    replay_dataloader: Maker
+    optimizer: Maker
+    schedule: Schedule
+    tracker: Mapping[str, Any]
+    exp_name: str
+    seed: int
+    cache_dir: Path
+    run_dir: Path
+    overwrite: bool
+    resume: str | None
+    config: Mapping[str, Any]
+    explicit: frozenset[str]
+
+
+def locate(target: str) -> Any:
+    """The class of a `_target_`. Raises ValueError for anything outside the allowed packages, or not there."""
+    if not target.startswith(ALLOWED_TARGETS):
+        raise ValueError(f"_target_={target} is not allowed; it must begin with {', '.join(ALLOWED_TARGETS)}")
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"_target_={target} does not exist: {error}") from error
+
+
+def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment that a config describes. Raises ConfigError with every problem, one line each."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError([f"{key} is not set; add {key}=…" for key in missing])
+    tree: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    problems = [
+        unknown("the config", name, (*RUN_KEYS, *GROUPS)) for name in tree if name not in (*RUN_KEYS, *GROUPS)
+    ]
+
+    def attempt(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except ConfigError as error:
+            problems.extend(error.problems)
+            return None
+
+    made: dict[str, Any] = {name: attempt(lambda name=name: build(tree[name], name)) for name in ("task", "model", "loss")}
+    made["schedule"] = attempt(lambda: build(tree["scheduler"], "scheduler"))
+    for group in ("datasets", "eval_datasets", "replay_datasets"):
+        nodes = tree.get(group) or {}
+        made[group] = [attempt(lambda n=name, g=group: build(nodes[n], f"{g}.{n}")) for name in nodes]
+    trainer = dict(tree["trainer"])
+    made["trainer"] = Maker(key="trainer", target=trainer.pop("_target_"), arguments={})
+    made["settings"] = attempt(lambda: construct(TrainerSettings, trainer, "trainer"))
+    for name in ("dataloader", "replay_dataloader", "optimizer"):
+        made[name] = attempt(lambda name=name: maker(tree[name], name))
+    problems.extend(_compatibility(made, tree))
+    if problems:
+        raise ConfigError(problems)
+    return Experiment(
+        **made,
+        tracker=tree["tracker"],
+        config=tree,
+        explicit=frozenset(_model_keys(overrides)),
+        cache_dir=Path(tree["cache_dir"]),
+        run_dir=Path(tree["run_dir"]),
+        **{name: tree[name] for name in ("exp_name", "seed", "overwrite", "resume")},
+    )
+
+
+def run(experiment: Experiment) -> None:
+    """Runs the task."""
+    experiment.task.run(experiment)
+
+
+def build(node: Any, key: str) -> Any:
+    """The object of a node with `_target_`, its children built first. Raises ConfigError naming `key`."""
+    if isinstance(node, list):
+        return tuple(build(item, f"{key}[{index}]") for index, item in enumerate(node))
+    if not isinstance(node, Mapping):
+        return node
+    children = {name: build(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
+    if "_target_" not in node:
+        return children
+    try:
+        target = locate(node["_target_"])
+    except ValueError as error:
+        raise ConfigError([f"{key}.{error}"]) from error
+    return construct(target, children, key)
+
+
+def construct(target: Any, arguments: Mapping[str, Any], key: str) -> Any:
+    """target(**arguments); unknown and missing keys and refused values become a ConfigError naming them."""
+    signature(target, arguments, key)
+    try:
+        return target(**arguments)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError([_prefixed(key, str(error))]) from error
+
+
+def maker(node: Mapping[str, Any], key: str) -> Maker:
+    """A Maker whose keys exist. Raises ConfigError."""
+    arguments = {name: build(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
+    try:
+        target = locate(node["_target_"])
+    except ValueError as error:
+        raise ConfigError([f"{key}.{error}"]) from error
+    signature(target, arguments, key, complete=False)
+    return Maker(key=key, target=node["_target_"], arguments=arguments)
+
+
+def signature(target: Any, arguments: Mapping[str, Any], key: str, complete: bool = True) -> None:
+    """Raises ConfigError for keys that `target` does not take or, if `complete`, needs and lacks."""
+    parameters = inspect.signature(target).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    problems = [unknown(f"{key}.{name}: {target.__name__}", name, parameters) for name in arguments if name not in parameters]
+    needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    if complete:
+        problems += [f"{key}.{name} is not set; add {key}.{name}=…" for name in needed if name not in arguments]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _prefixed(key: str, message: str) -> str:
+    """The message with the group's key in front, unless it names it already."""
+    return message if message.startswith((f"{key}.", f"{key}:", f"{key} ")) else f"{key}.{message}"
+
+
+def _model_keys(overrides: Sequence[str]) -> list[str]:
+    """Keys under `model` that the command line sets."""
+    names = (item.lstrip("+~").split("=", 1)[0] for item in overrides)
+    return [name.removeprefix("model.") for name in names if name.startswith("model.")]
+
+
+def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
+    """Choices that exist each for itself and do not work together."""
+    problems = []
+    settings: TrainerSettings | None = made["settings"]
+    loss, model = made["loss"], made["model"]
+    if settings is not None and model is not None and settings.reference == "adapters" and not model.use_peft:
+        problems.append("trainer.reference=adapters needs model.use_peft=true: there are no adapters to switch off")
+    if settings is not None and loss is not None and settings.precision == "fp16" and settings.max_grad_norm is None:
+        problems.append("trainer.precision=fp16 needs trainer.max_grad_norm: overflowing updates are found by the norm")
+    if tree["resume"] not in (None, "auto"):
+        problems.append(f"resume must be auto or null, got {tree['resume']!r}")
+    if not str(tree["exp_name"]).strip():
+        problems.append("exp_name must not be empty: it names the run directory")
+    for group in ("datasets", "eval_datasets", "replay_datasets"):
+        if not isinstance(tree.get(group) or {}, Mapping):
+            problems.append(f"{group} must be a list of options, such as {group}=[jobs]")
+    return problems

@@ -1,0 +1,77 @@
+"""One clear line for everything that can be wrong with a config."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a config, one line each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+def unknown(name: str, value: str, allowed: Iterable[str]) -> str:
+    """`name` does not know `value`: says so, with the nearest allowed one and all of them."""
+    choices = sorted(allowed)
+    near = get_close_matches(value, choices, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{name} has no {value!r}{hint} (allowed: {', '.join(choices)})"
+
+
+def multirun_refusal(arguments: Sequence[str], environment: Mapping[str, str]) -> str | None:
+    """Why a sweep must not start inside a launcher, or None.
+
+    One process group would live through all jobs: after a failure on one rank, the ranks mix gradients of two
+    configs without an error (distributed.md section 3).
+    """
+    if not {"-m", "--multirun"} & set(arguments) or int(environment.get("WORLD_SIZE", "1")) <= 1:
+        return None
+    rest = " ".join(argument for argument in arguments if argument not in ("-m", "--multirun"))
+    return f"a sweep cannot run inside one launch of several processes; start it with: python launch.py -m {rest}"
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> str:
+    """A Hydra or OmegaConf error in one line, with the nearest name that exists."""
+    text = str(error)
+    missing = re.search(r"(?:Could not find|In '[^']+': Could not find) '([\w@]+)/([^']+)'", text)
+    if missing:
+        group, option = missing.groups()
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        return unknown(f"{group}={option}: the group {group!r}", option, options)
+    unknown_key = re.search(r"Could not override '([^']+)'", text)
+    if unknown_key:
+        return _explain_key(unknown_key.group(1), arguments)
+    no_group = re.search(r"Could not override '?([\w@/]+)'?\. No match in the defaults list", text)
+    if no_group:
+        return f"{no_group.group(1)} is not a group of the config"
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _explain_key(key: str, arguments: Sequence[str]) -> str:
+    """A key that is not in the config: looks at the same config without it for the names that are."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+
+    bare = key.split("@")[0]
+    kept = [item for item in arguments if "=" in item and not item.startswith("-") and "=" in item.lstrip("+~")]
+    kept = [item for item in kept if item.lstrip("+~").split("=", 1)[0] != bare]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(Path(__file__).parents[1] / "config"), version_base="1.3"):
+            config = compose("config", overrides=[item for item in kept if not item.startswith("hydra")])
+    except HydraException as error:
+        return " ".join(str(error).split())
+    parent, _, leaf = bare.rpartition(".")
+    while parent and OmegaConf.select(config, parent, throw_on_missing=False) is None:
+        parent, _, leaf = parent.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    names = [str(name) for name in node if str(name) != "_target_"] if isinstance(node, DictConfig) else []
+    return unknown(f"{bare}: {parent or 'the config'}", leaf, names)

@@ -1,0 +1,185 @@
+"""What a model is worth: retrieval over a corpus, and agreement with preferences. Sharded over ranks, each text once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankpo import distributed
+from rankpo.data.planner import deal
+from rankpo.data.text_store import Dataset, ExampleTable, open_table
+from rankpo.ranking_metrics import Evaluation, evaluate_run, preference_accuracy
+from rankpo.retrieval.exact import search
+from rankpo.types import Example
+
+if TYPE_CHECKING:
+    from rankpo.data.sources import EvaluationSet
+    from rankpo.models.embedding import EmbeddingModel
+
+ROWS_PER_BLOCK = 32768  # sequences assembled at once: bounds memory for corpora of any size
+
+Say = Callable[[str], None]
+
+
+def encode_rows(model: EmbeddingModel, table: ExampleTable, rows: np.ndarray, role: str) -> Tensor:
+    """[len(rows), D] float32 embeddings on the CPU, on every rank; each row is encoded by one rank only."""
+    shares = deal(model.inputs.kept(table.lengths[rows], role), distributed.world_size())
+    own = shares[distributed.rank()]
+    output = torch.zeros(len(own), model.dim)
+    for start in range(0, len(own), ROWS_PER_BLOCK):
+        block = rows[own[start : start + ROWS_PER_BLOCK]]
+        sequences = model.inputs.rows(table, block, role)
+        output[start : start + len(block)] = model.encode_sequences(sequences)
+    if distributed.world_size() == 1:
+        return output
+    return distributed.place_rows(output.to(model.device), torch.from_numpy(own), len(rows)).cpu()
+
+
+@dataclass(frozen=True)
+class Result:
+    """metrics: means by name. per_query: {query id: {name: value}}. run: {query id: {document id: score}}, or {}."""
+
+    metrics: Mapping[str, float]
+    per_query: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    run: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class Evaluator(ABC):
+    """One data set and its metrics; `evaluate(model)` may be called on all ranks and answers the same on each."""
+
+    name: str
+    metrics: tuple[str, ...]
+
+    @abstractmethod
+    def evaluate(self, model: EmbeddingModel) -> Result: ...
+
+
+class _Texts:
+    """Queries and documents of an evaluation set as examples, so that they live in the text store."""
+
+    def __init__(self, evaluation_set: EvaluationSet) -> None:
+        self.name = f"{evaluation_set.name}/texts"
+        self.evaluation_set = evaluation_set
+
+    def fingerprint(self) -> str:
+        return self.evaluation_set.fingerprint()
+
+    def examples(self) -> Iterator[Example]:
+        for query_id, text in sorted(self.evaluation_set.queries()):
+            yield Example(query=text, candidates=(), relevance=(), id=f"q:{query_id}")
+        for document_id, text in self.evaluation_set.corpus():
+            # a document stands as a candidate of the empty query: the store knows no other place for it
+            yield Example(query="", candidates=(text,), relevance=(0.0,), id=f"d:{document_id}")
+
+
+class RetrievalEvaluator(Evaluator):
+    """Encodes the corpus, searches exactly, and compares with the judgements.
+
+    top_k: documents kept per query; at least the largest cut-off among the metrics.
+    """
+
+    def __init__(
+        self,
+        evaluation_set: EvaluationSet,
+        cache_dir: str | Path,
+        metrics: Sequence[str],
+        say: Say,
+        top_k: int = 100,
+    ) -> None:
+        self.name = evaluation_set.name
+        self.metrics = tuple(metrics)
+        self.evaluation_set = evaluation_set
+        self.top_k = top_k
+        self.cache_dir = cache_dir
+        self.say = say
+        self.qrels = evaluation_set.qrels()
+
+    def evaluate(self, model: EmbeddingModel) -> Result:
+        table = open_table(self.cache_dir, [_Texts(self.evaluation_set)], model.inputs.pieces(), self.say)
+        ids = [table.id(example) for example in range(len(table))]
+        is_query = np.array([name.startswith("q:") for name in ids])
+        judged = np.array([name[2:] in self.qrels for name in ids])
+        chosen = np.flatnonzero(is_query & judged)
+        documents = np.flatnonzero(~is_query)
+        queries = encode_rows(model, table, np.asarray(table.query[chosen]), "query")
+        rows, place = np.unique(table.candidates[table.offsets[documents]], return_inverse=True)
+        corpus = encode_rows(model, table, rows, "candidate")[torch.from_numpy(place)]
+        result = None
+        if distributed.rank() == 0:
+            query_ids = [ids[index][2:] for index in chosen]
+            document_ids = [ids[index][2:] for index in documents]
+            result = self._measure(queries, corpus, query_ids, document_ids)
+        return distributed.broadcast_object(result)
+
+    def _measure(self, queries: Tensor, corpus: Tensor, query_ids: list[str], document_ids: list[str]) -> Result:
+        extra = 1 if self.evaluation_set.ignore_identical_ids else 0
+        depth = min(self.top_k + extra, len(document_ids))
+        scores, indices = search(queries, corpus, depth)
+        run: dict[str, dict[str, float]] = {}
+        for query_id, row_scores, row_indices in zip(query_ids, scores.tolist(), indices.tolist(), strict=True):
+            found = ((document_ids[index], score) for index, score in zip(row_indices, row_scores, strict=True))
+            kept = [(name, score) for name, score in found if not (extra and name == query_id)]
+            run[query_id] = dict(kept[: self.top_k])
+        evaluation: Evaluation = evaluate_run(
+            run,
+            self.qrels,
+            self.metrics,
+            relevant_from=self.evaluation_set.relevant_from,
+            gain=self.evaluation_set.gain,
+        )
+        return Result(evaluation.metrics, evaluation.per_query, run, evaluation.counts)
+
+
+class PreferenceEvaluator(Evaluator):
+    """Agreement with preference pairs: the share whose chosen candidate scores higher, ties counting half."""
+
+    metrics = ("accuracy", "margin")
+
+    def __init__(self, dataset: Dataset, cache_dir: str | Path, say: Say) -> None:
+        self.name = dataset.name
+        self.dataset = dataset
+        self.cache_dir = cache_dir
+        self.say = say
+
+    def evaluate(self, model: EmbeddingModel) -> Result:
+        table = open_table(self.cache_dir, [self.dataset], model.inputs.pieces(), self.say)
+        scores = slot_scores(model, table)
+        pairs = [table.slots(example) for example in range(len(table)) if len(table.slots(example)) == 2]
+        relevance = np.asarray(table.relevance)
+        order = [(a, b) if relevance[a] > relevance[b] else (b, a) for a, b in pairs if relevance[a] != relevance[b]]
+        if not order:
+            raise ValueError(f"eval_datasets.{self.name} holds no pair of different relevance")
+        chosen, rejected = np.array(order).T
+        accuracy, ties = preference_accuracy(scores[chosen], scores[rejected])
+        metrics = {"accuracy": accuracy, "margin": float((scores[chosen] - scores[rejected]).mean())}
+        values = (scores[chosen] > scores[rejected]) + 0.5 * (scores[chosen] == scores[rejected])
+        names = [table.id(example) for example in range(len(table))]
+        slot_owner = np.repeat(np.arange(len(table)), np.diff(table.offsets))
+        per_query = {names[slot_owner[a]]: {"accuracy": float(v)} for a, v in zip(chosen, values, strict=True)}
+        return Result(metrics, per_query, counts={"pairs": len(order), "ties": ties})
+
+
+def slot_scores(model: EmbeddingModel, table: ExampleTable, slots_per_block: int = 65536) -> np.ndarray:
+    """[slots] float32: the model's score of every candidate of the table for its query, on every rank."""
+    query_rows, candidate_rows = np.unique(table.query), np.unique(table.candidates)
+    queries = encode_rows(model, table, query_rows, "query")
+    candidates = encode_rows(model, table, candidate_rows, "candidate")
+    query_of_slot = np.repeat(np.asarray(table.query), np.diff(table.offsets))
+    scores = np.empty(len(table.candidates), dtype=np.float32)
+    for start in range(0, len(scores), slots_per_block):
+        block = slice(start, start + slots_per_block)
+        left = queries[np.searchsorted(query_rows, query_of_slot[block])]
+        right = candidates[np.searchsorted(candidate_rows, np.asarray(table.candidates[block]))]
+        scores[block] = (left * right).sum(1).numpy()
+    return scores
+
+
+__all__ = ["Evaluator", "PreferenceEvaluator", "Result", "RetrievalEvaluator", "encode_rows", "slot_scores"]

@@ -1,0 +1,117 @@
+"""What every model family offers to trainers and tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rankpo.models.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
+from rankpo.types import Sequences
+
+CPU_CHUNK_TOKENS = 4096  # a working set near the caches: see engine.md's measurements and LOG.md, 2026-11-21
+
+
+class RankingModel(nn.Module):
+    """A transformers backbone that reads ragged sequences chunk by chunk.
+
+    layout: "packed" (one row of tokens, no padding), "padded" (a mask), or "auto": packed where the architecture
+    proves to allow it. chunk_tokens: tokens (with padding, if padded) of one call of the backbone; None means 4,096
+    on a CPU and everything at once elsewhere.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, *, layout: str = "auto", chunk_tokens: int | None = None) -> None:
+        super().__init__()
+        if layout not in ("auto", "packed", "padded"):
+            raise ValueError(f"model.layout must be one of auto, packed, padded, got {layout!r}")
+        self.chunk_tokens = chunk_tokens
+        self.packed = layout != "padded" and _switch_to_packed(backbone)
+        if layout == "packed" and not self.packed:
+            raise ValueError(f"model.layout=packed: {type(backbone).__name__} cannot be packed; set model.layout=padded")
+        self.position_offset = position_offset(backbone)
+        self.backbone: nn.Module = backbone
+        freeze_pooler(backbone)
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The transformers model itself, without a peft wrapper."""
+        backbone: Any = self.backbone
+        return backbone.get_base_model() if hasattr(backbone, "peft_config") else backbone
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def hidden_states(self, sequences: Sequences) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Chunks of (rows [n], hidden states [tokens, D], lengths [n]): all sequences once, longest first.
+
+        The hidden states of a chunk's sequences are concatenated in the order of `rows`.
+        """
+        starts = torch.cumsum(sequences.lengths, 0) - sequences.lengths
+        ids = sequences.input_ids.to(self.device, non_blocking=True)
+        for rows in self._chunks(sequences.lengths):
+            lengths = sequences.lengths[rows]
+            pieces = [ids[start : start + length] for start, length in zip(starts[rows], lengths, strict=True)]
+            run = self._run_packed if self.packed else self._run_padded
+            yield rows, run(pieces, lengths), lengths
+
+    def _chunks(self, lengths: Tensor) -> Iterator[Tensor]:
+        budget = self.chunk_tokens or (CPU_CHUNK_TOKENS if self.device.type == "cpu" else None)
+        order = torch.argsort(lengths, descending=True, stable=True)
+        begin, used = 0, 0
+        for position, length in enumerate(lengths[order].tolist()):
+            # padded, every sequence of the chunk is as long as its first
+            cost = length if self.packed else int(lengths[order[begin]]) if position > begin else length
+            if budget is not None and position > begin and used + cost > budget:
+                yield order[begin:position]
+                begin, used, cost = position, 0, length
+            used += cost
+        if begin < len(order):
+            yield order[begin:]
+
+    def _run_packed(self, pieces: list[Tensor], lengths: Tensor) -> Tensor:
+        arguments = packed_arguments(lengths, self.device, self.position_offset)
+        return self._backbone(input_ids=torch.cat(pieces)[None], **arguments)[0]
+
+    def _run_padded(self, pieces: list[Tensor], lengths: Tensor) -> Tensor:
+        padded = nn.utils.rnn.pad_sequence(pieces, batch_first=True)  # [n, T]; what stands on padding is never seen
+        if bool((lengths == lengths[0]).all()):
+            return self._backbone(input_ids=padded).flatten(0, 1)
+        mask = torch.arange(padded.shape[1], device=self.device) < lengths.to(self.device)[:, None]  # [n, T]
+        return self._backbone(input_ids=padded, attention_mask=mask.long())[mask]
+
+    def _backbone(self, **arguments: Any) -> Tensor:
+        return self.backbone(**arguments).last_hidden_state
+
+    @property
+    def has_adapters(self) -> bool:
+        return hasattr(self.backbone, "peft_config")
+
+    @contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """The model as it was before its adapters: a reference that needs no second copy of the weights."""
+        backbone: Any = self.backbone
+        with backbone.disable_adapter():
+            yield
+
+
+def _switch_to_packed(backbone: PreTrainedModel) -> bool:
+    """Turns packed attention on if the architecture allows it, and says whether it does."""
+    asked = backbone.config._attn_implementation
+    if asked == "sdpa":
+        backbone.config._attn_implementation = PACKED_SDPA
+    if can_pack(backbone, asked):
+        return True
+    backbone.config._attn_implementation = asked
+    return False
+
+
+def freeze_pooler(backbone: PreTrainedModel) -> None:
+    """Encoders such as BERT carry a pooling head that no embedding uses: kept for the export, not trained."""
+    pooler = getattr(backbone, "pooler", None)
+    if isinstance(pooler, nn.Module):
+        pooler.requires_grad_(False)

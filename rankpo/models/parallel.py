@@ -1,0 +1,54 @@
+"""Encoding with several processes of one machine, for users who run without a launcher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch import multiprocessing as processes
+
+from rankpo.data.collate import select
+from rankpo.data.planner import deal
+from rankpo.types import Sequences
+
+if TYPE_CHECKING:
+    from rankpo.models.embedding import EmbeddingModel
+
+
+def encode_in_processes(model: EmbeddingModel, sequences: Sequences, devices: Sequence[str]) -> Tensor:
+    """[N, D] embeddings, the sequences dealt to one process per device by tokens. A failing process ends all."""
+    output = torch.zeros(len(sequences), model.dim).share_memory_()
+    shares = deal(sequences.lengths.numpy(), len(devices))
+    home = model.device
+    model.to("cpu")
+    try:
+        context = processes.start_processes(
+            _encode_share,
+            args=(model, sequences, shares, list(devices), output, torch.get_num_threads()),
+            nprocs=len(devices),
+            join=False,
+            start_method="spawn",
+        )
+        while not context.join():
+            continue
+    finally:
+        model.to(home)
+    return output.clone()
+
+
+def _encode_share(
+    number: int,
+    model: EmbeddingModel,
+    sequences: Sequences,
+    shares: list[np.ndarray],
+    devices: list[str],
+    output: Tensor,
+    threads: int,
+) -> None:
+    if devices[number] == "cpu":
+        torch.set_num_threads(max(1, threads // len(devices)))
+    rows = shares[number]
+    output[torch.from_numpy(rows)] = model.to(devices[number]).encode_sequences(select(sequences, rows))

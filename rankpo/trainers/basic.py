@@ -1,0 +1,276 @@
+"""The one training loop. Subclasses say what the loss of a batch is; nothing else is theirs to change."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rankpo import distributed
+from rankpo.checkpoint import CheckpointStore
+from rankpo.data.collate import labels_of
+from rankpo.data.dataloaders import DataLoader, Group
+from rankpo.data.planner import plan
+from rankpo.evaluation import Evaluator
+from rankpo.losses.base import Loss
+from rankpo.losses.matryoshka import matryoshka
+from rankpo.metrics import MetricsLogger, RunningMetrics
+from rankpo.models.embedding import EmbeddingModel
+from rankpo.trainers.reference import Reference
+from rankpo.trainers.schedules import Schedule
+from rankpo.trainers.settings import TrainerSettings
+from rankpo.trainers.state import TrainerState, load_state, save_state
+from rankpo.trainers.update import Ahead, MicroBatch, Update, denominators, total
+from rankpo.types import Batch, LossOutput
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is NaN or infinite; nothing was updated or overwritten."""
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """What a trainer works with, built once by build.py.
+
+    save_final: writes FINAL from the model; called on every rank (sharded weights are gathered), returns on all.
+    stored: [slots] reference scores, or None. replay: a second loader whose groups accompany every update, or None.
+    """
+
+    accelerator: Accelerator
+    model: EmbeddingModel
+    loss: Loss
+    loader: DataLoader
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    evaluators: Sequence[Evaluator]
+    checkpoints: CheckpointStore
+    logger: MetricsLogger
+    save_final: Callable[[EmbeddingModel, Mapping[str, float]], None]
+    reference: Reference | None = None
+    stored: np.ndarray | None = None
+    replay: DataLoader | None = None
+
+
+class BasicTrainer:
+    """train() → train_step(update) → backward(micro_batch) → compute_loss(batch)."""
+
+    def __init__(self, settings: TrainerSettings, parts: Parts) -> None:
+        self.settings = settings
+        self.accelerator = parts.accelerator
+        self.policy = parts.model  # the model itself; self.model is what DDP made of it
+        self.loss = parts.loss
+        self.loader = parts.loader
+        self.replay = parts.replay
+        self.schedule = parts.schedule
+        self.evaluators = parts.evaluators
+        self.checkpoints = parts.checkpoints
+        self.logger = parts.logger
+        self.save_final = parts.save_final
+        self.reference = parts.reference
+        self.stored = parts.stored
+        self.model: nn.Module
+        self.model, self.optimizer = parts.accelerator.prepare(parts.model, parts.optimizer)
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.total_steps = settings.total_steps(self.loader.updates_per_epoch)
+        self.state = TrainerState()
+        self.running = RunningMetrics()
+        self.check()
+
+    # what subclasses may override
+
+    def check(self) -> None:
+        """Raises ValueError for a loss or data that this trainer cannot train."""
+
+    def prepare(self, step: int) -> Any:
+        """This rank's work for update `step`: runs in a thread, ahead of time, and depends on `step` alone."""
+        groups = self.loader.groups(step)
+        inputs, table = self.policy.inputs, self.loader.table
+        costs = inputs.costs(table, groups)
+        parts = plan(costs, distributed.world_size(), self.settings.max_tokens)[distributed.rank()]
+        cheapest = np.array([int(costs.argmin())])
+        micro_batches = []
+        for part in parts:
+            chosen = [groups[index] for index in (part if len(part) else cheapest)]
+            batch = self.collate(chosen)
+            micro_batches.append(MicroBatch(batch, counts=bool(len(part))))
+        return Update(
+            micro_batches=micro_batches,
+            denominators=denominators(self.loss, labels_of(groups)),
+            num_queries=len(groups),
+            num_tokens=sum(item.batch.sequences.num_tokens for item in micro_batches if item.counts),
+            ids=tuple(group.id for group in groups),
+        )
+
+    def collate(self, groups: Sequence[Group]) -> Batch:
+        return self.policy.inputs.collate(self.loader.table, groups, reference=self.stored)
+
+    def backward(self, update: Any, last: bool = True) -> None:
+        """Adds the gradient of the whole update; gradients are synchronised once, at the end, if `last`."""
+        for number, item in enumerate(update.micro_batches):
+            final = last and number == len(update.micro_batches) - 1
+            with nullcontext() if final else self.no_sync():
+                output = self.compute_loss(item.batch.to(self.policy.device))
+                value = total(output, update.denominators)
+                weight = distributed.world_size() if item.counts else 0.0
+                # torch.where keeps a NaN of an uncounted batch out; 0 · NaN would not
+                self.accelerator.backward(value * weight if weight else torch.nan_to_num(value) * 0)
+                if item.counts:
+                    self.record(output, float(value.detach()), update.denominators)
+
+    def compute_loss(self, batch: Batch) -> LossOutput:
+        """The loss of a micro-batch, not reduced."""
+        embeddings = self.model(batch.sequences)  # [N, D]
+        reference = None
+        if self.loss.needs_reference and self.reference is not None:
+            reference = self.reference.scores(batch)
+
+        def loss_of(vectors: Tensor) -> LossOutput:
+            return self.loss(self.policy.score(vectors, batch), batch.labels, reference)
+
+        dims: Sequence[int] | None = getattr(self.loss, "matryoshka_dims", None)
+        return matryoshka(loss_of, embeddings, dims, getattr(self.loss, "matryoshka_weights", None))
+
+    # what they may not
+
+    def train(self) -> Mapping[str, float]:
+        """Runs to the end (or continues from `resume()`); returns the last evaluation's metrics."""
+        self.policy.train()
+        if self.state.step == 0 and self.settings.eval_at_start:
+            self.evaluate()
+        self.logger.start(self.total_steps, self.state.step)
+        ahead = Ahead(self.prepare, self.total_steps)
+        try:
+            while self.state.step < self.total_steps and not self.state.stopped:
+                self.train_step(ahead.get(self.state.step))
+                self.after_step()
+        finally:
+            ahead.close()
+        return self.finish()
+
+    def train_step(self, update: Any) -> None:
+        started = time.perf_counter()
+        factor = self.schedule.factor(self.state.step, self.total_steps)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        self.backward(update)
+        norm = self.clip()
+        if not math.isfinite(norm) and not self._scaler_will_skip():
+            self._refuse(update)
+        self.optimizer.step()
+        self.state.step += 1
+        self.state.tokens += update.num_tokens
+        self.state.queries += update.num_queries
+        self.running.add("grad_norm", torch.tensor(norm))
+        self.logger.tick(self.state.step, update.num_tokens, time.perf_counter() - started)
+
+    def clip(self) -> float:
+        """The gradient norm over all parameters (and shards), clipped to max_grad_norm if that is set."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        norm = self.accelerator.clip_grad_norm_(parameters, self.settings.max_grad_norm or math.inf)
+        return float(norm) if norm is not None else 0.0
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        return self.accelerator.no_sync(self.model)
+
+    def record(self, output: LossOutput, value: float, sums: Mapping[str, float], prefix: str = "") -> None:
+        """Adds a micro-batch to the metrics of the current log line."""
+        self.running.add_sum(f"{prefix}loss", value)
+        for name, metric in output.metrics.items():
+            self.running.add(f"{prefix}{name}", metric)
+        if output.terms:
+            self.running.add(f"{prefix}loss/{self.main_term}", output.losses.detach())
+        for name, term in output.terms.items():
+            if sums.get(name):
+                self.running.add(f"{prefix}loss/{name}", term.losses.detach())
+
+    main_term = "preference"
+
+    def after_step(self) -> None:
+        step, per_epoch = self.state.step, self.loader.updates_per_epoch
+        settings = self.settings
+        last = step == self.total_steps
+        if step % settings.log_every == 0 or last:
+            self.log()
+        if settings.is_due(settings.eval_every, step, per_epoch) or (last and self.evaluators):
+            self.evaluate()
+        if settings.is_due(settings.save_every, step, per_epoch) or step in settings.intermediate_checkpoints:
+            self.save()
+
+    def log(self) -> None:
+        metrics = self.running.result(distributed.sum_over_ranks)
+        self.running = RunningMetrics()
+        rate = self.optimizer.param_groups[0]["lr"]
+        epoch = self.state.step / self.loader.updates_per_epoch
+        self.logger.log("train", self.state.step, {**metrics, "learning_rate": rate, "epoch": epoch})
+
+    def evaluate(self) -> Mapping[str, float]:
+        """All evaluators on the current weights; updates the best metric and early stopping."""
+        if not self.evaluators:
+            return {}
+        metrics = {}
+        for evaluator in self.evaluators:
+            result = evaluator.evaluate(self.policy)
+            metrics.update({f"{evaluator.name}/{name}": value for name, value in result.metrics.items()})
+        if self.state.start_metrics is None:
+            self.state.start_metrics = dict(metrics)
+        self.state.last_metrics = dict(metrics)
+        self.logger.log("eval", self.state.step, metrics)
+        if self.settings.best_metric is not None:
+            self._note_best(metric_value(metrics, self.settings.best_metric))
+        return metrics
+
+    def _note_best(self, value: float) -> None:
+        state = self.state
+        if state.best_value is None or value > state.best_value:
+            state.best_value, state.best_step, state.without_gain = value, state.step, 0
+            if state.step > 0:
+                self.save()
+        else:
+            state.without_gain += 1
+            patience = self.settings.patience
+            if patience is not None and state.without_gain >= patience:
+                self.logger.say(f"stopping early: no gain in {patience} evaluations; best at step {state.best_step}")
+                state.stopped = True
+
+    def save(self) -> None:
+        save_state(self)
+
+    def resume(self) -> None:
+        """Continues from the newest valid checkpoint, if there is one."""
+        load_state(self)
+
+    def finish(self) -> Mapping[str, float]:
+        if self.settings.final == "best" and self.state.best_step not in (None, self.state.step):
+            self.logger.say(f"FINAL holds the best weights, of step {self.state.best_step}")
+            load_state(self, step=self.state.best_step, weights_only=True)
+        self.save_final(self.policy, self.state.last_metrics)
+        self.logger.finish()
+        return self.state.last_metrics
+
+    def _scaler_will_skip(self) -> bool:
+        """In fp16 a scaled gradient may overflow: the scaler leaves the update out and lowers its scale."""
+        return self.settings.precision == "fp16"
+
+    def _refuse(self, update: Any) -> None:
+        shown = ", ".join(update.ids[:8]) + (", …" if len(update.ids) > 8 else "")
+        raise NonFiniteError(
+            f"update {self.state.step + 1}: the loss or its gradient is not finite; examples {shown}. "
+            "No weight or checkpoint was changed. Lower optimizer.lr, set trainer.precision=fp32 or look at the examples."
+        )
+
+
+def metric_value(metrics: Mapping[str, float], name: str) -> float:
+    """The metric of that name, with or without the data set in front. Raises ValueError listing the valid names."""
+    for key, value in metrics.items():
+        if name in (key, key.split("/", 1)[1]):
+            return value
+    raise ValueError(f"trainer.best_metric={name} is not among {', '.join(sorted(metrics))}")

@@ -1,0 +1,44 @@
+"""Contrastive training: with its own negatives a loss like any other, in batch through the gradient at the embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rankpo.data.dataloaders import Group
+from rankpo.losses.contrastive import ContrastiveLoss
+from rankpo.trainers import in_batch
+from rankpo.trainers.basic import BasicTrainer
+from rankpo.types import Batch
+
+
+class ContrastiveTrainer(BasicTrainer):
+    """In-batch and cross-rank negatives."""
+
+    loss: ContrastiveLoss
+
+    @property
+    def _in_batch(self) -> bool:
+        return self.loss.negatives == "in_batch"
+
+    def prepare(self, step: int) -> Any:
+        if not self._in_batch:
+            return super().prepare(step)
+        groups = self.loader.groups(step)
+        return in_batch.prepare(
+            self.loss, self.policy.inputs, self.loader.table, groups, self.settings.max_tokens
+        )
+
+    def collate(self, groups: Sequence[Group]) -> Batch:
+        batch = self.policy.inputs.collate(self.loader.table, groups, with_positives=True)
+        return replace(batch, labels=replace(batch.labels, mask=self.loss.own_mask(batch)))
+
+    def backward(self, update: Any, last: bool = True) -> None:
+        if not self._in_batch:
+            super().backward(update, last)
+            return
+        output, value = in_batch.backward(
+            self.loss, self.model, update, self.accelerator.backward, self.no_sync, last=last
+        )
+        self.record(output, value, update.denominators)

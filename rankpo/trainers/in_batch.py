@@ -1,0 +1,153 @@
+"""InfoNCE over the candidates of a whole update: the loss at the embeddings, then back through the model in parts.
+
+Gradient cache (Gao et al. 2021, https://arxiv.org/abs/2101.06983): where an update exceeds `max_tokens`, embeddings
+are first made without a graph, the loss gives its gradient at them, and each part is encoded again and receives its
+share of that gradient. Several ranks work alike: sequences are dealt by tokens, every rank sees all embeddings, and
+takes the loss over its own queries; the gradients at the embeddings are summed over ranks before they go back, so
+that the parameters get what one process would have given them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rankpo import distributed
+from rankpo.data.collate import EmbeddingInputs, select
+from rankpo.data.dataloaders import Group
+from rankpo.data.planner import cut, deal, pad_equal
+from rankpo.data.text_store import ExampleTable
+from rankpo.losses.contrastive import ContrastiveLoss
+from rankpo.trainers.update import denominators, total
+from rankpo.types import Batch, LossOutput
+
+
+@dataclass(frozen=True)
+class InBatchUpdate:
+    """One update on every rank.
+
+    batch: with one pool over all ranks, everybody's queries; else this rank's. parts: rows of `batch.sequences` this
+    rank encodes, one array per micro-batch. queries: [b] of the batch whose losses this rank takes.
+    """
+
+    batch: Batch
+    parts: list[np.ndarray]
+    queries: Tensor
+    denominators: dict[str, float]
+    num_queries: int
+    num_tokens: int
+    ids: tuple[str, ...]
+    shared: bool
+
+
+def prepare(
+    loss: ContrastiveLoss, inputs: EmbeddingInputs, table: ExampleTable, groups: list[Group], max_tokens: int
+) -> InBatchUpdate:
+    """Deals one update's sequences and queries over ranks; the same plan on all of them."""
+    ranks, rank = distributed.world_size(), distributed.rank()
+    shared = loss.cross_device or ranks == 1
+    num_queries = len(groups)
+    if not shared:
+        groups = [groups[index] for index in deal(inputs.costs(table, groups), ranks)[rank]]
+        if not groups:
+            raise ValueError("trainer.batch_size is smaller than the number of processes; loss.cross_device=false needs more")
+    batch = inputs.collate(table, groups, with_positives=loss.false_negatives.same_text)
+    lengths = batch.sequences.lengths.numpy()
+    shares = deal(lengths, ranks) if shared else [np.arange(len(lengths))]
+    cuts = pad_equal([cut(rows, lengths, max_tokens) for rows in shares])
+    parts = cuts[rank] if shared else cuts[0]
+    queries = np.array_split(np.arange(len(groups)), ranks)[rank] if shared else np.arange(len(groups))
+    return InBatchUpdate(
+        batch=batch,
+        parts=parts,
+        queries=torch.from_numpy(queries),
+        denominators={"loss": float(num_queries)} if not shared else denominators(loss, batch.labels),
+        num_queries=num_queries,
+        num_tokens=int(sum(lengths[part].sum() for part in parts)),
+        ids=tuple(group.id for group in groups),
+        shared=shared,
+    )
+
+
+def backward(
+    loss: ContrastiveLoss,
+    model: nn.Module,
+    update: InBatchUpdate,
+    backward_step: Callable[[Tensor], None],
+    no_sync: Callable[[], AbstractContextManager[None]],
+    *,
+    scale: float = 1.0,
+    last: bool = True,
+) -> tuple[LossOutput, float]:
+    """Adds the gradient of scale · loss to the parameters. Returns the loss output and this rank's share of its value.
+
+    model: the wrapped policy. backward_step: the accelerator's. last: whether gradients may be synchronised now.
+    """
+    parts = [part if len(part) else _shortest(update.batch) for part in update.parts]
+    counted = [bool(len(part)) for part in update.parts]
+    cached = len(parts) > 1
+    states: list[list[Tensor]] = []
+    embedded: list[Tensor] = []
+    for part in parts:
+        states.append(_random_state())
+        with torch.no_grad() if cached else nullcontext(), no_sync() if cached or not last else nullcontext():
+            embedded.append(model(select(update.batch.sequences, part)))
+    rows = torch.from_numpy(np.concatenate(update.parts))
+    own = torch.cat([block[: len(part)] for block, part in zip(embedded, update.parts, strict=True)])
+    output, value, gradient = _loss_gradient(loss, update, own.detach().float(), rows)
+    gradient = gradient[rows] * (scale * distributed.world_size())  # DDP averages over ranks; the sum is wanted
+    end = _random_state()
+    start = 0
+    for number, part in enumerate(parts):
+        final = last and number == len(parts) - 1
+        with nullcontext() if final else no_sync():
+            if cached:
+                _restore(states[number])
+            block = model(select(update.batch.sequences, part)) if cached else embedded[number]
+            size = len(part) if counted[number] else 0
+            share = gradient[start : start + size] if size else torch.zeros_like(block)
+            backward_step((block.float() * share).sum())
+        start += size
+    if cached:
+        _restore(end)
+    return output, value
+
+
+def _loss_gradient(
+    loss: ContrastiveLoss, update: InBatchUpdate, own: Tensor, rows: Tensor
+) -> tuple[LossOutput, float, Tensor]:
+    """The loss over this rank's queries, its value, and dL/dE summed over ranks, [N, D]."""
+    count = len(update.batch.sequences)
+    full = (distributed.place_rows(own, rows, count) if update.shared else _place(own, rows, count)).requires_grad_()
+    batch = update.batch.to(full.device)
+    queries = update.queries.to(full.device)
+    output = loss.in_batch(full, batch, queries)
+    value = total(output, update.denominators)
+    value.backward()  # type: ignore[no-untyped-call]
+    gradient = torch.zeros_like(full) if full.grad is None else full.grad
+    return output, float(value.detach()), distributed.sum_over_ranks(gradient) if update.shared else gradient
+
+
+def _place(own: Tensor, rows: Tensor, count: int) -> Tensor:
+    full = torch.zeros(count, own.shape[1], dtype=own.dtype, device=own.device)
+    full[rows.to(own.device)] = own
+    return full
+
+
+def _shortest(batch: Batch) -> np.ndarray:
+    return np.array([int(batch.sequences.lengths.argmin())])
+
+
+def _random_state() -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+
+
+def _restore(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])

@@ -1,0 +1,77 @@
+"""Preference pairs on the scores of any model, with stage-one data replayed beside them if asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rankpo.losses.contrastive import ContrastiveLoss
+from rankpo.trainers import in_batch
+from rankpo.trainers.basic import BasicTrainer
+from rankpo.trainers.update import Update
+
+
+@dataclass(frozen=True)
+class ReplayedUpdate:
+    """Preference pairs, and stage-one groups that accompany them."""
+
+    pairs: Update
+    replayed: in_batch.InBatchUpdate
+
+    @property
+    def num_queries(self) -> int:
+        return self.pairs.num_queries
+
+    @property
+    def num_tokens(self) -> int:
+        return self.pairs.num_tokens + self.replayed.num_tokens
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return self.pairs.ids + self.replayed.ids
+
+
+class PairedPreferenceTrainer(BasicTrainer):
+    """rankpo, dpo and their relatives.
+
+    Replay: InfoNCE on stage-one groups, with a denominator and metrics of its own (`replay/…`), is what keeps the
+    embedding useful for retrieval: E2Rank, https://arxiv.org/abs/2510.22733, table of ablations.
+    """
+
+    def check(self) -> None:
+        if self.replay_weight > 0 and self.replay is None:
+            raise ValueError("loss.replay_weight > 0 needs replay_datasets=[…], such as the data of stage one")
+        if self.replay_weight == 0 and self.replay is not None:
+            raise ValueError("replay_datasets are given, but loss.replay_weight is 0; set it to .1 to 1")
+        if self.replay_weight > 0:
+            self.replay_loss = ContrastiveLoss(temperature=getattr(self.loss, "replay_temperature"))  # noqa: B009
+
+    @property
+    def replay_weight(self) -> float:
+        return float(getattr(self.loss, "replay_weight", 0.0))
+
+    def prepare(self, step: int) -> Any:
+        pairs = super().prepare(step)
+        if self.replay is None:
+            return pairs
+        groups = self.replay.groups(step)
+        inputs = self.policy.inputs
+        replayed = in_batch.prepare(self.replay_loss, inputs, self.replay.table, groups, self.settings.max_tokens)
+        return ReplayedUpdate(pairs, replayed)
+
+    def backward(self, update: Any, last: bool = True) -> None:
+        if not isinstance(update, ReplayedUpdate):
+            super().backward(update, last)
+            return
+        output, value = in_batch.backward(
+            self.replay_loss,
+            self.model,
+            update.replayed,
+            self.accelerator.backward,
+            self.no_sync,
+            scale=self.replay_weight,
+            last=False,
+        )
+        self.running.add_sum("loss", self.replay_weight * value)
+        self.record(output, value, update.replayed.denominators, prefix="replay/")
+        super().backward(update.pairs, last)

@@ -1,0 +1,96 @@
+"""Reference scores from three interchangeable sources: stored before the run, a frozen copy, or adapters off."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+
+from rankpo import distributed
+from rankpo.data.text_store import ExampleTable
+from rankpo.evaluation import slot_scores
+from rankpo.models.embedding import EmbeddingModel
+from rankpo.types import Batch
+
+
+class Reference(ABC):
+    """`scores(batch)` gives the reference model's [B, G], without gradient."""
+
+    @abstractmethod
+    def scores(self, batch: Batch) -> Tensor: ...
+
+
+class StoredReference(Reference):
+    """Scores that were computed for the whole table before training; batches carry them."""
+
+    def scores(self, batch: Batch) -> Tensor:
+        assert batch.reference is not None, "the loader was built without stored scores"
+        return batch.reference
+
+
+class LiveReference(Reference):
+    """A frozen copy of the start model, scored beside the policy in every micro-batch."""
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def scores(self, batch: Batch) -> Tensor:
+        return self.model.score(self.model(batch.sequences), batch)
+
+
+class AdapterReference(Reference):
+    """The policy with its adapters switched off: one copy of the weights in memory."""
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def scores(self, batch: Batch) -> Tensor:
+        training = self.model.training
+        self.model.eval()
+        try:
+            with self.model.adapters_off():
+                return self.model.score(self.model(batch.sequences), batch)
+        finally:
+            self.model.train(training)
+
+
+def stored_scores(
+    model: EmbeddingModel, table: ExampleTable, cache_dir: str | Path, say: Callable[[str], None]
+) -> np.ndarray:
+    """[slots] float32: the model's score of every candidate of the table for its query.
+
+    Kept under `cache_dir`/reference, keyed by weights, settings and table, so that later runs and all jobs of a
+    sweep reuse it.
+    """
+    parts = (fingerprint_weights(model), repr(model.settings), table.folder.name)
+    path = Path(cache_dir) / "reference" / f"{xxhash.xxh3_128_hexdigest('|'.join(parts).encode())}.safetensors"
+    if path.exists():
+        say(f"reference scores from {path}")
+        return load_file(path)["scores"]
+    say(f"computing reference scores of {len(table.candidates)} candidates")
+    scores = slot_scores(model, table)
+    if distributed.rank() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        save_file({"scores": scores}, temporary)
+        temporary.rename(path)
+    distributed.barrier()
+    return scores
+
+
+def fingerprint_weights(module: nn.Module) -> str:
+    """Of all parameters and buffers, by name and content."""
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

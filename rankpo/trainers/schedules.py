@@ -1,0 +1,47 @@
+"""The learning rate as a pure function of the update: nothing to save, nothing that another launcher could step twice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+KINDS = ("constant", "linear", "cosine", "warmup_stable_decay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Linear warm-up, then `kind` down to `final` times the full rate at the last update.
+
+    warmup, decay: updates if >= 1, else a fraction of the run. decay is the last part of warmup_stable_decay.
+    """
+
+    kind: str = "cosine"
+    warmup: float = 0.1
+    decay: float = 0.2
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        for name in ("warmup", "decay", "final"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+
+    def factor(self, step: int, total: int) -> float:
+        """Share of the full learning rate in update `step` (from 0) of `total`; 1 at the first after the warm-up."""
+        warmup = _updates(self.warmup, total)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        remaining = (step - warmup) / max(1, total - warmup)  # 0 … just below 1
+        if self.kind == "linear":
+            return self.final + (1 - self.final) * (1 - remaining)
+        if self.kind == "cosine":
+            return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * remaining))
+        if self.kind == "warmup_stable_decay":
+            decay = max(1, _updates(self.decay, total))
+            return self.final + (1 - self.final) * min(1.0, (total - step) / decay)
+        return 1.0
+
+
+def _updates(value: float, total: int) -> int:
+    return int(value) if value >= 1 else math.ceil(value * total)

@@ -1,0 +1,76 @@
+"""How long, how large, how often: the trainer's keys, checked before any weight is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EVERY_EPOCH = "epoch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """batch_size: queries per update over all devices. max_tokens: tokens one device holds activations for at once.
+
+    epochs, or max_steps updates if that is not None. eval_every, save_every: updates, "epoch", or None for never
+    (save_every None keeps only FINAL and, with best_metric, the best). intermediate_checkpoints: further steps at
+    which to save, never removed. best_metric: "ndcg@20" or "jobs_dev/ndcg@20", larger is better; patience:
+    evaluations without gain before the run stops. final: FINAL holds the "last" or the "best" weights.
+    reference: where reference scores come from: "stored" (computed once before the run), "live" (a frozen copy),
+    "adapters" (the policy with its adapters off), or "auto" (adapters with LoRA, else stored).
+    dropout: False trains without, so that the curve does not depend on how an update is cut into micro-batches.
+    """
+
+    batch_size: int = 32
+    max_tokens: int = 16384
+    epochs: float = 1
+    max_steps: int | None = None
+    precision: str = "fp32"
+    max_grad_norm: float | None = 1.0
+    gradient_checkpointing: bool = False
+    dropout: bool = False
+    log_every: int = 10
+    eval_every: int | str | None = EVERY_EPOCH
+    eval_at_start: bool = True
+    save_every: int | str | None = None
+    keep_checkpoints: int = 2
+    intermediate_checkpoints: tuple[int, ...] = ()
+    best_metric: str | None = None
+    patience: int | None = None
+    final: str = "last"
+    reference: str = "auto"
+    timeout_minutes: float = 30
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_tokens", "log_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not self.epochs > 0:
+            raise ValueError(f"epochs must be > 0, got {self.epochs}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps must be >= 1 or null, got {self.max_steps}")
+        for name in ("eval_every", "save_every"):
+            value = getattr(self, name)
+            if not (value is None or value == EVERY_EPOCH or (isinstance(value, int) and value >= 1)):
+                raise ValueError(f"{name} must be a number of updates >= 1, epoch or null, got {value!r}")
+        self._require("precision", ("fp32", "bf16", "fp16"))
+        self._require("final", ("last", "best"))
+        self._require("reference", ("auto", "stored", "live", "adapters"))
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be > 0 or null, got {self.max_grad_norm}")
+        if self.best_metric is None and (self.patience is not None or self.final == "best"):
+            key = "patience" if self.patience is not None else "final=best"
+            raise ValueError(f"{key} needs best_metric, which is null; set it to a metric such as ndcg@20")
+
+    def _require(self, name: str, allowed: tuple[str, ...]) -> None:
+        if getattr(self, name) not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+
+    def total_steps(self, updates_per_epoch: int) -> int:
+        """Updates of the whole run."""
+        return self.max_steps or max(1, round(self.epochs * updates_per_epoch))
+
+    def is_due(self, every: int | str | None, step: int, updates_per_epoch: int) -> bool:
+        """Whether something that happens `every` so often happens after update `step` (counted from 1)."""
+        if every is None:
+            return False
+        return step % (updates_per_epoch if every == EVERY_EPOCH else int(every)) == 0
