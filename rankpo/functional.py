@@ -26,9 +26,7 @@ def masked_log_softmax(scores: Tensor, mask: Tensor) -> Tensor:
 
     scores [..., G], mask [..., G] bool. A row without any True is 0 with zero gradient.
     """
-    # the lowest finite number, not -inf: a fully masked row would get NaN gradients
-    filled = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return filled.log_softmax(-1).masked_fill(~mask, 0.0)
+    return scores.masked_fill(~mask, -torch.inf).log_softmax(-1).masked_fill(~mask, 0.0)
 
 
 LOGPS = ("candidates", "sigmoid", "none")

@@ -84,6 +84,12 @@ def load_backbone(
         )
     except (OSError, ImportError) as error:
         raise LoadingError(_advice(source, error)) from error
+    except ValueError as error:
+        if "attention implementation" not in str(error):
+            raise
+        raise LoadingError(
+            f"{source.name} does not run with {attn_implementation}; set model.attn_implementation=eager"
+        ) from error
 
 
 def _advice(source: Source, error: Exception) -> str:

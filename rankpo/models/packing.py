@@ -63,13 +63,14 @@ def packed_sdpa(
 def window_mask(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:
     """[length, length] bool, True where attention is allowed, or None where a window hides nothing.
 
-    A causal window of w sees itself and w - 1 before; a bidirectional one w on each side (as transformers' masks).
+    A window of w sees itself and w - 1 before, bidirectional ones also w - 1 behind: flash attention's meaning, in
+    which transformers' attention functions are given it (ModernBERT adds 1 to its configuration's value for that).
     """
     if window is None or length <= window:
         return None
     position = torch.arange(length, device=device)
     distance = position[:, None] - position[None, :]
-    return (distance >= 0) & (distance < window) if causal else distance.abs() <= window
+    return (distance >= 0) & (distance < window) if causal else distance.abs() < window
 
 
 def packed_arguments(lengths: Tensor, device: torch.device, position_offset: int) -> dict[str, Any]:

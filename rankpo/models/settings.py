@@ -1,0 +1,46 @@
+"""How an embedding model reads and pools texts: saved with the weights, used alike wherever the model is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+POOLING = ("cls", "mean", "last")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingSettings:
+    """pooling: cls, mean or last token, found by lengths. Lengths in tokens, special tokens included.
+
+    truncate_dim: the first dimensions are kept (Matryoshka), None for all.
+    """
+
+    pooling: str = "mean"
+    normalize: bool = True
+    query_prompt: str = ""
+    passage_prompt: str = ""
+    query_max_length: int = 512
+    passage_max_length: int = 512
+    truncate_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLING:
+            raise ValueError(f"pooling must be one of {', '.join(POOLING)}, got {self.pooling!r}")
+        for name in ("query_max_length", "passage_max_length"):
+            if getattr(self, name) < 4:
+                raise ValueError(f"{name} must be >= 4 tokens, got {getattr(self, name)}")
+        if self.truncate_dim is not None and self.truncate_dim < 1:
+            raise ValueError(f"truncate_dim must be >= 1 or null, got {self.truncate_dim}")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> EmbeddingSettings:
+        """Settings from `to_json`'s form; keys of later versions are refused by name."""
+        known = {item.name for item in fields(cls)}
+        strange = sorted(set(values) - known)
+        if strange:
+            raise ValueError(f"unknown embedding settings {', '.join(strange)}; known: {', '.join(sorted(known))}")
+        return cls(**values)
