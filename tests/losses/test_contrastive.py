@@ -393,6 +393,18 @@ def test_own_mask_finds_known_and_repeated_texts():
     assert loss(negatives="own").own_mask(crossed)[0].tolist() == [True] * 4
 
 
+def test_own_mask_ignores_what_stands_on_padding_between_candidates():
+    """Row 0 stands on the padding in the middle, and is a real candidate after it."""
+    holed = batch_of([4, 5], [[2, 9, 0], [3, 0, 0]], mask=[[True, True, True], [True, False, True]])
+    assert loss(negatives="own").own_mask(holed).tolist() == holed.labels.mask.tolist()
+
+
+def test_a_negative_on_the_bar_stays():
+    tied = tensor([[0.5, 0.5]], dtype=float64)
+    for options in (FalseNegatives(margin=0.0), FalseNegatives(ratio=1.0)):
+        assert_values(loss(negatives="own", false_negatives=options)(tied, labels(1)).losses, log(2), atol=1e-12)
+
+
 def test_matryoshka_is_applied_to_the_embeddings_in_batch():
     embeddings, batch = crowded()
     keys = {"hardness": Hardness(strength=5.0), "false_negatives": FalseNegatives(margin=0.0)}
