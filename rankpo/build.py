@@ -129,7 +129,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
 
 def run(experiment: Experiment) -> None:
     """Runs the task."""
-    experiment.task.run(experiment)
+    experiment.task(experiment)
 
 
 def build(node: Any, key: str) -> Any:

@@ -62,7 +62,7 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
 
     bare = key.split("@")[0]
     kept = [item for item in arguments if "=" in item and not item.startswith("-") and "=" in item.lstrip("+~")]
-    kept = [item for item in kept if item.lstrip("+~").split("=", 1)[0] != bare]
+    kept = [item for item in kept if "." not in item.lstrip("+~").split("=", 1)[0]]  # choices of options only
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(Path(__file__).parents[1] / "config"), version_base="1.3"):

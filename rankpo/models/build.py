@@ -178,3 +178,17 @@ def _prefer(
         else:
             say(f"{folder} was saved with {item.name}={old!r}: that is used, not the yaml's {new!r}")
     return replace(saved, **changed)
+
+
+def load_saved(path: str, device: str | None = None) -> EmbeddingModel:
+    """See `rankpo.load`."""
+    import torch
+
+    from rankpo.models.loading import LoadingError
+
+    if not Path(path).is_dir():
+        raise LoadingError(f"{path}: no such folder")
+    config = EmbeddingModelConfig(load_from=path)
+    quiet: Callable[[str], None] = lambda message: None  # noqa: E731
+    model = config.build(config.open_inputs(quiet), quiet)
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()

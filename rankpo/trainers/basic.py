@@ -53,7 +53,7 @@ class Parts:
     evaluators: Sequence[Evaluator]
     checkpoints: CheckpointStore
     logger: MetricsLogger
-    save_final: Callable[[EmbeddingModel, Mapping[str, float]], None]
+    save_final: Callable[[EmbeddingModel, Mapping[str, Any]], None]
     reference: Reference | None = None
     stored: np.ndarray | None = None
     replay: DataLoader | None = None
@@ -122,8 +122,7 @@ class BasicTrainer:
                 weight = distributed.world_size() if item.counts else 0.0
                 # torch.where keeps a NaN of an uncounted batch out; 0 · NaN would not
                 self.accelerator.backward(value * weight if weight else torch.nan_to_num(value) * 0)
-                if item.counts:
-                    self.record(output, float(value.detach()), update.denominators)
+                self.record(output, float(value.detach()) if item.counts else 0.0, update.denominators, counts=item.counts)
 
     def compute_loss(self, batch: Batch) -> LossOutput:
         """The loss of a micro-batch, not reduced."""
@@ -170,6 +169,7 @@ class BasicTrainer:
         self.state.tokens += update.num_tokens
         self.state.queries += update.num_queries
         self.running.add("grad_norm", torch.tensor(norm))
+        self.running.end_update()
         self.logger.tick(self.state.step, update.num_tokens, time.perf_counter() - started)
 
     def clip(self) -> float:
@@ -181,16 +181,17 @@ class BasicTrainer:
     def no_sync(self) -> AbstractContextManager[None]:
         return self.accelerator.no_sync(self.model)
 
-    def record(self, output: LossOutput, value: float, sums: Mapping[str, float], prefix: str = "") -> None:
-        """Adds a micro-batch to the metrics of the current log line."""
+    def record(
+        self, output: LossOutput, value: float, sums: Mapping[str, float], prefix: str = "", counts: bool = True
+    ) -> None:
+        """Adds a micro-batch to the metrics of the current log line; an uncounted one only makes their names known."""
         self.running.add_sum(f"{prefix}loss", value)
-        for name, metric in output.metrics.items():
-            self.running.add(f"{prefix}{name}", metric)
+        metrics = dict(output.metrics)
         if output.terms:
-            self.running.add(f"{prefix}loss/{self.main_term}", output.losses.detach())
-        for name, term in output.terms.items():
-            if sums.get(name):
-                self.running.add(f"{prefix}loss/{name}", term.losses.detach())
+            metrics[f"loss/{self.main_term}"] = output.losses
+        metrics.update({f"loss/{name}": term.losses for name, term in output.terms.items() if sums.get(name)})
+        for name, metric in metrics.items():
+            self.running.add(f"{prefix}{name}", metric if counts else metric.reshape(-1)[:0])
 
     main_term = "preference"
 
@@ -252,9 +253,9 @@ class BasicTrainer:
         if self.settings.final == "best" and self.state.best_step not in (None, self.state.step):
             self.logger.say(f"FINAL holds the best weights, of step {self.state.best_step}")
             load_state(self, step=self.state.best_step, weights_only=True)
-        self.save_final(self.policy, self.state.last_metrics)
+        self.save_final(self.policy, {"before": self.state.start_metrics, "after": self.state.last_metrics})
         self.logger.finish()
-        return self.state.last_metrics
+        return self.state.last_metrics or {}
 
     def _scaler_will_skip(self) -> bool:
         """In fp16 a scaled gradient may overflow: the scaler leaves the update out and lowers its scale."""

@@ -1,0 +1,170 @@
+"""FINAL: a plain transformers folder that sentence-transformers loads too, with the same embeddings.
+
+The older sentence-transformers layout is written: servers mis-pooled the newer one for months, and 6.2 reads both.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankpo.checkpoint import written_whole
+from rankpo.model_card import card
+from rankpo.models.settings import EmbeddingSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rankpo.models.embedding import EmbeddingModel
+
+SETTINGS_FILE = "rankpo.json"
+CLASSES = "sentence_transformers.models"
+POOLING_KEYS = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "last": "pooling_mode_lasttoken",
+}
+OTHER_POOLING_KEYS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
+
+
+class ExportError(RuntimeError):
+    """A folder that would not give the same embeddings elsewhere."""
+
+
+def export_embedding(folder: Path, model: EmbeddingModel, description: Mapping[str, Any]) -> None:
+    """Writes FINAL whole: merged weights, tokenizer, settings, card; adapters beside in adapter/.
+
+    description: loss, data, metrics and versions for rankpo.json and the card.
+    """
+    backbone = merged(model)
+    asked = backbone.config._attn_implementation
+    backbone.config._attn_implementation = "sdpa"
+    try:
+        with written_whole(folder) as temporary:
+            backbone.save_pretrained(temporary, safe_serialization=True)
+            model.tokenizer.save_pretrained(temporary)
+            _write_sentence_transformers(temporary, model)
+            record = {"kind": "embedding", "format": 1, "settings": model.settings.to_json(), **description}
+            _write_json(temporary / SETTINGS_FILE, record)
+            (temporary / "README.md").write_text(card(model.settings, description))
+            if model.has_adapters:
+                adapters: Any = model.backbone
+                adapters.save_pretrained(temporary / "adapter", safe_serialization=True)
+                model.tokenizer.save_pretrained(temporary / "adapter")
+    finally:
+        backbone.config._attn_implementation = asked
+
+
+def merged(model: EmbeddingModel) -> PreTrainedModel:
+    """The bare backbone; with adapters, a copy into which they are merged: the training model stays as it is."""
+    if not model.has_adapters:
+        return model.base
+    adapters: Any = copy.deepcopy(model.backbone)
+    return adapters.merge_and_unload()
+
+
+def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
+    settings = model.settings
+    names = ["Transformer", "Pooling", *(["Normalize"] if settings.normalize else [])]
+    modules = []
+    for number, name in enumerate(names):
+        path = "" if number == 0 else f"{number}_{name}"
+        (folder / path).mkdir(exist_ok=True)
+        modules.append({"idx": number, "name": str(number), "path": path, "type": f"{CLASSES}.{name}"})
+    _write_json(folder / "modules.json", modules)
+    pooling = {
+        "word_embedding_dimension": int(model.base.config.get_text_config().hidden_size),
+        **{key: name == settings.pooling for name, key in POOLING_KEYS.items()},
+        **dict.fromkeys(OTHER_POOLING_KEYS, False),
+        "include_prompt": True,
+    }
+    _write_json(folder / "1_Pooling" / "config.json", pooling)
+    _write_json(
+        folder / "sentence_bert_config.json", {"max_seq_length": settings.passage_max_length, "do_lower_case": False}
+    )
+    import torch
+    import transformers
+
+    versions = {
+        "sentence_transformers": "5.0.0",
+        "transformers": transformers.__version__,
+        "pytorch": torch.__version__.split("+")[0],
+    }
+    _write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "model_type": "SentenceTransformer",
+            "__version__": versions,
+            "prompts": {"query": settings.query_prompt, "document": settings.passage_prompt},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine" if settings.normalize else "dot",
+            **({} if settings.truncate_dim is None else {"truncate_dim": settings.truncate_dim}),
+        },
+    )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_settings(folder: Path) -> EmbeddingSettings | None:
+    """How a saved model reads and pools texts: from rankpo.json, else from sentence-transformers' files, else None.
+
+    Raises ValueError for a pooling that rankpo has not.
+    """
+    own = folder / SETTINGS_FILE
+    if own.exists():
+        return EmbeddingSettings.from_json(json.loads(own.read_text())["settings"])
+    if not (folder / "modules.json").exists():
+        return None
+    modules = json.loads((folder / "modules.json").read_text())
+    pooling_path = next((m["path"] for m in modules if m["type"].endswith("Pooling")), None)
+    pooling = _pooling(_read_json(folder / (pooling_path or "") / "config.json")) if pooling_path else "mean"
+    general = _read_json(folder / "config_sentence_transformers.json")
+    prompts = general.get("prompts") or {}
+    length = _read_json(folder / "sentence_bert_config.json").get("max_seq_length") or 512
+    return EmbeddingSettings(
+        pooling=pooling,
+        normalize=any(module["type"].endswith("Normalize") for module in modules),
+        query_prompt=prompts.get("query", ""),
+        passage_prompt=prompts.get("document", prompts.get("passage", "")),
+        query_max_length=length,
+        passage_max_length=length,
+        truncate_dim=general.get("truncate_dim"),
+    )
+
+
+def _pooling(config: Mapping[str, Any]) -> str:
+    named = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+    if "pooling_mode" in config and config["pooling_mode"] in named:
+        return named[config["pooling_mode"]]
+    chosen = [name for name, key in POOLING_KEYS.items() if config.get(key)]
+    if len(chosen) != 1:
+        raise ValueError(f"1_Pooling/config.json asks for {dict(config)}; rankpo pools by cls, mean or last token")
+    return chosen[0]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def verify_export(folder: Path, model: EmbeddingModel, texts: list[str], tolerance: float = 1e-5) -> float:
+    """Largest difference between ours and the folder's embeddings, loaded by plain transformers, padded together.
+
+    Raises ExportError if it exceeds `tolerance`.
+    """
+    import torch
+    from transformers import AutoModel
+
+    from rankpo.models.embedding import EmbeddingModel as Model
+
+    backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+    plain = Model(backbone, model.tokenizer, model.settings, layout="padded").to(model.device)
+    sequences = model.inputs.sequences(texts, "candidate")
+    difference = float((plain.encode_sequences(sequences) - model.encode_sequences(sequences)).abs().max())
+    if not difference <= tolerance:
+        raise ExportError(f"{folder}: loaded again, embeddings differ by {difference:.2e}, more than {tolerance:.0e}")
+    return difference

@@ -1,0 +1,240 @@
+"""task=train: data, model, loss and trainer of the config, put together in the order in which they can fail."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankpo.config_errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from rankpo.build import Experiment
+    from rankpo.evaluation import Evaluator
+    from rankpo.metrics import MetricsLogger
+    from rankpo.models.embedding import EmbeddingModel
+    from rankpo.trainers.basic import BasicTrainer
+    from rankpo.trainers.reference import Reference
+
+DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Trains and writes `run_dir`/FINAL. metrics: of corpora among eval_datasets, during training."""
+
+    metrics: Sequence[str] = DEFAULT_METRICS
+
+    def __post_init__(self) -> None:
+        from rankpo.ranking_metrics import parse_metric
+
+        for name in self.metrics:
+            parse_metric(name)
+
+    def __call__(self, experiment: Experiment) -> Mapping[str, float]:
+        """Returns the metrics of the last evaluation."""
+        from rankpo import distributed
+        from rankpo.checkpoint import claim, enter_run_dir
+        from rankpo.metrics import MetricsLogger
+
+        if not experiment.datasets:
+            raise ConfigError(["datasets is empty; choose some, such as datasets=[jobs]"])
+        accelerator = distributed.make_accelerator(experiment.settings.precision, experiment.settings.timeout_minutes)
+        main = distributed.rank() == 0
+        with claim(experiment.run_dir) if main else _nothing():
+            if main:
+                enter_run_dir(experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume)
+            logger = MetricsLogger(
+                experiment.run_dir, main=main, tracker=experiment.tracker, config=experiment.config
+            )
+            trainer = assemble(experiment, accelerator, logger, self.metrics)
+            if experiment.resume == "auto":
+                trainer.resume()
+            result = trainer.train()
+        return result
+
+
+def _nothing() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext()
+
+
+def assemble(
+    experiment: Experiment, accelerator: Any, logger: MetricsLogger, metrics: Sequence[str] = DEFAULT_METRICS
+) -> BasicTrainer:
+    """The trainer of an experiment: tokenizer, data, evaluators and only then weights, reference and optimizer."""
+    from rankpo.checkpoint import CheckpointStore
+    from rankpo.data.text_store import open_table
+    from rankpo.trainers.basic import Parts
+
+    seed_everything(experiment.seed)
+    inputs = experiment.model.open_inputs(logger.say, experiment.explicit)
+    table = open_table(experiment.cache_dir, experiment.datasets, inputs.pieces(), logger.say)
+    common = {"batch_size": experiment.settings.batch_size, "seed": experiment.seed}
+    weights = [getattr(dataset, "weight", 1.0) for dataset in experiment.datasets]
+    loader = experiment.dataloader.make(table=table, weights=weights, **common)
+    replay = None
+    if experiment.replay_datasets:
+        replay_table = open_table(experiment.cache_dir, experiment.replay_datasets, inputs.pieces(), logger.say)
+        replay = experiment.replay_dataloader.make(table=replay_table, **common)
+    evaluators = make_evaluators(experiment, metrics, logger.say)
+    check_best_metric(experiment.settings.best_metric, evaluators)
+    model = experiment.model.build(inputs, logger.say, experiment.settings.gradient_checkpointing)
+    model.to(accelerator.device)
+    if not experiment.settings.dropout:
+        disable_dropout(model)
+    reference, stored = make_reference(experiment, model, table, logger.say)
+    checkpoints = CheckpointStore(experiment.run_dir)
+    if accelerator.is_main_process:
+        checkpoints.clean()
+    trainer = experiment.trainer.load()(
+        experiment.settings,
+        Parts(
+            accelerator=accelerator,
+            model=model,
+            loss=experiment.loss,
+            loader=loader,
+            optimizer=make_optimizer(experiment, model),
+            schedule=experiment.schedule,
+            evaluators=evaluators,
+            checkpoints=checkpoints,
+            logger=logger,
+            save_final=_saver(experiment, logger.say),
+            reference=reference,
+            stored=stored,
+            replay=replay,
+        ),
+    )
+    return trainer
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds what libraries draw from: new adapters and heads, dropout. Data order has its own (data/random_keys.py)."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def make_evaluators(experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None]) -> list[Evaluator]:
+    """A corpus with judgements is searched; preference pairs are compared."""
+    from rankpo.evaluation import PreferenceEvaluator, RetrievalEvaluator
+
+    made: list[Evaluator] = []
+    for dataset in experiment.eval_datasets:
+        searched = hasattr(dataset, "qrels") and not str(getattr(dataset, "part", "")).startswith("preferences")
+        if searched:
+            deepest = max((int(name.rpartition("@")[2]) for name in metrics if "@" in name), default=100)
+            made.append(RetrievalEvaluator(dataset, experiment.cache_dir, metrics, say, top_k=max(100, deepest)))
+        else:
+            made.append(PreferenceEvaluator(dataset, experiment.cache_dir, say))
+    return made
+
+
+def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None:
+    """Raises ConfigError before training for a metric that no evaluation will give."""
+    if name is None:
+        return
+    known = [f"{evaluator.name}/{metric}" for evaluator in evaluators for metric in evaluator.metrics]
+    if name not in known and name not in [metric.split("/", 1)[1] for metric in known]:
+        allowed = ", ".join(known) or "none: eval_datasets is empty"
+        raise ConfigError([f"trainer.best_metric={name} is not measured; allowed: {allowed}"])
+
+
+def make_reference(
+    experiment: Experiment, model: EmbeddingModel, table: Any, say: Callable[[str], None]
+) -> tuple[Reference | None, Any]:
+    """The source of reference scores, and the stored ones where that is the source."""
+    from rankpo.trainers import reference
+
+    if not experiment.loss.needs_reference:
+        return None, None
+    chosen = experiment.settings.reference
+    if chosen == "auto":
+        chosen = "adapters" if model.has_adapters else "stored"
+    if chosen == "adapters":
+        return reference.AdapterReference(model), None
+    if chosen == "live":
+        return reference.LiveReference(model), None
+    scores = reference.stored_scores(model, table, experiment.cache_dir, say)
+    return reference.StoredReference(), scores
+
+
+def make_optimizer(experiment: Experiment, model: EmbeddingModel) -> torch.optim.Optimizer:
+    """Biases and norms (every parameter of one dimension) are free of weight decay, whatever their module is called."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": [p for p in trained if p.dim() > 1]}]
+    if flat := [p for p in trained if p.dim() <= 1]:
+        groups.append({"params": flat, "weight_decay": 0.0})
+    return experiment.optimizer.make(params=[group for group in groups if group["params"]])
+
+
+def disable_dropout(model: torch.nn.Module) -> None:
+    """Sets every dropout probability to 0: modules', and the numbers that attention code reads."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "activation_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def _saver(experiment: Experiment, say: Callable[[str], None]) -> Callable[[EmbeddingModel, Mapping[str, float]], None]:
+    def save(model: EmbeddingModel, metrics: Mapping[str, Any]) -> None:
+        from rankpo import distributed
+        from rankpo.export import export_embedding, verify_export
+
+        if distributed.rank() == 0:
+            folder = experiment.run_dir / "FINAL"
+            export_embedding(folder, model, describe(experiment, metrics))
+            texts = ["a short text", "a text that is a little longer than the other one, and has more words", "word"]
+            difference = verify_export(folder, model, texts)
+            say(f"{folder} written; loaded by transformers it differs by {difference:.0e}")
+        distributed.barrier()
+
+    return save
+
+
+def describe(experiment: Experiment, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What rankpo.json and the card say of a run; no path of this machine."""
+    import torch
+    import transformers
+
+    from rankpo import __version__
+
+    config = experiment.config
+    model = config["model"]
+    return {
+        "exp_name": experiment.exp_name,
+        "base_model": model["name_or_path"] or ("random weights" if model["random"] else None),
+        "loss": type(experiment.loss).__name__,
+        "loss_values": {k: v for k, v in config["loss"].items() if k != "_target_"},
+        "optimizer": {k: v for k, v in config["optimizer"].items() if k != "_target_"},
+        "data": {dataset.name: dataset.fingerprint() for dataset in experiment.datasets},
+        "seed": experiment.seed,
+        "versions": {"rankpo": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "commit": _commit(),
+        "metrics_before": metrics.get("before") or {},
+        "metrics_after": metrics.get("after") or {},
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that runs, or None outside of one."""
+    root = Path(__file__).parents[2]
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
