@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,20 @@ if TYPE_CHECKING:
 
 ALLOWED_TARGETS = ("rankpo.", "torch.optim.", "transformers.", "peft.")
 RUN_KEYS = ("exp_name", "seed", "cache_dir", "data_dir", "run_dir", "overwrite", "resume")
-GROUPS = (
-    "task loss model datasets eval_datasets replay_datasets trainer dataloader replay_dataloader optimizer scheduler tracker"
-).split()
+GROUPS = [
+    "task",
+    "loss",
+    "model",
+    "datasets",
+    "eval_datasets",
+    "replay_datasets",
+    "trainer",
+    "dataloader",
+    "replay_dataloader",
+    "optimizer",
+    "scheduler",
+    "tracker",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +104,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     if missing:
         raise ConfigError([f"{key} is not set; add {key}=…" for key in missing])
     tree: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    problems = [
-        unknown("the config", name, (*RUN_KEYS, *GROUPS)) for name in tree if name not in (*RUN_KEYS, *GROUPS)
-    ]
+    problems = [unknown("the config", name, (*RUN_KEYS, *GROUPS)) for name in tree if name not in (*RUN_KEYS, *GROUPS)]
 
     def attempt(make: Callable[[], Any]) -> Any:
         try:
@@ -103,16 +113,18 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
             problems.extend(error.problems)
             return None
 
-    made: dict[str, Any] = {name: attempt(lambda name=name: build(tree[name], name)) for name in ("task", "model", "loss")}
-    made["schedule"] = attempt(lambda: build(tree["scheduler"], "scheduler"))
+    made: dict[str, Any] = {}
+    for name in ("task", "model", "loss", "scheduler"):
+        made[name] = attempt(partial(build, tree[name], name))
+    made["schedule"] = made.pop("scheduler")
     for group in ("datasets", "eval_datasets", "replay_datasets"):
         nodes = tree.get(group) or {}
-        made[group] = [attempt(lambda n=name, g=group: build(nodes[n], f"{g}.{n}")) for name in nodes]
+        made[group] = [attempt(partial(build, nodes[name], f"{group}.{name}")) for name in nodes]
     trainer = dict(tree["trainer"])
     made["trainer"] = Maker(key="trainer", target=trainer.pop("_target_"), arguments={})
-    made["settings"] = attempt(lambda: construct(TrainerSettings, trainer, "trainer"))
+    made["settings"] = attempt(partial(construct, TrainerSettings, trainer, "trainer"))
     for name in ("dataloader", "replay_dataloader", "optimizer"):
-        made[name] = attempt(lambda name=name: maker(tree[name], name))
+        made[name] = attempt(partial(maker, tree[name], name))
     problems.extend(_compatibility(made, tree))
     if problems:
         raise ConfigError(problems)
@@ -173,7 +185,9 @@ def signature(target: Any, arguments: Mapping[str, Any], key: str, complete: boo
     parameters = inspect.signature(target).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    problems = [unknown(f"{key}.{name}: {target.__name__}", name, parameters) for name in arguments if name not in parameters]
+    problems = [
+        unknown(f"{key}.{name}: {target.__name__}", name, parameters) for name in arguments if name not in parameters
+    ]
     needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     if complete:
         problems += [f"{key}.{name} is not set; add {key}.{name}=…" for name in needed if name not in arguments]

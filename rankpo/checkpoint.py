@@ -17,7 +17,15 @@ import xxhash
 
 MANIFEST = "manifest.json"
 # may differ between the start of a run and its continuation
-FREE_KEYS = ("overwrite", "resume", "tracker", "task", "trainer.log_every", "trainer.timeout_minutes", "trainer.max_tokens")
+FREE_KEYS = (
+    "overwrite",
+    "resume",
+    "tracker",
+    "task",
+    "trainer.log_every",
+    "trainer.timeout_minutes",
+    "trainer.max_tokens",
+)
 
 
 class CheckpointError(RuntimeError):
@@ -55,7 +63,9 @@ def written_whole(target: Path) -> Iterator[Path]:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CheckpointError(f"{target}: the disk is full; nothing was replaced, earlier files are intact") from error
+            raise CheckpointError(
+                f"{target}: the disk is full; nothing was replaced, earlier files are intact"
+            ) from error
         raise
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -204,7 +214,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in keys
-        if before.get(key) != after.get(key) and not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+        if before.get(key) != after.get(key)
+        and not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
     ]
 
 

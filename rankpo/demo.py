@@ -40,7 +40,13 @@ def main(overrides: Sequence[str]) -> int:
     rows = []
     for title, folder in folders:
         chosen_model = [] if folder is None else [f"model.load_from={folder}"]
-        command = ["task=evaluate", "model=minilm", f"exp_name=demo_{title.replace(' ', '_')}", *chosen_model, *EVALUATION]
+        command = [
+            "task=evaluate",
+            "model=minilm",
+            f"exp_name=demo_{title.replace(' ', '_')}",
+            *chosen_model,
+            *EVALUATION,
+        ]
         logger.say(f"\n{title}: python launch.py {' '.join(command)}")
         chosen = compose([*command, *overrides])
         rows.append({**chosen.task(chosen)[0], "model": title})

@@ -56,7 +56,11 @@ def card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
 
 
 def _training(description: Mapping[str, Any]) -> list[str]:
-    rows = [f"- {name}: {description[name]}" for name in ("data", "loss_values", "optimizer", "steps", "seed", "versions", "commit") if description.get(name) is not None]
+    rows = [
+        f"- {name}: {description[name]}"
+        for name in ("data", "loss_values", "optimizer", "steps", "seed", "versions", "commit")
+        if description.get(name) is not None
+    ]
     return ["## Training", "", *rows, ""] if rows else []
 
 

@@ -72,7 +72,9 @@ def evaluate_run(
             without += 1
             continue
         per_query[query] = {name: compute(item, cut, gain) for name, (compute, cut) in parsed.items()}
-    means = {name: float(np.mean([values[name] for values in per_query.values()])) for name in names} if per_query else {}
+    means = (
+        {name: float(np.mean([values[name] for values in per_query.values()])) for name in names} if per_query else {}
+    )
     counts = {
         "queries": len(per_query),
         "missing": sum(query not in run for query in per_query),

@@ -159,7 +159,7 @@ class PairedPreferenceDataLoader(DataLoader):
         super().__post_init__()
 
     def make_items(self) -> np.ndarray:
-        items = []
+        items: list[tuple[int, int]] = []
         for example in range(len(self.table)):
             count = min(self.pairs_per_example, self._count_pairs(example))
             items.extend((example, number) for number in range(count))

@@ -7,7 +7,7 @@ import gzip
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import orjson
 import xxhash
@@ -27,11 +27,15 @@ def find(path: str | Sequence[str], key: str) -> list[Path]:
         if place.is_dir():
             found = sorted(p for p in place.rglob("*") if _kind(p) is not None)
         elif any(letter in item for letter in "*?["):
-            found = sorted(Path(place.anchor or ".").glob(str(place.relative_to(place.anchor) if place.anchor else place)))
+            found = sorted(
+                Path(place.anchor or ".").glob(str(place.relative_to(place.anchor) if place.anchor else place))
+            )
         else:
             found = [place] if place.is_file() else []
         if not found:
-            raise FileNotFoundError(f"{key}: {item} does not exist or holds no data file ({', '.join(SUFFIXES)}, also .gz)")
+            raise FileNotFoundError(
+                f"{key}: {item} does not exist or holds no data file ({', '.join(SUFFIXES)}, also .gz)"
+            )
         files.extend(found)
     return files
 
@@ -68,7 +72,9 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+    if path.name.endswith(".gz"):
+        return cast("IO[bytes]", gzip.open(path, "rb"))
+    return path.open("rb")
 
 
 def _json_lines(name: str, file: IO[bytes]) -> Iterator[tuple[str, Any]]:

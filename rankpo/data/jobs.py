@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -167,7 +168,9 @@ def make_post(rng: random.Random, identity: str) -> Post:
     """A post of one to about ten sentences."""
     field, region, level = rng.choice(list(FIELDS)), rng.choice(list(REGIONS)), rng.choice(list(LEVELS))
     subject, city = rng.choice(FIELDS[field][0]), rng.choice(REGIONS[region])
-    title = rng.choice(("Specialist in {s}, {c}.", "{s}: position in {c}.", "Wanted in {c}: {s}.")).format(s=subject, c=city)
+    title = rng.choice(("Specialist in {s}, {c}.", "{s}: position in {c}.", "Wanted in {c}: {s}.")).format(
+        s=subject, c=city
+    )
     sentences = [title, rng.choice(LEVELS[level][2])]
     if rng.random() < 0.6:
         extra = rng.choice(FIELDS[field][0])
@@ -205,14 +208,19 @@ def _long_profile(rng: random.Random, core: str, field: str, words: list[str]) -
     return " ".join([rng.choice(middle), core, *works, aside, *middle])
 
 
-def write_jobs(path: str | Path, **settings: int) -> None:
+def write_jobs(path: str | Path, **settings: Any) -> None:
     """The world as files: RankPO's contrastive.jsonl and preferences*.jsonl, and BEIR folders dev/ and test/."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "contrastive.jsonl").open("w") as file:
         for example in Jobs(name="jobs", part="contrastive", **settings).examples():
-            by_label = {label: [t for t, r in zip(example.candidates, example.relevance, strict=True) if r == label] for label in (1.0, 0.0)}
-            file.write(json.dumps({"query": example.query, "positives": by_label[1.0], "negatives": by_label[0.0]}) + "\n")
+            by_label = {
+                label: [t for t, r in zip(example.candidates, example.relevance, strict=True) if r == label]
+                for label in (1.0, 0.0)
+            }
+            file.write(
+                json.dumps({"query": example.query, "positives": by_label[1.0], "negatives": by_label[0.0]}) + "\n"
+            )
     for part in ("preferences", "preferences_dev", "preferences_test"):
         with (folder / f"{part}.jsonl").open("w") as file:
             for example in Jobs(name="jobs", part=part, **settings).examples():

@@ -20,10 +20,8 @@ def utility(post: Post, profile: Profile) -> float:
     distance = max(low - profile.years, profile.years - high, 0)
     fit = max(0.0, 1 - distance / 8)
     recency = max(0.0, 1 - (2026 - profile.last_year) / 10)
-    if post.field != profile.field:
-        rules = 0.0
-    else:
-        rules = 1.0 if post.region == profile.region else 0.5
+    same_field, same_region = post.field == profile.field, post.region == profile.region
+    rules = (1.0 if same_region else 0.5) if same_field else 0.0
     return FIT * fit + RECENCY * recency + DEPTH * profile.depth / 3 + RULES * rules
 
 

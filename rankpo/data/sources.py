@@ -16,10 +16,23 @@ from rankpo.data.formats import BadRecord, Options, Parsed
 from rankpo.types import Example
 
 MAX_SHOWN = 20
-ROLES = (
-    "query positives negatives candidates relevance passage1 passage2 preferred confidence_score "
-    "pos_scores neg_scores hits content label id"
-).split()
+ROLES = [
+    "query",
+    "positives",
+    "negatives",
+    "candidates",
+    "relevance",
+    "passage1",
+    "passage2",
+    "preferred",
+    "confidence_score",
+    "pos_scores",
+    "neg_scores",
+    "hits",
+    "content",
+    "label",
+    "id",
+]
 
 
 class EvaluationSet(Protocol):
@@ -111,7 +124,9 @@ class Records:
         self.report = DataReport()
 
     def fingerprint(self) -> str:
-        settings = {name: value for name, value in self.__dict__.items() if name not in ("files", "report", "path", "weight")}
+        settings = {
+            name: value for name, value in self.__dict__.items() if name not in ("files", "report", "path", "weight")
+        }
         content = files.content_fingerprint(self.files)
         return xxhash.xxh3_128_hexdigest(json.dumps([content, settings], sort_keys=True, default=str).encode())
 
@@ -167,9 +182,7 @@ class Records:
         for query, (place, hits) in groups.items():
             record = {"query": query, "hits": hits}
             self.report.rows += len(hits)
-            yield self._example(
-                formats.grouped(record, replace(options, fields=self._inner_fields())), record, place
-            )
+            yield self._example(formats.grouped(record, replace(options, fields=self._inner_fields())), record, place)
 
     def _inner_fields(self) -> dict[str, Any]:
         return {role: self.fields[role] for role in ("content", "label") if role in self.fields}

@@ -31,7 +31,9 @@ class RankingModel(nn.Module):
         self.chunk_tokens = chunk_tokens
         self.packed = layout != "padded" and _switch_to_packed(backbone)
         if layout == "packed" and not self.packed:
-            raise ValueError(f"model.layout=packed: {type(backbone).__name__} cannot be packed; set model.layout=padded")
+            raise ValueError(
+                f"model.layout=packed: {type(backbone).__name__} cannot be packed; set model.layout=padded"
+            )
         self.position_offset = position_offset(backbone)
         self.backbone: nn.Module = backbone
         freeze_pooler(backbone)

@@ -23,7 +23,7 @@ class LoraSettings:
     """Low-rank adapters (https://arxiv.org/abs/2106.09685) through peft."""
 
     lora_r: int = 16
-    lora_alpha: float = 32
+    lora_alpha: int = 32
     lora_dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
 

@@ -154,7 +154,8 @@ def _within_positions(settings: EmbeddingSettings, backbone: PreTrainedModel, of
     for name in ("query_max_length", "passage_max_length"):
         asked = getattr(settings, name)
         if usable is not None and asked > usable:
-            raise ValueError(f"model.{name}={asked}, but the model has {usable} positions; lower it to {usable} or less")
+            raise ValueError(
+                f"model.{name}={asked}, but the model has {usable} positions; lower it to {usable} or less"
+            )
         lengths[name] = asked
     return replace(settings, **lengths)
-

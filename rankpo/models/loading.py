@@ -97,7 +97,9 @@ def load_backbone(
 
 def _advice(source: Source, error: Exception) -> str:
     first = str(error).splitlines()[0]
-    hint = "" if Path(source.path).is_dir() else "; set model.load_from to a folder, or check the hub id and the network"
+    hint = (
+        "" if Path(source.path).is_dir() else "; set model.load_from to a folder, or check the hub id and the network"
+    )
     return f"cannot load {source.name}: {first}{hint}"
 
 

@@ -115,7 +115,9 @@ def can_pack(backbone: PreTrainedModel, attn_implementation: str) -> bool:
     try:
         packed = backbone(input_ids=ids[None], **packed_arguments(lengths, device, position_offset(backbone)))
         alone = [
-            backbone(input_ids=part[None], **packed_arguments(torch.tensor([len(part)]), device, position_offset(backbone)))
+            backbone(
+                input_ids=part[None], **packed_arguments(torch.tensor([len(part)]), device, position_offset(backbone))
+            )
             for part in ids.split(lengths.tolist())
         ]
         plain = [_plain(backbone, part) for part in ids.split(lengths.tolist())]

@@ -63,7 +63,9 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
         query, document = columns[0], columns[-2]
         grade = int(_number(columns[-1], f"{path}:{number}"))
         if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
-            raise ValueError(f"{path}:{number}: {query} {document} has two grades, {qrels[query][document]} and {grade}")
+            raise ValueError(
+                f"{path}:{number}: {query} {document} has two grades, {qrels[query][document]} and {grade}"
+            )
     return qrels
 
 

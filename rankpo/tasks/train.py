@@ -48,9 +48,7 @@ class Train:
         with claim(experiment.run_dir) if main else _nothing():
             if main:
                 enter_run_dir(experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume)
-            logger = MetricsLogger(
-                experiment.run_dir, main=main, tracker=experiment.tracker, config=experiment.config
-            )
+            logger = MetricsLogger(experiment.run_dir, main=main, tracker=experiment.tracker, config=experiment.config)
             trainer = assemble(experiment, accelerator, logger, self.metrics)
             if experiment.resume == "auto":
                 trainer.resume()

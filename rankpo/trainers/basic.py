@@ -122,7 +122,9 @@ class BasicTrainer:
                 weight = distributed.world_size() if item.counts else 0.0
                 # torch.where keeps a NaN of an uncounted batch out; 0 · NaN would not
                 self.accelerator.backward(value * weight if weight else torch.nan_to_num(value) * 0)
-                self.record(output, float(value.detach()) if item.counts else 0.0, update.denominators, counts=item.counts)
+                self.record(
+                    output, float(value.detach()) if item.counts else 0.0, update.denominators, counts=item.counts
+                )
 
     def compute_loss(self, batch: Batch) -> LossOutput:
         """The loss of a micro-batch, not reduced."""

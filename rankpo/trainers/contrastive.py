@@ -26,9 +26,7 @@ class ContrastiveTrainer(BasicTrainer):
         if not self._in_batch:
             return super().prepare(step)
         groups = self.loader.groups(step)
-        return in_batch.prepare(
-            self.loss, self.policy.inputs, self.loader.table, groups, self.settings.max_tokens
-        )
+        return in_batch.prepare(self.loss, self.policy.inputs, self.loader.table, groups, self.settings.max_tokens)
 
     def collate(self, groups: Sequence[Group]) -> Batch:
         batch = self.policy.inputs.collate(self.loader.table, groups, with_positives=True)

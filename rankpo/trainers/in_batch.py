@@ -55,7 +55,9 @@ def prepare(
     if not shared:
         groups = [groups[index] for index in deal(inputs.costs(table, groups), ranks)[rank]]
         if not groups:
-            raise ValueError("trainer.batch_size is smaller than the number of processes; loss.cross_device=false needs more")
+            raise ValueError(
+                "trainer.batch_size is smaller than the number of processes; loss.cross_device=false needs more"
+            )
     batch = inputs.collate(table, groups, with_positives=loss.false_negatives.same_text)
     lengths = batch.sequences.lengths.numpy()
     shares = deal(lengths, ranks) if shared else [np.arange(len(lengths))]

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -124,7 +123,7 @@ def load_optimizer(folder: Path, optimizer: Any, names: dict[int, str]) -> None:
 
 
 def _random_states() -> dict[str, Tensor]:
-    states = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64))}
+    states = {"torch": torch.get_rng_state()}
     for number, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
         states[f"cuda{number}"] = state
     return states
@@ -132,8 +131,6 @@ def _random_states() -> dict[str, Tensor]:
 
 def _restore_random(states: dict[str, Tensor]) -> None:
     torch.set_rng_state(states["torch"])
-    name, _, position, has_gauss, cached = np.random.get_state()
-    np.random.set_state((name, states["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
     cuda = [states[key] for key in sorted(states) if key.startswith("cuda")]
     if cuda and torch.cuda.is_available() and len(cuda) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(cuda)

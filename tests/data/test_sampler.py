@@ -47,7 +47,9 @@ def test_items_of_one_query_stay_side_by_side():
     keys = np.array([5, 9, 5, 9, 5, 7])
     order = Sampler(num_items=6, batch_size=2, seed=1, together=keys).order(4)
     seen = [int(key) for key in keys[order]]
-    assert [key for number, key in enumerate(seen) if number == 0 or seen[number - 1] != key] == list(dict.fromkeys(seen))
+    assert [key for number, key in enumerate(seen) if number == 0 or seen[number - 1] != key] == list(
+        dict.fromkeys(seen)
+    )
     assert sorted(order) == list(range(6))
 
 
