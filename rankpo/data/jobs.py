@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,8 @@ class Jobs:
         return self.part.removeprefix("preferences_") if self.part not in ("contrastive", "preferences") else "train"
 
     def fingerprint(self) -> str:
-        return xxhash.xxh3_128_hexdigest(json.dumps([VERSION, self.__dict__ | {"name": ""}], default=str).encode())
+        settings = {item.name: getattr(self, item.name) for item in fields(self)}  # not the cached posts and profiles
+        return xxhash.xxh3_128_hexdigest(json.dumps([VERSION, {**settings, "name": ""}]).encode())
 
     @cached_property
     def profiles(self) -> list[Profile]:

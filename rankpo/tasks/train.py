@@ -79,7 +79,8 @@ def assemble(
     replay = None
     if experiment.replay_datasets:
         replay_table = open_table(experiment.cache_dir, experiment.replay_datasets, inputs.pieces(), logger.say)
-        replay = experiment.replay_dataloader.make(table=replay_table, **common)
+        replay_size = experiment.settings.replay_batch_size or experiment.settings.batch_size
+        replay = experiment.replay_dataloader.make(table=replay_table, batch_size=replay_size, seed=experiment.seed)
     evaluators = make_evaluators(experiment, metrics, logger.say)
     check_best_metric(experiment.settings.best_metric, evaluators)
     model = experiment.model.build(inputs, logger.say, experiment.settings.gradient_checkpointing)

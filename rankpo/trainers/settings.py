@@ -11,6 +11,7 @@ EVERY_EPOCH = "epoch"
 class TrainerSettings:
     """batch_size: queries per update over all devices. max_tokens: tokens one device holds activations for at once.
 
+    replay_batch_size: queries of replay_datasets beside them; None for as many.
     epochs, or max_steps updates if that is not None. eval_every, save_every: updates, "epoch", or None for never
     (save_every None keeps only FINAL and, with best_metric, the best). intermediate_checkpoints: further steps at
     which to save, never removed. best_metric: "ndcg@20" or "jobs_dev/ndcg@20", larger is better; patience:
@@ -21,6 +22,7 @@ class TrainerSettings:
     """
 
     batch_size: int = 32
+    replay_batch_size: int | None = None
     max_tokens: int = 16384
     epochs: float = 1
     max_steps: int | None = None
@@ -44,6 +46,8 @@ class TrainerSettings:
         for name in ("batch_size", "max_tokens", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.replay_batch_size is not None and self.replay_batch_size < 1:
+            raise ValueError(f"replay_batch_size must be >= 1 or null, got {self.replay_batch_size}")
         if not self.epochs > 0:
             raise ValueError(f"epochs must be > 0, got {self.epochs}")
         if self.max_steps is not None and self.max_steps < 1:
