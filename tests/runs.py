@@ -1,0 +1,81 @@
+"""Small complete runs for tests: a config composed as launch.py does it, in this process or in several."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from safetensors.torch import load_file
+
+from rankpo.demo import compose
+from rankpo.metrics import MetricsLogger
+from rankpo.tasks.train import assemble
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = (
+    "model=tiny_bert",
+    "model.random.num_hidden_layers=1",
+    "model.query_max_length=64",
+    "model.passage_max_length=96",
+    "trainer.log_every=1",
+    "trainer.batch_size=4",
+    "optimizer=sgd",  # Adam divides by the gradient: rounding where it is nearly 0 would show in the weights
+    "optimizer.lr=0.1",
+    "scheduler=constant",
+    "scheduler.warmup=0",
+)
+CONTRASTIVE = (*TINY, "loss=contrastive", "loss.temperature=0.1", "datasets=[toy_contrastive]")
+RANKPO = (*TINY, "loss=rankpo", "datasets=[toy_pairs]")
+
+
+def trainer_of(*overrides: str):
+    """A trainer in this process, ready to train, silent."""
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    from rankpo import distributed
+
+    experiment = compose(overrides)
+    accelerator = distributed.make_accelerator(experiment.settings.precision)
+    return assemble(experiment, accelerator, MetricsLogger(main=False))
+
+
+def train(*overrides: str):
+    """Runs the task of the overrides in this process; returns the experiment."""
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    experiment = compose(overrides)
+    experiment.task(experiment)
+    return experiment
+
+
+def launch(*overrides: str, processes: int = 1, timeout: float = 120) -> subprocess.CompletedProcess:
+    """launch.py as a user starts it, with `processes` of them."""
+    program = [sys.executable, "launch.py"]
+    if processes > 1:
+        program = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={processes}",
+            "launch.py",
+        ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [*program, *overrides], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def curve(run_dir: Path, name: str = "train/loss") -> list[float]:
+    """The values of a metric by step."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [row[name] for row in rows if name in row]
+
+
+def final_weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(run_dir / "FINAL" / "model.safetensors")
