@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from rankpo.types import Example
 
 PARTS = ("contrastive", "preferences", "dev", "test", "preferences_dev", "preferences_test")
 NOW = 2026
-VERSION = 1  # raise it with any change of what is generated
+VERSION = 2  # raise it with any change of what is generated
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Jobs:
 
     part: `contrastive` and `preferences` to train on; `dev` and `test`, corpora with graded judgements;
     `preferences_dev`, `preferences_test`, pairs for their posts. num_profiles: of each of the three worlds (train,
-    dev, test), which share no post and no profile. num_pairs: per post. min_confidence: 0.5 to 1, of the judge.
+    dev, test), which share no post and no profile. num_pairs: per post, all among `shortlist` profiles drawn for it:
+    a judge who compares within a short list makes texts that updates share.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Jobs:
     num_posts: int = 300
     num_negatives: int = 10
     num_pairs: int = 8
+    shortlist: int = 6
     weight: float = 1.0
     ignore_identical_ids: bool = False
     relevant_from: int = 1
@@ -81,6 +84,8 @@ class Jobs:
     def __post_init__(self) -> None:
         if self.part not in PARTS:
             raise ValueError(f"part must be one of {', '.join(PARTS)}, got {self.part!r}")
+        if self.shortlist < 2:
+            raise ValueError(f"shortlist must be >= 2, got {self.shortlist}")
         for name in ("num_profiles", "num_posts", "num_pairs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
@@ -148,8 +153,9 @@ class Jobs:
             right = [profile for profile in self.profiles if relevance(post, profile)]
             near = [profile for profile in self.profiles if _near_miss(post, profile) and not relevance(post, profile)]
             pool = right + rng.sample(near, min(len(near), max(2, len(right) // 2)))
-            for number in range(self.num_pairs if len(pool) > 1 else 0):
-                first, second = rng.sample(pool, 2)
+            chosen_few = rng.sample(pool, min(len(pool), self.shortlist))
+            pairs = list(combinations(chosen_few, 2))
+            for number, (first, second) in enumerate(rng.sample(pairs, min(len(pairs), self.num_pairs))):
                 if first.text == second.text:
                     continue
                 preferred, confidence = judge(post, first, second)
