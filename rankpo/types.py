@@ -8,7 +8,7 @@ D embedding size · V vocabulary
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,12 +40,14 @@ class Sequences:
     """N token sequences, concatenated and never padded: padding happens, if at all, inside a model's forward.
 
     input_ids: [S] int64. lengths: [N] int64, on the CPU (they steer chunking). labels: [S] int64 with -100 where
-    nothing is predicted, or None.
+    nothing is predicted, or None. token_types: [S] int64, 1 in the second text of a pair, or None where the model
+    reads none.
     """
 
     input_ids: Tensor
     lengths: Tensor
     labels: Tensor | None = None
+    token_types: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -55,8 +57,11 @@ class Sequences:
         return int(self.input_ids.shape[0])
 
     def to(self, device: torch.device | str) -> Sequences:
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return replace(self, input_ids=self.input_ids.to(device, non_blocking=True), labels=labels)
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        ids = self.input_ids.to(device, non_blocking=True)
+        return replace(self, input_ids=ids, labels=move(self.labels), token_types=move(self.token_types))
 
 
 @dataclass(frozen=True)
@@ -65,19 +70,22 @@ class Labels:
 
     relevance: [B, G] float32. mask: [B, G] bool, False on the padding of short lists.
     confidence: [B] float32 in [0, 1], 1 where none was stated. teacher: [B, G] float32 or None.
+    lengths: [B, G] int64, scored tokens of each candidate (0 on padding), where scores are sums of log-probabilities
+    over tokens, as a causal language model's; None where a score is one number for the whole candidate.
     """
 
     relevance: Tensor
     mask: Tensor
     confidence: Tensor
     teacher: Tensor | None = None
+    lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.relevance.shape[0])
 
     def to(self, device: torch.device | str) -> Labels:
-        moved = {name: getattr(self, name).to(device) for name in ("relevance", "mask", "confidence")}
-        return Labels(**moved, teacher=None if self.teacher is None else self.teacher.to(device))
+        moved = {item.name: getattr(self, item.name) for item in fields(self)}
+        return Labels(**{name: None if value is None else value.to(device) for name, value in moved.items()})
 
 
 @dataclass(frozen=True)
