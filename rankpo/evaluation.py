@@ -21,6 +21,7 @@ from rankpo.types import Example
 
 if TYPE_CHECKING:
     from rankpo.data.sources import EvaluationSet
+    from rankpo.models.base import RankingModel
     from rankpo.models.embedding import EmbeddingModel
 
 ROWS_PER_BLOCK = 32768  # sequences assembled at once: bounds memory for corpora of any size
@@ -167,8 +168,13 @@ class PreferenceEvaluator(Evaluator):
         return Result(metrics, per_query, counts={"pairs": len(order), "ties": ties})
 
 
-def slot_scores(model: EmbeddingModel, table: ExampleTable, slots_per_block: int = 65536) -> np.ndarray:
+def slot_scores(model: RankingModel, table: ExampleTable) -> np.ndarray:
     """[slots] float32: the model's score of every candidate of the table for its query, on every rank."""
+    return model.slot_scores(table)
+
+
+def inner_products(model: EmbeddingModel, table: ExampleTable, slots_per_block: int = 65536) -> np.ndarray:
+    """`slot_scores` of an embedding model: every distinct text is encoded once."""
     query_rows, candidate_rows = np.unique(table.query), np.unique(table.candidates)
     queries = encode_rows(model, table, query_rows, "query")
     candidates = encode_rows(model, table, candidate_rows, "candidate")
@@ -182,4 +188,12 @@ def slot_scores(model: EmbeddingModel, table: ExampleTable, slots_per_block: int
     return scores
 
 
-__all__ = ["Evaluator", "PreferenceEvaluator", "Result", "RetrievalEvaluator", "encode_rows", "slot_scores"]
+__all__ = [
+    "Evaluator",
+    "PreferenceEvaluator",
+    "Result",
+    "RetrievalEvaluator",
+    "encode_rows",
+    "inner_products",
+    "slot_scores",
+]

@@ -189,6 +189,14 @@ def join(parts: Sequence[np.ndarray]) -> Sequences:
 def select(sequences: Sequences, rows: np.ndarray) -> Sequences:
     """The sequences of the given rows, in that order."""
     starts = torch.cumsum(sequences.lengths, 0) - sequences.lengths
-    parts = [sequences.input_ids[starts[row] : starts[row] + sequences.lengths[row]] for row in rows.tolist()]
-    ids = torch.cat(parts) if parts else sequences.input_ids[:0]
-    return Sequences(input_ids=ids, lengths=sequences.lengths[torch.from_numpy(rows)])
+    places = [slice(int(starts[row]), int(starts[row] + sequences.lengths[row])) for row in rows.tolist()]
+
+    def taken(tokens: torch.Tensor | None) -> torch.Tensor | None:
+        if tokens is None:
+            return None
+        return torch.cat([tokens[place] for place in places]) if places else tokens[:0]
+
+    ids = taken(sequences.input_ids)
+    assert ids is not None
+    lengths = sequences.lengths[torch.from_numpy(rows)]
+    return Sequences(ids, lengths, taken(sequences.labels), taken(sequences.token_types))

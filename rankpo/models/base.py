@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rankpo.models.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
 from rankpo.types import Sequences
+
+if TYPE_CHECKING:
+    from rankpo.data.text_store import ExampleTable
 
 CPU_CHUNK_TOKENS = 4096  # a working set near the caches: see engine.md's measurements and LOG.md, 2026-11-21
 
@@ -29,14 +33,16 @@ class RankingModel(nn.Module):
         if layout not in ("auto", "packed", "padded"):
             raise ValueError(f"model.layout must be one of auto, packed, padded, got {layout!r}")
         self.chunk_tokens = chunk_tokens
-        self.packed = layout != "padded" and _switch_to_packed(backbone)
+        inner: Any = backbone.base_model  # the model itself, or what stands under its head
+        self.packed = layout != "padded" and _switch_to_packed(inner)
         if layout == "packed" and not self.packed:
             raise ValueError(
                 f"model.layout=packed: {type(backbone).__name__} cannot be packed; set model.layout=padded"
             )
-        self.position_offset = position_offset(backbone)
+        self.position_offset = position_offset(inner)
         self.backbone: nn.Module = backbone
-        freeze_pooler(backbone)
+        if inner is backbone:
+            freeze_pooler(backbone)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -55,11 +61,13 @@ class RankingModel(nn.Module):
         """
         starts = torch.cumsum(sequences.lengths, 0) - sequences.lengths
         ids = sequences.input_ids.to(self.device, non_blocking=True)
+        types = None if sequences.token_types is None else sequences.token_types.to(self.device, non_blocking=True)
         for rows in self._chunks(sequences.lengths):
             lengths = sequences.lengths[rows]
-            pieces = [ids[start : start + length] for start, length in zip(starts[rows], lengths, strict=True)]
+            places = [slice(start, start + size) for start, size in zip(starts[rows], lengths, strict=True)]
             run = self._run_packed if self.packed else self._run_padded
-            yield rows, run(pieces, lengths), lengths
+            further = {} if types is None else {"token_type_ids": [types[place] for place in places]}
+            yield rows, run([ids[place] for place in places], lengths, **further), lengths
 
     def _chunks(self, lengths: Tensor) -> Iterator[Tensor]:
         budget = self.chunk_tokens or (CPU_CHUNK_TOKENS if self.device.type == "cpu" else None)
@@ -75,19 +83,25 @@ class RankingModel(nn.Module):
         if begin < len(order):
             yield order[begin:]
 
-    def _run_packed(self, pieces: list[Tensor], lengths: Tensor) -> Tensor:
+    def _run_packed(self, pieces: list[Tensor], lengths: Tensor, **further: list[Tensor]) -> Tensor:
         arguments = packed_arguments(lengths, self.device, self.position_offset)
-        return self._backbone(input_ids=torch.cat(pieces)[None], **arguments)[0]
+        joined = {name: torch.cat(parts)[None] for name, parts in further.items()}
+        return self._backbone(input_ids=torch.cat(pieces)[None], **joined, **arguments)[0]
 
-    def _run_padded(self, pieces: list[Tensor], lengths: Tensor) -> Tensor:
+    def _run_padded(self, pieces: list[Tensor], lengths: Tensor, **further: list[Tensor]) -> Tensor:
         padded = nn.utils.rnn.pad_sequence(pieces, batch_first=True)  # [n, T]; what stands on padding is never seen
+        others = {name: nn.utils.rnn.pad_sequence(parts, batch_first=True) for name, parts in further.items()}
         if bool((lengths == lengths[0]).all()):
-            return self._backbone(input_ids=padded).flatten(0, 1)
+            return self._backbone(input_ids=padded, **others).flatten(0, 1)
         mask = torch.arange(padded.shape[1], device=self.device) < lengths.to(self.device)[:, None]  # [n, T]
-        return self._backbone(input_ids=padded, attention_mask=mask.long())[mask]
+        return self._backbone(input_ids=padded, attention_mask=mask.long(), **others)[mask]
 
     def _backbone(self, **arguments: Any) -> Tensor:
         return self.backbone(**arguments).last_hidden_state
+
+    def slot_scores(self, table: ExampleTable) -> np.ndarray:
+        """[slots] float32: the score of every candidate of the table for its query, on every rank."""
+        raise TypeError(f"{type(self).__name__} must say how candidates of a table are scored")
 
     @property
     def has_adapters(self) -> bool:

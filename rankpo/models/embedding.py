@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from rankpo.data.collate import EmbeddingInputs, select
 from rankpo.models.base import RankingModel
 from rankpo.models.settings import EmbeddingSettings
 from rankpo.types import Batch, Sequences
+
+if TYPE_CHECKING:
+    from rankpo.data.text_store import ExampleTable
 
 ENCODE_TOKENS = 16384  # tokens between two checks of the progress callback
 
@@ -62,6 +66,19 @@ class EmbeddingModel(RankingModel):
     def score(self, embeddings: Tensor, batch: Batch) -> Tensor:
         """[B, G] inner products of queries and their candidates (cosines if the model normalises)."""
         return pair_scores(embeddings, batch)
+
+    def slot_scores(self, table: ExampleTable) -> np.ndarray:
+        from rankpo.evaluation import inner_products
+
+        return inner_products(self, table)
+
+    def export(self, folder: Path, description: Mapping[str, Any]) -> float:
+        """Writes the folder whole and loads it again; returns the largest difference of an embedding."""
+        from rankpo.export import export_embedding, verify_export
+
+        export_embedding(folder, self, description)
+        texts = ["a short text", "a text that is a little longer than the other one, and has more words", "word"]
+        return verify_export(folder, self, texts)
 
     @torch.inference_mode()
     def encode_sequences(self, sequences: Sequences, on_progress: Any = None) -> Tensor:

@@ -192,13 +192,10 @@ def disable_dropout(model: torch.nn.Module) -> None:
 def _saver(experiment: Experiment, say: Callable[[str], None]) -> Callable[[EmbeddingModel, Mapping[str, float]], None]:
     def save(model: EmbeddingModel, metrics: Mapping[str, Any]) -> None:
         from rankpo import distributed
-        from rankpo.export import export_embedding, verify_export
 
         if distributed.rank() == 0:
             folder = experiment.run_dir / "FINAL"
-            export_embedding(folder, model, describe(experiment, metrics))
-            texts = ["a short text", "a text that is a little longer than the other one, and has more words", "word"]
-            difference = verify_export(folder, model, texts)
+            difference = model.export(folder, describe(experiment, metrics))
             say(f"{folder} written; loaded by transformers it differs by {difference:.0e}")
         distributed.barrier()
 
