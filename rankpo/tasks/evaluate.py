@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankpo.checkpoint import Checkpoint, CheckpointError, CheckpointStore, damage
 from rankpo.config_errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,25 +53,28 @@ class Evaluate:
         metrics = [*self.metrics, *(RANKPO_METRICS if self.rankpo else ())]
         evaluators = make_evaluators(experiment, metrics, logger.say)
         rows = []
-        for name, folder in self._models(experiment):
-            chosen = experiment if folder is None else with_model(experiment, folder)
-            inputs = chosen.model.open_inputs(logger.say, chosen.explicit)
-            model = chosen.model.build(inputs, logger.say).to(accelerator.device)
+        for name, model in self._models(experiment, accelerator.device, logger.say):
             rows.append({"model": name, **self._evaluate(model, evaluators, Path(self.output) / name, logger)})
         logger.table(rows)
         return rows
 
-    def _models(self, experiment: Experiment) -> list[tuple[str, Path | None]]:
+    def _models(self, experiment: Experiment, device: Any, say: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
+        """The model of the config; or of a run: what it started from, each checkpoint by step, FINAL."""
         if self.run is None:
-            return [("model", None)]
-        folders = [path for path in sorted(Path(self.run).glob("checkpoints/step-*/FINAL"), key=_step) if path.is_dir()]
-        named: list[tuple[str, Path | None]] = [(path.parent.name, path) for path in folders]
-        final = Path(self.run) / "FINAL"
-        if final.is_dir():
-            named.append(("FINAL", final))
-        if not named:
-            raise ConfigError([f"task.run={self.run} holds neither FINAL nor checkpoints with a model"])
-        return named
+            yield "model", build_model(experiment.model, experiment.explicit, device, say)
+            return
+        folder = Path(self.run)
+        config = model_of_run(folder)
+        checkpoints = CheckpointStore(folder).list()
+        if checkpoints:
+            model = build_model(config, (), device, say)
+            yield "start", model
+            for checkpoint in checkpoints:
+                load_weights(model, checkpoint)
+                yield checkpoint.path.name, model
+        if (folder / "FINAL").is_dir():
+            final = replace(config, load_from=str(folder / "FINAL"), random=None, use_peft=False)
+            yield "FINAL", build_model(final, (), device, say)
 
     def _evaluate(
         self, model: EmbeddingModel, evaluators: Sequence[Evaluator], folder: Path, logger: MetricsLogger
@@ -84,13 +88,29 @@ class Evaluate:
         return values
 
 
-def _step(path: Path) -> int:
-    return int(path.parent.name.removeprefix("step-"))
+def model_of_run(folder: Path) -> Any:
+    """The model settings a run was started with. Raises ConfigError where the folder is no run."""
+    from rankpo.build import build
+
+    if not (folder / "config.json").exists() or not ((folder / "FINAL").is_dir() or CheckpointStore(folder).list()):
+        raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])
+    return build(json.loads((folder / "config.json").read_text())["model"], f"{folder}/config.json: model")
 
 
-def with_model(experiment: Experiment, folder: Path) -> Experiment:
-    """The same experiment with another model folder."""
-    return replace(experiment, model=replace(experiment.model, load_from=str(folder), random=None))
+def build_model(config: Any, explicit: Collection[str], device: Any, say: Callable[[str], None]) -> EmbeddingModel:
+    return config.build(config.open_inputs(say, explicit), say).to(device)
+
+
+def load_weights(model: EmbeddingModel, checkpoint: Checkpoint) -> None:
+    """Puts a checkpoint's trained weights into a model of the same run. Raises CheckpointError if it is damaged."""
+    from safetensors.torch import load_file
+
+    fault = damage(checkpoint.path)
+    if fault is not None:
+        raise CheckpointError(f"{checkpoint.path} is damaged ({fault}); remove it")
+    missing = model.load_state_dict(load_file(checkpoint.path / "weights.safetensors"), strict=False)
+    if missing.unexpected_keys:
+        raise CheckpointError(f"{checkpoint.path} holds weights that the model lacks: {missing.unexpected_keys[:3]}")
 
 
 def write_result(folder: Path, result: Result, model: EmbeddingModel) -> None:
