@@ -40,6 +40,8 @@ class RankingModel(nn.Module):
                 f"model.layout=packed: {type(backbone).__name__} cannot be packed; set model.layout=padded"
             )
         self.position_offset = position_offset(inner)
+        # nothing is generated here: keys and values of every layer would be kept for nothing
+        self.constant_arguments = {"use_cache": False} if hasattr(inner.config, "use_cache") else {}
         self.backbone: nn.Module = backbone
         if inner is backbone:
             freeze_pooler(backbone)
@@ -97,7 +99,7 @@ class RankingModel(nn.Module):
         return self._backbone(input_ids=padded, attention_mask=mask.long(), **others)[mask]
 
     def _backbone(self, **arguments: Any) -> Tensor:
-        return self.backbone(**arguments).last_hidden_state
+        return self.backbone(**arguments, **self.constant_arguments).last_hidden_state
 
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
         """[slots] float32: the score of every candidate of the table for its query, on every rank."""
