@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -117,6 +117,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     for name in ("task", "model", "loss", "scheduler"):
         made[name] = attempt(partial(build, tree[name], name))
     made["schedule"] = made.pop("scheduler")
+    made["loss"] = _fitted(made["loss"], made["model"])
     for group in ("datasets", "eval_datasets", "replay_datasets"):
         nodes = tree.get(group) or {}
         made[group] = [attempt(partial(build, nodes[name], f"{group}.{name}")) for name in nodes]
@@ -137,6 +138,13 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         run_dir=Path(tree["run_dir"]),
         **{name: tree[name] for name in ("exp_name", "seed", "overwrite", "resume")},
     )
+
+
+def _fitted(loss: Any, model: Any) -> Any:
+    """The loss with `logps: auto` decided by what the model's scores are; see `functional.logps_from_scores`."""
+    if model is None or getattr(loss, "logps", None) != "auto":
+        return loss
+    return replace(loss, logps=getattr(model, "logps", "candidates"))
 
 
 def run(experiment: Experiment) -> None:

@@ -29,14 +29,15 @@ def masked_log_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return scores.masked_fill(~mask, -torch.inf).log_softmax(-1).masked_fill(~mask, 0.0)
 
 
-LOGPS = ("candidates", "sigmoid", "none")
+LOGPS = ("auto", "candidates", "sigmoid", "none")
 
 
 def logps_from_scores(scores: Tensor, mask: Tensor, temperature: float, logps: str) -> Tensor:
     """Log-probabilities [B, G] of candidates from raw scores [B, G], for losses that need more than differences.
 
     logps: `candidates`, log-softmax of s/τ over the query's unmasked candidates; `sigmoid`, log σ(s/τ), each
-    candidate relevant or not by itself; `none`, s/τ already is a log-probability. mask [B, G] bool.
+    candidate relevant or not by itself; `none`, s/τ already is a log-probability. mask [B, G] bool. `auto` stands in
+    configs until the model is known (build.py), and is an error here.
     """
     scaled = scores / temperature
     if logps == "candidates":
@@ -45,7 +46,7 @@ def logps_from_scores(scores: Tensor, mask: Tensor, temperature: float, logps: s
         return -negative_log_sigmoid(scaled)
     if logps == "none":
         return scaled
-    raise ValueError(f"logps must be one of {', '.join(LOGPS)}, got {logps!r}")
+    raise ValueError(f"logps must be one of {', '.join(LOGPS[1:])}, got {logps!r}")
 
 
 def candidate_kl(scores: Tensor, reference: Tensor, mask: Tensor, temperature: float, direction: str) -> Tensor:

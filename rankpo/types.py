@@ -16,17 +16,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Turn = tuple[str, str]  # role and content
+Prompt = str | tuple[Turn, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One query with its candidates: what every dataset yields. Text only, never modified.
 
+    query: text, or the turns of a conversation, whose next assistant turn each candidate is.
     relevance: one number per candidate; a preference pair is (chosen, rejected) with relevance (1, 0).
     teacher: one teacher score per candidate, or None.
     confidence: of a preference, a fraction of 1, or None where nobody stated one.
     source: `file:line` (or `dataset[index]`) for messages.
     """
 
-    query: str
+    query: Prompt
     candidates: tuple[str, ...]
     relevance: tuple[float, ...]
     id: str
@@ -39,8 +44,9 @@ class Example:
 class Sequences:
     """N token sequences, concatenated and never padded: padding happens, if at all, inside a model's forward.
 
-    input_ids: [S] int64. lengths: [N] int64, on the CPU (they steer chunking). labels: [S] int64 with -100 where
-    nothing is predicted, or None. token_types: [S] int64, 1 in the second text of a pair, or None where the model
+    input_ids: [S] int64. lengths: [N] int64, on the CPU (they steer chunking). labels: [S] int64, on the CPU (they steer which
+    positions are scored): the token itself where it is to be predicted from those before, -100 elsewhere and at every
+    first token; or None. token_types: [S] int64, 1 in the second text of a pair, or None where the model
     reads none.
     """
 
@@ -61,7 +67,7 @@ class Sequences:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
         ids = self.input_ids.to(device, non_blocking=True)
-        return replace(self, input_ids=ids, labels=move(self.labels), token_types=move(self.token_types))
+        return replace(self, input_ids=ids, token_types=move(self.token_types))
 
 
 @dataclass(frozen=True)

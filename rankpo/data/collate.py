@@ -134,7 +134,7 @@ class EmbeddingInputs:
             labels=labels_of(groups, width),
             ids=tuple(group.id for group in groups),
             positives=self._positives(table, groups, index, same_length) if with_positives else None,
-            reference=None if reference is None else _stored(groups, width, reference),
+            reference=None if reference is None else stored_reference(groups, width, reference),
         )
 
     def _positives(
@@ -170,7 +170,8 @@ def labels_of(groups: Sequence[Group], width: int | None = None) -> Labels:
     )
 
 
-def _stored(groups: Sequence[Group], width: int, scores: np.ndarray) -> torch.Tensor:
+def stored_reference(groups: Sequence[Group], width: int, scores: np.ndarray) -> torch.Tensor:
+    """[B, width] stored scores of the groups' candidates, 0 on padding. scores: [slots]."""
     reference = np.zeros((len(groups), width), dtype=np.float32)
     for b, group in enumerate(groups):
         reference[b, : len(group.slots)] = scores[group.slots]

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,10 @@ from typing import IO, Protocol
 import numpy as np
 import xxhash
 
+from rankpo.data.conversations import plain_text
 from rankpo.types import Example
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TEXTS_PER_CALL = 2048  # enough to keep the tokenizer's threads busy, little enough to hold in memory
 
 Tokenize = Callable[[Sequence[str]], list[list[int]]]
@@ -41,13 +42,23 @@ class Dataset(Protocol):
 class Pieces:
     """How texts become token rows: the role's prefix goes in front, special tokens and truncation come later.
 
-    fingerprint: changes whenever `tokenize` or a prefix would give other tokens.
+    fingerprint: changes whenever `tokenize` or a prefix would give other tokens. render: an example's query and
+    candidates as `tokenize` wants them, in place of prefix + text. notes: what `tokenize` counted, kept with the table.
     """
 
     tokenize: Tokenize
     query_prefix: str
     candidate_prefix: str
     fingerprint: str
+    render: Callable[[Example], tuple[str, Sequence[str]]] | None = None
+    notes: Callable[[], Mapping[str, int]] | None = None
+
+    def texts(self, example: Example) -> tuple[str, Sequence[str]]:
+        """The texts under which an example's query and candidates stand in the store."""
+        if self.render is not None:
+            return self.render(example)
+        query = self.query_prefix + plain_text(example.query)
+        return query, [self.candidate_prefix + text for text in example.candidates]
 
 
 class ExampleTable:
@@ -91,6 +102,11 @@ class ExampleTable:
     @property
     def has_teacher(self) -> bool:
         return bool(self.meta["has_teacher"])
+
+    @property
+    def notes(self) -> dict[str, int]:
+        """What was counted while the texts were tokenised, by name."""
+        return dict(self.meta["notes"])
 
     def tokens(self, row: int) -> np.ndarray:
         """Token ids of one row, [length] int32, without special tokens and not truncated."""
@@ -187,10 +203,10 @@ class _Builder:
         self.ids: list[bytes] = []
 
     def add(self, number: int, examples: Iterable[Example]) -> None:
-        prefix = self.pieces.candidate_prefix
         for example in examples:
-            self.query.append(self._row(self.pieces.query_prefix + example.query))
-            self.candidates.extend(self._row(prefix + text) for text in example.candidates)
+            query, candidates = self.pieces.texts(example)
+            self.query.append(self._row(query))
+            self.candidates.extend(self._row(text) for text in candidates)
             self.counts.append(len(example.candidates))
             self.relevance.extend(example.relevance)
             self.teacher.extend(example.teacher or [float("nan")] * len(example.candidates))
@@ -235,7 +251,9 @@ class _Builder:
         }
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
-        meta = {"format": FORMAT_VERSION, "has_teacher": bool(len(teacher) and not np.isnan(teacher).any())}
+        notes = {} if self.pieces.notes is None else dict(self.pieces.notes())
+        has_teacher = bool(len(teacher) and not np.isnan(teacher).any())
+        meta = {"format": FORMAT_VERSION, "has_teacher": has_teacher, "notes": notes}
         (folder / "meta.json").write_text(json.dumps(meta))
 
 

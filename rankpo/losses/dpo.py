@@ -32,7 +32,7 @@ from rankpo.types import Labels, LossOutput, Term
 class DPOLoss(Loss):
     """(1 - ε)ℓ(βD) + εℓ(-βD), https://arxiv.org/abs/2305.18290 eq. 7; hinge: max(0, 1 - βD), 2309.06657.
 
-    scores, reference [B, 2]; lengths [B, 2]: scored tokens of a causal language model, or None.
+    scores, reference [B, 2]; with `labels.lengths`, log-probabilities of a causal language model.
     label_smoothing: ε, the share of flipped labels. sft_weight: adds the chosen one's mean negative log-probability
     as the term "sft" (2404.19733); `logps` says how scores become log-probabilities for it.
     """
@@ -62,17 +62,17 @@ class DPOLoss(Loss):
         """Losses [B] of the scaled gaps z = βD [B]."""
         return preference(z, self.kind, self.label_smoothing)
 
-    def __call__(
-        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, lengths: Tensor | None = None
-    ) -> LossOutput:
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
         rewards = self.beta * (scores - fixed_reference(self, reference)) / self.temperature  # [B, 2]
         weights = self.weights(labels)
         terms = {}
         if self.sft_weight:
             logps = logps_from_scores(scores, labels.mask, self.temperature, self.logps)
-            terms["sft"] = Term(chosen_nll(logps, lengths, "mean"), weights["sft"], self.sft_weight)
-        return LossOutput(self.of_gap(gap(rewards)), weights["loss"], pair_metrics(scores, rewards, lengths), terms)
+            terms["sft"] = Term(chosen_nll(logps, labels.lengths, "mean"), weights["sft"], self.sft_weight)
+        return LossOutput(
+            self.of_gap(gap(rewards)), weights["loss"], pair_metrics(scores, rewards, labels.lengths), terms
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +126,14 @@ class EXOLoss(Loss):
         z = gap(rewards)
         right = torch.sigmoid(z) * (-negative_log_sigmoid(z) - log(1 - self.label_smoothing))
         wrong = torch.sigmoid(-z) * (-negative_log_sigmoid(-z) - log(self.label_smoothing))
-        return LossOutput(right + wrong, self.weights(labels)["loss"], pair_metrics(scores, rewards))
+        return LossOutput(right + wrong, self.weights(labels)["loss"], pair_metrics(scores, rewards, labels.lengths))
 
 
 @dataclass(frozen=True, kw_only=True)
 class IPOLoss(Loss):
     """(h̄_w - h̄_l - 1/(2β))², h̄ the log-ratio per token: https://arxiv.org/abs/2310.12036 eq. 17.
 
-    scores, reference [B, 2]; lengths [B, 2]: scored tokens of a causal language model, or None. The key `lengths`:
+    scores, reference [B, 2]; with `labels.lengths`, log-probabilities of a causal language model. The key `lengths`:
     `mean` divides each log-ratio by its own length, `sum` is the paper's literal form.
     """
 
@@ -149,12 +149,12 @@ class IPOLoss(Loss):
     def needs_reference(self) -> bool:
         return True
 
-    def __call__(
-        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, lengths: Tensor | None = None
-    ) -> LossOutput:
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
         ratios = (scores - fixed_reference(self, reference)) / self.temperature  # [B, 2]
         # every length counts, not only those of tokens whose log-ratio is not 0: that mean is 0/0 at step 0
-        compared = per_token(ratios, lengths) if self.lengths == "mean" else ratios
+        compared = per_token(ratios, labels.lengths) if self.lengths == "mean" else ratios
         losses = (gap(compared) - 1 / (2 * self.beta)).square()
-        return LossOutput(losses, self.weights(labels)["loss"], pair_metrics(scores, self.beta * ratios, lengths))
+        return LossOutput(
+            losses, self.weights(labels)["loss"], pair_metrics(scores, self.beta * ratios, labels.lengths)
+        )

@@ -46,7 +46,7 @@ class LogRatioLoss(Loss):
         scores = pair_scores(scores)
         rewards = self.rewards(scores, labels, reference)
         losses = self.of_rewards(rewards[:, 0], rewards[:, 1], labels)
-        return LossOutput(losses, self.weights(labels)["loss"], pair_metrics(scores, rewards))
+        return LossOutput(losses, self.weights(labels)["loss"], pair_metrics(scores, rewards, labels.lengths))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,4 +112,4 @@ class BCOLoss(LogRatioLoss):
         rewards = self.rewards(scores, labels, reference)
         shifted = rewards if delta is None else rewards - delta.detach()
         losses = negative_log_sigmoid(shifted[:, 0]) + negative_log_sigmoid(-shifted[:, 1])
-        return LossOutput(losses, self.weights(labels)["loss"], pair_metrics(scores, rewards))
+        return LossOutput(losses, self.weights(labels)["loss"], pair_metrics(scores, rewards, labels.lengths))

@@ -29,7 +29,7 @@ def gap(values: Tensor) -> Tensor:
 
 def per_token(logps: Tensor, lengths: Tensor | None) -> Tensor:
     """Means per scored token [B, 2] of sums [B, 2 or more]; without lengths a score is one unit and stays as it is."""
-    return logps[:, :2] if lengths is None else logps[:, :2] / lengths
+    return logps[:, :2] if lengths is None else logps[:, :2] / lengths[:, :2]
 
 
 def chosen_nll(logps: Tensor, lengths: Tensor | None, nll: str) -> Tensor:

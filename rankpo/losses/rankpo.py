@@ -115,7 +115,7 @@ class RankPOLoss(Loss):
         if self.sft_weight:
             imitated = negative_log_sigmoid(gap(scores) / self.temperature)
             terms["sft"] = Term(imitated, weights["sft"], self.sft_weight)
-        metrics = pair_metrics(scores, self.beta * gains / self.temperature)
+        metrics = pair_metrics(scores, self.beta * gains / self.temperature, labels.lengths)
         metrics["loss/preference"] = preferred.detach()
         if self.kl_weight and self.kl_temperature is not None and fixed is not None:
             kl = candidate_kl(scores, fixed, labels.mask, self.kl_temperature, self.kl_direction)

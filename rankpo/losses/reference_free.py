@@ -1,6 +1,6 @@
 """Preference losses without a reference model: SimPO, CPO, ORPO, SLiC.
 
-lp = log-probability of a completion, lp̄ = its mean per scored token (lengths [B, 2]; without lengths, lp itself).
+lp = log-probability of a completion, lp̄ = its mean per scored token (by `labels.lengths` [B, 2]; without them, lp itself).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NLL = ("mean", "sum")
 
 @dataclass(frozen=True, kw_only=True)
 class SimPOLoss(Loss):
-    """ℓ(β(lp̄_w - lp̄_l - margin)), https://arxiv.org/abs/2405.14734 eq. 6. scores [B, 2]; lengths [B, 2] or None."""
+    """ℓ(β(lp̄_w - lp̄_l - margin)), https://arxiv.org/abs/2405.14734 eq. 6. scores [B, 2]."""
 
     beta: float = 2.5
     temperature: float = 1.0
@@ -29,18 +29,16 @@ class SimPOLoss(Loss):
         require_positive(beta=self.beta, temperature=self.temperature)
         require_not_negative(margin=self.margin)
 
-    def __call__(
-        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, lengths: Tensor | None = None
-    ) -> LossOutput:
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
-        rewards = self.beta * per_token(scores, lengths) / self.temperature  # [B, 2]
+        rewards = self.beta * per_token(scores, labels.lengths) / self.temperature  # [B, 2]
         losses = negative_log_sigmoid(gap(rewards) - self.beta * self.margin)
-        return LossOutput(losses, self.weights(labels)["loss"], pair_metrics(scores, rewards, lengths))
+        return LossOutput(losses, self.weights(labels)["loss"], pair_metrics(scores, rewards, labels.lengths))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CPOLoss(Loss):
-    """ℓ(β(lp_w - lp_l)) + α·nll_w, https://arxiv.org/abs/2401.08417. scores [B, 2]; lengths [B, 2] or None.
+    """ℓ(β(lp_w - lp_l)) + α·nll_w, https://arxiv.org/abs/2401.08417. scores [B, 2].
 
     nll: negative log-probability of the chosen one per token (`mean`) or summed. logps: see `logps_from_scores`.
     """
@@ -57,21 +55,19 @@ class CPOLoss(Loss):
         require_choice(NLL, nll=self.nll)
         require_choice(LOGPS, logps=self.logps)
 
-    def __call__(
-        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, lengths: Tensor | None = None
-    ) -> LossOutput:
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
         logps = logps_from_scores(scores, labels.mask, self.temperature, self.logps)
         preferred = negative_log_sigmoid(self.beta * gap(logps))
-        imitated = self.alpha * chosen_nll(logps, lengths, self.nll)
-        return _sum(self, labels, preferred, imitated, pair_metrics(scores, self.beta * logps, lengths))
+        imitated = self.alpha * chosen_nll(logps, labels.lengths, self.nll)
+        return _sum(self, labels, preferred, imitated, pair_metrics(scores, self.beta * logps, labels.lengths))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ORPOLoss(Loss):
     """nll_w + λℓ(o_w - o_l), log-odds o = lp̄ - log(1 - e^lp̄): https://arxiv.org/abs/2403.07691 eqs. 6 and 7.
 
-    scores [B, 2]; lengths [B, 2] or None. The log-odds are of means: with sums they would reward length.
+    scores [B, 2]. The log-odds are of means: with sums they would reward length.
     """
 
     lambda_: float = 0.1
@@ -85,23 +81,21 @@ class ORPOLoss(Loss):
         require_choice(NLL, nll=self.nll)
         require_choice(LOGPS, logps=self.logps)
 
-    def __call__(
-        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, lengths: Tensor | None = None
-    ) -> LossOutput:
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
         logps = logps_from_scores(scores, labels.mask, self.temperature, self.logps)
-        means = per_token(logps, lengths)
+        means = per_token(logps, labels.lengths)
         log_odds = means - log1mexp(means)  # [B, 2]
         preferred = self.lambda_ * negative_log_sigmoid(gap(log_odds))
-        metrics = pair_metrics(scores, self.lambda_ * means, lengths)  # λ in the place of β, as TRL logs it
-        return _sum(self, labels, preferred, chosen_nll(logps, lengths, self.nll), metrics)
+        metrics = pair_metrics(scores, self.lambda_ * means, labels.lengths)  # λ in the place of β, as TRL logs it
+        return _sum(self, labels, preferred, chosen_nll(logps, labels.lengths, self.nll), metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SLiCLoss(Loss):
     """max(0, δ - lp_w + lp_l) + λ·nll_w, https://arxiv.org/abs/2305.10425 eq. 1 with the chosen text as target.
 
-    scores [B, 2]; lengths [B, 2] or None. delta: δ in nats. Rewards are log-probabilities: there is no β.
+    scores [B, 2]. delta: δ in nats. Rewards are log-probabilities: there is no β.
     """
 
     delta: float = 1.0
@@ -116,14 +110,12 @@ class SLiCLoss(Loss):
         require_choice(NLL, nll=self.nll)
         require_choice(LOGPS, logps=self.logps)
 
-    def __call__(
-        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, lengths: Tensor | None = None
-    ) -> LossOutput:
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
         logps = logps_from_scores(scores, labels.mask, self.temperature, self.logps)
         preferred = (self.delta - gap(logps)).clamp(min=0)
-        imitated = self.lambda_ * chosen_nll(logps, lengths, self.nll)
-        return _sum(self, labels, preferred, imitated, pair_metrics(scores, logps, lengths))
+        imitated = self.lambda_ * chosen_nll(logps, labels.lengths, self.nll)
+        return _sum(self, labels, preferred, imitated, pair_metrics(scores, logps, labels.lengths))
 
 
 def _sum(loss: Loss, labels: Labels, preferred: Tensor, imitated: Tensor, metrics: dict[str, Tensor]) -> LossOutput:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rankpo.data.collate import labels_of
 from rankpo.models.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
-from rankpo.types import Sequences
+from rankpo.types import Labels, Sequences
 
 if TYPE_CHECKING:
+    from rankpo.data.dataloaders import Group
     from rankpo.data.text_store import ExampleTable
 
 CPU_CHUNK_TOKENS = 4096  # a working set near the caches: see engine.md's measurements and LOG.md, 2026-11-21
@@ -100,6 +102,14 @@ class RankingModel(nn.Module):
 
     def _backbone(self, **arguments: Any) -> Tensor:
         return self.backbone(**arguments, **self.constant_arguments).last_hidden_state
+
+    def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
+        """What is known of groups before any forward pass; a model that scores tokens adds how many."""
+        return labels_of(groups)
+
+    def truncation(self, table: ExampleTable) -> str | None:
+        """What the maximum lengths cut off from the table's texts, in words, or None."""
+        return None
 
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
         """[slots] float32: the score of every candidate of the table for its query, on every rank."""

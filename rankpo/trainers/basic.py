@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from rankpo import distributed
 from rankpo.checkpoint import CheckpointStore
-from rankpo.data.collate import labels_of
 from rankpo.data.dataloaders import DataLoader, Group
 from rankpo.data.planner import plan
 from rankpo.evaluation import Evaluator
@@ -103,7 +102,7 @@ class BasicTrainer:
             micro_batches.append(MicroBatch(batch, counts=bool(len(part))))
         return Update(
             micro_batches=micro_batches,
-            denominators=denominators(self.loss, labels_of(groups)),
+            denominators=denominators(self.loss, self.policy.labels(table, groups)),
             num_queries=len(groups),
             num_tokens=sum(item.batch.sequences.num_tokens for item in micro_batches if item.counts),
             ids=tuple(group.id for group in groups),
@@ -144,6 +143,8 @@ class BasicTrainer:
     def train(self) -> Mapping[str, float]:
         """Runs to the end (or continues from `resume()`); returns the last evaluation's metrics."""
         self.policy.train()
+        if cut := self.policy.truncation(self.loader.table):
+            self.logger.say(cut)
         if self.state.step == 0 and self.settings.eval_at_start:
             self.evaluate()
         self.logger.start(self.total_steps, self.state.step)

@@ -17,11 +17,14 @@ SCORES = tensor([[0.7, 0.5], [0.1, 0.4], [0.2, 0.2], [5.0, -3.0], [-1.0, 1.5]], 
 FIXED = tensor([[0.6, 0.5], [0.3, 0.4], [0.2, 0.2], [1.0, 1.5], [-1.5, 1.0]], dtype=float64)
 
 
-def labels(num_queries: int, num_candidates: int = 2, confidence: list[float] | None = None) -> Labels:
+def labels(
+    num_queries: int, num_candidates: int = 2, confidence: list[float] | None = None, lengths: Tensor | None = None
+) -> Labels:
     """Column 0 relevant, everything unmasked, confidence 1 unless given."""
     relevance = (arange(num_candidates) == 0).double().repeat(num_queries, 1)
     stated = ones(num_queries, dtype=float64) if confidence is None else tensor(confidence, dtype=float64)
-    return Labels(relevance=relevance, mask=ones(num_queries, num_candidates, dtype=bool), confidence=stated)
+    mask = ones(num_queries, num_candidates, dtype=bool)
+    return Labels(relevance=relevance, mask=mask, confidence=stated, lengths=lengths)
 
 
 def assert_values(actual: Tensor, *expected: float, atol: float = 5.1e-8) -> None:

@@ -37,10 +37,10 @@ def test_golden_values(loss, pair_1, pair_2):
 
 def test_ipo_with_means():
     """(1/4 + .5/5 - 5)² = 4.65² = 21.6225; (-2/8 - 1/5 - 5)² = 5.45² = 29.7025; without lengths as with sums."""
-    output = IPOLoss()(LOGPS, labels(2), REFERENCE, lengths=LENGTHS)
+    output = IPOLoss()(LOGPS, labels(2, lengths=LENGTHS), REFERENCE)
     assert_values(output.losses, 21.6225, 29.7025)
     assert_values(IPOLoss()(LOGPS, labels(2), REFERENCE).losses, 12.25, 64.0)
-    assert_values(IPOLoss(lengths="sum")(LOGPS, labels(2), REFERENCE, lengths=LENGTHS).losses, 12.25, 64.0)
+    assert_values(IPOLoss(lengths="sum")(LOGPS, labels(2, lengths=LENGTHS), REFERENCE).losses, 12.25, 64.0)
     assert_close(output.metrics["rewards/chosen"], tensor([0.1, -0.2], dtype=float64))  # β·h of sums, for all losses
     assert_close(output.metrics["logps/chosen"], LOGPS[:, 0])
 
@@ -72,7 +72,7 @@ def test_metrics_by_hand():
     assert not any(value.requires_grad for value in metrics.values())
     tied = DPOLoss()(LOGPS, labels(2), LOGPS).metrics
     assert tied["rewards/accuracies"].tolist() == [0, 0]  # strictly, as in TRL
-    assert "logps/chosen" in DPOLoss()(LOGPS, labels(2), REFERENCE, lengths=LENGTHS).metrics
+    assert "logps/chosen" in DPOLoss()(LOGPS, labels(2, lengths=LENGTHS), REFERENCE).metrics
 
 
 def test_temperature_divides():
@@ -90,7 +90,7 @@ def test_sft_term():
     assert output.terms["sft"].scale == 0.3
     assert set(loss.weights(labels(5))) == {"loss", "sft"}
     assert set(DPOLoss().weights(labels(5))) == {"loss"} and not DPOLoss()(SCORES, labels(5), FIXED).terms
-    tokens = DPOLoss(sft_weight=1.0, logps="none")(LOGPS, labels(2), REFERENCE, lengths=LENGTHS)
+    tokens = DPOLoss(sft_weight=1.0, logps="none")(LOGPS, labels(2, lengths=LENGTHS), REFERENCE)
     assert_values(tokens.terms["sft"].losses, 3.0, 2.5)
 
 
@@ -163,7 +163,7 @@ def test_gradients(loss):
         (lambda: DPOLoss(kind="ipo"), "kind must be one of sigmoid, hinge, got 'ipo'"),
         (lambda: DPOLoss(kind="hinge", label_smoothing=0.1), "label_smoothing must be 0 with kind=hinge, got 0.1"),
         (lambda: DPOLoss(sft_weight=-0.1), "sft_weight must be >= 0, got -0.1"),
-        (lambda: DPOLoss(logps="mean"), "logps must be one of candidates, sigmoid, none, got 'mean'"),
+        (lambda: DPOLoss(logps="mean"), "logps must be one of auto, candidates, sigmoid, none, got 'mean'"),
         (lambda: CDPOLoss(label_smoothing=0.5), r"label_smoothing must be in \[0, 0.5\), got 0.5"),
         (lambda: RobustDPOLoss(label_smoothing=0.5), r"label_smoothing must be in \[0, 0.5\), got 0.5"),
         (lambda: RobustDPOLoss(kind="hinge", label_smoothing=0.0), "kind must be one of sigmoid, got 'hinge'"),

@@ -110,7 +110,7 @@ def test_gradients(loss):
     [
         (lambda: APOZeroLoss(beta=-0.1), "beta must be > 0, got -0.1"),
         (lambda: NCALoss(temperature=0.0), "temperature must be > 0, got 0.0"),
-        (lambda: BCOLoss(logps="mean"), "logps must be one of candidates, sigmoid, none, got 'mean'"),
+        (lambda: BCOLoss(logps="mean"), "logps must be one of auto, candidates, sigmoid, none, got 'mean'"),
         (lambda: SPPOLoss(win_rate="soft"), "win_rate must be one of certain, confidence, got 'soft'"),
         (lambda: APODownLoss()(SCORES, labels(5)), "APODownLoss needs reference scores"),
     ],

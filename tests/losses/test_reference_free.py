@@ -32,12 +32,12 @@ def log_loss(x):
 )
 def test_golden_values(loss, pair_1, pair_2):
     assert not loss.needs_reference
-    assert_values(loss(LOGPS, labels(2), lengths=LENGTHS).losses, pair_1, pair_2)
+    assert_values(loss(LOGPS, labels(2, lengths=LENGTHS)).losses, pair_1, pair_2)
 
 
 def test_orpo_log_odds_gap():
     """With λ = 1 the loss less nll is ℓ(gap): -.2116684 and .5345813."""
-    output = ORPOLoss(lambda_=1.0, logps="none")(LOGPS, labels(2), lengths=LENGTHS)
+    output = ORPOLoss(lambda_=1.0, logps="none")(LOGPS, labels(2, lengths=LENGTHS))
     gap = tensor([-0.2116684, 0.5345813], dtype=float64)
     assert_close(output.metrics["loss/preference"], log_loss(gap), atol=1e-7, rtol=0)
     assert_close(output.metrics["loss/sft"], tensor([3.0, 2.5], dtype=float64))
@@ -46,15 +46,15 @@ def test_orpo_log_odds_gap():
 def test_nll_sum_and_mean():
     """α·12 against α·12/4, and the same for slic: nothing else differs."""
     for family, weight in ((CPOLoss(alpha=0.5, logps="none"), 0.5), (SLiCLoss(lambda_=0.5, logps="none"), 0.5)):
-        by_sum = type(family)(**{**vars(family), "nll": "sum"})(LOGPS, labels(2), lengths=LENGTHS).losses
-        by_mean = type(family)(**{**vars(family), "nll": "mean"})(LOGPS, labels(2), lengths=LENGTHS).losses
+        by_sum = type(family)(**{**vars(family), "nll": "sum"})(LOGPS, labels(2, lengths=LENGTHS)).losses
+        by_mean = type(family)(**{**vars(family), "nll": "mean"})(LOGPS, labels(2, lengths=LENGTHS)).losses
         assert_close(by_sum - by_mean, weight * tensor([12.0 - 3.0, 20.0 - 2.5], dtype=float64))
 
 
 def test_simpo_is_reference_free_rankpo_on_means():
     means = LOGPS / LENGTHS
     rankpo = RankPOLoss(beta=2.5, temperature=1.0, margin=0.55, reference_free=True)(means, labels(2))
-    simpo = SimPOLoss()(LOGPS, labels(2), lengths=LENGTHS)
+    simpo = SimPOLoss()(LOGPS, labels(2, lengths=LENGTHS))
     assert_close(simpo.losses, rankpo.losses)
     assert_close(simpo.metrics["rewards/margins"], rankpo.metrics["rewards/margins"])
 
@@ -114,7 +114,7 @@ def test_gradients(loss):
         (lambda: CPOLoss(alpha=-1.0), "alpha must be >= 0, got -1.0"),
         (lambda: CPOLoss(nll="max"), "nll must be one of mean, sum, got 'max'"),
         (lambda: ORPOLoss(lambda_=-1.0), "lambda_ must be >= 0, got -1.0"),
-        (lambda: ORPOLoss(logps="mean"), "logps must be one of candidates, sigmoid, none, got 'mean'"),
+        (lambda: ORPOLoss(logps="mean"), "logps must be one of auto, candidates, sigmoid, none, got 'mean'"),
         (lambda: SLiCLoss(delta=0.0), "delta must be > 0, got 0.0"),
         (lambda: SLiCLoss(temperature=0.0), "temperature must be > 0, got 0.0"),
     ],

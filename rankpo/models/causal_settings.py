@@ -1,0 +1,46 @@
+"""How a causal language model reads prompts and completions: saved with the weights, used alike wherever it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalSettings:
+    """max_length: tokens of prompt and completion together, max_prompt_length of the prompt alone.
+
+    chat_template: jinja in place of the tokenizer's; None for the tokenizer's, or the default where it has none.
+    control_tokens: what precedes desirable and undesirable completions (loss=csft), or None.
+    """
+
+    max_length: int = 1024
+    max_prompt_length: int = 512  # both as in HALOs
+    chat_template: str | None = None
+    control_tokens: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_length < 4:
+            raise ValueError(f"max_length must be >= 4 tokens, got {self.max_length}")
+        if not 2 <= self.max_prompt_length <= self.max_length - 2:
+            raise ValueError(
+                f"max_prompt_length must be in 2 to max_length - 2 = {self.max_length - 2}, "
+                f"got {self.max_prompt_length}"
+            )
+        if self.control_tokens is not None:
+            if len(self.control_tokens) != 2 or len(set(self.control_tokens)) != 2:
+                raise ValueError(f"control_tokens must be two different tokens or null, got {self.control_tokens}")
+            object.__setattr__(self, "control_tokens", tuple(self.control_tokens))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> CausalSettings:
+        """Settings from `to_json`'s form; keys of later versions are refused by name."""
+        known = {item.name for item in fields(cls)}
+        strange = sorted(set(values) - known)
+        if strange:
+            raise ValueError(f"unknown settings {', '.join(strange)}; known: {', '.join(sorted(known))}")
+        return cls(**values)
