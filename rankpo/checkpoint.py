@@ -50,8 +50,8 @@ def written_whole(target: Path) -> Iterator[Path]:
 
     Raises CheckpointError where the disk is full; what was there before stays.
     """
+    recover(target)
     temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -70,6 +70,20 @@ def written_whole(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def recover(target: Path) -> None:
+    """Tidies up after a writing of `target` that was cut off: an old folder already moved aside takes its place again.
+
+    Only for the process that holds the run directory: another's half-written folder would go too.
+    """
+    for old in target.parent.glob(f"{target.name}.old-*"):
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(target)
+    for temporary in target.parent.glob(f"{target.name}.tmp-*"):
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replace(temporary: Path, target: Path) -> None:
@@ -131,11 +145,9 @@ class CheckpointStore:
         self.folder = run_dir / "checkpoints"
 
     def clean(self) -> None:
-        """Removes what an interrupted writing left behind."""
-        for path in self.folder.glob("*.tmp-*"):
-            shutil.rmtree(path, ignore_errors=True)
-        for path in self.folder.glob("*.old-*"):
-            shutil.rmtree(path, ignore_errors=True)
+        """Tidies up after an interrupted writing."""
+        for name in {path.name.split(".")[0] for path in self.folder.glob("step-*.*-*")}:
+            recover(self.folder / name)
 
     def save(self, step: int, write: Callable[[Path], None], state: Mapping[str, Any]) -> Checkpoint:
         """Writes step-N: whatever `write` puts into the folder, and `state` as JSON."""
@@ -158,10 +170,16 @@ class CheckpointStore:
             say(f"{checkpoint.path} is damaged ({fault}); looking at the one before")
         return None
 
-    def keep(self, newest: int, others: Collection[int] = ()) -> None:
-        """Removes all but the `newest` ones and those of the steps in `others`."""
-        for checkpoint in self.list()[:-newest]:
-            if checkpoint.step not in others:
+    def keep(self, step: int, newest: int, others: Collection[int] = ()) -> None:
+        """Removes all but the `newest` ones up to `step` and those of the steps in `others`.
+
+        Those after `step` go: the run went back behind them because they were damaged, and a damaged one must not
+        take the place of a good one among the newest.
+        """
+        present = self.list()
+        past = [checkpoint for checkpoint in present if checkpoint.step <= step]
+        for checkpoint in [*past[:-newest], *present[len(past) :]]:
+            if checkpoint.step not in others or checkpoint.step > step:
                 shutil.rmtree(checkpoint.path)
 
 
@@ -183,28 +201,36 @@ def claim(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def enter_run_dir(run_dir: Path, config: Mapping[str, Any], overwrite: bool, resume: str | None) -> None:
-    """Makes the directory ready, or raises CheckpointError saying which key to set.
+def enter_run_dir(run_dir: Path, config: Mapping[str, Any], overwrite: bool, resume: str | None) -> bool:
+    """Makes the directory ready and says whether there is something to do; or raises CheckpointError with the key to set.
 
     A finished run (FINAL is there) is not overwritten without overwrite=true; an unfinished one is continued with
-    resume=auto, if its config is the same up to keys that cannot change the result.
+    resume=auto, if its config is the same up to keys that cannot change the result. With resume=auto, a finished
+    one of the same config stays as it is: False.
     """
     saved_path = run_dir / "config.json"
-    if not saved_path.exists() or overwrite:
-        if overwrite:
-            for name in ("checkpoints", "FINAL", "evaluation"):
-                shutil.rmtree(run_dir / name, ignore_errors=True)
-            (run_dir / "metrics.jsonl").unlink(missing_ok=True)
+    recover(run_dir / "FINAL")
+    finished = (run_dir / "FINAL").exists()
+    # a run that stopped before its first line, at a bad record say, left nothing to continue or to lose
+    begun = saved_path.exists() and any((run_dir / name).exists() for name in ("checkpoints", "metrics.jsonl"))
+    if overwrite:
+        for name in ("checkpoints", "FINAL", "evaluation"):
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+        (run_dir / "metrics.jsonl").unlink(missing_ok=True)
+    if overwrite or not (begun or finished):
         run_dir.mkdir(parents=True, exist_ok=True)
-        saved_path.write_text(json.dumps(config, indent=1, sort_keys=True))
+        temporary = saved_path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(config, indent=1, sort_keys=True))
+        temporary.replace(saved_path)
         return
-    if (run_dir / "FINAL").exists():
+    if finished:
         raise CheckpointError(f"{run_dir} holds a finished run; set overwrite=true or another exp_name")
     if resume != "auto":
         raise CheckpointError(f"{run_dir} holds an unfinished run; set resume=auto to continue it, or overwrite=true")
     different = differences(json.loads(saved_path.read_text()), config)
     if different:
         raise CheckpointError(f"{run_dir} was started with another config: {'; '.join(different)}; set overwrite=true")
+    return not finished
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -46,8 +46,14 @@ class Train:
         accelerator = distributed.make_accelerator(experiment.settings.precision, experiment.settings.timeout_minutes)
         main = distributed.rank() == 0
         with claim(experiment.run_dir) if main else _nothing():
+            unfinished = True
             if main:
-                enter_run_dir(experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume)
+                unfinished = enter_run_dir(
+                    experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume
+                )
+            if not distributed.broadcast_object(unfinished):
+                MetricsLogger(main=main).say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
+                return {}
             logger = MetricsLogger(experiment.run_dir, main=main, tracker=experiment.tracker, config=experiment.config)
             trainer = assemble(experiment, accelerator, logger, self.metrics)
             if experiment.resume == "auto":
