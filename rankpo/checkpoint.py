@@ -222,8 +222,8 @@ def enter_run_dir(run_dir: Path, config: Mapping[str, Any], overwrite: bool, res
         temporary = saved_path.with_suffix(".tmp")
         temporary.write_text(json.dumps(config, indent=1, sort_keys=True))
         temporary.replace(saved_path)
-        return
-    if finished:
+        return True
+    if finished and resume != "auto":
         raise CheckpointError(f"{run_dir} holds a finished run; set overwrite=true or another exp_name")
     if resume != "auto":
         raise CheckpointError(f"{run_dir} holds an unfinished run; set resume=auto to continue it, or overwrite=true")
