@@ -1,0 +1,120 @@
+"""Group relative policy optimisation: completions of one prompt, judged against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rankpo.functional import LOGPS, logps_from_scores
+from rankpo.losses.base import (
+    at_least_float32,
+    require_below,
+    require_choice,
+    require_not_negative,
+    require_positive,
+    require_reference,
+)
+from rankpo.losses.ppo import PolicyTokens, TokenPolicyLoss, clipped_policy_loss, k3, ratio_metrics, scored_tokens
+from rankpo.types import Labels, LossOutput, Term
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOLoss(TokenPolicyLoss):
+    """-min(Aρ, A·clip(ρ, 1 - ε, 1 + ε_high)) + β(e^{-x} + x - 1), https://arxiv.org/abs/2402.03300 eqs. 3 and 4.
+
+    A = (r - mean)/(std + delta) within the group of one query, r = relevance; 0 in a group of one or of equal
+    rewards. ρ = π/old, x = log π - log reference. std: `population` with delta .01 as HALOs, `sample` with 1e-4 as
+    TRL. normalise: `token`, a mean over all tokens; `sequence`, a mean of the completions' means.
+    On scores [B, G] of models that are not causal, a candidate counts as one token and `logps` says how scores
+    become log-probabilities.
+    """
+
+    epsilon: float = 0.2
+    epsilon_high: float | None = None  # ε where null; .28 in DAPO
+    beta: float = 0.0
+    std: str = "population"
+    delta: float = 0.01
+    normalise: str = "token"
+    temperature: float = 1.0
+    logps: str = "candidates"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_below(1.0, epsilon=self.epsilon)
+        require_not_negative(beta=self.beta, epsilon_high=self.epsilon_high or 0.0)
+        require_positive(delta=self.delta, temperature=self.temperature)
+        require_choice(("population", "sample"), std=self.std)
+        require_choice(("token", "sequence"), normalise=self.normalise)
+        require_choice(LOGPS, logps=self.logps)
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.old_policy == "reference" or self.beta > 0
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The interval of ρ outside of which there is no gradient."""
+        return 1 - self.epsilon, 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
+
+    def weights(self, labels: Labels) -> Mapping[str, Tensor]:
+        if labels.lengths is None or self.normalise == "sequence":
+            units = labels.mask if labels.lengths is None else labels.mask & (labels.lengths > 0)
+            count = units.sum(1).to(torch.float32)
+        else:
+            count = scored_tokens(self, labels).sum(1)
+        return {"loss": count, "kl": count} if self.beta else {"loss": count}
+
+    def advantages(self, rewards: Tensor, mask: Tensor) -> Tensor:
+        """A [B, G] of rewards [B, G]; 0 where masked, in groups of one and of equal rewards."""
+        rewards = at_least_float32(rewards)
+        count = mask.sum(1, keepdim=True)
+        centred = torch.where(
+            mask, rewards - torch.where(mask, rewards, 0).sum(1, keepdim=True) / count.clamp(min=1), 0
+        )
+        freedom = count if self.std == "population" else count - 1
+        deviation = (centred.square().sum(1, keepdim=True) / freedom.clamp(min=1)).sqrt()
+        # the mean of equal rewards can miss them by a rounding error, which δ would not hide
+        spread = torch.where(mask, rewards, -torch.inf).amax(1) > torch.where(mask, rewards, torch.inf).amin(1)
+        return torch.where(spread[:, None], centred / (deviation + self.delta), 0)
+
+    def of_tokens(self, tokens: PolicyTokens, advantages: Tensor, counts: Tensor) -> LossOutput:
+        """Losses [P] of the tokens of n completions. advantages [n]; counts [n] tokens of each."""
+        counts = counts.to(advantages.device)
+        each = torch.repeat_interleave(advantages.detach(), counts)  # [P]
+        weights = None
+        if self.normalise == "sequence":
+            weights = torch.repeat_interleave(1 / counts.to(each.dtype), counts)
+        return self._losses(tokens, each, weights)
+
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
+        """Losses [B] of candidates' scores [B, G]: means over each list, weighted by its length."""
+        if self.old_policy != "reference":
+            raise ValueError(f"old_policy={self.old_policy} acts on tokens; on scores [B, G] set old_policy=reference")
+        mask = labels.mask
+        fixed = at_least_float32(require_reference(self, reference)).detach()
+        policy, old = (
+            logps_from_scores(values, mask, self.temperature, self.logps)[mask]
+            for values in (at_least_float32(scores), fixed)
+        )  # [all candidates]
+        flat = self._losses(PolicyTokens(policy, old, old), self.advantages(labels.relevance, mask)[mask], None)
+        weights = self.weights(labels)["loss"]
+        terms = {name: Term(_list_means(term.losses, mask), weights, term.scale) for name, term in flat.terms.items()}
+        rewards = {"rewards/mean": labels.relevance[mask]}
+        return LossOutput(_list_means(flat.losses, mask), weights, {**flat.metrics, **rewards}, terms)
+
+    def _losses(self, tokens: PolicyTokens, advantages: Tensor, weights: Tensor | None) -> LossOutput:
+        logps = at_least_float32(tokens.logps)
+        ratio = (logps - at_least_float32(tokens.old_logps).detach()).exp()
+        losses, clipped = clipped_policy_loss(ratio, advantages, *self.bounds)
+        distance = k3(logps - at_least_float32(tokens.reference_logps).detach())
+        terms = {"kl": Term(distance, weights, self.beta)} if self.beta else {}
+        return LossOutput(losses, weights, ratio_metrics(ratio, clipped, advantages, distance), terms)
+
+
+def _list_means(values: Tensor, mask: Tensor) -> Tensor:
+    """[B] means of values [candidates] over the unmasked places of each row; 0 for a row without any."""
+    placed = values.new_zeros(mask.shape).masked_scatter(mask, values)
+    return placed.sum(1) / mask.sum(1).clamp(min=1)

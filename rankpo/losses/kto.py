@@ -1,0 +1,96 @@
+"""Kahneman-Tversky optimisation: every completion for itself, desirable or not, measured from a reference point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rankpo.losses.base import Loss, at_least_float32, require_positive, require_reference
+from rankpo.types import Labels, LossOutput
+
+BALANCED = (1.0, 4 / 3)  # w_D n_D : w_U n_U should lie here, https://arxiv.org/abs/2402.01306 section 4.2
+
+
+def reference_point(mismatched: Tensor) -> Tensor:
+    """z0 = max(0, mean of the log-ratios h(x_i, y_j) of mismatched prompts and completions), a constant.
+
+    mismatched: [n], of the whole update. Raises ValueError for none: there is nothing to take a mean of.
+    """
+    if not mismatched.numel():
+        raise ValueError("the reference point needs at least one mismatched pair, got none")
+    return at_least_float32(mismatched.detach()).mean().clamp(min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KTOLoss(Loss):
+    """w_D σ(β(z0 - h)) for desirable completions, w_U σ(β(h - z0)) for the others: 2402.01306 eq. 8.
+
+    scores, reference [B, 1]: one completion per row, desirable where its relevance is > 0. h = (score - reference)/τ.
+    point: z0, a scalar in units of h, not of βh; 0 where None. The mean is over completions, not over weights.
+    """
+
+    beta: float = 0.1
+    temperature: float = 1.0  # embedding models: the one of stage one; z0 takes up the constant that h then lacks
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive(
+            beta=self.beta,
+            temperature=self.temperature,
+            desirable_weight=self.desirable_weight,
+            undesirable_weight=self.undesirable_weight,
+        )
+
+    @property
+    def needs_reference(self) -> bool:
+        return True
+
+    @property
+    def needs_reference_point(self) -> bool:
+        """Whether `point` must be measured on mismatched pairs."""
+        return True
+
+    def log_ratios(self, scores: Tensor, reference: Tensor | None) -> Tensor:
+        """h, of the shape of the scores; the reference is a constant."""
+        fixed = at_least_float32(require_reference(self, reference)).detach()
+        return (at_least_float32(scores) - fixed) / self.temperature
+
+    def balance(self, num_desirable: int, num_undesirable: int) -> float | None:
+        """w_D n_D : w_U n_U, or None where a class is empty."""
+        if not num_desirable or not num_undesirable:
+            return None
+        return self.desirable_weight * num_desirable / (self.undesirable_weight * num_undesirable)
+
+    def __call__(
+        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, point: Tensor | None = None
+    ) -> LossOutput:
+        if scores.ndim != 2 or scores.shape[1] != 1:
+            raise ValueError(
+                f"{type(self).__name__} needs scores [B, 1], a completion per row, got {list(scores.shape)}"
+            )
+        ratios = self.log_ratios(scores, reference)[:, 0]  # [B]
+        desirable = labels.relevance[:, 0] > 0
+        origin = ratios.new_zeros(()) if point is None else point.detach().to(ratios)
+        # what is wanted: above the reference point if desirable, below it if not
+        wanted = torch.where(desirable, ratios - origin, origin - ratios)
+        weights = torch.where(desirable, self.desirable_weight, self.undesirable_weight)
+        losses = weights * torch.sigmoid(-self.beta * wanted)
+        rewards = self.beta * ratios.detach()
+        metrics = {
+            "rewards/chosen": rewards[desirable],
+            "rewards/rejected": rewards[~desirable],
+            "kl/reference_point": origin,
+        }
+        return LossOutput(losses, self.weights(labels)["loss"], metrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KTOZeroLoss(KTOLoss):
+    """KTO with z0 = 0, for study: the same completions without the pull of a reference point."""
+
+    @property
+    def needs_reference_point(self) -> bool:
+        return False

@@ -1,0 +1,134 @@
+"""Divergences of a policy from its reference at one position, over the whole vocabulary: KL and risk ratios.
+
+p = reference, π = policy, g = log p - log π. All take (reference_logps [..., V], policy_logps [..., V]), the
+reference a constant, and give [...] in nats, differentiable in the second. Weights and quantiles are constants: the
+derivative of an optimal value is that at the optimum (Danskin).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rankpo.losses.base import require_choice, require_positive
+
+DIVERGENCES = ("cvar", "kl", "erm", "cvar_lower", "published_code")
+HALVINGS = 40  # of an interval of g: what is left is below the resolution of float32; float64 takes more
+
+
+def kl(reference_logps: Tensor, policy_logps: Tensor) -> Tensor:
+    """KL(p ‖ π) = Σ p g, the forward direction: https://arxiv.org/abs/2404.11999 eq. 11."""
+    probabilities, gains = _gains(reference_logps, policy_logps)
+    return (probabilities * gains).sum(-1)
+
+
+def reverse_kl(reference_logps: Tensor, policy_logps: Tensor) -> Tensor:
+    """KL(π ‖ p) = -Σ π g."""
+    probabilities = policy_logps.exp()
+    gains = reference_logps.detach() - policy_logps
+    return -(probabilities * torch.where(probabilities > 0, gains, 0)).sum(-1)
+
+
+def cvar(reference_logps: Tensor, policy_logps: Tensor, level: float) -> Tensor:
+    """Mean of g over the upper tail of mass μ = level: (1/μ) Σ w g. At μ = 1 this is KL, and it grows as μ falls."""
+    probabilities, gains = _gains(reference_logps, policy_logps)
+    weights = tail_weights(gains.detach(), probabilities, level)
+    return (weights * gains).sum(-1) / level
+
+
+def cvar_lower(reference_logps: Tensor, policy_logps: Tensor, level: float) -> Tensor:
+    """Mean of g over the lower tail of mass μ: the formula as printed in 2505.20359; at most KL."""
+    probabilities, gains = _gains(reference_logps, policy_logps)
+    weights = tail_weights(-gains.detach(), probabilities, level)
+    return (weights * gains).sum(-1) / level
+
+
+def erm(reference_logps: Tensor, policy_logps: Tensor, mu: float) -> Tensor:
+    """(1/μ) log Σ p e^{μg}: the Rényi divergence of order 1 + μ, KL as μ goes to 0."""
+    fixed = reference_logps.detach()
+    _, gains = _gains(fixed, policy_logps)
+    return (fixed + mu * gains).logsumexp(-1) / mu
+
+
+def published_cvar(reference_logps: Tensor, policy_logps: Tensor, level: float, split: bool = True) -> Tensor:
+    """Σ p g 1[g > q], q the (1 - level)-quantile of g with equal weight per word: the Ra-DPO repository's code.
+
+    split: as it does, each half of the vocabulary by itself. Kept to reproduce its numbers: it drops whatever
+    probability the low words hold, depends on the order of token ids, and is not divided by the mass that is kept.
+    """
+    probabilities, gains = _gains(reference_logps, policy_logps)
+    if not split:
+        return _above_quantile(probabilities, gains, level)
+    middle = gains.shape[-1] // 2
+    halves = ((probabilities[..., part], gains[..., part]) for part in (slice(0, middle), slice(middle, None)))
+    return torch.stack([_above_quantile(p, g, level) for p, g in halves]).sum(0)
+
+
+def tail_weights(values: Tensor, probabilities: Tensor, mass: float) -> Tensor:
+    """w [..., V] in [0, p] with Σw = mass on the largest values; the word at the border keeps a fraction.
+
+    The border is found by halving an interval, not by sorting: each step is one reduction over the vocabulary, and
+    the order of the words cannot matter. Words that tie at the border share what is left by their probability.
+    """
+    low = values.amin(-1, keepdim=True) - 1  # below every value
+    high = values.amax(-1, keepdim=True)
+    for _ in range(HALVINGS if values.dtype == torch.float32 else 2 * HALVINGS):
+        middle = (low + high) / 2
+        above = torch.where(values > middle, probabilities, 0).sum(-1, keepdim=True)
+        low = torch.where(above > mass, middle, low)
+        high = torch.where(above > mass, high, middle)
+    whole = values > high
+    border = (values > low) & ~whole
+    left = mass - torch.where(whole, probabilities, 0).sum(-1, keepdim=True)
+    at_border = torch.where(border, probabilities, 0).sum(-1, keepdim=True)
+    share = (left / at_border.clamp(min=torch.finfo(values.dtype).tiny)).clamp(0, 1)
+    return torch.where(whole, probabilities, torch.where(border, share * probabilities, 0))
+
+
+def _gains(reference_logps: Tensor, policy_logps: Tensor) -> tuple[Tensor, Tensor]:
+    """p, a constant, and g; a word that the reference excludes has p = 0 and counts as g = 0."""
+    fixed = reference_logps.detach()
+    probabilities = fixed.exp()
+    return probabilities, torch.where(probabilities > 0, fixed - policy_logps, 0)
+
+
+def _above_quantile(probabilities: Tensor, gains: Tensor, level: float) -> Tensor:
+    """Two partial selections in place of a sort: the quantile lies between neighbouring order statistics."""
+    constant = gains.detach()
+    place = (1 - level) * (constant.shape[-1] - 1)
+    below = min(int(place), constant.shape[-1] - 2)
+    first = constant.kthvalue(below + 1, -1, keepdim=True).values
+    second = constant.kthvalue(below + 2, -1, keepdim=True).values
+    quantile = torch.lerp(first, second, place - below)
+    return torch.where(constant > quantile, probabilities * gains, 0).sum(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RiskMeasure:
+    """One of `DIVERGENCES` with its numbers; called with log-probabilities [..., V] of reference and policy.
+
+    confidence_level: μ of cvar and cvar_lower, c of published_code, in (0, 1]. erm_mu: μ of erm.
+    """
+
+    divergence: str = "cvar"
+    confidence_level: float = 0.95
+    erm_mu: float = 1.0
+    published_split: bool = True
+
+    def __post_init__(self) -> None:
+        require_choice(DIVERGENCES, divergence=self.divergence)
+        require_positive(confidence_level=self.confidence_level, erm_mu=self.erm_mu)
+        if self.confidence_level > 1:
+            raise ValueError(f"confidence_level must be in (0, 1], got {self.confidence_level}")
+
+    def __call__(self, reference_logps: Tensor, policy_logps: Tensor) -> Tensor:
+        if self.divergence == "kl":
+            return kl(reference_logps, policy_logps)
+        if self.divergence == "erm":
+            return erm(reference_logps, policy_logps, self.erm_mu)
+        if self.divergence == "published_code":
+            return published_cvar(reference_logps, policy_logps, self.confidence_level, self.published_split)
+        tail = cvar if self.divergence == "cvar" else cvar_lower
+        return tail(reference_logps, policy_logps, self.confidence_level)
