@@ -18,11 +18,11 @@ from typing import Any
 import xxhash
 
 from rankpo.data.beir import write_beir
-from rankpo.data.jobs_judge import judge
+from rankpo.data.jobs_judge import judge, utility
 from rankpo.data.jobs_texts import DEPTH, DUTIES, FIELDS, FILLERS, LEVELS, NO_YEARS, RECENT, REGIONS, STALE, YEARS
 from rankpo.types import Example
 
-PARTS = ("contrastive", "preferences", "dev", "test", "preferences_dev", "preferences_test")
+PARTS = ("contrastive", "preferences", "graded", "dev", "test", "preferences_dev", "preferences_test")
 NOW = 2026
 VERSION = 2  # raise it with any change of what is generated
 
@@ -62,10 +62,11 @@ def relevance(post: Post, profile: Profile) -> int:
 class Jobs:
     """One part of the world.
 
-    part: `contrastive` and `preferences` to train on; `dev` and `test`, corpora with graded judgements;
+    part: `contrastive`, `preferences` and `graded` to train on; `dev` and `test`, corpora with graded judgements;
     `preferences_dev`, `preferences_test`, pairs for their posts. num_profiles: of each of the three worlds (train,
     dev, test), which share no post and no profile. num_pairs: per post, all among `shortlist` profiles drawn for it:
-    a judge who compares within a short list makes texts that updates share.
+    a judge who compares within a short list makes texts that updates share. num_negatives: per post; of `graded`,
+    candidates of each grade. max_label: of `graded`, the relevance of the best grade.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Jobs:
     num_negatives: int = 10
     num_pairs: int = 8
     shortlist: int = 6
+    max_label: float = 1.0
     weight: float = 1.0
     ignore_identical_ids: bool = False
     relevant_from: int = 1
@@ -93,7 +95,8 @@ class Jobs:
     @property
     def world(self) -> str:
         """train, dev or test."""
-        return self.part.removeprefix("preferences_") if self.part not in ("contrastive", "preferences") else "train"
+        of_train = ("contrastive", "preferences", "graded")
+        return "train" if self.part in of_train else self.part.removeprefix("preferences_")
 
     def fingerprint(self) -> str:
         settings = {item.name: getattr(self, item.name) for item in fields(self)}  # not the cached posts and profiles
@@ -127,6 +130,8 @@ class Jobs:
     def examples(self) -> Iterator[Example]:
         if self.part.startswith("preferences"):
             yield from self._preferences()
+        elif self.part == "graded":
+            yield from self._graded()
         else:
             yield from self._contrastive()
 
@@ -145,6 +150,20 @@ class Jobs:
             values = [1.0] * len(positives) + [0.0] * len(negatives)
             unique = dict(zip(reversed(texts), reversed(values), strict=True))  # of equal texts the positive stays
             yield Example(post.text, tuple(reversed(unique)), tuple(reversed(unique.values())), post.id)
+
+    def _graded(self) -> Iterator[Example]:
+        """Candidates of every grade, 2 to 0 scaled to max_label; the teacher is the judge's utility, in logits."""
+        rng = random.Random(f"{self.seed}/{self.world}/graded")
+        for post in self.posts:
+            chosen: dict[str, Profile] = {}
+            for grade in (2, 1, 0):
+                pool = [profile for profile in self.profiles if relevance(post, profile) == grade]
+                for profile in rng.sample(pool, min(len(pool), self.num_negatives)):
+                    chosen.setdefault(profile.text, profile)
+            grades = tuple(relevance(post, profile) / 2 * self.max_label for profile in chosen.values())
+            teacher = tuple(utility(post, profile) for profile in chosen.values())
+            if len(set(grades)) > 1:
+                yield Example(post.text, tuple(chosen), grades, post.id, teacher=teacher)
 
     def _preferences(self) -> Iterator[Example]:
         """Pairs of plausible profiles, most of them right by the rules, chosen and rejected by the judge."""

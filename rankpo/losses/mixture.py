@@ -1,0 +1,56 @@
+"""A weighted sum of losses on the same scores, such as labels beside a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rankpo.losses.base import Loss, require_positive
+from rankpo.types import Labels, LossOutput, Term
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureLoss(Loss):
+    """Σ weight·loss, each with a denominator of its own, logged as `loss/<name>` before its weight.
+
+    losses: by name; the first is the main term and gives the metrics. term_weights: of every name, > 0.
+    """
+
+    losses: Mapping[str, Loss]
+    term_weights: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if len(self.losses) < 2:
+            raise ValueError(f"losses must name two or more, got {', '.join(self.losses) or 'none'}")
+        if set(self.losses) != set(self.term_weights):
+            raise ValueError(
+                f"term_weights must have the names of losses, {', '.join(self.losses)}, got {', '.join(self.term_weights)}"
+            )
+        if reserved := set(self.losses) & {"loss"}:
+            raise ValueError(f"losses must not use the name {reserved.pop()}: it is the sum's")
+        require_positive(**{f"term_weights.{name}": weight for name, weight in self.term_weights.items()})
+
+    @property
+    def main(self) -> str:
+        return next(iter(self.losses))
+
+    @property
+    def needs_reference(self) -> bool:
+        return any(loss.needs_reference for loss in self.losses.values())
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(getattr(loss, "needs_teacher", False) for loss in self.losses.values())
+
+    def weights(self, labels: Labels) -> Mapping[str, Tensor]:
+        by_name = {name: loss.weights(labels)["loss"] for name, loss in self.losses.items()}
+        return {"loss": by_name[self.main], **{name: by_name[name] for name in by_name if name != self.main}}
+
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
+        outputs = {name: loss(scores, labels, reference) for name, loss in self.losses.items()}
+        first = outputs.pop(self.main)
+        terms = {name: Term(output.losses, output.weights, self.term_weights[name]) for name, output in outputs.items()}
+        metrics = {**first.metrics, f"loss/{self.main}": first.losses.detach()}
+        return LossOutput(self.term_weights[self.main] * first.losses, first.weights, metrics, terms)
