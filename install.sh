@@ -51,17 +51,21 @@ install() { # install EXTRAS…: does nothing if the same was installed before f
   "$python" -m pip install --quiet "${index[@]}" -c constraints.txt -e ".[$extras]"
   if has_gpu; then # compiled for this machine; training works without them
     "$python" -m pip install --quiet --no-build-isolation flash-attn || printf 'install.sh: flash-attn could not be built; attention uses sdpa\n' >&2
-    "$python" -m pip install --quiet faiss-gpu-cu12 || printf 'install.sh: no GPU faiss for this machine; search stays exact\n' >&2
+    "$python" -m pip uninstall --quiet --yes faiss-cpu # the two are one module: never both
+    "$python" -m pip install --quiet faiss-gpu-cu12 || {
+      printf 'install.sh: no GPU faiss for this machine; faiss searches on the CPU\n' >&2
+      "$python" -m pip install --quiet -c constraints.txt faiss-cpu
+    }
   fi
   printf '%s' "$wanted" > "$stamp"
 }
 
 case "${1:-}" in
-  "") install demo; printf 'ready: %s\n' "source $venv/bin/activate" ;;
+  "") install demo faiss; printf 'ready: %s\n' "source $venv/bin/activate" ;;
   demo) shift; install demo; exec "$python" -m rankpo.demo "$@" ;;
   test)
     shift
-    install demo st dev
+    install demo st faiss dev
     "$python" -m ruff check .
     "$python" -m ruff format --check .
     "$python" -m mypy rankpo launch.py
