@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankpo.checkpoint import written_whole
-from rankpo.model_card import card
+from rankpo.config_errors import ConfigError
+from rankpo.model_card import card, public_name
 from rankpo.models.settings import EmbeddingSettings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.embedding import EmbeddingModel
 
@@ -27,6 +28,7 @@ POOLING_KEYS = {
     "mean": "pooling_mode_mean_tokens",
     "last": "pooling_mode_lasttoken",
 }
+SAMPLE_TEXTS = ["a short text", "a text that is a little longer than the other one, and has more words", "word"]
 OTHER_POOLING_KEYS = (
     "pooling_mode_max_tokens",
     "pooling_mode_mean_sqrt_len_tokens",
@@ -38,28 +40,55 @@ class ExportError(RuntimeError):
     """A folder that would not give the same embeddings elsewhere."""
 
 
-def export_embedding(folder: Path, model: EmbeddingModel, description: Mapping[str, Any]) -> None:
+def export_embedding(folder: Path, model: EmbeddingModel, description: Mapping[str, Any]) -> float:
     """Writes FINAL whole: merged weights, tokenizer, settings, card; adapters beside in adapter/.
 
-    description: loss, data, metrics and versions for rankpo.json and the card.
+    The folder takes its name only once it was loaded again and found equal; what was there before stays until then.
+    description: loss, data, metrics and versions for rankpo.json and the card. Returns the largest difference of an
+    embedding. Raises ExportError.
     """
-    backbone = merged(model)
+    description = {**description, "base_model": public_name(description.get("base_model"))}
+    with written_whole(folder) as temporary:
+        _save_backbone(merged(model), temporary)
+        tokenizer(model).save_pretrained(temporary)
+        _write_sentence_transformers(temporary, model)
+        record = {"kind": "embedding", "format": 1, "settings": model.settings.to_json(), **description}
+        _write_json(temporary / SETTINGS_FILE, record)
+        (temporary / "README.md").write_text(card(model.settings, description))
+        if model.has_adapters:
+            _save_adapters(model, temporary / "adapter")
+        return verify_export(temporary, model, SAMPLE_TEXTS)
+
+
+def _save_backbone(backbone: PreTrainedModel, folder: Path) -> None:
+    """Plain transformers files; the attention that only rankpo knows is not named in them."""
     asked = backbone.config._attn_implementation
     backbone.config._attn_implementation = "sdpa"
     try:
-        with written_whole(folder) as temporary:
-            backbone.save_pretrained(temporary, safe_serialization=True)
-            model.tokenizer.save_pretrained(temporary)
-            _write_sentence_transformers(temporary, model)
-            record = {"kind": "embedding", "format": 1, "settings": model.settings.to_json(), **description}
-            _write_json(temporary / SETTINGS_FILE, record)
-            (temporary / "README.md").write_text(card(model.settings, description))
-            if model.has_adapters:
-                adapters: Any = model.backbone
-                adapters.save_pretrained(temporary / "adapter", safe_serialization=True)
-                model.tokenizer.save_pretrained(temporary / "adapter")
+        backbone.save_pretrained(folder)
     finally:
         backbone.config._attn_implementation = asked
+
+
+def _save_adapters(model: EmbeddingModel, folder: Path) -> None:
+    """adapter/: for peft, and for sentence-transformers, which looks for its files beside the adapters."""
+    adapters: Any = model.backbone
+    adapters.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's own card: empty headings, and the base's local path
+    tokenizer(model).save_pretrained(folder)
+    _write_sentence_transformers(folder, model)
+
+
+def tokenizer(model: EmbeddingModel) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a pad token: others pad their batches, and refuse a tokenizer that has none.
+
+    Which token it is does not matter, since masks hide it.
+    """
+    if model.tokenizer.pad_token is not None:
+        return model.tokenizer
+    padded = copy.deepcopy(model.tokenizer)
+    padded.pad_token = padded.eos_token or padded.sep_token or padded.unk_token
+    return padded
 
 
 def merged(model: EmbeddingModel) -> PreTrainedModel:
@@ -78,15 +107,15 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
         path = "" if number == 0 else f"{number}_{name}"
         (folder / path).mkdir(exist_ok=True)
         modules.append({"idx": number, "name": str(number), "path": path, "type": f"{CLASSES}.{name}"})
-    _write_json(folder / "modules.json", modules)
+    write_json(folder / "modules.json", modules)
     pooling = {
         "word_embedding_dimension": int(model.base.config.get_text_config().hidden_size),
         **{key: name == settings.pooling for name, key in POOLING_KEYS.items()},
         **dict.fromkeys(OTHER_POOLING_KEYS, False),
         "include_prompt": True,
     }
-    _write_json(folder / "1_Pooling" / "config.json", pooling)
-    _write_json(
+    write_json(folder / "1_Pooling" / "config.json", pooling)
+    write_json(
         folder / "sentence_bert_config.json", {"max_seq_length": settings.passage_max_length, "do_lower_case": False}
     )
     import torch
@@ -97,7 +126,7 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
         "transformers": transformers.__version__,
         "pytorch": torch.__version__.split("+")[0],
     }
-    _write_json(
+    write_json(
         folder / "config_sentence_transformers.json",
         {
             "model_type": "SentenceTransformer",
@@ -110,14 +139,14 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
     )
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_settings(folder: Path) -> EmbeddingSettings | None:
     """How a saved model reads and pools texts: from rankpo.json, else from sentence-transformers' files, else None.
 
-    Raises ValueError for a pooling that rankpo has not.
+    Raises ConfigError for a pooling, a module or a format that rankpo has not.
     """
     own = folder / SETTINGS_FILE
     if own.exists():
@@ -125,14 +154,18 @@ def read_settings(folder: Path) -> EmbeddingSettings | None:
     if not (folder / "modules.json").exists():
         return None
     modules = json.loads((folder / "modules.json").read_text())
-    pooling_path = next((m["path"] for m in modules if m["type"].endswith("Pooling")), None)
-    pooling = _pooling(_read_json(folder / (pooling_path or "") / "config.json")) if pooling_path else "mean"
+    names = [module["type"].rpartition(".")[2] for module in modules]
+    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise ConfigError([f"{folder}: modules {', '.join(names)}; rankpo reads Transformer, Pooling and Normalize"])
+    pooling = _read_json(folder / modules[1]["path"] / "config.json")
     general = _read_json(folder / "config_sentence_transformers.json")
     prompts = general.get("prompts") or {}
-    length = _read_json(folder / "sentence_bert_config.json").get("max_seq_length") or 512
+    if not pooling.get("include_prompt", True) and any(prompts.values()):
+        raise ConfigError([f"{folder}: the pooling leaves the prompt out, which rankpo cannot"])
+    length = _saved_length(folder)
     return EmbeddingSettings(
-        pooling=pooling,
-        normalize=any(module["type"].endswith("Normalize") for module in modules),
+        pooling=_pooling(pooling),
+        normalize="Normalize" in names,
         query_prompt=prompts.get("query", ""),
         passage_prompt=prompts.get("document", prompts.get("passage", "")),
         query_max_length=length,
@@ -141,13 +174,21 @@ def read_settings(folder: Path) -> EmbeddingSettings | None:
     )
 
 
+def _saved_length(folder: Path) -> int:
+    """Tokens of the longest text: sentence-transformers' own limit, else the tokenizer's, else 512."""
+    own = _read_json(folder / "sentence_bert_config.json").get("max_seq_length")
+    general = _read_json(folder / "tokenizer_config.json").get("model_max_length")
+    # a tokenizer without a limit says 1e30
+    return int(own or (general if general is not None and general < 1_000_000 else 512))
+
+
 def _pooling(config: Mapping[str, Any]) -> str:
     named = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
     if "pooling_mode" in config and config["pooling_mode"] in named:
         return named[config["pooling_mode"]]
     chosen = [name for name, key in POOLING_KEYS.items() if config.get(key)]
     if len(chosen) != 1:
-        raise ValueError(f"1_Pooling/config.json asks for {dict(config)}; rankpo pools by cls, mean or last token")
+        raise ConfigError([f"1_Pooling/config.json asks for {dict(config)}; rankpo pools by cls, mean or last token"])
     return chosen[0]
 
 
@@ -155,20 +196,24 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def verify_export(folder: Path, model: EmbeddingModel, texts: list[str], tolerance: float = 1e-5) -> float:
+def verify_export(folder: Path, model: EmbeddingModel, texts: list[str]) -> float:
     """Largest difference between ours and the folder's embeddings, loaded by plain transformers, padded together.
 
-    Raises ExportError if it exceeds `tolerance`.
+    Raises ExportError if it exceeds 1e-5 of the largest entry, or 2e-2 with flash attention, which has no float32.
     """
     import torch
     from transformers import AutoModel
 
     from rankpo.models.embedding import EmbeddingModel as Model
 
+    flash = model.base.config._attn_implementation.startswith("flash")
     backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
     plain = Model(backbone, model.tokenizer, model.settings, layout="padded").to(model.device)
     sequences = model.inputs.sequences(texts, "candidate")
-    difference = float((plain.encode_sequences(sequences) - model.encode_sequences(sequences)).abs().max())
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=flash):
+        theirs, ours = plain.encode_sequences(sequences), model.encode_sequences(sequences)
+    difference = float((theirs - ours).abs().max())
+    tolerance = (2e-2 if flash else 1e-5) * max(1.0, float(ours.abs().max()))
     if not difference <= tolerance:
         raise ExportError(f"{folder}: loaded again, embeddings differ by {difference:.2e}, more than {tolerance:.0e}")
     return difference
