@@ -223,6 +223,17 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
         problems.append("trainer.reference=adapters needs model.use_peft=true: there are no adapters to switch off")
     if settings is not None and loss is not None and settings.precision == "fp16" and settings.max_grad_norm is None:
         problems.append("trainer.precision=fp16 needs trainer.max_grad_norm: overflowing updates are found by the norm")
+    if loss is not None and model is not None and loss.needs_tokens and model.kind != "causal_lm":
+        chosen = model.name_or_path or "this model"
+        problems.append(
+            f"{type(loss).__name__} needs token log-probabilities; model {chosen} is of kind {model.kind} and has none. "
+            "Try model=llama, qwen or pythia."
+        )
+    if loss is not None and model is not None and model.kind == "causal_lm" and hasattr(loss, "in_batch"):
+        problems.append(
+            f"{type(loss).__name__} compares embeddings, and a causal language model gives log-probabilities; "
+            "try model=llama_embedding or qwen3_embedding"
+        )
     if tree["resume"] not in (None, "auto"):
         problems.append(f"resume must be auto or null, got {tree['resume']!r}")
     if not str(tree["exp_name"]).strip():

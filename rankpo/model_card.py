@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rankpo.models.settings import EmbeddingSettings
+
+
+def public_name(base_model: str | None) -> str | None:
+    """A hub id as it is; of a path of this machine the folder's name alone."""
+    is_path = base_model is not None and (Path(base_model).is_dir() or base_model.startswith((".", "/", "~")))
+    return Path(base_model).name if base_model is not None and is_path else base_model
 
 
 def card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
@@ -16,7 +23,7 @@ def card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
         "---",
         "library_name: sentence-transformers",
         "pipeline_tag: sentence-similarity",
-        *([] if base == "random weights" else [f"base_model: {base}"]),
+        *([f"base_model: {base}"] if "/" in base else []),  # hubs resolve it: a folder's name would be a dead link
         "tags: [rankpo, sentence-transformers, feature-extraction]",
         "---",
     ]
@@ -45,8 +52,8 @@ def card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
         "",
         f"Query prompt: {json.dumps(settings.query_prompt)}. Passage prompt: {json.dumps(settings.passage_prompt)}.",
         "",
-        *_training(description),
-        *_metrics(description),
+        *training_list(description),
+        *metrics_table(description),
         "## Limits",
         "",
         "Labels that come from an AI judge carry its biases; see the data above. The model card was written by a program.",
@@ -55,7 +62,7 @@ def card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _training(description: Mapping[str, Any]) -> list[str]:
+def training_list(description: Mapping[str, Any]) -> list[str]:
     rows = [
         f"- {name}: {description[name]}"
         for name in ("data", "loss_values", "optimizer", "steps", "seed", "versions", "commit")
@@ -64,7 +71,7 @@ def _training(description: Mapping[str, Any]) -> list[str]:
     return ["## Training", "", *rows, ""] if rows else []
 
 
-def _metrics(description: Mapping[str, Any]) -> list[str]:
+def metrics_table(description: Mapping[str, Any]) -> list[str]:
     before, after = description.get("metrics_before") or {}, description.get("metrics_after") or {}
     if not after:
         return []

@@ -28,6 +28,11 @@ class Loss:
         """Whether `__call__` must be given reference scores."""
         return False
 
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether it acts on log-probabilities of tokens, which only causal language models have."""
+        return False
+
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         """Weights [B] of each term, known from the labels alone; the main term is named "loss".
 

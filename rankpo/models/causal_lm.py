@@ -15,17 +15,28 @@ The interface that losses and trainers on tokens build on:
 
 from __future__ import annotations
 
-from typing import Any, overload
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rankpo import distributed
 from rankpo.data.completion_inputs import CompletionInputs
+from rankpo.data.planner import cut, deal
 from rankpo.models.base import RankingModel
 from rankpo.models.causal_settings import CausalSettings
 from rankpo.models.token_logps import Head, ReferenceStates, TokenRequest, TokenValues, token_values
-from rankpo.types import Batch, Sequences
+from rankpo.types import Batch, Labels, Sequences
+
+if TYPE_CHECKING:
+    from rankpo.data.dataloaders import Group
+    from rankpo.data.text_store import ExampleTable
+
+SCORE_TOKENS = 16384  # tokens assembled at once where nothing is trained
 
 
 class CausalLanguageModel(RankingModel):
@@ -103,15 +114,38 @@ class CausalLanguageModel(RankingModel):
         """[B, G] summed log-probabilities of the completions; 0 where masked."""
         return output[batch.candidates].masked_fill(~batch.labels.mask, 0.0)
 
+    def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
+        return self.inputs.labels(table, groups)
+
+    def truncation(self, table: ExampleTable) -> str | None:
+        return self.inputs.report(table)
+
     @torch.inference_mode()
-    def sequence_logps(self, sequences: Sequences) -> Tensor:
-        """[N] summed log-probabilities on the CPU, in evaluation mode."""
+    def slot_scores(self, table: ExampleTable) -> np.ndarray:
+        """[slots] float32 summed log-probabilities; each distinct (prompt, completion) is read once, by one rank."""
+        slots = self.inputs.slot_pieces(table)
+        pieces = list(dict.fromkeys(slots))
+        lengths = self.inputs.lengths(table, pieces)
+        own = deal(lengths, distributed.world_size())[distributed.rank()]
+        output = torch.zeros(len(own))
         training = self.training
         self.eval()
         try:
-            return self(sequences).float().cpu()
+            for part in cut(np.arange(len(own)), lengths[own], SCORE_TOKENS):
+                sequences = self.inputs.sequences(table, [pieces[own[index]] for index in part])
+                output[torch.from_numpy(part)] = self(sequences).float().cpu()
         finally:
             self.train(training)
+        if distributed.world_size() > 1:
+            output = distributed.place_rows(output.to(self.device), torch.from_numpy(own), len(pieces)).cpu()
+        number = {piece: index for index, piece in enumerate(pieces)}
+        return output.numpy()[[number[piece] for piece in slots]]
+
+    def export(self, folder: Path, description: Mapping[str, Any]) -> float:
+        """Writes the folder whole and loads it again; returns the largest difference of a log-probability."""
+        from rankpo.export_causal import export_causal
+
+        return export_causal(folder, self, description)
 
     def _backbone(self, **arguments: Any) -> Tensor:
         # adapters sit inside the layers, so the bare decoder sees them; the head is applied elsewhere, in blocks

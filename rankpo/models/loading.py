@@ -68,15 +68,16 @@ def load_backbone(
     attn_implementation: str = "sdpa",
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
+    family: type[Any] = AutoModel,
 ) -> PreTrainedModel:
-    """The headless model, safetensors only, in `dtype` whatever the checkpoint's own.
+    """The model of a family (AutoModel: without a head), safetensors only, in `dtype` whatever the checkpoint's own.
 
     float32 by default: an update of 5e-6 on a bfloat16 weight of 0.02 rounds to nothing.
     """
     if attn_implementation not in ATTENTION:
         raise LoadingError(f"model.attn_implementation={attn_implementation}; allowed: {', '.join(ATTENTION)}")
     try:
-        return AutoModel.from_pretrained(
+        return family.from_pretrained(
             source.path,
             revision=source.revision,
             dtype=dtype,
@@ -103,15 +104,18 @@ def _advice(source: Source, error: Exception) -> str:
     return f"cannot load {source.name}: {first}{hint}"
 
 
-def random_backbone(config: Mapping[str, Any], attn_implementation: str = "sdpa") -> PreTrainedModel:
+def random_backbone(
+    config: Mapping[str, Any], attn_implementation: str = "sdpa", family: type[Any] = AutoModel
+) -> PreTrainedModel:
     """A model with random weights; `config` holds `model_type` and any key of that type's configuration."""
     settings = dict(config)
     model_type = settings.pop("model_type")
     vocabulary = byte_tokenizer()
     settings.setdefault("vocab_size", len(vocabulary))
-    settings.setdefault("pad_token_id", vocabulary.pad_token_id)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        settings.setdefault(name, getattr(vocabulary, name))
     built = AutoConfig.for_model(model_type, **settings)
-    return AutoModel.from_config(built, attn_implementation=attn_implementation, dtype=torch.float32)
+    return family.from_config(built, attn_implementation=attn_implementation, dtype=torch.float32)
 
 
 def byte_tokenizer() -> FastTokenizer:
@@ -127,6 +131,5 @@ def byte_tokenizer() -> FastTokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
-    return FastTokenizer(
-        tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
-    )
+    names = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "bos": "[CLS]", "eos": "[SEP]"}
+    return FastTokenizer(tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in names.items()})

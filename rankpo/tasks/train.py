@@ -91,6 +91,8 @@ def assemble(
     check_best_metric(experiment.settings.best_metric, evaluators)
     model = experiment.model.build(inputs, logger.say, experiment.settings.gradient_checkpointing)
     model.to(accelerator.device)
+    if cut := model.truncation(table):
+        logger.say(cut)
     if not experiment.settings.dropout:
         disable_dropout(model)
     reference, stored = make_reference(experiment, model, table, logger.say)

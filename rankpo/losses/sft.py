@@ -1,0 +1,52 @@
+"""Supervised fine-tuning: negative log-probability of the completion, and its conditional form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rankpo.losses.base import Loss, at_least_float32
+from rankpo.types import Labels, LossOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTLoss(Loss):
+    """-log p per scored token of the first candidate; the update's value is the mean over all its tokens.
+
+    scores [B, 1 or more]: summed log-probabilities; `labels.lengths` counts their tokens. losses [B] are means per
+    token, each weighted by its count: a mean of means would be 4 where sequences of 4 and 1 tokens cost 2 and 6
+    nats per token, the mean over tokens is 2.8.
+    """
+
+    @property
+    def needs_tokens(self) -> bool:
+        return True
+
+    def weights(self, labels: Labels) -> Mapping[str, Tensor]:
+        return {"loss": _lengths(labels)}
+
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
+        logps = at_least_float32(scores)[:, 0]  # [B]
+        weights = self.weights(labels)["loss"]
+        per_token = logps / weights
+        metrics = {"logps/chosen": logps.detach(), "logps/token": per_token.detach()}
+        return LossOutput(-per_token, weights, metrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionalSFTLoss(SFTLoss):
+    """The same on desirable and undesirable completions, each behind its control token.
+
+    https://arxiv.org/abs/2302.08582 section 2.2. The tokens are `model.control_tokens`; they condition and are not
+    scored. At inference the prompt ends with the first one.
+    """
+
+    needs_control_tokens = True
+
+
+def _lengths(labels: Labels) -> Tensor:
+    if labels.lengths is None:
+        raise ValueError("supervised fine-tuning needs labels.lengths, the scored tokens of each completion, got None")
+    return labels.lengths[:, 0].to(labels.relevance.dtype)

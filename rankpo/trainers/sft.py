@@ -1,0 +1,18 @@
+"""Supervised fine-tuning of causal language models on completions."""
+
+from __future__ import annotations
+
+from rankpo.models.causal_lm import CausalLanguageModel
+from rankpo.trainers.basic import BasicTrainer
+
+
+class SFTTrainer(BasicTrainer):
+    """sft and csft: one completion per group, token mean over the whole update."""
+
+    main_term = "sft"
+
+    def check(self) -> None:
+        if not isinstance(self.policy, CausalLanguageModel):
+            raise ValueError(f"{type(self.loss).__name__} trains causal language models, not {self.policy.kind}")
+        if getattr(self.loss, "needs_control_tokens", False) and self.policy.settings.control_tokens is None:
+            raise ValueError("loss=csft needs model.control_tokens, such as ['<|good|>', '<|bad|>']")
