@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any
 
 Record = Mapping[str, Any]
@@ -25,23 +27,60 @@ class Parsed:
     confidence: float | None = None
 
 
+Spec = str | Sequence[str] | None
+
+
+@dataclass(kw_only=True)
+class FieldMap:
+    """Where a record keeps what: a path of `extract` for each role, None for the format's own name."""
+
+    query: Spec = None
+    positives: Spec = None
+    negatives: Spec = None
+    candidates: Spec = None
+    relevance: Spec = None
+    passage1: Spec = None
+    passage2: Spec = None
+    preferred: Spec = None
+    confidence_score: Spec = None
+    pos_scores: Spec = None
+    neg_scores: Spec = None
+    hits: Spec = None
+    content: Spec = None
+    label: Spec = None
+    id: Spec = None
+
+    def mapped(self) -> dict[str, str | Sequence[str]]:
+        """The roles that are set."""
+        return {name: value for name in ROLES if (value := getattr(self, name)) is not None}
+
+
+ROLES = tuple(item.name for item in fields(FieldMap))
+
+
 @dataclass(frozen=True)
 class Options:
-    """Field names by role, as the field map gives them, and the label range."""
+    """Field names by role, as the field map gives them; the label range; the dataset's key, for remedies."""
 
     fields: Mapping[str, Any]
     min_label: float | None = None
     max_label: float | None = None
     scores_are: str = "relevance"
+    key: str = "datasets.NAME"
 
     def get(self, record: Record, role: str, default: str | None = None) -> Any:
         """The value of a role. Raises BadRecord naming the found keys and the key to set."""
         spec = self.fields.get(role) or default or role
         value = extract(record, spec)
         if value is None:
-            hint = f"; set {role}=<one of them>" if role not in self.fields else ""
-            raise BadRecord(f"no field {spec!r} (found: {', '.join(record) or 'nothing'}){hint}")
+            hint = f"{self.key}.{role}={spec} names it" if role in self.fields else self._remedy(record, role)
+            raise BadRecord(f"no field {spec!r} (found: {', '.join(map(str, record)) or 'nothing'}); {hint}")
         return value
+
+    def _remedy(self, record: Record, role: str) -> str:
+        free = [str(name) for name in record if name not in ROLES]  # other roles' own names are no answer
+        near = get_close_matches(role, free, n=1, cutoff=0.5)
+        return f"set {self.key}.{role}={near[0] if near else '<one of these>'}"
 
     def optional(self, record: Record, role: str, default: str | None = None) -> Any:
         return extract(record, self.fields.get(role) or default or role)
@@ -65,9 +104,9 @@ def extract(record: Any, spec: Any) -> Any:
         return spec[1:]
     if isinstance(record, Mapping) and spec in record:
         return record[spec]
-    if spec.endswith("_*"):
+    if spec.endswith("_*") and isinstance(record, Mapping):
         stem = spec[:-1]
-        names = [n for n in record if n.startswith(stem) and n[len(stem) :].isdigit()]
+        names = [n for n in record if n.startswith(stem) and n[len(stem) :].isdecimal()]
         return [record[name] for name in sorted(names, key=lambda name: int(name[len(stem) :]))] or None
     head, _, rest = spec.partition(".")
     value = record.get(head.removesuffix("[]")) if isinstance(record, Mapping) else None
@@ -114,18 +153,38 @@ def numbers(value: Any, count: int, role: str, other: str) -> list[float]:
 
 
 def contrastive(record: Record, options: Options) -> Parsed:
-    """{"query", "positives": [..], "negatives"?: [..]}; the raw form keeps each text under `.text`."""
-    query = _inner(options.get(record, "query"))
-    positives = texts(_inner(options.get(record, "positives")), "positives")
+    """{"query", "positives": [..], "negatives"?: [..]}."""
+    query = text(options.get(record, "query"), "query")
+    positives = texts(options.get(record, "positives"), "positives")
     given = options.optional(record, "negatives")
-    negatives = texts(_inner(given), "negatives") if given is not None else []
+    return _two_lists(query, positives, [] if given is None else texts(given, "negatives"))
+
+
+def contrastive_raw(record: Record, options: Options) -> Parsed:
+    """{"query": {"text"}, "positives": {"text": [..], "index"?: [..]}, "negatives"?: {"text": [..]}}."""
+    query = text(inner(options.get(record, "query"), "query"), "query.text")
+    given = options.get(record, "positives")
+    positives = texts(inner(given, "positives"), "positives.text")
+    if "index" in given:
+        numbers(given["index"], len(positives), "positives.index", "positives.text")
+    negatives = options.optional(record, "negatives")
+    return _two_lists(
+        query, positives, [] if negatives is None else texts(inner(negatives, "negatives"), "negatives.text")
+    )
+
+
+def inner(value: Any, role: str) -> Any:
+    """The `text` of an object of the raw form. Raises BadRecord."""
+    if not isinstance(value, Mapping) or "text" not in value:
+        found = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+        raise BadRecord(f"{role} must be an object with text, as its file's first record has it, got {found}")
+    return value["text"]
+
+
+def _two_lists(query: str, positives: list[str], negatives: list[str]) -> Parsed:
     if not positives:
         raise BadRecord("positives is empty")
-    return Parsed(text(query, "query"), positives + negatives, [1.0] * len(positives) + [0.0] * len(negatives))
-
-
-def _inner(value: Any) -> Any:
-    return value["text"] if isinstance(value, Mapping) and "text" in value else value
+    return Parsed(query, positives + negatives, [1.0] * len(positives) + [0.0] * len(negatives))
 
 
 def preferences(record: Record, options: Options) -> Parsed:
@@ -136,7 +195,7 @@ def preferences(record: Record, options: Options) -> Parsed:
     preferred = options.get(record, "preferred")
     if preferred not in ("A", "B"):
         raise BadRecord(f"preferred is {preferred!r}; allowed: A, B")
-    if first == second:
+    if normal(first) == normal(second):
         raise BadRecord("passage1 and passage2 are equal")
     stated = options.optional(record, "confidence_score")
     confidence = None if stated is None else number(stated, "confidence_score") / 100
@@ -170,33 +229,48 @@ def pos_neg(record: Record, options: Options) -> Parsed:
 
 
 def grouped(record: Record, options: Options) -> Parsed:
-    """{"query", "hits": [{"content", "label"}, ..]}; flat records are gathered into this form first."""
+    """{"query", "hits": [{"content", "label" or "score"}, ..]}."""
     query = text(options.get(record, "query"), "query")
     hits = options.get(record, "hits")
     if not isinstance(hits, list) or not hits:
         raise BadRecord("hits must be a list that is not empty")
-    content, label = options.fields.get("content", "content"), options.fields.get("label")
-    candidates, labels = [], []
-    for index, hit in enumerate(hits):
-        candidates.append(text(extract(hit, content), f"hits[{index}].{content}"))
-        name = label or next((key for key in ("label", "score") if key in hit), "label")
-        labels.append(number(extract(hit, name), f"hits[{index}].{name}"))
-    if options.scores_are == "teacher":
-        return Parsed(query, candidates, labels, labels)
-    return Parsed(query, candidates, [options.scaled(value) for value in labels])
+    return labelled(query, [labelled_text(hit, options, f"hits[{index}].") for index, hit in enumerate(hits)], options)
+
+
+def labelled_text(record: Any, options: Options, place: str = "") -> tuple[str, float]:
+    """(text, label) of {"content", "label" or "score"}. place: put in front of the names in messages."""
+    if not isinstance(record, Mapping):
+        raise BadRecord(f"{place.rstrip('.')} must be an object, got {type(record).__name__}")
+    content = options.fields.get("content", "content")
+    label = options.fields.get("label") or next((key for key in ("label", "score") if key in record), "label")
+    value = extract(record, label)
+    if value is None:
+        raise BadRecord(
+            f"no field {place + str(label)!r} (found: {', '.join(map(str, record))}); a label is never assumed"
+        )
+    return text(extract(record, content), f"{place}{content}"), number(value, f"{place}{label}")
+
+
+def labelled(query: str, pairs: Sequence[tuple[str, float]], options: Options) -> Parsed:
+    """A list of (text, label) as an example; with scores_are=teacher the labels are the teacher's scores too."""
+    candidates, labels = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    teacher = labels if options.scores_are == "teacher" else None
+    return Parsed(query, candidates, labels if teacher else [options.scaled(value) for value in labels], teacher)
 
 
 def columns(record: Record, options: Options) -> Parsed:
     """Any record, by the field map: query with candidates and relevance, or with positives and negatives."""
     query = text(options.get(record, "query"), "query")
     if "candidates" in options.fields:
-        candidates = texts(options.get(record, "candidates"), "candidates")
-        values = numbers(options.get(record, "relevance"), len(candidates), "relevance", "candidates")
+        candidates = texts(_list(options.get(record, "candidates")), "candidates")
+        given = options.get(record, "relevance")
+        values = numbers(given if isinstance(given, list) else [given], len(candidates), "relevance", "candidates")
+        if not candidates:
+            raise BadRecord("candidates is empty")
         return Parsed(query, candidates, [options.scaled(value) for value in values])
     positives = texts(_list(options.get(record, "positives")), "positives")
     given = options.optional(record, "negatives") if "negatives" in options.fields else None
-    negatives = texts(_list(given), "negatives") if given is not None else []
-    return Parsed(query, positives + negatives, [1.0] * len(positives) + [0.0] * len(negatives))
+    return _two_lists(query, positives, texts(_list(given), "negatives") if given is not None else [])
 
 
 def _list(value: Any) -> Any:
@@ -205,16 +279,17 @@ def _list(value: Any) -> Any:
 
 FORMATS: dict[str, Callable[[Record, Options], Parsed]] = {
     "contrastive": contrastive,
+    "contrastive_raw": contrastive_raw,
     "preferences": preferences,
     "pos_neg": pos_neg,
     "grouped": grouped,
-    "flat": grouped,
+    "flat": grouped,  # once its lines are gathered
     "columns": columns,
 }
-# the keys that decide, first match wins; more than one match is an error
 KEYS: dict[str, Sequence[str]] = {
-    "preferences": ("query", "passage1", "passage2"),
     "contrastive": ("query", "positives"),
+    "contrastive_raw": ("query.text", "positives.text"),
+    "preferences": ("query", "passage1", "passage2"),
     "pos_neg": ("query", "pos"),
     "grouped": ("query", "hits"),
     "flat": ("query", "content"),
@@ -222,14 +297,27 @@ KEYS: dict[str, Sequence[str]] = {
 
 
 def detect(record: Record, fields: Mapping[str, Any]) -> str:
-    """The format of a file by the keys of its first record. Raises BadRecord where none or several match."""
-    if "query" in fields and ("candidates" in fields or "positives" in fields) and fields["query"] not in record:
-        return "columns"
-    matches = [name for name, keys in KEYS.items() if all(fields.get(key, key) in record for key in keys)]
+    """The format of a file by the keys of a record. Raises BadRecord where none or several match."""
+    matches = [name for name, keys in KEYS.items() if all(extract(record, key) is not None for key in keys)]
+    if "contrastive_raw" in matches:
+        matches.remove("contrastive")  # the same keys, one level deeper
+    if not matches or "candidates" in fields:
+        of_map = [
+            name
+            for name, keys in KEYS.items()
+            if all(extract(record, fields.get(key, key)) is not None for key in keys)
+        ]
+        matches = ["columns"] if "candidates" in fields or ("positives" in fields and len(of_map) != 1) else of_map
     if len(matches) == 1:
         return matches[0]
-    if "candidates" in fields or ("positives" in fields and not matches):
-        return "columns"
     known = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in KEYS.items())
     what = "no format has" if not matches else f"{' and '.join(matches)} both have"
-    raise BadRecord(f"{what} these keys (found: {', '.join(record)}); set format=… or a field map. Known: {known}")
+    raise BadRecord(
+        f"{what} these keys (found: {', '.join(map(str, record))}); set format, or the keys of the field map. "
+        f"Known: {known}"
+    )
+
+
+def normal(text: str) -> str:
+    """A text as it is compared: NFC, white space collapsed."""
+    return " ".join(unicodedata.normalize("NFC", text).split())

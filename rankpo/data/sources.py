@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import json
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import xxhash
 
 from rankpo.data import files, formats
-from rankpo.data.formats import BadRecord, Options, Parsed
+from rankpo.data.formats import BadRecord, FieldMap, Options, Parsed, normal
 from rankpo.types import Example
 
 MAX_SHOWN = 20
-ROLES = [
-    "query",
-    "positives",
-    "negatives",
-    "candidates",
-    "relevance",
-    "passage1",
-    "passage2",
-    "preferred",
-    "confidence_score",
-    "pos_scores",
-    "neg_scores",
-    "hits",
-    "content",
-    "label",
-    "id",
-]
+MAX_PLACES = 3  # of what is kept but worth a look
 
 
 class EvaluationSet(Protocol):
@@ -54,44 +38,49 @@ class BadRecords(ValueError):
 
 
 @dataclass
-class DataReport:
-    """What a pass over a dataset met. places: of bad records, `file:line: why`."""
+class PassReport:
+    """What a pass over a dataset met, where nothing else would say so.
 
-    format: str = ""
+    rows: records used. filtered: by `where` or `min_confidence`. merged: equal candidates of one example. conflicts:
+    of those, one relevant and the other not. places: of bad records, `dataset: file:line: why`.
+    """
+
+    formats: list[str] = field(default_factory=list)
     rows: int = 0
     filtered: int = 0
     merged: int = 0
+    merged_places: list[str] = field(default_factory=list)
     conflicts: int = 0
+    conflict_places: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
-        parts = [f"{self.rows} rows ({self.format})"]
-        for count, what in (
-            (self.filtered, "filtered"),
-            (self.merged, "equal candidates merged"),
-            (self.conflicts, "both positive and negative"),
-            (len(self.places), "bad records skipped"),
+        parts = [f"{self.rows} rows ({', '.join(self.formats) or 'no format'})"]
+        for count, what, where in (
+            (self.filtered, "filtered", []),
+            (self.merged, "equal candidates merged", self.merged_places),
+            (self.conflicts, "both positive and negative", self.conflict_places),
+            (len(self.places), "bad records skipped", []),
         ):
             if count:
-                parts.append(f"{count} {what}")
+                parts.append(f"{count} {what}{f' (first: {where[0]})' if where else ''}")
         return ", ".join(parts)
 
 
 @dataclass(kw_only=True)
-class Records:
+class Records(FieldMap):
     """Records of files in one of the formats of `formats.py`, told apart by their keys unless `format` says.
 
-    fields: role -> key, path or list of paths, where a file has other names. min_confidence: 0 to 100, of
-    preferences. where: field -> allowed values. limit: the first so many. on_bad_record: `error` collects up to
-    twenty and raises BadRecords once, `skip` leaves them out and lists them in `report`. conflicts: a text that is
-    both positive and negative of its query stays as the positive (`merge`, counted), or is an `error`.
+    The roles of `FieldMap` say where a file keeps what under other names. min_confidence: 0 to 100, of preferences.
+    where: path -> allowed values. limit: the first so many examples. on_bad_record: `error` collects up to twenty and
+    raises BadRecords once, `skip` leaves them out and lists them in `report`. conflicts: a text that is both positive
+    and negative of its query stays as the positive (`merge`, counted), or is an `error`.
     Raises FileNotFoundError at construction for a path that is not there.
     """
 
     name: str
     path: str | Sequence[str]
     format: str = "auto"
-    fields: Mapping[str, Any] = field(default_factory=dict)
     min_label: float | None = None
     max_label: float | None = None
     scores_are: str = "relevance"
@@ -117,11 +106,15 @@ class Records:
             self.min_label is not None and self.max_label is not None and not self.max_label > self.min_label
         ):
             raise ValueError(f"max_label must be > min_label, got {self.min_label} and {self.max_label}")
-        strange = sorted(set(self.fields) - set(ROLES))
-        if strange:
-            raise ValueError(f"fields has no role {', '.join(strange)}; roles: {', '.join(ROLES)}")
-        self.files = files.find(self.path, f"datasets.{self.name}.path")
-        self.report = DataReport()
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be >= 1 or null, got {self.limit}")
+        if not self.weight >= 0:
+            raise ValueError(f"weight must be >= 0, got {self.weight}")
+        for key, values in (self.where or {}).items():
+            if not isinstance(values, list | tuple):
+                raise ValueError(f"where.{key} must be a list of allowed values, got {values!r}")
+        self.files = files.find(self.path, "path")
+        self.report = PassReport()
 
     def fingerprint(self) -> str:
         settings = {
@@ -131,86 +124,98 @@ class Records:
         return xxhash.xxh3_128_hexdigest(json.dumps([content, settings], sort_keys=True, default=str).encode())
 
     def examples(self) -> Iterator[Example]:
-        """Streams the examples. Raises BadRecords at the end of the bad ones, or after twenty."""
-        self.report = DataReport()
-        taken = 0
-        for path in self.files:
-            for example in self._of_file(path):
-                if self.limit is not None and taken >= self.limit:
-                    return
-                taken += 1
-                yield example
+        """Streams the examples. Raises BadRecords at the end of the bad ones, or after twenty; ValueError if none is left."""
+        self.report = PassReport()
+        count = 0
+        for example in islice(chain.from_iterable(map(self._of_file, self.files)), self.limit):
+            count += 1
+            yield example
         self._complain()
+        if not count:
+            raise ValueError(f"datasets.{self.name}: no example is left: {self.report.summary()}")
+
+    def _options(self) -> Options:
+        return Options(self.mapped(), self.min_label, self.max_label, self.scores_are, f"datasets.{self.name}")
 
     def _of_file(self, path: Path) -> Iterator[Example]:
         chosen = self.format
-        options = Options(self.fields, self.min_label, self.max_label, self.scores_are)
-        source = files.records(path)
-        for number, (place, record) in enumerate(source):
+        options = self._options()
+        good = self._good(path)
+        for place, record in good:
             try:
-                if isinstance(record, files.NotARecord):
-                    raise BadRecord(str(record))
                 if chosen == "auto":
-                    chosen = formats.detect(record, self.fields)
-                if number == 0 and chosen == "flat":
-                    yield from self._flat(path, options)
+                    chosen = formats.detect(record, options.fields)
+                if chosen not in self.report.formats:
+                    self.report.formats.append(chosen)
+                if chosen == "flat":
+                    yield from self._flat(chain([(place, record)], good), options)
                     return
-                self.report.format = chosen
-                if self._filtered(record):
-                    continue
-                example = self._example(formats.FORMATS[chosen](record, options), record, place)
+                parsed = formats.FORMATS[chosen](record, options)
+                if self._confident(parsed):
+                    yield self._example(parsed, record, place)
             except BadRecord as error:
-                self._bad(place, error)
-                continue
-            self.report.rows += 1
-            yield example
+                self._bad(place, error, last=chosen == "auto")
 
-    def _flat(self, path: Path, options: Options) -> Iterator[Example]:
-        """Lines of equal query, also where they are not adjacent, as one example each."""
-        self.report.format = "flat"
-        groups: dict[str, tuple[str, list[Any]]] = {}
+    def _good(self, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The records of a file that `where` lets through; what is no record is noted as bad."""
         for place, record in files.records(path):
+            if isinstance(record, files.NotARecord):
+                self._bad(place, record)
+            elif all(formats.extract(record, key) in allowed for key, allowed in (self.where or {}).items()):
+                yield place, record
+            else:
+                self.report.filtered += 1
+
+    def _flat(self, good: Iterable[tuple[str, Mapping[str, Any]]], options: Options) -> Iterator[Example]:
+        """Lines of equal query, also where they are not adjacent, as one example each."""
+        groups: dict[str, tuple[str, Mapping[str, Any], list[tuple[str, float]]]] = {}
+        for place, record in good:
             try:
-                if isinstance(record, files.NotARecord):
-                    raise BadRecord(str(record))
                 query = formats.text(options.get(record, "query"), "query")
-                formats.grouped({"query": query, "hits": [record]}, replace(options, fields=self._inner_fields()))
+                pair = formats.labelled_text(record, options)
             except BadRecord as error:
                 self._bad(place, error)
                 continue
-            groups.setdefault(query, (place, []))[1].append(record)
-        for query, (place, hits) in groups.items():
-            record = {"query": query, "hits": hits}
-            self.report.rows += len(hits)
-            yield self._example(formats.grouped(record, replace(options, fields=self._inner_fields())), record, place)
+            groups.setdefault(query, (place, record, []))[2].append(pair)
+        for query, (place, first, pairs) in groups.items():
+            try:
+                record = first if self.id else {}  # a line's own id is its candidate's
+                yield self._example(formats.labelled(query, pairs, options), record, place)
+                self.report.rows += len(pairs) - 1
+            except BadRecord as error:
+                self._bad(place, error)
 
-    def _inner_fields(self) -> dict[str, Any]:
-        return {role: self.fields[role] for role in ("content", "label") if role in self.fields}
-
-    def _filtered(self, record: Mapping[str, Any]) -> bool:
-        hidden = any(formats.extract(record, key) not in allowed for key, allowed in (self.where or {}).items())
-        confidence = record.get("confidence_score")
-        if self.min_confidence and isinstance(confidence, int | float):
-            hidden = hidden or confidence < self.min_confidence
-        self.report.filtered += hidden
-        return hidden
+    def _confident(self, parsed: Parsed) -> bool:
+        if not self.min_confidence:
+            return True
+        if parsed.confidence is None:
+            raise BadRecord(f"no confidence_score, which datasets.{self.name}.min_confidence needs")
+        enough = parsed.confidence >= self.min_confidence / 100
+        self.report.filtered += not enough
+        return enough
 
     def _example(self, parsed: Parsed, record: Mapping[str, Any], place: str) -> Example:
-        candidates: dict[str, int] = {}
-        relevance: list[float] = []
+        first: dict[str, int] = {}
         texts: list[str] = []
+        relevance: list[float] = []
         teacher: list[float] = []
+        query = normal(parsed.query)
         for index, candidate in enumerate(parsed.candidates):
             key = normal(candidate)
-            value = parsed.relevance[index]
-            if key in candidates:
-                self._merge(candidates[key], value, relevance)
+            if key == query:
+                raise BadRecord("a candidate is equal to the query")
+            value, score = parsed.relevance[index], parsed.teacher[index] if parsed.teacher else 0.0
+            known = first.setdefault(key, len(texts))
+            if known == len(texts):
+                texts.append(candidate)
+                relevance.append(value)
+                teacher.append(score)
                 continue
-            candidates[key] = len(texts)
-            texts.append(candidate)
-            relevance.append(value)
-            teacher.append(parsed.teacher[index] if parsed.teacher else 0.0)
-        name = formats.extract(record, self.fields["id"]) if "id" in self.fields else record.get("id")
+            self._note_merge(relevance[known], value, place)
+            if value > relevance[known]:
+                relevance[known], teacher[known] = value, score
+        name = formats.extract(record, self.id or "id")
+        self.report.rows += 1
         return Example(
             query=parsed.query,
             candidates=tuple(texts),
@@ -221,26 +226,23 @@ class Records:
             source=place,
         )
 
-    def _merge(self, first: int, value: float, relevance: list[float]) -> None:
-        """An equal candidate stands once, with the larger relevance; unequal labels are a conflict and counted."""
-        self.report.merged += 1
-        if (relevance[first] > 0) != (value > 0):
-            self.report.conflicts += 1
+    def _note_merge(self, first: float, second: float, place: str) -> None:
+        """An equal candidate stands once, with the larger relevance; unequal labels are a conflict."""
+        if (first > 0) != (second > 0):
             if self.conflicts == "error":
                 raise BadRecord("a candidate is both positive and negative; set conflicts=merge to keep the positive")
-        relevance[first] = max(relevance[first], value)
+            self.report.conflicts += 1
+            self.report.conflict_places = [*self.report.conflict_places, place][:MAX_PLACES]
+        self.report.merged += 1
+        self.report.merged_places = [*self.report.merged_places, place][:MAX_PLACES]
 
-    def _bad(self, place: str, error: BadRecord) -> None:
+    def _bad(self, place: str, error: ValueError, last: bool = False) -> None:
+        """Notes a bad record. last: the next ones would say the same, so an error is raised at once."""
         self.report.places.append(f"datasets.{self.name}: {place}: {error}")
-        if self.on_bad_record == "error" and len(self.report.places) >= MAX_SHOWN:
+        if self.on_bad_record == "error" and (last or len(self.report.places) >= MAX_SHOWN):
             self._complain()
 
     def _complain(self) -> None:
         if self.report.places and self.on_bad_record == "error":
             more = "" if len(self.report.places) < MAX_SHOWN else "\n(only the first twenty are shown)"
             raise BadRecords("\n".join(self.report.places) + more)
-
-
-def normal(text: str) -> str:
-    """A text as it is compared: NFC, white space collapsed."""
-    return " ".join(unicodedata.normalize("NFC", text).split())

@@ -1,0 +1,203 @@
+"""Files of every kind give the same records, each with the place it came from."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from rankpo.data import files
+from rankpo.data.files import NotARecord, find, records
+
+ROWS = [{"query": "größte Stadt", "n": 1}, {"query": "tab\there", "n": 2}]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+def read(path: Path):
+    return list(records(path))
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LINES,
+        "\ufeff" + LINES,
+        LINES.replace("\n", "\r\n"),
+        LINES.rstrip("\n"),
+        LINES + "\n  \n",
+    ],
+    ids=["plain", "bom", "crlf", "no last line end", "blank last lines"],
+)
+def test_json_lines(tmp_path, content):
+    assert read(write(tmp_path / "a.jsonl", content)) == [("a.jsonl:1", ROWS[0]), ("a.jsonl:2", ROWS[1])]
+
+
+def test_blank_lines_are_counted_in_places(tmp_path):
+    assert [place for place, _ in read(write(tmp_path / "a.jsonl", '{"a": 1}\n\n{"a": 2}\n'))] == [
+        "a.jsonl:1",
+        "a.jsonl:3",
+    ]
+
+
+def test_json_array_and_json_lines_under_the_name_json(tmp_path):
+    assert read(write(tmp_path / "a.json", "\ufeff" + json.dumps(ROWS))) == [
+        ("a.json[0]", ROWS[0]),
+        ("a.json[1]", ROWS[1]),
+    ]
+    assert read(write(tmp_path / "b.json", LINES)) == [("b.json:1", ROWS[0]), ("b.json:2", ROWS[1])]
+
+
+def test_gzip(tmp_path):
+    assert read(write(tmp_path / "a.jsonl.gz", gzip.compress(LINES.encode()))) == [
+        ("a.jsonl.gz:1", ROWS[0]),
+        ("a.jsonl.gz:2", ROWS[1]),
+    ]
+
+
+def test_zstandard(tmp_path):
+    zstandard = pytest.importorskip("zstandard", reason="the zstd extra is not installed")
+    two_frames = b"".join(zstandard.compress(line.encode()) for line in LINES.splitlines(keepends=True))
+    for name, content in (("a", zstandard.compress(LINES.encode())), ("b", two_frames)):
+        path = write(tmp_path / f"{name}.jsonl.zst", content)
+        assert [record for _, record in read(path)] == ROWS, name
+
+
+def test_cut_compressed_files_are_named(tmp_path):
+    long = "".join(json.dumps({"n": n}) + "\n" for n in range(5000)).encode()
+    place, record = read(write(tmp_path / "a.jsonl.gz", gzip.compress(long)[:-2000]))[-1]
+    assert place == "a.jsonl.gz" and isinstance(record, NotARecord) and "cannot be decompressed" in str(record)
+    place, record = read(write(tmp_path / "b.jsonl.gz", LINES))[-1]
+    assert isinstance(record, NotARecord) and "cannot be decompressed" in str(record)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_tables(tmp_path, suffix, delimiter, ending):
+    """A quoted cell holds the delimiter and a line end; the place is the row's last line."""
+    lines = [
+        delimiter.join(("query", "n")),
+        delimiter.join((f'"a{delimiter}b\nc"', "1")),
+        delimiter.join(("d", "2")),
+        "",
+    ]
+    path = write(tmp_path / f"a.{suffix}", "\ufeff" + ending.join(lines))
+    assert read(path) == [
+        (f"a.{suffix}:3", {"query": f"a{delimiter}b\nc", "n": "1"}),
+        (f"a.{suffix}:4", {"query": "d", "n": "2"}),
+    ]
+
+
+def test_a_cell_may_be_longer_than_the_csv_module_allows(tmp_path):
+    path = write(tmp_path / "a.csv", f"text\n{'x' * 200_000}\n")
+    assert len(read(path)[0][1]["text"]) == 200_000
+
+
+def test_rows_that_do_not_fit_the_header(tmp_path):
+    found = read(write(tmp_path / "a.csv", "a,b\n1\n1,2,3\n1,2\n"))
+    assert [(place, str(record)) for place, record in found[:2]] == [
+        ("a.csv:2", "1 columns under a header of 2"),
+        ("a.csv:3", "3 columns under a header of 2"),
+    ]
+    assert found[2] == ("a.csv:4", {"a": "1", "b": "2"})
+
+
+def test_an_open_quote_swallows_no_lines(tmp_path):
+    """Unquoted files of other programs: a cell that begins with a quote must not eat the lines after it."""
+    found = read(write(tmp_path / "a.tsv", 'a\tb\n"open quote\t1\nx\t2\n'))
+    assert (
+        len(found) == 1 and isinstance(found[0][1], NotARecord) and "rest of the file was not read" in str(found[0][1])
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path, suffix):
+    content = {"csv": b"a\nok\nf\xfcr\n", "jsonl": b'{"a": 1}\n{"a": 2}\n{"a": "f\xfcr"}\n'}[suffix]
+    place, record = read(write(tmp_path / f"a.{suffix}", content))[-1]
+    assert place == f"a.{suffix}:3" and isinstance(record, NotARecord)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [("{", "not JSON"), ("[1]", "not a JSON object but list"), ("3", "not a JSON object but int"), ("NaN", "not JSON")],
+)
+def test_what_is_no_record_comes_in_its_place(tmp_path, line, why):
+    found = read(write(tmp_path / "a.jsonl", f'{{"a": 1}}\n{line}\n{{"a": 2}}\n'))
+    assert [place for place, _ in found] == ["a.jsonl:1", "a.jsonl:2", "a.jsonl:3"]
+    assert isinstance(found[1][1], NotARecord) and why in str(found[1][1])
+
+
+def test_parquet_and_arrow(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.Table.from_pylist(
+        [{"query": f"q{n}", "positives": [f"p{n}"], "negatives": None} for n in range(3000)]
+    )
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=700)
+    with pyarrow.OSFile(str(tmp_path / "b.arrow"), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=512)
+    with pyarrow.OSFile(str(tmp_path / "c.arrow"), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=512)
+    for name in ("a.parquet", "b.arrow", "c.arrow"):
+        found = read(tmp_path / name)
+        assert len(found) == 3000
+        assert found[2999] == (f"{name}[2999]", {"query": "q2999", "positives": ["p2999"], "negatives": None}), name
+    for name in ("d.parquet", "e.arrow"):
+        place, record = read(write(tmp_path / name, LINES))[0]
+        assert place == name and isinstance(record, NotARecord) and "not " in str(record)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("a.jsonl.zst", "zstandard", "zstd"), ("a.parquet", "pyarrow", "parquet"), ("a.arrow", "pyarrow", "parquet")],
+)
+def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, name, package, extra):
+    asked = []
+    monkeypatch.setattr(files, "find_spec", lambda wanted: asked.append(wanted))
+    path = write(tmp_path / name, b"")
+    with pytest.raises(
+        ValueError, match=rf"path: .*{name} needs the package {package}: pip install 'rankpo\[{extra}\]'"
+    ):
+        find(str(path), "path")
+    assert asked == [package]
+
+
+def test_find_takes_files_folders_globs_and_lists(tmp_path):
+    (tmp_path / "deep" / ".hidden").mkdir(parents=True)
+    names = ["a.jsonl", "b.csv", "deep/c.json.gz", "deep/notes.txt", "deep/.hidden/d.jsonl", "deep/e[1].jsonl"]
+    for name in names:
+        write(tmp_path / name, LINES)
+
+    def found(*paths: str) -> list[str]:
+        given = [str(tmp_path / path) for path in paths]
+        result = find(given if len(given) > 1 else given[0], "path")
+        return [str(path.relative_to(tmp_path)) for path in result]
+
+    assert found("b.csv") == ["b.csv"]
+    assert found("") == ["a.jsonl", "b.csv", "deep/c.json.gz", "deep/e[1].jsonl"]
+    assert found("*.jsonl") == ["a.jsonl"]
+    assert found("**/*.jsonl") == ["a.jsonl", "deep/.hidden/d.jsonl", "deep/e[1].jsonl"]
+    assert found("deep/e[1].jsonl") == ["deep/e[1].jsonl"]
+    assert found("b.csv", "a.jsonl") == ["b.csv", "a.jsonl"]
+
+
+def test_find_refuses_what_is_not_there_or_not_known(tmp_path):
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "notes.txt", LINES)
+    for path in ("nowhere.jsonl", "empty", "*.csv"):
+        with pytest.raises(FileNotFoundError, match=r"x.path: .* does not exist or holds no data file"):
+            find(str(tmp_path / path), "x.path")
+    with pytest.raises(ValueError, match=r"x.path: .*notes.txt is of an unknown kind; known: .jsonl"):
+        find(str(tmp_path / "notes.txt"), "x.path")
+
+
+def test_the_fingerprint_follows_contents_and_their_order(tmp_path):
+    first, second = write(tmp_path / "a.jsonl", "1"), write(tmp_path / "b.jsonl", "2")
+    joined = write(tmp_path / "c.jsonl", "12")
+    marks = [files.content_fingerprint(given) for given in ([first, second], [second, first], [joined], [first])]
+    assert len(set(marks)) == 4
+    assert files.content_fingerprint([write(tmp_path / "elsewhere.jsonl", "1")]) == marks[3]
