@@ -33,6 +33,22 @@ class Loss:
         """Whether it acts on log-probabilities of tokens, which only causal language models have."""
         return False
 
+    def needs_live_reference(self, kind: str) -> bool:
+        """Whether stored reference scores per candidate are not enough: for models of this kind, the reference model
+        itself must be at hand."""
+        return False
+
+    def initial_state(self) -> dict[str, float]:
+        """Numbers that the loss carries from update to update, given to `__call__` as `state`; most carry none.
+
+        The trainer keeps them, equal on all ranks and for all micro-batches of an update, and saves them.
+        """
+        return {}
+
+    def next_state(self, state: Mapping[str, float], means: Mapping[str, float], num_queries: int) -> dict[str, float]:
+        """`state` after an update. means: of its metrics by name, over all ranks; num_queries: their count."""
+        return dict(state)
+
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         """Weights [B] of each term, known from the labels alone; the main term is named "loss".
 

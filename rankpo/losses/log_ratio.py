@@ -5,6 +5,7 @@ h = lp - reference lp. These need log-probabilities: `logps` says how scores bec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -99,17 +100,32 @@ class SPPOLoss(LogRatioLoss):
 class BCOLoss(LogRatioLoss):
     """ℓ(βh_w - δ) + ℓ(-(βh_l - δ)): a binary classifier of rewards. https://arxiv.org/abs/2404.04656.
 
-    delta: δ, a scalar, the running mean of `rewards/chosen` and `rewards/rejected`; a constant, 0 where None.
-    It is state, so the trainer keeps it and saves it.
+    δ is the mean of `rewards/chosen` and `rewards/rejected` over all updates so far, 0 before the first. The
+    authors' code takes the current micro-batch in before it uses δ; that would depend on how an update is cut.
     """
 
     beta: float = 0.01
 
+    def initial_state(self) -> dict[str, float]:
+        return {"delta": 0.0, "num_pairs": 0.0}
+
+    def next_state(self, state: Mapping[str, float], means: Mapping[str, float], num_queries: int) -> dict[str, float]:
+        mean = (means["rewards/chosen"] + means["rewards/rejected"]) / 2
+        count = state["num_pairs"] + num_queries
+        return {"delta": state["delta"] + (mean - state["delta"]) * num_queries / count, "num_pairs": count}
+
     def __call__(
-        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, delta: Tensor | None = None
+        self,
+        scores: Tensor,
+        labels: Labels,
+        reference: Tensor | None = None,
+        *,
+        state: Mapping[str, float] | None = None,
     ) -> LossOutput:
         scores = pair_scores(scores)
         rewards = self.rewards(scores, labels, reference)
-        shifted = rewards if delta is None else rewards - delta.detach()
-        losses = negative_log_sigmoid(shifted[:, 0]) + negative_log_sigmoid(-shifted[:, 1])
-        return LossOutput(losses, self.weights(labels)["loss"], pair_metrics(scores, rewards, labels.lengths))
+        delta = state["delta"] if state else 0.0
+        losses = negative_log_sigmoid(rewards[:, 0] - delta) + negative_log_sigmoid(delta - rewards[:, 1])
+        metrics = pair_metrics(scores, rewards, labels.lengths)
+        metrics["rewards/delta"] = rewards.new_tensor(delta)
+        return LossOutput(losses, self.weights(labels)["loss"], metrics)

@@ -167,7 +167,8 @@ def make_reference(
         return None, None
     chosen = experiment.settings.reference
     if chosen == "auto":
-        chosen = "adapters" if model.has_adapters else "stored"
+        live = "live" if experiment.loss.needs_live_reference(model.kind) else "stored"
+        chosen = "adapters" if model.has_adapters else live
     if chosen == "adapters":
         return reference.AdapterReference(model), None
     if chosen == "live":

@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +17,21 @@ from torch import Tensor, nn
 from rankpo import distributed
 from rankpo.data.text_store import ExampleTable
 from rankpo.evaluation import slot_scores
-from rankpo.models.embedding import EmbeddingModel
-from rankpo.types import Batch
+from rankpo.models.token_logps import ReferenceStates
+from rankpo.types import Batch, Sequences
 
 
 class Reference(ABC):
-    """`scores(batch)` gives the reference model's [B, G], without gradient."""
+    """`scores(batch)` gives the reference model's [B, G], without gradient.
+
+    `states(sequences)` gives what a `TokenRequest` needs of a reference that is a causal language model.
+    """
 
     @abstractmethod
     def scores(self, batch: Batch) -> Tensor: ...
+
+    def states(self, sequences: Sequences) -> ReferenceStates:
+        raise TypeError(f"{type(self).__name__} has no token distributions; set trainer.reference=live")
 
 
 class StoredReference(Reference):
@@ -38,18 +45,21 @@ class StoredReference(Reference):
 class LiveReference(Reference):
     """A frozen copy of the start model, scored beside the policy in every micro-batch."""
 
-    def __init__(self, model: EmbeddingModel) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def scores(self, batch: Batch) -> Tensor:
         return self.model.score(self.model(batch.sequences), batch)
 
+    def states(self, sequences: Sequences) -> ReferenceStates:
+        return self.model.reference_states(sequences)
+
 
 class AdapterReference(Reference):
     """The policy with its adapters switched off: one copy of the weights in memory."""
 
-    def __init__(self, model: EmbeddingModel) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
 
     @torch.no_grad()
@@ -62,9 +72,13 @@ class AdapterReference(Reference):
         finally:
             self.model.train(training)
 
+    def states(self, sequences: Sequences) -> ReferenceStates:
+        with self.model.adapters_off():
+            return self.model.reference_states(sequences)
+
 
 def stored_scores(
-    model: EmbeddingModel, table: ExampleTable, cache_dir: str | Path, say: Callable[[str], None]
+    model: Any, table: ExampleTable, cache_dir: str | Path, say: Callable[[str], None]
 ) -> np.ndarray:
     """[slots] float32: the model's score of every candidate of the table for its query.
 

@@ -34,13 +34,22 @@ def test_golden_values(loss, pair_1, pair_2):
 
 
 def test_bco_with_a_reference_point():
-    delta = tensor(-0.0125, dtype=float64, requires_grad=True)  # the mean of β·h over the four completions
-    output = BCOLoss(beta=0.1, logps="none")(LOGPS.clone().requires_grad_(), labels(2), REFERENCE, delta=delta)
+    """δ = -.0125, the mean of β·h over the four completions."""
+    loss = BCOLoss(beta=0.1, logps="none")
+    state = {"delta": -0.0125, "num_pairs": 2.0}
+    output = loss(LOGPS, labels(2), REFERENCE, state=state)
     assert_values(output.losses, 1.3130513, 1.5422637)
-    output.losses.sum().backward()
-    assert delta.grad is None
-    rewards = torch.cat([output.metrics["rewards/chosen"], output.metrics["rewards/rejected"]])
-    assert_close(rewards.mean(), delta.detach())
+    means = {name: float(output.metrics[name].mean()) for name in ("rewards/chosen", "rewards/rejected")}
+    assert loss.next_state(loss.initial_state(), means, 2) == pytest.approx(state)
+
+
+def test_bcos_reference_point_is_the_mean_over_all_pairs_so_far():
+    """Two pairs of mean reward 3, then one of mean 6: (2 · 3 + 6)/3 = 4, not (3 + 6)/2."""
+    loss = BCOLoss()
+    state = loss.next_state(loss.initial_state(), {"rewards/chosen": 5.0, "rewards/rejected": 1.0}, 2)
+    assert state == {"delta": 3.0, "num_pairs": 2.0}
+    state = loss.next_state(state, {"rewards/chosen": 8.0, "rewards/rejected": 4.0}, 1)
+    assert state == pytest.approx({"delta": 4.0, "num_pairs": 3.0})
 
 
 @pytest.mark.parametrize(
