@@ -14,10 +14,10 @@ from typing import NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rankpo.config_errors import ConfigError, explain, multirun_refusal
+from rankpo.config_errors import ConfigError, explain, multirun_refusal, run_error
 
 
 @hydra.main(version_base="1.3", config_path="config", config_name="config")
@@ -25,10 +25,14 @@ def compose_and_run(config: DictConfig) -> None:
     from rankpo.build import check, run
 
     hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
     if hydra_config.mode == hydra.types.RunMode.MULTIRUN:
-        OmegaConf.update(config, "run_dir", f"{config.run_dir}/{hydra_config.job.num}")
+        from rankpo.sweep import in_sweep
+
+        in_sweep(config, overrides, sys.argv[1:], run)
+        return
     try:
-        experiment = check(config, overrides=list(hydra_config.overrides.task))
+        experiment = check(config, overrides=overrides)
     except ConfigError as error:
         stop(error)
     run(experiment)
@@ -41,7 +45,9 @@ def stop(error: Exception) -> NoReturn:
 
 
 def main() -> int:
-    """Runs; returns the exit code: 0, or 2 for a config that cannot work, with one line for each thing to change."""
+    """Runs; returns the exit code: 0; 2 for a config that cannot work, with one line for each thing to change; 1 for
+    a run that had to stop, with its reason. What no code of ours has foreseen keeps its trace.
+    """
     refusal = multirun_refusal(sys.argv[1:], os.environ)
     if refusal:
         sys.stderr.write(f"{refusal}\n")
@@ -49,9 +55,19 @@ def main() -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would print a trace of its own instead of raising
     try:
         compose_and_run()
+        if {"-m", "--multirun"} & set(sys.argv[1:]):
+            from rankpo.sweep import close_all
+
+            close_all()
     except (HydraException, OmegaConfBaseException) as error:
         sys.stderr.write(f"{explain(error, sys.argv[1:])}\n")
         return 2
+    except (ValueError, RuntimeError, OSError) as error:
+        message = run_error(error, os.environ)
+        if message is None:
+            raise
+        sys.stderr.write(f"{message}\n")
+        return 2 if isinstance(error, ConfigError) else 1
     return 0
 
 

@@ -1,0 +1,76 @@
+"""hydra/launcher=rankpo_accelerate: every job of a sweep is a launch of its own, with as many processes as asked for.
+
+A fresh launch per job, because one process group that lives through all of them mixes gradients of two configs after a
+failure on one rank (measured; distributed.md section 3).
+"""
+
+# no `from __future__ import annotations`: Hydra runs this module before sys.modules knows it, and dataclasses look there
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+@dataclass
+class AccelerateLauncherConfig:
+    """config_file: of accelerate; None for its default. num_processes: of each job, None for the file's.
+    jobs_at_once: jobs that run side by side. on_failure: `continue` with the other jobs, or `stop`.
+    metric: what the table is sorted by, such as jobs_dev/ndcg@20.
+    """
+
+    _target_: str = "hydra_plugins.rankpo_accelerate_launcher.launcher.AccelerateLauncher"
+    config_file: str | None = None
+    num_processes: int | None = None
+    jobs_at_once: int = 1
+    on_failure: str = "continue"
+    metric: str | None = None
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="rankpo_accelerate", node=AccelerateLauncherConfig, provider="rankpo"
+)
+
+
+class AccelerateLauncher(Launcher):
+    """Runs the jobs of a sweep; what one of them prints goes to `launch.log` of its run directory."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+        self.config: DictConfig | None = None
+        self.context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.context = hydra_context
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        from rankpo.launching import Job, run_jobs
+
+        assert self.config is not None and self.context is not None
+        jobs = []
+        for overrides in job_overrides:
+            composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+            jobs.append(Job.of([str(item) for item in overrides], composed))
+        failures = run_jobs(jobs, **self.settings)
+        returns = []
+        for number, job in enumerate(jobs):
+            failed = job.name in failures
+            status = JobStatus.FAILED if failed else JobStatus.COMPLETED
+            value: Any = RuntimeError(f"{job.name}: {failures[job.name]}") if failed else None
+            returns.append(
+                JobReturn(
+                    overrides=job.overrides,
+                    cfg=OmegaConf.create({}),
+                    working_dir=str(job.folder),
+                    task_name=f"{initial_job_idx + number}",
+                    status=status,
+                    _return_value=value,
+                )
+            )
+        return returns
