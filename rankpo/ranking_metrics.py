@@ -33,11 +33,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: means over the queries with something relevant. counts: queries, missing, without_relevant, unjudged."""
+    """metrics: means over the queries with something relevant. per_query: their values; a query has no `auc` where all
+    of its candidates are relevant, or none. counts: queries, missing, without_relevant, unjudged, and left_out of auc.
+    undefined: why a metric that was asked for has no value, by name.
+    """
 
     metrics: dict[str, float]
     per_query: dict[str, dict[str, float]]
     counts: dict[str, int] = field(default_factory=dict)
+    undefined: dict[str, str] = field(default_factory=dict)
 
 
 Metric = Callable[[Judged, "int | None", str], float]
@@ -64,24 +68,43 @@ def evaluate_run(
         cuts = [name.partition("@")[2] for name in names if name.startswith("ndcg@")]
         names += [f"ndcg_{form}@{cut}" for cut in cuts for form in ("exp", "linear")]
     parsed = {name: parse_metric(name) for name in names}
+    judged = {
+        query: _judge(query, run.get(query, {}), judgements, relevant_from) for query, judgements in qrels.items()
+    }
+    items = {query: item for query, item in judged.items() if item.num_relevant}
     per_query: dict[str, dict[str, float]] = {}
-    without = 0
-    for query, judgements in qrels.items():
-        item = _judge(query, run.get(query, {}), judgements, relevant_from)
-        if item.num_relevant == 0:
-            without += 1
-            continue
-        per_query[query] = {name: compute(item, cut, gain) for name, (compute, cut) in parsed.items()}
-    means = (
-        {name: float(np.mean([values[name] for values in per_query.values()])) for name in names} if per_query else {}
-    )
+    for query, item in items.items():
+        values = {name: METRICS[base](item, cut, gain) for name, (base, cut) in parsed.items() if base in METRICS}
+        per_query[query] = {name: value for name, value in values.items() if not np.isnan(value)}
+    means, undefined = _means(parsed, list(items.values()), list(per_query.values()))
     counts = {
-        "queries": len(per_query),
-        "missing": sum(query not in run for query in per_query),
-        "without_relevant": without,
+        "queries": len(items),
+        "missing": sum(query not in run for query in items),
+        "without_relevant": len(judged) - len(items),
         "unjudged": sum(query not in qrels for query in run),
     }
-    return Evaluation(means, per_query, counts)
+    if "auc" in parsed:
+        counts["auc_left_out"] = sum("auc" not in values for values in per_query.values())
+    return Evaluation(means, per_query, counts, undefined)
+
+
+def _means(
+    parsed: Mapping[str, tuple[str, int | None]], items: Sequence[Judged], values: Sequence[Mapping[str, float]]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Value by name; and by name, why there is none."""
+    means: dict[str, float] = {}
+    undefined: dict[str, str] = {}
+    for name, (base, cut) in parsed.items():
+        if base in POOLED:
+            value = POOLED[base](items, cut)
+        else:
+            found = [of_query[name] for of_query in values if name in of_query]
+            value = float(np.mean(found)) if found else float("nan")
+        if np.isnan(value):
+            undefined[name] = "all candidates are of one class" if items else "no query has a relevant document"
+        else:
+            means[name] = value
+    return means, undefined
 
 
 def _judge(query: str, scores: Mapping[str, float], judgements: Mapping[str, int], relevant_from: int) -> Judged:
@@ -154,6 +177,29 @@ def _rankpo_ndcg(item: Judged, cut: int | None, gain: str) -> float:
     return _discounted(averaged, cut, "linear") / ideal if ideal else 0.0
 
 
+def _auc(item: Judged, cut: int | None, gain: str) -> float:
+    """P(a relevant candidate scores above another one), ties counting half; NaN where one kind is missing."""
+    return area_under_curve(item.scores, item.relevant)
+
+
+def _rankpo_auc(items: Sequence[Judged], cut: int | None) -> float:
+    """RankPO's AUC@k: the first k of all queries in one pool, though scores of different queries are not comparable."""
+    scores = [item.scores[:RANKPO_DEPTH][:cut] for item in items]
+    relevant = [item.relevant[:RANKPO_DEPTH][:cut] for item in items]
+    return area_under_curve(np.concatenate(scores), np.concatenate(relevant)) if items else float("nan")
+
+
+def area_under_curve(scores: np.ndarray, relevant: np.ndarray) -> float:
+    """Mann and Whitney's U over the number of (relevant, other) pairs; ties count half. NaN where one kind is missing."""
+    from scipy.stats import rankdata
+
+    positives = int(relevant.sum())
+    pairs = positives * (len(relevant) - positives)
+    if not pairs:
+        return float("nan")
+    return float((rankdata(scores)[relevant].sum() - positives * (positives + 1) / 2) / pairs)
+
+
 METRICS: dict[str, Metric] = {
     "ndcg": _ndcg,
     "ndcg_exp": lambda item, cut, gain: _ndcg(item, cut, "exp"),
@@ -164,18 +210,25 @@ METRICS: dict[str, Metric] = {
     "hit_rate": _hit_rate,
     "map": _average_precision,
     "judged": _judged,
+    "auc": _auc,
     "rankpo/recall": _rankpo_recall,
     "rankpo/ndcg": _rankpo_ndcg,
 }
 
 
-def parse_metric(name: str) -> tuple[Metric, int | None]:
-    """Function and cut-off of `ndcg@10` and the like. Raises ValueError listing the valid names."""
-    match = re.fullmatch(r"([a-z_/]+)(?:@([1-9]\d*))?", name)
-    if match is None or match[1] not in METRICS or (match[2] is None and match[1] != "map"):
-        valid = ", ".join(f"{known}@k" for known in METRICS)
-        raise ValueError(f"unknown metric {name!r}; valid: {valid}, map")
-    return METRICS[match[1]], int(match[2]) if match[2] else None
+POOLED: dict[str, Callable[[Sequence[Judged], int | None], float]] = {"rankpo/auc": _rankpo_auc}  # not by query
+WITHOUT_CUT = ("map", "auc")
+
+
+def parse_metric(name: str) -> tuple[str, int | None]:
+    """Name and cut-off of `ndcg@10` and the like. Raises ValueError listing the valid names."""
+    base, at, cut = name.partition("@")
+    known = base in METRICS or base in POOLED
+    valid_cut = re.fullmatch(r"[1-9]\d*", cut) is not None and base != "auc" if at else base in WITHOUT_CUT
+    if not known or not valid_cut:
+        valid = ", ".join(f"{metric}@k" for metric in (*METRICS, *POOLED) if metric != "auc")
+        raise ValueError(f"unknown metric {name!r}; valid: {valid}, {', '.join(WITHOUT_CUT)}")
+    return base, int(cut) if at else None
 
 
 def preference_accuracy(chosen: np.ndarray, rejected: np.ndarray) -> tuple[float, int]:
