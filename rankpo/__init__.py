@@ -6,16 +6,15 @@ Importing this package does nothing; heavy libraries are imported when they are 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rankpo.models.embedding import EmbeddingModel
+from typing import Any
 
 __version__ = "0.1.0"
 
 
-def load(path: str | Path, device: str | None = None) -> EmbeddingModel:
-    """The saved model of a folder (a run's FINAL, or any sentence-transformers folder), ready to encode.
+def load(path: str | Path, device: str | None = None) -> Any:
+    """The saved model of a folder: a run's FINAL, or any sentence-transformers or classification folder.
+
+    An embedding model has `encode(texts, role)`; a reranker `compute_score(pairs)` and `rank(query, documents)`.
 
     device: "cpu", "cuda", …; None takes a GPU if there is one. Raises LoadingError for what cannot be loaded.
     """

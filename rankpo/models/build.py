@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -180,15 +181,29 @@ def _prefer(
     return replace(saved, **changed)
 
 
-def load_saved(path: str, device: str | None = None) -> EmbeddingModel:
+def saved_kind(folder: Path) -> str:
+    """What a folder holds: as rankpo.json says, else by its classification head; all others are embedding models."""
+    own, plain = folder / "rankpo.json", folder / "config.json"
+    if own.exists():
+        return str(json.loads(own.read_text())["kind"])
+    architectures = json.loads(plain.read_text()).get("architectures") or [] if plain.exists() else []
+    return "reranker" if any(name.endswith("ForSequenceClassification") for name in architectures) else "embedding"
+
+
+def load_saved(path: str, device: str | None = None) -> Any:
     """See `rankpo.load`."""
     import torch
 
+    from rankpo.models.build_reranker import RerankerModelConfig
     from rankpo.models.loading import LoadingError
 
     if not Path(path).is_dir():
         raise LoadingError(f"{path}: no such folder")
-    config = EmbeddingModelConfig(load_from=path)
+    families: dict[str, Callable[..., Any]] = {"embedding": EmbeddingModelConfig, "reranker": RerankerModelConfig}
+    kind = saved_kind(Path(path))
+    if kind not in families:
+        raise LoadingError(f"{path}/rankpo.json: kind {kind!r}; this version loads {', '.join(families)}")
+    config = families[kind](load_from=path)
     quiet: Callable[[str], None] = lambda message: None  # noqa: E731
     model = config.build(config.open_inputs(quiet), quiet)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
