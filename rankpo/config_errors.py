@@ -1,8 +1,9 @@
-"""One clear line for everything that can be wrong with a config."""
+"""One clear line for everything that can be wrong with a config, and for a run that had to stop."""
 
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -34,6 +35,21 @@ def multirun_refusal(arguments: Sequence[str], environment: Mapping[str, str]) -
         return None
     rest = " ".join(argument for argument in arguments if argument not in ("-m", "--multirun"))
     return f"a sweep cannot run inside one launch of several processes; start it with: python launch.py -m {rest}"
+
+
+def run_error(error: Exception, environment: Mapping[str, str]) -> str | None:
+    """The message of an error that our own code raised, or of one that names a file; None for any other: a bug.
+
+    Told apart by the innermost line of the trace, which is a `raise` of this package: every such message says what to
+    change. Several processes: the rank stands in front, since only one of them may have failed.
+    """
+    innermost = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(innermost.filename).is_relative_to(Path(__file__).parent) and (innermost.line or "").startswith("raise")
+    if not ours and not (isinstance(error, OSError) and error.filename is not None):
+        return None
+    several = int(environment.get("WORLD_SIZE", "1")) > 1
+    message = str(error) if ours else f"{error.filename}: {error.strerror}"  # type: ignore[attr-defined]
+    return f"rank {environment.get('RANK', '0')}: {message}" if several else message
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:

@@ -14,6 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
+from rankpo.config_errors import ConfigError
+
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -30,6 +32,8 @@ def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Ac
     """
     if precision not in PRECISIONS:
         raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError(["trainer.precision=fp16 needs a GPU and there is none; set trainer.precision=bf16 or fp32"])
     handlers: list[Any] = [
         InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes)),
         DistributedDataParallelKwargs(broadcast_buffers=False),

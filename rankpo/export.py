@@ -19,6 +19,7 @@ from rankpo.models.settings import EmbeddingSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from rankpo.models.base import RankingModel
     from rankpo.models.embedding import EmbeddingModel
 
 SETTINGS_FILE = "rankpo.json"
@@ -53,7 +54,7 @@ def export_embedding(folder: Path, model: EmbeddingModel, description: Mapping[s
         tokenizer(model).save_pretrained(temporary)
         _write_sentence_transformers(temporary, model)
         record = {"kind": "embedding", "format": 1, "settings": model.settings.to_json(), **description}
-        _write_json(temporary / SETTINGS_FILE, record)
+        write_json(temporary / SETTINGS_FILE, record)
         (temporary / "README.md").write_text(card(model.settings, description))
         if model.has_adapters:
             _save_adapters(model, temporary / "adapter")
@@ -91,7 +92,7 @@ def tokenizer(model: EmbeddingModel) -> PreTrainedTokenizerBase:
     return padded
 
 
-def merged(model: EmbeddingModel) -> PreTrainedModel:
+def merged(model: RankingModel) -> PreTrainedModel:
     """The bare backbone; with adapters, a copy into which they are merged: the training model stays as it is."""
     if not model.has_adapters:
         return model.base

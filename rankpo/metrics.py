@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from rankpo.config_errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -19,18 +21,19 @@ SHOWN = ("loss", "rewards/accuracies", "scores/accuracies", "grad_norm", "learni
 
 
 class RunningMetrics:
-    """Means over an update or several, kept as sums on the device until they are asked for."""
+    """Means over an update or several, kept as float64 sums on the device until they are asked for."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, list[Tensor]] = {}
+        self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._totals: dict[str, float] = {}
         self._updates: dict[str, int] = {}
 
     def add(self, name: str, values: Tensor) -> None:
         """values: [n] or []; their mean over everything added, on all ranks, is the result."""
-        values = values.detach().float()
-        self._sums.setdefault(name, []).append(values.sum())
+        values = values.detach().double()
+        # one running sum, in the order of adding: what a checkpoint keeps of it continues to the same last digit
+        self._sums[name] = self._sums[name] + values.sum() if name in self._sums else values.sum()
         self._counts[name] = self._counts.get(name, 0) + values.numel()
 
     def add_sum(self, name: str, value: float) -> None:
@@ -47,9 +50,8 @@ class RunningMetrics:
         import torch
 
         names = sorted(self._sums)
-        sums = [torch.stack(self._sums[name]).double().sum() for name in names]
-        device = sums[0].device if sums else torch.device("cpu")
-        flat = [value.to(device) for value in sums]
+        device = self._sums[names[0]].device if names else torch.device("cpu")
+        flat = [self._sums[name].to(device) for name in names]
         flat += [torch.tensor(float(self._counts[name]), dtype=torch.float64, device=device) for name in names]
         flat += [torch.tensor(self._totals[name], dtype=torch.float64, device=device) for name in sorted(self._totals)]
         if not flat:
@@ -59,6 +61,35 @@ class RunningMetrics:
         means = {name: values[i] / values[count + i] for i, name in enumerate(names) if values[count + i]}
         totals = {name: values[2 * count + i] / self._updates[name] for i, name in enumerate(sorted(self._totals))}
         return {**totals, **means}
+
+    def state(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """What `restore` takes, as JSON: the sums over all ranks of the log line that is not yet written."""
+        import torch
+
+        names, totals = sorted(self._sums), sorted(self._totals)
+        flat = [*(float(self._sums[name]) for name in names), *(float(self._counts[name]) for name in names)]
+        flat += [self._totals[name] for name in totals]
+        device = self._sums[names[0]].device if names else None
+        values = reduce(torch.tensor(flat, dtype=torch.float64, device=device)).tolist()
+        count = len(names)
+        return {
+            "sums": dict(zip(names, values[:count], strict=True)),
+            "counts": dict(zip(names, (int(value) for value in values[count : 2 * count]), strict=True)),
+            "totals": dict(zip(totals, values[2 * count :], strict=True)),
+            "updates": dict(self._updates),
+        }
+
+    def restore(self, saved: Mapping[str, Any], share: float, device: Any = None) -> None:
+        """Continues from a state. share: 1 on the rank that carries the sums on, 0 on the others."""
+        import torch
+
+        self._sums = {
+            name: torch.tensor(value * share, dtype=torch.float64, device=device)
+            for name, value in saved["sums"].items()
+        }
+        self._counts = {name: int(value * share) for name, value in saved["counts"].items()}
+        self._totals = {name: value * share for name, value in saved["totals"].items()}
+        self._updates = dict(saved["updates"])
 
 
 class MetricsLogger:
@@ -91,11 +122,15 @@ class MetricsLogger:
             self.stream.write(f"{message}\n")
             self.stream.flush()
 
-    def start(self, total_steps: int, first_step: int) -> None:
-        """Begins the progress of a run of `total_steps`; lines of metrics.jsonl from after `first_step` are taken back."""
+    def start(self, total_steps: int, first_step: int, *, afresh: bool = False) -> None:
+        """Begins the progress of a run of `total_steps`; lines of metrics.jsonl from after `first_step` are taken back.
+
+        afresh: all of them are: no checkpoint holds what they report.
+        """
         self._total, self._first_step, self._started = total_steps, first_step, time.monotonic()
-        if self.path is not None and self.path.exists() and first_step > 0:
-            kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
+        if self.path is not None and self.path.exists():
+            lines = [] if afresh else self.path.read_text().splitlines()
+            kept = [line for line in lines if _is_whole(line) and json.loads(line)["step"] <= first_step]
             temporary = self.path.with_suffix(".tmp")
             temporary.write_text("".join(f"{line}\n" for line in kept))
             temporary.replace(self.path)
@@ -165,6 +200,11 @@ def counting(what: str, total: int, shown: bool) -> Iterator[Callable[[int], Non
         yield lambda count: progress.advance(task, count)
 
 
+def _is_whole(line: str) -> bool:
+    """Whether a line of metrics.jsonl was written to its end: a full disk or a power cut may leave half of the last."""
+    return line.startswith("{") and line.endswith("}")
+
+
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
@@ -191,7 +231,7 @@ def _open_tracker(settings: Mapping[str, Any], run_dir: Path, config: Mapping[st
         return _wandb(settings, run_dir, config)
     if name == "tensorboard":
         return _tensorboard(run_dir)
-    raise ValueError(f"tracker.name must be one of wandb, tensorboard, null, got {name!r}")
+    raise ConfigError([f"tracker.name must be one of wandb, tensorboard, null, got {name!r}"])
 
 
 def _wandb(settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]) -> Tracker:
@@ -199,11 +239,11 @@ def _wandb(settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]
 
     mode = settings.get("mode", "online")
     if mode == "online" and not os.environ.get("WANDB_API_KEY") and not (Path.home() / ".netrc").exists():
-        raise ValueError("tracker=wandb has no key: set WANDB_API_KEY, or tracker.mode=offline")
+        raise ConfigError(["tracker=wandb has no key: set WANDB_API_KEY, or tracker.mode=offline"])
     try:
         import wandb
     except ImportError as error:
-        raise ValueError("tracker=wandb needs wandb: pip install 'rankpo[wandb]'") from error
+        raise ConfigError(["tracker=wandb needs wandb: pip install 'rankpo[wandb]'"]) from error
     # the id comes from the directory, so that a resumed run continues its curve
     identity = xxhash.xxh3_64_hexdigest(str(run_dir.resolve()).encode())
     run = wandb.init(
@@ -226,7 +266,7 @@ def _tensorboard(run_dir: Path) -> Tracker:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ValueError("tracker=tensorboard needs tensorboard: pip install 'rankpo[tensorboard]'") from error
+        raise ConfigError(["tracker=tensorboard needs tensorboard: pip install 'rankpo[tensorboard]'"]) from error
     writer = SummaryWriter(str(run_dir / "tensorboard"))
 
     def send(step: int, metrics: Mapping[str, float]) -> None:

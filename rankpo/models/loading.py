@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 from transformers.utils import logging as huggingface_logging
 
@@ -54,12 +55,10 @@ def resolve(name_or_path: str, load_from: str | None = None, revision: str | Non
 
 
 def load_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    try:
+    with _advised(source):
         return AutoTokenizer.from_pretrained(
             source.path, revision=source.revision, trust_remote_code=trust_remote_code, token=os.environ.get("HF_TOKEN")
         )
-    except OSError as error:
-        raise LoadingError(_advice(source, error)) from error
 
 
 def load_backbone(
@@ -72,11 +71,11 @@ def load_backbone(
 ) -> PreTrainedModel:
     """The model of a family (AutoModel: without a head), safetensors only, in `dtype` whatever the checkpoint's own.
 
-    float32 by default: an update of 5e-6 on a bfloat16 weight of 0.02 rounds to nothing.
+    float32 by default: an update of 5e-6 on a bfloat16 weight of 0.02 rounds to nothing. Raises LoadingError.
     """
     if attn_implementation not in ATTENTION:
         raise LoadingError(f"model.attn_implementation={attn_implementation}; allowed: {', '.join(ATTENTION)}")
-    try:
+    with _advised(source, attn_implementation):
         return family.from_pretrained(
             source.path,
             revision=source.revision,
@@ -86,36 +85,52 @@ def load_backbone(
             trust_remote_code=trust_remote_code,
             token=os.environ.get("HF_TOKEN"),
         )
-    except (OSError, ImportError) as error:
-        raise LoadingError(_advice(source, error)) from error
-    except ValueError as error:
-        if "attention implementation" not in str(error):
-            raise
-        raise LoadingError(
-            f"{source.name} does not run with {attn_implementation}; set model.attn_implementation=eager"
-        ) from error
 
 
-def _advice(source: Source, error: Exception) -> str:
-    first = str(error).splitlines()[0]
-    hint = (
-        "" if Path(source.path).is_dir() else "; set model.load_from to a folder, or check the hub id and the network"
-    )
-    return f"cannot load {source.name}: {first}{hint}"
+@contextmanager
+def _advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
+    """Turns what transformers raises for files, packages and configurations into a LoadingError that says what to do."""
+    try:
+        yield
+    except (OSError, ImportError, ValueError) as error:
+        text = str(error)
+        folder = Path(source.path)
+        if "trust_remote_code" in text:
+            raise LoadingError(
+                f"{source.name} brings code of its own, which would run on this machine; read it, then set "
+                "model.trust_remote_code=true, or choose another model"
+            ) from error
+        if "attention implementation" in text:
+            raise LoadingError(
+                f"{source.name} does not run with {attn_implementation}; set model.attn_implementation=eager"
+            ) from error
+        if list(folder.glob("*.bin")) and not list(folder.glob("*.safetensors")):
+            raise LoadingError(
+                f"{source.name} has pickled weights only (*.bin), and a pickle can run code; convert them: load the "
+                "model in transformers where you trust it, and call save_pretrained"
+            ) from error
+        hint = "" if folder.is_dir() else "; set model.load_from to a folder, or check the hub id and the network"
+        raise LoadingError(f"cannot load {source.name}: {text.splitlines()[0]}{hint}") from error
 
 
 def random_backbone(
     config: Mapping[str, Any], attn_implementation: str = "sdpa", family: type[Any] = AutoModel
 ) -> PreTrainedModel:
-    """A model with random weights; `config` holds `model_type` and any key of that type's configuration."""
+    """A model with random weights; `config` holds `model_type` and any key of that type's configuration.
+
+    Raises LoadingError for a type that transformers has not.
+    """
     settings = dict(config)
-    model_type = settings.pop("model_type")
+    model_type = settings.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise LoadingError(f"model.random.model_type={model_type} is no model type of transformers; try bert or llama")
     vocabulary = byte_tokenizer()
     settings.setdefault("vocab_size", len(vocabulary))
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         settings.setdefault(name, getattr(vocabulary, name))
     built = AutoConfig.for_model(model_type, **settings)
-    return family.from_config(built, attn_implementation=attn_implementation, dtype=torch.float32)
+    with _advised(Source(f"a random {model_type}", ""), attn_implementation):
+        return family.from_config(built, attn_implementation=attn_implementation, dtype=torch.float32)
 
 
 def byte_tokenizer() -> FastTokenizer:

@@ -18,6 +18,7 @@ from rankpo import distributed
 from rankpo.checkpoint import CheckpointStore
 from rankpo.data.dataloaders import DataLoader, Group
 from rankpo.data.planner import plan
+from rankpo.data.random_keys import random_keys
 from rankpo.evaluation import Evaluator
 from rankpo.losses.base import Loss
 from rankpo.losses.matryoshka import matryoshka
@@ -26,7 +27,7 @@ from rankpo.models.embedding import EmbeddingModel
 from rankpo.trainers.reference import Reference
 from rankpo.trainers.schedules import Schedule
 from rankpo.trainers.settings import TrainerSettings
-from rankpo.trainers.state import TrainerState, load_state, save_state
+from rankpo.trainers.state import TrainerState, load_best, load_state, save_state
 from rankpo.trainers.update import Ahead, MicroBatch, Update, denominators, total
 from rankpo.types import Batch, LossOutput
 
@@ -79,8 +80,11 @@ class BasicTrainer:
         self.model, self.optimizer = parts.accelerator.prepare(parts.model, parts.optimizer)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.total_steps = settings.total_steps(self.loader.updates_per_epoch)
-        self.state = TrainerState()
+        self.state = TrainerState(loss_state=self.loss.initial_state())
         self.running = RunningMetrics()
+        self.observed = RunningMetrics()  # of the current update alone, for losses with a state
+        self.finite_loss = True  # of this rank's part of the current update
+        self.saved_step: int | None = None
         self.check()
 
     # what subclasses may override
@@ -133,47 +137,73 @@ class BasicTrainer:
             reference = self.reference.scores(batch)
 
         def loss_of(vectors: Tensor) -> LossOutput:
-            return self.loss(self.policy.score(vectors, batch), batch.labels, reference)
+            return self.loss(self.policy.score(vectors, batch), batch.labels, reference, **self.loss_arguments())
 
         dims: Sequence[int] | None = getattr(self.loss, "matryoshka_dims", None)
         return matryoshka(loss_of, embeddings, dims, getattr(self.loss, "matryoshka_weights", None))
 
+    def loss_arguments(self) -> Mapping[str, Any]:
+        """Keyword arguments of the loss that are the same for the whole update."""
+        return {"state": self.state.loss_state} if self.state.loss_state else {}
+
+    def begin(self, update: Any) -> Any:
+        """The update with what must be known of all of it, on all ranks, before its first backward pass."""
+        return update
+
+    @property
+    def num_passes(self) -> int:
+        """Optimizer steps on each update; all of them are one step of the run."""
+        return 1
+
     # what they may not
 
     def train(self) -> Mapping[str, float]:
-        """Runs to the end (or continues from `resume()`); returns the last evaluation's metrics."""
+        """Runs to the end (or continues from `resume()`); returns the metrics of the weights in FINAL."""
         self.policy.train()
-        if cut := self.policy.truncation(self.loader.table):
-            self.logger.say(cut)
-        if self.state.step == 0 and self.settings.eval_at_start:
-            self.evaluate()
-        self.logger.start(self.total_steps, self.state.step)
+        fresh = self.state.step == 0 and self.state.start_metrics is None
+        self.logger.start(self.total_steps, self.state.step, afresh=fresh)
         ahead = Ahead(self.prepare, self.total_steps)
         try:
+            if fresh and self.settings.eval_at_start:
+                self.evaluate()
             while self.state.step < self.total_steps and not self.state.stopped:
                 self.train_step(ahead.get(self.state.step))
                 self.after_step()
+            return self.finish()
         finally:
             ahead.close()
-        return self.finish()
+            self.logger.finish()
 
     def train_step(self, update: Any) -> None:
         started = time.perf_counter()
         factor = self.schedule.factor(self.state.step, self.total_steps)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
-        self.optimizer.zero_grad(set_to_none=True)
-        self.backward(update)
-        norm = self.clip()
-        if not math.isfinite(norm) and not self._scaler_will_skip():
-            self._refuse(update)
-        self.optimizer.step()
+        self._seed()
+        update = self.begin(update)
+        self.observed = RunningMetrics()
+        for _ in range(self.num_passes):
+            self._optimize(update)
+        if self.state.loss_state:
+            means = self.observed.result(distributed.sum_over_ranks)
+            self.state.loss_state = self.loss.next_state(self.state.loss_state, means, update.num_queries)
         self.state.step += 1
         self.state.tokens += update.num_tokens
         self.state.queries += update.num_queries
-        self.running.add("grad_norm", torch.tensor(norm))
-        self.running.end_update()
         self.logger.tick(self.state.step, update.num_tokens, time.perf_counter() - started)
+
+    def _optimize(self, update: Any) -> None:
+        """One pass over the update: gradient, clip, optimizer step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.finite_loss = True
+        self.backward(update)
+        norm = self.clip()
+        if not (self.finite_loss and (math.isfinite(norm) or self._scaler_will_skip())):
+            self._refuse(update)
+        self.optimizer.step()
+        if math.isfinite(norm):  # an update that fp16's scaler leaves out has none
+            self.running.add("grad_norm", torch.tensor(norm))
+        self.running.end_update()
 
     def clip(self) -> float:
         """The gradient norm over all parameters (and shards), clipped to max_grad_norm if that is set."""
@@ -188,13 +218,17 @@ class BasicTrainer:
         self, output: LossOutput, value: float, sums: Mapping[str, float], prefix: str = "", counts: bool = True
     ) -> None:
         """Adds a micro-batch to the metrics of the current log line; an uncounted one only makes their names known."""
+        self.finite_loss = self.finite_loss and math.isfinite(value)
         self.running.add_sum(f"{prefix}loss", value)
         metrics = dict(output.metrics)
         if output.terms:
             metrics[f"loss/{self.main_term}"] = output.losses
         metrics.update({f"loss/{name}": term.losses for name, term in output.terms.items() if sums.get(name)})
         for name, metric in metrics.items():
-            self.running.add(f"{prefix}{name}", metric if counts else metric.reshape(-1)[:0])
+            values = metric if counts else metric.reshape(-1)[:0]
+            self.running.add(f"{prefix}{name}", values)
+            if self.state.loss_state:
+                self.observed.add(f"{prefix}{name}", values)
 
     main_term = "preference"
 
@@ -206,6 +240,8 @@ class BasicTrainer:
             self.log()
         if settings.is_due(settings.eval_every, step, per_epoch) or (last and self.evaluators):
             self.evaluate()
+        if self.state.stopped and step % settings.log_every and not last:
+            self.log()
         if settings.is_due(settings.save_every, step, per_epoch) or step in settings.intermediate_checkpoints:
             self.save()
 
@@ -229,14 +265,15 @@ class BasicTrainer:
         self.state.last_metrics = dict(metrics)
         self.logger.log("eval", self.state.step, metrics)
         if self.settings.best_metric is not None:
-            self._note_best(metric_value(metrics, self.settings.best_metric))
+            self._note_best(metric_value(metrics, self.settings.best_metric), metrics)
         return metrics
 
-    def _note_best(self, value: float) -> None:
+    def _note_best(self, value: float, metrics: Mapping[str, float]) -> None:
         state = self.state
         if state.best_value is None or value > state.best_value:
             state.best_value, state.best_step, state.without_gain = value, state.step, 0
-            if state.step > 0:
+            state.best_metrics = dict(metrics)
+            if state.step > 0 or self.settings.final == "best":
                 self.save()
         else:
             state.without_gain += 1
@@ -246,23 +283,38 @@ class BasicTrainer:
                 state.stopped = True
 
     def save(self) -> None:
-        save_state(self)
+        """Writes a checkpoint of this step, once: it may be due and the best at the same time."""
+        if self.saved_step != self.state.step:
+            save_state(self)
+            self.saved_step = self.state.step
 
     def resume(self) -> None:
         """Continues from the newest valid checkpoint, if there is one."""
         load_state(self)
 
     def finish(self) -> Mapping[str, float]:
+        metrics = self.state.last_metrics
         if self.settings.final == "best" and self.state.best_step not in (None, self.state.step):
             self.logger.say(f"FINAL holds the best weights, of step {self.state.best_step}")
-            load_state(self, step=self.state.best_step, weights_only=True)
-        self.save_final(self.policy, {"before": self.state.start_metrics, "after": self.state.last_metrics})
-        self.logger.finish()
-        return self.state.last_metrics or {}
+            load_best(self)
+            metrics = self.state.best_metrics
+        # a mixed-precision forward pass would be compared with the folder's float32 one
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.save_final(self.policy, {"before": self.state.start_metrics, "after": metrics})
+        return metrics or {}
+
+    def _seed(self) -> None:
+        """Dropout masks come from (seed, update, rank): nothing drawn before, by an evaluation say, moves them."""
+        (key,) = random_keys(1, self.loader.seed, self.state.step, distributed.rank())
+        torch.manual_seed(int(key) >> 1)
 
     def _scaler_will_skip(self) -> bool:
-        """In fp16 a scaled gradient may overflow: the scaler leaves the update out and lowers its scale."""
-        return self.settings.precision == "fp16"
+        """In fp16 a scaled gradient may overflow: the scaler leaves the update out and halves its scale.
+
+        Where halving has brought it below 1, the gradient itself is what overflows.
+        """
+        scaler = self.accelerator.scaler
+        return scaler is not None and scaler.get_scale() >= 1
 
     def _refuse(self, update: Any) -> None:
         shown = ", ".join(update.ids[:8]) + (", …" if len(update.ids) > 8 else "")

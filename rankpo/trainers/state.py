@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rankpo import distributed
+from rankpo.checkpoint import CheckpointError, damage
 
 if TYPE_CHECKING:
     from rankpo.trainers.basic import BasicTrainer
@@ -27,8 +28,10 @@ class TrainerState:
     queries: int = 0
     best_value: float | None = None
     best_step: int | None = None
+    best_metrics: dict[str, float] | None = None
     without_gain: int = 0
     stopped: bool = False
+    loss_state: dict[str, float] = field(default_factory=dict)
     start_metrics: dict[str, float] | None = None
     last_metrics: dict[str, float] | None = None
 
@@ -37,50 +40,70 @@ def save_state(trainer: BasicTrainer) -> None:
     """Writes checkpoints/step-N from the main process and drops those that need not be kept."""
     state, store = trainer.state, trainer.checkpoints
     states = _random_states()
+    scaler = trainer.accelerator.scaler
+    extra = {
+        "python_random": _python_state(),
+        "running": trainer.running.state(distributed.sum_over_ranks),
+        "scaler": {} if scaler is None else scaler.state_dict(),
+    }
     if distributed.rank() == 0:
 
         def write(folder: Path) -> None:
-            save_file(trained_weights(trainer), folder / "weights.safetensors")
+            weights = {name: tensor.detach().contiguous() for name, tensor in trained_parameters(trainer).items()}
+            save_file(weights, folder / "weights.safetensors")
             save_optimizer(folder, trainer.optimizer, parameter_names(trainer))
             save_file(states, folder / "random.safetensors")
 
-        store.save(state.step, write, {**asdict(state), "python_random": _python_state()})
+        store.save(state.step, write, {**asdict(state), **extra})
         kept = {*trainer.settings.intermediate_checkpoints, *([] if state.best_step is None else [state.best_step])}
-        store.keep(trainer.settings.keep_checkpoints, kept)
+        store.keep(state.step, trainer.settings.keep_checkpoints, kept)
     distributed.barrier()
 
 
-def load_state(trainer: BasicTrainer, step: int | None = None, weights_only: bool = False) -> None:
-    """Continues from the newest valid checkpoint, or that of `step`; leaves all as it is where there is none."""
-    store = trainer.checkpoints
-    if step is None:
-        checkpoint = store.newest_valid(trainer.logger.say)
-    else:
-        checkpoint = next((item for item in store.list() if item.step == step), None)
+def load_state(trainer: BasicTrainer) -> None:
+    """Continues from the newest valid checkpoint; leaves all as it is where there is none."""
+    checkpoint = trainer.checkpoints.newest_valid(trainer.logger.say)
     if checkpoint is None:
         return
-    weights = load_file(checkpoint.path / "weights.safetensors")
-    for name, tensor in trained_weights(trainer).items():
-        tensor.copy_(weights[name])
-    if weights_only:
-        return
-    saved = checkpoint.state
+    load_weights(trainer, checkpoint.path)
     load_optimizer(checkpoint.path, trainer.optimizer, parameter_names(trainer))
+    saved = checkpoint.state
     _restore_python(saved.pop("python_random"))
     _restore_random(load_file(checkpoint.path / "random.safetensors"))
+    # the sums of an unfinished log line are those of all ranks: one of them carries them on
+    trainer.running.restore(saved.pop("running"), share=float(distributed.rank() == 0), device=trainer.policy.device)
+    scaler = saved.pop("scaler")
+    if trainer.accelerator.scaler is not None and scaler:
+        trainer.accelerator.scaler.load_state_dict(scaler)
     trainer.state = TrainerState(**saved)
     trainer.logger.say(f"continuing from {checkpoint.path}")
 
 
-def trained_weights(trainer: BasicTrainer) -> dict[str, Tensor]:
-    """The parameters that training changes, and the buffers, by name."""
-    named = {name: parameter.data for name, parameter in trainer.policy.named_parameters() if parameter.requires_grad}
-    return {name: tensor.contiguous() if not tensor.is_contiguous() else tensor for name, tensor in named.items()}
+def load_best(trainer: BasicTrainer) -> None:
+    """Puts the weights of `best_step` into the policy. Raises CheckpointError where they are gone or damaged."""
+    path = trainer.checkpoints.folder / f"step-{trainer.state.best_step}"
+    fault = damage(path) if path.exists() else "it is not there"
+    if fault is not None:
+        raise CheckpointError(f"trainer.final=best: {path} cannot be read ({fault}); set trainer.final=last")
+    load_weights(trainer, path)
+
+
+@torch.no_grad()
+def load_weights(trainer: BasicTrainer, folder: Path) -> None:
+    """Copies a checkpoint's weights into the policy's trained parameters, by name."""
+    weights = load_file(folder / "weights.safetensors")
+    for name, parameter in trained_parameters(trainer).items():
+        parameter.copy_(weights[name])
+
+
+def trained_parameters(trainer: BasicTrainer) -> dict[str, torch.nn.Parameter]:
+    """The parameters that training changes, by name."""
+    return {name: parameter for name, parameter in trainer.policy.named_parameters() if parameter.requires_grad}
 
 
 def parameter_names(trainer: BasicTrainer) -> dict[int, str]:
     """Name of every trained parameter by identity: optimizer state is kept by name, not by place."""
-    return {id(parameter): name for name, parameter in trainer.policy.named_parameters() if parameter.requires_grad}
+    return {id(parameter): name for name, parameter in trained_parameters(trainer).items()}
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:
