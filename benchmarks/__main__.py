@@ -1,0 +1,14 @@
+"""All benchmarks, one after the other: `python -m benchmarks`, or `python -m benchmarks --quick` to see that they run."""
+
+from __future__ import annotations
+
+from benchmarks import contrastive_step, encode, planning, preference_step, short_texts, startup
+from benchmarks.report import load, parse, publish
+
+BENCHMARKS = (preference_step, contrastive_step, short_texts, encode, planning, startup)
+
+if __name__ == "__main__":
+    options = parse("benchmarks")
+    for module in BENCHMARKS:
+        before = load()
+        publish(module.benchmark(options), options, before)

