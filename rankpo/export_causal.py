@@ -20,6 +20,10 @@ def export_causal(folder: Path, model: CausalLanguageModel, description: Mapping
 
     description: loss, data, metrics and versions for rankpo.json and the card.
     """
+    from safetensors.torch import save_file
+
+    from rankpo.models.value_head import VALUE_HEAD_FILE
+
     backbone = merged(model)
     asked = backbone.config._attn_implementation
     tokenizer = model.tokenizer
@@ -33,6 +37,8 @@ def export_causal(folder: Path, model: CausalLanguageModel, description: Mapping
             record = {"kind": model.kind, "format": 1, "settings": model.settings.to_json(), **description}
             (temporary / SETTINGS_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             (temporary / "README.md").write_text(causal_card(model, description))
+            if model.value_head is not None:
+                save_file(model.value_head.state_dict(), temporary / VALUE_HEAD_FILE)
             if model.has_adapters:
                 adapters: Any = model.backbone
                 adapters.save_pretrained(temporary / "adapter", safe_serialization=True)

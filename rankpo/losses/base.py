@@ -38,6 +38,12 @@ class Loss:
         itself must be at hand."""
         return False
 
+    @property
+    def head(self) -> str | None:
+        """The scalar head that a causal language model needs for this loss: "value" (of each token), "reward" (of the
+        whole completion) or None. Other models are scored as they are."""
+        return None
+
     def initial_state(self) -> dict[str, float]:
         """Numbers that the loss carries from update to update, given to `__call__` as `state`; most carry none.
 

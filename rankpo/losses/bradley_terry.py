@@ -27,9 +27,11 @@ class BradleyTerryLoss(Loss):
         require_positive(temperature=self.temperature)
         require_not_negative(margin=self.margin, center=self.center)
 
-    def __call__(
-        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, *, lengths: Tensor | None = None
-    ) -> LossOutput:
+    @property
+    def head(self) -> str | None:
+        return "reward"  # log-probabilities are no rewards
+
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
         rewards = scores[:, :2] / self.temperature
         losses = negative_log_sigmoid(gap(rewards) - self.margin) + self.center * rewards.sum(1).square()

@@ -53,6 +53,9 @@ class KTOLoss(Loss):
         """Whether `point` must be measured on mismatched pairs."""
         return True
 
+    def needs_live_reference(self, kind: str) -> bool:
+        return self.needs_reference_point  # mismatched pairs are drawn anew every epoch: no score of them is stored
+
     def log_ratios(self, scores: Tensor, reference: Tensor | None) -> Tensor:
         """h, of the shape of the scores; the reference is a constant."""
         fixed = at_least_float32(require_reference(self, reference)).detach()

@@ -102,6 +102,9 @@ class TokenPolicyLoss(Loss):
         require_positive(epochs=self.epochs)
         require_choice(OLD_POLICIES, old_policy=self.old_policy)
 
+    def needs_live_reference(self, kind: str) -> bool:
+        return kind == "causal_lm" and self.needs_reference  # tokens are compared, and scores are stored
+
     @property
     def num_passes(self) -> int:
         """Optimizer steps on each update."""
@@ -150,9 +153,12 @@ class PPOLoss(TokenPolicyLoss):
         return True
 
     @property
-    def needs_value_head(self) -> bool:
-        """Whether the model needs a scalar head on its hidden states."""
+    def needs_tokens(self) -> bool:
         return True
+
+    @property
+    def head(self) -> str | None:
+        return "value"
 
     @property
     def measures(self) -> Mapping[str, Callable[[Tensor, Tensor], Tensor]]:

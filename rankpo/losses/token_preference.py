@@ -22,7 +22,7 @@ class TokenPreferenceLoss(Loss):
     variant 2: z = (u_w - u_l) - α(K_l - sg(K_w)), eq. 17.
 
     scores, reference [B, 2]: log-probabilities of the completions. divergences: K by name, [B, 2] each, with
-    gradient; those of `measures`. lengths [B, 2]: scored tokens, not used beyond the names of the metrics.
+    gradient; those of `measures`.
     """
 
     beta: float = 0.1
@@ -37,6 +37,13 @@ class TokenPreferenceLoss(Loss):
 
     @property
     def needs_reference(self) -> bool:
+        return True
+
+    @property
+    def needs_tokens(self) -> bool:
+        return True
+
+    def needs_live_reference(self, kind: str) -> bool:
         return True
 
     @property
@@ -56,7 +63,6 @@ class TokenPreferenceLoss(Loss):
         reference: Tensor | None = None,
         *,
         divergences: Mapping[str, Tensor] | None = None,
-        lengths: Tensor | None = None,
     ) -> LossOutput:
         if divergences is None:
             raise ValueError(f"{type(self).__name__} needs divergences over the vocabulary, got None")
@@ -64,7 +70,7 @@ class TokenPreferenceLoss(Loss):
         ratios = scores - fixed_reference(self, reference)  # u [B, 2]
         sums = {name: at_least_float32(values) for name, values in divergences.items()}
         losses = negative_log_sigmoid(self.beta * (gap(ratios) - self._penalty(sums[self.main_divergence])))
-        metrics = pair_metrics(scores, self.beta * ratios, lengths)
+        metrics = pair_metrics(scores, self.beta * ratios, labels.lengths)
         for name, values in sums.items():
             metrics.update(_divergence_metrics(name, ratios.detach(), values.detach()))
         return LossOutput(losses, self.weights(labels)["loss"], metrics)

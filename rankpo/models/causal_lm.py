@@ -61,6 +61,7 @@ class CausalLanguageModel(RankingModel):
         self.tokenizer = tokenizer
         self.settings = settings
         self.inputs = CompletionInputs(tokenizer, settings)
+        self.value_head: nn.Module | None = None  # see models/value_head.py
         self._prove_head()
 
     @property
@@ -81,7 +82,9 @@ class CausalLanguageModel(RankingModel):
         hidden = self.scored_hidden(sequences)  # [P, D]
         labels = scored_labels(sequences).to(self.device, non_blocking=True)  # [P]
         values = token_values(hidden, labels, self.head, request or TokenRequest())
-        return sum_by_sequence(values.logps, sequences) if request is None else values
+        if request is None:
+            return sum_by_sequence(values.logps, sequences)
+        return values if self.value_head is None else values._replace(critic=self.value_head(hidden))
 
     def scored_hidden(self, sequences: Sequences) -> Tensor:
         """[P, D] hidden states of the positions that predict the labels, sequence after sequence."""

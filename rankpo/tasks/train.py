@@ -74,6 +74,7 @@ def assemble(
     """The trainer of an experiment: tokenizer, data, evaluators and only then weights, reference and optimizer."""
     from rankpo.checkpoint import CheckpointStore
     from rankpo.data.text_store import open_table
+    from rankpo.models.value_head import with_head
     from rankpo.trainers.basic import Parts
 
     seed_everything(experiment.seed)
@@ -90,6 +91,7 @@ def assemble(
     evaluators = make_evaluators(experiment, metrics, logger.say)
     check_best_metric(experiment.settings.best_metric, evaluators)
     model = experiment.model.build(inputs, logger.say, experiment.settings.gradient_checkpointing)
+    model = with_head(model, experiment.loss.head, experiment.model.load_from)
     model.to(accelerator.device)
     if cut := model.truncation(table):
         logger.say(cut)
@@ -133,15 +135,18 @@ def seed_everything(seed: int) -> None:
 
 
 def make_evaluators(experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None]) -> list[Evaluator]:
-    """A corpus with judgements is searched; preference pairs are compared."""
+    """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared."""
     from rankpo.evaluation import PreferenceEvaluator, RetrievalEvaluator
+    from rankpo.listwise_evaluation import ListwiseEvaluator, has_lists
 
     made: list[Evaluator] = []
     for dataset in experiment.eval_datasets:
-        searched = hasattr(dataset, "qrels") and not str(getattr(dataset, "part", "")).startswith("preferences")
-        if searched:
+        pairs = str(getattr(dataset, "part", "")).startswith("preferences")
+        if hasattr(dataset, "qrels") and not pairs and experiment.model.kind == "embedding":
             deepest = max((int(name.rpartition("@")[2]) for name in metrics if "@" in name), default=100)
             made.append(RetrievalEvaluator(dataset, experiment.cache_dir, metrics, say, top_k=max(100, deepest)))
+        elif not pairs and has_lists(dataset):
+            made.append(ListwiseEvaluator(dataset, experiment.cache_dir, metrics, say))
         else:
             made.append(PreferenceEvaluator(dataset, experiment.cache_dir, say))
     return made

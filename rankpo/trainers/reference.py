@@ -77,9 +77,7 @@ class AdapterReference(Reference):
             return self.model.reference_states(sequences)
 
 
-def stored_scores(
-    model: Any, table: ExampleTable, cache_dir: str | Path, say: Callable[[str], None]
-) -> np.ndarray:
+def stored_scores(model: Any, table: ExampleTable, cache_dir: str | Path, say: Callable[[str], None]) -> np.ndarray:
     """[slots] float32: the model's score of every candidate of the table for its query.
 
     Kept under `cache_dir`/reference, keyed by weights, settings and table, so that later runs and all jobs of a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log
 
 import pytest
@@ -81,12 +82,13 @@ def test_cvar_at_1_is_tdpo():
 
 def test_metrics_by_hand():
     """u = (1, -.5), K = (.4, .9); the authors' accuracy compares 1.4 with .4."""
-    metrics = TDPOLoss()(FIXED + RATIOS, ONE, FIXED, divergences={"kl": SUMS}, lengths=LENGTHS[:1]).metrics
+    metrics = TDPOLoss()(FIXED + RATIOS, ONE, FIXED, divergences={"kl": SUMS}).metrics
     assert_values(metrics["rewards/margins"], 0.15)
     assert_values(metrics["kl/chosen"], 0.4)
     assert_values(metrics["kl/margins"], -0.5)
     assert metrics["kl/accuracies"].tolist() == [1]
-    assert_values(metrics["logps/chosen"], -2.0)
+    known = replace(ONE, lengths=LENGTHS[:1])
+    assert_values(TDPOLoss()(FIXED + RATIOS, known, FIXED, divergences={"kl": SUMS}).metrics["logps/chosen"], -2.0)
     far = TDPOLoss()(FIXED + RATIOS, ONE, FIXED, divergences={"kl": SUMS * 4}).metrics
     assert far["kl/accuracies"].tolist() == [0]  # 1 + 1.6 < -.5 + 3.6
     risky = RaDPOLoss()(FIXED + RATIOS, ONE, FIXED, divergences={"risk": SUMS, "kl": SUMS / 2}).metrics
