@@ -38,6 +38,7 @@ GROUPS = [
     "optimizer",
     "scheduler",
     "tracker",
+    "mining",
 ]
 
 
@@ -85,6 +86,7 @@ class Experiment:
     resume: str | None
     config: Mapping[str, Any]
     explicit: frozenset[str]
+    mining: Any = None  # with task=mine
 
 
 def locate(target: str) -> Any:
@@ -117,6 +119,8 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     for name in ("task", "model", "loss", "scheduler"):
         made[name] = attempt(partial(build, tree[name], name))
     made["schedule"] = made.pop("scheduler")
+    if "mining" in tree:
+        made["mining"] = attempt(partial(build, tree["mining"], "mining"))
     made["loss"] = _fitted(made["loss"], made["model"])
     for group in ("datasets", "eval_datasets", "replay_datasets"):
         nodes = tree.get(group) or {}
@@ -214,6 +218,17 @@ def _model_keys(overrides: Sequence[str]) -> list[str]:
     return [name.removeprefix("model.") for name in names if name.startswith("model.")]
 
 
+def _needs_embeddings(loss: Loss) -> str | None:
+    """The key by which a loss asks for embeddings rather than scores, or None."""
+    values = {
+        "loss.matryoshka_dims": getattr(loss, "matryoshka_dims", None),
+        "loss.replay_weight": getattr(loss, "replay_weight", 0),
+    }
+    if hasattr(loss, "in_batch"):
+        return f"{type(loss).__name__} (loss.negatives={getattr(loss, 'negatives', 'in_batch')})"
+    return next((key for key, value in values.items() if value), None)
+
+
 def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
     """Choices that exist each for itself and do not work together."""
     problems = []
@@ -233,6 +248,11 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
         problems.append(
             f"{type(loss).__name__} compares embeddings, and a causal language model gives log-probabilities; "
             "try model=llama_embedding or qwen3_embedding"
+        )
+    if loss is not None and model is not None and model.kind == "reranker" and (key := _needs_embeddings(loss)):
+        problems.append(
+            f"{key} compares embeddings; model {model.name_or_path or 'of random weights'} is of kind reranker, which "
+            "reads query and candidate together and has none. Change that key, or try model=minilm, bge_m3 or e5."
         )
     if tree["resume"] not in (None, "auto"):
         problems.append(f"resume must be auto or null, got {tree['resume']!r}")
