@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 QUERIES_PER_CHUNK = 1024
 DOCUMENTS_PER_CHUNK = 65536
+BYTES_PER_SCORE = 4  # float32; topk needs no second block
+ROWS_WITH_TIES = 32  # resolved at once: they need several blocks of their own size
+BYTES_PER_HIT = 2 * 12  # score and number, beside the ones they are merged with
 
 
-def estimate_memory(num_queries: int, num_documents: int, dim: int, top_k: int) -> int:
-    """Bytes that `search` holds at its peak, embeddings included."""
-    block = min(num_queries, QUERIES_PER_CHUNK) * min(num_documents, DOCUMENTS_PER_CHUNK)
-    best = 2 * num_queries * top_k * 12
-    return 4 * (num_queries + num_documents) * dim + 4 * block + best
+def estimate_memory(num_queries: int, num_documents: int, dim: int, top_k: int, *, resident: bool = True) -> int:
+    """Bytes that a search holds at its peak, embeddings in float32 included.
+
+    resident: False where documents are read from disk block by block, so that one chunk of them is in memory.
+    """
+    chunk = min(num_documents, DOCUMENTS_PER_CHUNK)
+    block = min(num_queries, QUERIES_PER_CHUNK) * chunk
+    rows = num_queries + (num_documents if resident else 0) + chunk
+    return 4 * rows * dim + BYTES_PER_SCORE * block + BYTES_PER_HIT * num_queries * top_k
 
 
 def search(
@@ -26,38 +35,74 @@ def search(
 ) -> tuple[Tensor, Tensor]:
     """Scores [Q, k] and document numbers [Q, k], best first, ties by number upwards; k is at most the corpus's size.
 
-    queries: [Q, D]. corpus: [C, D], on the same device. The result does not depend on the chunk sizes.
+    queries: [Q, D]. corpus: [C, D]. The result does not depend on the chunk sizes.
+    Raises ValueError for a score that is not finite.
     """
-    depth = min(top_k, len(corpus))
-    scores, numbers = [], []
-    for block in queries.split(queries_per_chunk) if len(queries) else []:
-        best = torch.empty(len(block), 0, device=queries.device)
-        found = torch.empty(len(block), 0, dtype=torch.int64, device=queries.device)
-        for start in range(0, len(corpus), documents_per_chunk):
-            part = block.float() @ corpus[start : start + documents_per_chunk].float().T  # [q, c]
-            candidates = torch.arange(start, start + part.shape[1], device=queries.device).expand(len(block), -1)
-            best, found = _best(torch.cat([best, part], 1), torch.cat([found, candidates], 1), depth)
-        scores.append(best)
-        numbers.append(found)
-    if not scores:
-        return torch.empty(0, depth), torch.empty(0, depth, dtype=torch.int64)
-    return torch.cat(scores), torch.cat(numbers)
+    return search_blocks(
+        queries, [corpus], top_k, queries_per_chunk=queries_per_chunk, documents_per_chunk=documents_per_chunk
+    )
 
 
-def _best(scores: Tensor, numbers: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """The `depth` largest of each row; among equal scores at the border, the smallest numbers.
+def search_blocks(
+    queries: Tensor,
+    blocks: Iterable[Tensor],
+    top_k: int,
+    *,
+    queries_per_chunk: int = QUERIES_PER_CHUNK,
+    documents_per_chunk: int = DOCUMENTS_PER_CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """As `search`, over a corpus that comes block by block, [c, D] each: every block is read once.
 
-    topk alone picks any of the tied: so what is above the border is taken, and the ties at it by position, which
-    rises with the number.
+    Works on the queries' device; blocks may lie elsewhere and are moved there chunk by chunk.
+    """
+    chunks = list(queries.float().split(queries_per_chunk)) if len(queries) else []
+    scores = [torch.empty(len(chunk), 0, device=queries.device) for chunk in chunks]
+    numbers = [torch.empty(len(chunk), 0, dtype=torch.int64, device=queries.device) for chunk in chunks]
+    start = 0
+    for block in blocks:
+        for part in block.split(documents_per_chunk):
+            documents = part.to(queries.device).float()  # [c, D]
+            for index, chunk in enumerate(chunks):
+                found, columns = best(chunk @ documents.T, top_k)  # [q, k]
+                merged = torch.cat([scores[index], found], 1)
+                candidates = torch.cat([numbers[index], columns + start], 1)
+                # what was found before stands in front: position rises with the number among equal scores
+                scores[index], columns = best(merged, top_k)
+                numbers[index] = candidates.gather(1, columns)
+            start += len(part)
+    if not chunks:
+        return torch.empty(0, min(top_k, start)), torch.empty(0, min(top_k, start), dtype=torch.int64)
+    result = torch.cat(scores), torch.cat(numbers)
+    if not bool(torch.isfinite(result[0]).all()):
+        row, place = torch.nonzero(~torch.isfinite(result[0]))[0].tolist()
+        document = int(result[1][row, place])
+        raise ValueError(f"query row {row}, document row {document}: the score is {float(result[0][row, place])}")
+    return result
+
+
+def best(scores: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """The `depth` largest of each row and their columns, best first; among equal scores, the first columns.
+
+    scores: [q, c]. Both results are [q, min(depth, c)].
     """
     if scores.shape[1] <= depth:
-        order = torch.sort(scores, dim=1, descending=True, stable=True).indices
-        return scores.gather(1, order), numbers.gather(1, order)
-    border = scores.topk(depth, dim=1).values[:, -1:]  # [q, 1]
+        values, columns = torch.sort(scores, dim=1, descending=True, stable=True)
+        return values, columns
+    # one more than wanted: topk picks any of those tied at the border, and rows where it had to are done again
+    values, columns = scores.topk(depth + 1, dim=1)
+    tied = values[:, depth - 1] == values[:, depth]
+    crowded = torch.nonzero(tied & ~values[:, 0].isnan())[:, 0]  # NaN counts as largest: it stays, to be found later
+    values, columns = values[:, :depth], columns[:, :depth].clone()
+    for rows in crowded.split(ROWS_WITH_TIES):
+        columns[rows] = _first_tied(scores[rows], values[rows, -1:], depth)
+    columns = columns.sort(1).values
+    values = scores.gather(1, columns)
+    values, order = torch.sort(values, dim=1, descending=True, stable=True)
+    return values, columns.gather(1, order)
+
+
+def _first_tied(scores: Tensor, border: Tensor, depth: int) -> Tensor:
+    """[q, depth] columns: all above the border, and of those at it the first."""
     above, tied = scores > border, scores == border
-    wanted = depth - above.sum(1, keepdim=True)
-    kept = above | (tied & (tied.cumsum(1) <= wanted))
-    columns = kept.nonzero()[:, 1].view(-1, depth)
-    scores, numbers = scores.gather(1, columns), numbers.gather(1, columns)
-    order = torch.sort(scores, dim=1, descending=True, stable=True).indices
-    return scores.gather(1, order), numbers.gather(1, order)
+    kept = above | (tied & (tied.cumsum(1) <= depth - above.sum(1, keepdim=True)))
+    return kept.nonzero()[:, 1].view(-1, depth)

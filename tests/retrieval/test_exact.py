@@ -1,0 +1,98 @@
+"""Exact search against a full sort, with ties, in chunks of any size, and within the memory that it states."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rankpo.retrieval.exact import estimate_memory, search
+
+
+def naive(queries, corpus, depth):
+    """Every score, sorted by score downwards, then by number upwards."""
+    scores = queries.double().numpy() @ corpus.double().numpy().T
+    order = np.stack([np.lexsort((np.arange(len(row)), -row)) for row in scores])[:, :depth]
+    return np.take_along_axis(scores, order, 1), order
+
+
+@pytest.mark.parametrize("chunks", [(1024, 65536), (3, 7), (1, 1), (100, 50)])
+@pytest.mark.parametrize("depth", [1, 5, 50])
+def test_equal_to_a_full_sort_with_many_ties(chunks, depth):
+    """Small whole numbers: exact in any order of summation, and full of equal scores, also at the border."""
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randint(-2, 3, (11, 3), generator=generator).float()
+    corpus = torch.randint(-2, 3, (50, 3), generator=generator).float()
+    scores, numbers = search(queries, corpus, depth, queries_per_chunk=chunks[0], documents_per_chunk=chunks[1])
+    expected_scores, expected = naive(queries, corpus, depth)
+    np.testing.assert_array_equal(numbers.numpy(), expected)
+    np.testing.assert_array_equal(scores.numpy(), expected_scores)
+
+
+def test_all_equal_scores_give_the_first_numbers():
+    _, numbers = search(torch.ones(2, 4), torch.ones(500, 4), 7, documents_per_chunk=30)
+    assert numbers.tolist() == [list(range(7))] * 2
+
+
+def test_more_wanted_than_there_is():
+    scores, numbers = search(torch.eye(2), torch.eye(2), 10)
+    assert numbers.tolist() == [[0, 1], [1, 0]] and scores.tolist() == [[1, 0], [1, 0]]
+
+
+def test_no_query_and_no_document():
+    scores, numbers = search(torch.zeros(0, 3), torch.ones(4, 3), 2)
+    assert scores.shape == numbers.shape == (0, 2) and numbers.dtype == torch.int64
+    scores, numbers = search(torch.ones(3, 2), torch.zeros(0, 2), 2)
+    assert scores.shape == numbers.shape == (3, 0)
+
+
+def test_half_precision_embeddings_are_compared_in_float32():
+    queries, corpus = torch.randn(4, 64).bfloat16(), torch.randn(100, 64).bfloat16()
+    scores, _ = search(queries, corpus, 5)
+    assert scores.dtype == torch.float32
+    assert_close(scores, (queries.float() @ corpus.float().T).topk(5).values)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_an_error(value):
+    corpus = torch.ones(6, 2)
+    corpus[4, 0] = value
+    for chunk in (6, 2):
+        with pytest.raises(ValueError, match="document row 4: the score is"):
+            search(torch.ones(3, 2), corpus, 2, documents_per_chunk=chunk)
+
+
+PROGRAM = """
+import resource, sys, torch
+from rankpo.retrieval.exact import search, estimate_memory
+torch.set_num_threads(1)
+search(torch.ones(2, 8), torch.ones(10, 8), 2)
+queries, corpus = torch.randn(1024, 8), torch.randn(65536, 8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+search(queries, corpus, 100)
+peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+sys.stdout.write(f"{peak} {estimate_memory(1024, 65536, 8, 100)}")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+def test_the_memory_estimate_is_that_of_a_real_search():
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    peak, estimate = map(int, done.stdout.split())
+    assert 0.7 * estimate < peak < 1.25 * estimate, (peak, estimate)
+
+
+def test_the_estimate_by_hand():
+    """10 queries, 20 documents, 4 dimensions, 3 hits: all in one chunk."""
+    assert estimate_memory(10, 20, 4, 3) == 4 * (10 + 20 + 20) * 4 + 4 * 200 + 24 * 30
