@@ -225,7 +225,7 @@ def _needs_embeddings(loss: Loss) -> str | None:
         "loss.replay_weight": getattr(loss, "replay_weight", 0),
     }
     if hasattr(loss, "in_batch"):
-        return f"{type(loss).__name__} (loss.negatives={getattr(loss, 'negatives', 'in_batch')})"
+        return type(loss).__name__
     return next((key for key, value in values.items() if value), None)
 
 
@@ -252,7 +252,8 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
     if loss is not None and model is not None and model.kind == "reranker" and (key := _needs_embeddings(loss)):
         problems.append(
             f"{key} compares embeddings; model {model.name_or_path or 'of random weights'} is of kind reranker, which "
-            "reads query and candidate together and has none. Change that key, or try model=minilm, bge_m3 or e5."
+            "reads query and candidate together and has none. Try loss=softmax, which sets a positive against its own "
+            "list, or model=minilm, bge_m3 or e5."
         )
     if tree["resume"] not in (None, "auto"):
         problems.append(f"resume must be auto or null, got {tree['resume']!r}")

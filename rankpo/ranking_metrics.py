@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 Run = Mapping[str, Mapping[str, float]]
-Qrels = Mapping[str, Mapping[str, int]]
+Qrels = Mapping[str, Mapping[str, float]]
 
 RANKPO_DEPTH = 100  # RankPO's evaluation looks at the first hundred documents only
 
@@ -53,7 +53,7 @@ def order(scores: Mapping[str, float]) -> list[str]:
 
 
 def evaluate_run(
-    run: Run, qrels: Qrels, metrics: Sequence[str], *, relevant_from: int = 1, gain: str = "exp"
+    run: Run, qrels: Qrels, metrics: Sequence[str], *, relevant_from: float = 1, gain: str = "exp"
 ) -> Evaluation:
     """Means and values per query. A judged query that the run lacks scores 0; one without a relevant document is left out.
 
@@ -107,7 +107,7 @@ def _means(
     return means, undefined
 
 
-def _judge(query: str, scores: Mapping[str, float], judgements: Mapping[str, int], relevant_from: int) -> Judged:
+def _judge(query: str, scores: Mapping[str, float], judgements: Mapping[str, float], relevant_from: float) -> Judged:
     for document, score in scores.items():
         if not np.isfinite(score):
             raise ValueError(f"query {query}, document {document}: the score is {score}")

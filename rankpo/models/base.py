@@ -30,6 +30,8 @@ class RankingModel(nn.Module):
     on a CPU and everything at once elsewhere.
     """
 
+    inputs: Any  # how the family's texts become sequences: `pieces`, `costs`, `collate`
+
     def __init__(self, backbone: PreTrainedModel, *, layout: str = "auto", chunk_tokens: int | None = None) -> None:
         super().__init__()
         if layout not in ("auto", "packed", "padded"):
