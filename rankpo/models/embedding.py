@@ -120,6 +120,8 @@ class EmbeddingModel(RankingModel):
         for index, text in enumerate(several):
             if not isinstance(text, str):
                 raise TypeError(f"texts[{index}] must be a string, got {type(text).__name__}")
+        if not several:
+            return np.zeros((0, self.dim), dtype=np.float32)
         distinct = {text: number for number, text in enumerate(dict.fromkeys(several))}
         sequences = self.inputs.sequences(list(distinct), "query" if role == "query" else "candidate")
         if devices is not None and not len(devices):
@@ -132,7 +134,7 @@ class EmbeddingModel(RankingModel):
             encode = partial(self.encode_sequences, sequences)
         with counting("encode", len(sequences), shown=progress) as advance:
             embeddings = encode(advance)
-        rows = embeddings.numpy()[[distinct[text] for text in several]] if several else embeddings.numpy()
+        rows = embeddings.numpy()[[distinct[text] for text in several]]
         return rows[0] if isinstance(texts, str) else rows
 
 

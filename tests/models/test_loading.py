@@ -1,0 +1,89 @@
+"""What is refused at the door: code of strangers, pickles, folders that are not there."""
+
+import json
+
+import pytest
+import torch
+
+from rankpo.models import loading
+from rankpo.models.build import EmbeddingModelConfig
+from rankpo.models.loading import LoadingError
+from tests.models.families import backbone
+
+
+def folder_of(tmp_path, family="bert"):
+    backbone(family).save_pretrained(tmp_path)
+    loading.byte_tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def load(folder, **options):
+    source = loading.resolve("", str(folder))
+    return loading.load_backbone(source, **options)
+
+
+def test_weights_come_as_float32_whatever_was_saved(tmp_path):
+    model = backbone("bert")
+    model.bfloat16().save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    name = "encoder.layer.0.attention.self.query.weight"
+    assert torch.equal(loaded.state_dict()[name], model.state_dict()[name].float())
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    folder = folder_of(tmp_path)
+    torch.save(backbone("bert").state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(
+        LoadingError, match=r"pickled weights only \(\*\.bin\), and a pickle can run code; convert them"
+    ):
+        load(folder)
+
+
+def test_code_in_a_folder_is_not_run_unless_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = folder_of(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"] = "strange"
+    config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    with pytest.raises(LoadingError, match=r"brings code of its own.*model\.trust_remote_code=true"):
+        load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("given", ["./nowhere", "/nowhere/at/all", "a/b/c"])
+def test_a_folder_that_is_not_there(given):
+    with pytest.raises(LoadingError, match=f"model.name_or_path={given}: no such folder"):
+        loading.resolve(given)
+    with pytest.raises(LoadingError, match=f"model.load_from={given}: no such folder"):
+        loading.resolve("some/model", given)
+
+
+def test_damaged_and_strange_folders(tmp_path):
+    folder = folder_of(tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(LoadingError, match="cannot load .*model.safetensors"):
+        load(folder)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(LoadingError, match="cannot load"):
+        load(folder)
+    with pytest.raises(LoadingError, match=r"model\.random\.model_type=bertt is no model type"):
+        loading.random_backbone({"model_type": "bertt"})
+    with pytest.raises(LoadingError, match=r"does not run with sdpa; set model\.attn_implementation=eager"):
+        loading.random_backbone({"model_type": "mpnet"})
+
+
+def test_settings_of_a_folder_win_over_the_yaml_and_the_command_line_over_both(tmp_path):
+    folder = folder_of(tmp_path)
+    settings = {"pooling": "cls", "normalize": False, "query_prompt": "saved: ", "passage_prompt": ""}
+    settings |= {"query_max_length": 30, "passage_max_length": 40, "truncate_dim": None}
+    (folder / "rankpo.json").write_text(json.dumps({"settings": settings}))
+    said = []
+    config = EmbeddingModelConfig(load_from=str(folder), pooling="last", query_max_length=50)
+    opened = config.open_inputs(said.append, explicit=["query_max_length"]).settings
+    assert (opened.pooling, opened.query_prompt, opened.query_max_length) == ("cls", "saved: ", 50)
+    assert any("saved with pooling='cls'" in message for message in said)
+    assert any("model.query_max_length=50 instead of 30" in message for message in said)
