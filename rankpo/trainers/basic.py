@@ -95,22 +95,25 @@ class BasicTrainer:
     def prepare(self, step: int) -> Any:
         """This rank's work for update `step`: runs in a thread, ahead of time, and depends on `step` alone."""
         groups = self.loader.groups(step)
-        inputs, table = self.policy.inputs, self.loader.table
-        costs = inputs.costs(table, groups)
-        parts = plan(costs, distributed.world_size(), self.settings.max_tokens)[distributed.rank()]
-        cheapest = np.array([int(costs.argmin())])
-        micro_batches = []
-        for part in parts:
-            chosen = [groups[index] for index in (part if len(part) else cheapest)]
-            batch = self.collate(chosen)
-            micro_batches.append(MicroBatch(batch, counts=bool(len(part))))
+        micro_batches = self.micro_batches(groups)
         return Update(
             micro_batches=micro_batches,
-            denominators=denominators(self.loss, self.policy.labels(table, groups)),
+            denominators=denominators(self.loss, self.policy.labels(self.loader.table, groups)),
             num_queries=len(groups),
             num_tokens=sum(item.batch.sequences.num_tokens for item in micro_batches if item.counts),
             ids=tuple(group.id for group in groups),
         )
+
+    def micro_batches(self, groups: Sequence[Group]) -> list[MicroBatch]:
+        """This rank's share of the groups, cut under max_tokens."""
+        costs = self.policy.inputs.costs(self.loader.table, groups)
+        parts = plan(costs, distributed.world_size(), self.settings.max_tokens)[distributed.rank()]
+        cheapest = np.array([int(costs.argmin())])
+        made = []
+        for part in parts:
+            chosen = [groups[index] for index in (part if len(part) else cheapest)]
+            made.append(MicroBatch(self.collate(chosen), counts=bool(len(part))))
+        return made
 
     def collate(self, groups: Sequence[Group]) -> Batch:
         return self.policy.inputs.collate(self.loader.table, groups, reference=self.stored)
