@@ -90,8 +90,8 @@ class Labels:
         return int(self.relevance.shape[0])
 
     def to(self, device: torch.device | str) -> Labels:
-        moved = {item.name: getattr(self, item.name) for item in fields(self)}
-        return Labels(**{name: None if value is None else value.to(device) for name, value in moved.items()})
+        values = ((item.name, getattr(self, item.name)) for item in fields(self))
+        return replace(self, **{name: value.to(device) for name, value in values if value is not None})
 
 
 @dataclass(frozen=True)

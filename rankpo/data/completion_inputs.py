@@ -60,7 +60,8 @@ class CompletionInputs:
         self.tokenizer.add_special_tokens(
             {"additional_special_tokens": [good, bad]}, replace_extra_special_tokens=False
         )
-        return self.tokenizer.convert_tokens_to_ids(good), self.tokenizer.convert_tokens_to_ids(bad)
+        ids = [self.tokenizer.encode(token, add_special_tokens=False) for token in (good, bad)]
+        return ids[0][0], ids[1][0]
 
     def pieces(self) -> Pieces:
         state = self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else repr(self.tokenizer)
@@ -108,10 +109,11 @@ class CompletionInputs:
             return [*self.head, *ids[-room:]] if ids else list(self.empty)
         if mark != CHAT_PROMPT or len(ids) <= limit:
             return ids
-        turns: tuple[Turn, ...] | None = _turns(text[2:])
         self.shortened += 1
-        while len(ids) > limit and (turns := shortened(turns)) is not None:
+        turns = shortened(_turns(text[2:]))
+        while len(ids) > limit and turns is not None:
             (ids,) = self._encode([self.chat.prompt(turns)])
+            turns = shortened(turns)
         self.cut += len(ids) > limit
         return ids[-limit:]
 

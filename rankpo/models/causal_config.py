@@ -94,8 +94,9 @@ class CausalModelConfig:
         from rankpo.models.causal_lm import CausalLanguageModel
 
         backbone = self._load_backbone()
-        added = len(inputs.tokenizer) - backbone.get_input_embeddings().num_embeddings
-        if added > 0:  # control tokens; checkpoints often hold more rows than tokens, and those are kept
+        embeddings: Any = backbone.get_input_embeddings()
+        added = len(inputs.tokenizer) > embeddings.num_embeddings
+        if added:  # control tokens; checkpoints often hold more rows than tokens, and those are kept
             backbone.resize_token_embeddings(len(inputs.tokenizer))
         model = CausalLanguageModel(
             backbone, inputs.tokenizer, inputs.settings, layout=self.layout, chunk_tokens=self.chunk_tokens
@@ -103,7 +104,7 @@ class CausalModelConfig:
         if gradient_checkpointing:
             backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.use_peft:
-            model.backbone = self._with_adapters(backbone, trains_embeddings=added > 0)
+            model.backbone = self._with_adapters(backbone, trains_embeddings=added)
         if self.compile:
             model.base.base_model.compile(dynamic=True)
         say(

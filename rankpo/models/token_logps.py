@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK_ELEMENTS = 1 << 23  # logits held at once: 32 MiB in float32, near what the caches of a GPU or server CPU hold
+# logits held at once: 48 MiB on a CPU, above the 32 MiB from which glibc gives memory back at once instead of keeping
+# fragments; a GPU reads the whole head for each block, so fewer and larger ones
+BLOCK_ELEMENTS = {"cpu": 3 << 22, "cuda": 1 << 25}
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 Reduction = Callable[..., tuple[Tensor, ...]]
@@ -68,13 +70,17 @@ class TokenRequest:
 
 
 class TokenValues(NamedTuple):
-    """Values at the scored positions, [P] each, sequence after sequence; None where they were not asked for."""
+    """Values at the scored positions, [P] each, sequence after sequence; None where they were not asked for.
+
+    critic: V of a model with a value head (models/value_head.py).
+    """
 
     logps: Tensor
     reference_logps: Tensor | None
     divergences: dict[str, Tensor]
     entropy: Tensor | None
     hidden: Tensor | None
+    critic: Tensor | None = None
 
 
 def token_values(hidden: Tensor, labels: Tensor, head: Head, request: TokenRequest) -> TokenValues:
@@ -85,7 +91,7 @@ def token_values(hidden: Tensor, labels: Tensor, head: Head, request: TokenReque
 
     def reduction(logits: Tensor, label: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         if not (request.divergences or request.entropy or states):
-            return (_label_logps(logits, label),)
+            return (_LabelLogps.apply(logits, label),)
         policy = logits.log_softmax(-1)  # [n, V]
         values = [_gather(policy, label)]
         if states and other is not None:
@@ -119,7 +125,7 @@ def over_vocabulary(
     head: Head,
     *constants: Tensor,
     temperature: float = 1.0,
-    block_elements: int = BLOCK_ELEMENTS,
+    block_elements: int | None = None,
 ) -> tuple[Tensor, ...]:
     """`reduction(logits [n, V], *constants of the block)` for block after block of positions, concatenated to [P].
 
@@ -128,7 +134,8 @@ def over_vocabulary(
     least float32 whatever the type of hidden states and head: rounded to bfloat16, a policy equal to its reference
     would not give a loss of log 2.
     """
-    size = max(1, block_elements // head.weight.shape[0])
+    elements = block_elements or BLOCK_ELEMENTS.get(hidden.device.type, BLOCK_ELEMENTS["cuda"])
+    size = max(1, elements // head.weight.shape[0])
     options = (reduction, head.softcap, temperature, size, _product_type(hidden))
     return _OverVocabulary.apply(options, hidden, head.weight, head.bias, *constants)
 
@@ -187,6 +194,23 @@ class _OverVocabulary(torch.autograd.Function):
         )
 
 
+class _LabelLogps(torch.autograd.Function):
+    """log p(label) [n] of logits [n, V]; the gradient onehot - softmax is made in one buffer, where autograd's takes four."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, label: Tensor) -> Tensor:
+        normaliser = logits.logsumexp(-1)
+        ctx.save_for_backward(logits, label, normaliser)
+        return _gather(logits, label) - normaliser
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, label, normaliser = ctx.saved_tensors
+        of_logits = torch.sub(logits, normaliser[:, None]).exp_().mul_(-gradient[:, None])
+        return of_logits.scatter_add_(-1, label[:, None], gradient[:, None]), None
+
+
 def _gradient(values: tuple[Tensor, ...], raw: Tensor, gradients: list[Tensor | None]) -> tuple[Tensor, ...]:
     """d(Σ values · gradients)/d raw; values without a graph (references, entropies) have none to give."""
     kept = [(value, g) for value, g in zip(values, gradients, strict=True) if g is not None and value.requires_grad]
@@ -230,10 +254,6 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.addmm_(left, right)
     else:
         total += _product(left, right)
-
-
-def _label_logps(logits: Tensor, label: Tensor) -> Tensor:
-    return _gather(logits, label) - logits.logsumexp(-1)
 
 
 def _gather(values: Tensor, label: Tensor) -> Tensor:
