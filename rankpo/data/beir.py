@@ -19,6 +19,7 @@ from rankpo.types import Example
 class Beir:
     """A corpus with graded judgements; as training data, every judged document of a query.
 
+    split: of the judgements; None for a folder that is read without them (`qrels` and `examples` are then refused).
     document_format: `{title}` and `{text}`; the result is stripped. missing_ids: judged ids that corpus or queries
     lack are an `error` (the first ten are named) or left out (`drop`, counted in `dropped`). ignore_identical_ids: a
     hit whose id equals the query's is dropped, as ArguAna and Quora need it.
@@ -28,7 +29,7 @@ class Beir:
 
     name: str
     path: str
-    split: str = "test"
+    split: str | None = "test"
     document_format: str = "{title} {text}"
     missing_ids: str = "error"
     ignore_identical_ids: bool = True
@@ -46,7 +47,9 @@ class Beir:
         if "{text}" not in self.document_format:
             raise ValueError(f"document_format must have {{text}}, got {self.document_format!r}")
         folder = Path(self.path)
-        self._files = [folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / f"{self.split}.tsv"]
+        self._files = [folder / "corpus.jsonl", folder / "queries.jsonl"]
+        if self.split is not None:
+            self._files.append(folder / "qrels" / f"{self.split}.tsv")
         for file in self._files:
             if not file.exists():
                 raise FileNotFoundError(f"path: {file} does not exist")
@@ -84,6 +87,8 @@ class Beir:
     def qrels(self) -> dict[str, dict[str, int]]:
         from rankpo.retrieval.trec import read_qrels
 
+        if self.split is None:
+            raise ValueError(f"datasets.{self.name}.split is null: there are no judgements; set it to one such as test")
         qrels = read_qrels(self._files[2])
         queries = {name for name, _ in self.queries()}
         documents = {name for name, _ in self.corpus()}
