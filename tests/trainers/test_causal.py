@@ -1,0 +1,198 @@
+"""SFT and the DPO family on causal language models: known first values, the promise of the loop, FINAL."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rankpo.config_errors import ConfigError
+from rankpo.demo import compose
+from tests.runs import curve, final_weights, launch, train, trainer_of
+
+TINY = (
+    "model=tiny_llama_lm",
+    "model.random.num_hidden_layers=1",
+    "model.max_length=192",
+    "model.max_prompt_length=160",
+    "datasets=[toy_chat]",
+    "datasets.toy_chat.num_examples=10",
+    "trainer.log_every=1",
+    "trainer.batch_size=4",
+    "optimizer=sgd",
+    "optimizer.lr=0.1",
+    "scheduler=constant",
+    "scheduler.warmup=0",
+)
+SMALL_BETA = "loss.beta=0.1"
+
+
+def run(tmp_path, name, *overrides):
+    train(*TINY, *overrides, f"exp_name={name}", f"cache_dir={tmp_path}")
+    return tmp_path / name
+
+
+# what a policy that equals its reference must cost, losses.md section 3.2
+FIRST = {
+    "dpo": (math.log(2), 1e-6, ()),
+    "cdpo": (math.log(2), 1e-6, ()),
+    "robust_dpo": (math.log(2), 1e-6, ()),
+    "ipo": (25.0, 1e-4, (SMALL_BETA,)),
+    "apo-zero": (1.0, 1e-6, ()),
+    "apo-down": (1.0, 1e-6, ()),
+    "nca": (2 * math.log(2), 1e-6, ()),
+    "exo": (2.7612307, 1e-6, ()),
+    "sppo": (50.0, 1e-4, (SMALL_BETA,)),
+}
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("loss", FIRST)
+def test_first_value_where_policy_is_reference(tmp_path, loss, layout):
+    if layout == "padded" and loss != "dpo":
+        pytest.skip("one loss shows that the layout does not matter")
+    value, tolerance, overrides = FIRST[loss]
+    done = run(tmp_path, "run", f"loss={loss}", f"model.layout={layout}", "trainer.max_steps=1", *overrides)
+    assert_close(curve(done), [value], atol=tolerance, rtol=0)
+    assert "train/logps/chosen" in (done / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("recipe", ["sft", "csft", "dpo", "simpo", "orpo", "ipo"])
+def test_max_tokens_changes_nothing(tmp_path, recipe):
+    """One micro-batch against one for every sequence; and packed against padded."""
+    whole = run(tmp_path, "whole", f"loss={recipe}", "trainer.max_tokens=100000")
+    parts = run(tmp_path, "parts", f"loss={recipe}", "trainer.max_tokens=150", "model.layout=padded")
+    assert len(curve(whole)) >= 3
+    assert_close(curve(parts), curve(whole), rtol=1e-5, atol=1e-6)
+    assert_close(final_weights(parts), final_weights(whole), rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_give_the_curve_of_one(tmp_path):
+    options = (*TINY, "loss=dpo", f"cache_dir={tmp_path}", "eval_datasets=[toy_chat]")
+    train(*options, "exp_name=one")
+    done = launch(*options, "exp_name=two", "trainer.max_tokens=300", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert_close(curve(tmp_path / "two"), curve(tmp_path / "one"), rtol=1e-5, atol=1e-6)
+    assert_close(final_weights(tmp_path / "two"), final_weights(tmp_path / "one"), rtol=1e-4, atol=1e-5)
+    for name in ("eval/toy_chat/accuracy", "eval/toy_chat/margin"):
+        assert_close(curve(tmp_path / "two", name), curve(tmp_path / "one", name), rtol=1e-5, atol=1e-5)
+
+
+def test_sft_is_the_mean_over_the_tokens_of_the_update(tmp_path):
+    """The other side: each completion alone, plain transformers logits in float64, one mean over all its tokens."""
+    trainer = trainer_of(*TINY, "loss=sft", f"cache_dir={tmp_path}")
+    update = trainer.prepare(0)
+    trainer.backward(update)
+    table, inputs = trainer.loader.table, trainer.policy.inputs
+    model = trainer.policy.base
+    model.config._attn_implementation = "sdpa"
+    total, count = 0.0, 0
+    for group in trainer.loader.groups(0):
+        prompt, completion = table.tokens(group.query), table.tokens(group.candidates[0])
+        ids = torch.tensor([*prompt, *completion])
+        logps = model(input_ids=ids[None]).logits[0, :-1].double().log_softmax(-1).gather(-1, ids[1:, None]).detach()
+        total, count = total + float(logps[len(prompt) - 1 :].sum()), count + len(completion)
+        assert int(completion[-1]) == inputs.tokenizer.eos_token_id
+    trainer.running.end_update()
+    assert_close(trainer.running.result(lambda sums: sums)["loss"], -total / count, rtol=1e-6, atol=0)
+    assert update.denominators == {"loss": count}
+
+
+def test_chain_from_sft_to_dpo_and_what_final_holds(tmp_path):
+    """The second stage starts from the first one's FINAL, with log 2, and both load in plain transformers."""
+    learning = ("optimizer=adamw", "optimizer.lr=0.003", "trainer.epochs=4")
+    first = run(tmp_path, "first", "loss=sft", "model=tiny_pythia", *learning)
+    assert curve(first)[-1] < curve(first)[0] - 0.3
+    chain = ("loss=dpo", "model=tiny_pythia", f"model.load_from={first}/FINAL", *learning)
+    second = run(tmp_path, "second", *chain)
+    assert_close(curve(second)[0], math.log(2), atol=1e-6, rtol=0)
+    assert max(curve(second)[-3:]) < 0.6
+    loaded = AutoModelForCausalLM.from_pretrained(second / "FINAL")
+    tokenizer = AutoTokenizer.from_pretrained(second / "FINAL")
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What colour is snow?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    assert tokenizer.decode(ids["input_ids"][0]) == "<|user|>\nWhat colour is snow?\n<|assistant|>\n"
+    assert loaded.generate(**ids, max_new_tokens=3).shape[1] == ids["input_ids"].shape[1] + 3
+
+
+@pytest.mark.parametrize("source", ["live", "adapters"])
+def test_references_agree_with_the_stored_one(tmp_path, source):
+    lora = ("model.use_peft=true",) if source == "adapters" else ()
+    options = (*TINY, "loss=dpo", *lora, f"cache_dir={tmp_path}")
+    stored, other = (
+        trainer_of(*options, "trainer.reference=stored"),
+        trainer_of(*options, f"trainer.reference={source}"),
+    )
+    for parameter in other.policy.parameters():
+        if parameter.requires_grad:  # the policy moves on; the reference must not
+            parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    (batch,) = (item.batch for item in stored.prepare(0).micro_batches)
+    (same,) = (item.batch for item in other.prepare(0).micro_batches)
+    assert_close(other.reference.scores(same), batch.reference, atol=1e-4, rtol=0)
+    assert (other.policy.score(other.policy(same.sequences), same) - batch.reference).abs().max() > 1e-2
+
+
+def test_adapters_are_merged_into_final_and_kept_beside_it(tmp_path):
+    done = run(tmp_path, "lora", "loss=dpo", "model.use_peft=true", "trainer.max_steps=2", "optimizer.lr=2")
+    assert_close(curve(done)[0], math.log(2), atol=1e-6, rtol=0)
+    assert curve(done)[1] < curve(done)[0]
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {
+        f.name for f in (done / "FINAL" / "adapter").iterdir()
+    }
+    assert not [name for name in final_weights(done) if "lora" in name]
+    from peft import PeftModel
+
+    start = trainer_of(*TINY, "loss=dpo", f"cache_dir={tmp_path}").policy.base
+    start.config._attn_implementation = "sdpa"
+    together = PeftModel.from_pretrained(start, done / "FINAL" / "adapter")
+    ids = torch.arange(5, 25)[None]
+    merged = AutoModelForCausalLM.from_pretrained(done / "FINAL")
+    assert_close(together(input_ids=ids).logits, merged(input_ids=ids).logits, atol=1e-5, rtol=0)
+
+
+def test_adapters_of_an_earlier_run_go_on(tmp_path):
+    first = run(tmp_path, "first", "loss=sft", "model.use_peft=true", "trainer.max_steps=2")
+    again = trainer_of(
+        *TINY, "loss=sft", "model.use_peft=true", f"model.load_lora_from={first}/FINAL/adapter", f"cache_dir={tmp_path}"
+    )
+    trained = [parameter for parameter in again.policy.parameters() if parameter.requires_grad]
+    assert trained and any(
+        bool(parameter.detach().abs().sum() > 0) for n, parameter in again.policy.named_parameters() if "lora_B" in n
+    )
+
+
+def test_control_tokens_are_new_rows_of_the_vocabulary(tmp_path):
+    trainer = trainer_of(*TINY, "loss=csft", f"cache_dir={tmp_path}")
+    good, bad = trainer.policy.inputs.control
+    assert (good, bad) == (260, 261) and trainer.policy.head.weight.shape[0] == 262
+    (item,) = trainer.prepare(0).micro_batches
+    sequences = item.batch.sequences
+    labels, ids = sequences.labels, sequences.input_ids
+    places = ((ids == good) | (ids == bad)).nonzero().squeeze(-1)
+    assert (
+        len(places) == len(sequences)
+        and bool((labels[places] == -100).all())
+        and bool((labels[places + 1] != -100).all())
+    )
+    assert [260 if float(r) > 0 else 261 for r in item.batch.labels.relevance[:, 0]] == ids[places][
+        item.batch.candidates[:, 0]
+    ].tolist()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("loss=sft", "model=tiny_bert"), "SFTLoss needs token log-probabilities; .* of kind embedding"),
+        (("loss=contrastive", "model=tiny_pythia"), "ContrastiveLoss compares embeddings"),
+        (("loss=sft", "model=tiny_pythia", "model.max_prompt_length=2000"), "model.max_prompt_length must be in 2 to"),
+        (("loss=sft", "model=tiny_pythia", "model.load_lora_from=x"), "model.load_lora_from needs use_peft=true"),
+    ],
+)
+def test_errors_before_any_weight_is_loaded(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        compose([*overrides, "datasets=[toy_chat]"])
