@@ -29,6 +29,8 @@ class Train:
 
     metrics: Sequence[str] = DEFAULT_METRICS
 
+    trains = True  # so that the loss is checked against the model
+
     def __post_init__(self) -> None:
         from rankpo.ranking_metrics import parse_metric
 
