@@ -233,7 +233,9 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
     """Choices that exist each for itself and do not work together."""
     problems = []
     settings: TrainerSettings | None = made["settings"]
-    loss, model = made["loss"], made["model"]
+    # the loss has a default: tasks that do not train must not be refused for it
+    loss = made["loss"] if getattr(made["task"], "trains", False) else None
+    model = made["model"]
     if settings is not None and model is not None and settings.reference == "adapters" and not model.use_peft:
         problems.append("trainer.reference=adapters needs model.use_peft=true: there are no adapters to switch off")
     if settings is not None and loss is not None and settings.precision == "fp16" and settings.max_grad_norm is None:
