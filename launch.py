@@ -54,11 +54,11 @@ def main() -> int:
         return 2
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would print a trace of its own instead of raising
     try:
-        compose_and_run()
-        if {"-m", "--multirun"} & set(sys.argv[1:]):
-            from rankpo.sweep import close_all
-
-            close_all()
+        try:
+            compose_and_run()
+        finally:
+            if "rankpo.sweep" in sys.modules:
+                sys.modules["rankpo.sweep"].close_all()
     except (HydraException, OmegaConfBaseException) as error:
         sys.stderr.write(f"{explain(error, sys.argv[1:])}\n")
         return 2

