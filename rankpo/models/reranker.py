@@ -21,6 +21,7 @@ from rankpo.models.reranker_heads import ScoreHead, find_head
 from rankpo.types import Batch, Sequences
 
 if TYPE_CHECKING:
+    from rankpo.data.requests import Request
     from rankpo.data.text_store import ExampleTable
 
 BATCH_TOKENS = 16384
@@ -85,13 +86,15 @@ class RerankerModel(RankingModel):
         scores = self.score_many(lengths, lambda rows: self.inputs.rows(table, pairs[rows, 0], pairs[rows, 1]))
         return scores[place.reshape(-1)]
 
-    def rerank(self, pairs: Sequence[Pair]) -> np.ndarray:
-        """[len(pairs)] float32 logits, on every rank; each distinct pair is scored once, by one rank."""
+    def rerank(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        """[documents] float32 logits for each request, on every rank; each distinct pair is scored once, by one rank."""
+        pairs = [(request.query, document) for request in requests for document in request.documents]
         distinct = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
         texts = list(distinct)
         sizes = np.array([len(query) + len(document) for query, document in texts], dtype=np.int64)  # letters will do
         scores = self.score_many(sizes, lambda rows: self.inputs.sequences([texts[row] for row in rows]))
-        return scores[[distinct[pair] for pair in pairs]] if len(pairs) else scores
+        flat = scores[[distinct[pair] for pair in pairs]] if pairs else scores
+        return np.split(flat, np.cumsum([len(request.documents) for request in requests])[:-1]) if requests else []
 
     def score_many(self, sizes: np.ndarray, make: Callable[[np.ndarray], Sequences]) -> np.ndarray:
         """[n] float32 scores of n sequences, on every rank. sizes: [n], to sort and deal them by; make: of numbers."""

@@ -1,0 +1,162 @@
+"""task=rerank: a first stage's run, or requests in JSON Lines, put in a new order; with metrics where there are qrels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankpo.config_errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rankpo.build import Experiment
+    from rankpo.data.requests import Request
+    from rankpo.metrics import MetricsLogger
+    from rankpo.ranking_metrics import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rerank:
+    """Writes `output`/run.trec, and metrics.json and per_query.jsonl where judgements are known.
+
+    run: a TREC run, whose texts are in the BEIR folder `beir`; or requests: a JSON Lines file with texts of its own.
+    split: of the folder's judgements, None to do without; qrels: a file of judgements instead. depth: documents of
+    each query that are scored; those below are left out of the result. normalize: sigmoid of the scores. missing_ids:
+    ids of the run without a text are an `error`, or left out (`drop`, counted). metrics: of the new order, beside the
+    first stage's.
+    """
+
+    run: str | None = None
+    beir: str | None = None
+    requests: str | None = None
+    split: str | None = "test"
+    qrels: str | None = None
+    depth: int | None = 100
+    document_format: str = "{title} {text}"
+    missing_ids: str = "error"
+    normalize: bool = False
+    metrics: Sequence[str] = ("ndcg@10", "mrr@10", "map", "recall@100")
+    output: str = "rerank"
+
+    def __post_init__(self) -> None:
+        from rankpo.ranking_metrics import parse_metric
+
+        if (self.run is None) == (self.requests is None):
+            raise ValueError("run (a TREC run, with beir) or requests (a JSON Lines file) must be set, and only one")
+        if self.run is not None and self.beir is None:
+            raise ValueError("run holds ids only: beir must be set to the folder with their texts")
+        for name in ("run", "beir", "requests", "qrels"):
+            if getattr(self, name) is not None and not Path(getattr(self, name)).exists():
+                raise FileNotFoundError(f"{name}: {getattr(self, name)} does not exist")
+        if self.depth is not None and self.depth < 1:
+            raise ValueError(f"depth must be >= 1 or null, got {self.depth}")
+        if self.missing_ids not in ("error", "drop"):
+            raise ValueError(f"missing_ids must be one of error, drop, got {self.missing_ids!r}")
+        for name in self.metrics:
+            parse_metric(name)
+
+    def __call__(self, experiment: Experiment) -> dict[str, float]:
+        """The metrics of the new order, or {} without judgements."""
+        from rankpo import distributed
+        from rankpo.metrics import MetricsLogger
+        from rankpo.tasks.evaluate import build_model
+
+        if experiment.model.kind not in ("reranker", "listwise"):
+            raise ConfigError(
+                [
+                    f"task=rerank needs a reranker, such as model=bge_reranker; this model is of kind {experiment.model.kind}"
+                ]
+            )
+        accelerator = distributed.make_accelerator(experiment.settings.precision)
+        logger = MetricsLogger(main=distributed.rank() == 0)
+        requests, dropped = self._requests()
+        model: Any = build_model(experiment.model, experiment.explicit, accelerator.device, logger.say)
+        with accelerator.autocast():
+            scores = model.rerank(requests)
+        if self.normalize:
+            scores = [_sigmoid(row) for row in scores]
+        new = {
+            request.id: dict(zip(request.document_ids, map(float, row), strict=True))
+            for request, row in zip(requests, scores, strict=True)
+        }
+        counts = {"queries": len(new), "documents": sum(map(len, new.values())), "dropped": dropped}
+        logger.say(", ".join(f"{count} {name}" for name, count in counts.items()))
+        found: dict[str, float] = {}
+        if logger.main:
+            found = self._write(Path(self.output), requests, new, counts, model.settings.to_json(), logger)
+        distributed.barrier()
+        return found
+
+    def _folder(self) -> Any:
+        from rankpo.data.beir import Beir
+
+        if self.beir is None:
+            return None
+        split = None if self.qrels is not None else self.split
+        return Beir(
+            name="rerank", path=self.beir, split=split, document_format=self.document_format, missing_ids="drop"
+        )
+
+    def _requests(self) -> tuple[list[Request], int]:
+        from rankpo.data.requests import of_file, of_run
+
+        if self.requests is not None:
+            requests = [request.first(self.depth) for request in of_file(self.requests)]
+            names = [request.id for request in requests]
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise ConfigError([f"task.requests={self.requests}: the query id {twice!r} stands twice"])
+            return requests, 0
+        assert self.run is not None
+        return of_run(self.run, self._folder(), self.missing_ids, self.depth)
+
+    def _judgements(self) -> Mapping[str, Mapping[str, float]] | None:
+        from rankpo.retrieval.trec import read_qrels
+
+        if self.qrels is not None:
+            return read_qrels(self.qrels)
+        folder = self._folder()
+        return None if folder is None or folder.split is None else folder.qrels()
+
+    def _write(
+        self,
+        folder: Path,
+        requests: Sequence[Request],
+        new: Mapping[str, Mapping[str, float]],
+        counts: Mapping[str, int],
+        settings: Mapping[str, Any],
+        logger: MetricsLogger,
+    ) -> dict[str, float]:
+        from rankpo.ranking_metrics import evaluate_run
+        from rankpo.retrieval.trec import write_run
+
+        write_run(folder / "run.trec", new)
+        judgements = self._judgements()
+        if judgements is None:
+            logger.say(f"{folder}/run.trec written")
+            return {}
+        old = {request.id: dict(zip(request.document_ids, request.scores, strict=True)) for request in requests}
+        before, after = (evaluate_run(run, judgements, self.metrics) for run in (old, new))
+        _write_metrics(folder, before, after, {**counts, **after.counts}, settings)
+        logger.table([{"order": "first stage", **before.metrics}, {"order": "reranked", **after.metrics}])
+        return dict(after.metrics)
+
+
+def _write_metrics(
+    folder: Path, before: Evaluation, after: Evaluation, counts: Mapping[str, int], settings: Mapping[str, Any]
+) -> None:
+    summary = {"metrics": after.metrics, "first_stage": before.metrics, "counts": counts, "settings": settings}
+    (folder / "metrics.json").write_text(json.dumps(summary, indent=1))
+    with (folder / "per_query.jsonl").open("w") as file:
+        for query, values in after.per_query.items():
+            file.write(json.dumps({"query": query, **values}) + "\n")
+
+
+def _sigmoid(scores: np.ndarray) -> np.ndarray:
+    from scipy.special import expit
+
+    return expit(scores.astype("float64"))
