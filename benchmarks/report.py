@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,7 @@ def row(measured: Measured, **more: Any) -> dict[str, Any]:
     line: dict[str, Any] = {
         "side": measured.name,
         "median s": measured.median,
+        "median CPU s": statistics.median(measured.cpu),
         "range s": f"{min(measured.seconds):.3g} to {max(measured.seconds):.3g}",
     }
     if measured.values:

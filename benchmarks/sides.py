@@ -43,11 +43,13 @@ class Side:
 
 @dataclass
 class Measured:
-    """One side's updates, the first (warm-up) left out of the times. peak, base: GB of memory in use by the process,
+    """One side's updates, the first (warm-up) left out of the times. cpu: seconds of all cores, which other load on the
+    machine changes less. peak, base: GB of memory in use by the process,
     at most and before the first update; None where all sides shared a process."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     base: float | None = None
     peak: float | None = None
@@ -98,7 +100,7 @@ class OwnProcess:
             raise SideError(f"{self.side.name}:\n{content}")
         return content
 
-    def run(self, step: int) -> tuple[float, Outcome]:
+    def run(self, step: int) -> tuple[float, float, Outcome]:
         self.connection.send(step)
         return self.receive()
 
@@ -122,7 +124,7 @@ class SharedProcess:
     def receive(self) -> None:
         return None
 
-    def run(self, step: int) -> tuple[float, Outcome]:
+    def run(self, step: int) -> tuple[float, float, Outcome]:
         return _timed(self.update, step)
 
     def memory(self) -> tuple[float | None, float | None]:
@@ -145,10 +147,11 @@ def measure(
         for step in range(warmup + updates):
             turns = list(zip(opened, measured, strict=True))
             for worker, result in turns if step % 2 == 0 else reversed(turns):
-                seconds, outcome = worker.run(step)
+                seconds, cpu, outcome = worker.run(step)
                 result.outcomes.append(outcome)
                 if step >= warmup:
                     result.seconds.append(seconds)
+                    result.cpu.append(cpu)
         for worker, result in zip(opened, measured, strict=True):
             result.base, result.peak = worker.memory()
     finally:
@@ -200,7 +203,7 @@ def _made(side: Side, threads: int) -> Update:
     return update
 
 
-def _timed(update: Update, step: int) -> tuple[float, Outcome]:
-    started = time.perf_counter()
+def _timed(update: Update, step: int) -> tuple[float, float, Outcome]:
+    started, worked = time.perf_counter(), time.process_time()
     outcome = update(step)
-    return time.perf_counter() - started, outcome
+    return time.perf_counter() - started, time.process_time() - worked, outcome
