@@ -1,0 +1,77 @@
+"""What is mined: queries with all their known positives, and the texts that may become negatives, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rankpo.config_errors import ConfigError
+from rankpo.retrieval.corpus import TextSource, text_id, text_key
+
+
+@dataclass
+class Query:
+    """One distinct query text. positives: text numbers, of all rows and datasets. rows: examples with this text."""
+
+    id: str
+    text: str
+    positives: list[int] = field(default_factory=list)
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class MiningData:
+    """ids, texts: the corpus first, `num_candidates` of them, then positives that it lacks.
+
+    numbers: text number by `text_key`. merged: corpus texts that stood there before.
+    """
+
+    queries: Sequence[Query]
+    ids: Sequence[str]
+    texts: Sequence[str]
+    num_candidates: int
+    numbers: dict[bytes, int]
+    merged: int
+
+    def own_number(self, query: Query) -> int | None:
+        """The number of the query's own text, if it is one of the texts."""
+        return self.numbers.get(text_key(query.text))
+
+
+def read(datasets: Iterable[Any], corpus: TextSource) -> MiningData:
+    """Reads corpus and datasets. Raises ConfigError where there is no candidate, or no query with a positive."""
+    ids: list[str] = []
+    texts: list[str] = []
+    numbers: dict[bytes, int] = {}
+    merged = 0
+    for identity, text in corpus.texts():
+        key = text_key(text)
+        if key in numbers:
+            merged += 1
+            continue
+        numbers[key] = len(texts)
+        ids.append(identity)
+        texts.append(text)
+    num_candidates = len(texts)
+    if not num_candidates:
+        raise ConfigError([f"mining.corpus: {corpus.name} holds no text"])
+    queries: dict[bytes, Query] = {}
+    for dataset in datasets:
+        for example in dataset.examples():
+            query = queries.setdefault(text_key(example.query), Query(example.id, example.query))
+            query.rows += 1
+            for text, relevance in zip(example.candidates, example.relevance, strict=True):
+                if relevance <= 0:
+                    continue
+                key = text_key(text)
+                if key not in numbers:
+                    numbers[key] = len(texts)
+                    ids.append(text_id(text))
+                    texts.append(text)
+                if numbers[key] not in query.positives:
+                    query.positives.append(numbers[key])
+    mined = [query for query in queries.values() if query.positives]
+    if not mined:
+        raise ConfigError(["datasets hold no query with a positive: there is nothing to mine for"])
+    return MiningData(mined, ids, texts, num_candidates, numbers, merged)

@@ -1,0 +1,132 @@
+"""Mined negatives as training files: one line per query, or per positive for tuples. interop.md 3.2."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rankpo.mining.data import MiningData
+from rankpo.mining.pipeline import Mined
+
+
+def contrastive(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
+    """RankPO's, with all positives and the query's id."""
+    query, positives, negatives = _texts(data, item)
+    yield {"id": data.queries[item.query].id, "query": query, "positives": positives, "negatives": negatives}
+
+
+def pos_neg(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
+    """FlagEmbedding's; scores where every candidate of the line has one."""
+    query, positives, negatives = _texts(data, item)
+    record: dict[str, Any] = {"id": data.queries[item.query].id, "query": query, "pos": positives, "neg": negatives}
+    scores = [*item.positives.tolist(), *(negative.score for negative in item.negatives)]
+    if all(math.isfinite(score) for score in scores):
+        rounded = [_rounded(score) for score in scores]
+        record.update(pos_scores=rounded[: len(positives)], neg_scores=rounded[len(positives) :])
+    yield record
+
+
+def triplet(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
+    query, positives, negatives = _texts(data, item)
+    for positive in positives:
+        for negative in negatives:
+            yield {"anchor": query, "positive": positive, "negative": negative}
+
+
+def n_tuple(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
+    query, positives, negatives = _texts(data, item)
+    numbered = {f"negative_{number}": text for number, text in enumerate(negatives, 1)}
+    for positive in positives:
+        yield {"anchor": query, "positive": positive, **numbered}
+
+
+def labeled_list(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
+    query, positives, negatives = _texts(data, item)
+    yield {"query": query, "documents": positives + negatives, "labels": [1] * len(positives) + [0] * len(negatives)}
+
+
+def ids(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
+    """Tevatron's."""
+    query = data.queries[item.query]
+    yield {
+        "query_id": query.id,
+        "query_text": query.text,
+        "positive_document_ids": [data.ids[number] for number in query.positives],
+        "negative_document_ids": [data.ids[negative.number] for negative in item.negatives],
+    }
+
+
+FORMATS: dict[str, Callable[[MiningData, Mined], Iterator[dict[str, Any]]]] = {
+    "contrastive": contrastive,
+    "pos_neg": pos_neg,
+    "triplet": triplet,
+    "n_tuple": n_tuple,
+    "labeled_list": labeled_list,
+    "ids": ids,
+}
+
+
+def meta(data: MiningData, item: Mined) -> dict[str, Any]:
+    """Where each negative of a query comes from."""
+    query = data.queries[item.query]
+    return {
+        "id": query.id,
+        "positives": [
+            {"id": data.ids[number], "score": _known(score)}
+            for number, score in zip(query.positives, item.positives.tolist(), strict=True)
+        ],
+        "margin_from": _known(item.margin_from),
+        "candidates": item.num_candidates,
+        "removed": dict(item.removed),
+        "negatives": [
+            {
+                "id": data.ids[negative.number],
+                "rank": negative.rank,
+                "source_score": _known(negative.source_score),
+                "score": _known(negative.score),
+                "cluster": negative.cluster,
+                "mark": negative.mark or None,
+            }
+            for negative in item.negatives
+        ],
+    }
+
+
+def write(path: Path, form: str, data: MiningData, mined: Sequence[Mined], num_negatives: int, keep_empty: bool) -> int:
+    """Writes `path` and, beside it, NAME.meta.jsonl; both appear whole. Returns the number of queries written.
+
+    keep_empty: queries without a negative are written too, where the form can hold them. n_tuple needs
+    `num_negatives` columns everywhere, so shorter queries are left out.
+    """
+    least = num_negatives if form == "n_tuple" else 0 if keep_empty and form != "triplet" else 1
+    written = [item for item in mined if len(item.negatives) >= least]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (record for item in written for record in FORMATS[form](data, item))
+    _write_lines(path, lines)
+    _write_lines(path.with_suffix(".meta.jsonl"), (meta(data, item) for item in written))
+    return len(written)
+
+
+def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def _texts(data: MiningData, item: Mined) -> tuple[str, list[str], list[str]]:
+    query = data.queries[item.query]
+    positives = [data.texts[number] for number in query.positives]
+    return query.text, positives, [data.texts[negative.number] for negative in item.negatives]
+
+
+def _rounded(score: float) -> float:
+    return float(f"{score:.9g}")
+
+
+def _known(score: float) -> float | None:
+    return _rounded(score) if math.isfinite(score) else None

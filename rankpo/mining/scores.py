@@ -1,0 +1,91 @@
+"""Scores of candidates and positives by embeddings, BM25 or a cross-encoder, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from rankpo import distributed
+from rankpo.mining.data import MiningData
+from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
+
+if TYPE_CHECKING:
+    from rankpo.models.embedding import EmbeddingModel
+
+Say = Callable[[str], None]
+
+
+class PairScorer(Protocol):
+    """A reranker: one score per (query, document)."""
+
+    def compute_score(self, pairs: Sequence[tuple[str, str]]) -> Sequence[float]: ...
+
+
+@dataclass
+class DenseScores:
+    """Embeddings of the queries, and of as many texts as some step asks for, kept under `cache_dir`."""
+
+    model: EmbeddingModel
+    data: MiningData
+    cache_dir: Path
+    say: Say
+    _queries: Embeddings | None = field(default=None, init=False)
+    _texts: Embeddings | None = field(default=None, init=False)
+    _rows: np.ndarray | None = field(default=None, init=False)
+
+    @property
+    def queries(self) -> Embeddings:
+        if self._queries is None:
+            queries = self.data.queries
+            texts = TextList([str(number) for number in range(len(queries))], [query.text for query in queries])
+            self._queries = cached_embeddings(self.cache_dir, self.model, texts, "query", self.say)
+        return self._queries
+
+    def encode(self, numbers: np.ndarray | None = None) -> Embeddings:
+        """Embeddings of all texts, or of those with the given numbers (sorted, distinct)."""
+        data = self.data
+        chosen = range(len(data.texts)) if numbers is None else numbers.tolist()
+        texts = TextList([data.ids[number] for number in chosen], [data.texts[number] for number in chosen])
+        self._rows = numbers
+        self._texts = cached_embeddings(self.cache_dir, self.model, texts, "passage", self.say)
+        return self._texts
+
+    def vectors(self, numbers: np.ndarray) -> np.ndarray:
+        """[n, D] of texts that `encode` covered."""
+        assert self._texts is not None, "encode comes first"
+        return self._texts.rows(numbers if self._rows is None else np.searchsorted(self._rows, numbers))
+
+    def scores(self, query: int, numbers: np.ndarray) -> np.ndarray:
+        """[n] float64 inner products of one query with texts."""
+        vector = self.queries.rows(np.array([query]))[0]
+        return (self.vectors(numbers) @ vector).astype(np.float64)
+
+
+def pair_scores(scorer: PairScorer, data: MiningData, query: int, numbers: np.ndarray) -> np.ndarray:
+    """[n] float64: the cross-encoder's scores of one query with texts."""
+    if not len(numbers):
+        return np.empty(0)
+    text = data.queries[query].text
+    found = scorer.compute_score([(text, data.texts[number]) for number in numbers.tolist()])
+    return np.asarray(found, dtype=np.float64)
+
+
+def score_pairs(
+    scorer: PairScorer, data: MiningData, numbers: Sequence[np.ndarray], device: torch.device
+) -> list[np.ndarray]:
+    """`pair_scores` of every query with its texts, the same on every rank; each query is one rank's work."""
+    own = range(distributed.rank(), len(numbers), distributed.world_size())
+    scored = {query: pair_scores(scorer, data, query, numbers[query]) for query in own}
+    if distributed.world_size() == 1:
+        return [scored[query] for query in range(len(numbers))]
+    offsets = np.concatenate([[0], np.cumsum([len(item) for item in numbers])])
+    places = [np.arange(offsets[query], offsets[query + 1]) for query in own]
+    local = torch.from_numpy(np.concatenate([np.empty(0), *scored.values()])).to(device)
+    rows = torch.from_numpy(np.concatenate([np.empty(0, dtype=np.int64), *places]))
+    flat = distributed.place_rows(local, rows, int(offsets[-1])).cpu().numpy()
+    return np.split(flat, offsets[1:-1])

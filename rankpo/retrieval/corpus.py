@@ -1,0 +1,167 @@
+"""Where the texts of a search come from: a file, the datasets' own corpora, or all passages of their examples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import xxhash
+
+from rankpo.config_errors import ConfigError
+from rankpo.data import files, formats
+from rankpo.data.sources import normal
+
+POOL, OWN = "pool", "own"
+ID_KEYS = ("_id", "id", "docid", "document_id", "query_id", "qid")
+TEXT_KEYS = {
+    "passage": ("text", "content", "contents", "passage", "segment"),
+    "query": ("text", "query", "query.text", "query_text"),
+}
+BEIR_FILES = {"passage": "corpus.jsonl", "query": "queries.jsonl"}
+
+
+class TextSource(Protocol):
+    """Texts with ids, read as often as needed. files: what it reads, which nothing may overwrite."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def files(self) -> Sequence[Path]: ...
+
+    def texts(self) -> Iterator[tuple[str, str]]: ...
+
+
+def text_id(text: str) -> str:
+    """The id of a text that has none: the first 16 hex digits of its SHA-256, the same everywhere."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def text_key(text: str) -> bytes:
+    """What makes two texts equal: xxh3-128 after NFC and collapsed white space."""
+    return xxhash.xxh3_128_digest(normal(text).encode())
+
+
+@dataclass(frozen=True)
+class FileTexts:
+    """Records of a file, folder or glob; of a BEIR folder, its corpus.jsonl or queries.jsonl.
+
+    role: "passage" or "query", which decides the keys. A title stands before its text. Texts without an id get
+    `text_id`, and stand once.
+    """
+
+    path: str
+    role: str
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+    @property
+    def files(self) -> Sequence[Path]:
+        beir = Path(self.path) / BEIR_FILES[self.role]
+        return [beir] if beir.is_file() else files.find(self.path, "path")
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Raises ValueError naming the line for a record without text, or an id that stands twice."""
+        seen: set[str] = set()
+        for path in self.files:
+            for place, record in files.records(path):
+                identity, text = self._parse(place, record)
+                key = identity or text_id(text)
+                if key not in seen:
+                    seen.add(key)
+                    yield key, text
+                elif identity is not None:
+                    raise ValueError(f"{place}: the id {identity!r} stands twice")
+
+    def _parse(self, place: str, record: Any) -> tuple[str | None, str]:
+        if not isinstance(record, Mapping):
+            raise ValueError(f"{place}: {record}")
+        keys = TEXT_KEYS[self.role]
+        found = (formats.extract(record, key) for key in keys)
+        text = next((value for value in found if isinstance(value, str)), None)
+        if text is None:
+            raise ValueError(f"{place}: no text under {', '.join(keys)} (found: {', '.join(record) or 'nothing'})")
+        title = record.get("title") if self.role == "passage" else None
+        identity = next((record[key] for key in ID_KEYS if record.get(key) is not None), None)
+        return None if identity is None else str(identity), f"{title or ''} {text}".strip()
+
+
+@dataclass(frozen=True)
+class PoolTexts:
+    """Every distinct candidate (or query) text of the datasets' examples, in their order."""
+
+    datasets: Sequence[Any]
+    role: str
+    name: str = POOL
+
+    @property
+    def files(self) -> Sequence[Path]:
+        return dataset_files(self.datasets)
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        seen: set[bytes] = set()
+        for dataset in self.datasets:
+            for example in dataset.examples():
+                several = [example.query] if self.role == "query" else example.candidates
+                for text in several:
+                    key = text_key(text)
+                    if key not in seen:
+                        seen.add(key)
+                        yield (example.id if self.role == "query" else text_id(text)), text
+
+
+@dataclass(frozen=True)
+class OwnTexts:
+    """The corpora (or queries) that the datasets bring themselves, such as a BEIR folder's."""
+
+    datasets: Sequence[Any]
+    role: str
+    name: str = OWN
+
+    @property
+    def files(self) -> Sequence[Path]:
+        return dataset_files(self.datasets)
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Raises ConfigError for a dataset that has none, or an id that two datasets use."""
+        what = "corpus" if self.role == "passage" else "queries"
+        seen: set[str] = set()
+        for dataset in self.datasets:
+            if not hasattr(dataset, what):
+                raise ConfigError([f"datasets.{dataset.name} has no {what} of its own; choose {POOL} or a file"])
+            for identity, text in getattr(dataset, what)():
+                if identity in seen:
+                    raise ConfigError([f"datasets.{dataset.name}: the id {identity!r} of its {what} stands twice"])
+                seen.add(identity)
+                yield identity, text
+
+
+def dataset_files(datasets: Sequence[Any]) -> list[Path]:
+    """The files that datasets are read from, as far as they say."""
+    found: list[Path] = []
+    for dataset in datasets:
+        found.extend(getattr(dataset, "files", None) or ())
+        path = getattr(dataset, "path", None)
+        if isinstance(path, str):
+            found.append(Path(path))
+    return found
+
+
+def check_source(value: str, key: str) -> None:
+    """Raises FileNotFoundError naming `key` unless `value` is pool, own, or a file, folder or glob that is there."""
+    if value not in (POOL, OWN):
+        files.find(value, key)
+
+
+def open_source(value: str, role: str, datasets: Sequence[Any]) -> TextSource:
+    """The texts that a config names. Raises ConfigError where they come from datasets and there are none."""
+    if value not in (POOL, OWN):
+        return FileTexts(value, role)
+    if not datasets:
+        raise ConfigError([f"datasets is empty, and {value} takes texts from them; choose some, or give a file"])
+    return PoolTexts(datasets, role) if value == POOL else OwnTexts(datasets, role)

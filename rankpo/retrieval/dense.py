@@ -1,0 +1,141 @@
+"""Dense search over stored embeddings: exact or by faiss, shared by all processes, with its memory known before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import torch
+
+from rankpo import distributed
+from rankpo.retrieval.embeddings import Embeddings
+from rankpo.retrieval.exact import QUERIES_PER_CHUNK, estimate_memory, search_blocks
+from rankpo.retrieval.faiss_index import FaissIndex, FaissSettings
+
+BACKENDS = ("exact", "faiss")
+
+Say = Callable[[str], None]
+
+
+class TooLargeError(RuntimeError):
+    """A search that would not fit into memory, known before it starts."""
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Best first. scores: [Q, k] float32. numbers: [Q, k] rows of the corpus, -1 where an index found too few.
+
+    recall: of an approximate index, the share of the exact top k that it found, over `checked` queries; else None.
+    """
+
+    scores: np.ndarray
+    numbers: np.ndarray
+    recall: float | None = None
+    checked: int = 0
+
+
+def check_memory(
+    num_queries: int,
+    num_documents: int,
+    dim: int,
+    top_k: int,
+    device: torch.device,
+    say: Say,
+    faiss: FaissSettings | None = None,
+) -> int:
+    """Bytes that the search will hold on `device`, said before it starts. Raises TooLargeError if they are not free."""
+    needed = estimate_memory(num_queries, num_documents, dim, min(top_k, num_documents), resident=False)
+    if faiss is not None:
+        needed = faiss.memory(num_documents, dim) + 24 * num_queries * top_k * max(1, faiss.rescore)
+    on_gpu = device.type == "cuda" and faiss is None
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    say(f"search: {num_queries} queries, {num_documents} documents: {_size(needed)} of {_size(free)} free")
+    if needed > free:
+        raise TooLargeError(
+            f"the search needs {_size(needed)} and {_size(free)} are free; lower top_k, "
+            "or use backend=faiss with faiss.kind=ivf_pq"
+        )
+    return needed
+
+
+def dense_search(
+    queries: Embeddings,
+    corpus: Embeddings,
+    top_k: int,
+    device: torch.device,
+    say: Say,
+    *,
+    faiss: FaissSettings | None = None,
+    num_documents: int | None = None,
+) -> Hits:
+    """The same on every rank. faiss None: exact. num_documents: only so many first rows of the corpus.
+
+    `check_memory` comes first, before anything is encoded.
+    """
+    limit = len(corpus) if num_documents is None else num_documents
+    vectors = torch.from_numpy(queries.rows(np.arange(len(queries))))
+    if faiss is None:
+        return _exact(vectors, corpus, top_k, device, limit)
+    return _by_index(vectors.numpy(), corpus, top_k, device, say, faiss, limit)
+
+
+def _exact(vectors: torch.Tensor, corpus: Embeddings, top_k: int, device: torch.device, limit: int) -> Hits:
+    """Chunks of queries go round the ranks: a chunk's products are the same whoever computes them."""
+    chunk = torch.arange(len(vectors)) // QUERIES_PER_CHUNK
+    own = torch.nonzero(chunk % distributed.world_size() == distributed.rank())[:, 0]
+    scores, numbers = search_blocks(vectors[own].to(device), corpus.blocks(limit), top_k)
+    if distributed.world_size() > 1:
+        scores = distributed.place_rows(scores.to(device), own, len(vectors))
+        numbers = distributed.place_rows(numbers.to(device), own, len(vectors))
+    return Hits(scores.cpu().numpy(), numbers.cpu().numpy())
+
+
+def _by_index(
+    vectors: np.ndarray,
+    corpus: Embeddings,
+    top_k: int,
+    device: torch.device,
+    say: Say,
+    settings: FaissSettings,
+    limit: int,
+) -> Hits:
+    """The main process builds and searches; faiss uses all its threads."""
+    depth = min(top_k, limit)
+    scores = torch.empty(0, depth)
+    numbers = torch.empty(0, depth, dtype=torch.int64)
+    own = torch.empty(0, dtype=torch.int64)
+    recall, checked = None, 0
+    if distributed.rank() == 0:
+        own = torch.arange(len(vectors))
+        found = FaissIndex(settings, corpus, say, limit).search(vectors, top_k)
+        scores, numbers = torch.from_numpy(found[0]), torch.from_numpy(found[1].astype(np.int64))
+        if settings.approximate and settings.check_queries and len(vectors):
+            checked = min(settings.check_queries, len(vectors))
+            recall = _recall(vectors, found[1], corpus, depth, device, limit, checked)
+            say(f"{settings.kind}: recall@{depth} {recall:.4f} against exact search, over {checked} queries")
+    if distributed.world_size() > 1:
+        scores = distributed.place_rows(scores.to(device), own, len(vectors)).cpu()
+        numbers = distributed.place_rows(numbers.to(device), own, len(vectors)).cpu()
+        recall, checked = distributed.broadcast_object((recall, checked))
+    return Hits(scores.numpy(), numbers.numpy(), recall, checked)
+
+
+def _recall(
+    vectors: np.ndarray,
+    numbers: np.ndarray,
+    corpus: Embeddings,
+    depth: int,
+    device: torch.device,
+    limit: int,
+    checked: int,
+) -> float:
+    rows = np.linspace(0, len(vectors) - 1, checked).astype(np.int64)
+    _, exact = search_blocks(torch.from_numpy(vectors[rows]).to(device), corpus.blocks(limit), depth)
+    found = [len(np.intersect1d(numbers[row], best)) for row, best in zip(rows, exact.cpu().numpy(), strict=True)]
+    return float(np.mean(found)) / depth
+
+
+def _size(number: int) -> str:
+    return f"{number / 2**30:.2f} GiB" if number >= 2**27 else f"{number / 2**20:.1f} MiB"

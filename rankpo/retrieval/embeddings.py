@@ -1,0 +1,255 @@
+"""A corpus as vectors on disk: shards of a fixed size, memory-mapped, written by several processes, resumable."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from rankpo import distributed
+
+if TYPE_CHECKING:
+    from rankpo.models.embedding import EmbeddingModel
+
+META, FORMAT_VERSION = "meta.json", 1
+DTYPES = {"float32": np.float32, "float16": np.float16}
+SHARD_SIZE = 16384  # texts; small enough that several processes share a corpus of a few shards
+
+Say = Callable[[str], None]
+
+
+class Texts(Protocol):
+    """Texts with ids, read as often as needed."""
+
+    def texts(self) -> Iterator[tuple[str, str]]: ...
+
+
+@dataclass(frozen=True)
+class TextList:
+    """Texts that are in memory already."""
+
+    ids: Sequence[str]
+    values: Sequence[str]
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        yield from zip(self.ids, self.values, strict=True)
+
+
+class EncodingError(RuntimeError):
+    """A folder of embeddings that cannot be used, or a text whose embedding is not finite."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a folder of embeddings is: two with equal fields hold the same vectors.
+
+    model: fingerprint of the weights. inputs: of tokenizer, prompt, length and pooling. texts: of ids and texts.
+    role: "query" or "passage". settings: the model's, for people and for `task=search`.
+    """
+
+    model: str
+    inputs: str
+    texts: str
+    role: str
+    num_rows: int
+    dim: int
+    dtype: str
+    shard_size: int
+    settings: Mapping[str, Any]
+    format: int = FORMAT_VERSION
+
+    @property
+    def key(self) -> str:
+        return xxhash.xxh3_128_hexdigest(json.dumps(asdict(self), sort_keys=True).encode())
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_rows // self.shard_size)
+
+    def rows_of(self, shard: int) -> int:
+        return min(self.shard_size, self.num_rows - shard * self.shard_size)
+
+
+class Embeddings:
+    """A complete folder: [rows, D] vectors in shards, opened as memory maps, and the ids of the rows."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises EncodingError for a folder that is none, or is not complete."""
+        self.folder = folder
+        saved = _read_meta(folder)
+        if saved is None:
+            raise EncodingError(f"{folder} holds no embeddings; make them with task=encode")
+        self.encoding, complete = saved
+        if not complete:
+            raise EncodingError(f"{folder} is not complete; run the same task=encode again to continue it")
+
+    def __len__(self) -> int:
+        return self.encoding.num_rows
+
+    def blocks(self, limit: int | None = None) -> Iterator[Tensor]:
+        """[c, D] shard by shard, of the first `limit` rows; a block is read from disk when it is used."""
+        left = len(self) if limit is None else limit
+        for shard in range(self.encoding.num_shards):
+            if left <= 0:
+                return
+            yield torch.from_numpy(self._shard(shard)[:left])
+            left -= self.encoding.rows_of(shard)
+
+    def _shard(self, shard: int) -> np.ndarray:
+        # copy on write: torch wants a writable array, and the file stays as it is
+        return np.load(_shard_path(self.folder, shard), mmap_mode="c", allow_pickle=False)
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """[len(numbers), D] float32, in that order."""
+        output = np.empty((len(numbers), self.encoding.dim), dtype=np.float32)
+        shards = numbers // self.encoding.shard_size
+        for shard in np.unique(shards):
+            places = np.flatnonzero(shards == shard)
+            output[places] = self._shard(int(shard))[numbers[places] % self.encoding.shard_size]
+        return output
+
+    def ids(self) -> list[str]:
+        found: list[str] = []
+        for shard in range(self.encoding.num_shards):
+            found.extend(_ids_path(self.folder, shard).read_text(encoding="utf-8").split("\n")[:-1])
+        return found
+
+
+def describe_encoding(
+    model: EmbeddingModel, source: Texts, role: str, shard_size: int = SHARD_SIZE, dtype: str = "float32"
+) -> Encoding:
+    """Reads every text once. Raises EncodingError for an id that a line cannot hold."""
+    from rankpo.trainers.reference import fingerprint_weights
+
+    settings = model.settings
+    prompt, length = (
+        (settings.query_prompt, settings.query_max_length)
+        if role == "query"
+        else (settings.passage_prompt, settings.passage_max_length)
+    )
+    tokenizer = model.tokenizer
+    state = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
+    inputs = [state, prompt, length, settings.pooling, settings.normalize, settings.truncate_dim]
+    digest, count = xxhash.xxh3_128(), 0
+    for identity, text in source.texts():
+        if not identity or "\n" in identity:
+            raise EncodingError(f"the id {identity!r} of text {count + 1} is empty or has a line break")
+        digest.update(f"{len(identity)} {len(text)} {identity} {text}".encode())
+        count += 1
+    return Encoding(
+        model=fingerprint_weights(model),
+        inputs=xxhash.xxh3_128_hexdigest(json.dumps(inputs).encode()),
+        texts=digest.hexdigest(),
+        role=role,
+        num_rows=count,
+        dim=model.dim,
+        dtype=dtype,
+        shard_size=shard_size,
+        settings=settings.to_json(),
+    )
+
+
+def encode_texts(folder: Path, encoding: Encoding, model: EmbeddingModel, source: Texts, say: Say) -> Embeddings:
+    """Writes the shards that are missing; each is one process's work, and there whole or not at all.
+
+    What a shard holds does not depend on the number of processes. Raises EncodingError where the folder holds
+    another encoding.
+    """
+    if distributed.rank() == 0:
+        _enter(folder, encoding)
+    distributed.barrier()
+    missing = [shard for shard in range(encoding.num_shards) if not _shard_path(folder, shard).exists()]
+    distributed.barrier()  # every rank has seen the same shards before any is added
+    if missing:
+        done = encoding.num_shards - len(missing)
+        say(f"encoding {encoding.num_rows} texts into {folder}" + (f", {done} shards are there" if done else ""))
+    own = set(missing[distributed.rank() :: distributed.world_size()])
+    texts = source.texts()
+    for shard in range(encoding.num_shards):
+        part = list(islice(texts, encoding.shard_size))
+        if shard in own:
+            _write_shard(folder, shard, part, model, encoding)
+            say(f"shard {shard + 1} of {encoding.num_shards} written")
+    distributed.barrier()
+    if distributed.rank() == 0:
+        _write_meta(folder, encoding, complete=True)
+    distributed.barrier()
+    return Embeddings(folder)
+
+
+def cached_embeddings(
+    cache_dir: str | Path, model: EmbeddingModel, source: Texts, role: str, say: Say, shard_size: int = SHARD_SIZE
+) -> Embeddings:
+    """Embeddings under `cache_dir`, which later runs with the same model, texts, prompt and length find again."""
+    encoding = describe_encoding(model, source, role, shard_size)
+    return encode_texts(Path(cache_dir) / "embeddings" / encoding.key, encoding, model, source, say)
+
+
+def _enter(folder: Path, encoding: Encoding) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = _read_meta(folder)
+    if saved is None:
+        _write_meta(folder, encoding, complete=False)
+        return
+    old = asdict(saved[0])
+    different = [name for name, value in asdict(encoding).items() if old[name] != value]
+    if different:
+        raise EncodingError(
+            f"{folder} holds another encoding (other {', '.join(different)}); set overwrite=true or another exp_name"
+        )
+
+
+def _write_shard(
+    folder: Path, shard: int, part: Sequence[tuple[str, str]], model: EmbeddingModel, encoding: Encoding
+) -> None:
+    if len(part) != encoding.rows_of(shard):
+        raise EncodingError(f"the texts changed while they were read: shard {shard} has {len(part)} of them now")
+    vectors = model.encode([text for _, text in part], encoding.role)
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise EncodingError(f"the embedding of {part[bad[0]][0]} is not finite; {len(bad)} of its shard are not")
+    ids = "".join(f"{identity}\n" for identity, _ in part).encode()
+    _replace(_ids_path(folder, shard), lambda path: path.write_bytes(ids))
+    target = _shard_path(folder, shard)  # last: where it stands, the shard is done
+
+    def save(path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, vectors.astype(DTYPES[encoding.dtype]), allow_pickle=False)
+
+    _replace(target, save)
+
+
+def _replace(target: Path, write: Callable[[Path], Any]) -> None:
+    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    write(temporary)
+    temporary.replace(target)
+
+
+def _shard_path(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.npy"
+
+
+def _ids_path(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.ids.txt"
+
+
+def _read_meta(folder: Path) -> tuple[Encoding, bool] | None:
+    path = folder / META
+    if not path.exists():
+        return None
+    values = json.loads(path.read_text())
+    return Encoding(**values["encoding"]), values["complete"]
+
+
+def _write_meta(folder: Path, encoding: Encoding, complete: bool) -> None:
+    content = json.dumps({"encoding": asdict(encoding), "complete": complete}, indent=1)
+    _replace(folder / META, lambda path: path.write_text(content))

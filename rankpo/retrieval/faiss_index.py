@@ -1,0 +1,196 @@
+"""Search with faiss, exact or approximate: flat, HNSW or IVF-PQ, by inner product, built from blocks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+if TYPE_CHECKING:
+    from rankpo.retrieval.embeddings import Embeddings
+
+KINDS = ("flat", "hnsw", "ivf_pq")
+ROWS_PER_CENTROID = 39  # faiss warns below it: k-means has too little to learn from
+GPU_DEPTH = 2048  # faiss's own limit for k on a GPU
+BLOCK = 65536
+
+Say = Callable[[str], None]
+
+
+class FaissError(RuntimeError):
+    """faiss is missing, or cannot index these vectors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaissSettings:
+    """kind: flat (exact, all vectors in memory), hnsw (a graph beside them), ivf_pq (codes of `code_bytes` each).
+
+    hnsw: `links` per vector (M), `build_depth` and `search_depth` candidates (efConstruction, efSearch).
+    ivf_pq: `num_lists` cells (None: 4·√rows), `num_probes` of them searched; `code_bytes` sub-vectors of `code_bits`
+    bits each; `train_rows` vectors to learn from. rescore: an ivf_pq search fetches so many times top_k and ranks
+    them by the exact inner products, read from disk; 0 keeps the codes' estimates.
+    check_queries: of approximate kinds, so many are searched exactly too and the recall is reported.
+    gpu: a GPU is used where faiss has one; hnsw and top_k > 2,048 stay on the CPU.
+    """
+
+    kind: str = "flat"
+    links: int = 32
+    build_depth: int = 200
+    search_depth: int = 128
+    num_lists: int | None = None
+    num_probes: int = 16
+    code_bytes: int = 48
+    code_bits: int = 8
+    train_rows: int = 262144
+    rescore: int = 4
+    check_queries: int = 100
+    gpu: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        for name in ("links", "build_depth", "search_depth", "num_probes", "code_bytes", "train_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.num_lists is not None and self.num_lists < 1:
+            raise ValueError(f"num_lists must be >= 1 or null, got {self.num_lists}")
+        if not 4 <= self.code_bits <= 8:
+            raise ValueError(f"code_bits must be in 4 to 8, got {self.code_bits}")
+        for name in ("rescore", "check_queries"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+
+    @property
+    def approximate(self) -> bool:
+        return self.kind != "flat"
+
+    def lists(self, num_rows: int) -> int:
+        """Cells of the coarse quantiser: never more than the rows can teach."""
+        return max(1, min(self.num_lists or int(4 * num_rows**0.5), num_rows // ROWS_PER_CENTROID))
+
+    def memory(self, num_rows: int, dim: int) -> int:
+        """Bytes of the index; of ivf_pq, with the rows it learns from."""
+        if self.kind == "flat":
+            return num_rows * dim * 4
+        if self.kind == "hnsw":
+            return num_rows * (dim * 4 + 2 * self.links * 4)
+        return num_rows * (self.code_bytes + 8) + min(num_rows, self.train_rows) * dim * 4
+
+    def check(self, num_rows: int, dim: int) -> None:
+        """Raises FaissError for vectors that this kind cannot index."""
+        if self.kind != "ivf_pq":
+            return
+        if dim % self.code_bytes:
+            raise FaissError(f"faiss.code_bytes={self.code_bytes} must divide the {dim} dimensions of the embeddings")
+        needed = ROWS_PER_CENTROID * 2**self.code_bits
+        if num_rows < needed:
+            raise FaissError(
+                f"faiss.kind=ivf_pq learns from {needed} rows or more, the corpus has {num_rows}; use flat"
+            )
+
+
+def load_faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise FaissError("backend=faiss needs faiss: pip install 'rankpo[faiss]'; or backend=exact") from error
+    return faiss
+
+
+class FaissIndex:
+    """An index over the first `num_rows` rows of embeddings; approximate ones are kept beside them for later runs."""
+
+    def __init__(self, settings: FaissSettings, embeddings: Embeddings, say: Say, num_rows: int | None = None) -> None:
+        self.settings = settings
+        self.embeddings = embeddings
+        self.num_rows = len(embeddings) if num_rows is None else num_rows
+        self.say = say
+        self.index = self._open()
+
+    def _open(self) -> Any:
+        faiss = load_faiss()
+        path = self._path()
+        if self.settings.approximate and path.exists():
+            index = faiss.read_index(str(path))
+            if index.ntotal == self.num_rows:
+                self.say(f"{self.settings.kind} index from {path}")
+                self._set_search_depth(index)
+                return index
+        index = self._build(faiss)
+        if self.settings.approximate:
+            temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+            faiss.write_index(index, str(temporary))
+            temporary.replace(path)
+        return index
+
+    def _path(self) -> Path:
+        searching = {"num_probes", "search_depth", "rescore", "check_queries", "gpu"}
+        built = {name: value for name, value in asdict(self.settings).items() if name not in searching}
+        key = xxhash.xxh3_64_hexdigest(json.dumps([built, self.num_rows], sort_keys=True).encode())
+        return self.embeddings.folder / f"faiss-{self.settings.kind}-{key}.index"
+
+    def _build(self, faiss: Any) -> Any:
+        settings, dim = self.settings, self.embeddings.encoding.dim
+        settings.check(self.num_rows, dim)
+        self.say(f"building a {settings.kind} index of {self.num_rows} x {dim}")
+        if settings.kind == "flat":
+            index = faiss.IndexFlatIP(dim)
+        elif settings.kind == "hnsw":
+            index = faiss.IndexHNSWFlat(dim, settings.links, faiss.METRIC_INNER_PRODUCT)
+            index.hnsw.efConstruction = settings.build_depth
+        else:
+            quantiser = faiss.IndexFlatIP(dim)
+            lists = settings.lists(self.num_rows)
+            codes = (settings.code_bytes, settings.code_bits)
+            index = faiss.IndexIVFPQ(quantiser, dim, lists, *codes, faiss.METRIC_INNER_PRODUCT)
+            index.train(self._train_rows())
+        self._set_search_depth(index)
+        for block in self.embeddings.blocks(self.num_rows):
+            for part in block.split(BLOCK):
+                index.add(part.float().numpy())
+        return index
+
+    def _set_search_depth(self, index: Any) -> None:
+        if self.settings.kind == "hnsw":
+            index.hnsw.efSearch = self.settings.search_depth
+        elif self.settings.kind == "ivf_pq":
+            index.nprobe = min(self.settings.num_probes, index.nlist)
+
+    def _train_rows(self) -> np.ndarray:
+        """Rows at equal distances: the same in every run, and from all over the corpus."""
+        count = min(self.num_rows, self.settings.train_rows)
+        return self.embeddings.rows(np.linspace(0, self.num_rows - 1, count).astype(np.int64))
+
+    def search(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores [Q, k] float32 and row numbers [Q, k]; number -1 and score -inf where too few were found."""
+        depth = min(top_k, self.num_rows)
+        rescored = self.settings.kind == "ivf_pq" and self.settings.rescore > 0
+        fetched = min(self.num_rows, depth * self.settings.rescore) if rescored else depth
+        scores, numbers = self._on_device(fetched).search(np.ascontiguousarray(queries, dtype=np.float32), fetched)
+        if rescored:
+            scores = np.stack([self._exact(*row) for row in zip(queries, numbers, strict=True)])
+        scores = np.where(numbers < 0, -np.inf, scores)
+        # equal scores by number upwards, as in exact search
+        order = np.lexsort((numbers, -scores), axis=1)[:, :depth]
+        return np.take_along_axis(scores, order, 1).astype(np.float32), np.take_along_axis(numbers, order, 1)
+
+    def _exact(self, query: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        return self.embeddings.rows(np.maximum(numbers, 0)) @ query
+
+    def _on_device(self, depth: int) -> Any:
+        faiss = load_faiss()
+        count = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+        if not self.settings.gpu or self.settings.kind == "hnsw" or count == 0:
+            return self.index
+        if depth > GPU_DEPTH:
+            self.say(
+                f"faiss returns at most {GPU_DEPTH} documents on a GPU and {depth} are needed: searching on the CPU"
+            )
+            return self.index
+        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, self.index)

@@ -1,0 +1,119 @@
+"""task=search: the top k of a corpus that task=encode wrote, for every query; run.trec, hits.jsonl, search.json."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankpo.config_errors import ConfigError
+from rankpo.retrieval.corpus import check_source, open_source
+from rankpo.retrieval.faiss_index import FaissSettings
+
+if TYPE_CHECKING:
+    from rankpo.build import Experiment
+    from rankpo.models.embedding import EmbeddingModel
+    from rankpo.retrieval.dense import Hits
+    from rankpo.retrieval.embeddings import Embeddings
+
+BACKENDS = ("exact", "faiss")
+SAME_SETTINGS = ("pooling", "normalize", "truncate_dim")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """index: a folder of task=encode. queries: "own" or "pool" of the datasets, or a file, folder or glob.
+
+    backend: "exact", or "faiss" with its settings. ignore_identical_ids: a hit whose id is the query's is dropped.
+    """
+
+    index: str
+    queries: str = "own"
+    top_k: int = 100
+    backend: str = "exact"
+    faiss: FaissSettings = field(default_factory=FaissSettings)
+    ignore_identical_ids: bool = False
+    output: str = "search"
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be >= 1, got {self.top_k}")
+        check_source(self.queries, "queries")
+
+    def __call__(self, experiment: Experiment) -> dict[str, Any]:
+        """The table's row."""
+        from rankpo import distributed
+        from rankpo.metrics import MetricsLogger
+        from rankpo.retrieval.dense import check_memory, dense_search
+        from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
+        from rankpo.tasks.encode import embedding_model
+
+        corpus = Embeddings(Path(self.index))
+        queries = dict(open_source(self.queries, "query", experiment.datasets).texts())
+        if not queries:
+            raise ConfigError([f"task.queries={self.queries} holds no query"])
+        accelerator = distributed.make_accelerator()
+        logger = MetricsLogger(main=distributed.rank() == 0)
+        model = embedding_model(experiment, accelerator.device, logger.say)
+        check_model(corpus, model)
+        faiss = self.faiss if self.backend == "faiss" else None
+        depth = self.top_k + self.ignore_identical_ids
+        size = (len(queries), len(corpus), corpus.encoding.dim, depth)
+        memory = check_memory(*size, accelerator.device, logger.say, faiss)
+        texts = TextList(list(queries), list(queries.values()))
+        vectors = cached_embeddings(experiment.cache_dir, model, texts, "query", logger.say)
+        started = time.monotonic()
+        hits = dense_search(vectors, corpus, depth, accelerator.device, logger.say, faiss=faiss)
+        seconds = time.monotonic() - started
+        row = {
+            "queries": len(queries),
+            "documents": len(corpus),
+            "backend": self.backend if faiss is None else f"faiss {faiss.kind}",
+            "seconds": seconds,
+            "recall against exact": hits.recall,
+        }
+        if logger.main:
+            self._write(hits, queries, corpus.ids(), {**row, "checked": hits.checked, "estimated_bytes": memory})
+        logger.table([row])
+        distributed.barrier()
+        return row
+
+    def _write(self, hits: Hits, queries: Mapping[str, str], documents: Sequence[str], summary: dict[str, Any]) -> None:
+        from rankpo.retrieval.trec import write_run
+
+        folder = Path(self.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        run: dict[str, dict[str, float]] = {}
+        temporary = folder / "hits.jsonl.tmp"
+        with temporary.open("w", encoding="utf-8") as file:
+            for (query, text), numbers, scores in zip(queries.items(), hits.numbers, hits.scores, strict=True):
+                found = [
+                    (documents[number], float(f"{score:.9g}"))
+                    for number, score in zip(numbers.tolist(), scores.tolist(), strict=True)
+                    if number >= 0 and not (self.ignore_identical_ids and documents[number] == query)
+                ][: self.top_k]
+                run[query] = dict(found)
+                listed = [{"rank": rank, "id": name, "score": score} for rank, (name, score) in enumerate(found, 1)]
+                line = {"query_id": query, "query": text, "hits": listed}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        write_run(folder / "run.trec", run)
+        temporary.replace(folder / "hits.jsonl")
+        (folder / "search.json").write_text(json.dumps({**summary, "settings": asdict(self)}, indent=1))
+
+
+def check_model(corpus: Embeddings, model: EmbeddingModel) -> None:
+    """Raises ConfigError where queries would be encoded otherwise than the corpus was."""
+    from rankpo.trainers.reference import fingerprint_weights
+
+    if fingerprint_weights(model) != corpus.encoding.model:
+        raise ConfigError([f"{corpus.folder} was encoded by another model; set model.load_from to that one"])
+    settings = model.settings.to_json()
+    different = [name for name in SAME_SETTINGS if settings[name] != corpus.encoding.settings[name]]
+    if different:
+        wanted = ", ".join(f"model.{name}={corpus.encoding.settings[name]}" for name in different)
+        raise ConfigError([f"{corpus.folder} was encoded with other settings; set {wanted}"])
