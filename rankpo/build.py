@@ -246,6 +246,8 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
             f"{type(loss).__name__} needs token log-probabilities; model {chosen} is of kind {model.kind} and has none. "
             "Try model=llama, qwen or pythia."
         )
+    if loss is not None and model is not None and settings is not None:
+        problems += _policy_problems(loss, model.kind, settings)
     if loss is not None and model is not None and model.kind == "causal_lm" and hasattr(loss, "in_batch"):
         problems.append(
             f"{type(loss).__name__} compares embeddings, and a causal language model gives log-probabilities; "
@@ -264,4 +266,17 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
     for group in ("datasets", "eval_datasets", "replay_datasets"):
         if not isinstance(tree.get(group) or {}, Mapping):
             problems.append(f"{group} must be a list of options, such as {group}=[jobs]")
+    return problems
+
+
+def _policy_problems(loss: Loss, kind: str, settings: TrainerSettings) -> list[str]:
+    """Old policies and references that a model of this kind cannot give the loss."""
+    problems = []
+    if kind != "causal_lm" and getattr(loss, "old_policy", None) == "batch":
+        problems.append(f"loss.old_policy=batch acts on tokens; a model of kind {kind} needs old_policy=reference")
+    if settings.reference == "stored" and loss.needs_reference and loss.needs_live_reference(kind):
+        problems.append(
+            f"trainer.reference=stored: {type(loss).__name__} needs the reference model itself, not stored scores; "
+            "set trainer.reference=live, or auto"
+        )
     return problems

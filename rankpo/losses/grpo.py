@@ -39,7 +39,7 @@ class GRPOLoss(TokenPolicyLoss):
     delta: float = 0.01
     normalise: str = "token"
     temperature: float = 1.0
-    logps: str = "candidates"
+    logps: str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,7 +102,7 @@ class GRPOLoss(TokenPolicyLoss):
         flat = self._losses(PolicyTokens(policy, old, old), self.advantages(labels.relevance, mask)[mask], None)
         weights = self.weights(labels)["loss"]
         terms = {name: Term(_list_means(term.losses, mask), weights, term.scale) for name, term in flat.terms.items()}
-        rewards = {"rewards/mean": labels.relevance[mask]}
+        rewards = {"rewards/mean": labels.relevance[mask], "rewards/std": group_deviations(labels)}
         return LossOutput(_list_means(flat.losses, mask), weights, {**flat.metrics, **rewards}, terms)
 
     def _losses(self, tokens: PolicyTokens, advantages: Tensor, weights: Tensor | None) -> LossOutput:
@@ -112,6 +112,13 @@ class GRPOLoss(TokenPolicyLoss):
         distance = k3(logps - at_least_float32(tokens.reference_logps).detach())
         terms = {"kl": Term(distance, weights, self.beta)} if self.beta else {}
         return LossOutput(losses, weights, ratio_metrics(ratio, clipped, advantages, distance), terms)
+
+
+def group_deviations(labels: Labels) -> Tensor:
+    """[B] population standard deviation of each group's rewards; 0 where nothing is to be learnt."""
+    rewards = labels.relevance
+    mean = _list_means(rewards[labels.mask], labels.mask)[:, None]
+    return _list_means((rewards - mean).square()[labels.mask], labels.mask).sqrt()
 
 
 def _list_means(values: Tensor, mask: Tensor) -> Tensor:

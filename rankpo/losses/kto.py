@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankpo.losses.base import Loss, at_least_float32, require_positive, require_reference
+from rankpo.functional import LOGPS, negative_log_sigmoid
+from rankpo.losses.base import Loss, at_least_float32, require_choice, require_positive, require_reference
 from rankpo.types import Labels, LossOutput
 
 BALANCED = (1.0, 4 / 3)  # w_D n_D : w_U n_U should lie here, https://arxiv.org/abs/2402.01306 section 4.2
@@ -29,12 +30,15 @@ class KTOLoss(Loss):
 
     scores, reference [B, 1]: one completion per row, desirable where its relevance is > 0. h = (score - reference)/τ.
     point: z0, a scalar in units of h, not of βh; 0 where None. The mean is over completions, not over weights.
+    logps: `sigmoid`, h = log σ(score/τ) - log σ(reference/τ), as rerankers need it; with `none` and `candidates`
+    (which a completion by itself has not) scores are taken as log-probabilities.
     """
 
     beta: float = 0.1
     temperature: float = 1.0  # embedding models: the one of stage one; z0 takes up the constant that h then lacks
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
+    logps: str = "auto"
 
     def __post_init__(self) -> None:
         require_positive(
@@ -43,6 +47,7 @@ class KTOLoss(Loss):
             desirable_weight=self.desirable_weight,
             undesirable_weight=self.undesirable_weight,
         )
+        require_choice(LOGPS, logps=self.logps)
 
     @property
     def needs_reference(self) -> bool:
@@ -58,8 +63,11 @@ class KTOLoss(Loss):
 
     def log_ratios(self, scores: Tensor, reference: Tensor | None) -> Tensor:
         """h, of the shape of the scores; the reference is a constant."""
-        fixed = at_least_float32(require_reference(self, reference)).detach()
-        return (at_least_float32(scores) - fixed) / self.temperature
+        policy = at_least_float32(scores) / self.temperature
+        fixed = at_least_float32(require_reference(self, reference)).detach() / self.temperature
+        if self.logps == "sigmoid":
+            return negative_log_sigmoid(fixed) - negative_log_sigmoid(policy)
+        return policy - fixed
 
     def balance(self, num_desirable: int, num_undesirable: int) -> float | None:
         """w_D n_D : w_U n_U, or None where a class is empty."""

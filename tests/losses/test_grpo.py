@@ -90,7 +90,7 @@ LISTS = Labels(
 
 def test_candidates_of_other_models_against_a_loop():
     """A list is the group, a candidate a token, its log-probability the list's log-softmax at τ."""
-    loss = GRPOLoss(temperature=0.1, beta=0.5)
+    loss = GRPOLoss(temperature=0.1, beta=0.5, logps="candidates")
     output = loss(SCORES, LISTS, FIXED)
     for b, size in enumerate((3, 2)):
         policy, old = ((x[b, :size] / 0.1).log_softmax(-1) for x in (SCORES, FIXED))
@@ -105,11 +105,13 @@ def test_candidates_of_other_models_against_a_loop():
 
 
 def test_step_0_of_a_list_is_0():
-    assert_close(GRPOLoss()(SCORES, LISTS, SCORES).losses, torch.zeros(2, dtype=float64), atol=1e-12, rtol=0)
+    assert_close(
+        GRPOLoss(logps="candidates")(SCORES, LISTS, SCORES).losses, torch.zeros(2, dtype=float64), atol=1e-12, rtol=0
+    )
 
 
 def test_gradcheck():
-    loss = GRPOLoss(beta=0.3, temperature=0.5)
+    loss = GRPOLoss(beta=0.3, temperature=0.5, logps="candidates")
 
     def total(scores):
         output = loss(scores, LISTS, FIXED)

@@ -93,6 +93,12 @@ def test_temperature_divides_the_log_ratio():
     assert_close(halved, KTOLoss()(ROWS / 2, LABELS, FIXED / 2, point=POINT).losses)
 
 
+def test_rerankers_log_probabilities():
+    """A logit of 0 against one of log 3: σ = 1/2 against 3/4, so h = log(2/3) and σ(β(0 - h)) = (3/2)^β/(1 + (3/2)^β)."""
+    scores, fixed = torch.zeros(1, 1, dtype=float64), tensor([[3.0]], dtype=float64).log()
+    assert_values(KTOLoss(beta=1.0, logps="sigmoid")(scores, each(1), fixed).losses, 0.6)
+
+
 def test_gradient_only_at_the_scores():
     point = tensor(0.3, dtype=float64, requires_grad=True)
     fixed = FIXED.clone().requires_grad_()

@@ -1,0 +1,213 @@
+"""PPO and GRPO on completions that are there before training: several passes over each update if asked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from rankpo import distributed
+from rankpo.losses.grpo import GRPOLoss, group_deviations
+from rankpo.losses.ppo import (
+    Estimates,
+    PolicyTokens,
+    PPOLoss,
+    TokenPolicyLoss,
+    discounted_sums,
+    generalised_advantages,
+    terminal_rewards,
+    whitened,
+)
+from rankpo.models.causal_lm import scored_counts
+from rankpo.models.token_logps import TokenRequest, TokenValues
+from rankpo.trainers.basic import BasicTrainer
+from rankpo.trainers.update import MicroBatch, Update
+from rankpo.types import Batch, LossOutput
+
+
+@dataclass(frozen=True)
+class PolicyBatch(Batch):
+    """A batch with what its tokens were worth when its update began.
+
+    old_logps, reference_logps: [P] of the completions' tokens, in the order of `completion_tokens`.
+    estimates: advantages and returns [P], or None where the loss takes them from the labels.
+    """
+
+    old_logps: Tensor | None = None
+    reference_logps: Tensor | None = None
+    estimates: Estimates | None = None
+
+
+def completion_tokens(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Places [P] of the completions' tokens among the scored positions, row after row, and counts [n] of each.
+
+    n unmasked candidates; one that stands twice in the batch has its tokens twice, though they are computed once.
+    """
+    counts = scored_counts(batch.sequences)  # [N]
+    starts = torch.cumsum(counts, 0) - counts
+    rows = batch.candidates.cpu()[batch.labels.mask.cpu()]  # [n]
+    places = [torch.arange(int(starts[row]), int(starts[row] + counts[row])) for row in rows]
+    return torch.cat(places) if places else torch.zeros(0, dtype=torch.int64), counts[rows]
+
+
+class TokenPolicyTrainer(BasicTrainer):
+    """What PPO and GRPO share: old log-probabilities are fixed when an update begins, for all passes over it."""
+
+    loss: TokenPolicyLoss
+    main_term = "policy"
+
+    @property
+    def num_passes(self) -> int:
+        return self.loss.num_passes
+
+    def begin(self, update: Update) -> Update:
+        items = [self._remember(item) for item in update.micro_batches]
+        return replace(update, micro_batches=items)
+
+    @torch.no_grad()
+    def _remember(self, item: MicroBatch) -> MicroBatch:
+        """The micro-batch with its old and reference log-probabilities, and the loss's own estimates."""
+        batch = item.batch.to(self.policy.device)
+        self.policy.eval()
+        try:
+            tokens = self._tokens(batch, divergences=False)
+        finally:
+            self.policy.train()
+        places = completion_tokens(batch)[0].to(self.policy.device)
+        now = tokens.logps[places]
+        fixed = now if tokens.reference_logps is None else tokens.reference_logps[places]
+        old = now if self.loss.old_policy == "batch" else fixed
+        known = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+        estimates = self.estimates(batch, tokens, places)
+        return replace(item, batch=PolicyBatch(**known, old_logps=old, reference_logps=fixed, estimates=estimates))
+
+    def _tokens(self, batch: Batch, divergences: bool) -> TokenValues:
+        """Log-probabilities and what else the loss needs at the scored positions.
+
+        divergences: whether those of the loss are computed, which needs the reference again; else its log-probabilities
+        are, if there is one.
+        """
+        measures = self.loss.measures if divergences else {}
+        asked = self.reference is not None and (bool(measures) or not divergences)
+        states = self.reference.states(batch.sequences) if asked and self.reference is not None else None
+        return self.model(batch.sequences, TokenRequest(reference=states, divergences=measures, entropy=divergences))
+
+    def estimates(self, batch: Batch, tokens: TokenValues, places: Tensor) -> Estimates | None:
+        """What the loss must know of the tokens beside their probabilities."""
+        return None
+
+    def compute_loss(self, batch: Batch) -> LossOutput:
+        assert isinstance(batch, PolicyBatch) and batch.old_logps is not None and batch.reference_logps is not None
+        tokens = self._tokens(batch, divergences=True)
+        places, counts = completion_tokens(batch)
+        places = places.to(self.policy.device)
+        compared = PolicyTokens(tokens.logps[places], batch.old_logps, batch.reference_logps)
+        output = self.token_loss(batch, compared, tokens, places, counts)
+        further = {"rewards/mean": self.rewards(batch)[batch.labels.mask]}
+        if tokens.entropy is not None:
+            further["scores/entropy"] = tokens.entropy[places]
+        return replace(output, metrics={**output.metrics, **further})
+
+    def rewards(self, batch: Batch) -> Tensor:
+        """[B, G] what each completion is worth."""
+        return batch.labels.relevance
+
+    def token_loss(
+        self, batch: PolicyBatch, compared: PolicyTokens, tokens: TokenValues, places: Tensor, counts: Tensor
+    ) -> LossOutput:
+        raise TypeError(f"{type(self).__name__} must say what the loss of tokens is")
+
+
+class PPOTrainer(TokenPolicyTrainer):
+    """ppo: advantages are estimated by the critic when an update begins and whitened over all its tokens."""
+
+    loss: PPOLoss
+
+    def begin(self, update: Update) -> Update:
+        update = super().begin(update)
+        moments = torch.zeros(3, dtype=torch.float64, device=self.policy.device)  # count, sum, sum of squares
+        for item in update.micro_batches:
+            if item.counts:
+                advantages = _estimates(item).advantages.double()
+                moments += torch.stack(
+                    [moments.new_tensor(len(advantages)), advantages.sum(), advantages.square().sum()]
+                )
+        count, total, squares = distributed.sum_over_ranks(moments)
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp(min=0)
+        items = [_with_whitened(item, mean, variance) for item in update.micro_batches]
+        return replace(update, micro_batches=items)
+
+    def rewards(self, batch: Batch) -> Tensor:
+        return self.loss.rewards_of(batch.labels.relevance)
+
+    def estimates(self, batch: Batch, tokens: TokenValues, places: Tensor) -> Estimates:
+        assert tokens.critic is not None
+        counts = completion_tokens(batch)[1]
+        rewards = terminal_rewards(self.rewards(batch)[batch.labels.mask], counts)
+        values = tokens.critic[places]
+        advantages = generalised_advantages(rewards, values, counts, self.loss.gamma, self.loss.lam)
+        return Estimates(advantages, discounted_sums(rewards, counts, self.loss.gamma))
+
+    def token_loss(
+        self, batch: PolicyBatch, compared: PolicyTokens, tokens: TokenValues, places: Tensor, counts: Tensor
+    ) -> LossOutput:
+        assert batch.estimates is not None and tokens.critic is not None
+        full = tokens.divergences.get("full")
+        values = tokens.critic[places]
+        return self.loss.of_tokens(compared, batch.estimates, values, None if full is None else full[places])
+
+    def clip(self) -> float:
+        """The policy's gradient norm. The value head's is clipped by itself: the critic's error, large at first, must
+        not shrink the policy's step."""
+        limit = self.loss.value_max_grad_norm
+        if limit is None:
+            return super().clip()
+        head = self.policy.value_head
+        assert isinstance(head, nn.Module)
+        own = {id(parameter) for parameter in head.parameters()}
+        rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
+        # the accelerator's comes first: it takes fp16's scale off all gradients, the head's too
+        norm = self.accelerator.clip_grad_norm_(rest, self.settings.max_grad_norm or math.inf)
+        of_head = nn.utils.clip_grad_norm_(head.parameters(), limit)
+        self.running.add("grad_norm/value", of_head)
+        return float(norm if torch.isfinite(of_head) else of_head)
+
+
+class GRPOTrainer(TokenPolicyTrainer):
+    """grpo: on a causal model's tokens; on other models' candidates, as a loss on scores."""
+
+    loss: GRPOLoss
+
+    def begin(self, update: Update) -> Update:
+        return super().begin(update) if self.acts_on_tokens else update
+
+    @property
+    def acts_on_tokens(self) -> bool:
+        """Whether the model has any."""
+        return bool(self.policy.kind == "causal_lm")
+
+    def compute_loss(self, batch: Batch) -> LossOutput:
+        return super().compute_loss(batch) if self.acts_on_tokens else BasicTrainer.compute_loss(self, batch)
+
+    def token_loss(
+        self, batch: PolicyBatch, compared: PolicyTokens, tokens: TokenValues, places: Tensor, counts: Tensor
+    ) -> LossOutput:
+        labels = batch.labels
+        advantages = self.loss.advantages(labels.relevance, labels.mask)[labels.mask]
+        output = self.loss.of_tokens(compared, advantages, counts)
+        return replace(output, metrics={**output.metrics, "rewards/std": group_deviations(labels)})
+
+
+def _estimates(item: MicroBatch) -> Estimates:
+    assert isinstance(item.batch, PolicyBatch) and item.batch.estimates is not None
+    return item.batch.estimates
+
+
+def _with_whitened(item: MicroBatch, mean: Tensor, variance: Tensor) -> MicroBatch:
+    batch, estimates = item.batch, _estimates(item)
+    assert isinstance(batch, PolicyBatch)
+    advantages = whitened(estimates.advantages, mean.to(estimates.advantages), variance.to(estimates.advantages))
+    return replace(item, batch=replace(batch, estimates=estimates._replace(advantages=advantages)))

@@ -1,0 +1,33 @@
+"""TDPO and Ra-DPO: pairs, and the divergence of policy and reference at every token of their completions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rankpo.losses.token_preference import TokenPreferenceLoss
+from rankpo.models.causal_lm import sum_by_sequence
+from rankpo.models.token_logps import TokenRequest
+from rankpo.trainers.paired_preference import PairedPreferenceTrainer
+from rankpo.types import Batch, LossOutput
+
+
+class TokenPreferenceTrainer(PairedPreferenceTrainer):
+    """tdpo, ra-dpo: both models are walked together, block of tokens by block."""
+
+    loss: TokenPreferenceLoss
+
+    def compute_loss(self, batch: Batch) -> LossOutput:
+        assert self.reference is not None
+        sequences = batch.sequences
+        states = self.reference.states(sequences)
+        tokens = self.model(sequences, TokenRequest(reference=states, divergences=self.loss.measures))
+
+        def scores(values: Tensor) -> Tensor:
+            return self.policy.score(sum_by_sequence(values, sequences), batch)  # [B, G]
+
+        return self.loss(
+            scores(tokens.logps),
+            batch.labels,
+            scores(tokens.reference_logps),
+            divergences={name: scores(values) for name, values in tokens.divergences.items()},
+        )

@@ -1,0 +1,106 @@
+"""KTO: completions one by one, measured from a reference point that the whole update shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rankpo import distributed
+from rankpo.data.dataloaders import Group
+from rankpo.data.unpaired_loader import UnpairedPreferenceDataLoader, mismatched
+from rankpo.losses.kto import BALANCED, KTOLoss, reference_point
+from rankpo.trainers.basic import BasicTrainer
+from rankpo.trainers.update import MicroBatch, Update
+
+
+@dataclass(frozen=True)
+class UnpairedUpdate(Update):
+    """An update with this rank's micro-batches of mismatched prompts and completions."""
+
+    mismatched: Sequence[MicroBatch]
+
+
+class UnpairedPreferenceTrainer(BasicTrainer):
+    """kto, kto-zero.
+
+    The reference point is measured once per update, on all ranks and micro-batches, with the weights that the update
+    begins with: the authors' code measures it per micro-batch, so that its value follows the memory setting.
+    """
+
+    loss: KTOLoss
+    loader: UnpairedPreferenceDataLoader
+
+    def check(self) -> None:
+        if not isinstance(self.loader, UnpairedPreferenceDataLoader):
+            raise ValueError(f"{type(self.loss).__name__} needs dataloader=unpaired_preference: a candidate per group")
+        self.point: Tensor | None = None
+        self._warn_of_weights()
+        if self.loss.needs_reference_point:
+            for step in range(min(self.total_steps, self.loader.updates_per_epoch)):
+                self._mismatched(step, self.loader.groups(step))
+
+    def _warn_of_weights(self) -> None:
+        desirable, undesirable = self.loader.counts()
+        balance = self.loss.balance(desirable, undesirable)
+        low, high = BALANCED
+        if balance is None or not low <= balance <= high * (1 + 1e-9):
+            kinds = f"{desirable} desirable and {undesirable} undesirable completions"
+            shown = "one kind is missing" if balance is None else f"weights times counts are {balance:.3g} : 1"
+            self.logger.say(
+                f"{kinds}: {shown}; 1:1 to 4:3 is what KTO was made for. "
+                f"Set loss.desirable_weight in {_advised(self.loss, desirable, undesirable)}."
+                if balance is not None
+                else f"{kinds}: {shown}; KTO needs both."
+            )
+
+    def _mismatched(self, step: int, groups: Sequence[Group]) -> list[Group]:
+        pairs = mismatched(groups)
+        if not pairs:
+            raise ValueError(
+                f"update {step + 1} has one prompt only, and KTO's reference point needs two; raise trainer.batch_size "
+                f"(now {self.settings.batch_size}) or choose one whose last update of an epoch is larger"
+            )
+        return pairs
+
+    def prepare(self, step: int) -> Any:
+        update = super().prepare(step)
+        if not self.loss.needs_reference_point:
+            return update
+        pairs = self._mismatched(step, self.loader.groups(step))
+        return UnpairedUpdate(**vars(update), mismatched=self.micro_batches(pairs))
+
+    def begin(self, update: Any) -> Any:
+        if isinstance(update, UnpairedUpdate):
+            ratios = torch.zeros(2, dtype=torch.float64, device=self.policy.device)  # sum and count
+            for item in update.mismatched:
+                ratios += self._log_ratios(item) if item.counts else 0 * self._log_ratios(item)
+            total, count = distributed.sum_over_ranks(ratios)
+            mean = (total / count).float()
+            self.point = reference_point(mean[None])
+            self.running.add("kl/mismatched", mean)
+        return update
+
+    @torch.no_grad()
+    def _log_ratios(self, item: MicroBatch) -> Tensor:
+        """The sum of h over a micro-batch and its count, [2]. Every rank takes part, as sharded weights need it."""
+        assert self.reference is not None
+        batch = item.batch.to(self.policy.device)
+        self.policy.eval()
+        try:
+            scores = self.policy.score(self.model(batch.sequences), batch)
+        finally:
+            self.policy.train()
+        ratios = self.loss.log_ratios(scores, self.reference.scores(batch)).double()
+        return torch.stack([ratios.sum(), ratios.new_tensor(ratios.numel())])
+
+    def loss_arguments(self) -> Mapping[str, Any]:
+        return {"point": self.point}
+
+
+def _advised(loss: KTOLoss, desirable: int, undesirable: int) -> str:
+    unit = loss.undesirable_weight * undesirable / desirable
+    return f"[{BALANCED[0] * unit:.2f}, {BALANCED[1] * unit:.2f}]"
