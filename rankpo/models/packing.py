@@ -57,7 +57,8 @@ def packed_sdpa(
             q, k, v, mask, dropout, is_causal=causal and mask is None and length > 1, scale=scaling, enable_gqa=grouped
         )  # [count, heads, length, d]
         outputs.append(output.transpose(1, 2).reshape(count * length, *output.shape[1::2]))
-    return torch.cat(outputs).unsqueeze(0), None
+    # a single long sequence is not copied: the copy would be kept for backward
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
 
 
 def window_mask(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:
