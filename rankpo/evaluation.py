@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rankpo import distributed
 from rankpo.data.planner import deal
-from rankpo.data.text_store import Dataset, ExampleTable, open_table
+from rankpo.data.report import all_pairs
+from rankpo.data.text_store import Dataset, ExampleTable, Pieces, open_table
 from rankpo.ranking_metrics import Evaluation, evaluate_run, preference_accuracy
 from rankpo.retrieval.exact import search
 from rankpo.types import Example
@@ -45,12 +46,16 @@ def encode_rows(model: EmbeddingModel, table: ExampleTable, rows: np.ndarray, ro
 
 @dataclass(frozen=True)
 class Result:
-    """metrics: means by name. per_query: {query id: {name: value}}. run: {query id: {document id: score}}, or {}."""
+    """metrics: means by name. per_query: {query id: {name: value}}. run: {query id: {document id: score}}, or {}.
+
+    undefined: why a metric that was asked for has no value, by name.
+    """
 
     metrics: Mapping[str, float]
     per_query: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     run: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    undefined: Mapping[str, str] = field(default_factory=dict)
 
 
 class Evaluator(ABC):
@@ -58,6 +63,17 @@ class Evaluator(ABC):
 
     name: str
     metrics: tuple[str, ...]
+    dataset: Dataset
+    cache_dir: str | Path
+    say: Say
+
+    def table(self, pieces: Pieces) -> ExampleTable:
+        """The texts that `evaluate` scores, in the text store."""
+        return open_table(self.cache_dir, [self.dataset], pieces, self.say)
+
+    def pairs(self, table: ExampleTable) -> np.ndarray:
+        """[P, 2] rows of `table`: the queries and candidates that are judged together."""
+        return all_pairs(table)
 
     @abstractmethod
     def evaluate(self, model: EmbeddingModel) -> Result: ...
@@ -85,6 +101,7 @@ class RetrievalEvaluator(Evaluator):
     """Encodes the corpus, searches exactly, and compares with the judgements.
 
     top_k: documents kept per query; at least the largest cut-off among the metrics.
+    Raises ValueError at construction where no judgement is relevant.
     """
 
     def __init__(
@@ -101,17 +118,29 @@ class RetrievalEvaluator(Evaluator):
         self.top_k = top_k
         self.cache_dir = cache_dir
         self.say = say
+        self.dataset = _Texts(evaluation_set)
         self.qrels = evaluation_set.qrels()
+        if not any(
+            grade >= evaluation_set.relevant_from for judged in self.qrels.values() for grade in judged.values()
+        ):
+            raise ValueError(f"eval_datasets.{self.name}: no judgement reaches grade {evaluation_set.relevant_from}")
+
+    def pairs(self, table: ExampleTable) -> np.ndarray:
+        row = {
+            table.id(number): int(table.query[number] if table.id(number)[0] == "q" else table.candidates[slot])
+            for number, slot in enumerate(table.offsets[:-1])
+        }
+        judged = [(f"q:{query}", f"d:{document}") for query, of_query in self.qrels.items() for document in of_query]
+        return np.array([(row[query], row[document]) for query, document in judged], dtype=np.int64).reshape(-1, 2)
 
     def evaluate(self, model: EmbeddingModel) -> Result:
-        table = open_table(self.cache_dir, [_Texts(self.evaluation_set)], model.inputs.pieces(), self.say)
+        table = self.table(model.inputs.pieces())
         ids = [table.id(example) for example in range(len(table))]
-        is_query = np.array([name.startswith("q:") for name in ids])
-        judged = np.array([name[2:] in self.qrels for name in ids])
-        chosen = np.flatnonzero(is_query & judged)
-        documents = np.flatnonzero(~is_query)
-        queries = encode_rows(model, table, np.asarray(table.query[chosen]), "query")
-        rows, place = np.unique(table.candidates[table.offsets[documents]], return_inverse=True)
+        chosen = [number for number, name in enumerate(ids) if name[0] == "q" and name[2:] in self.qrels]
+        # larger ids first: of equal scores the search keeps the first, trec_eval the larger id
+        documents = sorted((n for n, name in enumerate(ids) if name[0] == "d"), key=ids.__getitem__, reverse=True)
+        queries = encode_rows(model, table, np.asarray(table.query)[chosen], "query")
+        rows, place = np.unique(np.asarray(table.candidates)[table.offsets[documents]], return_inverse=True)
         corpus = encode_rows(model, table, rows, "candidate")[torch.from_numpy(place)]
         result = None
         if distributed.rank() == 0:
@@ -136,11 +165,14 @@ class RetrievalEvaluator(Evaluator):
             relevant_from=self.evaluation_set.relevant_from,
             gain=self.evaluation_set.gain,
         )
-        return Result(evaluation.metrics, evaluation.per_query, run, evaluation.counts)
+        return Result(evaluation.metrics, evaluation.per_query, run, evaluation.counts, evaluation.undefined)
 
 
 class PreferenceEvaluator(Evaluator):
-    """Agreement with preference pairs: the share whose chosen candidate scores higher, ties counting half."""
+    """Agreement with preference pairs: the share whose chosen candidate scores higher, ties counting half.
+
+    Examples that are not two candidates of different relevance are counted as `not_pairs`.
+    """
 
     metrics = ("accuracy", "margin")
 
@@ -151,7 +183,7 @@ class PreferenceEvaluator(Evaluator):
         self.say = say
 
     def evaluate(self, model: EmbeddingModel) -> Result:
-        table = open_table(self.cache_dir, [self.dataset], model.inputs.pieces(), self.say)
+        table = self.table(model.inputs.pieces())
         scores = slot_scores(model, table)
         pairs = [table.slots(example) for example in range(len(table)) if len(table.slots(example)) == 2]
         relevance = np.asarray(table.relevance)
@@ -165,7 +197,9 @@ class PreferenceEvaluator(Evaluator):
         names = [table.id(example) for example in range(len(table))]
         slot_owner = np.repeat(np.arange(len(table)), np.diff(table.offsets))
         per_query = {names[slot_owner[a]]: {"accuracy": float(v)} for a, v in zip(chosen, values, strict=True)}
-        return Result(metrics, per_query, counts={"pairs": len(order), "ties": ties})
+        return Result(
+            metrics, per_query, counts={"pairs": len(order), "ties": ties, "not_pairs": len(table) - len(order)}
+        )
 
 
 def slot_scores(model: RankingModel, table: ExampleTable) -> np.ndarray:

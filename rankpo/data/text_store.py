@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -22,7 +22,7 @@ import xxhash
 from rankpo.data.conversations import plain_text
 from rankpo.types import Example
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 TEXTS_PER_CALL = 2048  # enough to keep the tokenizer's threads busy, little enough to hold in memory
 
 Tokenize = Callable[[Sequence[str]], list[list[int]]]
@@ -167,7 +167,7 @@ def _build(folder: Path, datasets: Sequence[Dataset], pieces: Pieces) -> None:
             builder = _Builder(pieces, file)
             for number, dataset in enumerate(datasets):
                 builder.add(number, dataset.examples())
-            builder.finish(temporary)
+            builder.finish(temporary, {d.name: asdict(d.report) for d in datasets if hasattr(d, "report")})
         _raw_to_npy(temporary / "tokens.raw", temporary / "tokens.npy")
         temporary.rename(folder)
     except BaseException:
@@ -232,7 +232,8 @@ class _Builder:
         np.concatenate([np.asarray(ids, dtype="<i4") for ids in encoded]).tofile(self.file)
         self.waiting.clear()
 
-    def finish(self, folder: Path) -> None:
+    def finish(self, folder: Path, reports: Mapping[str, Mapping[str, object]]) -> None:
+        """Writes the arrays. reports: what each dataset met while it was read (`sources.PassReport`), by name."""
         self._flush()
         self.file.flush()
         teacher = np.array(self.teacher, dtype=np.float32)
@@ -253,7 +254,7 @@ class _Builder:
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
         notes = {} if self.pieces.notes is None else dict(self.pieces.notes())
         has_teacher = bool(len(teacher) and not np.isnan(teacher).any())
-        meta = {"format": FORMAT_VERSION, "has_teacher": has_teacher, "notes": notes}
+        meta = {"format": FORMAT_VERSION, "has_teacher": has_teacher, "notes": notes, "reports": reports}
         (folder / "meta.json").write_text(json.dumps(meta))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rankpo.metrics import MetricsLogger
     from rankpo.models.embedding import EmbeddingModel
 
-RANKPO_METRICS = ("rankpo/recall@20", "rankpo/ndcg@20")
+RANKPO_METRICS = ("rankpo/recall@20", "rankpo/ndcg@20", "rankpo/auc@20")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,8 @@ def write_result(folder: Path, result: Result, model: EmbeddingModel) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     summary: Mapping[str, Any] = {
-        "metrics": result.metrics,
+        "metrics": {**result.metrics, **dict.fromkeys(result.undefined)},
+        "undefined": result.undefined,
         "counts": result.counts,
         "settings": model.settings.to_json(),
     }

@@ -92,6 +92,8 @@ def assemble(
         replay = experiment.replay_dataloader.make(table=replay_table, batch_size=replay_size, seed=experiment.seed)
     evaluators = make_evaluators(experiment, metrics, logger.say)
     check_best_metric(experiment.settings.best_metric, evaluators)
+    if logger.main:
+        report_data(experiment, inputs, table, evaluators, logger.say)
     model = experiment.model.build(inputs, logger.say, experiment.settings.gradient_checkpointing)
     model = with_head(model, experiment.loss.head, experiment.model.load_from)
     model.to(accelerator.device)
@@ -152,6 +154,22 @@ def make_evaluators(experiment: Experiment, metrics: Sequence[str], say: Callabl
         else:
             made.append(PreferenceEvaluator(dataset, experiment.cache_dir, say))
     return made
+
+
+def report_data(
+    experiment: Experiment, inputs: Any, table: Any, evaluators: Sequence[Evaluator], say: Callable[[str], None]
+) -> None:
+    """Says what the training data holds and shares with evaluation, and writes `run_dir`/data_report.json."""
+    from rankpo.data.collate import EmbeddingInputs
+    from rankpo.data.report import data_report, lines, write_report
+
+    tables = {evaluator.name: evaluator.table(inputs.pieces()) for evaluator in evaluators}
+    evaluations = {e.name: (tables[e.name], e.pairs(tables[e.name])) for e in evaluators}
+    kept = inputs.kept if isinstance(inputs, EmbeddingInputs) else None
+    report = data_report(table, [dataset.name for dataset in experiment.datasets], kept, evaluations)
+    for line in lines(report):
+        say(line)
+    write_report(experiment.run_dir / "data_report.json", report)
 
 
 def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None:

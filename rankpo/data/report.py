@@ -1,0 +1,214 @@
+"""What the training data holds, before training: counts, lengths, labels, contradictions, overlap with evaluation.
+
+Everything is computed over the arrays of the text store. Texts are equal where the tokenizer makes them so: for an
+uncased tokenizer, whatever their case.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from rankpo.data.text_store import ExampleTable
+
+QUANTILES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
+MAX_VALUES = 10  # distinct labels up to which each is counted by itself
+BINS = 5
+MAX_NAMED = 3
+
+Kept = Callable[[np.ndarray, str], np.ndarray]
+Report = dict[str, Any]
+
+
+def data_report(
+    table: ExampleTable,
+    names: Sequence[str],
+    kept: Kept | None = None,
+    evaluations: Mapping[str, tuple[ExampleTable, np.ndarray]] | None = None,
+) -> Report:
+    """{"datasets": {name: …}, "overlap": {name: …}}, ready for JSON.
+
+    kept: tokens left of texts of so many tokens in a role, as `EmbeddingInputs.kept`; None where the model cuts in
+    another way. evaluations: by name, a table and its (query, candidate) pairs as rows, [P, 2].
+    """
+    datasets = {name: dataset_report(table, number, kept) for number, name in enumerate(names)}
+    for name, met in table.meta["reports"].items():
+        if name in datasets:
+            datasets[name]["read"] = met
+    return {"datasets": datasets, "overlap": _overlaps(table, evaluations or {})}
+
+
+def dataset_report(table: ExampleTable, number: int, kept: Kept | None = None) -> Report:
+    """The part of one dataset; `number` as in `table.dataset`."""
+    examples = np.flatnonzero(np.asarray(table.dataset) == number)
+    counts = np.diff(table.offsets)
+    slots = np.flatnonzero(np.repeat(np.asarray(table.dataset) == number, counts))
+    queries, candidates = np.asarray(table.query)[examples], np.asarray(table.candidates)[slots]
+    owners = np.repeat(np.arange(len(table)), counts)[slots]
+    relevance = np.asarray(table.relevance)[slots]
+    distinct, repeats = np.unique(queries, return_counts=True)
+    report: Report = {
+        "examples": len(examples),
+        "candidates": len(slots),
+        "distinct_queries": len(distinct),
+        "distinct_candidates": len(np.unique(candidates)),
+        "distinct_texts": len(np.unique(np.concatenate([queries, candidates]))),
+        "queries_in_several_examples": int((repeats > 1).sum()),
+        "candidates_per_example": quantiles(counts[examples]),
+        "tokens": {
+            "query": _lengths(np.asarray(table.lengths)[queries], "query", kept),
+            "candidate": _lengths(np.asarray(table.lengths)[candidates], "candidate", kept),
+        },
+        "labels": histogram(relevance),
+        "confidence": histogram(np.asarray(table.confidence)[examples]),
+        "without_relevant": len(examples) - len(np.unique(owners[relevance > 0])),
+    }
+    if len(examples) and (counts[examples] == 2).all():
+        report["pairs_also_reversed"] = _reversed_pairs(table, examples)
+    else:
+        report["positive_and_negative"] = _contradictions(table, owners, candidates, relevance)
+    return report
+
+
+def quantiles(values: np.ndarray) -> dict[str, int]:
+    """Quantiles of whole numbers, each a value that occurs; {} of none."""
+    if not len(values):
+        return {}
+    found = np.quantile(values, list(QUANTILES.values()), method="inverted_cdf")
+    return {name: int(value) for name, value in zip(QUANTILES, found, strict=True)}
+
+
+def histogram(values: np.ndarray) -> dict[str, int]:
+    """Count by value, or by five bins of equal width where there are more than ten values; NaN is left out."""
+    values = values[~np.isnan(values)]
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) <= MAX_VALUES:
+        return {f"{value:g}": int(count) for value, count in zip(distinct, counts, strict=True)}
+    counts, edges = np.histogram(values, bins=BINS)
+    return {f"{edges[i]:.4g} to {edges[i + 1]:.4g}": int(count) for i, count in enumerate(counts)}
+
+
+def _lengths(lengths: np.ndarray, role: str, kept: Kept | None) -> Report:
+    report: Report = quantiles(lengths)
+    if kept is not None and len(lengths):
+        # one token less would leave as many: so the last one was cut off
+        report["truncated"] = float((kept(lengths, role) == kept(lengths - 1, role)).mean())
+    return report
+
+
+def _contradictions(table: ExampleTable, owners: np.ndarray, candidates: np.ndarray, relevance: np.ndarray) -> Report:
+    """Candidates that one example of a query calls relevant and another one not."""
+    pairs = np.asarray(table.query)[owners].astype(np.int64) * table.num_rows + candidates
+    both = np.intersect1d(pairs[relevance > 0], pairs[relevance <= 0])
+    places = np.flatnonzero(np.isin(pairs, both[:MAX_NAMED]))
+    named = list(dict.fromkeys(table.id(int(owner)) for owner in owners[places]))
+    return {"count": len(both), "first_examples": named}
+
+
+def _reversed_pairs(table: ExampleTable, examples: np.ndarray) -> int:
+    """Pairs of a query of which A over B and B over A both stand in the data: noise of the labels."""
+    slots = np.asarray(table.offsets)[examples][:, None] + np.arange(2)  # [E, 2]
+    relevance = np.asarray(table.relevance)[slots]
+    order = np.argsort(-relevance, axis=1, kind="stable")
+    rows = np.take_along_axis(np.asarray(table.candidates)[slots], order, axis=1)
+    triples = np.column_stack([np.asarray(table.query)[examples], rows])[relevance[:, 0] != relevance[:, 1]]
+    given = np.unique(triples, axis=0)
+    _, counts = np.unique(np.concatenate([given, given[:, [0, 2, 1]]]), axis=0, return_counts=True)
+    return int((counts == 2).sum()) // 2
+
+
+def all_pairs(table: ExampleTable) -> np.ndarray:
+    """[slots, 2] rows of each candidate's query and of the candidate."""
+    queries = np.repeat(np.asarray(table.query), np.diff(table.offsets))
+    return np.column_stack([queries, np.asarray(table.candidates)])
+
+
+def _overlaps(table: ExampleTable, evaluations: Mapping[str, tuple[ExampleTable, np.ndarray]]) -> Report:
+    """By evaluation: queries, (query, candidate) pairs and candidates that the training data holds too, and of how many."""
+    if not evaluations:
+        return {}
+    ours = _digests(table, np.arange(table.num_rows))
+    training = {
+        "queries": np.unique(ours[np.asarray(table.query)]),
+        "pairs": np.unique(_joined(ours, all_pairs(table))),
+        "candidates": np.unique(ours[np.asarray(table.candidates)]),
+    }
+    report = {}
+    for name, (other, pairs) in evaluations.items():
+        theirs = _digests(other, np.arange(other.num_rows))
+        found = {
+            "queries": np.unique(theirs[pairs[:, 0]]),
+            "pairs": np.unique(_joined(theirs, pairs)),
+            "candidates": np.unique(theirs[np.asarray(other.candidates)]),
+        }
+        report[name] = {
+            what: {"shared": int(np.isin(values, training[what]).sum()), "of": len(values)}
+            for what, values in found.items()
+        }
+    return report
+
+
+def _digests(table: ExampleTable, rows: np.ndarray) -> np.ndarray:
+    """[len(rows)] uint64 of the rows' tokens, the same in every table of the same tokenizer and prompts."""
+    values = (xxhash.xxh3_64_intdigest(np.ascontiguousarray(table.tokens(int(row))).data) for row in rows)
+    return np.fromiter(values, dtype=np.uint64, count=len(rows))
+
+
+def _joined(digests: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """[P] uint64 of (query, candidate): the order matters, so one side is multiplied by an odd number."""
+    return digests[pairs[:, 0]] * np.uint64(0x9E3779B97F4A7C15) + digests[pairs[:, 1]]
+
+
+def lines(report: Report) -> list[str]:
+    """The report for the console: one line for each dataset and each evaluation."""
+    said = []
+    for name, part in report["datasets"].items():
+        said.append(
+            f"data {name}: {part['examples']:,} examples, {part['candidates']:,} candidates, "
+            f"{part['distinct_texts']:,} distinct texts · {_tokens(part, 'query')} · {_tokens(part, 'candidate')}"
+        )
+        said.extend(f"data {name}: {note}" for note in _notes(part))
+    for name, shared in report["overlap"].items():
+        counts = ", ".join(f"{item['shared']:,} of {item['of']:,} {what}" for what, item in shared.items())
+        warning = "warning: " if shared["queries"]["shared"] or shared["pairs"]["shared"] else ""
+        said.append(f"{warning}{name} shares with the training data {counts}")
+    return said
+
+
+def _tokens(part: Report, role: str) -> str:
+    lengths = part["tokens"][role]
+    if not lengths:
+        return f"no {role}"
+    cut = lengths.get("truncated", 0)
+    ending = f", {cut:.1%} cut" if cut else ""
+    return f"{role} tokens p50 {lengths['p50']}, p95 {lengths['p95']}, max {lengths['max']}{ending}"
+
+
+def _notes(part: Report) -> list[str]:
+    """What is worth a line only where it occurs."""
+    notes = []
+    met = part.get("read")
+    if met and (bad := met["places"]):
+        notes.append(f"{len(bad)} bad records left out, the first: {bad[0]}")
+    if met and met["filtered"]:
+        notes.append(f"{met['filtered']:,} records filtered out")
+    both = part.get("positive_and_negative", {}).get("count", 0)
+    if both:
+        where = ", ".join(part["positive_and_negative"]["first_examples"])
+        notes.append(f"{both:,} candidates are relevant in one example of their query and not in another ({where})")
+    if part.get("pairs_also_reversed"):
+        notes.append(f"{part['pairs_also_reversed']:,} pairs stand in both directions")
+    return notes
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Writes JSON beside `path` and renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
