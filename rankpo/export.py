@@ -102,15 +102,20 @@ def merged(model: RankingModel) -> PreTrainedModel:
 
 def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
     settings = model.settings
-    names = ["Transformer", "Pooling", *(["Normalize"] if settings.normalize else [])]
+    # sentence-transformers cuts after Normalize and leaves less than a unit vector: a layer in front of it cuts instead
+    cut = settings.truncate_dim if settings.normalize else None
+    names = ["Transformer", "Pooling", *(["Dense"] if cut else []), *(["Normalize"] if settings.normalize else [])]
     modules = []
     for number, name in enumerate(names):
         path = "" if number == 0 else f"{number}_{name}"
         (folder / path).mkdir(exist_ok=True)
         modules.append({"idx": number, "name": str(number), "path": path, "type": f"{CLASSES}.{name}"})
     write_json(folder / "modules.json", modules)
+    width = int(model.base.config.get_text_config().hidden_size)
+    if cut:
+        _write_cut(folder / "2_Dense", width, cut)
     pooling = {
-        "word_embedding_dimension": int(model.base.config.get_text_config().hidden_size),
+        "word_embedding_dimension": width,
         **{key: name == settings.pooling for name, key in POOLING_KEYS.items()},
         **dict.fromkeys(OTHER_POOLING_KEYS, False),
         "include_prompt": True,
@@ -135,9 +140,20 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
             "prompts": {"query": settings.query_prompt, "document": settings.passage_prompt},
             "default_prompt_name": None,
             "similarity_fn_name": "cosine" if settings.normalize else "dot",
-            **({} if settings.truncate_dim is None else {"truncate_dim": settings.truncate_dim}),
+            **({} if settings.truncate_dim is None or cut else {"truncate_dim": settings.truncate_dim}),
         },
     )
+
+
+def _write_cut(folder: Path, width: int, dim: int) -> None:
+    """A linear layer that keeps the first `dim` of `width` dimensions."""
+    import torch
+    from safetensors.torch import save_file
+
+    identity = "torch.nn.modules.linear.Identity"
+    layer = {"in_features": width, "out_features": dim, "bias": False, "activation_function": identity}
+    write_json(folder / "config.json", layer)
+    save_file({"linear.weight": torch.eye(dim, width)}, folder / "model.safetensors")
 
 
 def write_json(path: Path, value: Any) -> None:

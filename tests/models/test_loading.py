@@ -65,7 +65,7 @@ def test_a_folder_that_is_not_there(given):
 def test_damaged_and_strange_folders(tmp_path):
     folder = folder_of(tmp_path)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(LoadingError, match="cannot load .*model.safetensors"):
+    with pytest.raises(LoadingError, match=r"cannot load .*model\.safetensors"):
         load(folder)
     (folder / "config.json").write_text("{}")
     with pytest.raises(LoadingError, match="cannot load"):
