@@ -1,0 +1,193 @@
+"""task=export: a run's FINAL or checkpoint as a folder, in a chosen precision, also on the way from its start model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankpo.config_errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rankpo.build import Experiment
+    from rankpo.models.base import RankingModel
+
+DTYPES = ("float32", "bfloat16", "float16")
+FINAL = "FINAL"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Writes `output`/FINAL, or with several alphas `output`/alpha-A/FINAL, each loaded again and compared.
+
+    run: a run directory; None exports the model of the config. checkpoint: "FINAL" or "step-N". alphas: weights
+    (1 - α)·start + α·trained; 1 is the trained model. start: a folder or hub id; None takes what the run started from.
+    """
+
+    run: str | None = None
+    checkpoint: str = FINAL
+    dtype: str = "float32"
+    alphas: Sequence[float] = (1.0,)
+    start: str | None = None
+    output: str = "export"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if not self.alphas or not all(0 <= alpha <= 1 for alpha in self.alphas):
+            raise ValueError(f"alphas must be numbers in [0, 1], got {list(self.alphas)}")
+        if len(set(self.alphas)) < len(self.alphas):
+            raise ValueError(f"alphas must be different, got {list(self.alphas)}: each has a folder of its own")
+        if self.checkpoint != FINAL and not self.checkpoint.removeprefix("step-").isdigit():
+            raise ValueError(f"checkpoint must be FINAL or step-N, got {self.checkpoint!r}")
+        if self.run is not None and not Path(self.run).is_dir():
+            raise ValueError(f"run={self.run}: no such run directory")
+
+    def __call__(self, experiment: Experiment) -> list[dict[str, Any]]:
+        """The table's rows, one for each folder."""
+        from rankpo import distributed
+        from rankpo.metrics import MetricsLogger
+
+        targets = {alpha: self._target(alpha) for alpha in self.alphas}
+        self._check_targets(experiment, list(targets.values()))
+        distributed.make_accelerator()
+        logger = MetricsLogger(main=distributed.rank() == 0)
+        rows = self._export(experiment, targets, logger.say) if logger.main else []
+        distributed.barrier()
+        logger.table(rows)
+        return rows
+
+    def _target(self, alpha: float) -> Path:
+        return Path(self.output) / (FINAL if len(self.alphas) == 1 else f"alpha-{alpha:g}/{FINAL}")
+
+    def _check_targets(self, experiment: Experiment, targets: Sequence[Path]) -> None:
+        read = [Path(name).resolve() for name in (self.start, experiment.model.load_from) if name is not None]
+        read += [] if self.run is None else [(Path(self.run) / FINAL).resolve()]
+        for target in targets:
+            if target.resolve() in read:
+                raise ConfigError([f"task.output={self.output} would write {target}, which is read; choose another"])
+            if target.exists() and not experiment.overwrite:
+                raise ConfigError([f"{target} is there already; set overwrite=true or another exp_name"])
+
+    def _export(self, experiment: Experiment, targets: Mapping[float, Path], say: Say) -> list[dict[str, Any]]:
+        from rankpo.interpolation import interpolate, shared_names
+
+        config, model = self._trained(experiment, say)
+        description = self._description(experiment, config)
+        trained = _copied(model)
+        start: dict[str, Tensor] = {}
+        if any(alpha < 1 for alpha in self.alphas):
+            start = _copied(self._start(config, say))
+            shared = shared_names(start, trained)
+            say(f"{len(shared.mixed)} weights are interpolated, {len(shared.only)} stay as only one model has them")
+        rows = []
+        for alpha, target in targets.items():
+            model.load_state_dict(interpolate(start, trained, alpha) if alpha < 1 else trained)
+            difference = self._write(model, config, target, _described(description, alpha, self.dtype))
+            rows.append({"folder": str(target), "alpha": alpha, "dtype": self.dtype, "difference": f"{difference:.0e}"})
+        return rows
+
+    def _trained(self, experiment: Experiment, say: Say) -> tuple[Any, RankingModel]:
+        """The model settings and the model, on the CPU, adapters merged."""
+        from rankpo.checkpoint import CheckpointStore
+        from rankpo.tasks.evaluate import build_model, load_weights, model_of_run
+
+        if self.run is None:
+            if experiment.model.load_from is None and experiment.model.name_or_path is None:
+                raise ConfigError(["task.run or model.load_from must say what to export"])
+            return experiment.model, build_model(experiment.model, experiment.explicit, "cpu", say)
+        folder = Path(self.run)
+        config = model_of_run(folder)
+        if self.checkpoint == FINAL:
+            if not (folder / FINAL).is_dir():
+                raise ConfigError([f"task.run={folder} has no {FINAL}; set task.checkpoint=step-N"])
+            return config, build_model(_plain(config, str(folder / FINAL)), (), "cpu", say)
+        found = {item.path.name: item for item in CheckpointStore(folder).list()}
+        if self.checkpoint not in found:
+            known = ", ".join([*found, *([FINAL] if (folder / FINAL).is_dir() else [])])
+            raise ConfigError([f"task.checkpoint={self.checkpoint}: {folder} has {known}"])
+        model = build_model(config, (), "cpu", say)
+        load_weights(model, found[self.checkpoint])
+        if model.has_adapters:
+            adapters: Any = model.backbone
+            model.backbone = adapters.merge_and_unload()
+        return config, model
+
+    def _start(self, config: Any, say: Say) -> RankingModel:
+        """What the run started from, or `start`. Raises ConfigError where neither can be known."""
+        from rankpo.tasks.evaluate import build_model
+
+        if self.start is not None:
+            if Path(self.start).is_dir():
+                return build_model(_plain(config, self.start), (), "cpu", say)
+            return build_model(replace(_plain(config, None), name_or_path=self.start), (), "cpu", say)
+        if self.run is None:
+            raise ConfigError(["task.alphas need task.run, or task.start=<the model to interpolate with>"])
+        if config.load_from is None and config.name_or_path is None:
+            raise ConfigError([f"task.run={self.run} started from random weights; set task.start to interpolate"])
+        return build_model(_plain(config, config.load_from), (), "cpu", say)
+
+    def _description(self, experiment: Experiment, config: Any) -> dict[str, Any]:
+        """What rankpo.json and the card say: the run's own words where it has a FINAL."""
+        folder = Path(self.run) / FINAL if self.run else Path(experiment.model.load_from or "")
+        record = folder / "rankpo.json"
+        known = json.loads(record.read_text()) if record.exists() else {}
+        kept = {name: value for name, value in known.items() if name not in ("kind", "format", "settings")}
+        base = config.name_or_path or (None if config.load_from is None else Path(config.load_from).name)
+        exported = {"checkpoint": self.checkpoint, "start": None if self.start is None else Path(self.start).name}
+        return {"exp_name": experiment.exp_name, "base_model": base, **kept, "export": exported}
+
+    def _write(self, model: Any, config: Any, target: Path, description: Mapping[str, Any]) -> float:
+        """Writes and loads again. Returns the largest difference of an output that the model's own export found."""
+        from rankpo.interpolation import DTYPES as TORCH_DTYPES
+        from rankpo.interpolation import cast_folder, round_weights
+
+        if self.dtype == "float32":
+            difference = model.export(target, description)
+        else:
+            round_weights(model, TORCH_DTYPES[self.dtype])
+            wide = target.with_name(f"{target.name}.float32")
+            try:
+                difference = model.export(wide, description)
+                cast_folder(wide, target, self.dtype)
+            finally:
+                shutil.rmtree(wide, ignore_errors=True)
+        check_round_trip(model, config, target)
+        return difference
+
+
+def check_round_trip(model: RankingModel, config: Any, folder: Path) -> None:
+    """Raises InterpolationError unless the folder, loaded as a model, has exactly the weights of `model`."""
+    import torch
+
+    from rankpo.interpolation import InterpolationError
+    from rankpo.tasks.evaluate import build_model
+
+    loaded = build_model(_plain(config, str(folder)), (), "cpu", lambda message: None).state_dict()
+    for name, tensor in model.state_dict().items():
+        if name not in loaded or not torch.equal(loaded[name], tensor.cpu()):
+            raise InterpolationError(f"{folder}: loaded again, {name} is another one than was written")
+
+
+def _plain(config: Any, folder: str | None) -> Any:
+    """The settings of the same kind of model without adapters, from a folder or from name_or_path."""
+    if folder is None:
+        return replace(config, load_from=None, use_peft=False)
+    return replace(config, load_from=folder, random=None, use_peft=False)
+
+
+def _copied(model: RankingModel) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _described(description: Mapping[str, Any], alpha: float, dtype: str) -> dict[str, Any]:
+    """With α, and without metrics that other weights have."""
+    kept = {name: v for name, v in description.items() if alpha == 1 or not name.startswith("metrics_")}
+    return {**kept, "export": {**description["export"], "alpha": alpha, "dtype": dtype}}
