@@ -37,6 +37,7 @@ def model_of(family="bert", **settings):
 def with_adapters(model, base):
     """LoRA with weights that matter: B starts at 0, which would make every adapter the identity."""
     config = EmbeddingModelConfig(load_from=str(base), use_peft=True, peft={"lora_r": 3})
+    model.backbone.name_or_path = str(base)
     model.backbone = config._with_adapters(model.backbone)
     for name, parameter in model.backbone.named_parameters():
         if "lora_" in name:
@@ -92,8 +93,6 @@ def test_merged_adapters_equal_adapters_on(tmp_path):
     plain = model_of()
     plain.export(base, {})
     model = with_adapters(model_of(), base)
-    model.base.name_or_path = str(base)
-    model.backbone.peft_config["default"].base_model_name_or_path = str(base)
     expected = model.encode(TEXTS)
     assert np.abs(expected - plain.encode(TEXTS)).max() > 1e-2
     model.export(tmp_path / "FINAL", {})
