@@ -1,0 +1,277 @@
+"""Every chat form as prompt, completions and relevance: one worked record each, and what is refused."""
+
+import json
+
+import pytest
+
+from rankpo.data.chat_formats import FORMATS, Chat, detect
+from rankpo.data.chat_records import ChatRecords
+from rankpo.data.formats import BadRecord
+from rankpo.data.sources import BadRecords
+from rankpo.demo import compose
+
+USER, BLUE, GREEN = ("user", "Sky?"), "Blue.", "Green."
+PAIR = Chat((USER,), (BLUE, GREEN), (1.0, 0.0))
+
+
+def turn(role, content):
+    return {"role": role, "content": content}
+
+
+ASK, SAY_BLUE, SAY_GREEN = turn("user", "Sky?"), turn("assistant", "Blue."), turn("assistant", "Green.")
+EARLIER = [turn("user", "Hi"), turn("assistant", "Hello")]
+EARLIER_TURNS = (("user", "Hi"), ("assistant", "Hello"))
+
+CASES = {
+    "text pair": (
+        {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."},
+        Chat("The sky is", (" blue.", " green."), (1.0, 0.0)),
+    ),
+    "turns": ({"prompt": [ASK], "chosen": [SAY_BLUE], "rejected": [SAY_GREEN]}, PAIR),
+    "implicit turns": ({"chosen": [ASK, SAY_BLUE], "rejected": [ASK, SAY_GREEN]}, PAIR),
+    "implicit text": (
+        {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+        Chat("The sky is", (" blue.", " green."), (1.0, 0.0)),
+    ),
+    "prompt beside whole conversations": (
+        {"prompt": "Sky?", "chosen": [ASK, SAY_BLUE], "rejected": [ASK, SAY_GREEN], "margin": 2},
+        PAIR,
+    ),
+    "text prompt before turns": ({"prompt": "Sky?", "chosen": [SAY_BLUE], "rejected": [SAY_GREEN]}, PAIR),
+    "longer common run": (
+        {"chosen": [*EARLIER, ASK, SAY_BLUE], "rejected": [*EARLIER, ASK, SAY_GREEN]},
+        Chat((*EARLIER_TURNS, USER), (BLUE, GREEN), (1.0, 0.0)),
+    ),
+    "completion": ({"prompt": "The sky is", "completion": " blue."}, Chat("The sky is", (" blue.",), (1.0,))),
+    "unpaired": (
+        {"prompt": [ASK], "completion": [SAY_GREEN], "label": False},
+        Chat((USER,), (GREEN,), (0.0,)),
+    ),
+    "messages": (
+        {"messages": [turn("system", "Be brief."), ASK, SAY_BLUE]},
+        Chat((("system", "Be brief."), USER), (BLUE,), (1.0,)),
+    ),
+    "text": ({"text": "Blue sky."}, Chat("", ("Blue sky.",), (1.0,))),
+    "from and value": (
+        {"messages": [{"from": "human", "value": "Sky?"}, {"from": "gpt", "value": "Blue."}]},
+        Chat((USER,), (BLUE,), (1.0,)),
+    ),
+    "content in parts": (
+        {"messages": [turn("user", [{"type": "text", "text": "Sky"}, {"type": "text", "text": "?"}]), SAY_BLUE]},
+        Chat((USER,), (BLUE,), (1.0,)),
+    ),
+    "pairwise, A better": (
+        {"type": "pairwise_feedback", "prompt": [ASK], "output_A": [SAY_BLUE], "output_B": [SAY_GREEN], "label": 1},
+        PAIR,
+    ),
+    "pairwise, B better": (
+        {"type": "pairwise_feedback", "prompt": [ASK], "output_A": [SAY_GREEN], "output_B": [SAY_BLUE], "label": 0},
+        PAIR,
+    ),
+    "binary": (
+        {"type": "binary_feedback", "prompt": [ASK], "output": [SAY_BLUE], "label": 1, "reward": 2.1},
+        Chat((USER,), (BLUE,), (1.0,)),
+    ),
+    "scalar": (
+        {"type": "scalar_feedback", "prompt_id": 7, "prompt": [ASK], "output": [SAY_BLUE], "reward": 2.1},
+        Chat((USER,), (BLUE,), (2.1,), "7"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_form_is_known_by_its_keys(case):
+    record, expected = CASES[case]
+    before = json.dumps(record)
+    assert FORMATS[detect(record)](record) == expected
+    assert json.dumps(record) == before
+
+
+SETS = {
+    "hh": (
+        {
+            "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Sky?\n\nAssistant: Blue.",
+            "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Sky?\n\nAssistant: Green.",
+        },
+        Chat((*EARLIER_TURNS, USER), (BLUE, GREEN), (1.0, 0.0)),
+    ),
+    "shp": (
+        {"history": "Sky?", "human_ref_A": "Green.", "human_ref_B": "Blue.", "labels": 0, "score_A": 4, "score_B": 8},
+        PAIR,
+    ),
+    "imdb": (
+        {"text": "One two three four five six seven eight nine ten.", "label": 1},
+        Chat("One two three four five six seven eight", (" nine ten.",), (1.0,)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_hub_sets(name):
+    record, expected = SETS[name]
+    assert FORMATS[name](record) == expected
+
+
+def test_shp_leaves_out_what_is_nearly_equal():
+    assert FORMATS["shp"]({**SETS["shp"][0], "score_A": 5, "score_B": 8}) is None
+
+
+def without(case, key):
+    return {name: value for name, value in CASES[case][0].items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are equal"),
+        ({"chosen": "The sky", "rejected": "The sky is"}, "where the prompt ends is unknown"),
+        ({"chosen": [ASK, SAY_BLUE], "rejected": "Green."}, "both be texts or both be lists"),
+        (
+            {"chosen": [ASK, SAY_BLUE, ASK, SAY_BLUE], "rejected": [ASK, SAY_GREEN]},
+            "chosen must go on with one assistant turn",
+        ),
+        ({"chosen": [SAY_BLUE], "rejected": [SAY_GREEN]}, "there is no prompt"),
+        ({"prompt": "a", "chosen": " ", "rejected": "b"}, "a completion is empty"),
+        ({"prompt": "a", "completion": "b", "label": 2}, "label is 2; allowed: true, false, 1, 0"),
+        ({"messages": [SAY_BLUE, ASK]}, "messages must end with an assistant turn"),
+        ({"messages": [turn("narrator", "x"), SAY_BLUE]}, "role 'narrator' is not known; allowed: system, user"),
+        ({"messages": [ASK, {"role": "assistant"}]}, r"messages\[1\] must hold a role and a text"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "images": ["x"]}, "images are not supported"),
+        (without("pairwise, A better", "output_B"), "no field 'output_B'"),
+        (without("scalar", "prompt_id"), "no field 'prompt_id'"),
+        ({"type": "sample", "prompt": [ASK], "output": "Blue."}, "judge it first"),
+        ({"type": "ranking", "prompt": [ASK]}, "type is 'ranking'; allowed: pairwise_feedback"),
+        ({"question": "a"}, "no chat format has these keys"),
+    ],
+)
+def test_refused_by_name(record, message):
+    with pytest.raises(BadRecord, match=message):
+        FORMATS[detect(record)](record)
+
+
+def write(folder, records, name="data.json"):
+    path = folder / name
+    path.write_text(json.dumps(records))
+    return str(path)
+
+
+def test_scalar_feedback_of_one_prompt_is_one_example(tmp_path):
+    """Records of a prompt_id need not stand together; the other key's come in their own example."""
+    scalar = CASES["scalar"][0]
+    records = [
+        scalar,
+        {**scalar, "prompt_id": 8, "prompt": [turn("user", "Grass?")], "output": [SAY_GREEN], "reward": 1.0},
+        {**scalar, "output": [SAY_GREEN], "reward": -0.4},
+    ]
+    first, second = ChatRecords(name="x", path=write(tmp_path, records)).examples()
+    assert (first.query, first.candidates, first.relevance) == ((USER,), (BLUE, GREEN), (2.1, -0.4))
+    assert second.candidates == (GREEN,) and second.source == "data.json[1]"
+
+
+def test_one_type_and_one_split_in_a_file(tmp_path):
+    pairwise, binary = CASES["pairwise, A better"][0], CASES["binary"][0]
+    path = write(tmp_path, [pairwise, binary])
+    with pytest.raises(BadRecords, match=r"data.json\[1\]: type is 'binary_feedback' in a file of 'pairwise_feedback'"):
+        list(ChatRecords(name="x", path=path).examples())
+    path = write(tmp_path, [{**pairwise, "split": "train"}, {**pairwise, "split": "test"}, pairwise])
+    chosen = ChatRecords(name="x", path=path, split="train")
+    assert [example.source for example in chosen.examples()] == ["data.json[0]", "data.json[2]"]
+    assert chosen.filtered == 1
+
+
+def test_at_most_so_many_pairs_of_a_prompt(tmp_path):
+    records = [{"prompt": p, "chosen": f"a{n}", "rejected": f"b{n}"} for n, p in enumerate("xxyxx")]
+    chosen = ChatRecords(name="x", path=write(tmp_path, records), max_pairs=2)
+    assert [(e.query, e.candidates[0]) for e in chosen.examples()] == [("x", "a0"), ("x", "a1"), ("y", "a2")]
+    assert [e.query for e in ChatRecords(name="x", path=chosen.path, limit=3).examples()] == ["x", "x", "y"]
+
+
+def test_oasst_pairs_neighbouring_ranks(tmp_path):
+    """Three English replies give two pairs; a reply in another language and an unranked one give none."""
+
+    def message(name, parent, text, role="assistant", rank=None, lang="en"):
+        return {"message_id": name, "parent_id": parent, "text": text, "role": role, "rank": rank, "lang": lang}
+
+    records = [
+        message("a2", "q", "Worst.", rank=2),
+        message("q", None, "Sky?", role="prompter"),
+        message("a0", "q", "Blue.", rank=0),
+        message("a1", "q", "Green.", rank=1),
+        message("de", "q", "Blau.", rank=3, lang="de"),
+        message("u", "q", "Grey."),
+        message("q2", "a1", "Sure?", role="prompter", rank=0),
+        message("b1", "q2", "No.", rank=1),
+        message("b0", "q2", "Yes.", rank=0),
+    ]
+    found = [
+        (e.query, e.candidates) for e in ChatRecords(name="x", path=write(tmp_path, records), format="oasst").examples()
+    ]
+    assert found == [
+        ((USER,), ("Blue.", "Green.")),
+        ((USER,), ("Green.", "Worst.")),
+        ((USER, ("assistant", "Green."), ("user", "Sure?")), ("Yes.", "No.")),
+    ]
+
+
+def test_bad_records_are_collected_or_skipped(tmp_path):
+    good = CASES["text pair"][0]
+    path = write(tmp_path, [good, {**good, "rejected": good["chosen"]}, {**good, "chosen": ""}, good])
+    with pytest.raises(BadRecords) as error:
+        list(ChatRecords(name="x", path=path).examples())
+    assert str(error.value).splitlines() == [
+        "datasets.x: data.json[1]: chosen and rejected are equal",
+        "datasets.x: data.json[2]: a completion is empty",
+    ]
+    skipping = ChatRecords(name="x", path=path, on_bad_record="skip")
+    assert len(list(skipping.examples())) == 2 and len(skipping.bad) == 2
+
+
+def test_fingerprint_follows_contents_and_choices(tmp_path):
+    one = ChatRecords(name="x", path=write(tmp_path, [CASES["text pair"][0]], "a.json"))
+    same = ChatRecords(name="y", path=write(tmp_path, [CASES["text pair"][0]], "b.json"), weight=2.0)
+    other = ChatRecords(name="x", path=write(tmp_path, [CASES["turns"][0]], "c.json"))
+    limited = ChatRecords(name="x", path=one.path, limit=3)
+    assert one.fingerprint() == same.fingerprint()
+    assert len({one.fingerprint(), other.fingerprint(), limited.fingerprint()}) == 3
+
+
+@pytest.mark.parametrize(("name", "expected"), [("hh", SETS["hh"][1]), ("shp", PAIR), ("ultrabin", PAIR)])
+def test_the_hub_sets_load_through_the_datasets_library(tmp_path, monkeypatch, name, expected):
+    """Their yaml, with a folder in the place of the hub's: the same loading code, offline."""
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    record = CASES["prompt beside whole conversations"][0] if name == "ultrabin" else SETS[name][0]
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    write(folder, [record], "train.json")
+    options = [f"datasets=[{name}]", f"datasets.{name}.hub={folder}", f"datasets.{name}.split=train"]
+    options += ["loss=dpo", "model=tiny_pythia"]
+    (dataset,) = compose(options).datasets
+    (example,) = dataset.examples()
+    assert (example.query, example.candidates, example.relevance) == (
+        expected.prompt,
+        expected.completions,
+        expected.relevance,
+    )
+    assert dataset.fingerprint() == dataset.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["hh", "shp", "ultrabin", "oasst", "imdb"])
+def test_yaml_of_the_hub_sets(name):
+    (dataset,) = compose([f"datasets=[{name}]", "loss=dpo", "model=tiny_pythia"]).datasets
+    assert dataset.hub is not None and dataset.split is not None and dataset.name == name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "path or hub, one of them"),
+        ({"path": "x", "hub": "y"}, "path or hub, one of them"),
+        ({"hub": "y"}, "split must be set with hub"),
+        ({"hub": "y", "split": "train", "format": "nope"}, "format must be one of auto, trl_preference"),
+        ({"hub": "y", "split": "train", "limit": 0}, "limit must be >= 1 or null, got 0"),
+    ],
+)
+def test_wrong_keys(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ChatRecords(name="x", **arguments)
