@@ -16,7 +16,7 @@ from rankpo import distributed
 from rankpo.data.planner import deal
 from rankpo.data.report import all_pairs
 from rankpo.data.text_store import Dataset, ExampleTable, Pieces, open_table
-from rankpo.ranking_metrics import Evaluation, evaluate_run, preference_accuracy
+from rankpo.ranking_metrics import Evaluation, evaluate_run, order, preference_accuracy
 from rankpo.retrieval.exact import search
 from rankpo.types import Example
 
@@ -74,6 +74,9 @@ class Evaluator(ABC):
     def pairs(self, table: ExampleTable) -> np.ndarray:
         """[P, 2] rows of `table`: the queries and candidates that are judged together."""
         return all_pairs(table)
+
+    def compare_with(self, model: RankingModel) -> None:
+        """Takes note of the model that a run starts from; called once, on all ranks, before the first update."""
 
     @abstractmethod
     def evaluate(self, model: EmbeddingModel) -> Result: ...
@@ -137,27 +140,27 @@ class RetrievalEvaluator(Evaluator):
         table = self.table(model.inputs.pieces())
         ids = [table.id(example) for example in range(len(table))]
         chosen = [number for number, name in enumerate(ids) if name[0] == "q" and name[2:] in self.qrels]
-        # larger ids first: of equal scores the search keeps the first, trec_eval the larger id
-        documents = sorted((n for n, name in enumerate(ids) if name[0] == "d"), key=ids.__getitem__, reverse=True)
         queries = encode_rows(model, table, np.asarray(table.query)[chosen], "query")
-        rows, place = np.unique(np.asarray(table.candidates)[table.offsets[documents]], return_inverse=True)
-        corpus = encode_rows(model, table, rows, "candidate")[torch.from_numpy(place)]
+        rows, documents = _documents_by_row(table, ids)
+        corpus = encode_rows(model, table, rows, "candidate")
         result = None
         if distributed.rank() == 0:
-            query_ids = [ids[index][2:] for index in chosen]
-            document_ids = [ids[index][2:] for index in documents]
-            result = self._measure(queries, corpus, query_ids, document_ids)
+            result = self._measure(queries, corpus, [ids[index][2:] for index in chosen], documents)
         return distributed.broadcast_object(result)
 
-    def _measure(self, queries: Tensor, corpus: Tensor, query_ids: list[str], document_ids: list[str]) -> Result:
-        extra = 1 if self.evaluation_set.ignore_identical_ids else 0
-        depth = min(self.top_k + extra, len(document_ids))
-        scores, indices = search(queries, corpus, depth)
+    def _measure(self, queries: Tensor, corpus: Tensor, query_ids: list[str], documents: list[list[str]]) -> Result:
+        """documents: the ids of each of the corpus's texts, as `_documents_by_row` gives them."""
+        own_id = self.evaluation_set.ignore_identical_ids
+        scores, indices = search(queries, corpus, self.top_k + own_id)
         run: dict[str, dict[str, float]] = {}
         for query_id, row_scores, row_indices in zip(query_ids, scores.tolist(), indices.tolist(), strict=True):
-            found = ((document_ids[index], score) for index, score in zip(row_indices, row_scores, strict=True))
-            kept = [(name, score) for name, score in found if not (extra and name == query_id)]
-            run[query_id] = dict(kept[: self.top_k])
+            found = {
+                name: score
+                for index, score in zip(row_indices, row_scores, strict=True)
+                for name in documents[index]
+                if not (own_id and name == query_id)
+            }
+            run[query_id] = {name: found[name] for name in order(found)[: self.top_k]}
         evaluation: Evaluation = evaluate_run(
             run,
             self.qrels,
@@ -166,6 +169,20 @@ class RetrievalEvaluator(Evaluator):
             gain=self.evaluation_set.gain,
         )
         return Result(evaluation.metrics, evaluation.per_query, run, evaluation.counts, evaluation.undefined)
+
+
+def _documents_by_row(table: ExampleTable, ids: Sequence[str]) -> tuple[np.ndarray, list[list[str]]]:
+    """The corpus's distinct rows, [n], and the document ids of each.
+
+    A text is searched once: equal columns of a matrix product can differ in their last bit, and equal documents would
+    not tie. Rows stand by their largest id downwards, since the search keeps the first of equal scores and
+    trec_eval's rule the larger id: so none is lost at the border.
+    """
+    numbers = sorted((n for n, name in enumerate(ids) if name[0] == "d"), key=ids.__getitem__, reverse=True)
+    documents: dict[int, list[str]] = {}
+    for number, row in zip(numbers, np.asarray(table.candidates)[table.offsets[numbers]].tolist(), strict=True):
+        documents.setdefault(row, []).append(ids[number][2:])
+    return np.fromiter(documents, dtype=np.int64, count=len(documents)), list(documents.values())
 
 
 class PreferenceEvaluator(Evaluator):
@@ -182,23 +199,28 @@ class PreferenceEvaluator(Evaluator):
         self.cache_dir = cache_dir
         self.say = say
 
+    def further(self, scores: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> Mapping[str, float]:
+        """More metrics by name. scores: [slots]; chosen, rejected: [pairs] slots."""
+        return {}
+
     def evaluate(self, model: EmbeddingModel) -> Result:
         table = self.table(model.inputs.pieces())
         scores = slot_scores(model, table)
         pairs = [table.slots(example) for example in range(len(table)) if len(table.slots(example)) == 2]
         relevance = np.asarray(table.relevance)
-        order = [(a, b) if relevance[a] > relevance[b] else (b, a) for a, b in pairs if relevance[a] != relevance[b]]
-        if not order:
+        ordered = [(a, b) if relevance[a] > relevance[b] else (b, a) for a, b in pairs if relevance[a] != relevance[b]]
+        if not ordered:
             raise ValueError(f"eval_datasets.{self.name} holds no pair of different relevance")
-        chosen, rejected = np.array(order).T
+        chosen, rejected = np.array(ordered).T
         accuracy, ties = preference_accuracy(scores[chosen], scores[rejected])
         metrics = {"accuracy": accuracy, "margin": float((scores[chosen] - scores[rejected]).mean())}
+        metrics.update(self.further(scores, chosen, rejected))
         values = (scores[chosen] > scores[rejected]) + 0.5 * (scores[chosen] == scores[rejected])
         names = [table.id(example) for example in range(len(table))]
         slot_owner = np.repeat(np.arange(len(table)), np.diff(table.offsets))
         per_query = {names[slot_owner[a]]: {"accuracy": float(v)} for a, v in zip(chosen, values, strict=True)}
         return Result(
-            metrics, per_query, counts={"pairs": len(order), "ties": ties, "not_pairs": len(table) - len(order)}
+            metrics, per_query, counts={"pairs": len(ordered), "ties": ties, "not_pairs": len(table) - len(ordered)}
         )
 
 
