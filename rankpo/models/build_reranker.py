@@ -31,6 +31,7 @@ class RerankerModelConfig:
     """
 
     kind = "reranker"
+    logps = "sigmoid"  # each candidate is relevant or not by itself
 
     name_or_path: str | None = None
     load_from: str | None = None

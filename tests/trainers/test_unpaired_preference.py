@@ -131,12 +131,12 @@ def test_weight_rule(tmp_path, overrides, said):
 
 
 def test_one_prompt_in_an_update_is_an_error_at_the_start(tmp_path):
-    with pytest.raises(ValueError, match="update 1 has one prompt only.*raise trainer.batch_size"):
+    with pytest.raises(ValueError, match=r"update 1 has one prompt only.*raise trainer\.batch_size"):
         trainer_of(*KTO, "datasets.toy_chat.num_examples=1", f"cache_dir={tmp_path}")
 
 
 def test_stored_references_are_refused():
-    with pytest.raises(ConfigError, match="trainer.reference=stored: KTOLoss needs the reference model itself"):
+    with pytest.raises(ConfigError, match=r"trainer\.reference=stored: KTOLoss needs the reference model itself"):
         compose((*KTO, "trainer.reference=stored"))
     assert compose((*TINY, "loss=kto-zero", "trainer.reference=stored")).loss is not None
 
