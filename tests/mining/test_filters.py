@@ -1,0 +1,79 @@
+"""Thresholds, ranges and near duplicates by hand: interop.md 3.1's numbers."""
+
+import numpy as np
+import pytest
+
+from rankpo.mining.filters import (
+    above,
+    below,
+    ceiling,
+    in_range,
+    jaccard,
+    near_duplicates,
+    positive_score,
+    shingles,
+)
+
+POSITIVES = np.array([0.80, 0.60])
+CANDIDATES = np.array([0.78, 0.62, 0.58, 0.55, 0.40])
+
+
+def kept(against, absolute=None, relative=None):
+    return CANDIDATES[below(CANDIDATES, ceiling(positive_score(POSITIVES, against), absolute, relative))].tolist()
+
+
+def test_margins_of_the_golden_example():
+    """min: <= .57; max: <= .76; absolute: <= .50; mean .70: <= .665."""
+    assert kept("min", relative=0.05) == [0.55, 0.40]
+    assert kept("max", relative=0.05) == [0.62, 0.58, 0.55, 0.40]
+    assert kept("min", absolute=0.1) == [0.40]
+    assert kept("mean", relative=0.05) == [0.62, 0.58, 0.55, 0.40]
+    assert kept("min") == CANDIDATES.tolist()
+
+
+def test_the_range_of_the_golden_example():
+    survivors = np.array(kept("max", relative=0.05))
+    assert survivors[in_range(np.arange(4), 1, 3)].tolist() == [0.58, 0.55]
+    assert survivors[in_range(np.arange(4), 2, None)].tolist() == [0.55, 0.40]
+
+
+def test_a_relative_margin_below_zero_asks_for_less_not_more():
+    """Of a positive logit -0.2: -0.2 - .05·0.2 = -0.21."""
+    assert ceiling(-0.2, None, 0.05) == pytest.approx(-0.21)
+
+
+def test_both_margins_take_the_stricter():
+    assert ceiling(0.8, 0.1, 0.05) == pytest.approx(0.7)
+    assert ceiling(0.8, 0.01, 0.05) == pytest.approx(0.76)
+    assert ceiling(0.8, None, None) == float("inf")
+
+
+def test_an_unknown_score_never_passes_a_bound_and_is_no_matter_without_one():
+    unknown = np.array([np.nan, 0.1])
+    assert below(unknown, 0.5).tolist() == [False, True]
+    assert above(unknown, 0.0).tolist() == [False, True]
+    assert below(CANDIDATES, ceiling(float("nan"), 0.1, None)).tolist() == [False] * 5
+    assert below(unknown, ceiling(float("nan"), None, None)).tolist() == [True, True]
+    assert np.isnan(positive_score(np.empty(0), "min"))
+
+
+def test_shingles_and_jaccard_by_hand():
+    """abcdef: abcde, bcdef; bcdefg: bcdef, cdefg: one of three."""
+    assert shingles("ABC\n def") == {"abc d", "bc de", "c def"}
+    assert shingles("abc") == {"abc"}
+    assert jaccard(shingles("abcdef"), shingles("bcdefg")) == pytest.approx(1 / 3)
+
+
+def test_near_duplicates_of_positives_and_of_better_candidates():
+    """The second is the positive with another end, the fourth nearly the third; a removed one removes nothing."""
+    positive = "the deep sea is mapped by sonar every year"
+    texts = [
+        "roman coins of the second century",
+        "the deep sea is mapped by sonar every yean",
+        "graph colouring in polynomial time",
+        "graph colouring in polynomial times",
+        "roman roads",
+    ]
+    sets = [shingles(text) for text in texts]
+    assert near_duplicates(sets, [shingles(positive)], 0.8).tolist() == [False, True, False, True, False]
+    assert near_duplicates(sets, [shingles(positive)], 1.0).tolist() == [False] * 5
