@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from rankpo.trainers.schedules import Schedule
 
 ALLOWED_TARGETS = ("rankpo.", "torch.optim.", "transformers.", "peft.")
-RUN_KEYS = ("exp_name", "seed", "cache_dir", "data_dir", "run_dir", "overwrite", "resume")
+RUN_KEYS = (
+    "exp_name",
+    "seed",
+    "cache_dir",
+    "data_dir",
+    "run_dir",
+    "overwrite",
+    "resume",
+    "cache_reference_logprobs",
+    "load_reference_logprobs",
+)
 GROUPS = [
     "task",
     "loss",
@@ -39,6 +49,7 @@ GROUPS = [
     "scheduler",
     "tracker",
     "mining",
+    "judge",
 ]
 
 
@@ -84,9 +95,12 @@ class Experiment:
     run_dir: Path
     overwrite: bool
     resume: str | None
+    cache_reference_logprobs: bool
+    load_reference_logprobs: str | None
     config: Mapping[str, Any]
     explicit: frozenset[str]
     mining: Any = None  # with task=mine
+    judge: Any = None  # with task=annotate
 
 
 def locate(target: str) -> Any:
@@ -119,8 +133,9 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     for name in ("task", "model", "loss", "scheduler"):
         made[name] = attempt(partial(build, tree[name], name))
     made["schedule"] = made.pop("scheduler")
-    if "mining" in tree:
-        made["mining"] = attempt(partial(build, tree["mining"], "mining"))
+    for name in ("mining", "judge"):
+        if name in tree:
+            made[name] = attempt(partial(build, tree[name], name))
     made["loss"] = _fitted(made["loss"], made["model"])
     for group in ("datasets", "eval_datasets", "replay_datasets"):
         nodes = tree.get(group) or {}
@@ -140,7 +155,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         explicit=frozenset(_model_keys(overrides)),
         cache_dir=Path(tree["cache_dir"]),
         run_dir=Path(tree["run_dir"]),
-        **{name: tree[name] for name in ("exp_name", "seed", "overwrite", "resume")},
+        **{name: tree[name] for name in RUN_KEYS if name not in ("cache_dir", "data_dir", "run_dir")},
     )
 
 
@@ -248,6 +263,7 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
         )
     if loss is not None and model is not None and settings is not None:
         problems += _policy_problems(loss, model.kind, settings)
+        problems += _reference_problems(tree, loss, model.kind, settings)
     if loss is not None and model is not None and model.kind == "causal_lm" and hasattr(loss, "in_batch"):
         problems.append(
             f"{type(loss).__name__} compares embeddings, and a causal language model gives log-probabilities; "
@@ -266,6 +282,24 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
     for group in ("datasets", "eval_datasets", "replay_datasets"):
         if not isinstance(tree.get(group) or {}, Mapping):
             problems.append(f"{group} must be a list of options, such as {group}=[jobs]")
+    return problems
+
+
+def _reference_problems(tree: Mapping[str, Any], loss: Loss, kind: str, settings: TrainerSettings) -> list[str]:
+    """Reference scores that are asked for and that the loss cannot use, or that two keys want from two places."""
+    asked = [key for key in ("cache_reference_logprobs", "load_reference_logprobs") if tree[key]]
+    problems = []
+    for key in asked:
+        if not loss.needs_reference:
+            problems.append(f"{key}: {type(loss).__name__} has no reference; leave it out")
+        elif loss.needs_live_reference(kind):
+            problems.append(f"{key}: {type(loss).__name__} needs the reference model itself, not stored scores")
+        elif settings.reference not in ("auto", "stored"):
+            problems.append(
+                f"{key} stores reference scores, and trainer.reference={settings.reference} does not; set auto"
+            )
+    if len(asked) == 2:
+        problems.append("cache_reference_logprobs would compute what load_reference_logprobs brings; set one of them")
     return problems
 
 

@@ -191,7 +191,7 @@ class PreferenceEvaluator(Evaluator):
     Examples that are not two candidates of different relevance are counted as `not_pairs`.
     """
 
-    metrics = ("accuracy", "margin")
+    metrics: tuple[str, ...] = ("accuracy", "margin")
 
     def __init__(self, dataset: Dataset, cache_dir: str | Path, say: Say) -> None:
         self.name = dataset.name

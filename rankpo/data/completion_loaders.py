@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rankpo.data.dataloaders import DataLoader, Group
+from rankpo.data.text_store import ExampleTable
 
 
 @dataclass(kw_only=True)
@@ -29,14 +30,19 @@ class CompletionDataLoader(DataLoader):
         if self.completions == "all":
             examples = np.repeat(np.arange(len(table)), np.diff(table.offsets))
             return np.stack([examples, np.arange(len(examples))], axis=1)
-        relevance = np.asarray(table.relevance)
-        items = []
-        for example in np.flatnonzero(np.diff(table.offsets)):
-            slots = table.slots(example)
-            best = slots[np.argmax(relevance[slots])]
-            if relevance[best] > 0:
-                items.append((example, best))
-        return np.array(items, dtype=np.int64).reshape(-1, 2)
+        return best_slots(table)
 
     def group(self, epoch: int, item: np.ndarray) -> Group:
         return self._make(int(item[0]), item[1:2])
+
+
+def best_slots(table: ExampleTable) -> np.ndarray:
+    """[n, 2] int64: each example with a relevant candidate, and the slot of its most relevant one, the first of equals."""
+    relevance = np.asarray(table.relevance)
+    items = []
+    for example in np.flatnonzero(np.diff(table.offsets)):
+        slots = table.slots(int(example))
+        best = slots[np.argmax(relevance[slots])]
+        if relevance[best] > 0:
+            items.append((example, best))
+    return np.array(items, dtype=np.int64).reshape(-1, 2)

@@ -102,6 +102,8 @@ def assemble(
     if not experiment.settings.dropout:
         disable_dropout(model)
     reference, stored = make_reference(experiment, model, table, logger.say)
+    for evaluator in evaluators:
+        evaluator.compare_with(model)
     checkpoints = CheckpointStore(experiment.run_dir)
     if accelerator.is_main_process:
         checkpoints.clean()
@@ -140,9 +142,15 @@ def seed_everything(seed: int) -> None:
 
 def make_evaluators(experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None]) -> list[Evaluator]:
     """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared."""
+    from rankpo.completion_evaluation import completion_evaluator
     from rankpo.evaluation import PreferenceEvaluator, RetrievalEvaluator
     from rankpo.listwise_evaluation import ListwiseEvaluator, has_lists
 
+    if experiment.model.kind == "causal_lm":
+        return [
+            completion_evaluator(dataset, experiment.loss, experiment.cache_dir, say)
+            for dataset in experiment.eval_datasets
+        ]
     made: list[Evaluator] = []
     for dataset in experiment.eval_datasets:
         pairs = str(getattr(dataset, "part", "")).startswith("preferences")
@@ -190,15 +198,22 @@ def make_reference(
 
     if not experiment.loss.needs_reference:
         return None, None
+    if experiment.load_reference_logprobs is not None:
+        scores = reference.load_scores(experiment.load_reference_logprobs, table, model.settings, say)
+        return reference.StoredReference(), scores
     chosen = experiment.settings.reference
     if chosen == "auto":
         live = "live" if experiment.loss.needs_live_reference(model.kind) else "stored"
-        chosen = "adapters" if model.has_adapters else live
+        # adapters that an earlier run trained belong to the start model: switched off, another one would be left
+        fresh = model.has_adapters and not getattr(experiment.model, "load_lora_from", None)
+        chosen = "adapters" if fresh and not experiment.cache_reference_logprobs else live
     if chosen == "adapters":
         return reference.AdapterReference(model), None
     if chosen == "live":
         return reference.LiveReference(model), None
     scores = reference.stored_scores(model, table, experiment.cache_dir, say)
+    if experiment.cache_reference_logprobs:
+        reference.save_scores(experiment.run_dir / reference.FILE, scores, table, model.settings, say)
     return reference.StoredReference(), scores
 
 

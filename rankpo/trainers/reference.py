@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from rankpo import distributed
+from rankpo.config_errors import ConfigError
 from rankpo.data.text_store import ExampleTable
 from rankpo.evaluation import slot_scores
 from rankpo.models.token_logps import ReferenceStates
 from rankpo.types import Batch, Sequences
+
+FILE = "reference_logprobs.safetensors"
 
 
 class Reference(ABC):
@@ -90,12 +94,50 @@ def stored_scores(model: Any, table: ExampleTable, cache_dir: str | Path, say: C
         return load_file(path)["scores"]
     say(f"computing reference scores of {len(table.candidates)} candidates")
     scores = slot_scores(model, table)
+    _write(path, scores, table, model.settings)
+    return scores
+
+
+def _write(path: Path, scores: np.ndarray, table: ExampleTable, settings: Any) -> None:
+    """The scores, and what they belong to, whole or not at all; on rank 0, while the others wait."""
     if distributed.rank() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        save_file({"scores": scores}, temporary)
+        save_file({"scores": scores}, temporary, metadata=_belongs(table, settings))
         temporary.rename(path)
     distributed.barrier()
+
+
+def _belongs(table: ExampleTable, settings: Any) -> dict[str, str]:
+    """What stored scores hold for: these texts under this tokenizer, read in this way."""
+    return {"table": table.folder.name, "settings": repr(settings)}
+
+
+def save_scores(path: Path, scores: np.ndarray, table: ExampleTable, settings: Any, say: Callable[[str], None]) -> None:
+    """Keeps reference scores beside a run, for `load_reference_logprobs=` of others."""
+    _write(path, scores, table, settings)
+    say(f"reference log-probabilities kept in {path}")
+
+
+def load_scores(path: str, table: ExampleTable, settings: Any, say: Callable[[str], None]) -> np.ndarray:
+    """[slots] scores from a file of `save_scores`, or from a run directory that has one; of whatever model.
+
+    Raises ConfigError where it is not there, or was computed for other data, tokens or lengths.
+    """
+    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise ConfigError(
+            [f"load_reference_logprobs={path}: no such file; a run with cache_reference_logprobs=true writes one"]
+        )
+    with safe_open(file, framework="np") as opened:
+        found, scores = opened.metadata() or {}, opened.get_tensor("scores")
+    wrong = [name for name, value in _belongs(table, settings).items() if found.get(name) != value]
+    if wrong:
+        what = {"table": "datasets or tokenizer", "settings": f"model settings ({found.get('settings')})"}
+        raise ConfigError(
+            [f"load_reference_logprobs={path} was computed with other {' and '.join(what[n] for n in wrong)}"]
+        )
+    say(f"reference log-probabilities from {file}")
     return scores
 
 

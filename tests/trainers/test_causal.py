@@ -196,3 +196,70 @@ def test_control_tokens_are_new_rows_of_the_vocabulary(tmp_path):
 def test_errors_before_any_weight_is_loaded(overrides, message):
     with pytest.raises(ConfigError, match=message):
         compose([*overrides, "datasets=[toy_chat]"])
+
+
+def test_reference_scores_are_kept_and_used_again(tmp_path):
+    """The second run starts from other weights, with the first one's reference: its first loss is not log 2."""
+    run(tmp_path, "first", "loss=dpo", "cache_reference_logprobs=true", "model.use_peft=true", "trainer.max_steps=1")
+    assert_close(curve(tmp_path / "first"), [math.log(2)], atol=1e-6, rtol=0)
+    load = f"load_reference_logprobs={tmp_path}/first"
+    same = trainer_of(*TINY, "loss=dpo", load, f"cache_dir={tmp_path}")
+    computed = trainer_of(*TINY, "loss=dpo", f"cache_dir={tmp_path}")
+    assert_close(same.stored, computed.stored, atol=1e-5, rtol=0)
+    run(tmp_path, "second", "loss=dpo", "seed=7", load, "trainer.max_steps=1")
+    assert abs(curve(tmp_path / "second")[0] - math.log(2)) > 1e-4
+    for change, what in (
+        ("model.max_length=190", "model settings"),
+        ("datasets.toy_chat.num_examples=9", "datasets or tokenizer"),
+    ):
+        with pytest.raises(ConfigError, match=f"was computed with other {what}"):
+            trainer_of(*TINY, "loss=dpo", load, change, f"cache_dir={tmp_path}")
+    with pytest.raises(ConfigError, match="no such file; a run with cache_reference_logprobs=true writes one"):
+        trainer_of(*TINY, "loss=dpo", f"load_reference_logprobs={tmp_path}/nowhere", f"cache_dir={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("loss=simpo", "cache_reference_logprobs=true"), "cache_reference_logprobs: SimPOLoss has no reference"),
+        (("loss=tdpo", "load_reference_logprobs=x"), "needs the reference model itself, not stored scores"),
+        (
+            ("loss=dpo", "load_reference_logprobs=x", "trainer.reference=live"),
+            "trainer.reference=live does not; set auto",
+        ),
+        (("loss=dpo", "load_reference_logprobs=x", "cache_reference_logprobs=true"), "set one of them"),
+    ],
+)
+def test_reference_keys_that_contradict(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        compose([*overrides, "model=tiny_pythia", "datasets=[toy_chat]"])
+
+
+def test_reference_of_adapters_that_go_on_is_the_start_model(tmp_path):
+    """Switched off, the base model would be the reference, and the first loss not log 2."""
+    first = run(tmp_path, "first", "loss=sft", "model.use_peft=true", "optimizer.lr=2")
+    go_on = ("model.use_peft=true", f"model.load_lora_from={first}/FINAL/adapter", "trainer.max_steps=1")
+    assert_close(curve(run(tmp_path, "second", "loss=dpo", *go_on)), [math.log(2)], atol=1e-6, rtol=0)
+
+
+def test_evaluation_of_pairs_and_of_completions(tmp_path):
+    """Rewards against the start model: nothing gained at step 0; then as recomputed from both models' scores."""
+    options = ("eval_datasets=[toy_chat]", "eval_datasets.toy_chat.num_examples=10", "optimizer.lr=0.5")
+    done = run(tmp_path, "dpo", "loss=dpo", "loss.beta=0.5", *options)
+    rows = {
+        name: curve(done, f"eval/toy_chat/{name}")
+        for name in ("accuracy", "margin", "rewards/accuracies", "rewards/margins")
+    }
+    assert rows["rewards/accuracies"][0] == rows["rewards/margins"][0] == 0.0
+    assert_close(rows["rewards/margins"][-1], 0.5 * (rows["margin"][-1] - rows["margin"][0]), rtol=1e-4, atol=1e-5)
+    assert rows["rewards/accuracies"][-1] > 0.5
+    trainer = trainer_of(*TINY, "loss=sft", *options, f"cache_dir={tmp_path}")
+    metrics = trainer.evaluate()
+    policy, table = trainer.policy, trainer.loader.table
+    chosen = policy.inputs.slot_pieces(table)[::2]
+    scores = policy(policy.inputs.sequences(table, chosen)).detach().double()
+    expected = float(scores.sum() / policy.inputs.completion_lengths(table, chosen).sum())
+    assert_close(metrics["toy_chat/logps"], expected, rtol=1e-6, atol=0)
+    assert_close(metrics["toy_chat/perplexity"], math.exp(-expected), rtol=1e-6, atol=0)
+    simpo = trainer_of(*TINY, "loss=simpo", *options, f"cache_dir={tmp_path}").evaluate()
+    assert set(simpo) == {"toy_chat/accuracy", "toy_chat/margin"}
