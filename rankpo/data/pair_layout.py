@@ -178,13 +178,7 @@ def answer_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], tail: s
     ids = []
     for word in words:
         full = fixed_ids(tokenizer, tail + word)
-        unknown = len(full) == len(start) + 1 and full[-1] == tokenizer.unk_token_id
-        if (
-            len(full) != len(start) + 1
-            or full[: len(start)] != start
-            or unknown
-            or full[-1] in tokenizer.all_special_ids
-        ):
+        if len(full) != len(start) + 1 or full[: len(start)] != start or full[-1] in tokenizer.all_special_ids:
             raise ValueError(
                 f"the answer {word!r} is not one token of its own after {tail[-20:]!r}: {list(full[-4:])}; "
                 "set model.yes_word and model.no_word to words that are, or another model.suffix"
