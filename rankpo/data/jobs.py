@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 
@@ -22,9 +22,12 @@ from rankpo.data.jobs_judge import judge, utility
 from rankpo.data.jobs_texts import DEPTH, DUTIES, FIELDS, FILLERS, LEVELS, NO_YEARS, RECENT, REGIONS, STALE, YEARS
 from rankpo.types import Example
 
+WORLDS = ("train", "dev", "test")
+SIZE_KEPT_APART = 2000  # of an earlier world, or as many as are drawn if that is more
+LETTERS = {"profiles": "p", "posts": "j"}
 PARTS = ("contrastive", "preferences", "graded", "dev", "test", "preferences_dev", "preferences_test")
 NOW = 2026
-VERSION = 2  # raise it with any change of what is generated
+VERSION = 3  # raise it with any change of what is generated
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class Profile:
     depth: int
 
 
+T = TypeVar("T", Post, Profile)
+
+
 def relevance(post: Post, profile: Profile) -> int:
     """The rules: 2 for the right field in the right region, 1 for the right field elsewhere, else 0."""
     if post.field != profile.field:
@@ -64,7 +70,7 @@ class Jobs:
 
     part: `contrastive`, `preferences` and `graded` to train on; `dev` and `test`, corpora with graded judgements;
     `preferences_dev`, `preferences_test`, pairs for their posts. num_profiles: of each of the three worlds (train,
-    dev, test), which share no post and no profile. num_pairs: per post, all among `shortlist` profiles drawn for it:
+    dev, test), which share no text of a post or profile. num_pairs: per post, all among `shortlist` profiles drawn for it:
     a judge who compares within a short list makes texts that updates share. num_negatives: per post; of `graded`,
     candidates of each grade. max_label: of `graded`, the relevance of the best grade.
     """
@@ -103,14 +109,12 @@ class Jobs:
         return xxhash.xxh3_128_hexdigest(json.dumps([VERSION, {**settings, "name": ""}]).encode())
 
     @cached_property
-    def profiles(self) -> list[Profile]:
-        rng = random.Random(f"{self.seed}/{self.world}/profiles")
-        return [make_profile(rng, f"{self.world}-p{number}") for number in range(self.num_profiles)]
+    def profiles(self) -> Sequence[Profile]:
+        return _draw(make_profile, "profiles", self.seed, self.world, self.num_profiles)
 
     @cached_property
-    def posts(self) -> list[Post]:
-        rng = random.Random(f"{self.seed}/{self.world}/posts")
-        return [make_post(rng, f"{self.world}-j{number}") for number in range(self.num_posts)]
+    def posts(self) -> Sequence[Post]:
+        return _draw(make_post, "posts", self.seed, self.world, self.num_posts)
 
     def corpus(self) -> Iterator[tuple[str, str]]:
         for profile in self.profiles:
@@ -232,6 +236,24 @@ def _long_profile(rng: random.Random, core: str, field: str, words: list[str]) -
     middle = rng.sample(FILLERS, rng.randint(3, len(FILLERS)))
     rng.shuffle(works)
     return " ".join([rng.choice(middle), core, *works, aside, *middle])
+
+
+@lru_cache(maxsize=16)
+def _draw(make: Callable[[random.Random, str], T], what: str, seed: int, world: str, count: int) -> tuple[T, ...]:
+    """`count` posts or profiles of a world. One whose text an earlier world has too is drawn again, from numbers of its
+    own, so that the others stay as they are: what is evaluated was never trained on.
+    """
+    rng = random.Random(f"{seed}/{world}/{what}")
+    drawn = [make(rng, f"{world}-{LETTERS[what]}{number}") for number in range(count)]
+    earlier = WORLDS[: WORLDS.index(world)]
+    taken = {item.text for other in earlier for item in _draw(make, what, seed, other, max(count, SIZE_KEPT_APART))}
+    for number, item in enumerate(drawn):
+        attempt = 0
+        while item.text in taken:
+            item = make(random.Random(f"{seed}/{world}/{what}/{number}/{attempt}"), item.id)
+            attempt += 1
+        drawn[number] = item
+    return tuple(drawn)
 
 
 def write_jobs(path: str | Path, **settings: Any) -> None:
