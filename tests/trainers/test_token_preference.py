@@ -162,7 +162,7 @@ def test_embedding_models_run_it(tmp_path, loss):
 @pytest.mark.parametrize("loss", ["tdpo", "ra-dpo"])
 def test_embedding_models_are_refused_in_one_sentence(loss):
     with pytest.raises(
-        ConfigError, match="DPOLoss needs token log-probabilities.*kind embedding and has none"
+        ConfigError, match=r"DPOLoss needs token log-probabilities.*kind embedding and has none"
     ) as error:
         compose((*RANKPO, f"loss={loss}"))
     assert len(error.value.problems) == 1
