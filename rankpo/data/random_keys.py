@@ -12,7 +12,8 @@ import xxhash
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
+def mix(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser: spreads uint64 numbers, one to one."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
@@ -27,8 +28,8 @@ def random_keys(count: int, *parts: int) -> np.ndarray:
     """`count` uint64 numbers determined by `parts` (seed, epoch, example key, …)."""
     state = np.zeros(1, dtype=np.uint64)
     for part in parts:
-        state = _mix(state + _GOLDEN + np.uint64(part & 0xFFFFFFFFFFFFFFFF))
-    return _mix(state + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
+        state = mix(state + _GOLDEN + np.uint64(part & 0xFFFFFFFFFFFFFFFF))
+    return mix(state + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
 
 
 def permutation(count: int, *parts: int) -> np.ndarray:
