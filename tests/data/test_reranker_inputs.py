@@ -13,7 +13,7 @@ from rankpo.data.text_store import open_table
 from rankpo.models.loading import byte_tokenizer
 from rankpo.models.reranker_settings import RerankerSettings
 from rankpo.types import Example
-from tests.tokenizers import FAMILIES, llama, qwen, sentencepiece
+from tests.tokenizers import FAMILIES, bert, llama, qwen
 
 TEMPLATE = {"separator": "\n", "query_format": "query: {}", "document_format": "document: {}", "suffix": "\nrelevant:"}
 PAIRS = [("how deep do moles dig?", "Moles dig to about 70 cm."), ("yes", "no"), ("(a) 12 x", "Ümläut, 13")]
@@ -286,4 +286,4 @@ def test_answers_that_merge_with_the_prompt_or_are_unknown_are_refused():
     with pytest.raises(ValueError, match="'c' is not one token of its own after 'ab'"):
         answer_ids(reordered, ("c",), "ab")
     with pytest.raises(ValueError, match="'日' is not one token"):
-        answer_ids(sentencepiece(), ("日",), "")
+        answer_ids(bert(), ("日",), "")
