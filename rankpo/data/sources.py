@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from rankpo.data.formats import BadRecord, FieldMap, Options, Parsed, normal
 from rankpo.types import Example
 
 MAX_SHOWN = 20
+NO_SETTINGS = ("files", "_corpus_files", "_corpus_keys", "report", "path", "corpus", "weight")
 MAX_PLACES = 3  # of what is kept but worth a look
 
 
@@ -72,6 +74,7 @@ class Records(FieldMap):
     """Records of files in one of the formats of `formats.py`, told apart by their keys unless `format` says.
 
     The roles of `FieldMap` say where a file keeps what under other names. min_confidence: 0 to 100, of preferences.
+    corpus: the file whose lines (from 0) `positives.index` of raw records name; text and line must agree.
     where: path -> allowed values. limit: the first so many examples. on_bad_record: `error` collects up to twenty and
     raises BadRecords once, `skip` leaves them out and lists them in `report`. conflicts: a text that is both positive
     and negative of its query stays as the positive (`merge`, counted), or is an `error`.
@@ -84,6 +87,7 @@ class Records(FieldMap):
     min_label: float | None = None
     max_label: float | None = None
     scores_are: str = "relevance"
+    corpus: str | None = None
     min_confidence: float = 0
     where: Mapping[str, Sequence[Any]] | None = None
     limit: int | None = None
@@ -114,13 +118,12 @@ class Records(FieldMap):
             if not isinstance(values, list | tuple):
                 raise ValueError(f"where.{key} must be a list of allowed values, got {values!r}")
         self.files = files.find(self.path, "path")
+        self._corpus_files = files.find(self.corpus, "corpus") if self.corpus is not None else []
         self.report = PassReport()
 
     def fingerprint(self) -> str:
-        settings = {
-            name: value for name, value in self.__dict__.items() if name not in ("files", "report", "path", "weight")
-        }
-        content = files.content_fingerprint(self.files)
+        settings = {name: value for name, value in self.__dict__.items() if name not in NO_SETTINGS}
+        content = files.content_fingerprint([*self.files, *self._corpus_files])
         return xxhash.xxh3_128_hexdigest(json.dumps([content, settings], sort_keys=True, default=str).encode())
 
     def examples(self) -> Iterator[Example]:
@@ -151,6 +154,8 @@ class Records(FieldMap):
                     yield from self._flat(chain([(place, record)], good), options)
                     return
                 parsed = formats.FORMATS[chosen](record, options)
+                if self._corpus_files:
+                    self._check_index(record, parsed)
                 if self._confident(parsed):
                     yield self._example(parsed, record, place)
             except BadRecord as error:
@@ -184,6 +189,29 @@ class Records(FieldMap):
                 self.report.rows += len(pairs) - 1
             except BadRecord as error:
                 self._bad(place, error)
+
+    def _check_index(self, record: Mapping[str, Any], parsed: Parsed) -> None:
+        """Each `positives.index` must name the line of the corpus that holds its text."""
+        indices = formats.extract(record, "positives.index")
+        if indices is None:
+            raise BadRecord(f"no positives.index, which datasets.{self.name}.corpus is there to check")
+        for number, (index, text) in enumerate(zip(indices, parsed.candidates, strict=False)):
+            if not isinstance(index, int) or not 0 <= index < len(self._corpus_keys):
+                raise BadRecord(f"positives.index[{number}] is {index}; the corpus has {len(self._corpus_keys)} lines")
+            if self._corpus_keys[index] != xxhash.xxh3_64_intdigest(normal(text).encode()):
+                raise BadRecord(f"positives.index[{number}] is {index}, but that line of the corpus is another text")
+
+    @cached_property
+    def _corpus_keys(self) -> list[int]:
+        """xxh3-64 of the normalised text of each line of the corpus."""
+        keys = []
+        for path in self._corpus_files:
+            for place, record in files.records(path):
+                text = record.get("text") if isinstance(record, Mapping) else None
+                if not isinstance(text, str):
+                    raise BadRecords(f"datasets.{self.name}.corpus: {place}: no text under 'text'")
+                keys.append(xxhash.xxh3_64_intdigest(normal(text).encode()))
+        return keys
 
     def _confident(self, parsed: Parsed) -> bool:
         if not self.min_confidence:

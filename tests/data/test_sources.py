@@ -115,6 +115,35 @@ def test_conflicts_can_be_an_error(tmp_path):
     )
 
 
+def raw(index: list, texts: list[str]):
+    return {"query": {"text": "soil"}, "positives": {"text": texts, "index": index}, "negatives": {"text": ["other"]}}
+
+
+def test_indices_of_raw_records_are_compared_with_the_corpus(tmp_path):
+    """Lines from 0; white space may differ, nothing else; a corpus is asked for indices."""
+    corpus = write(tmp_path, [{"text": "coins"}, {"text": "clay  soils"}, {"text": "graphs"}], "corpus.jsonl")
+    path = write(tmp_path, [raw([1, 2], ["clay soils", "graphs"])])
+    (example,) = load(path, corpus=corpus).examples()
+    assert example.candidates == ("clay soils", "graphs", "other")
+    bad = [
+        raw([3], ["graphs"]),
+        raw([-1], ["graphs"]),
+        raw([0], ["graphs"]),
+        {**raw([0], ["coins"]), "positives": {"text": ["coins"]}},
+    ]
+    assert bad_lines(load(write(tmp_path, bad), corpus=corpus)) == [
+        "datasets.soil: data.jsonl:1: positives.index[0] is 3; the corpus has 3 lines",
+        "datasets.soil: data.jsonl:2: positives.index[0] is -1; the corpus has 3 lines",
+        "datasets.soil: data.jsonl:3: positives.index[0] is 0, but that line of the corpus is another text",
+        "datasets.soil: data.jsonl:4: no positives.index, which datasets.soil.corpus is there to check",
+    ]
+    path = write(tmp_path, [raw([0], ["coins"])])
+    with pytest.raises(BadRecords, match=r"datasets.soil.corpus: other.jsonl:1: no text under 'text'"):
+        list(load(path, corpus=write(tmp_path, [{"body": "x"}], "other.jsonl")).examples())
+    with pytest.raises(FileNotFoundError, match="corpus: /nowhere does not exist"):
+        load(path, corpus="/nowhere")
+
+
 def test_a_candidate_equal_to_the_query_is_bad(tmp_path):
     assert bad_lines(load(write(tmp_path, [{"query": "a b", "positives": ["a  b"]}]))) == [
         "datasets.soil: data.jsonl:1: a candidate is equal to the query"
@@ -190,6 +219,11 @@ def test_nothing_left_is_an_error(tmp_path):
         list(load(path, where={"split": ["train"]}).examples())
     with pytest.raises(ValueError, match=r"datasets.soil: no example is left"):
         list(load(write(tmp_path, [], "empty.jsonl")).examples())
+
+
+def test_the_bar_itself_is_kept(tmp_path):
+    path = write(tmp_path, [{**PAIR, "confidence_score": score} for score in (56.9, 57, 58)])
+    assert [example.confidence for example in load(path, min_confidence=57).examples()] == [0.57, 0.58]
 
 
 def test_a_bar_on_confidence_needs_confidence(tmp_path):
