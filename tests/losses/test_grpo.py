@@ -37,8 +37,8 @@ def test_advantages_of_a_group():
 
 
 def test_groups_without_spread_get_nothing():
-    """One candidate; equal rewards, whose mean is not exactly theirs; nothing unmasked."""
-    rewards = tensor([[0.7, 9.0, 9.0], [0.1, 0.1, 0.1], [1.0, 0.0, 0.0]])
+    """One candidate; three times .9, whose mean in float32 is not .9; nothing unmasked."""
+    rewards = tensor([[0.7, 9.0, 9.0], [0.9, 0.9, 0.9], [1.0, 0.0, 0.0]])
     mask = tensor([[True, False, False], [True, True, True], [False, False, False]])
     for std in ("population", "sample"):
         assert GRPOLoss(std=std, delta=1e-9).advantages(rewards, mask).eq(0).all()

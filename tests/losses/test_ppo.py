@@ -88,16 +88,13 @@ def test_policy_equal_to_the_old_one():
 
 def test_a_clipped_token_has_no_gradient_and_constants_none():
     logps = TOKENS.logps.clone().requires_grad_()
-    constants = [REFERENCE.clone().requires_grad_(), ADVANTAGES.clone().requires_grad_()]
+    constants = [x.clone().requires_grad_() for x in (REFERENCE, ADVANTAGES, ESTIMATES.returns)]
     tokens = PolicyTokens(logps, constants[0], constants[0])
-    PPOLoss(kl="none").of_tokens(tokens, replace_advantages(constants[1]), VALUES).losses.sum().backward()
+    output = PPOLoss(kl="none").of_tokens(tokens, Estimates(constants[1], constants[2]), VALUES.clone().requires_grad_())
+    (output.losses.sum() + output.terms["critic"].losses.sum()).backward()
     assert logps.grad is not None
     assert_close(logps.grad, -ADVANTAGES * tensor([0.2, -0.1, 0], dtype=float64).exp() * tensor([1, 1, 0]))
     assert all(constant.grad is None for constant in constants)
-
-
-def replace_advantages(advantages):
-    return ESTIMATES._replace(advantages=advantages)
 
 
 def test_a_negative_advantage_is_clipped_below():
