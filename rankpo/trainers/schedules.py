@@ -10,8 +10,9 @@ KINDS = ("constant", "linear", "cosine", "warmup_stable_decay")
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Linear warm-up, then `kind` down to `final` times the full rate at the last update.
+    """Linear warm-up, then `kind` down towards `final` times the full rate, which the update after the last would have.
 
+    No update is spent at a rate of 0: neither the first of the warm-up nor the last of all.
     warmup, decay: updates if >= 1, else a fraction of the run. decay is the last part of warmup_stable_decay.
     """
 

@@ -54,13 +54,21 @@ class TrainerSettings:
             raise ValueError(f"max_steps must be >= 1 or null, got {self.max_steps}")
         for name in ("eval_every", "save_every"):
             value = getattr(self, name)
-            if not (value is None or value == EVERY_EPOCH or (isinstance(value, int) and value >= 1)):
+            if not (value in (None, EVERY_EPOCH) or _is_update(value)):
                 raise ValueError(f"{name} must be a number of updates >= 1, epoch or null, got {value!r}")
         self._require("precision", ("fp32", "bf16", "fp16"))
         self._require("final", ("last", "best"))
         self._require("reference", ("auto", "stored", "live", "adapters"))
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be > 0 or null, got {self.max_grad_norm}")
+        if not all(_is_update(step) for step in self.intermediate_checkpoints):
+            raise ValueError(
+                f"intermediate_checkpoints must be updates >= 1, got {list(self.intermediate_checkpoints)}"
+            )
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be >= 1 or null, got {self.patience}")
+        if not self.timeout_minutes > 0:
+            raise ValueError(f"timeout_minutes must be > 0, got {self.timeout_minutes}")
         if self.best_metric is None and (self.patience is not None or self.final == "best"):
             key = "patience" if self.patience is not None else "final=best"
             raise ValueError(f"{key} needs best_metric, which is null; set it to a metric such as ndcg@20")
@@ -78,3 +86,8 @@ class TrainerSettings:
         if every is None:
             return False
         return step % (updates_per_epoch if every == EVERY_EPOCH else int(every)) == 0
+
+
+def _is_update(value: object) -> bool:
+    """Whether it is the number of an update, counted from 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
