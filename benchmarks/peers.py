@@ -100,9 +100,11 @@ def sentence_transformer(folder: str, pooling: str, max_length: int) -> Sentence
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+    from transformers.utils import logging as huggingface_logging
 
     from rankpo.tasks.train import disable_dropout
 
+    huggingface_logging.disable_progress_bar()
     transformer = Transformer(folder, max_seq_length=max_length)
     mode = {"mean": "mean", "last": "lasttoken", "cls": "cls"}[pooling]
     pooled = Pooling(transformer.get_embedding_dimension(), pooling_mode=mode)
