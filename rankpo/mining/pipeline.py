@@ -93,7 +93,7 @@ def exclude(settings: MiningSettings, data: MiningData, query: int, found: Found
 
 
 @lru_cache(maxsize=CACHED_TEXTS)
-def _shingles(text: str) -> frozenset[str]:
+def _shingles(text: str) -> filters.Shingles:
     return filters.shingles(text)
 
 

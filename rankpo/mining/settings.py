@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rankpo.retrieval.bm25 import Bm25Settings
 from rankpo.retrieval.corpus import check_source
@@ -86,7 +87,8 @@ class MiningSettings:
         if self.source == "run":
             if self.run is None:
                 raise ValueError("run must name a TREC run with source=run, got null")
-            check_source(self.run, "run")
+            if not Path(self.run).is_file():
+                raise FileNotFoundError(f"run: {self.run} does not exist")
 
     def _check_numbers(self) -> None:
         for name in ("top_k", "num_negatives", "num_clusters"):

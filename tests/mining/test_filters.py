@@ -57,11 +57,36 @@ def test_an_unknown_score_never_passes_a_bound_and_is_no_matter_without_one():
     assert np.isnan(positive_score(np.empty(0), "min"))
 
 
-def test_shingles_and_jaccard_by_hand():
-    """abcdef: abcde, bcdef; bcdefg: bcdef, cdefg: one of three."""
-    assert shingles("ABC\n def") == {"abc d", "bc de", "c def"}
-    assert shingles("abc") == {"abc"}
-    assert jaccard(shingles("abcdef"), shingles("bcdefg")) == pytest.approx(1 / 3)
+def sets(*texts):
+    """Jaccard of Python's own sets of substrings."""
+    first, second = ({text[n : n + 5] for n in range(max(1, len(text) - 4))} for text in texts)
+    return len(first & second) / len(first | second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("abcdef", "bcdefg", 1 / 3),  # abcde, bcdef against bcdef, cdefg
+        ("ABC\n def", "abc def", 1),
+        ("abc", "abc", 1),
+        ("abc", "abcd", 0),
+        ("aaaaaaaa", "aaaaa", 1),
+        ("海底地形测绘", "海底地形测量", 1 / 3),
+    ],
+)
+def test_jaccard_by_hand(first, second, expected):
+    assert jaccard(shingles(first), shingles(second)) == pytest.approx(expected)
+
+
+def test_jaccard_of_texts_equals_that_of_sets_and_is_estimated_for_long_ones():
+    letters = "".join(chr(97 + number) for number in np.random.default_rng(1).integers(0, 26, 30000))
+    assert jaccard(shingles(letters[:700]), shingles(letters[100:900])) == sets(letters[:700], letters[100:900])
+    for start in (500, 6000, 15000):
+        exact = sets(letters[:20000], letters[start : start + 20000])
+        assert jaccard(shingles(letters[:20000]), shingles(letters[start : start + 20000])) == pytest.approx(
+            exact, abs=4 * 0.016
+        )
+    assert shingles(letters).size == len({letters[n : n + 5] for n in range(29996)})
 
 
 def test_near_duplicates_of_positives_and_of_better_candidates():
