@@ -1,0 +1,48 @@
+"""What a judge is: it is shown a query and two passages, A and B, and answers in words that `verdicts.parse` reads."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class JudgeStopped(RuntimeError):
+    """No further answer can be had: a refused key, a wrong address, a budget that is used up. What is done is kept."""
+
+
+class JudgeFailed(RuntimeError):
+    """One call gave no answer after all its retries."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer. usage: tokens as the server counts them; seconds: of the whole call; retries: before it succeeded."""
+
+    text: str
+    model: str
+    usage: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    retries: int = 0
+
+
+class Judge(ABC):
+    """concurrency: calls that may run side by side. price: dollars per million input and output tokens, or {}."""
+
+    name: str
+    concurrency: int = 1
+    price: Mapping[str, float] = {}
+
+    @abstractmethod
+    def request(self, query: str, a: str, b: str) -> Mapping[str, Any]:
+        """All that the answer depends on, as JSON: what the cache is keyed by."""
+
+    @abstractmethod
+    def ask(self, request: Mapping[str, Any]) -> Reply:
+        """Raises JudgeFailed for a call without an answer, JudgeStopped where no call can succeed."""
+
+
+def words(choice: str, probability: float) -> str:
+    """What a judge that computes says: the form of RankPO's own responses. probability: of the choice, 0.5 to 1."""
+    return f"Preferred: {choice}\nConfidence score: {round(100 * probability)}"

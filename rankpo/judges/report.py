@@ -1,0 +1,60 @@
+"""What there is to know of annotations before anyone trains on them: position bias, agreement, confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+GAPS = ((1, 5), (6, 15), (16, 30), (31, 10**9))
+
+
+def wilson(successes: int, total: int) -> list[float]:
+    """The 95 % interval of a share (Wilson 1927), [0, 1] where nothing was seen."""
+    from scipy.stats import binomtest
+
+    if total == 0:
+        return [0.0, 1.0]
+    interval = binomtest(successes, total).proportion_ci(method="wilson")
+    return [float(interval.low), float(interval.high)]
+
+
+def share(flags: Sequence[bool]) -> dict[str, Any]:
+    """How many of how many, with the share and its 95 % interval."""
+    count = sum(flags)
+    return {
+        "count": count,
+        "of": len(flags),
+        "share": count / len(flags) if flags else None,
+        "interval": wilson(count, len(flags)),
+    }
+
+
+def report(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """first_shown: calls that preferred the passage shown first, with the p-value of an unbiased judge."""
+    from scipy.stats import binomtest
+
+    calls = [call["preferred"] == "A" for record in records for call in record["calls"]]
+    stage_one = [
+        (record["preferred"] == "A") == (record["passage_rank1"] < record["passage_rank2"]) for record in records
+    ]
+    gaps = [abs(record["passage_rank1"] - record["passage_rank2"]) for record in records]
+    chosen = [record["passage1" if record["preferred"] == "A" else "passage2"] for record in records]
+    others = [record["passage2" if record["preferred"] == "A" else "passage1"] for record in records]
+    confidences = [record["confidence_score"] for record in records if record["confidence_score"] is not None]
+    first = share(calls)
+    first["p_value"] = float(binomtest(first["count"], first["of"]).pvalue) if calls else None
+    return {
+        "pairs": len(records),
+        "first_shown_preferred": first,
+        "orders_agree": share([record["agree"] for record in records if record["order"] == "both"]),
+        "agrees_with_ranking": share(stage_one),
+        "agrees_with_ranking_by_gap": {
+            f"{low}-{high}" if high < 10**9 else f"{low}+": share(
+                [agrees for agrees, gap in zip(stage_one, gaps, strict=True) if low <= gap <= high]
+            )
+            for low, high in GAPS
+        },
+        "longer_passage_preferred": share([len(a) > len(b) for a, b in zip(chosen, others, strict=True)]),
+        "confidence": {str(value): confidences.count(value) for value in sorted(set(confidences))},
+        "confidence_missing": len(records) - len(confidences),
+    }

@@ -1,0 +1,129 @@
+"""From a judge's words to a preference: parsing, and what two calls in both orders say together."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+ANY_PREFERRED = re.compile(r"^\W*preferred(?:\s+(?:candidate|passage))?\s*:", re.IGNORECASE | re.MULTILINE)
+CHOICE = re.compile(
+    r"""\W*preferred(?:\s+(?:candidate|passage))?\s*:[\s"'(\[]*(?:candidate\b|passage\b)?[\s"'(\[]*(?P<letter>[AB])(?!\w)""",
+    re.IGNORECASE,
+)
+ENDS = re.compile(r"""\s*(?:$|[.,;:)\]"'\n]|confidence)""", re.IGNORECASE)
+SECOND = re.compile(r"""[\s"')\]]*(?:or|and|/|&|=|,)\s*(?:candidate|passage)?\s*["'(]?[AB]\b""", re.IGNORECASE)
+CONFIDENCE = re.compile(r"confidence(?:[_\s]+score)?\W*?:?\s*(\d+(?:\.\d+)?)\s*%?", re.IGNORECASE)
+THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+
+
+class Unparsable(ValueError):
+    """Words that name no preference, or more than one."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """choice: A or B, of the passages as shown. confidence: 0 to 100, or None where none was stated."""
+
+    choice: str
+    confidence: float | None = None
+
+
+def parse(text: str) -> Verdict:
+    """The verdict in a judge's words. Raises Unparsable; nothing is guessed.
+
+    JSON with `preferred` (and `confidence_score`), else the last line beginning `Preferred:` and the first confidence
+    after it. Line ends and last lines are not relied on: real answers go on with prose, or with blanks.
+    """
+    bare = THINKING.sub("", text)
+    if re.search(r"<think(?:ing)?>", bare, re.IGNORECASE):
+        raise Unparsable("the thinking block does not end")
+    bare = bare.replace("**", "").replace("__", "").strip()
+    record = _json(bare)
+    if record is not None:
+        return _of_record(record)
+    starts = list(ANY_PREFERRED.finditer(bare))
+    if not starts:
+        raise Unparsable("no line 'Preferred: A' or 'Preferred: B'")
+    last = bare[starts[-1].start() :]
+    match = _letter(last)
+    if match is None:
+        raise Unparsable(f"no single letter after {last.splitlines()[0][:60]!r}")
+    letter, rest = match
+    stated = CONFIDENCE.search(rest)
+    return Verdict(letter, _confidence(float(stated.group(1))) if stated else None)
+
+
+def _letter(line: str) -> tuple[str, str] | None:
+    """The one letter after `Preferred:` and what follows it, or None."""
+    found = CHOICE.match(line)
+    if found is None:
+        return None
+    letter, rest = found.group("letter"), line[found.end() :]
+    # the article "a" of a sentence is no choice: small letters count only where no sentence follows
+    if (letter.islower() and not ENDS.match(rest)) or SECOND.match(rest):
+        return None
+    return letter.upper(), rest
+
+
+def _json(text: str) -> dict[str, object] | None:
+    """The object that the words are, or hold between fences; None for words that are not JSON."""
+    fenced = re.search(r"```(?:json)?\s*(\{.*?\})\s*```", text, re.DOTALL)
+    candidate = fenced.group(1) if fenced else text
+    if not candidate.startswith("{"):
+        return None
+    try:
+        value = json.loads(candidate)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "preferred" in value else None
+
+
+def _of_record(record: dict[str, object]) -> Verdict:
+    letter = str(record["preferred"]).strip().upper().removeprefix("CANDIDATE").removeprefix("PASSAGE").strip()
+    if letter not in ("A", "B"):
+        raise Unparsable(f"preferred is {record['preferred']!r}; allowed: A, B")
+    stated = record.get("confidence_score", record.get("confidence"))
+    if stated is None:
+        return Verdict(letter)
+    try:
+        return Verdict(letter, _confidence(float(str(stated).strip().rstrip("%"))))
+    except ValueError as error:
+        raise Unparsable(f"confidence_score is {stated!r}; a number from 0 to 100 is needed") from error
+
+
+def _confidence(value: float) -> float:
+    if not 0 <= value <= 100:
+        raise Unparsable(f"the confidence is {value:g}; 0 to 100 is allowed")
+    return value
+
+
+@dataclass(frozen=True)
+class Preference:
+    """p: probability that passage 1 is preferred. preferred: A (passage 1) or B. agree: both orders say the same."""
+
+    p: float
+    preferred: str
+    confidence: int | None
+    agree: bool
+
+
+def combine(given: Verdict | None, swapped: Verdict | None) -> Preference:
+    """What the calls say of passages 1 and 2. given: passage 1 was shown as A; swapped: as B; at least one is there.
+
+    A call with confidence c, clipped to [.5, 1], has p = c if it chose passage 1, else 1 - c; two calls take the mean
+    (interop.md 4.2). A missing confidence counts as 1 for p, and is reported as missing.
+    """
+    chances, votes = [], []
+    for verdict, first in ((given, "A"), (swapped, "B")):
+        if verdict is None:
+            continue
+        stated = 1.0 if verdict.confidence is None else min(1.0, max(0.5, verdict.confidence / 100))
+        votes.append(verdict.choice == first)
+        chances.append(stated if votes[-1] else 1 - stated)
+    p = sum(chances) / len(chances)
+    known = all(verdict is None or verdict.confidence is not None for verdict in (given, swapped))
+    first_wins = p > 0.5 or (p == 0.5 and votes[0])
+    return Preference(
+        p, "A" if first_wins else "B", round(100 * max(p, 1 - p)) if known else None, len(set(votes)) == 1
+    )

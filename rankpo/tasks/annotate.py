@@ -1,0 +1,252 @@
+"""task=annotate: pairs of a ranking before a judge, in both orders; RankPO preference records, resumable at any moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankpo.config_errors import ConfigError
+from rankpo.judges.annotation import ORDERS
+from rankpo.judges.pairs import Pair, PairSettings
+from rankpo.retrieval.corpus import check_source, open_source, text_key
+
+if TYPE_CHECKING:
+    from rankpo.build import Experiment
+    from rankpo.judges.annotation import Annotator
+    from rankpo.judges.records import Records
+    from rankpo.metrics import MetricsLogger
+
+MODES = ("pairs", "scores")
+DISAGREEMENT = ("drop", "keep")
+SHOWN_PROMPTS = 3
+CHARACTERS_PER_TOKEN = 4  # for estimates before the start only
+
+
+class Unfinished(RuntimeError):
+    """The task ended before all pairs were judged; what is done is kept, and the same command goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotate:
+    """mode: `pairs` asks for preferences; `scores` (judge=scores) scores every candidate of the datasets.
+
+    queries, corpus: `own` or `pool` of the datasets, or files. run: a TREC run to draw pairs from; None searches
+    the corpus with the model. order: `both`, `random` or `given`. on_disagreement: pairs on which both orders differ
+    are left out (`drop`) or kept (`keep`, with p near .5). min_confidence: 0 to 100. limit: pairs. dry_run: counts,
+    estimates and shows prompts, and asks nothing. max_calls, max_cost: a budget; see judges/annotation.py.
+    """
+
+    mode: str = "pairs"
+    queries: str = "pool"
+    corpus: str = "pool"
+    run: str | None = None
+    pairs: PairSettings = field(default_factory=PairSettings)
+    order: str = "both"
+    on_disagreement: str = "drop"
+    min_confidence: float = 0
+    max_reasks: int = 1
+    max_calls: int | None = None
+    max_cost: float | None = None
+    limit: int | None = None
+    dry_run: bool = False
+    output: str = "annotate"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("mode", MODES), ("order", ORDERS), ("on_disagreement", DISAGREEMENT)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("limit", "max_calls"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1 or null, got {value}")
+        check_source(self.queries, "queries")
+        check_source(self.corpus, "corpus")
+        if self.run is not None and not Path(self.run).is_file():
+            raise FileNotFoundError(f"run={self.run}: no such file; task=search writes one")
+
+    def __call__(self, experiment: Experiment) -> dict[str, Any]:
+        """The report. Raises Unfinished where a budget or the server ended the work before its end."""
+        from rankpo import distributed
+        from rankpo.checkpoint import claim
+        from rankpo.metrics import MetricsLogger
+
+        if distributed.world_size() > 1:
+            raise ConfigError(
+                ["task=annotate is one process with judge.concurrency calls at once; use python launch.py"]
+            )
+        if self.max_cost is not None and not experiment.judge.price:
+            raise ConfigError(["task.max_cost needs judge.price={input: …, output: …}, dollars per million tokens"])
+        logger = MetricsLogger()
+        if self.mode == "scores":
+            with claim(Path(self.output)):
+                return self._teach(experiment, logger)
+        queries = dict(open_source(self.queries, "query", experiment.datasets).texts())
+        texts = dict(open_source(self.corpus, "passage", experiment.datasets).texts())
+        drawn = self._draw(experiment, queries, texts, logger)
+        if self.dry_run:
+            return self._estimate(experiment, drawn, queries, texts, logger)
+        with claim(Path(self.output)):
+            return self._annotate(experiment, drawn, queries, texts, logger)
+
+    def _teach(self, experiment: Experiment, logger: MetricsLogger) -> dict[str, Any]:
+        from itertools import chain
+
+        from rankpo.judges.scores import ScoresJudge
+        from rankpo.judges.teaching import teach
+
+        if not isinstance(experiment.judge, ScoresJudge):
+            raise ConfigError(["task.mode=scores needs judge=scores judge.path=…, a saved model that scores"])
+        if not experiment.datasets:
+            raise ConfigError(["datasets is empty; choose those whose candidates are to be scored"])
+        examples = chain.from_iterable(dataset.examples() for dataset in experiment.datasets)
+        return {"queries": teach(experiment.judge, examples, Path(self.output), self.limit, logger.say)}
+
+    def _draw(
+        self, experiment: Experiment, queries: Mapping[str, str], texts: Mapping[str, str], logger: MetricsLogger
+    ) -> list[Pair]:
+        from rankpo.judges.annotation import equal_texts
+        from rankpo.judges.pairs import draw
+        from rankpo.judges.rankings import rankings
+
+        drawn: list[Pair] = []
+        found = rankings(experiment, self.run, queries, texts, self.pairs.top_k, logger.say)
+        for query, (ids, scores) in found.items():
+            equal = equal_texts(texts, ids, text_key)
+            drawn += draw(self.pairs, query, ids, scores, experiment.seed, equal)
+        if not drawn:
+            raise ConfigError(["no pair can be drawn: no query has two passages; look at task.pairs and task.run"])
+        return drawn[: self.limit]
+
+    def _estimate(
+        self,
+        experiment: Experiment,
+        drawn: Sequence[Pair],
+        queries: Mapping[str, str],
+        texts: Mapping[str, str],
+        logger: MetricsLogger,
+    ) -> dict[str, Any]:
+        from rankpo.judges.annotation import cost
+
+        judge = experiment.judge
+        requests = [judge.request(queries[p.query_id], texts[p.id1], texts[p.id2]) for p in drawn]
+        calls = len(drawn) * (2 if self.order == "both" else 1)
+        characters = sum(len(json.dumps(request, ensure_ascii=False)) for request in requests)
+        tokens = round(characters / CHARACTERS_PER_TOKEN * calls / max(1, len(drawn)))
+        estimate: dict[str, Any] = {"pairs": len(drawn), "calls": calls, "prompt tokens, about": tokens}
+        if judge.price:
+            estimate["dollars for prompts, about"] = round(cost({"prompt_tokens": tokens}, judge.price), 4)
+        for request in requests[:SHOWN_PROMPTS]:
+            logger.say(json.dumps(request, indent=1, ensure_ascii=False))
+        logger.table([estimate], "\ndry run: nothing was asked")
+        return estimate
+
+    def _annotate(
+        self,
+        experiment: Experiment,
+        drawn: Sequence[Pair],
+        queries: Mapping[str, str],
+        texts: Mapping[str, str],
+        logger: MetricsLogger,
+    ) -> dict[str, Any]:
+        from rankpo.judges.annotation import Annotator, Costs, answers_file
+        from rankpo.judges.records import Records
+
+        folder = Path(self.output)
+        judge = experiment.judge
+        annotations = Records(folder / "annotations.jsonl", "key")
+        answers = Records(answers_file(experiment.cache_dir, judge), "prompt_hash")
+        costs = Costs(judge.price)
+        annotator = Annotator(
+            judge=judge,
+            answers=answers,
+            costs=costs,
+            texts=texts,
+            queries=queries,
+            order=self.order,
+            max_reasks=self.max_reasks,
+            max_calls=self.max_calls,
+            max_cost=self.max_cost,
+        )
+        try:
+            reason, failures = self._ask_all(annotator, annotations, drawn, experiment.seed, logger)
+            return self._finish(folder, annotations, drawn, failures, costs, reason, logger)
+        finally:
+            annotations.close()
+            answers.close()
+
+    def _ask_all(
+        self, annotator: Annotator, annotations: Records, drawn: Sequence[Pair], seed: int, logger: MetricsLogger
+    ) -> tuple[str | None, dict[str, str]]:
+        from rankpo.data.random_keys import random_keys, text_key
+        from rankpo.metrics import counting
+
+        failures: dict[str, str] = {}
+        todo = []
+        for number, pair in enumerate(drawn):
+            exchanged = self.order == "random" and bool(random_keys(1, seed, text_key(key_of(pair)))[0] % 2)
+            if annotations.get(key_of(pair)) is None:
+                todo.append((number, pair, exchanged))
+        logger.say(f"{len(drawn)} pairs, {len(drawn) - len(todo)} of them judged before")
+        with counting("annotate", len(todo), shown=True) as advance:
+            assert advance is not None
+
+            def done(number: int, record: dict[str, Any]) -> None:
+                annotations.add({"key": key_of(drawn[number]), **record})
+                advance(1)
+
+            def failed(number: int, pair: Pair, error: str) -> None:
+                failures[key_of(pair)] = error
+                advance(1)
+
+            reason = annotator.run(todo, done, failed)
+        return reason, failures
+
+    def _finish(
+        self,
+        folder: Path,
+        annotations: Records,
+        drawn: Sequence[Pair],
+        failures: Mapping[str, str],
+        costs: Any,
+        reason: str | None,
+        logger: MetricsLogger,
+    ) -> dict[str, Any]:
+        from rankpo.judges.report import report
+
+        found = [annotations.get(key_of(pair)) for pair in drawn]
+        records = [record for record in found if record is not None]
+        summary = {**report(records), "failed": len(failures), "cost": costs.summary()}
+        _replace(folder / "report.json", json.dumps(summary, indent=1))
+        failed = [{"key": key, "error": error} for key, error in failures.items()]
+        _replace(folder / "failed.jsonl", "".join(json.dumps(line) + "\n" for line in failed))
+        if reason is not None:
+            raise Unfinished(f"{reason} ({len(records)} of {len(drawn)} pairs are judged)")
+        kept = [record for record in records if self._keeps(record)]
+        lines = [json.dumps({k: v for k, v in record.items() if k != "key"}, ensure_ascii=False) for record in kept]
+        _replace(folder / "preferences.jsonl", "".join(f"{line}\n" for line in lines))
+        row = {"pairs": len(records), "kept": len(kept), "failed": len(failures), "calls": costs.calls}
+        row["first shown preferred"] = summary["first_shown_preferred"]["share"]
+        row["orders agree"] = summary["orders_agree"]["share"]
+        row["agree with ranking"] = summary["agrees_with_ranking"]["share"]
+        logger.table([row], f"\n{folder / 'preferences.jsonl'} written")
+        return summary
+
+    def _keeps(self, record: Mapping[str, Any]) -> bool:
+        confidence = record["confidence_score"]
+        sure = confidence is None or confidence >= self.min_confidence
+        return sure and (record["agree"] or self.on_disagreement == "keep")
+
+
+def key_of(pair: Pair) -> str:
+    """A pair's name in the files of the task."""
+    return json.dumps([pair.query_id, pair.id1, pair.id2], ensure_ascii=False)
+
+
+def _replace(path: Path, content: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(content, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,108 @@
+"""A chat completion server on loopback that answers by a rule and, if asked, misbehaves."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+FAULTS = ("429", "500", "hang", "truncated", "wrong keys", "no words")
+
+
+def choice(messages: list[dict[str, str]]) -> str:
+    """The passage whose text holds the larger number after `value`."""
+    content = messages[-1]["content"]
+    a = int(content.split("<passage A>")[1].split("value")[1].split()[0])
+    b = int(content.split("<passage B>")[1].split("value")[1].split()[0])
+    return "A" if a >= b else "B"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        request = json.loads(body)
+        prompt = hashlib.sha256(json.dumps(request["messages"]).encode()).hexdigest()
+        fault = self.server.next_fault(prompt)
+        if fault in ("429", "500", "401"):
+            headers = {"Retry-After": "0"} if fault == "429" else {}
+            return self.answer(int(fault), b"{}", headers)
+        if fault == "hang":
+            time.sleep(self.server.hang)
+            return None
+        words = f"Comparison: one is larger.\n\nPreferred: {choice(request['messages'])}\nConfidence score: 90"
+        if fault == "no words":
+            words = "I would rather not say."
+        record: dict[str, Any] = {"model": "loopback", "choices": [{"message": {"content": words}}]}
+        record["usage"] = {"prompt_tokens": len(body) // 4, "completion_tokens": 12}
+        content = json.dumps({"error": "?"} if fault == "wrong keys" else record).encode()
+        if fault == "truncated":
+            content = content[: len(content) // 2]
+        elif fault is None:
+            self.server.count(prompt)
+        return self.answer(200, content, {})
+
+    def answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    """faults: for every prompt, its first calls get these in turn, chosen by its hash if `mixed`."""
+
+    daemon_threads = True
+
+    def __init__(self, faults: tuple[str, ...] = (), mixed: bool = False, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.faults, self.mixed, self.hang = faults, mixed, 1.0
+        self.calls: dict[str, int] = {}
+        self.answered: dict[str, int] = {}
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def next_fault(self, prompt: str) -> str | None:
+        with self.lock:
+            number = self.calls.get(prompt, 0)
+            self.calls[prompt] = number + 1
+        faults = self.faults
+        if self.mixed and faults:
+            first = int(prompt, 16) % (len(faults) + 2)
+            faults = faults[first : first + 1]
+        return faults[number] if number < len(faults) else None
+
+    def count(self, prompt: str) -> None:
+        with self.lock:
+            self.answered[prompt] = self.answered.get(prompt, 0) + 1
+
+
+@contextmanager
+def serving(*faults: str, mixed: bool = False) -> Iterator[Server]:
+    server = Server(faults, mixed)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=8123)
+    Server(port=parser.parse_args().port).serve_forever()
