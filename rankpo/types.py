@@ -47,13 +47,15 @@ class Sequences:
     input_ids: [S] int64. lengths: [N] int64, on the CPU (they steer chunking). labels: [S] int64, on the CPU (they steer which
     positions are scored): the token itself where it is to be predicted from those before, -100 elsewhere and at every
     first token; or None. token_types: [S] int64, 1 in the second text of a pair, or None where the model
-    reads none.
+    reads none. prefixes: [N, 2] int64 on the CPU, number and length of what a sequence begins with: those of equal
+    number begin with the same tokens, none of which is labelled; a model may compute them once. None: unknown.
     """
 
     input_ids: Tensor
     lengths: Tensor
     labels: Tensor | None = None
     token_types: Tensor | None = None
+    prefixes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)

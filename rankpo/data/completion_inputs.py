@@ -50,6 +50,7 @@ class CompletionInputs:
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.empty = self.head or (first,)  # an empty prompt: the first token must be predicted from something
         self.control = self._control_ids()
+        self.share_prompts = False  # set by a model that computes a prompt once for all its completions
         self.shortened = self.cut = 0
 
     def _control_ids(self) -> tuple[int, int] | None:
@@ -136,6 +137,8 @@ class CompletionInputs:
     def sequences(self, table: ExampleTable, pieces: Sequence[Piece]) -> Sequences:
         """Prompt and completion of each piece as one sequence; labels on the completion alone."""
         ids, labels, lengths = [], [], self.lengths(table, pieces)
+        numbers: dict[int, int] = {}
+        prefixes = [(numbers.setdefault(p.prompt, len(numbers)), table.lengths[p.prompt]) for p in pieces]
         for piece, scored in zip(pieces, self.completion_lengths(table, pieces).tolist(), strict=True):
             control = [piece.control] if piece.control >= 0 else []
             given = np.concatenate([table.tokens(piece.prompt), np.array(control, dtype=np.int64)])
@@ -146,13 +149,17 @@ class CompletionInputs:
             input_ids=_concatenated(ids),
             lengths=torch.from_numpy(lengths.astype(np.int64)),
             labels=_concatenated(labels),
+            prefixes=torch.tensor(prefixes, dtype=torch.int64).reshape(-1, 2),
         )
 
     def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
-        """Tokens that each group brings, [len(groups)] int64."""
-        return np.array(
-            [int(self.lengths(table, sorted(set(self._pieces(group)))).sum()) for group in groups], dtype=np.int64
-        )
+        """Tokens that each group brings, [len(groups)] int64; a prompt once, where the model shares it."""
+        costs = []
+        for group in groups:
+            pieces = sorted(set(self._pieces(group)))
+            once = (len(pieces) - 1) * int(table.lengths[group.query]) if self.share_prompts else 0
+            costs.append(int(self.lengths(table, pieces).sum()) - once)
+        return np.array(costs, dtype=np.int64)
 
     def _pieces(self, group: Group) -> list[Piece]:
         pairs = zip(group.candidates.tolist(), group.relevance.tolist(), strict=True)

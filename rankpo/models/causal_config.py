@@ -23,7 +23,8 @@ class CausalModelConfig:
     """A causal language model: where its weights come from and how it reads prompts and completions.
 
     name_or_path / load_from, or else random, must say where weights come from. load_lora_from: a folder of adapters to
-    go on training. Settings that a folder carries (rankpo.json) win over the yaml, and the command line over both.
+    go on training. share_prompts: a prompt is computed once for all its completions, where the layout is packed.
+    Settings that a folder carries (rankpo.json) win over the yaml, and the command line over both.
     """
 
     kind = "causal_lm"
@@ -40,6 +41,7 @@ class CausalModelConfig:
     attn_implementation: str = "sdpa"
     layout: str = "auto"
     chunk_tokens: int | None = None
+    share_prompts: bool = True
     compile: bool = False
     trust_remote_code: bool = False
     use_peft: bool = False
@@ -99,7 +101,12 @@ class CausalModelConfig:
         if added:  # control tokens; checkpoints often hold more rows than tokens, and those are kept
             backbone.resize_token_embeddings(len(inputs.tokenizer))
         model = CausalLanguageModel(
-            backbone, inputs.tokenizer, inputs.settings, layout=self.layout, chunk_tokens=self.chunk_tokens
+            backbone,
+            inputs.tokenizer,
+            inputs.settings,
+            layout=self.layout,
+            chunk_tokens=self.chunk_tokens,
+            share_prompts=self.share_prompts,
         )
         if gradient_checkpointing:
             backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

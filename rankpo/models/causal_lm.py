@@ -29,6 +29,8 @@ from rankpo.data.completion_inputs import CompletionInputs
 from rankpo.data.planner import cut, deal
 from rankpo.models.base import RankingModel
 from rankpo.models.causal_settings import CausalSettings
+from rankpo.models.packing import PACKED_SDPA
+from rankpo.models.prompt_trees import places, plant, token_ids, tree_arguments
 from rankpo.models.token_logps import Head, ReferenceStates, TokenRequest, TokenValues, token_values
 from rankpo.types import Batch, Labels, Sequences
 
@@ -56,13 +58,20 @@ class CausalLanguageModel(RankingModel):
         *,
         layout: str = "auto",
         chunk_tokens: int | None = None,
+        share_prompts: bool = True,
     ) -> None:
         super().__init__(backbone, layout=layout, chunk_tokens=chunk_tokens)
         self.tokenizer = tokenizer
         self.settings = settings
         self.inputs = CompletionInputs(tokenizer, settings)
+        self.inputs.share_prompts = self.share_prompts = share_prompts and self._can_share
         self.value_head: nn.Module | None = None  # see models/value_head.py
         self._prove_head()
+
+    @property
+    def _can_share(self) -> bool:
+        """Whether attention is ours: flash attention's kernel and padded rows know no branches."""
+        return self.packed and self.base.base_model.config._attn_implementation == PACKED_SDPA
 
     @property
     def head(self) -> Head:
@@ -88,6 +97,8 @@ class CausalLanguageModel(RankingModel):
 
     def scored_hidden(self, sequences: Sequences) -> Tensor:
         """[P, D] hidden states of the positions that predict the labels, sequence after sequence."""
+        if self.share_prompts and sequences.prefixes is not None:
+            return self._scored_hidden_of_trees(sequences)
         predicting = predicting_positions(sequences)  # [S] bool
         starts = torch.cumsum(sequences.lengths, 0) - sequences.lengths
         kept, places = [], []
@@ -102,6 +113,30 @@ class CausalLanguageModel(RankingModel):
         if not kept:
             return self.head.weight.new_zeros(0, self.head.weight.shape[1])
         return torch.cat(kept)[torch.argsort(torch.cat(places)).to(self.device, non_blocking=True)]
+
+    def _scored_hidden_of_trees(self, sequences: Sequences) -> Tensor:
+        """The same, each prompt computed once for all its completions."""
+        predicting = predicting_positions(sequences).split(sequences.lengths.tolist())
+        starts = (torch.cumsum(sequences.lengths, 0) - sequences.lengths).tolist()
+        ids = sequences.input_ids.to(self.device, non_blocking=True)
+        trees = plant(sequences)
+        kept, order = [], []
+        for chunk in self._chunks(torch.tensor([tree.num_tokens for tree in trees], dtype=torch.int64)):
+            several = [trees[number] for number in chunk.tolist()]
+            tokens = torch.cat([piece for tree in several for piece in token_ids(tree, sequences, ids, starts)])
+            arguments = tree_arguments(several, self.device, self.position_offset)
+            hidden = self._backbone(input_ids=tokens[None], **arguments)[0]
+            begin, chosen = 0, []
+            for tree in several:
+                for row in tree.rows:
+                    scored = predicting[row].nonzero().squeeze(-1)
+                    chosen.append(places(tree, row, begin)[scored])
+                    order.append(scored + starts[row])
+                begin += tree.num_tokens
+            kept.append(hidden[torch.cat(chosen).to(self.device, non_blocking=True)])
+        if not kept:
+            return self.head.weight.new_zeros(0, self.head.weight.shape[1])
+        return torch.cat(kept)[torch.argsort(torch.cat(order)).to(self.device, non_blocking=True)]
 
     @torch.no_grad()
     def reference_states(self, sequences: Sequences) -> ReferenceStates:

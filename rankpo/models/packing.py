@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
+from rankpo.models.prompt_trees import PackedTrees, tree_sdpa
+
 PACKED_SDPA = "rankpo_packed_sdpa"
 
 
@@ -31,16 +33,19 @@ def packed_sdpa(
     is_causal: bool | None = None,
     sliding_window: int | None = None,
     sequence_lengths: Sequence[int] | None = None,
+    trees: PackedTrees | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """SDPA within each packed sequence. query: [1, heads, S, d]; key, value: [1, key heads, S, d]. Returns [1, S, heads, d].
 
-    sequence_lengths: of the packed sequences in order. Raises ValueError for what cannot be packed: soft caps,
+    sequence_lengths: of the packed sequences in order; or trees, of sequences that share prefixes. Raises ValueError for what cannot be packed: soft caps,
     position biases and attention sinks belong to the padded path.
     """
     for name in ("softcap", "position_bias", "s_aux"):
         if kwargs.get(name) is not None:
             raise ValueError(f"packed attention does not support {name}; set model.layout=padded")
+    if trees is not None:
+        return tree_sdpa(query, key, value, trees, window_mask, dropout, scaling, sliding_window), None
     if sequence_lengths is None:
         raise ValueError("packed attention was called without sequence_lengths; this model drops unknown arguments")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)

@@ -59,6 +59,8 @@ class RewardModel(CausalLanguageModel):
         nn.Module.__init__(self)
         for name in ("chunk_tokens", "packed", "position_offset", "tokenizer", "settings", "inputs"):
             setattr(self, name, getattr(model, name))
+        # a reward stands on the last token, which shared prompts leave out
+        self.inputs.share_prompts = self.share_prompts = False
         self.backbone = model.backbone
         self.value_head = None
         self.reward_head = ScalarHead(_hidden_size(model), bias=False)
