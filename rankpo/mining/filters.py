@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,7 +10,8 @@ from rankpo.data.random_keys import mix
 from rankpo.data.sources import normal
 
 SHINGLE = 5  # characters: also cuts scripts without spaces
-SKETCH = 1024  # shingles compared of one text
+SKETCH = 1024  # buckets of a sketch
+EMPTY = np.uint32(2**32 - 1)
 
 
 def positive_score(scores: np.ndarray, against: str) -> float:
@@ -52,52 +52,43 @@ def in_range(ranks: np.ndarray, low: int, high: int | None) -> np.ndarray:
     return (ranks >= low) & (ranks < (np.iinfo(np.int64).max if high is None else high))
 
 
-@dataclass(frozen=True)
-class Shingles:
-    """A text's distinct runs of five characters. hashes: the `SKETCH` smallest, sorted, uint64. size: how many in all."""
+def sketch(text: str) -> np.ndarray:
+    """[SKETCH] uint32: the smallest hash in each of 1,024 buckets of the text's runs of five characters, lower-cased.
 
-    hashes: np.ndarray
-    size: int
-
-
-def shingles(text: str) -> Shingles:
-    """Of the lower-cased text; of a text shorter than five characters, the text itself."""
+    One permutation hashing: Li, Owen, Zhang, NIPS 2012 (https://arxiv.org/abs/1208.1259). A text shorter
+    than five characters is one run. EMPTY where a bucket has none.
+    """
     flat = normal(text).lower().ljust(SHINGLE, "\0")
     letters = np.frombuffer(flat.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
     count = len(letters) - SHINGLE + 1
-    mixed = np.zeros(count, dtype=np.uint64)
+    hashes = np.zeros(count, dtype=np.uint64)
     for place in range(SHINGLE):
-        mixed = mix(mixed + letters[place : place + count] + np.uint64(1))
-    hashes = np.unique(mixed)
-    return Shingles(hashes[:SKETCH], len(hashes))
+        hashes = mix(hashes + letters[place : place + count] + np.uint64(1))
+    smallest = np.full(SKETCH, EMPTY, dtype=np.uint32)
+    np.minimum.at(smallest, (hashes % np.uint64(SKETCH)).astype(np.int64), (hashes >> np.uint64(32)).astype(np.uint32))
+    return smallest
 
 
-def jaccard(first: Shingles, second: Shingles) -> float:
-    """Shared over all; 1 for equal sets. Of texts with more than `SKETCH` shingles, an unbiased estimate.
+def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Shared runs over all runs, estimated from sketches [..., SKETCH]: without bias, 1 for equal texts.
 
-    The share among the smallest hashes of the union (Broder 1997, "On the resemblance and containment of
-    documents", section 4); its standard error is at most 0.5/√1024 = 0.016.
+    Equal buckets over those that are not empty in both: the paper's N_mat/(k - N_emp). The standard error is at most
+    0.5/√1024 = 0.016, and next to nothing for texts of few runs.
     """
-    union = np.union1d(first.hashes, second.hashes)
-    if max(first.size, second.size) > SKETCH:
-        union = union[:SKETCH]
-    shared = np.isin(union, first.hashes, assume_unique=True) & np.isin(union, second.hashes, assume_unique=True)
-    return float(shared.mean())
+    used = (first != EMPTY) | (second != EMPTY)
+    return ((first == second) & used).sum(-1) / used.sum(-1)
 
 
-def near_duplicates(candidates: Sequence[Shingles], known: Sequence[Shingles], threshold: float) -> np.ndarray:
+def near_duplicates(candidates: Sequence[np.ndarray], known: Sequence[np.ndarray], threshold: float) -> np.ndarray:
     """[n] whether a candidate's Jaccard with a known text, or with a candidate that stays before it, reaches it."""
-    kept = list(known)
+    kept = np.empty((len(known) + len(candidates), SKETCH), dtype=np.uint32)
+    count = len(known)
+    if count:
+        kept[:count] = np.stack(list(known))
     found = np.zeros(len(candidates), dtype=bool)
     for place, candidate in enumerate(candidates):
-        found[place] = any(_similar(candidate, other, threshold) for other in kept)
+        found[place] = bool((jaccard(candidate, kept[:count]) >= threshold).any())
         if not found[place]:
-            kept.append(candidate)
+            kept[count] = candidate
+            count += 1
     return found
-
-
-def _similar(first: Shingles, second: Shingles, threshold: float) -> bool:
-    # the smaller over the larger is the most that the Jaccard can be: most pairs need no intersection
-    if min(first.size, second.size) < threshold * max(first.size, second.size):
-        return False
-    return jaccard(first, second) >= threshold

@@ -15,7 +15,7 @@ from rankpo.mining.data import MiningData
 from rankpo.mining.settings import MiningSettings
 
 RELAXED, RANDOM = "relaxed", "random"
-CACHED_TEXTS = 8192  # shingle sets kept: a text is a candidate of many queries
+CACHED_TEXTS = 8192  # sketches kept, 4 KB each: a text is a candidate of many queries
 
 
 class TooFewError(RuntimeError):
@@ -86,15 +86,15 @@ def exclude(settings: MiningSettings, data: MiningData, query: int, found: Found
     candidates = candidates.take(np.flatnonzero(~is_own & ~is_positive))
     if settings.near_duplicates is None:
         return candidates
-    known = [filters.shingles(item.text), *(_shingles(data.texts[number]) for number in item.positives)]
-    sets = [_shingles(data.texts[number]) for number in candidates.numbers.tolist()]
+    known = [filters.sketch(item.text), *(_sketch(data.texts[number]) for number in item.positives)]
+    sets = [_sketch(data.texts[number]) for number in candidates.numbers.tolist()]
     near = filters.near_duplicates(sets, known, settings.near_duplicates)
     return replace(candidates.take(np.flatnonzero(~near)), removed={**removed, "near_duplicates": int(near.sum())})
 
 
 @lru_cache(maxsize=CACHED_TEXTS)
-def _shingles(text: str) -> filters.Shingles:
-    return filters.shingles(text)
+def _sketch(text: str) -> np.ndarray:
+    return filters.sketch(text)
 
 
 def survive(settings: MiningSettings, candidates: Candidates) -> Survivors:

@@ -11,7 +11,7 @@ from rankpo.mining.filters import (
     jaccard,
     near_duplicates,
     positive_score,
-    shingles,
+    sketch,
 )
 
 POSITIVES = np.array([0.80, 0.60])
@@ -75,18 +75,16 @@ def sets(*texts):
     ],
 )
 def test_jaccard_by_hand(first, second, expected):
-    assert jaccard(shingles(first), shingles(second)) == pytest.approx(expected)
+    assert jaccard(sketch(first), sketch(second)) == pytest.approx(expected)
 
 
-def test_jaccard_of_texts_equals_that_of_sets_and_is_estimated_for_long_ones():
+def test_jaccard_is_that_of_sets_within_three_standard_errors():
     letters = "".join(chr(97 + number) for number in np.random.default_rng(1).integers(0, 26, 30000))
-    assert jaccard(shingles(letters[:700]), shingles(letters[100:900])) == sets(letters[:700], letters[100:900])
-    for start in (500, 6000, 15000):
-        exact = sets(letters[:20000], letters[start : start + 20000])
-        assert jaccard(shingles(letters[:20000]), shingles(letters[start : start + 20000])) == pytest.approx(
-            exact, abs=4 * 0.016
-        )
-    assert shingles(letters).size == len({letters[n : n + 5] for n in range(29996)})
+    for size, starts in ((100, (10, 50)), (700, (100, 400)), (20000, (500, 6000, 15000))):
+        for start in starts:
+            first, second = letters[:size], letters[start : start + size]
+            estimate = jaccard(sketch(first), sketch(second))
+            assert estimate == pytest.approx(sets(first, second), abs=3 * 0.016)
 
 
 def test_near_duplicates_of_positives_and_of_better_candidates():
@@ -99,6 +97,6 @@ def test_near_duplicates_of_positives_and_of_better_candidates():
         "graph colouring in polynomial times",
         "roman roads",
     ]
-    sets = [shingles(text) for text in texts]
-    assert near_duplicates(sets, [shingles(positive)], 0.8).tolist() == [False, True, False, True, False]
-    assert near_duplicates(sets, [shingles(positive)], 1.0).tolist() == [False] * 5
+    sets = [sketch(text) for text in texts]
+    assert near_duplicates(sets, [sketch(positive)], 0.8).tolist() == [False, True, False, True, False]
+    assert near_duplicates(sets, [sketch(positive)], 1.0).tolist() == [False] * 5

@@ -126,24 +126,25 @@ def _rest(data):
     return data.ids, data.texts, data.num_candidates, data.numbers, data.merged
 
 
+SHORT = {"absolute_margin": 0.04}
+
+
 class TestShort:
     """Three are wanted; <= .56 leaves .55 and .40."""
 
-    keys = {"absolute_margin": 0.04}
-
     def test_fewer_and_drop(self):
-        assert numbers(only(mine(**self.keys))) == [0, 5]
-        assert numbers(only(mine(**self.keys, on_short="drop"))) == []
+        assert numbers(only(mine(**SHORT))) == [0, 5]
+        assert numbers(only(mine(**SHORT, on_short="drop"))) == []
 
     def test_relax_takes_the_next_by_order_in_the_range_and_marks_it(self):
-        item = only(mine(**self.keys, on_short="relax"))
+        item = only(mine(**SHORT, on_short="relax"))
         assert [(n.number, n.mark) for n in item.negatives] == [(0, ""), (5, ""), (4, "relaxed")]
-        item = only(mine(**self.keys, on_short="relax", range_min=3, range_counts="retrieved"))
+        item = only(mine(**SHORT, on_short="relax", range_min=3, range_counts="retrieved"))
         assert [(n.number, n.mark) for n in item.negatives] == [(0, ""), (5, ""), (2, "relaxed")]
 
     def test_fill_random_never_takes_a_positive_or_what_is_there(self):
         """Of eight candidates, 1 is a positive, 7 the query, 0 and 5 are there: 2 3 4 6 are left."""
-        item = only(mine(**self.keys, on_short="fill_random", num_negatives=8))
+        item = only(mine(**SHORT, on_short="fill_random", num_negatives=8))
         assert numbers(item)[:2] == [0, 5]
         assert sorted(numbers(item)[2:]) == [2, 3, 4, 6]
         assert {n.mark for n in item.negatives[2:]} == {"random"}
@@ -151,7 +152,7 @@ class TestShort:
 
     def test_error_names_query_and_keys(self):
         with pytest.raises(TooFewError, match=r"query q1 has 2 negatives of 3; widen mining\.top_k"):
-            mine(**self.keys, on_short="error")
+            mine(**SHORT, on_short="error")
 
 
 def test_max_uses_caps_a_text_over_queries():

@@ -12,7 +12,7 @@ from rankpo.retrieval.trec import read_run
 from rankpo.tasks.encode import embedding_model
 from tests.runs import TINY, launch, train
 
-WORDS = "river stone cloud forest signal bridge lamp winter".split()
+WORDS = ["river", "stone", "cloud", "forest", "signal", "bridge", "lamp", "winter"]
 CORPUS = [(f"d{n}", f"{WORDS[n % 8]} {WORDS[(n * 3 + 1) % 8]} number {n}") for n in range(30)]
 QUERIES = [(f"q{n}", f"a {WORDS[n]} and a {WORDS[n + 1]}") for n in range(6)]
 QRELS = {name: {f"d{n * 4 + 1}": 1, f"d{n}": 2} for n, (name, _) in enumerate(QUERIES)}
@@ -139,5 +139,3 @@ def test_errors_say_what_to_change(world, overrides, message):
 def test_an_index_that_is_not_there_is_named(world):
     with pytest.raises(EncodingError, match="none holds no embeddings; make them with task=encode"):
         search(world, "failing", f"task.index={world}/none")
-
-

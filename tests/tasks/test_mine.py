@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 import rankpo
@@ -13,10 +12,14 @@ from rankpo.mining.pipeline import TooFewError
 from rankpo.tasks.encode import embedding_model
 from tests.runs import TINY, launch, train
 
-WORDS = "river stone cloud forest signal bridge lamp winter orchard engine".split()
+WORDS = ["river", "stone", "cloud", "forest", "signal", "bridge", "lamp", "winter", "orchard", "engine"]
 POOL = [f"{WORDS[n % 10]} {WORDS[(n * 3 + n // 10) % 10]} passage {n}" for n in range(40)]
 ROWS = [
-    {"query": f"{WORDS[n % 9]} {WORDS[n % 9 + 1]}", "positives": [POOL[n], POOL[n + 15]], "negatives": POOL[n : n + 30 : 4]}
+    {
+        "query": f"{WORDS[n % 9]} {WORDS[n % 9 + 1]}",
+        "positives": [POOL[n], POOL[n + 15]],
+        "negatives": POOL[n : n + 30 : 4],
+    }
     for n in range(10)  # the last row has the query of the first, and other positives
 ]
 METHODS = {
@@ -179,10 +182,17 @@ def test_lambdas_write_a_file_each_from_one_encoding(rows, cache):
 
 
 def test_an_own_corpus_that_lacks_positives(rows, cache, tmp_path):
-    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"_id": f"c{n}", "text": text}) + "\n" for n, text in enumerate(POOL[20:])))
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": f"c{n}", "text": text}) + "\n" for n, text in enumerate(POOL[20:]))
+    )
     for name in ("dense", "bm25"):
         mined, meta, _ = mine(
-            rows, cache, f"corpus {name}", f"mining={name}", f"mining.corpus={tmp_path}/corpus.jsonl", "mining.max_score=1e9"
+            rows,
+            cache,
+            f"corpus {name}",
+            f"mining={name}",
+            f"mining.corpus={tmp_path}/corpus.jsonl",
+            "mining.max_score=1e9",
         )
         assert {text for record in mined for text in record["negatives"]} <= set(POOL[20:])
         assert all(n["id"].startswith("c") for item in meta for n in item["negatives"])
@@ -206,9 +216,7 @@ def test_a_run_is_a_source(rows, cache, tmp_path):
 def pool_ids(path):
     from hashlib import sha256
 
-    return {text: sha256(text.encode()).hexdigest()[:16] for text in passages_of(path)} | {
-        POOL[39]: "not-there"
-    }
+    return {text: sha256(text.encode()).hexdigest()[:16] for text in passages_of(path)} | {POOL[39]: "not-there"}
 
 
 class Scorer:
