@@ -69,7 +69,7 @@ class ListLoss(Loss):
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         """scores [B, G] raw; losses [B] in nats, not reduced."""
-        scores = at_least_float32(scores).masked_fill(~labels.mask, 0.0)
+        scores = at_least_float32(scores)
         target = self.target_of(labels).to(scores.dtype)
         usable = self.usable(target, labels)
         s = self.scaled(scores, reference).masked_fill(~labels.mask, 0.0)

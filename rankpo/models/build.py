@@ -194,12 +194,17 @@ def load_saved(path: str, device: str | None = None) -> Any:
     """See `rankpo.load`."""
     import torch
 
+    from rankpo.models.build_listwise import ListwiseModelConfig
     from rankpo.models.build_reranker import RerankerModelConfig
     from rankpo.models.loading import LoadingError
 
     if not Path(path).is_dir():
         raise LoadingError(f"{path}: no such folder")
-    families: dict[str, Callable[..., Any]] = {"embedding": EmbeddingModelConfig, "reranker": RerankerModelConfig}
+    families: dict[str, Callable[..., Any]] = {
+        "embedding": EmbeddingModelConfig,
+        "reranker": RerankerModelConfig,
+        "listwise": ListwiseModelConfig,
+    }
     kind = saved_kind(Path(path))
     if kind not in families:
         raise LoadingError(f"{path}/rankpo.json: kind {kind!r}; this version loads {', '.join(families)}")

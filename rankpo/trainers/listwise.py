@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
+from rankpo.data.listwise_loader import ListwisePromptDataLoader
 from rankpo.trainers.basic import BasicTrainer
 
 
@@ -15,4 +20,27 @@ class ListwiseTrainer(BasicTrainer):
             raise ValueError(
                 f"{type(self.loss).__name__} learns from teacher scores, and the data has none for some candidate; "
                 "give records with scores and set datasets.<name>.scores_are=teacher"
+            )
+        if self.policy.kind == "listwise":
+            self._check_prompts()
+
+    def _check_prompts(self) -> None:
+        """A prompt shows its passages in the loader's order: sorted by relevance, they would give the answer away."""
+        if not isinstance(self.loader, ListwisePromptDataLoader):
+            raise ValueError(
+                f"{type(self.loader).__name__} sorts candidates by relevance, and a listwise reranker reads them in "
+                "that order; add dataloader=listwise_prompts"
+            )
+        policy: Any = self.policy
+        window: int = policy.settings.window
+        longest = int(np.diff(self.loader.table.offsets).max())
+        if min(self.loader.max_candidates, longest) > window:
+            raise ValueError(
+                f"dataloader.max_candidates={self.loader.max_candidates} is more than the model.window={window} "
+                f"passages of a prompt, and a list has {longest}; lower it to {window}"
+            )
+        if self.loss.needs_reference and self.stored is not None:
+            raise ValueError(
+                "scores of a listwise reranker depend on the order of the prompt, which each epoch draws anew: they "
+                "cannot be stored; set trainer.reference=live"
             )

@@ -1,0 +1,88 @@
+"""Answers of a listwise reranker, token by token: written freely and greedily, or held to a valid permutation.
+
+The whole wave of windows is one batch, padded on the left, so that all answers begin at the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rankpo.models.listwise import ListwiseModel
+
+
+@contextmanager
+def own_attention(model: ListwiseModel) -> Iterator[Any]:
+    """transformers' model with its own attention: packed sequences cannot grow by a token."""
+    config = model.base.config
+    asked = config._attn_implementation
+    config._attn_implementation = "sdpa" if model.packed else asked
+    try:
+        yield model.base
+    finally:
+        config._attn_implementation = asked
+
+
+def left_padded(prompts: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and mask [n, T], both 0 before a prompt: what stands on padding is never seen."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = np.zeros((len(prompts), width), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = prompt, 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def write(model: ListwiseModel, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]:
+    """Greedy continuations of at most `budget` tokens, without the end token.
+
+    The checkpoint's own sampling settings are left aside: a temperature of 1 by accident costs points of nDCG.
+    """
+    from transformers import GenerationConfig
+
+    end = model.inputs.layout.end[-1]
+    ids, mask = left_padded(prompts, model.device)
+    config = GenerationConfig(max_new_tokens=budget, do_sample=False, pad_token_id=end, eos_token_id=end)
+    with own_attention(model) as base:
+        output = base.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    rows = output[:, ids.shape[1] :].tolist()
+    return [row[: row.index(end)] if end in row else row for row in rows]
+
+
+def constrained(model: ListwiseModel, prompts: Sequence[np.ndarray], counts: Sequence[int]) -> list[list[int]]:
+    """Orders in which each identifier occurs once: greedy among those left, what stands between them given unasked.
+
+    counts: passages of each prompt. The last passage needs no choice.
+    """
+    own = model.inputs.layout.identifiers
+    first = torch.tensor(own.first, device=model.device)
+    later = torch.tensor(own.later, device=model.device)
+    ids, mask = left_padded(prompts, model.device)
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    sizes = torch.tensor(counts, device=model.device)
+    left = torch.arange(len(own), device=model.device)[None] < sizes[:, None]  # [n, window]
+    between = torch.tensor(own.between, device=model.device, dtype=torch.long)
+    chosen: list[Tensor] = []
+    cache = None
+    with own_attention(model) as base:
+        for step in range(max(counts)):
+            output = base(
+                input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
+            )
+            cache = output.past_key_values
+            allowed = (first if step == 0 else later)[None].expand(len(prompts), -1)
+            logits = output.logits[:, -1].float().gather(1, allowed)
+            pick = logits.masked_fill(~left, -torch.inf).argmax(1)  # of rows that are done: 0, never read
+            chosen.append(pick)
+            left = left.scatter(1, pick[:, None], False)
+            ids = torch.cat([allowed.gather(1, pick[:, None]), between[None].expand(len(prompts), -1)], dim=1)
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+            places = places[:, -1:] + 1 + torch.arange(ids.shape[1], device=model.device)[None]
+    picked = torch.stack(chosen, dim=1).tolist()
+    return [row[:count] for row, count in zip(picked, counts, strict=True)]

@@ -1,0 +1,38 @@
+"""Training of listwise language-model rerankers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rankpo.models.listwise import ListwiseModel
+from rankpo.trainers.listwise import ListwiseTrainer
+from rankpo.types import Batch, LossOutput
+
+
+class ListwiseLMTrainer(ListwiseTrainer):
+    """generation, ranking and combined objectives: one forward pass gives answers and identifier logits."""
+
+    main_term = "generation"
+
+    def check(self) -> None:
+        policy: Any = self.policy
+        if not isinstance(policy, ListwiseModel):
+            raise ValueError(
+                f"loss=listwise_… trains listwise rerankers, not a model of kind {policy.kind}; try model=listwise_llm"
+            )
+        super().check()
+        # before the first update is prepared: what is read depends on the objective
+        policy.inputs.answers = bool(getattr(self.loss, "needs_answers", False))
+
+    def compute_loss(self, batch: Batch) -> LossOutput:
+        policy: Any = self.policy
+        loss: Any = self.loss
+        policy.noise_key = (self.loader.seed, self.state.step)
+        output = self.model(batch.sequences)
+        reference = None
+        if loss.needs_reference and self.reference is not None:
+            reference = self.reference.scores(batch)
+        scores = policy.score(output, batch)
+        if output.answer_logps is None:
+            return loss(scores, batch.labels, reference)
+        return loss(scores, batch.labels, reference, answer_logps=output.answer_logps)
