@@ -218,7 +218,11 @@ class PreferenceEvaluator(Evaluator):
         values = (scores[chosen] > scores[rejected]) + 0.5 * (scores[chosen] == scores[rejected])
         names = [table.id(example) for example in range(len(table))]
         slot_owner = np.repeat(np.arange(len(table)), np.diff(table.offsets))
-        per_query = {names[slot_owner[a]]: {"accuracy": float(v)} for a, v in zip(chosen, values, strict=True)}
+        owners = slot_owner[chosen]  # `group`: pairs of one query stand or fall together in tests
+        per_query = {
+            names[owner]: {"accuracy": float(value), "group": int(table.query[owner])}
+            for owner, value in zip(owners, values, strict=True)
+        }
         return Result(
             metrics, per_query, counts={"pairs": len(ordered), "ties": ties, "not_pairs": len(table) - len(ordered)}
         )
