@@ -238,6 +238,8 @@ def _wandb(settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]
     import xxhash
 
     mode = settings.get("mode", "online")
+    if mode not in ("online", "offline", "disabled"):
+        raise ConfigError([f"tracker.mode must be one of online, offline, disabled, got {mode!r}"])
     if mode == "online" and not os.environ.get("WANDB_API_KEY") and not (Path.home() / ".netrc").exists():
         raise ConfigError(["tracker=wandb has no key: set WANDB_API_KEY, or tracker.mode=offline"])
     try:

@@ -101,7 +101,7 @@ def assemble(
         logger.say(cut)
     if not experiment.settings.dropout:
         disable_dropout(model)
-    reference, stored = make_reference(experiment, model, table, logger.say)
+    reference, stored = make_reference(experiment, model, table, logger.say, accelerator.autocast)
     for evaluator in evaluators:
         evaluator.compare_with(model)
     checkpoints = CheckpointStore(experiment.run_dir)
@@ -191,9 +191,9 @@ def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None
 
 
 def make_reference(
-    experiment: Experiment, model: EmbeddingModel, table: Any, say: Callable[[str], None]
+    experiment: Experiment, model: EmbeddingModel, table: Any, say: Callable[[str], None], autocast: Callable[[], Any]
 ) -> tuple[Reference | None, Any]:
-    """The source of reference scores, and the stored ones where that is the source."""
+    """The source of reference scores, and the stored ones where that is the source. autocast: the policy's."""
     from rankpo.trainers import reference
 
     if not experiment.loss.needs_reference:
@@ -211,7 +211,7 @@ def make_reference(
         return reference.AdapterReference(model), None
     if chosen == "live":
         return reference.LiveReference(model), None
-    scores = reference.stored_scores(model, table, experiment.cache_dir, say)
+    scores = reference.stored_scores(model, table, experiment.cache_dir, say, autocast)
     if experiment.cache_reference_logprobs:
         reference.save_scores(experiment.run_dir / reference.FILE, scores, table, model.settings, say)
     return reference.StoredReference(), scores

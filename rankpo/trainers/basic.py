@@ -75,6 +75,8 @@ class BasicTrainer:
         self.logger = parts.logger
         self.save_final = parts.save_final
         self.reference = parts.reference
+        if self.reference is not None:
+            self.reference.autocast = parts.accelerator.autocast
         self.stored = parts.stored
         self.model: nn.Module
         self.model, self.optimizer = parts.accelerator.prepare(parts.model, parts.optimizer)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,10 @@ class Reference(ABC):
     """`scores(batch)` gives the reference model's [B, G], without gradient.
 
     `states(sequences)` gives what a `TokenRequest` needs of a reference that is a causal language model.
+    autocast: the policy's, set by the trainer; a reference of another precision would differ from it before any update.
     """
+
+    autocast: Callable[[], AbstractContextManager[None]] = staticmethod(nullcontext)
 
     @abstractmethod
     def scores(self, batch: Batch) -> Tensor: ...
@@ -39,7 +44,13 @@ class Reference(ABC):
 
 
 class StoredReference(Reference):
-    """Scores that were computed for the whole table before training; batches carry them."""
+    """Scores that were computed for the whole table before training; batches carry them.
+
+    They come from other chunks than the policy's, so that the last digits differ: before the first update, policy
+    less reference is rounding noise (1e-7 of a score in float32) and not 0 as with the other two. The first loss is
+    log 2 to about 1e-6 then, and which of two equal rewards is larger a coin toss: `rewards/accuracies` means
+    something from the second update on. No threshold hides that: a real gap of that size would vanish too.
+    """
 
     def scores(self, batch: Batch) -> Tensor:
         assert batch.reference is not None, "the loader was built without stored scores"
@@ -54,10 +65,13 @@ class LiveReference(Reference):
 
     @torch.no_grad()
     def scores(self, batch: Batch) -> Tensor:
-        return self.model.score(self.model(batch.sequences), batch)
+        with self.autocast():
+            rows = self.model(batch.sequences)
+        return self.model.score(rows, batch)  # outside: products of embeddings stay float32, as the policy's do
 
     def states(self, sequences: Sequences) -> ReferenceStates:
-        return self.model.reference_states(sequences)
+        with self.autocast():
+            return self.model.reference_states(sequences)
 
 
 class AdapterReference(Reference):
@@ -71,38 +85,68 @@ class AdapterReference(Reference):
         training = self.model.training
         self.model.eval()
         try:
-            with self.model.adapters_off():
-                return self.model.score(self.model(batch.sequences), batch)
+            with self.model.adapters_off(), self.autocast():
+                rows = self.model(batch.sequences)
+            return self.model.score(rows, batch)
         finally:
             self.model.train(training)
 
     def states(self, sequences: Sequences) -> ReferenceStates:
-        with self.model.adapters_off():
+        with self.model.adapters_off(), self.autocast():
             return self.model.reference_states(sequences)
 
 
-def stored_scores(model: Any, table: ExampleTable, cache_dir: str | Path, say: Callable[[str], None]) -> np.ndarray:
+def stored_scores(
+    model: Any,
+    table: ExampleTable,
+    cache_dir: str | Path,
+    say: Callable[[str], None],
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> np.ndarray:
     """[slots] float32: the model's score of every candidate of the table for its query.
 
-    Kept under `cache_dir`/reference, keyed by weights, settings and table, so that later runs and all jobs of a
-    sweep reuse it.
+    Kept under `cache_dir`/reference, keyed by weights, settings, precision and table, so that later runs and all
+    jobs of a sweep reuse it. autocast: the policy's; a difference of precision is no preference.
     """
-    parts = (fingerprint_weights(model), repr(model.settings), table.folder.name)
+    device = model.device.type
+    with autocast():
+        precision = [str(torch.get_autocast_dtype(device))] if torch.is_autocast_enabled(device) else []
+    parts = (fingerprint_weights(model), repr(model.settings), table.folder.name, *precision)
     path = Path(cache_dir) / "reference" / f"{xxhash.xxh3_128_hexdigest('|'.join(parts).encode())}.safetensors"
-    if path.exists():
+    # one rank looks for all: another job may write the file just now, and those that compute need each other
+    if distributed.broadcast_object(path.exists()):
         say(f"reference scores from {path}")
         return load_file(path)["scores"]
     say(f"computing reference scores of {len(table.candidates)} candidates")
-    scores = slot_scores(model, table)
+    with _forward_under(model, autocast):
+        scores = slot_scores(model, table)
     _write(path, scores, table, model.settings)
     return scores
+
+
+@contextmanager
+def _forward_under(model: nn.Module, autocast: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Lets the forward pass run under autocast, and nothing else: as the accelerator does with the policy's."""
+    forward, own = model.forward, model.__dict__.get("forward")
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        with autocast():
+            return forward(*arguments, **named)
+
+    model.forward = wrapped  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.forward
+        if own is not None:  # the accelerator's, put there before
+            model.forward = own  # type: ignore[method-assign]
 
 
 def _write(path: Path, scores: np.ndarray, table: ExampleTable, settings: Any) -> None:
     """The scores, and what they belong to, whole or not at all; on rank 0, while the others wait."""
     if distributed.rank() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(f".tmp-{os.getpid()}")  # jobs of a sweep may write the same scores at once
         save_file({"scores": scores}, temporary, metadata=_belongs(table, settings))
         temporary.rename(path)
     distributed.barrier()

@@ -1,0 +1,175 @@
+"""What a run says: means by hand, files of the trackers, lines of the console."""
+
+import io
+import json
+
+import pytest
+import torch
+
+from rankpo.config_errors import ConfigError
+from rankpo.metrics import MetricsLogger, RunningMetrics, counting
+from tests.runs import RANKPO, curve, launch, train
+
+
+def same(tensor):
+    return tensor
+
+
+def test_means_weigh_every_example_alike():
+    """Micro-batches of 3 and 1: (1 + 2 + 3 + 8) / 4 = 3.5, not the mean of means 5."""
+    running = RunningMetrics()
+    running.add("margins", torch.tensor([1.0, 2, 3]))
+    running.add("margins", torch.tensor([8.0]))
+    assert running.result(same) == {"margins": 3.5}
+
+
+def test_shares_are_summed_within_an_update_and_averaged_over_updates():
+    """Updates of .25 + .5 and 1: (.75 + 1) / 2."""
+    running = RunningMetrics()
+    for shares in ((0.25, 0.5), (1.0,)):
+        for share in shares:
+            running.add_sum("loss", share)
+        running.end_update()
+    assert running.result(same) == {"loss": 0.875}
+
+
+def test_two_ranks_by_hand():
+    """Rank 0 has margins 1, 2, 3 and .25 of the loss, rank 1 margin 8 and .75: as one process with all of it."""
+    ranks = [RunningMetrics(), RunningMetrics()]
+    for running, values, share in zip(ranks, ([1.0, 2, 3], [8.0]), (0.25, 0.75), strict=True):
+        running.add("margins", torch.tensor(values))
+        running.add("none_here", torch.tensor(values)[:0])
+        running.add_sum("loss", share)
+        running.end_update()
+    sent = []
+    ranks[0].result(lambda tensor: sent.append(tensor.clone()) or tensor)
+    assert ranks[1].result(lambda tensor: tensor + sent[0]) == {"margins": 3.5, "loss": 1.0}
+
+
+def test_half_a_log_line_is_carried_on():
+    """Saved after one update as JSON and restored on two ranks, of which one carries the sums."""
+    first = RunningMetrics()
+    first.add("margins", torch.tensor([0.1, 0.2]))
+    first.add_sum("loss", 0.3)
+    first.end_update()
+    saved = json.loads(json.dumps(first.state(same)))
+    ranks = [RunningMetrics(), RunningMetrics()]
+    for running, share in zip(ranks, (1.0, 0.0), strict=True):
+        running.restore(saved, share)
+        running.add("margins", torch.tensor([0.6]) if share else torch.tensor([0.7]))
+        running.add_sum("loss", 0.2 if share else 0.1)
+        running.end_update()
+    sent = []
+    ranks[0].result(lambda tensor: sent.append(tensor.clone()) or tensor)
+    whole = ranks[1].result(lambda tensor: tensor + sent[0])
+    assert whole == pytest.approx({"margins": (0.1 + 0.2 + 0.6 + 0.7) / 4, "loss": (0.3 + 0.3) / 2})
+
+
+def test_two_processes_log_what_one_does(tmp_path):
+    train(*RANKPO, "trainer.log_every=3", "exp_name=one", f"cache_dir={tmp_path}")
+    options = ("trainer.log_every=3", "trainer.max_tokens=300", "exp_name=two", f"cache_dir={tmp_path}")
+    done = launch(*RANKPO, *options, processes=2)
+    assert done.returncode == 0, done.stderr
+    for name in (
+        "train/loss",
+        "train/scores/margins",
+        "train/scores/chosen",
+        "train/grad_norm",
+        "train/rewards/accuracies",
+    ):
+        one = curve(tmp_path / "one", name)
+        assert curve(tmp_path / "two", name) == pytest.approx(one, rel=1e-4, abs=1e-6), name
+        assert len(one) == 2
+
+
+def test_lines_after_the_step_are_taken_back(tmp_path):
+    logger = MetricsLogger(tmp_path, stream=io.StringIO())
+    for step in (1, 2, 3):
+        logger.log("train", step, {"loss": float(step)})
+    with logger.path.open("a") as file:
+        file.write('{"step": 4, "tr')
+    logger.start(9, 2)
+    assert [json.loads(line)["step"] for line in logger.path.read_text().splitlines()] == [1, 2]
+    logger.start(9, 0, afresh=True)
+    assert logger.path.read_text() == ""
+
+
+def test_what_is_not_finite_is_null_in_the_file(tmp_path):
+    logger = MetricsLogger(tmp_path, stream=io.StringIO())
+    logger.log("train", 1, {"loss": float("nan"), "ok": 1.0})
+    (row,) = (json.loads(line) for line in logger.path.read_text().splitlines())
+    assert row["train/loss"] is None and row["train/ok"] == 1.0
+
+
+def test_console_lines():
+    stream = io.StringIO()
+    logger = MetricsLogger(stream=stream)
+    logger.start(10, 0)
+    logger.tick(1, 500, 0.5)
+    logger.log("train", 1, {"loss": 0.69314, "other": 3.0})
+    logger.log("eval", 1, {"jobs/ndcg@20": 0.5})
+    first, second = stream.getvalue().splitlines()
+    assert first.startswith("step 1/10 · loss 0.6931 · 1,000 tokens/s · ETA ") and "other" not in first
+    assert second == "eval at step 1 · jobs/ndcg@20 0.5"
+
+
+def test_other_ranks_are_silent(tmp_path):
+    stream = io.StringIO()
+    logger = MetricsLogger(tmp_path, main=False, stream=stream, tracker={"name": "tensorboard"})
+    logger.say("x")
+    logger.log("train", 1, {"loss": 1.0})
+    assert stream.getvalue() == "" and not list(tmp_path.iterdir())
+
+
+def test_tables_align(capsys):
+    MetricsLogger().table([{"model": "base", "mrr": 0.5}, {"model": "b", "extra": 1}], "title")
+    assert capsys.readouterr().out.splitlines() == [
+        "title",
+        "model  mrr     extra",
+        "base   0.5000",
+        "b              1",
+    ]
+
+
+def test_counting_is_none_where_it_is_not_shown():
+    with counting("encode", 3, shown=False) as advance:
+        assert advance is None
+
+
+def test_tensorboard_holds_the_curve(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(*RANKPO, "tracker=tensorboard", "exp_name=run", f"cache_dir={tmp_path}")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    scalars = events.Scalars("train/loss")
+    assert [event.step for event in scalars] == [1, 2, 3, 4, 5, 6]
+    assert [event.value for event in scalars] == pytest.approx(curve(tmp_path / "run"), rel=1e-6)
+
+
+def test_wandb_offline_writes_without_a_network(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # whatever asks the network is refused
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    train(*RANKPO, "tracker=wandb", "tracker.mode=offline", "exp_name=run", f"cache_dir={tmp_path}")
+    wandb.teardown()  # as at the end of a process: until then the records are on their way to the file
+    (record,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    content = record.read_bytes()
+    assert b"train/loss" in content and b"batch_size" in content
+
+
+@pytest.mark.parametrize(
+    ("tracker", "message"),
+    [
+        ({"name": "mlflow"}, r"tracker\.name must be one of wandb, tensorboard, null, got 'mlflow'"),
+        ({"name": "wandb", "mode": "online"}, r"tracker=wandb has no key: set WANDB_API_KEY, or tracker\.mode=offline"),
+        ({"name": "wandb", "mode": "off"}, r"tracker\.mode must be one of online, offline, disabled, got 'off'"),
+    ],
+)
+def test_trackers_that_cannot_work(tmp_path, monkeypatch, tracker, message):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=message):
+        MetricsLogger(tmp_path, tracker=tracker, stream=io.StringIO())
