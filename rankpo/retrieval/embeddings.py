@@ -217,15 +217,29 @@ def _write_shard(
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise EncodingError(f"the embedding of {part[bad[0]][0]} is not finite; {len(bad)} of its shard are not")
-    ids = "".join(f"{identity}\n" for identity, _ in part).encode()
-    _replace(_ids_path(folder, shard), lambda path: path.write_bytes(ids))
-    target = _shard_path(folder, shard)  # last: where it stands, the shard is done
+    _save_shard(folder, shard, [identity for identity, _ in part], vectors, encoding.dtype)
+
+
+def _save_shard(folder: Path, shard: int, ids: Sequence[str], vectors: np.ndarray, dtype: str) -> None:
+    lines = "".join(f"{identity}\n" for identity in ids).encode()
+    _replace(_ids_path(folder, shard), lambda path: path.write_bytes(lines))
 
     def save(path: Path) -> None:
         with path.open("wb") as file:
-            np.save(file, vectors.astype(DTYPES[encoding.dtype]), allow_pickle=False)
+            np.save(file, vectors.astype(DTYPES[dtype]), allow_pickle=False)
 
-    _replace(target, save)
+    _replace(_shard_path(folder, shard), save)  # last: where it stands, the shard is done
+
+
+def write_folder(folder: Path, encoding: Encoding, vectors: Callable[[int], np.ndarray]) -> Embeddings:
+    """A folder of vectors from elsewhere: `vectors(n)` gives the next n rows, [n, D]; ids are the row numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(encoding.num_shards):
+        size, first = encoding.rows_of(shard), shard * encoding.shard_size
+        ids = [str(first + row) for row in range(size)]
+        _save_shard(folder, shard, ids, vectors(size), encoding.dtype)
+    _write_meta(folder, encoding, complete=True)
+    return Embeddings(folder)
 
 
 def _replace(target: Path, write: Callable[[Path], Any]) -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from rankpo.demo import compose
-from rankpo.retrieval import embeddings as module
 from rankpo.retrieval.dense import TooLargeError, check_memory, dense_search
 from rankpo.retrieval.embeddings import (
     Embeddings,
@@ -17,6 +16,7 @@ from rankpo.retrieval.embeddings import (
     cached_embeddings,
     describe_encoding,
     encode_texts,
+    write_folder,
 )
 from rankpo.retrieval.exact import search, search_blocks
 from rankpo.retrieval.faiss_index import FaissError, FaissIndex, FaissSettings
@@ -38,15 +38,9 @@ def model():
 
 def stored(folder, vectors, shard_size=1000):
     """A folder of given vectors."""
-    folder.mkdir()
     encoding = Encoding("m", "i", "t", "passage", len(vectors), vectors.shape[1], "float32", shard_size, {})
-    for shard in range(encoding.num_shards):
-        part = vectors[shard * shard_size : (shard + 1) * shard_size]
-        np.save(folder / f"shard-{shard:05d}.npy", part)
-        ids = "".join(f"d{shard * shard_size + row}\n" for row in range(len(part)))
-        (folder / f"shard-{shard:05d}.ids.txt").write_text(ids)
-    module._write_meta(folder, encoding, complete=True)
-    return Embeddings(folder)
+    rows = iter(vectors)
+    return write_folder(folder, encoding, lambda count: np.stack([next(rows) for _ in range(count)]))
 
 
 @pytest.mark.parametrize(("role", "dtype"), [("passage", "float32"), ("query", "float16")])
