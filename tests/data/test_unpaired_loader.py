@@ -52,4 +52,6 @@ def test_mismatched_pairs_by_hand():
     groups = [group(1, 10), group(1, 11), group(2, 20), group(3, 30)]
     pairs = mismatched(groups)
     assert [(pair.query, int(pair.candidates[0])) for pair in pairs] == [(1, 20), (1, 20), (2, 30), (3, 10)]
+    two = mismatched([group(1, 10), group(2, 20)])
+    assert [(pair.query, int(pair.candidates[0])) for pair in two] == [(1, 20), (2, 10)]
     assert mismatched([group(1, 10), group(1, 11)]) == []
