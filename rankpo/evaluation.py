@@ -75,7 +75,7 @@ class Evaluator(ABC):
         """[P, 2] rows of `table`: the queries and candidates that are judged together."""
         return all_pairs(table)
 
-    def compare_with(self, model: RankingModel) -> None:
+    def compare_with(self, model: RankingModel) -> None:  # noqa: B027 (most evaluators need no start model)
         """Takes note of the model that a run starts from; called once, on all ranks, before the first update."""
 
     @abstractmethod
@@ -141,7 +141,7 @@ class RetrievalEvaluator(Evaluator):
         ids = [table.id(example) for example in range(len(table))]
         chosen = [number for number, name in enumerate(ids) if name[0] == "q" and name[2:] in self.qrels]
         queries = encode_rows(model, table, np.asarray(table.query)[chosen], "query")
-        rows, documents = _documents_by_row(table, ids)
+        rows, documents = documents_by_row(table, ids)
         corpus = encode_rows(model, table, rows, "candidate")
         result = None
         if distributed.rank() == 0:
@@ -149,7 +149,7 @@ class RetrievalEvaluator(Evaluator):
         return distributed.broadcast_object(result)
 
     def _measure(self, queries: Tensor, corpus: Tensor, query_ids: list[str], documents: list[list[str]]) -> Result:
-        """documents: the ids of each of the corpus's texts, as `_documents_by_row` gives them."""
+        """documents: the ids of each of the corpus's texts, as `documents_by_row` gives them."""
         own_id = self.evaluation_set.ignore_identical_ids
         scores, indices = search(queries, corpus, self.top_k + own_id)
         run: dict[str, dict[str, float]] = {}
@@ -171,7 +171,7 @@ class RetrievalEvaluator(Evaluator):
         return Result(evaluation.metrics, evaluation.per_query, run, evaluation.counts, evaluation.undefined)
 
 
-def _documents_by_row(table: ExampleTable, ids: Sequence[str]) -> tuple[np.ndarray, list[list[str]]]:
+def documents_by_row(table: ExampleTable, ids: Sequence[str]) -> tuple[np.ndarray, list[list[str]]]:
     """The corpus's distinct rows, [n], and the document ids of each.
 
     A text is searched once: equal columns of a matrix product can differ in their last bit, and equal documents would
@@ -253,6 +253,7 @@ __all__ = [
     "PreferenceEvaluator",
     "Result",
     "RetrievalEvaluator",
+    "documents_by_row",
     "encode_rows",
     "inner_products",
     "slot_scores",

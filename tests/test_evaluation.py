@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 
 from rankpo.data.beir import Beir, write_beir
 from rankpo.data.jobs import Jobs
-from rankpo.evaluation import PreferenceEvaluator, RetrievalEvaluator
+from rankpo.evaluation import PreferenceEvaluator, RetrievalEvaluator, documents_by_row
 from rankpo.ranking_metrics import evaluate_run
 from rankpo.types import Example
 from tests.data.test_text_store import Fixed
@@ -136,6 +136,30 @@ def test_a_hit_with_the_query_s_own_id(model, tmp_path, ignore, kept):
     assert ("q1" in result.run["q1"]) != ignore
     if ignore:
         assert set(result.run["q1"]) == kept
+
+
+def test_a_dropped_hit_makes_room_for_the_next_one(model, tmp_path):
+    """Three queries that are the corpus: each finds the two others, and both fit into top_k."""
+    texts = [("q1", "apple"), ("q2", "sky"), ("q3", "sea")]
+    data = corpus_of(tmp_path, texts, {name: {"q1": 1} for name, _ in texts}, texts)
+    result = RetrievalEvaluator(data, tmp_path, ["recall@5"], lambda message: None, top_k=2).evaluate(model)
+    assert {query: set(found) for query, found in result.run.items()} == {
+        "q1": {"q2", "q3"},
+        "q2": {"q1", "q3"},
+        "q3": {"q1", "q2"},
+    }
+
+
+def test_texts_are_searched_once_and_stand_by_their_largest_id(model, tmp_path):
+    """The search keeps the first of equal scores: at the border, that must be the text of the larger id."""
+    corpus = [("d1", "sky"), ("d5", "sea"), ("d9", "sky"), ("d3", "moon")]
+    evaluator = RetrievalEvaluator(
+        corpus_of(tmp_path, corpus, {"q1": {"d1": 1}}), tmp_path, ["mrr@1"], lambda message: None
+    )
+    table = evaluator.table(model.inputs.pieces())
+    rows, documents = documents_by_row(table, [table.id(number) for number in range(len(table))])
+    assert documents == [["d9", "d1"], ["d5"], ["d3"]]
+    assert [model.tokenizer.decode(table.tokens(row)).split(": ")[-1] for row in rows] == ["sky", "sea", "moon"]
 
 
 def test_queries_without_judgements_are_not_searched(model, tmp_path):
