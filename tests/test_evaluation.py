@@ -100,7 +100,8 @@ def test_the_chosen_may_stand_second_and_equal_texts_tie(model, tmp_path):
     result = PreferenceEvaluator(Fixed(examples), tmp_path, lambda message: None).evaluate(model)
     query, apple, sky = embed(model, "q", "query"), embed(model, "apple", "passage"), embed(model, "sky", "passage")
     first = float(query @ sky > query @ apple)
-    assert result.per_query == {"a": {"accuracy": first}, "b": {"accuracy": 0.5}}
+    assert {name: item["accuracy"] for name, item in result.per_query.items()} == {"a": first, "b": 0.5}
+    assert result.per_query["a"]["group"] == result.per_query["b"]["group"]  # one query: they move together
     assert result.metrics["accuracy"] == (first + 0.5) / 2
     assert result.counts == {"pairs": 2, "ties": 1, "not_pairs": 2}
 
