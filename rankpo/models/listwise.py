@@ -153,9 +153,13 @@ class ListwiseModel(CausalLanguageModel):
 
     def rerank(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """[documents] float32 scores for each request, on every rank; each is ranked by one of them."""
+        return [ranked.by_document() for ranked in self.rank_requests(requests)]
+
+    def rank_requests(self, requests: Sequence[Request], on_window_error: str = "raise") -> list[RankedList]:
+        """The same with what became of each window. on_window_error: see `ListwiseReranker`."""
         from rankpo.models.listwise_reranker import ListwiseReranker
 
-        return [ranked.by_document() for ranked in ListwiseReranker(self).rank_requests(requests)]
+        return ListwiseReranker(self, on_window_error=on_window_error).rank_requests(requests)
 
     def rank_many(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[RankedList]:
         """The rankings of many (query, documents), windows of different queries side by side."""

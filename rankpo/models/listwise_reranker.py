@@ -46,12 +46,14 @@ class RankedList:
     """order: numbers of the documents as they were given, best first. scores: in that order, strictly decreasing.
 
     logits: by document number, of the last window that held it, or None; those of different windows are not
-    comparable, and are the scores only where one window covered the list and no two are equal. decode: what was used.
+    comparable, and are the scores only where one window covered the list and no two are equal. held: by document
+    number, the place of that window in `windows`, or None. decode: what was used.
     """
 
     order: tuple[int, ...]
     scores: tuple[float, ...]
     logits: tuple[float | None, ...]
+    held: tuple[int | None, ...]
     windows: tuple[WindowRecord, ...]
     decode: str
 
@@ -76,6 +78,7 @@ class _State:
     order: list[int]
     records: list[WindowRecord] = field(default_factory=list)
     logits: dict[int, float] = field(default_factory=dict)
+    held: dict[int, int] = field(default_factory=dict)
     settled: bool = False
 
 
@@ -196,6 +199,7 @@ class ListwiseReranker:
                 items = state.order[start:end]
                 if logits is not None:
                     state.logits.update(zip(items, logits, strict=True))
+                state.held.update(dict.fromkeys(items, len(state.records)))
                 state.order[start:end] = [items[place] for place in permutation.order]
                 state.records.append(WindowRecord(start, end, number, permutation, response, logits))
 
@@ -239,7 +243,8 @@ class ListwiseReranker:
         covered = len(state.records) == 1 and state.records[0].end == count and state.records[0].logits is not None
         if covered and len(set(logits)) == count:
             scores = [state.logits[item] for item in state.order]
-        return RankedList(tuple(state.order), tuple(scores), logits, tuple(state.records), self.decode)
+        held = tuple(state.held.get(item) for item in range(count))
+        return RankedList(tuple(state.order), tuple(scores), logits, held, tuple(state.records), self.decode)
 
 
 _Answer = tuple[Permutation, "str | None", "tuple[float, ...] | None"]

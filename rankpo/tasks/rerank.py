@@ -27,7 +27,9 @@ class Rerank:
     split: of the folder's judgements, None to do without; qrels: a file of judgements instead. depth: documents of
     each query that are scored; those below are left out of the result. normalize: sigmoid of the scores. missing_ids:
     ids of the run without a text are an `error`, or left out (`drop`, counted). metrics: of the new order, beside the
-    first stage's.
+    first stage's. on_window_error: of listwise rerankers, whose windows are listed in rerank.jsonl: `keep` leaves the
+    order of a window that raised an error; more failures than max_failed_windows, a fraction of all windows, end the
+    task with an error once everything is written.
     """
 
     run: str | None = None
@@ -40,6 +42,8 @@ class Rerank:
     missing_ids: str = "error"
     normalize: bool = False
     metrics: Sequence[str] = ("ndcg@10", "mrr@10", "map", "recall@100")
+    on_window_error: str = "raise"
+    max_failed_windows: float = 0.05
     output: str = "rerank"
 
     def __post_init__(self) -> None:
@@ -56,6 +60,10 @@ class Rerank:
             raise ValueError(f"depth must be >= 1 or null, got {self.depth}")
         if self.missing_ids not in ("error", "drop"):
             raise ValueError(f"missing_ids must be one of error, drop, got {self.missing_ids!r}")
+        if self.on_window_error not in ("raise", "keep"):
+            raise ValueError(f"on_window_error must be one of raise, keep, got {self.on_window_error!r}")
+        if not 0 <= self.max_failed_windows <= 1:
+            raise ValueError(f"max_failed_windows must be in [0, 1], got {self.max_failed_windows}")
         for name in self.metrics:
             parse_metric(name)
 
@@ -64,6 +72,7 @@ class Rerank:
         from rankpo import distributed
         from rankpo.metrics import MetricsLogger
         from rankpo.tasks.evaluate import build_model
+        from rankpo.tasks.rerank_windows import report_windows
 
         if experiment.model.kind not in ("reranker", "listwise"):
             raise ConfigError(
@@ -76,7 +85,9 @@ class Rerank:
         requests, dropped = self._requests()
         model: Any = build_model(experiment.model, experiment.explicit, accelerator.device, logger.say)
         with accelerator.autocast():
-            scores = model.rerank(requests)
+            listwise = experiment.model.kind == "listwise"
+            ranked = model.rank_requests(requests, self.on_window_error) if listwise else None
+            scores = model.rerank(requests) if ranked is None else [item.by_document() for item in ranked]
         if self.normalize:
             scores = [_sigmoid(row) for row in scores]
         new = {
@@ -88,6 +99,10 @@ class Rerank:
         found: dict[str, float] = {}
         if logger.main:
             found = self._write(Path(self.output), requests, new, counts, model.settings.to_json(), logger)
+        if ranked is not None:
+            report_windows(
+                Path(self.output), requests, ranked, model.settings.to_json(), logger, self.max_failed_windows
+            )
         distributed.barrier()
         return found
 
