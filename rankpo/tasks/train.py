@@ -82,8 +82,6 @@ def assemble(
     seed_everything(experiment.seed)
     inputs = experiment.model.open_inputs(logger.say, experiment.explicit)
     table = open_table(experiment.cache_dir, experiment.datasets, inputs.pieces(), logger.say)
-    if experiment.model.kind == "reranker":
-        logger.say(inputs.truncation(table).summary())
     common = {"batch_size": experiment.settings.batch_size, "seed": experiment.seed}
     weights = [getattr(dataset, "weight", 1.0) for dataset in experiment.datasets]
     loader = experiment.dataloader.make(table=table, weights=weights, **common)
