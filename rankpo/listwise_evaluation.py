@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rankpo.data.text_store import Dataset, ExampleTable, open_table
+from rankpo.data.text_store import Dataset, ExampleTable
 from rankpo.evaluation import Evaluator, Result, Say, slot_scores
 from rankpo.ranking_metrics import evaluate_run
 
@@ -44,7 +44,7 @@ class ListwiseEvaluator(Evaluator):
         self.scale = 1.0 if smallest is None or largest is None else float(largest - smallest)
 
     def evaluate(self, model: RankingModel) -> Result:
-        table = open_table(self.cache_dir, [self.dataset], model.inputs.pieces(), self.say)
+        table = self.table(model.inputs.pieces())
         return self.measure(slot_scores(model, table), table)
 
     def measure(self, scores: np.ndarray, table: ExampleTable) -> Result:
@@ -60,4 +60,4 @@ class ListwiseEvaluator(Evaluator):
                 run[name][document] = score
                 qrels[name][document] = max(qrels[name].get(document, 0.0), relevance * self.scale)
         evaluation = evaluate_run(run, qrels, self.metrics, relevant_from=1 if self.scale > 1 else 0.5)
-        return Result(evaluation.metrics, evaluation.per_query, run, evaluation.counts)
+        return Result(evaluation.metrics, evaluation.per_query, run, evaluation.counts, evaluation.undefined)

@@ -79,6 +79,9 @@ class RerankerModel(RankingModel):
         """[B, G] scores of the candidates of each query. scores: [N]."""
         return scores[batch.candidates]
 
+    def truncation(self, table: ExampleTable) -> str:
+        return self.inputs.truncation(table).summary()
+
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
         queries = np.repeat(np.asarray(table.query), np.diff(table.offsets))
         pairs, place = np.unique(np.stack([queries, np.asarray(table.candidates)], 1), axis=0, return_inverse=True)
