@@ -1,6 +1,7 @@
-"""Answers of a listwise reranker, token by token: written freely and greedily, or held to a valid permutation.
+"""Answers of a listwise reranker: identifier logits in one pass, or token by token, written freely or held to a
+valid permutation.
 
-The whole wave of windows is one batch, padded on the left, so that all answers begin at the same place.
+What is written is padded on the left, the whole wave of windows as one batch, so that all answers begin at one place.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from rankpo.data.collate import join
 
 if TYPE_CHECKING:
     from rankpo.models.listwise import ListwiseModel
@@ -27,6 +30,44 @@ def own_attention(model: ListwiseModel) -> Iterator[Any]:
         yield model.base
     finally:
         config._attn_implementation = asked
+
+
+def first_logits(model: ListwiseModel, prompts: Sequence[np.ndarray]) -> Tensor:
+    """[n, window] identifier logits, one pass over each prompt; what all begin with is read once where that is less.
+
+    The packed pass reads every token; the shared one reads the common prefix once and pads what follows it.
+    """
+    common = common_prefix(prompts)
+    rest = max(len(prompt) for prompt in prompts) - common
+    if common + len(prompts) * rest >= sum(len(prompt) for prompt in prompts):
+        return model(join(prompts)).logits
+    return _behind_prefix(model, prompts, common)
+
+
+def common_prefix(prompts: Sequence[np.ndarray]) -> int:
+    """Tokens with which all prompts begin; at least one of each is left."""
+    size = min(len(prompt) for prompt in prompts) - 1
+    equal = np.all(np.stack([prompt[:size] for prompt in prompts]) == prompts[0][:size], axis=0)
+    return size if equal.all() else int(np.argmin(equal))
+
+
+def _behind_prefix(model: ListwiseModel, prompts: Sequence[np.ndarray], common: int) -> Tensor:
+    rest = [prompt[common:] for prompt in prompts]
+    lengths = torch.tensor([len(ids) for ids in rest], device=model.device)
+    ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(part) for part in rest], batch_first=True)
+    ids = ids.to(model.device)
+    inside = torch.arange(ids.shape[1], device=model.device)[None] < lengths[:, None]
+    places = common + torch.arange(ids.shape[1], device=model.device)[None].expand_as(ids)
+    with own_attention(model) as base:
+        prefix = torch.from_numpy(prompts[0][:common])[None].to(model.device)
+        cache = base.base_model(input_ids=prefix, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(len(prompts))
+        mask = torch.cat([inside.new_ones(len(prompts), common), inside], dim=1)
+        output = base.base_model(
+            input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=cache, use_cache=True
+        )
+    last = output.last_hidden_state[torch.arange(len(prompts), device=model.device), lengths - 1]  # [n, D]
+    return model.identifier_logits(last)
 
 
 def left_padded(prompts: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from rankpo import distributed
-from rankpo.data.collate import join
 from rankpo.data.listwise_inputs import PASSAGE, QUERY
 from rankpo.data.planner import cut, deal
 from rankpo.models import listwise_decoding as decoding
@@ -219,7 +218,7 @@ class ListwiseReranker:
     def _answers(self, prompts: list[np.ndarray], counts: list[int]) -> list[_Answer]:
         model, layout = self.model, self.model.inputs.layout
         if self.decode == "first_token":
-            rows = model(join(prompts)).logits.float().cpu().tolist()
+            rows = decoding.first_logits(model, prompts).float().cpu().tolist()
             return [_by_logits(row[:count]) for row, count in zip(rows, counts, strict=True)]
         if self.decode == "constrained":
             orders = decoding.constrained(model, prompts, counts)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rankpo.data.collate import SpecialTokens
 from rankpo.data.dataloaders import Group
 from rankpo.data.listwise_inputs import PASSAGE, QUERY, ListwiseInputs
 from rankpo.data.listwise_layout import fit
@@ -15,6 +16,7 @@ from rankpo.data.text_store import open_table
 from rankpo.models.listwise_settings import ListwiseSettings
 from rankpo.models.loading import byte_tokenizer
 from rankpo.types import Example
+from tests import tokenizers
 from tests.toy_tokenizers import CHATML, MISTRAL, ZEPHYR, byte_bpe
 
 TEMPLATE = {
@@ -321,3 +323,22 @@ def test_errors_of_settings(keys, message):
     assert ListwiseSettings.from_json(SETTINGS.to_json()) == SETTINGS
     with pytest.raises(ValueError, match="unknown listwise settings tint"):
         ListwiseSettings.from_json({"tint": 1})
+
+
+@pytest.mark.parametrize("family", ["qwen", "llama", "sentencepiece", "bert"])
+def test_tokenizers_of_every_family(family):
+    """Defects 20 and 27: with and without first tokens, byte-level, SentencePiece and WordPiece; nothing is lost."""
+    tokenizer = getattr(tokenizers, family)()
+    if tokenizer.eos_token is None:
+        with pytest.raises(ValueError, match="the tokenizer has no eos token"):
+            inputs_of(tokenizer)
+        return
+    inputs = inputs_of(tokenizer, window=3)
+    prompt = read(inputs, "moles", "yes", "no", "about 70")
+    special = set(tokenizer.all_special_ids)
+    text = " ".join(tokenizer.decode([token for token in prompt if token not in special]).split())
+    assert [text.count(word) for word in ("moles", "yes", "about 70")] == [2, 1, 1]
+    own = inputs.layout.identifiers
+    assert len({*own.first}) == 3 and tokenizer.unk_token_id not in own.first
+    begin = SpecialTokens.learn(tokenizer).head
+    assert tokenizer.chat_template or tuple(prompt[: len(begin)]) == begin
