@@ -32,16 +32,18 @@ def compose_and_run(config: DictConfig) -> None:
         in_sweep(config, overrides, sys.argv[1:], run)
         return
     try:
-        experiment = check(config, overrides=overrides)
-    except ConfigError as error:
-        stop(error)
-    run(experiment)
+        run(check(config, overrides=overrides))
+    except (ValueError, RuntimeError, OSError) as error:
+        message = run_error(error, os.environ)
+        if message is None:
+            raise
+        stop(message, 2 if isinstance(error, ConfigError) else 1)
 
 
-def stop(error: Exception) -> NoReturn:
+def stop(message: str, code: int) -> NoReturn:
     """Ends with the message alone: Hydra would put a line of its own before an exception."""
-    sys.stderr.write(f"{error}\n")
-    sys.exit(2)
+    sys.stderr.write(f"{message}\n")
+    sys.exit(code)
 
 
 def main() -> int:
@@ -62,12 +64,6 @@ def main() -> int:
     except (HydraException, OmegaConfBaseException) as error:
         sys.stderr.write(f"{explain(error, sys.argv[1:])}\n")
         return 2
-    except (ValueError, RuntimeError, OSError) as error:
-        message = run_error(error, os.environ)
-        if message is None:
-            raise
-        sys.stderr.write(f"{message}\n")
-        return 2 if isinstance(error, ConfigError) else 1
     return 0
 
 

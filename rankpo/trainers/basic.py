@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rankpo import distributed
 from rankpo.checkpoint import CheckpointStore
+from rankpo.config_errors import ConfigError
 from rankpo.data.dataloaders import DataLoader, Group
 from rankpo.data.planner import plan
 from rankpo.data.random_keys import random_keys
@@ -87,7 +88,10 @@ class BasicTrainer:
         self.observed = RunningMetrics()  # of the current update alone, for losses with a state
         self.finite_loss = True  # of this rank's part of the current update
         self.saved_step: int | None = None
-        self.check()
+        try:
+            self.check()
+        except ValueError as error:  # of a combination of keys that only loss, data and trainer together show
+            raise ConfigError([str(error)]) from error
 
     # what subclasses may override
 
