@@ -71,7 +71,8 @@ class CausalLanguageModel(RankingModel):
     @property
     def _can_share(self) -> bool:
         """Whether attention is ours: flash attention's kernel and padded rows know no branches."""
-        return self.packed and self.base.base_model.config._attn_implementation == PACKED_SDPA
+        body: Any = self.base.base_model
+        return self.packed and body.config._attn_implementation == PACKED_SDPA
 
     @property
     def head(self) -> Head:
@@ -144,7 +145,7 @@ class CausalLanguageModel(RankingModel):
         training = self.training
         self.eval()
         try:
-            return ReferenceStates(self.scored_hidden(sequences), self.head.constant())
+            return ReferenceStates(self.scored_hidden(sequences), self.head)
         finally:
             self.train(training)
 

@@ -33,10 +33,6 @@ class Head:
     bias: Tensor | None = None
     softcap: float | None = None
 
-    def constant(self) -> Head:
-        """The same head without gradient."""
-        return Head(self.weight.detach(), None if self.bias is None else self.bias.detach(), self.softcap)
-
 
 @dataclass(frozen=True)
 class ReferenceStates:
@@ -87,16 +83,15 @@ def token_values(hidden: Tensor, labels: Tensor, head: Head, request: TokenReque
     """All that the request asks for, in one walk over the positions. hidden: [P, D]; labels: [P]."""
     reference = request.reference
     constants = (labels,) if reference is None else (labels, reference.hidden.detach())
-    other = None if reference is None else reference.head.constant()
 
     def reduction(logits: Tensor, label: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        if not (request.divergences or request.entropy or states):
+        if not (request.entropy or states):
             return (_LabelLogps.apply(logits, label),)
         policy = logits.log_softmax(-1)  # [n, V]
         values = [_gather(policy, label)]
-        if states and other is not None:
+        if reference is not None:
             with torch.no_grad():
-                fixed = _logits(states[0], other, request.temperature).log_softmax(-1)
+                fixed = _logits(states[0], reference.head, request.temperature).log_softmax(-1)
             values.append(_gather(fixed, label))
             values += [divergence(fixed, policy) for divergence in request.divergences.values()]
         if request.entropy:
