@@ -100,3 +100,10 @@ def test_near_duplicates_of_positives_and_of_better_candidates():
     sets = [sketch(text) for text in texts]
     assert near_duplicates(sets, [sketch(positive)], 0.8).tolist() == [False, True, False, True, False]
     assert near_duplicates(sets, [sketch(positive)], 1.0).tolist() == [False] * 5
+
+
+def test_what_was_removed_removes_nothing():
+    """Windows moved by 70 of 700 characters: neighbours share 626 of 766 runs (.82), the first and the third 556 of 836."""
+    letters = "".join(chr(97 + number) for number in np.random.default_rng(2).integers(0, 26, 900))
+    windows = [sketch(letters[start : start + 700]) for start in (0, 70, 140)]
+    assert near_duplicates(windows, [], 0.75).tolist() == [False, True, False]

@@ -87,7 +87,7 @@ def test_the_cache_is_shared_by_equal_encodings_only(tmp_path, model, monkeypatc
     other = [
         cached_embeddings(tmp_path, model, LIST, "query", silent),
         cached_embeddings(tmp_path, model, TextList(LIST.ids, [*TEXTS[:-1], "other"]), "passage", silent),
-        cached_embeddings(tmp_path, model, TextList(["x", *LIST.ids[1:]], TEXTS), "passage", silent),
+        cached_embeddings(tmp_path, model, TextList(["e0", *LIST.ids[1:]], TEXTS), "passage", silent),
     ]
     with torch.no_grad():
         next(model.parameters()).mul_(1.01)
