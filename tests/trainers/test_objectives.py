@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch.testing import assert_close
 
-from tests.runs import curve, train
+from tests.runs import curve, train, trainer_of
 from tests.trainers.test_causal import TINY
 
 WHOLE = (
@@ -42,6 +42,22 @@ def test_twenty_updates_lower_the_objective(tmp_path, recipe, model):
     assert len(losses) == 20
     assert losses[-1] < losses[0] - 0.02
     assert_close(losses[:4], GOLDEN[recipe][MODELS.index(model)], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["bco", "kto", "ppo"])
+def test_a_resumed_run_goes_on_as_if_uninterrupted(tmp_path, recipe):
+    """Reference points, critics and references survive: the third update gives the same weights, bit by bit."""
+    options = (*TINY, f"loss={recipe}", *RECIPES[recipe], "optimizer=adamw", "exp_name=run", f"cache_dir={tmp_path}")
+    first, second = trainer_of(*options), trainer_of(*options)
+    first.policy.train(), second.policy.train()
+    for step in range(2):
+        first.train_step(first.prepare(step))
+    first.save()
+    second.resume()
+    for trainer in (first, second):
+        trainer.train_step(trainer.prepare(2))
+    assert second.state == first.state
+    assert_close(second.policy.state_dict(), first.policy.state_dict(), rtol=0, atol=0)
 
 
 # the first four losses of each model

@@ -32,6 +32,7 @@ FIRST = {
     "erm": (math.log(2), ("loss=ra-dpo", "loss.divergence=erm", "loss.if_ra_dpo2=true")),
     "published": (math.log(2), ("loss=ra-dpo", "loss.divergence=published_code")),
     "adapters": (math.log(2), ("loss=ra-dpo", "model.use_peft=true")),
+    "bf16": (math.log(2), ("loss=ra-dpo", "trainer.precision=bf16")),
     "bco": (2 * math.log(2), ("loss=bco",)),
     "bradley-terry": (math.log(2), ("loss=bradley-terry",)),
 }
