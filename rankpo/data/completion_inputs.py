@@ -15,7 +15,7 @@ from rankpo.data.conversations import ChatFormat, shortened
 from rankpo.data.dataloaders import Group
 from rankpo.data.text_store import ExampleTable, Pieces
 from rankpo.models.causal_settings import CausalSettings
-from rankpo.types import Batch, Example, Labels, Sequences, Turn
+from rankpo.types import Batch, Example, Labels, Prompt, Sequences, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -136,21 +136,29 @@ class CompletionInputs:
 
     def sequences(self, table: ExampleTable, pieces: Sequence[Piece]) -> Sequences:
         """Prompt and completion of each piece as one sequence; labels on the completion alone."""
-        ids, labels, lengths = [], [], self.lengths(table, pieces)
         numbers: dict[int, int] = {}
         prefixes = [(numbers.setdefault(p.prompt, len(numbers)), table.lengths[p.prompt]) for p in pieces]
+        parts = []
         for piece, scored in zip(pieces, self.completion_lengths(table, pieces).tolist(), strict=True):
             control = [piece.control] if piece.control >= 0 else []
             given = np.concatenate([table.tokens(piece.prompt), np.array(control, dtype=np.int64)])
-            completion = table.tokens(piece.completion)[:scored]
-            ids += [given, completion]
-            labels += [np.full(len(given), -100), completion]
-        return Sequences(
-            input_ids=_concatenated(ids),
-            lengths=torch.from_numpy(lengths.astype(np.int64)),
-            labels=_concatenated(labels),
-            prefixes=torch.tensor(prefixes, dtype=torch.int64).reshape(-1, 2),
-        )
+            parts.append((given, table.tokens(piece.completion)[:scored]))
+        return _labelled(parts, prefixes)
+
+    def sequences_of(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Sequences:
+        """The same of texts that stand in no table: one sequence for each prompt with its completion.
+
+        With control tokens, behind the desirable one: that is what the model is asked for once trained.
+        """
+        numbers: dict[Prompt, int] = {}
+        prefixes, parts = [], []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            text, (answer,) = self.render(Example(prompt, (completion,), (1.0,), ""))
+            given, scored = (np.array(ids, dtype=np.int64) for ids in self.tokenize([text, answer]))
+            prefixes.append((numbers.setdefault(prompt, len(numbers)), len(given)))
+            given = given if self.control is None else np.append(given, self.control[0])
+            parts.append((given, scored[: self.settings.max_length - len(given)]))
+        return _labelled(parts, prefixes)
 
     def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
         """Tokens that each group brings, [len(groups)] int64; a prompt once, where the model shares it."""
@@ -214,6 +222,18 @@ class CompletionInputs:
 
 def _turns(text: str) -> tuple[Turn, ...]:
     return tuple((name, content) for name, content in json.loads(text))
+
+
+def _labelled(parts: Sequence[tuple[np.ndarray, np.ndarray]], prefixes: Sequence[tuple[int, int]]) -> Sequences:
+    """Sequences of (given tokens, scored tokens), labelled on the scored ones."""
+    ids = [tokens for pair in parts for tokens in pair]
+    labels = [tokens for given, scored in parts for tokens in (np.full(len(given), -100), scored)]
+    return Sequences(
+        input_ids=_concatenated(ids),
+        lengths=torch.tensor([len(given) + len(scored) for given, scored in parts], dtype=torch.int64),
+        labels=_concatenated(labels),
+        prefixes=torch.tensor(prefixes, dtype=torch.int64).reshape(-1, 2),
+    )
 
 
 def _concatenated(parts: Sequence[np.ndarray]) -> torch.Tensor:

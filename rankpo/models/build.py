@@ -196,6 +196,7 @@ def load_saved(path: str, device: str | None = None) -> Any:
 
     from rankpo.models.build_listwise import ListwiseModelConfig
     from rankpo.models.build_reranker import RerankerModelConfig
+    from rankpo.models.causal_config import CausalModelConfig
     from rankpo.models.loading import LoadingError
 
     if not Path(path).is_dir():
@@ -204,6 +205,7 @@ def load_saved(path: str, device: str | None = None) -> Any:
         "embedding": EmbeddingModelConfig,
         "reranker": RerankerModelConfig,
         "listwise": ListwiseModelConfig,
+        "causal_lm": CausalModelConfig,
     }
     kind = saved_kind(Path(path))
     if kind not in families:

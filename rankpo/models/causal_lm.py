@@ -32,7 +32,7 @@ from rankpo.models.causal_settings import CausalSettings
 from rankpo.models.packing import PACKED_SDPA
 from rankpo.models.prompt_trees import places, plant, token_ids, tree_arguments
 from rankpo.models.token_logps import Head, ReferenceStates, TokenRequest, TokenValues, token_values
-from rankpo.types import Batch, Labels, Sequences
+from rankpo.types import Batch, Labels, Prompt, Sequences
 
 if TYPE_CHECKING:
     from rankpo.data.dataloaders import Group
@@ -179,6 +179,16 @@ class CausalLanguageModel(RankingModel):
             output = distributed.place_rows(output.to(self.device), torch.from_numpy(own), len(pieces)).cpu()
         number = {piece: index for index, piece in enumerate(pieces)}
         return output.numpy()[[number[piece] for piece in slots]]
+
+    @torch.inference_mode()
+    def logps(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> np.ndarray:
+        """[n] float32 log-probabilities in nats of completions, each behind its prompt: text, or (role, content) turns."""
+        training = self.training
+        self.eval()
+        try:
+            return self(self.inputs.sequences_of(prompts, completions)).float().cpu().numpy()
+        finally:
+            self.train(training)
 
     def export(self, folder: Path, description: Mapping[str, Any]) -> float:
         """Writes the folder whole and loads it again; returns the largest difference of a log-probability."""

@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import rankpo
 from rankpo.config_errors import ConfigError
 from rankpo.demo import compose
 from tests.runs import curve, final_weights, launch, train, trainer_of
@@ -260,3 +261,19 @@ def test_evaluation_of_pairs_and_of_completions(tmp_path):
     assert_close(metrics["toy_chat/perplexity"], math.exp(-expected), rtol=1e-6, atol=0)
     simpo = trainer_of(*TINY, "loss=simpo", *options, f"cache_dir={tmp_path}").evaluate()
     assert set(simpo) == {"toy_chat/accuracy", "toy_chat/margin"}
+
+
+def test_a_saved_model_scores_texts(tmp_path):
+    """rankpo.load on FINAL: as the run itself scored the same pairs, in one call."""
+    done = run(tmp_path, "sft", "loss=sft", "optimizer.lr=0.5")
+    loaded = rankpo.load(done / "FINAL", device="cpu")
+    trainer = trainer_of(*TINY, "loss=sft", f"model.load_from={done}/FINAL", f"cache_dir={tmp_path}")
+    (dataset,) = compose([*TINY, "loss=sft"]).datasets
+    pairs = [(example.query, text) for example in dataset.examples() for text in example.candidates]
+    scores = loaded.logps([prompt for prompt, _ in pairs], [text for _, text in pairs])
+    assert_close(scores, trainer.policy.slot_scores(trainer.loader.table), atol=1e-4, rtol=0)
+    plain = loaded.logps(["The sky is"], [" blue."])
+    ids = torch.tensor(loaded.tokenizer("[CLS]The sky is blue.[SEP]", add_special_tokens=False)["input_ids"])
+    logits = AutoModelForCausalLM.from_pretrained(done / "FINAL")(input_ids=ids[None]).logits[0, :-1]
+    expected = logits.log_softmax(-1).gather(-1, ids[1:, None])[10:].sum().detach()  # [CLS] and ten letters are given
+    assert_close(float(plain[0]), float(expected), atol=1e-4, rtol=0)
