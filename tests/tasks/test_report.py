@@ -1,0 +1,146 @@
+"""The report: what it reads, what it says, and that it stands alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from rankpo.config_errors import ConfigError
+from rankpo.report import charts
+from rankpo.report.runs import open_runs, short_names
+from tests.runs import train
+
+
+def write_evaluation(folder: Path, model: str, dataset: str, values: dict[str, dict[str, float]]) -> None:
+    target = folder / "evaluation" / model / dataset
+    target.mkdir(parents=True)
+    lines = [json.dumps({"query": query, **record}) for query, record in values.items()]
+    (target / "per_query.jsonl").write_text("\n".join(lines) + "\n")
+    (target / "metrics.json").write_text(json.dumps({"metrics": {}}))
+
+
+@pytest.fixture
+def runs(tmp_path) -> list[Path]:
+    """Two runs: the second wins nothing in retrieval on 3 of 4 queries and gains in agreement."""
+    folders = []
+    for name, ndcg, chosen in (("first", 0.8, 0.0), ("second", 0.6, 1.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        steps = [
+            {"step": 0, "time": 1.0, "eval/dev/ndcg@20": 0.5},
+            {"step": 2, "time": 2.0, "train/loss": 0.75, "train/grad_norm": 1.0},
+            {"step": 4, "time": 3.0, "train/loss": 0.25, "train/grad_norm": 2.0, "eval/dev/ndcg@20": ndcg},
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+        (folder / "config.json").write_text(json.dumps({"loss": {"beta": len(name)}, "seed": 1}))
+        write_evaluation(folder, "FINAL", "dev", {f"q{n}": {"ndcg@20": ndcg if n else 0.9} for n in range(4)})
+        pairs = {f"q{n}/{m}": {"accuracy": chosen, "group": n} for n in range(4) for m in range(2)}
+        write_evaluation(folder, "FINAL", "pairs", pairs)
+        folders.append(folder)
+    return folders
+
+
+def page_of(runs: list[Path], tmp_path: Path, *more: str) -> str:
+    listed = ",".join(str(run) for run in runs)
+    train("task=report", f"task.runs=[{listed}]", "model=tiny_bert", f"cache_dir={tmp_path}", "exp_name=report", *more)
+    return (tmp_path / "report" / "report.html").read_text()
+
+
+class Checker(HTMLParser):
+    """Open elements must be closed in order; nothing may be fetched."""
+
+    empty = ("meta", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset") and value]
+        if tag not in self.empty:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.fetched += [value for name, value in attrs if name in ("src", "href") and value]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_fetches_nothing(runs, tmp_path):
+    page = page_of(runs, tmp_path)
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert checker.fetched == []
+    assert not re.search(r"https?://|@import|url\(", page)
+
+
+def test_comparison_says_difference_test_and_frontier(runs, tmp_path):
+    page = " ".join(page_of(runs, tmp_path).split())
+    assert "-0.1500" in page  # three of four queries lost .2
+    assert "0/1/3" in page
+    assert "p 0.2500" in page  # agreement and nDCG: 2/2^3 and 2/2^4, Holm: max(.25, 2 · .125) for both
+    assert "80.0 %" not in page and "81.8 %" in page  # (.9 + 3 · .6) / (.9 + 3 · .8) of stage one is kept
+    assert "loss.beta" in page and "seed" not in page.split("Config differences")[1]
+
+
+def test_one_run_shows_before_and_after(runs, tmp_path):
+    page = " ".join(page_of(runs[:1], tmp_path).split())
+    assert "+0.3000" in page
+    assert page.count("<svg") == 3  # loss, gradient norm, the evaluation's metric
+
+
+def test_a_baseline_that_is_not_there_is_named(runs, tmp_path):
+    with pytest.raises(ConfigError, match=r"third is not among the evaluated models: first, second"):
+        page_of(runs, tmp_path, "task.baseline=third")
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="holds no metrics"):
+        open_runs([str(tmp_path)])
+
+
+def test_texts_cannot_break_the_page(runs, tmp_path):
+    config = runs[0] / "config.json"
+    config.write_text(json.dumps({"exp_name": "<script>alert(1)</script>"}))
+    assert "<script" not in page_of(runs, tmp_path)
+
+
+def test_names_are_as_short_as_they_can_be():
+    assert short_names([Path("/a/x/1"), Path("/a/y/1")]) == ["x/1", "y/1"]
+    assert short_names([Path("/a/x"), Path("/a/y")]) == ["x", "y"]
+
+
+def test_ticks_are_round_and_inside():
+    assert charts.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert charts.ticks(-0.013, 0.021) == [-0.01, 0, 0.01, 0.02]
+    low, high = charts.bounds([3.0, 3.0])
+    assert low < 3 < high
+
+
+def test_points_that_are_not_finite_are_left_out():
+    assert charts.lines({"a": [(0, float("nan"))]}, "x", "y") == ""
+    assert "nan" not in charts.lines({"a": [(0, 1.0), (1, float("inf")), (2, 2.0)]}, "x", "y")
+
+
+def test_page_in_a_browser(runs, tmp_path):
+    """Chromium, where it is installed, draws the page: the picture is not one colour."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on PATH; on Debian and Ubuntu: apt install chromium")
+    page_of(runs, tmp_path)
+    picture = tmp_path / "page.png"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1100,1400"]
+    subprocess.run(
+        [*command, f"--screenshot={picture}", f"file://{tmp_path}/report/report.html"],
+        capture_output=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert picture.stat().st_size > 20_000  # an empty page of this size has about 6 kB
