@@ -15,7 +15,7 @@ from benchmarks.sides import Measured, Side, measure, require_same
 from benchmarks.workloads import Row, minilm, web_search, write_contrastive
 
 PLAIN_TOKENS = 1_000_000  # more than an update has: its graph is kept
-CACHED_TOKENS = 4096
+CACHED_TOKENS = 1024  # as fast as 4,096 on a CPU, with less memory
 OURS, OURS_CACHED = "ours, graph kept", "ours, gradient cache"
 PEER, PEER_CACHED = "sentence-transformers", "sentence-transformers, cached by {}"
 MINI_BATCHES = (32, 1)  # its default, and what needs least memory and padding
@@ -30,7 +30,7 @@ def benchmark(options: Options) -> Report:
         f"{batch_size} queries x (1 + 5) candidates per update from {work.origin}, at most {length} tokens, "
         f"{tokens_per_update(found):,.0f} tokens per update, MiniLM in float32, InfoNCE over all candidates.",
         [row(side) for side in found.values()],
-        [*goals(found, plain=1.7, cached=1.8), *memory_goals(found)],
+        goals(found, plain=1.7, cached=1.8),
     )
 
 
@@ -77,21 +77,17 @@ def cached_budget(options: Options) -> int:
 
 
 def goals(found: Mapping[str, Measured], plain: float, cached: float) -> list[Goal]:
-    peers_cached = [found[PEER_CACHED.format(size)] for size in MINI_BATCHES]
-    fastest = min(peers_cached, key=lambda side: side.median)
-    return [
+    """Speed against the plain and the cached form as they come, and against the leanest cached form; memory."""
+    default, leanest = (found[PEER_CACHED.format(size)] for size in MINI_BATCHES)
+    mine = found[OURS_CACHED]
+    made = [
         Goal("plain loss", ratio(found[PEER], found[OURS]), plain, unit=" x"),
-        Goal(f"cached loss, against {fastest.name}", ratio(fastest, found[OURS_CACHED]), cached, unit=" x"),
+        Goal(f"cached loss, against {default.name} (its default)", ratio(default, mine), cached, unit=" x"),
+        Goal(f"cached loss, against {leanest.name} (its leanest)", ratio(leanest, mine), 1.0, unit=" x"),
     ]
-
-
-def memory_goals(found: Mapping[str, Measured]) -> list[Goal]:
-    """Ours cached against the leanest cached peer."""
-    mine = found[OURS_CACHED].peak
-    theirs = [peak for size in MINI_BATCHES if (peak := found[PEER_CACHED.format(size)].peak) is not None]
-    if mine is None or not theirs:
-        return []
-    return [Goal("peak memory of ours cached", mine, min(theirs), upper=True, unit=" GB")]
+    if mine.peak is not None and leanest.peak is not None:
+        made.append(Goal("peak memory of ours cached, its leanest as the goal", mine.peak, leanest.peak, True, " GB"))
+    return made
 
 
 def tokens_per_update(found: Mapping[str, Measured]) -> float:
