@@ -77,7 +77,7 @@ def assemble(
     from rankpo.checkpoint import CheckpointStore
     from rankpo.data.text_store import open_table
     from rankpo.models.value_head import with_head
-    from rankpo.trainers.basic import Parts
+    from rankpo.trainers.parts import Parts
 
     seed_everything(experiment.seed)
     inputs = experiment.model.open_inputs(logger.say, experiment.explicit)

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rankpo import distributed
-from rankpo.checkpoint import CheckpointStore
 from rankpo.config_errors import ConfigError
-from rankpo.data.dataloaders import DataLoader, Group
+from rankpo.data.dataloaders import Group
 from rankpo.data.planner import plan
 from rankpo.data.random_keys import random_keys
-from rankpo.evaluation import Evaluator
-from rankpo.losses.base import Loss
 from rankpo.losses.matryoshka import matryoshka
-from rankpo.metrics import MetricsLogger, RunningMetrics
-from rankpo.models.embedding import EmbeddingModel
-from rankpo.trainers.reference import Reference
-from rankpo.trainers.schedules import Schedule
+from rankpo.metrics import RunningMetrics
+from rankpo.trainers.parts import Parts
 from rankpo.trainers.settings import TrainerSettings
 from rankpo.trainers.state import TrainerState, load_best, load_state, save_state
 from rankpo.trainers.update import Ahead, MicroBatch, Update, denominators, total
@@ -35,29 +28,6 @@ from rankpo.types import Batch, LossOutput
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient that is NaN or infinite; nothing was updated or overwritten."""
-
-
-@dataclass(kw_only=True)
-class Parts:
-    """What a trainer works with, built once by build.py.
-
-    save_final: writes FINAL from the model; called on every rank (sharded weights are gathered), returns on all.
-    stored: [slots] reference scores, or None. replay: a second loader whose groups accompany every update, or None.
-    """
-
-    accelerator: Accelerator
-    model: EmbeddingModel
-    loss: Loss
-    loader: DataLoader
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    evaluators: Sequence[Evaluator]
-    checkpoints: CheckpointStore
-    logger: MetricsLogger
-    save_final: Callable[[EmbeddingModel, Mapping[str, Any]], None]
-    reference: Reference | None = None
-    stored: np.ndarray | None = None
-    replay: DataLoader | None = None
 
 
 class BasicTrainer:

@@ -1,0 +1,43 @@
+"""What a trainer is handed: everything that exists before the first update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from rankpo.checkpoint import CheckpointStore
+from rankpo.data.dataloaders import DataLoader
+from rankpo.evaluation import Evaluator
+from rankpo.losses.base import Loss
+from rankpo.metrics import MetricsLogger
+from rankpo.models.embedding import EmbeddingModel
+from rankpo.trainers.reference import Reference
+from rankpo.trainers.schedules import Schedule
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """What a trainer works with, put together by tasks/train.py.
+
+    save_final: writes FINAL from the model; called on every rank (sharded weights are gathered), returns on all.
+    stored: [slots] reference scores, or None. replay: a second loader whose groups accompany every update, or None.
+    """
+
+    accelerator: Accelerator
+    model: EmbeddingModel
+    loss: Loss
+    loader: DataLoader
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    evaluators: Sequence[Evaluator]
+    checkpoints: CheckpointStore
+    logger: MetricsLogger
+    save_final: Callable[[EmbeddingModel, Mapping[str, Any]], None]
+    reference: Reference | None = None
+    stored: np.ndarray | None = None
+    replay: DataLoader | None = None
