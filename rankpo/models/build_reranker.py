@@ -189,14 +189,20 @@ class OneLabelFamily:
 
     def from_pretrained(self, path: str, **arguments: Any) -> PreTrainedModel:
         from transformers import AutoConfig, AutoModelForSequenceClassification
+        from transformers.utils import logging
 
         shared = {name: arguments[name] for name in ("revision", "trust_remote_code", "token")}
         config = AutoConfig.from_pretrained(path, **shared)
         if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
             config.num_labels = 1
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, output_loading_info=True, **arguments
-        )
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # its table of new weights: `missing` says the same in a line
+        try:
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                path, config=config, output_loading_info=True, **arguments
+            )
+        finally:
+            logging.set_verbosity(verbosity)
         self.missing = list(found["missing_keys"])
         return model
 

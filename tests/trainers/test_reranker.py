@@ -13,7 +13,7 @@ from rankpo.demo import compose
 from rankpo.listwise_evaluation import ListwiseEvaluator
 from tests.runs import curve, final_weights, launch, train, trainer_of
 
-WORDS = "ant bee cat dog elk fox gnu hen".split()
+WORDS = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]
 SMALL = (
     "model.random.num_hidden_layers=1",
     "model.max_length=64",
