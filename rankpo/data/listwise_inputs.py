@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 1  # raise it with any change of the tokens that a text gives
+SHOWN_TOKENS = 40  # of each end of the prompt that the log shows
 QUERY, PASSAGE = "q:", "p:"  # in front of a text in the store: the two are read differently
 
 
@@ -168,6 +169,18 @@ class ListwiseInputs:
             part for prompt, ids in zip(prompts, answers, strict=True) for part in (np.full(len(prompt), -100), ids)
         ]
         return Sequences(whole.input_ids, whole.lengths, torch.from_numpy(np.concatenate(labels)))
+
+    def shown(self, table: ExampleTable, group: Group) -> str:
+        """The prompt of a group for the log: its ends with the borders of tokens, and where its score is read."""
+        ids = self.prompt(
+            table.tokens(group.query), [table.tokens(int(row)) for row in group.candidates], group.id
+        ).tolist()
+        tokens = [str(self.tokenizer.decode([token])) for token in ids]
+        middle = ["…"] if len(tokens) > 2 * SHOWN_TOKENS else []
+        ends = [*tokens[:SHOWN_TOKENS], *middle, *tokens[-SHOWN_TOKENS:]] if middle else tokens
+        own = self.layout.identifiers
+        read = ", ".join(f"{label} {token}" for label, token in zip(own.labels[:3], own.first, strict=False))
+        return f"first prompt, {len(ids)} tokens, scored at the last by {read}, …: {'│'.join(ends)!r}"
 
     def report(self, table: ExampleTable) -> str | None:
         """What was cut off or rewritten in this table's lists, or None where nothing was."""

@@ -44,3 +44,4 @@ class ListwiseTrainer(BasicTrainer):
                 "scores of a listwise reranker depend on the order of the prompt, which each epoch draws anew: they "
                 "cannot be stored; set trainer.reference=live"
             )
+        self.logger.say(policy.inputs.shown(self.loader.table, self.loader.groups(0)[0]))

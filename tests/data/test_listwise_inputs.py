@@ -325,6 +325,16 @@ def test_errors_of_settings(keys, message):
         ListwiseSettings.from_json({"tint": 1})
 
 
+def test_the_log_shows_where_the_score_is_read(tmp_path):
+    inputs = inputs_of(
+        template=read_template("plain").to_json(), chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
+    table = table_of(tmp_path, inputs, Example("q", ("a", "b"), (1.0, 0.0), "x"))
+    ids = inputs.layout.identifiers.first
+    expected = f"first prompt, 8 tokens, scored at the last by A {ids[0]}, B {ids[1]}, C {ids[2]}, …: "
+    assert inputs.shown(table, group_of(table)) == expected + repr("q│\n│A│a│\n│B│b│\n")
+
+
 @pytest.mark.parametrize("family", ["qwen", "llama", "sentencepiece", "bert"])
 def test_tokenizers_of_every_family(family):
     """Defects 20 and 27: with and without first tokens, byte-level, SentencePiece and WordPiece; nothing is lost."""

@@ -221,3 +221,34 @@ def test_too_many_failed_windows_end_the_task_once_all_is_written(tmp_path):
     # the first stage's score never poses as the reranker's (defect 39)
     assert (first["docid"], first["score"], first["first_score"], first["first_rank"]) == ("d1", 2.0, 1.0, 2)
     assert first["logit"] is None and lines[0]["ranking"][1]["logit"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model.use_peft=true", "model.peft.lora_r=4"),
+        ("trainer.gradient_checkpointing=true", "model.neftune_alpha=5"),
+        ("model.layout=padded", "model.neftune_alpha=5"),
+        ("trainer.precision=bf16",),
+    ],
+)
+def test_adapters_checkpointing_and_layouts_train_and_export(tmp_path, overrides):
+    """FINAL is written and loads with our logits; with bf16 the master weights are float32 and still move."""
+    common = ("loss=listwise_combined", "exp_name=t", f"cache_dir={tmp_path}", "trainer.epochs=1")
+    train(*LISTS, *common, *overrides)
+    losses = curve(tmp_path / "t")
+    assert len(losses) == 3 and np.isfinite(losses).all()
+    assert {value.dtype for value in final_weights(tmp_path / "t").values()} == {torch.float32}
+
+
+def test_checkpointing_and_layout_do_not_change_the_curve(tmp_path):
+    """The noise of NEFTune is that of the sequence, however its forward pass is run."""
+    curves = []
+    for number, override in enumerate(
+        ("model.layout=packed", "model.layout=padded", "trainer.gradient_checkpointing=true")
+    ):
+        common = ("loss=listwise_combined", f"exp_name=t{number}", f"cache_dir={tmp_path}", "trainer.epochs=1")
+        train(*LISTS, *common, "model.neftune_alpha=5", override)
+        curves.append(curve(tmp_path / f"t{number}"))
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-5)
+    np.testing.assert_allclose(curves[2], curves[0], rtol=1e-5)
