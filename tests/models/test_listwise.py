@@ -9,18 +9,24 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import AutoModelForCausalLM
 
 import rankpo
 from rankpo.data.collate import join
-from rankpo.data.listwise_inputs import PASSAGE, QUERY
+from rankpo.data.listwise_inputs import PASSAGE, QUERY, ListwiseInputs
+from rankpo.data.listwise_prompts import read_template
 from rankpo.data.requests import Request
 from rankpo.data.toy_lists import ToyLists
 from rankpo.demo import compose
 from rankpo.models import listwise_decoding
+from rankpo.models.listwise import ListwiseModel
 from rankpo.models.listwise_reranker import ListwiseReranker, slot_scores
+from rankpo.models.listwise_settings import ListwiseSettings
+from rankpo.models.loading import random_backbone
 from rankpo.ranking_metrics import evaluate_run
 from rankpo.types import Sequences
 from tests.runs import trainer_of
+from tests.toy_tokenizers import byte_bpe
 
 # prompts of little more than their passages
 BARE = (
@@ -359,8 +365,23 @@ def test_an_error_in_the_second_window_reaches_the_caller():
     assert sorted(ranked.order) == list(range(20))
 
 
-def test_constrained_is_always_a_permutation_and_greedy(model):
+def merged_model():
+    """A model whose tokenizer merges '[A' at the first place and writes ' [' + 'A' at the others."""
+    tokenizer = byte_bpe("Ġ[", *(f"[{letter}" for letter in "ABCDEFGHIJ"))
+    template = {**read_template("letters").to_json(), "instruction": "Rank:\n", "system": None}
+    settings = ListwiseSettings(template=template, window=10, stride=5, max_length=512, min_passage_tokens=1)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    random = {"model_type": "llama", **sizes, "vocab_size": len(tokenizer), "initializer_range": 0.3}
+    torch.manual_seed(0)
+    backbone = random_backbone(random, family=AutoModelForCausalLM)
+    return ListwiseModel(backbone, ListwiseInputs(tokenizer, settings)).eval()
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_constrained_is_always_a_permutation_and_greedy(model, merged):
     """Against a loop that runs the plain model anew for each place."""
+    model = merged_model() if merged else model
+    assert (model.inputs.layout.identifiers.first != model.inputs.layout.identifiers.later) == merged
     prompts = prompts_of(model, *LISTS)
     found = listwise_decoding.constrained(model, prompts, [3, 2, 10])
     own = model.inputs.layout.identifiers
