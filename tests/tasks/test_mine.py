@@ -165,6 +165,16 @@ def brute_force(path, cache, relative_margin, low, high):
     return found
 
 
+def test_bm25_finds_only_texts_that_share_a_word(rows, cache):
+    mined, meta, statistics = mine(rows, cache, "words", "mining=bm25", "mining.num_negatives=40")
+    assert statistics["candidates"] < len(mined) * statistics["texts"]
+    for record, item in zip(mined, meta, strict=True):
+        words = set(record["query"].split())
+        found = {text for text in passages_of(rows) if words & set(text.split())}
+        assert set(record["negatives"]) == found - positives_of(rows)[record["query"]]
+        assert item["candidates"] == len(found)
+
+
 def test_dense_with_a_margin_and_a_range_equals_brute_force(rows, cache):
     keys = ("mining.relative_margin=0.001", "mining.margin_against=max", "mining.range_min=1", "mining.range_max=5")
     mined, _, _ = mine(rows, cache, "brute", *keys)
