@@ -27,7 +27,7 @@ SIZE_KEPT_APART = 2000  # of an earlier world, or as many as are drawn if that i
 LETTERS = {"profiles": "p", "posts": "j"}
 PARTS = ("contrastive", "preferences", "graded", "dev", "test", "preferences_dev", "preferences_test")
 NOW = 2026
-VERSION = 3  # raise it with any change of what is generated
+VERSION = 4  # raise it with any change of what is generated
 
 
 @dataclass(frozen=True)
@@ -219,9 +219,9 @@ def make_profile(rng: random.Random, identity: str) -> Profile:
     recency = rng.choice(RECENT if last_year >= NOW - 2 else STALE).format(year=last_year)
     core = f"{words[0].capitalize()}, {city}. {experience.capitalize()}, {recency}; {rng.choice(DEPTH[depth])}."
     size = rng.random()
-    if size < 0.3:
+    if size < 0.45:
         text = core
-    elif size < 0.8:
+    elif size < 0.9:
         text = f"{core} Also {words[1]} and {words[2]}. {' '.join(rng.sample(FILLERS, rng.randint(1, 4)))}"
     else:
         text = _long_profile(rng, core, field, words)

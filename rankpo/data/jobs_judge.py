@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rankpo.data.jobs import Post, Profile
 
 # weights of the utility, in logits: seniority fit, recency, depth, and a smaller share for the rules' grade
-FIT, RECENCY, DEPTH, RULES = 2.0, 1.5, 2.0, 1.5
+FIT, RECENCY, DEPTH, RULES = 1.0, 2.0, 3.0, 1.5
 
 
 def utility(post: Post, profile: Profile) -> float:
