@@ -410,3 +410,30 @@ def test_every_yaml_reads_and_scores(name):
     words = NEEDS_WORDS if head == "causal_lm" else ()
     model = model_of(name, random, "model.name_or_path=null", *words)
     assert len(set(model.compute_score(PAIRS))) == len(PAIRS)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_half_precision_scores_are_float32_and_close(name):
+    model = model_of(name)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        together = model(model.inputs.sequences(PAIRS))
+        alone = torch.cat([model(model.inputs.sequences([pair])) for pair in PAIRS])
+    assert together.dtype == torch.float32
+    assert_close(together, alone, atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "name_or_path or load_from, or else random, must say"),
+        ({"name_or_path": "x", "random": {"model_type": "bert"}}, "name_or_path and random both say"),
+        ({"name_or_path": "x", "trust_remote_code": "false"}, "trust_remote_code must be true or false, got 'false'"),
+        ({"name_or_path": "x", "export_one_label": True}, "it needs head=causal_lm, got encoder"),
+        ({"name_or_path": "x", "chunk_tokens": 0}, "chunk_tokens must be >= 1 or null, got 0"),
+        ({"name_or_path": "x", "layout": "flat"}, "layout must be one of auto, packed, padded, got 'flat'"),
+        ({"name_or_path": "x", "peft": {"lora_r": 0}}, r"peft.lora_r must be >= 1, got 0"),
+    ],
+)
+def test_keys_that_cannot_be_are_refused(keys, message):
+    with pytest.raises(ValueError, match=message):
+        RerankerModelConfig(**keys)
