@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ from rankpo.types import Batch, Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MAX_OVERLAP = 80  # tokens that two slices of a document share at most
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class RerankerInputs:
         self.settings = settings
         self.layout: PairLayout = make_layout(tokenizer, settings)
         self.room = settings.max_length - self.layout.num_fixed  # U
-        heads = [len(ids) for ids in self.tokenize([self.layout.query_prefix, self.layout.document_prefix])]
+        heads = self.heads = [
+            len(ids) for ids in self.tokenize([self.layout.query_prefix, self.layout.document_prefix])
+        ]
         self.smallest_document = settings.min_document_tokens + heads[1]  # m
         needed = self.layout.num_fixed + heads[0] + self.smallest_document + SMALLEST_QUERY
         if settings.max_length < needed:
@@ -106,20 +110,43 @@ class RerankerInputs:
         pairs = zip(queries, documents, strict=True)
         return _joined([self.assemble(table.tokens(query), table.tokens(document)) for query, document in pairs])
 
+    def slices(self, query: np.ndarray, document: np.ndarray) -> list[np.ndarray]:
+        """The document's piece, or where it would be cut, slices of it that cover it: each behind the document's head.
+
+        Neighbours overlap by a quarter of a slice, by at most MAX_OVERLAP tokens.
+        """
+        longest = self.settings.query_max_length or len(query)
+        budget = max(self.room - min(len(query), longest), self.smallest_document)
+        if len(document) <= budget:
+            return [document]
+        head, text = document[: self.heads[1]], document[self.heads[1] :]
+        size = budget - len(head)
+        step = size - min(MAX_OVERLAP, size // 4)
+        starts = range(0, len(text) - size + step, step)
+        return [np.concatenate([head, text[start : start + size]]) for start in starts]
+
+    def sliced(self, pairs: Sequence[tuple[str, str]]) -> tuple[Sequences, torch.Tensor]:
+        """Token sequences of pairs of texts, long documents in slices; and the number of the pair of each sequence."""
+        pieces = [
+            (query, part, number)
+            for number, (query, document) in enumerate(self._pieces(pairs))
+            for part in self.slices(query, document)
+        ]
+        owners = torch.tensor([number for _, _, number in pieces], dtype=torch.int64)
+        return _joined([self.assemble(query, part) for query, part, _ in pieces]), owners
+
     def sequences(self, pairs: Sequence[tuple[str, str]]) -> Sequences:
-        """Token sequences of pairs of texts, in their order; every distinct text is tokenised once."""
+        """Token sequences of pairs of texts, in their order, cut at the maximum length."""
+        return _joined([self.assemble(query, document) for query, document in self._pieces(pairs)])
+
+    def _pieces(self, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Token ids of each pair's texts with their heads; every distinct text is tokenised once."""
         queries = {self.layout.query_prefix + query.strip(): None for query, _ in pairs}
         documents = {self.layout.document_prefix + document.strip(): None for _, document in pairs}
         texts = list({**queries, **documents})
         ids = {text: np.asarray(row, dtype=np.int64) for text, row in zip(texts, self.tokenize(texts), strict=True)}
-        return _joined(
-            [
-                self.assemble(
-                    ids[self.layout.query_prefix + query.strip()], ids[self.layout.document_prefix + document.strip()]
-                )
-                for query, document in pairs
-            ]
-        )
+        for query, document in pairs:
+            yield ids[self.layout.query_prefix + query.strip()], ids[self.layout.document_prefix + document.strip()]
 
     def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
         """Tokens that each group brings, [len(groups)] int64; equal pairs of a group count once."""

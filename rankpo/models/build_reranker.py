@@ -52,6 +52,7 @@ class RerankerModelConfig:
     yes_word: str = "yes"
     no_word: str = "no"
     activation: str = "identity"
+    long_document: str = "truncate"
     export_one_label: bool = False
     attn_implementation: str = "sdpa"
     layout: str = "auto"

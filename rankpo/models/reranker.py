@@ -86,8 +86,11 @@ class RerankerModel(RankingModel):
         queries = np.repeat(np.asarray(table.query), np.diff(table.offsets))
         pairs, place = np.unique(np.stack([queries, np.asarray(table.candidates)], 1), axis=0, return_inverse=True)
         lengths = self.inputs.lengths(table.lengths[pairs[:, 0]], table.lengths[pairs[:, 1]])
-        scores = self.score_many(lengths, lambda rows: self.inputs.rows(table, pairs[rows, 0], pairs[rows, 1]))
-        return scores[place.reshape(-1)]
+
+        def score(rows: np.ndarray) -> Tensor:
+            return self.score_sequences(self.inputs.rows(table, pairs[rows, 0], pairs[rows, 1]))
+
+        return self.score_many(lengths, score)[place.reshape(-1)]
 
     def rerank(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """[documents] float32 logits for each request, on every rank; each distinct pair is scored once, by one rank."""
@@ -95,23 +98,31 @@ class RerankerModel(RankingModel):
         distinct = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
         texts = list(distinct)
         sizes = np.array([len(query) + len(document) for query, document in texts], dtype=np.int64)  # letters will do
-        scores = self.score_many(sizes, lambda rows: self.inputs.sequences([texts[row] for row in rows]))
+        scores = self.score_many(sizes, lambda rows: self.score_texts([texts[row] for row in rows]))
         flat = scores[[distinct[pair] for pair in pairs]] if pairs else scores
         return np.split(flat, np.cumsum([len(request.documents) for request in requests])[:-1]) if requests else []
 
-    def score_many(self, sizes: np.ndarray, make: Callable[[np.ndarray], Sequences]) -> np.ndarray:
-        """[n] float32 scores of n sequences, on every rank. sizes: [n], to sort and deal them by; make: of numbers."""
+    def score_many(self, sizes: np.ndarray, score: Callable[[np.ndarray], Tensor]) -> np.ndarray:
+        """[n] float32 scores of n pairs, on every rank. sizes: [n], to sort and deal them by; score: of numbers."""
         own = deal(sizes, distributed.world_size())[distributed.rank()]
         own = own[np.argsort(-sizes[own], kind="stable")]
         scores = torch.zeros(len(own))
         for start in range(0, len(own), PAIRS_PER_BLOCK):
             block = own[start : start + PAIRS_PER_BLOCK]
-            scores[start : start + len(block)] = self.score_sequences(make(block))
+            scores[start : start + len(block)] = score(block)
         if distributed.world_size() > 1:
             return distributed.place_rows(scores.to(self.device), torch.from_numpy(own), len(sizes)).cpu().numpy()
         result = np.empty(len(sizes), dtype=np.float32)
         result[own] = scores.numpy()
         return result
+
+    def score_texts(self, pairs: Sequence[Pair], batch_tokens: int = BATCH_TOKENS) -> Tensor:
+        """[len(pairs)] float32 logits; of a long document in slices, the best slice's."""
+        if self.settings.long_document == "truncate":
+            return self.score_sequences(self.inputs.sequences(pairs), batch_tokens)
+        sequences, owners = self.inputs.sliced(pairs)
+        scores = self.score_sequences(sequences, batch_tokens)
+        return torch.full((len(pairs),), -torch.inf).scatter_reduce(0, owners, scores, "amax")
 
     @torch.inference_mode()
     def score_sequences(self, sequences: Sequences, batch_tokens: int = BATCH_TOKENS) -> Tensor:
@@ -156,7 +167,7 @@ class RerankerModel(RankingModel):
 
     def _scores(self, pairs: Sequence[Pair], normalize: bool | None, batch_tokens: int) -> list[float]:
         distinct = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
-        scores = self.score_sequences(self.inputs.sequences(list(distinct)), batch_tokens) if pairs else torch.zeros(0)
+        scores = self.score_texts(list(distinct), batch_tokens) if pairs else torch.zeros(0)
         if normalize or (normalize is None and self.settings.activation == "sigmoid"):
             scores = torch.sigmoid(scores.double())
         values = scores.tolist()

@@ -32,6 +32,8 @@ class RerankerSettings:
     chat_template: both formats stand in a user's turn of the tokenizer's template, and the answer begins after it.
     max_length: tokens of a whole pair. The document is cut first, down to `min_document_tokens` beside its head; the
     query only then, or at `query_max_length`. activation: what `compute_score` applies unless told otherwise.
+    long_document: where texts are scored (not in training), a document is cut ("truncate"), or read in overlapping
+    slices of which the best counts ("max_slice").
     """
 
     head: str = "encoder"
@@ -49,12 +51,14 @@ class RerankerSettings:
     yes_word: str = "yes"
     no_word: str = "no"
     activation: str = "identity"
+    long_document: str = "truncate"
 
     def __post_init__(self) -> None:
         for name, allowed in (
             ("head", HEADS),
             ("readout", ("difference", "yes")),
             ("activation", ("identity", "sigmoid")),
+            ("long_document", ("truncate", "max_slice")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

@@ -26,6 +26,7 @@ PAIRS = [
     ("cats", ""),
 ]
 TEMPLATE = {"separator": "\n", "query_format": "query: {}", "document_format": "document: {}", "suffix": "\nrelevant:"}
+SLICES = ("model.long_document=max_slice",)
 TINY = ("tiny_reranker", "tiny_decoder_reranker", "tiny_yes_no")
 
 
@@ -221,6 +222,22 @@ def test_scoring_restores_the_training_state():
     model.base.dropout.p = 0.9
     assert model.compute_score(PAIRS) == model.compute_score(PAIRS)
     assert model.training
+
+
+def test_long_documents_in_slices():
+    """A document that fits scores as if cut; of a long one, every slice is read and the best counts."""
+    plain, slicing = (model_of("tiny_decoder_reranker", "model.max_length=80", *keys) for keys in ((), SLICES))
+    assert slicing.compute_score(PAIRS[1:]) == plain.compute_score(PAIRS[1:])
+    budget = slicing.inputs.room - len("query: cats") - len("document: ")
+    words = "".join(chr(97 + n % 26) for n in range(3 * budget))
+    step = budget - budget // 4
+    parts = [words[start : start + budget] for start in range(0, len(words) - budget + step, step)]
+    assert parts[-1].endswith(words[-1])
+    assert len(parts) == 4
+    scores = plain.compute_score([("cats", part) for part in parts])
+    assert slicing.compute_score(("cats", words)) == pytest.approx(max(scores), abs=1e-5)
+    assert plain.compute_score(("cats", words)) == pytest.approx(scores[0], abs=1e-5)
+    assert len({round(score, 5) for score in scores}) > 1
 
 
 def test_too_little_memory_halves_the_batch(monkeypatch):
