@@ -92,7 +92,8 @@ def benchmark(options: Options) -> Report:
     return Report(
         "planning",
         f"{num_pairs:,} preference pairs over {num_pairs // 5:,} passages, {batch_size} pairs per update, MiniLM. The "
-        "value is the time of planning and collating one update as a fraction of its step.",
+        "value is the time of planning and collating one update as a fraction of its step; the order of the epoch, drawn "
+        "once for all its updates, is not in it.",
         [row(found)],
         [Goal("planning and collation of an update, of its step", 100 * share, 2.0, upper=True, unit=" %")],
     )

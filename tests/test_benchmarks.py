@@ -32,7 +32,7 @@ def test_every_benchmark_is_in_the_table():
     scripts = {path.stem for path in folder.glob("*.py") if "def benchmark(" in path.read_text()}
     table = (folder / "README.md").read_text()
     assert scripts == {module.__name__.rpartition(".")[2] for module in BENCHMARKS}
-    assert len(scripts) == 6
+    assert len(scripts) == 7
     assert all(f"| `python -m benchmarks.{name}` |" in table for name in scripts)
 
 
@@ -51,7 +51,7 @@ def test_arithmetic_of_a_llama_by_hand():
 
 def test_sides_that_disagree_are_refused():
     def side(*values):
-        return Measured("side", [1.0], [Outcome(value) for value in values])
+        return Measured("side", outcomes=[Outcome(value) for value in values])
 
     require_same(side(0.5, 0.7), side(0.5, 0.70001))
     with pytest.raises(DisagreementError, match="update 1"):
