@@ -132,9 +132,10 @@ class OwnTexts:
         what = "corpus" if self.role == "passage" else "queries"
         seen: set[str] = set()
         for dataset in self.datasets:
-            if not hasattr(dataset, what):
+            own = getattr(dataset, what, None)
+            if not callable(own):
                 raise ConfigError([f"datasets.{dataset.name} has no {what} of its own; choose {POOL} or a file"])
-            for identity, text in getattr(dataset, what)():
+            for identity, text in own():
                 if identity in seen:
                     raise ConfigError([f"datasets.{dataset.name}: the id {identity!r} of its {what} stands twice"])
                 seen.add(identity)
@@ -146,9 +147,10 @@ def dataset_files(datasets: Sequence[Any]) -> list[Path]:
     found: list[Path] = []
     for dataset in datasets:
         found.extend(getattr(dataset, "files", None) or ())
-        path = getattr(dataset, "path", None)
-        if isinstance(path, str):
-            found.append(Path(path))
+        for name in ("path", "corpus"):
+            path = getattr(dataset, name, None)
+            if isinstance(path, str):
+                found.append(Path(path))
     return found
 
 
