@@ -36,7 +36,8 @@ class ListwiseLayout:
         self.chat = ChatFormat.learn(tokenizer, settings.chat_template)
         self.before, self.after = self._around()
         self.end = fixed_ids(tokenizer, self.chat.ending)
-        self.first_ids = (
+        # a chat template brings its own beginning; the plain one of conversations.py has none
+        self.first_ids: tuple[int, ...] = (
             () if tokenizer.chat_template or settings.chat_template else SpecialTokens.learn(tokenizer).head
         )
         self.query_prefix, self.text_prefix = self._prefix("query"), self._prefix("text")
@@ -79,7 +80,7 @@ class ListwiseLayout:
         content = self.template.content(labels, [f"{own.open}{label}{own.close}" for label in labels])
         whole: Parts = self._with_chat(content)
         prefixes = {"query": self.query_prefix, "text": self.text_prefix}
-        made: list[tuple[int, ...] | str] = [self._beginning(whole)]
+        made: list[tuple[int, ...] | str] = [self.first_ids]
         for index, part in enumerate(whole):
             if isinstance(part, Place):
                 made.append(part.name)
@@ -91,11 +92,6 @@ class ListwiseLayout:
 
     def _with_chat(self, content: Parts) -> Parts:
         return joined([self.before, *content, self.after])
-
-    def _beginning(self, whole: Parts) -> tuple[int, ...]:
-        """The tokens that begin every sequence, unless the template brings them along: they stand once."""
-        first = whole[0] if isinstance(whole[0], str) else ""
-        return () if fixed_ids(self.tokenizer, first)[: len(self.first_ids)] == self.first_ids else self.first_ids
 
     @property
     def num_queries(self) -> int:

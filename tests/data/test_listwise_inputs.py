@@ -180,6 +180,13 @@ def test_a_template_that_refuses_the_system_turn():
     assert text.startswith("<s>[INST] Be brief.\n\n2 passages for: q\n") and text.endswith("Like [B] > [A]. [/INST][")
 
 
+def test_a_template_that_drops_the_system_turn_without_a_word():
+    silent = "{% for m in messages if m['role'] != 'system' %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    inputs = inputs_of(chat_template=silent)
+    text = inputs.tokenizer.decode(read(inputs, "q", "one", "two"))
+    assert text.startswith("<user>Be brief.\n\n2 passages for: q\n") and len(inputs.layout.notes) == 1
+
+
 def test_a_template_that_drops_the_prompt_is_refused():
     with pytest.raises(ValueError, match="chat template"):
         inputs_of(chat_template="{% for m in messages %}{{ m['role'] }}{% endfor %}")
