@@ -15,7 +15,7 @@ def load(path: str | Path, device: str | None = None) -> Any:
     """The saved model of a folder: a run's FINAL, or any sentence-transformers or classification folder.
 
     An embedding model has `encode(texts, role)`; a reranker `compute_score(pairs)` and `rank(query, documents)`;
-    a causal language model `logps(prompts, completions)`.
+    a causal language model `logps(prompts, completions)`; a reward model `rewards(prompts, completions)`.
 
     device: "cpu", "cuda", …; None takes a GPU if there is one. Raises LoadingError for what cannot be loaded.
     """

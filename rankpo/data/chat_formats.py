@@ -93,7 +93,8 @@ def messages(record: Record) -> Chat:
 
 def halos(record: Record) -> Chat:
     """HALOs' {"type": "pairwise_feedback" | "binary_feedback" | "scalar_feedback", "prompt": turns, …}."""
-    prompt = turns(needed(record, "prompt"), "prompt")
+    given = needed(record, "prompt")
+    prompt = given if isinstance(given, str) else turns(given, "prompt")  # task=sample leaves plain texts plain
     kind = needed(record, "type")
     if kind == "pairwise_feedback":
         outputs = [_answer(needed(record, f"output_{letter}"), f"output_{letter}") for letter in "AB"]

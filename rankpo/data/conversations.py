@@ -42,6 +42,11 @@ def plain_text(prompt: Prompt) -> str:
     return prompt[0][1] if len(prompt) == 1 else "\n".join(f"{name}: {content}" for name, content in prompt)
 
 
+def prompt_record(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A prompt as JSON files hold it: text, or turns as objects with role and content."""
+    return prompt if isinstance(prompt, str) else [{"role": name, "content": content} for name, content in prompt]
+
+
 @dataclass(frozen=True)
 class ChatFormat:
     """A tokenizer's chat template, cut into what precedes a completion and what ends it.

@@ -14,6 +14,7 @@ from rankpo.judges.base import Judge, JudgeFailed, JudgeStopped, Reply
 from rankpo.judges.pairs import Pair
 from rankpo.judges.records import Records, digest
 from rankpo.judges.verdicts import Preference, Unparsable, Verdict, combine, parse
+from rankpo.types import Prompt
 
 ORDERS = ("both", "random", "given")
 
@@ -67,7 +68,7 @@ class Annotator:
     answers: Records
     costs: Costs
     texts: Mapping[str, str]
-    queries: Mapping[str, str]
+    queries: Mapping[str, Prompt]
     order: str = "both"
     max_reasks: int = 1
     max_calls: int | None = None
@@ -135,7 +136,7 @@ class Annotator:
             "calls": calls,
         }
 
-    def _verdict(self, query: str, a: str, b: str, calls: list[dict[str, Any]], order: str) -> Verdict:
+    def _verdict(self, query: Prompt, a: str, b: str, calls: list[dict[str, Any]], order: str) -> Verdict:
         request = dict(self.judge.request(query, a, b))
         for attempt in range(self.max_reasks + 1):
             key = digest({"request": request, "attempt": attempt} if attempt else request)

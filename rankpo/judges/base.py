@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rankpo.types import Prompt
+
 
 class JudgeStopped(RuntimeError):
     """No further answer can be had: a refused key, a wrong address, a budget that is used up. What is done is kept."""
@@ -35,8 +37,8 @@ class Judge(ABC):
     price: Mapping[str, float] = {}
 
     @abstractmethod
-    def request(self, query: str, a: str, b: str) -> Mapping[str, Any]:
-        """All that the answer depends on, as JSON: what the cache is keyed by."""
+    def request(self, query: Prompt, a: str, b: str) -> Mapping[str, Any]:
+        """All that the answer depends on, as JSON: what the cache is keyed by. query: text, or a conversation's turns."""
 
     @abstractmethod
     def ask(self, request: Mapping[str, Any]) -> Reply:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankpo.judges.base import Judge, Reply, words
 from rankpo.judges.templates import Template
+from rankpo.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ class LocalJudge(Judge):
         self._loaded: tuple[Any, Any, tuple[int, int]] | None = None
         self._lock = threading.Lock()
 
-    def request(self, query: str, a: str, b: str) -> dict[str, Any]:
+    def request(self, query: Prompt, a: str, b: str) -> dict[str, Any]:
         return {"judge": self.name, "revision": self.revision, "messages": self.template.messages(query, a, b)}
 
     def ask(self, request: Mapping[str, Any]) -> Reply:

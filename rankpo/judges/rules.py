@@ -9,6 +9,7 @@ from typing import Any
 from rankpo.data.jobs import Jobs
 from rankpo.data.jobs_judge import judge
 from rankpo.judges.base import Judge, JudgeStopped, Reply, words
+from rankpo.types import Prompt
 
 WORLDS = {"train": "contrastive", "dev": "dev", "test": "test"}
 
@@ -38,7 +39,7 @@ class JobsRules(Judge):
                 self._profiles.update({profile.text: profile for profile in world.profiles})
         return self._posts
 
-    def request(self, query: str, a: str, b: str) -> dict[str, Any]:
+    def request(self, query: Prompt, a: str, b: str) -> dict[str, Any]:
         return {"judge": self.name, "query": query, "a": a, "b": b}
 
     def ask(self, request: Mapping[str, Any]) -> Reply:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rankpo.judges.base import Judge, Reply, words
+from rankpo.data.conversations import plain_text
+from rankpo.judges.base import Judge, JudgeStopped, Reply, words
+from rankpo.types import Prompt
 
 
 @dataclass(kw_only=True)
@@ -32,19 +34,31 @@ class ScoresJudge(Judge):
         self._model: Any = None
         self._lock = threading.Lock()
 
-    def score(self, query: str, passages: Sequence[str]) -> list[float]:
-        """One score for each passage: a reranker's, or the inner product of embeddings."""
+    def score(self, query: Prompt, passages: Sequence[str]) -> list[float]:
+        """One score for each passage: a reward model's, a reranker's, or the inner product of embeddings.
+
+        A reward model reads a conversation in its chat format, the others as plain text. Raises JudgeStopped for a
+        model that gives no scores.
+        """
         with self._lock:
             if self._model is None:
                 import rankpo
 
                 self._model = rankpo.load(self.path, self.device)
+            if hasattr(self._model, "rewards"):
+                return [float(value) for value in self._model.rewards([query] * len(passages), passages)]
+            text = plain_text(query)
             if hasattr(self._model, "compute_score"):
-                return [float(value) for value in self._model.compute_score([(query, text) for text in passages])]
-            embedded = self._model.encode([query], role="query") @ self._model.encode(list(passages)).T
+                return [float(value) for value in self._model.compute_score([(text, passage) for passage in passages])]
+            if not hasattr(self._model, "encode"):
+                raise JudgeStopped(
+                    f"judge.path={self.path} holds a model of kind {self._model.kind}, which gives no scores; give a "
+                    "reward model (loss=bradley-terry), a reranker or a bi-encoder"
+                )
+            embedded = self._model.encode([text], role="query") @ self._model.encode(list(passages)).T
             return [float(value) for value in embedded[0]]
 
-    def request(self, query: str, a: str, b: str) -> dict[str, Any]:
+    def request(self, query: Prompt, a: str, b: str) -> dict[str, Any]:
         return {"judge": self.name, "temperature": self.temperature, "query": query, "a": a, "b": b}
 
     def ask(self, request: Mapping[str, Any]) -> Reply:

@@ -14,6 +14,7 @@ from typing import Any
 
 from rankpo.judges.base import Judge, JudgeFailed, JudgeStopped, Reply
 from rankpo.judges.templates import Template
+from rankpo.types import Prompt
 
 RETRIED = (408, 409, 425, 429)
 LONGEST_PAUSE = 120.0
@@ -74,7 +75,7 @@ class ServerJudge(Judge):
         limits = httpx.Limits(max_connections=self.concurrency)
         return httpx.Client(timeout=httpx.Timeout(self.timeout), limits=limits)
 
-    def request(self, query: str, a: str, b: str) -> dict[str, Any]:
+    def request(self, query: Prompt, a: str, b: str) -> dict[str, Any]:
         body = {
             "model": self.model,
             "messages": self.template.messages(query, a, b),

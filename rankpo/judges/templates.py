@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from rankpo.data.conversations import plain_text
+from rankpo.types import Prompt
+
 FIELDS = ("query", "passage_a", "passage_b", "criteria")
 CUT = " […]"
 
@@ -28,9 +31,9 @@ class Template:
         if self.max_characters < 1:
             raise ValueError(f"max_characters must be >= 1, got {self.max_characters}")
 
-    def messages(self, query: str, a: str, b: str) -> list[dict[str, str]]:
+    def messages(self, query: Prompt, a: str, b: str) -> list[dict[str, str]]:
         """The turns of a chat. One pass over the template: braces inside the texts are harmless."""
-        values = {"query": query, "passage_a": a, "passage_b": b}
+        values = {"query": plain_text(query), "passage_a": a, "passage_b": b}
         values = {name: self.cut(text) for name, text in values.items()} | {"criteria": self.criteria}
         pattern = "|".join(f"{{{name}}}" for name in FIELDS)
         content = re.sub(pattern, lambda match: values[match.group()[1:-1]], self.prompt)

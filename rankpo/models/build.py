@@ -198,6 +198,7 @@ def load_saved(path: str, device: str | None = None) -> Any:
     from rankpo.models.build_reranker import RerankerModelConfig
     from rankpo.models.causal_config import CausalModelConfig
     from rankpo.models.loading import LoadingError
+    from rankpo.models.reward_config import RewardModelConfig
 
     if not Path(path).is_dir():
         raise LoadingError(f"{path}: no such folder")
@@ -206,6 +207,7 @@ def load_saved(path: str, device: str | None = None) -> Any:
         "reranker": RerankerModelConfig,
         "listwise": ListwiseModelConfig,
         "causal_lm": CausalModelConfig,
+        "reward_model": RewardModelConfig,
     }
     kind = saved_kind(Path(path))
     if kind not in families:

@@ -84,7 +84,7 @@ class CausalModelConfig:
             return CompletionInputs(loading.byte_tokenizer(), self.settings)
         source = loading.resolve(self.name_or_path or "", self.load_from, self.revision)
         settings = self.settings
-        saved = read_causal_settings(Path(source.path)) if self.load_from else None
+        saved = read_causal_settings(Path(source.path), self.kind) if self.load_from else None
         if saved is not None:
             settings = _prefer(saved, settings, explicit, say, source.name)
         return CompletionInputs(loading.load_tokenizer(source, self.trust_remote_code), settings)
@@ -159,14 +159,14 @@ class CausalModelConfig:
         )
 
 
-def read_causal_settings(folder: Path) -> CausalSettings | None:
+def read_causal_settings(folder: Path, kind: str = "causal_lm") -> CausalSettings | None:
     """The settings of a folder that rankpo wrote, or None. Raises ValueError for a folder of another kind of model."""
     path = folder / "rankpo.json"
     if not path.exists():
         return None
     record = json.loads(path.read_text())
-    if record["kind"] != "causal_lm":
-        raise ValueError(f"{folder} holds a model of kind {record['kind']}, not a causal language model")
+    if record["kind"] != kind:
+        raise ValueError(f"{folder} holds a model of kind {record['kind']}, not {kind}")
     return CausalSettings.from_json(record["settings"])
 
 

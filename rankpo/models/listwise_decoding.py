@@ -17,11 +17,12 @@ from torch import Tensor
 from rankpo.data.collate import join
 
 if TYPE_CHECKING:
+    from rankpo.models.base import RankingModel
     from rankpo.models.listwise import ListwiseModel
 
 
 @contextmanager
-def own_attention(model: ListwiseModel) -> Iterator[Any]:
+def own_attention(model: RankingModel) -> Iterator[Any]:
     """transformers' model with its own attention: packed sequences cannot grow by a token."""
     config = model.base.config
     asked = config._attn_implementation

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from rankpo.models.embedding import pool
 
 if TYPE_CHECKING:
     from rankpo.models.token_logps import TokenRequest
-    from rankpo.types import Sequences
+    from rankpo.types import Prompt, Sequences
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 
@@ -78,6 +79,10 @@ class RewardModel(CausalLanguageModel):
         if not rows:
             return torch.zeros(0, device=self.device)
         return self.reward_head(torch.cat(last)[torch.argsort(torch.cat(rows)).to(self.device)])  # [N]
+
+    def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> np.ndarray:
+        """[n] float32 rewards of completions, each behind its prompt: text, or (role, content) turns."""
+        return self.logps(prompts, completions)  # the same reading; what `forward` gives are rewards here
 
     def export(self, folder: Path, description: Mapping[str, Any]) -> float:
         from rankpo.export_reward import export_reward
