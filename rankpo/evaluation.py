@@ -66,6 +66,7 @@ class Evaluator(ABC):
     dataset: Dataset
     cache_dir: str | Path
     say: Say
+    retained = False  # whether its metrics are what alignment may cost: reported over the start model's too
 
     def table(self, pieces: Pieces) -> ExampleTable:
         """The texts that `evaluate` scores, in the text store."""
@@ -106,6 +107,8 @@ class RetrievalEvaluator(Evaluator):
     top_k: documents kept per query; at least the largest cut-off among the metrics.
     Raises ValueError at construction where no judgement is relevant.
     """
+
+    retained = True
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""task=annotate: pairs of a ranking before a judge, in both orders; RankPO preference records, resumable at any moment."""
+"""task=annotate: pairs of a ranking, or of sampled completions, before a judge, in both orders; resumable at any moment."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankpo.config_errors import ConfigError
+from rankpo.data import files
 from rankpo.judges.annotation import ORDERS
 from rankpo.judges.pairs import Pair, PairSettings
 from rankpo.retrieval.corpus import check_source, open_source, text_key
@@ -16,10 +17,14 @@ from rankpo.retrieval.corpus import check_source, open_source, text_key
 if TYPE_CHECKING:
     from rankpo.build import Experiment
     from rankpo.judges.annotation import Annotator
+    from rankpo.judges.rankings import Ranking
     from rankpo.judges.records import Records
+    from rankpo.judges.samples import Samples
     from rankpo.metrics import MetricsLogger
+    from rankpo.types import Prompt
 
-MODES = ("pairs", "scores")
+MODES = ("pairs", "scores", "samples")
+FEEDBACK = ("pairwise", "scalar")
 DISAGREEMENT = ("drop", "keep")
 SHOWN_PROMPTS = 3
 CHARACTERS_PER_TOKEN = 4  # for estimates before the start only
@@ -31,8 +36,10 @@ class Unfinished(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Annotate:
-    """mode: `pairs` asks for preferences; `scores` (judge=scores) scores every candidate of the datasets.
+    """mode: `pairs` asks for preferences; `scores` (judge=scores) scores every candidate of the datasets; `samples`
+    asks about completions that task=sample wrote, and writes HALOs' feedback.jsonl.
 
+    samples: their file, folder or glob. feedback: `pairwise`, or `scalar` (judge=scores): every completion's score.
     queries, corpus: `own` or `pool` of the datasets, or files. run: a TREC run to draw pairs from; None searches
     the corpus with the model. order: `both`, `random` or `given`. on_disagreement: pairs on which both orders differ
     are left out (`drop`) or kept (`keep`, with p near .5). min_confidence: 0 to 100. limit: pairs. dry_run: counts,
@@ -43,6 +50,8 @@ class Annotate:
     queries: str = "pool"
     corpus: str = "pool"
     run: str | None = None
+    samples: str | None = None
+    feedback: str = "pairwise"
     pairs: PairSettings = field(default_factory=PairSettings)
     order: str = "both"
     on_disagreement: str = "drop"
@@ -55,7 +64,8 @@ class Annotate:
     output: str = "annotate"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("mode", MODES), ("order", ORDERS), ("on_disagreement", DISAGREEMENT)):
+        checked = {"mode": MODES, "order": ORDERS, "on_disagreement": DISAGREEMENT, "feedback": FEEDBACK}
+        for name, allowed in checked.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name in ("limit", "max_calls"):
@@ -66,6 +76,12 @@ class Annotate:
         check_source(self.corpus, "corpus")
         if self.run is not None and not Path(self.run).is_file():
             raise FileNotFoundError(f"run={self.run}: no such file; task=search writes one")
+        if (self.mode == "samples") != (self.samples is not None):
+            raise ValueError(f"samples must be set with mode=samples, and only then, got {self.samples!r}")
+        if self.feedback == "scalar" and self.mode != "samples":
+            raise ValueError("feedback=scalar needs mode=samples; mode=scores scores the datasets' candidates")
+        if self.samples is not None:
+            files.find(self.samples, "samples")
 
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The report. Raises Unfinished where a budget or the server ended the work before its end."""
@@ -83,13 +99,41 @@ class Annotate:
         if self.mode == "scores":
             with claim(Path(self.output)):
                 return self._teach(experiment, logger)
-        queries = dict(open_source(self.queries, "query", experiment.datasets).texts())
-        texts = dict(open_source(self.corpus, "passage", experiment.datasets).texts())
-        drawn = self._draw(experiment, queries, texts, logger)
+        samples = self._samples(logger)
+        if samples is not None and self.feedback == "scalar":
+            with claim(Path(self.output)):
+                return self._reward(experiment, samples, logger)
+        queries: Mapping[str, Prompt]
+        if samples is None:
+            queries = dict(open_source(self.queries, "query", experiment.datasets).texts())
+            texts = dict(open_source(self.corpus, "passage", experiment.datasets).texts())
+            found = self._rankings(experiment, queries, texts, logger)
+        else:
+            queries, texts, found = samples.prompts, samples.completions, samples.rankings(self.pairs.top_k)
+        drawn = self._draw(found, texts, experiment.seed)
         if self.dry_run:
             return self._estimate(experiment, drawn, queries, texts, logger)
         with claim(Path(self.output)):
-            return self._annotate(experiment, drawn, queries, texts, logger)
+            return self._annotate(experiment, drawn, queries, texts, samples, logger)
+
+    def _samples(self, logger: MetricsLogger) -> Samples | None:
+        from rankpo.judges.samples import read_samples
+
+        if self.samples is None:
+            return None
+        samples = read_samples(self.samples)
+        logger.say(
+            f"{len(samples.completions)} completions of {len(samples.prompts)} prompts, {samples.empty} empty ones left out"
+        )
+        return samples
+
+    def _reward(self, experiment: Experiment, samples: Samples, logger: MetricsLogger) -> dict[str, Any]:
+        from rankpo.judges.samples import reward
+        from rankpo.judges.scores import ScoresJudge
+
+        if not isinstance(experiment.judge, ScoresJudge):
+            raise ConfigError(["task.feedback=scalar needs judge=scores judge.path=…, a saved model that scores"])
+        return reward(experiment.judge, samples, Path(self.output), self.limit, logger.say)
 
     def _teach(self, experiment: Experiment, logger: MetricsLogger) -> dict[str, Any]:
         from itertools import chain
@@ -104,27 +148,34 @@ class Annotate:
         examples = chain.from_iterable(dataset.examples() for dataset in experiment.datasets)
         return {"queries": teach(experiment.judge, examples, Path(self.output), self.limit, logger.say)}
 
-    def _draw(
+    def _rankings(
         self, experiment: Experiment, queries: Mapping[str, str], texts: Mapping[str, str], logger: MetricsLogger
-    ) -> list[Pair]:
-        from rankpo.judges.annotation import equal_texts
-        from rankpo.judges.pairs import draw
+    ) -> dict[str, Ranking]:
         from rankpo.judges.rankings import rankings
 
+        return rankings(experiment, self.run, queries, texts, self.pairs.top_k, logger.say)
+
+    def _draw(self, found: Mapping[str, Ranking], texts: Mapping[str, str], seed: int) -> list[Pair]:
+        from rankpo.judges.annotation import equal_texts
+        from rankpo.judges.pairs import draw
+
         drawn: list[Pair] = []
-        found = rankings(experiment, self.run, queries, texts, self.pairs.top_k, logger.say)
         for query, (ids, scores) in found.items():
             equal = equal_texts(texts, ids, text_key)
-            drawn += draw(self.pairs, query, ids, scores, experiment.seed, equal)
+            drawn += draw(self.pairs, query, ids, scores, seed, equal)
         if not drawn:
-            raise ConfigError(["no pair can be drawn: no query has two passages; look at task.pairs and task.run"])
+            raise ConfigError(
+                [
+                    "no pair can be drawn: no query has two different texts; look at task.pairs, task.run and task.samples"
+                ]
+            )
         return drawn[: self.limit]
 
     def _estimate(
         self,
         experiment: Experiment,
         drawn: Sequence[Pair],
-        queries: Mapping[str, str],
+        queries: Mapping[str, Prompt],
         texts: Mapping[str, str],
         logger: MetricsLogger,
     ) -> dict[str, Any]:
@@ -147,8 +198,9 @@ class Annotate:
         self,
         experiment: Experiment,
         drawn: Sequence[Pair],
-        queries: Mapping[str, str],
+        queries: Mapping[str, Prompt],
         texts: Mapping[str, str],
+        samples: Samples | None,
         logger: MetricsLogger,
     ) -> dict[str, Any]:
         from rankpo.judges.annotation import Annotator, Costs, answers_file
@@ -172,7 +224,7 @@ class Annotate:
         )
         try:
             reason, failures = self._ask_all(annotator, annotations, drawn, experiment.seed, logger)
-            return self._finish(folder, annotations, drawn, failures, costs, reason, logger)
+            return self._finish(folder, annotations, drawn, failures, costs, reason, samples, logger)
         finally:
             annotations.close()
             answers.close()
@@ -212,6 +264,7 @@ class Annotate:
         failures: Mapping[str, str],
         costs: Any,
         reason: str | None,
+        samples: Samples | None,
         logger: MetricsLogger,
     ) -> dict[str, Any]:
         from rankpo.judges.report import report
@@ -225,13 +278,12 @@ class Annotate:
         if reason is not None:
             raise Unfinished(f"{reason} ({len(records)} of {len(drawn)} pairs are judged)")
         kept = [record for record in records if self._keeps(record)]
-        lines = [json.dumps({k: v for k, v in record.items() if k != "key"}, ensure_ascii=False) for record in kept]
-        _replace(folder / "preferences.jsonl", "".join(f"{line}\n" for line in lines))
+        path = _write_kept(folder, kept, samples)
         row = {"pairs": len(records), "kept": len(kept), "failed": len(failures), "calls": costs.calls}
         row["first shown preferred"] = summary["first_shown_preferred"]["share"]
         row["orders agree"] = summary["orders_agree"]["share"]
         row["agree with ranking"] = summary["agrees_with_ranking"]["share"]
-        logger.table([row], f"\n{folder / 'preferences.jsonl'} written")
+        logger.table([row], f"\n{path} written")
         return summary
 
     def _keeps(self, record: Mapping[str, Any]) -> bool:
@@ -243,6 +295,18 @@ class Annotate:
 def key_of(pair: Pair) -> str:
     """A pair's name in the files of the task."""
     return json.dumps([pair.query_id, pair.id1, pair.id2], ensure_ascii=False)
+
+
+def _write_kept(folder: Path, kept: Sequence[Mapping[str, Any]], samples: Samples | None) -> Path:
+    """RankPO's preferences, or of completions HALOs' feedback."""
+    from rankpo.judges.samples import write_feedback
+
+    if samples is not None:
+        write_feedback(folder, [samples.pairwise(record) for record in kept])
+        return folder / "feedback.jsonl"
+    lines = [json.dumps({k: v for k, v in record.items() if k != "key"}, ensure_ascii=False) for record in kept]
+    _replace(folder / "preferences.jsonl", "".join(f"{line}\n" for line in lines))
+    return folder / "preferences.jsonl"
 
 
 def _replace(path: Path, content: str) -> None:

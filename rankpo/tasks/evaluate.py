@@ -22,7 +22,9 @@ RANKPO_METRICS = ("rankpo/recall@20", "rankpo/ndcg@20", "rankpo/auc@20")
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Metrics of the model of the config, or of FINAL and all checkpoints of `run`. rankpo: its own variants too."""
+    """Metrics of the model of the config; or of a `run`: its start model, its checkpoints and FINAL, with `retention/…`,
+    each retrieval metric over the start model's. rankpo: its own variants too.
+    """
 
     run: str | None = None
     metrics: Sequence[str] = ("ndcg@10", "ndcg@20", "mrr@10", "recall@20", "recall@100", "map@100")
@@ -55,6 +57,11 @@ class Evaluate:
         rows = []
         for name, model in self._models(experiment, accelerator.device, logger.say):
             rows.append({"model": name, **self._evaluate(model, evaluators, Path(self.output) / name, logger)})
+        if self.run is not None:
+            kept = [
+                f"{evaluator.name}/{name}" for evaluator in evaluators if evaluator.retained for name in self.metrics
+            ]
+            rows = [{**row, **retention(row, rows[0], kept)} for row in rows]
         logger.table(rows)
         return rows
 
@@ -63,15 +70,16 @@ class Evaluate:
         if self.run is None:
             yield "model", build_model(experiment.model, experiment.explicit, device, say)
             return
+        from rankpo.tasks.train import seed_everything
+
         folder = Path(self.run)
-        config = model_of_run(folder)
-        checkpoints = CheckpointStore(folder).list()
-        if checkpoints:
-            model = build_model(config, (), device, say)
-            yield "start", model
-            for checkpoint in checkpoints:
-                load_weights(model, checkpoint)
-                yield checkpoint.path.name, model
+        config, seed = model_of_run(folder)
+        seed_everything(seed)  # random weights and new heads are those the run started from
+        model = build_model(config, (), device, say)
+        yield "start", model
+        for checkpoint in CheckpointStore(folder).list():
+            load_weights(model, checkpoint)
+            yield checkpoint.path.name, model
         if (folder / "FINAL").is_dir():
             final = replace(config, load_from=str(folder / "FINAL"), random=None, use_peft=False)
             yield "FINAL", build_model(final, (), device, say)
@@ -88,13 +96,21 @@ class Evaluate:
         return values
 
 
-def model_of_run(folder: Path) -> Any:
-    """The model settings a run was started with. Raises ConfigError where the folder is no run."""
+def retention(row: Mapping[str, Any], start: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    """Each metric over the start model's: a gain in agreement is not to be read without it (losses.md section 4)."""
+    return {
+        f"retention/{name}": row[name] / start[name] for name in names if row.get(name) is not None and start.get(name)
+    }
+
+
+def model_of_run(folder: Path) -> tuple[Any, int]:
+    """The model settings and the seed a run was started with. Raises ConfigError where the folder is no run."""
     from rankpo.build import build
 
     if not (folder / "config.json").exists() or not ((folder / "FINAL").is_dir() or CheckpointStore(folder).list()):
         raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])
-    return build(json.loads((folder / "config.json").read_text())["model"], f"{folder}/config.json: model")
+    config = json.loads((folder / "config.json").read_text())
+    return build(config["model"], f"{folder}/config.json: model"), int(config["seed"])
 
 
 def build_model(config: Any, explicit: Collection[str], device: Any, say: Callable[[str], None]) -> EmbeddingModel:

@@ -104,7 +104,7 @@ class Export:
                 raise ConfigError(["task.run or model.load_from must say what to export"])
             return experiment.model, build_model(experiment.model, experiment.explicit, "cpu", say)
         folder = Path(self.run)
-        config = model_of_run(folder)
+        config, _ = model_of_run(folder)
         if self.checkpoint == FINAL:
             if not (folder / FINAL).is_dir():
                 raise ConfigError([f"task.run={folder} has no {FINAL}; set task.checkpoint=step-N"])

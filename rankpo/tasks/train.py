@@ -119,7 +119,7 @@ def assemble(
             evaluators=evaluators,
             checkpoints=checkpoints,
             logger=logger,
-            save_final=_saver(experiment, logger.say),
+            save_final=_saver(experiment, inputs, logger.say),
             reference=reference,
             stored=stored,
             replay=replay,
@@ -238,17 +238,34 @@ def disable_dropout(model: torch.nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def _saver(experiment: Experiment, say: Callable[[str], None]) -> Callable[[EmbeddingModel, Mapping[str, float]], None]:
-    def save(model: EmbeddingModel, metrics: Mapping[str, Any]) -> None:
+def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Callable[..., None]:
+    def save(model: EmbeddingModel, metrics: Mapping[str, Any], weights: Mapping[str, Any] | None) -> None:
         from rankpo import distributed
 
         if distributed.rank() == 0:
             folder = experiment.run_dir / "FINAL"
-            difference = model.export(folder, describe(experiment, metrics))
+            whole = model if weights is None else complete(experiment, inputs, weights)
+            difference = whole.export(folder, describe(experiment, metrics))
             say(f"{folder} written; loaded by transformers it differs by {difference:.0e}")
         distributed.barrier()
 
     return save
+
+
+def complete(experiment: Experiment, inputs: Any, weights: Mapping[str, Any]) -> Any:
+    """The experiment's model once more, on the CPU, with these weights: for one that is split over ranks."""
+    from rankpo.models.value_head import with_head
+
+    model = experiment.model.build(inputs, _silent, experiment.settings.gradient_checkpointing)
+    model = with_head(model, experiment.loss.head, experiment.model.load_from)
+    model.load_state_dict(weights)
+    if not experiment.settings.dropout:
+        disable_dropout(model)
+    return model
+
+
+def _silent(line: str) -> None:
+    """Says nothing: what building a model has to say was said when the run began."""
 
 
 def describe(experiment: Experiment, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""task=evaluate: one model, and a run from its start to FINAL."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rankpo.checkpoint import CheckpointError
+from rankpo.config_errors import ConfigError
+from rankpo.demo import compose
+from rankpo.retrieval.trec import read_run
+from rankpo.tasks.evaluate import retention
+from tests.runs import train
+
+SETS = (
+    "eval_datasets=[jobs_test,toy_pairs]",
+    "eval_datasets.jobs_test.num_profiles=60",
+    "eval_datasets.jobs_test.num_posts=8",
+)
+TRAINING = ("loss=rankpo", "model=tiny_bert", "datasets=[toy_pairs]", "trainer.batch_size=8", "optimizer.lr=1e-3")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    train(*TRAINING, "trainer.save_every=1", "trainer.keep_checkpoints=9", f"cache_dir={folder}", "exp_name=a", *SETS)
+    return folder / "a"
+
+
+def rows_of(*overrides):
+    experiment = compose(["task=evaluate", "model=tiny_bert", *overrides])
+    return experiment.task(experiment)
+
+
+def logged(run) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "eval/jobs_test/ndcg@10" in line]
+
+
+def test_a_run_is_walked_from_start_to_final(run):
+    rows = rows_of(f"task.run={run}", f"cache_dir={run.parent}", "exp_name=e", *SETS)
+    assert [row["model"] for row in rows] == ["start", "step-1", "step-2", "step-3", "FINAL"]
+    first, last = logged(run)[0], logged(run)[-1]
+    for name in ("jobs_test/ndcg@10", "toy_pairs/accuracy"):
+        assert rows[0][name] == pytest.approx(first[f"eval/{name}"])
+        assert rows[-1][name] == rows[-2][name] == pytest.approx(last[f"eval/{name}"])
+    assert rows[-1]["retention/jobs_test/ndcg@10"] == pytest.approx(
+        last["eval/jobs_test/ndcg@10"] / first["eval/jobs_test/ndcg@10"]
+    )
+    assert not any(name.startswith("retention/toy_pairs") for name in rows[-1])
+
+
+def test_what_is_written_is_what_was_measured(run):
+    (row,) = rows_of(f"model.load_from={run}/FINAL", f"cache_dir={run.parent}", "exp_name=one", *SETS)
+    folder = run.parent / "one" / "evaluation" / "model" / "jobs_test"
+    assert json.loads((folder / "metrics.json").read_text())["metrics"]["ndcg@10"] == row["jobs_test/ndcg@10"]
+    assert len(read_run(folder / "run.trec")) == len((folder / "per_query.jsonl").read_text().splitlines())
+
+
+def test_rankpos_own_variants_have_their_own_names(run):
+    (row,) = rows_of(
+        f"model.load_from={run}/FINAL", f"cache_dir={run.parent}", "exp_name=two", "task.rankpo=true", *SETS
+    )
+    assert "jobs_test/rankpo/ndcg@20" in row
+
+
+def test_retention_by_hand():
+    row, start = {"d/ndcg@10": 0.3, "d/mrr@10": 0.2}, {"d/ndcg@10": 0.6, "d/mrr@10": 0.0}
+    assert retention(row, start, ["d/ndcg@10", "d/mrr@10"]) == {"retention/d/ndcg@10": 0.5}
+
+
+def test_a_damaged_checkpoint_is_named(run, tmp_path):
+    import shutil
+
+    copy = tmp_path / "a"
+    shutil.copytree(run, copy)
+    weights = copy / "checkpoints" / "step-2" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match=r"step-2 is damaged"):
+        rows_of(f"task.run={copy}", f"cache_dir={tmp_path}", *SETS)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no run with checkpoints"):
+        rows_of(f"task.run={tmp_path}", f"cache_dir={tmp_path}", *SETS)
+    with pytest.raises(ConfigError, match="eval_datasets is empty"):
+        rows_of(f"cache_dir={tmp_path}")
