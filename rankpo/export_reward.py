@@ -25,7 +25,9 @@ def export_reward(folder: Path, model: RewardModel, description: Mapping[str, An
     classifier = _classifier(model)
     with written_whole(folder) as temporary:
         classifier.save_pretrained(temporary, safe_serialization=True)
-        model.tokenizer.save_pretrained(temporary)
+        tokenizer = copy.deepcopy(model.tokenizer)
+        tokenizer.chat_template = model.inputs.chat.template  # the format that it was trained with, whosesoever it was
+        tokenizer.save_pretrained(temporary)
         record = {"kind": model.kind, "format": 1, "settings": model.settings.to_json(), **description}
         (temporary / SETTINGS_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         (temporary / "README.md").write_text(_card(description))

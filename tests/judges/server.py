@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +17,16 @@ FAULTS = ("429", "500", "hang", "truncated", "wrong keys", "no words")
 
 
 def choice(messages: list[dict[str, str]]) -> str:
-    """The passage whose text holds the larger number after `value`."""
+    """The text with the larger number after `value`; of texts without one, the longer, and of these the later in order."""
     content = messages[-1]["content"]
-    a = int(content.split("<passage A>")[1].split("value")[1].split()[0])
-    b = int(content.split("<passage B>")[1].split("value")[1].split()[0])
+    texts = re.findall(r"<(?:passage|response) [AB]>\n(.*?)\n</(?:passage|response) [AB]>", content, re.DOTALL)
+    a, b = (merit(text) for text in texts)
     return "A" if a >= b else "B"
+
+
+def merit(text: str) -> tuple[int, int, str]:
+    value = re.search(r"value (-?\d+)", text)
+    return (int(value[1]) if value else 0, len(text), text)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -1,0 +1,124 @@
+"""Completions that task=sample wrote, and what becomes of them: HALOs' feedback, which datasets=[chat] trains on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rankpo.data import files
+from rankpo.data.chat_formats import needed, turns
+from rankpo.data.conversations import prompt_record
+from rankpo.data.formats import BadRecord
+from rankpo.judges.records import Records, digest
+from rankpo.judges.scores import ScoresJudge
+from rankpo.types import Prompt
+
+
+@dataclass
+class Samples:
+    """prompts: by prompt id. completions: text by the completion's id. of: ids of each prompt's completions, in the
+    order of the files. empty: how many completions were nothing but white space, and left out.
+    """
+
+    prompts: dict[str, Prompt] = field(default_factory=dict)
+    completions: dict[str, str] = field(default_factory=dict)
+    of: dict[str, list[str]] = field(default_factory=dict)
+    empty: int = 0
+
+    def add(self, record: Any) -> None:
+        """Raises BadRecord for what is no sample, or has another prompt than its id had before."""
+        if not isinstance(record, Mapping):
+            raise BadRecord(str(record))
+        if record.get("type") != "sample":
+            raise BadRecord(f"type is {record.get('type')!r}; task=sample writes records of type 'sample'")
+        name, given, output = str(needed(record, "prompt_id")), needed(record, "prompt"), needed(record, "output")
+        prompt: Prompt = given if isinstance(given, str) else turns(given, "prompt")
+        if self.prompts.setdefault(name, prompt) != prompt:
+            raise BadRecord(f"prompt_id {name!r} has another prompt than before; give its file ids of its own")
+        if not isinstance(output, str):
+            raise BadRecord(f"output must be a text, got {type(output).__name__}")
+        if not output.strip():
+            self.empty += 1
+            return
+        several = self.of.setdefault(name, [])
+        several.append(f"{name}#{len(several)}")
+        self.completions[several[-1]] = output
+
+    def rankings(self, top_k: int) -> dict[str, tuple[list[str], list[float]]]:
+        """Completions in the order of the files: nobody has ranked them yet, so that all scores are 0."""
+        return {name: (ids[:top_k], [0.0] * len(ids[:top_k])) for name, ids in self.of.items()}
+
+    def feedback(self, kind: str, prompt_id: str, values: Mapping[str, Any]) -> str:
+        """A line of HALOs' JSON (interop.md 1.5)."""
+        head = {"type": f"{kind}_feedback", "prompt_id": prompt_id, "prompt": prompt_record(self.prompts[prompt_id])}
+        return json.dumps({**head, **values}, ensure_ascii=False) + "\n"
+
+    def pairwise(self, record: Mapping[str, Any]) -> str:
+        """What a judge said of a pair, as the annotator records it; with its p and confidence beside HALOs' keys."""
+        values = {
+            "output_A": _turn(record["passage1"]),
+            "output_B": _turn(record["passage2"]),
+            "label": int(record["preferred"] == "A"),
+            "p": record["p"],
+            "confidence_score": record["confidence_score"],
+        }
+        return self.feedback("pairwise", record["query_id"], values)
+
+
+def read_samples(path: str) -> Samples:
+    """The samples of a file, folder or glob; those of several models stand beside each other under equal prompt ids.
+
+    Raises ValueError naming the line of a record that is no sample.
+    """
+    samples = Samples()
+    for file in files.find(path, "samples"):
+        for place, record in files.records(file):
+            try:
+                samples.add(record)
+            except BadRecord as error:
+                raise ValueError(f"task.samples: {place}: {error}") from error
+    return samples
+
+
+def reward(
+    judge: ScoresJudge, samples: Samples, folder: Path, limit: int | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Writes `folder`/feedback.jsonl: scalar_feedback, each completion with the judge's score. limit: prompts.
+
+    Each prompt's scores are on the disk before the next is read: started again, the work goes on where it stopped.
+    """
+    records = Records(folder / "scores.jsonl", "key")
+    lines: list[str] = []
+    chosen = list(samples.of.items())[:limit]
+    try:
+        for name, ids in chosen:
+            texts = [samples.completions[identity] for identity in ids]
+            key = digest({"judge": judge.name, "prompt": samples.prompts[name], "completions": texts})
+            record = records.get(key)
+            if record is None:
+                record = {"key": key, "prompt_id": name, "scores": judge.score(samples.prompts[name], texts)}
+                records.add(record)
+            pairs = zip(texts, record["scores"], strict=True)
+            lines += [
+                samples.feedback("scalar", name, {"output": _turn(text), "reward": score}) for text, score in pairs
+            ]
+    finally:
+        records.close()
+    write_feedback(folder, lines)
+    say(f"{folder / 'feedback.jsonl'}: {len(lines)} completions of {len(chosen)} prompts scored by {judge.name}")
+    return {"prompts": len(chosen), "completions": len(lines)}
+
+
+def write_feedback(folder: Path, lines: Sequence[str]) -> None:
+    """feedback.jsonl, whole or not at all."""
+    path = folder / "feedback.jsonl"
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _turn(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
