@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from torch import Tensor
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+)
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rankpo.config_errors import ConfigError
 
@@ -26,28 +35,112 @@ class LaunchError(RuntimeError):
 def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Accelerator:
     """The Accelerator of this run, on CUDA where there is a device, else on CPUs with gloo.
 
-    Accelerate's own accumulation is left at 1: the loop counts globally and steers synchronisation itself.
-    Raises LaunchError where the launcher asked for several processes and this one is alone: each would train on the
-    same data. accelerate 1.15 does that silently for MULTI_CPU configurations (distributed.md section 1).
+    Accelerate's and DeepSpeed's own accumulation are left at 1: the loop counts globally and steers synchronisation
+    itself. Raises LaunchError where fewer processes work together than were asked for, or with another strategy: each
+    would train on the same data.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError(["trainer.precision=fp16 needs a GPU and there is none; set trainer.precision=bf16 or fp32"])
-    handlers: list[Any] = [
-        InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes)),
-        DistributedDataParallelKwargs(broadcast_buffers=False),
-    ]
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision=PRECISIONS[precision], kwargs_handlers=handlers
-    )
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != asked:
+    strategy = strategy_asked(os.environ)
+    if precision == "fp16" and strategy == "DEEPSPEED":
+        raise ConfigError(["trainer.precision=fp16 does not go with DeepSpeed, whose scale is its own; set bf16"])
+    processes = processes_asked(os.environ)
+    if processes > 1 and int(os.environ.get("WORLD_SIZE", "1")) < processes:
         raise LaunchError(
-            f"{asked} processes were asked for, but this one sees {accelerator.num_processes}; "
-            f"start with: torchrun --nproc-per-node {asked} launch.py …"
+            f"{processes} processes were asked for and this one is alone; on CPUs, start with: "
+            f"torchrun --nproc-per-node {processes} launch.py …"
         )
+    accelerator = _accelerator(strategy, PRECISIONS[precision], timedelta(minutes=timeout_minutes))
+    if accelerator.num_processes != processes:
+        raise LaunchError(f"{processes} processes were asked for, but this one sees {accelerator.num_processes}")
+    if strategy is not None and accelerator.distributed_type.value != strategy:
+        raise LaunchError(f"{strategy} was asked for, but accelerate made {accelerator.distributed_type.value}")
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise LaunchError("fsdp_version must be 2, as in accelerate_config/fsdp.yaml")
     return accelerator
+
+
+def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta) -> Accelerator:
+    """An Accelerator, also of FSDP2 and DeepSpeed on CPUs, where accelerate 1.15 alone does something else.
+
+    Measured (tests/distributed/test_shims.py fails once it is no longer so):
+    - FSDP on CPUs: Accelerator(cpu=True) gives DDP, Accelerator() one process each that knows of no other. So cpu=True
+      makes the group, then type and plugin are set, which `prepare` reads.
+    - DeepSpeed on CPUs: Accelerator(cpu=True) gives DDP, Accelerator() alone asks for nccl. So gloo is named.
+    - DeepSpeed anywhere: `prepare` wants the batch size of a torch DataLoader, and there is none. So one is written
+      into its configuration; it scales nothing while accumulation is 1.
+    """
+    cpu = not torch.cuda.is_available()
+    group: dict[str, Any] = {"timeout": timeout}
+    if cpu:  # accelerate imports DeepSpeed where it is installed, and DeepSpeed looks for a GPU and says so
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if strategy == "DEEPSPEED":
+        if cpu:
+            group["backend"] = "gloo"
+        accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(**group)])
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
+        return accelerator
+    handlers: list[Any] = [InitProcessGroupKwargs(**group), DistributedDataParallelKwargs(broadcast_buffers=False)]
+    accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=handlers)
+    if strategy == "FSDP" and cpu:
+        plugin = FullyShardedDataParallelPlugin()  # reads what the launcher put into the environment
+        if mixed_precision != "no":
+            plugin.set_mixed_precision(mixed_precision)
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = plugin
+    return accelerator
+
+
+def strategy_asked(environment: Mapping[str, str]) -> str | None:
+    """FSDP or DEEPSPEED, if `accelerate launch` asked for it, else None."""
+    for name in ("FSDP", "DEEPSPEED"):
+        if environment.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            return name
+    return None
+
+
+def processes_asked(environment: Mapping[str, str]) -> int:
+    """How many processes the launcher was asked for.
+
+    accelerate's plain launcher, which it takes for MULTI_CPU and for --cpu, starts one and says to nobody how many
+    were asked for: only its own command line knows. Tasks of one Slurm step are processes too.
+    """
+    if "WORLD_SIZE" in environment:
+        return int(environment["WORLD_SIZE"])
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1")) if "SLURM_STEP_ID" in environment else 1
+    return max(tasks, _asked_on(psutil.Process().parent()))
+
+
+def _asked_on(parent: psutil.Process | None) -> int:
+    """num_processes of the parent's command line, or of the configuration file named there; 1 if it is no launcher."""
+    try:
+        words = parent.cmdline() if parent is not None else []
+    except psutil.Error:  # another user's, or gone
+        return 1
+    if not any("accelerate" in word for word in words[:4]) or "launch" not in words:
+        return 1
+    options = launcher_options(words)
+    if "num_processes" in options:
+        return int(options["num_processes"])
+    if "config_file" in options and Path(options["config_file"]).is_file():
+        import yaml
+
+        return int((yaml.safe_load(Path(options["config_file"]).read_text()) or {}).get("num_processes", 1))
+    return 1
+
+
+def launcher_options(words: Sequence[str]) -> dict[str, str]:
+    """The options of `accelerate launch`, those in front of the script, by name with underscores."""
+    options: dict[str, str] = {}
+    for word, following in pairwise([*words, ""]):
+        if word.endswith(".py"):
+            break
+        if word.startswith("--"):
+            name, _, value = word.removeprefix("--").partition("=")
+            options[name.replace("-", "_")] = value or following
+    return options
 
 
 def early_rank() -> int:
@@ -105,6 +198,43 @@ def any_rank(flag: bool) -> bool:
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     count = torch.tensor([float(flag)], device=device)
     return bool(sum_over_ranks(count).item() > 0)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that FSDP2 split over ranks, gathered; any other as it is. All ranks must call it together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(value: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a complete tensor, if `like` is split over ranks; on its device."""
+    value = value.to(like.device)
+    return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value
+
+
+@contextmanager
+def in_step(model: nn.Module, make_idle: Callable[[], Any]) -> Iterator[None]:
+    """Every rank makes equally many forward calls of `model` inside: who is done makes idle ones until all are.
+
+    Parameters that are split over ranks are gathered in each forward pass: a rank without work would leave the
+    others waiting. make_idle: arguments of the smallest call. Does nothing where parameters are whole on every rank.
+    """
+    if not getattr(model, "sharded", False):
+        yield
+        return
+
+    def announce(*_: Any) -> None:
+        any_rank(True)
+
+    # before the hook that gathers: first all agree that somebody has work, then all gather
+    hook = model.register_forward_pre_hook(announce, prepend=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+    with torch.no_grad():
+        idle = make_idle()
+        while any_rank(False):
+            model(idle)
 
 
 def barrier() -> None:

@@ -30,6 +30,7 @@ class RankingModel(nn.Module):
     on a CPU and everything at once elsewhere.
     """
 
+    sharded = False  # set where parameters are split over ranks: see `distributed.in_step`
     inputs: Any  # how the family's texts become sequences: `pieces`, `costs`, `collate`
 
     def __init__(self, backbone: PreTrainedModel, *, layout: str = "auto", chunk_tokens: int | None = None) -> None:

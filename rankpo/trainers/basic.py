@@ -22,6 +22,7 @@ from rankpo.metrics import RunningMetrics
 from rankpo.trainers.parts import Parts
 from rankpo.trainers.settings import TrainerSettings
 from rankpo.trainers.state import TrainerState, load_best, load_state, save_state
+from rankpo.trainers.strategies import make_strategy
 from rankpo.trainers.update import Ahead, MicroBatch, Update, denominators, total
 from rankpo.types import Batch, LossOutput
 
@@ -36,7 +37,7 @@ class BasicTrainer:
     def __init__(self, settings: TrainerSettings, parts: Parts) -> None:
         self.settings = settings
         self.accelerator = parts.accelerator
-        self.policy = parts.model  # the model itself; self.model is what DDP made of it
+        self.policy = parts.model  # the model itself; self.model is what its strategy made of it
         self.loss = parts.loss
         self.loader = parts.loader
         self.replay = parts.replay
@@ -49,8 +50,9 @@ class BasicTrainer:
         if self.reference is not None:
             self.reference.autocast = parts.accelerator.autocast
         self.stored = parts.stored
-        self.model: nn.Module
-        self.model, self.optimizer = parts.accelerator.prepare(parts.model, parts.optimizer)
+        self.strategy = make_strategy(parts.accelerator, parts.model, parts.optimizer, settings.max_grad_norm)
+        self.model: nn.Module = self.strategy.wrapped
+        self.optimizer = self.strategy.optimizer
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.total_steps = settings.total_steps(self.loader.updates_per_epoch)
         self.state = TrainerState(loss_state=self.loss.initial_state())
@@ -103,7 +105,7 @@ class BasicTrainer:
                 value = total(output, update.denominators)
                 weight = distributed.world_size() if item.counts else 0.0
                 # torch.where keeps a NaN of an uncounted batch out; 0 · NaN would not
-                self.accelerator.backward(value * weight if weight else torch.nan_to_num(value) * 0)
+                self.strategy.backward(value * weight if weight else torch.nan_to_num(value) * 0)
                 self.record(
                     output, float(value.detach()) if item.counts else 0.0, update.denominators, counts=item.counts
                 )
@@ -179,7 +181,7 @@ class BasicTrainer:
         norm = self.clip()
         if not (self.finite_loss and (math.isfinite(norm) or self._scaler_will_skip())):
             self._refuse(update)
-        self.optimizer.step()
+        self.strategy.step()
         if math.isfinite(norm):  # an update that fp16's scaler leaves out has none
             self.running.add("grad_norm", torch.tensor(norm))
         self.running.end_update()
@@ -187,11 +189,10 @@ class BasicTrainer:
     def clip(self) -> float:
         """The gradient norm over all parameters (and shards), clipped to max_grad_norm if that is set."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        norm = self.accelerator.clip_grad_norm_(parameters, self.settings.max_grad_norm or math.inf)
-        return float(norm) if norm is not None else 0.0
+        return self.strategy.clip(parameters, self.settings.max_grad_norm or math.inf)
 
     def no_sync(self) -> AbstractContextManager[None]:
-        return self.accelerator.no_sync(self.model)
+        return self.strategy.no_sync()
 
     def record(
         self, output: LossOutput, value: float, sums: Mapping[str, float], prefix: str = "", counts: bool = True
@@ -277,9 +278,11 @@ class BasicTrainer:
             self.logger.say(f"FINAL holds the best weights, of step {self.state.best_step}")
             load_best(self)
             metrics = self.state.best_metrics
-        # a mixed-precision forward pass would be compared with the folder's float32 one
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.save_final(self.policy, {"before": self.state.start_metrics, "after": metrics})
+        weights = self.strategy.plain_weights()
+        if weights is None:
+            # a mixed-precision forward pass would be compared with the folder's float32 one
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.save_final(self.policy, {"before": self.state.start_metrics, "after": metrics}, weights)
         return metrics or {}
 
     def _seed(self) -> None:

@@ -37,6 +37,6 @@ class ContrastiveTrainer(BasicTrainer):
             super().backward(update, last)
             return
         output, value = in_batch.backward(
-            self.loss, self.model, update, self.accelerator.backward, self.no_sync, last=last
+            self.loss, self.model, update, self.strategy.backward, self.no_sync, last=last
         )
         self.record(output, value, update.denominators)

@@ -67,7 +67,7 @@ class PairedPreferenceTrainer(BasicTrainer):
             self.replay_loss,
             self.model,
             update.replayed,
-            self.accelerator.backward,
+            self.strategy.backward,
             self.no_sync,
             scale=self.replay_weight,
             last=False,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from rankpo.checkpoint import CheckpointStore
 from rankpo.data.dataloaders import DataLoader
@@ -24,7 +25,7 @@ from rankpo.trainers.schedules import Schedule
 class Parts:
     """What a trainer works with, put together by tasks/train.py.
 
-    save_final: writes FINAL from the model; called on every rank (sharded weights are gathered), returns on all.
+    save_final: writes FINAL from the model, or from complete weights where they are not None; called on every rank.
     stored: [slots] reference scores, or None. replay: a second loader whose groups accompany every update, or None.
     """
 
@@ -37,7 +38,7 @@ class Parts:
     evaluators: Sequence[Evaluator]
     checkpoints: CheckpointStore
     logger: MetricsLogger
-    save_final: Callable[[EmbeddingModel, Mapping[str, Any]], None]
+    save_final: Callable[[EmbeddingModel, Mapping[str, Any], Mapping[str, Tensor] | None], None]
     reference: Reference | None = None
     stored: np.ndarray | None = None
     replay: DataLoader | None = None

@@ -170,10 +170,10 @@ class PPOTrainer(TokenPolicyTrainer):
         own = {id(parameter) for parameter in head.parameters()}
         rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
         # the accelerator's comes first: it takes fp16's scale off all gradients, the head's too
-        norm = self.accelerator.clip_grad_norm_(rest, self.settings.max_grad_norm or math.inf)
-        of_head = nn.utils.clip_grad_norm_(head.parameters(), limit)
+        norm = self.strategy.clip(rest, self.settings.max_grad_norm or math.inf)
+        of_head = distributed.whole(nn.utils.clip_grad_norm_(head.parameters(), limit))
         self.running.add("grad_norm/value", of_head)
-        return float(norm if torch.isfinite(of_head) else of_head)
+        return norm if torch.isfinite(of_head) else float(of_head)
 
 
 class GRPOTrainer(TokenPolicyTrainer):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rankpo import distributed
 from rankpo.checkpoint import CheckpointError, damage
+from rankpo.trainers.strategies import OptimizerState
 
 if TYPE_CHECKING:
     from rankpo.trainers.basic import BasicTrainer
@@ -46,12 +47,12 @@ def save_state(trainer: BasicTrainer) -> None:
         "running": trainer.running.state(distributed.sum_over_ranks),
         "scaler": {} if scaler is None else scaler.state_dict(),
     }
+    weights, optimizer = trainer.strategy.trained_weights(), trainer.strategy.optimizer_state()  # of all ranks together
     if distributed.rank() == 0:
 
         def write(folder: Path) -> None:
-            weights = {name: tensor.detach().contiguous() for name, tensor in trained_parameters(trainer).items()}
             save_file(weights, folder / "weights.safetensors")
-            save_optimizer(folder, trainer.optimizer, parameter_names(trainer))
+            save_optimizer(folder, optimizer)
             save_file(states, folder / "random.safetensors")
 
         store.save(state.step, write, {**asdict(state), **extra})
@@ -65,8 +66,8 @@ def load_state(trainer: BasicTrainer) -> None:
     checkpoint = trainer.checkpoints.newest_valid(trainer.logger.say)
     if checkpoint is None:
         return
-    load_weights(trainer, checkpoint.path)
-    load_optimizer(checkpoint.path, trainer.optimizer, parameter_names(trainer))
+    trainer.strategy.load_weights(load_file(checkpoint.path / "weights.safetensors"))
+    trainer.strategy.load_optimizer_state(load_optimizer(checkpoint.path))
     saved = checkpoint.state
     _restore_python(saved.pop("python_random"))
     _restore_random(load_file(checkpoint.path / "random.safetensors"))
@@ -85,64 +86,31 @@ def load_best(trainer: BasicTrainer) -> None:
     fault = damage(path) if path.exists() else "it is not there"
     if fault is not None:
         raise CheckpointError(f"trainer.final=best: {path} cannot be read ({fault}); set trainer.final=last")
-    load_weights(trainer, path)
+    trainer.strategy.load_weights(load_file(path / "weights.safetensors"))
 
 
-@torch.no_grad()
-def load_weights(trainer: BasicTrainer, folder: Path) -> None:
-    """Copies a checkpoint's weights into the policy's trained parameters, by name."""
-    weights = load_file(folder / "weights.safetensors")
-    for name, parameter in trained_parameters(trainer).items():
-        parameter.copy_(weights[name])
-
-
-def trained_parameters(trainer: BasicTrainer) -> dict[str, torch.nn.Parameter]:
-    """The parameters that training changes, by name."""
-    return {name: parameter for name, parameter in trainer.policy.named_parameters() if parameter.requires_grad}
-
-
-def parameter_names(trainer: BasicTrainer) -> dict[int, str]:
-    """Name of every trained parameter by identity: optimizer state is kept by name, not by place."""
-    return {id(parameter): name for name, parameter in trained_parameters(trainer).items()}
-
-
-def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    return getattr(optimizer, "optimizer", optimizer)
-
-
-def save_optimizer(folder: Path, optimizer: Any, names: dict[int, str]) -> None:
+def save_optimizer(folder: Path, state: OptimizerState) -> None:
     """optimizer.safetensors: tensors as `parameter/key`; optimizer.json: the numbers."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
-    for parameter, values in _inner(optimizer).state.items():
+    for name, values in state.items():
         for key, value in values.items():
-            place = f"{names[id(parameter)]}/{key}"
             if isinstance(value, Tensor):
-                tensors[place] = value.contiguous()
+                tensors[f"{name}/{key}"] = value.clone() if value.dim() == 0 else value  # one number may serve all
             elif value is not None:
-                numbers[place] = value
+                numbers[f"{name}/{key}"] = value
     save_file(tensors, folder / "optimizer.safetensors")
     (folder / "optimizer.json").write_text(json.dumps(numbers))
 
 
-def load_optimizer(folder: Path, optimizer: Any, names: dict[int, str]) -> None:
-    """Puts back what `save_optimizer` wrote, by parameter name."""
-    values: dict[str, dict[str, Any]] = {}
+def load_optimizer(folder: Path) -> OptimizerState:
+    """What `save_optimizer` wrote."""
+    state: OptimizerState = {}
     stored = {**load_file(folder / "optimizer.safetensors"), **json.loads((folder / "optimizer.json").read_text())}
     for place, value in stored.items():
         name, _, key = place.rpartition("/")
-        values.setdefault(name, {})[key] = value
-    inner = _inner(optimizer)
-    for group in inner.param_groups:
-        for parameter in group["params"]:
-            state = values.get(names[id(parameter)])
-            if state is not None:
-                # AdamW keeps its step count on the CPU, its moments beside the parameter
-                moved = {
-                    key: value.to(parameter.device) if isinstance(value, Tensor) and value.dim() else value
-                    for key, value in state.items()
-                }
-                inner.state[parameter] = moved
+        state.setdefault(name, {})[key] = value
+    return state
 
 
 def _random_states() -> dict[str, Tensor]:
