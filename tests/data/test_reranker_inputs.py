@@ -1,5 +1,7 @@
 """Pairs as token sequences: the tokenizer's own layout, templates, what is cut, and what text can never do."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -287,3 +289,19 @@ def test_answers_that_merge_with_the_prompt_or_are_unknown_are_refused():
         answer_ids(reordered, ("c",), "ab")
     with pytest.raises(ValueError, match="'日' is not one token"):
         answer_ids(bert(), ("日",), "")
+
+
+@pytest.mark.parametrize("length", [8, 9, 13, 14, 20, 21, 50])
+def test_slices_cover_a_document(length):
+    """U 16, a query of 6, a head of 2: slices of 8 tokens of text, two of them shared with the one before."""
+    inputs = RerankerInputs(
+        byte_tokenizer(), RerankerSettings(max_length=19, min_document_tokens=4, document_format="D:{}")
+    )
+    document = np.arange(100, 102 + length)
+    slices = inputs.slices(np.zeros(6, dtype=int), document)
+    if length == 8:
+        assert len(slices) == 1
+    assert all(part[:2].tolist() == [100, 101] and len(part) <= 10 for part in slices)
+    texts = [part[2:].tolist() for part in slices]
+    assert texts[0] + [token for part in texts[1:] for token in part[2:]] == document[2:].tolist()
+    assert all(before[-2:] == after[:2] for before, after in itertools.pairwise(texts))

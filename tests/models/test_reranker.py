@@ -384,12 +384,16 @@ def test_an_end_that_transformers_cannot_find_is_an_export_error(tmp_path):
         model.export(tmp_path / "FINAL", {})
 
 
-def test_lora_trains_the_head_and_keeps_its_adapters(tmp_path):
-    config = compose(["model=tiny_decoder_reranker", "loss=dpo", "model.use_peft=true", "model.peft.lora_r=2"]).model
+@pytest.mark.parametrize(
+    ("name", "head"), [("tiny_decoder_reranker", ["score"]), ("tiny_reranker", ["pooler", "classifier"])]
+)
+def test_lora_trains_the_head_and_keeps_its_adapters(tmp_path, name, head):
+    config = compose([f"model={name}", "loss=dpo", "model.use_peft=true", "model.peft.lora_r=2"]).model
     model = config.build(config.open_inputs(quiet), quiet)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert any("score" in name for name in trained)
-    assert all("lora" in name or "score" in name for name in trained)
+    whole = {name for name in trained if "lora" not in name}
+    assert all(any(part in name for name in whole) for part in head)
+    assert all(any(part in name for part in head) for name in whole)
     before = model.compute_score(PAIRS)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

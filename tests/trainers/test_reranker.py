@@ -235,7 +235,7 @@ class Lists:
         from rankpo.types import Example
 
         yield Example("q", ("a", "b", "c"), (1.0, 0.5, 0.0), "first")
-        yield Example("r", ("d", "e", "d"), (0.0, 0.5, 1.0), "second")
+        yield Example("r", ("d", "e", "d"), (1.0, 0.5, 0.0), "second")
 
 
 class Scorer:
@@ -256,7 +256,7 @@ class Scorer:
 def test_lists_are_measured_by_hand(tmp_path):
     """Grades (2, 1, 0) scored (1, 3, 2): order b c a, dcg 1 + 0 + 3/2 of 3 + 1/log2(3); e d of grades 1, 2 likewise.
 
-    `d` stands twice with grades 0 and 2: once, with 2.
+    `d` stands twice with grades 2 and 0: once, with 2.
     """
     evaluator = ListwiseEvaluator(Lists(), tmp_path, ["ndcg@10", "mrr@10"], lambda message: None)
     found = evaluator.evaluate(Scorer([1, 3, 2, 5, 6, 5])).metrics
