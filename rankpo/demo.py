@@ -1,17 +1,32 @@
-"""The main job, small: contrastive training, RankPO, and what each stage changed. `./install.sh demo`"""
+"""The main job, small: contrastive training, RankPO over three seeds, what each stage changed. `./install.sh demo`"""
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-STAGES = (("stage one", "jobs_stage1"), ("aligned", "jobs_stage2"))
-EVALUATION = ["eval_datasets=[jobs_test,jobs_preferences_test]", "eval_datasets.jobs_test.num_profiles=1000"]
+SEEDS = (1, 2, 3)
+STAGE_ONE = "jobs_stage1"
+# name of the runs: what it is, and the experiment's overrides
+STAGE_TWO = {
+    "plain": ("RankPO alone", ("replay_datasets=[]", "loss.replay_weight=0", "loss.reference_free=true")),
+    "aligned": ("RankPO with stage one replayed", ()),
+}
+EVALUATION = (
+    "eval_datasets=[jobs_test,jobs_preferences_test]",
+    "eval_datasets.jobs_test.num_profiles=600",
+    "eval_datasets.jobs_test.num_posts=80",
+    "eval_datasets.jobs_preferences_test.num_profiles=600",
+    "eval_datasets.jobs_preferences_test.num_posts=80",
+    "eval_datasets.jobs_preferences_test.num_pairs=15",
+)
+RULES, KEPT, RECALL, JUDGE = "nDCG@20 (rules)", "of stage one", "recall@100 (rules)", "agreement (judge)"
 
 
 def compose(overrides: Sequence[str]) -> Any:
@@ -25,50 +40,89 @@ def compose(overrides: Sequence[str]) -> Any:
         return check(hydra_compose("config", overrides=list(overrides)), overrides)
 
 
-def main(overrides: Sequence[str]) -> int:
-    """Runs both stages and evaluates three models. overrides: added to every launch."""
-    from rankpo.metrics import MetricsLogger
+class Demo:
+    """Runs launch.py's own tasks in this process, saying each command. overrides: added to all of them."""
 
+    def __init__(self, overrides: Sequence[str]) -> None:
+        from rankpo.metrics import MetricsLogger
+
+        self.overrides = list(overrides)
+        self.logger = MetricsLogger()
+        self.cache = compose(self.overrides).cache_dir
+
+    def run(self, title: str, *command: str) -> Any:
+        self.logger.say(f"\n{title}: python launch.py {' '.join(command)}")
+        experiment = compose([*command, *self.overrides])
+        return experiment.task(experiment)
+
+    def train(self) -> dict[str, list[str]]:
+        """All trainings; names of the runs by what they are."""
+        self.run("stage one", f"experiment={STAGE_ONE}", "overwrite=true")
+        runs = {"base": ["jobs_base"], "stage one": [STAGE_ONE]}
+        for name, (title, options) in STAGE_TWO.items():
+            runs[title] = [f"jobs_{name}_{seed}" for seed in SEEDS]
+            for seed, run in zip(SEEDS, runs[title], strict=True):
+                options_of_seed = (f"exp_name={run}", f"seed={seed}", "overwrite=true")
+                self.run(f"{title}, seed {seed}", "experiment=jobs_stage2", *options, *options_of_seed)
+        return runs
+
+    def evaluate(self, run: str) -> dict[str, float]:
+        folder = [] if run == "jobs_base" else [f"model.load_from={self.cache}/{run}/FINAL"]
+        command = ("task=evaluate", "model=minilm", *folder, f"exp_name={run}", *EVALUATION)
+        return self.run(run, *command)[0]
+
+    def report(self, runs: Sequence[str]) -> Path:
+        folders = ",".join(f"{self.cache}/{run}" for run in runs)
+        return self.run(
+            "report",
+            "task=report",
+            f"task.runs=[{folders}]",
+            "task.metrics=[ndcg@20,recall@100,accuracy]",
+            f"task.baseline={STAGE_ONE}",
+            "task.title=RankPO on the job-talent world",
+            f"task.output={self.cache}/demo/report.html",
+            *EVALUATION[:3],
+        )
+
+
+def main(overrides: Sequence[str]) -> int:
+    """Trains, evaluates, reports. overrides: added to every launch."""
     started = time.monotonic()
-    logger = MetricsLogger()
-    folders: list[tuple[str, str | None]] = [("base", None)]
-    for title, experiment in STAGES:
-        logger.say(f"\n{title}: python launch.py experiment={experiment} overwrite=true")
-        chosen = compose([f"experiment={experiment}", "overwrite=true", *overrides])
-        chosen.task(chosen)
-        folders.append((title, str(chosen.run_dir / "FINAL")))
-    rows = []
-    for title, folder in folders:
-        chosen_model = [] if folder is None else [f"model.load_from={folder}"]
-        command = [
-            "task=evaluate",
-            "model=minilm",
-            f"exp_name=demo_{title.replace(' ', '_')}",
-            *chosen_model,
-            *EVALUATION,
-        ]
-        logger.say(f"\n{title}: python launch.py {' '.join(command)}")
-        chosen = compose([*command, *overrides])
-        rows.append({**chosen.task(chosen)[0], "model": title})
-    table = summary(rows)
-    target = chosen.cache_dir / "demo"
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "results.json").write_text(json.dumps(rows, indent=1))
-    text = logger.table(table, "\nRules: held-out corpus, graded. Judge: agreement on held-out pairs.")
-    (target / "table.txt").write_text(text)
-    logger.say(f"written to {target}, after {time.monotonic() - started:.0f} s")
+    demo = Demo(overrides)
+    runs = demo.train()
+    found = {title: [demo.evaluate(name) for name in names] for title, names in runs.items()}
+    page = demo.report([name for names in runs.values() for name in names])
+    folder = page.parent
+    (folder / "results.json").write_text(json.dumps(found, indent=1))
+    seeds = f"mean ± deviation over seeds {', '.join(map(str, SEEDS))}"
+    title = f"\nRules: held-out corpus, graded. Judge: agreement on held-out pairs. Stage two: {seeds}."
+    (folder / "table.txt").write_text(demo.logger.table(summary(found), title))
+    demo.logger.say(f"\nreport: {page}, after {time.monotonic() - started:.0f} s")
     return 0
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def summary(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, str]]:
     """The columns to look at: what the rules want beside what the judge wants."""
-    columns = {
-        "nDCG@20 (rules)": "jobs_test/ndcg@20",
-        "MRR@10 (rules)": "jobs_test/mrr@10",
-        "recall@100 (rules)": "jobs_test/recall@100",
-        "agreement (judge)": "jobs_preferences_test/accuracy",
-    }
-    return [{"model": row["model"], **{title: row[name] for title, name in columns.items()}} for row in rows]
+    base = found["stage one"][0]["jobs_test/ndcg@20"]
+    rows = []
+    for title, members in found.items():
+        ndcg = [row["jobs_test/ndcg@20"] for row in members]
+        rows.append(
+            {
+                "model": title,
+                RULES: spread(ndcg),
+                KEPT: f"{100 * statistics.fmean(ndcg) / base:.1f} %",
+                RECALL: spread([row["jobs_test/recall@100"] for row in members]),
+                JUDGE: spread([row["jobs_preferences_test/accuracy"] for row in members]),
+            }
+        )
+    return rows
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, with the standard deviation where there are several."""
+    mean = f"{statistics.fmean(values):.4f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.4f}"
 
 
 if __name__ == "__main__":
