@@ -180,8 +180,8 @@ def test_an_embedding_model_is_no_reranker(folder):
         )
 
 
-def test_from_the_command_line_on_two_processes(folder):
-    done = launch(*of_folder(folder), processes=2)
+def test_from_the_command_line(folder):
+    done = launch(*of_folder(folder))
     assert done.returncode == 0, done.stderr
     new = read_run(folder / "x" / "rerank" / "run.trec")
     assert new["q1"] == pytest.approx(expected_scores(folder, "q1", list(RUN["q1"])), abs=1e-5)
