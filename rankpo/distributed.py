@@ -69,6 +69,8 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
     - FSDP on CPUs: Accelerator(cpu=True) gives DDP, Accelerator() one process each that knows of no other. So cpu=True
       makes the group, then type and plugin are set, which `prepare` reads.
     - DeepSpeed on CPUs: Accelerator(cpu=True) gives DDP, Accelerator() alone asks for nccl. So gloo is named.
+    - DeepSpeed on CPUs compiles a reduction through shared memory when it starts: minutes on a busy machine, and a
+      process that was killed in them leaves a lock on which every later one waits for ever. So gloo does it.
     - DeepSpeed anywhere: `prepare` wants the batch size of a torch DataLoader, and there is none. So one is written
       into its configuration; it scales nothing while accumulation is 1.
     """
@@ -78,9 +80,13 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if strategy == "DEEPSPEED":
         if cpu:
+            import deepspeed
+
             group["backend"] = "gloo"
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(**group)])
         accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
+        build_whole_models()
         return accelerator
     handlers: list[Any] = [InitProcessGroupKwargs(**group), DistributedDataParallelKwargs(broadcast_buffers=False)]
     accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=handlers)
@@ -91,6 +97,17 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
+
+
+def build_whole_models() -> None:
+    """Has transformers build models whole also under ZeRO-3, whose `zero3_init_flag: false` alone does not.
+
+    Accelerate tells transformers of ZeRO-3 whenever it makes an Accelerator and whenever it prepares a model; from
+    then on every new model comes in parts, which cannot run: to be split later, exported, or copied as a reference.
+    """
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
 
 
 def strategy_asked(environment: Mapping[str, str]) -> str | None:

@@ -129,6 +129,7 @@ class ZeroStrategy(Strategy):
             _keep_in_step(self.model)
         self.engine: Any
         self.engine, wrapped = super().prepare(optimizer)
+        distributed.build_whole_models()
         return self.engine, wrapped
 
     @contextmanager
