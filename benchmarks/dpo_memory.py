@@ -65,9 +65,13 @@ def _vocabulary(folder: Path, options: Options) -> tuple[list[Measured], list[Go
         # ra-dpo's first update: where policy and reference are equal all words tie, and any of them are the tail
         require_same(mine, theirs, tolerance=1e-4 if start == 0 else 1e-3)
         found += [mine, theirs]
-    return found, [
-        goal for mine, theirs in zip(found[::2], found[1::2], strict=True) for goal in _memory(mine, theirs, 0.2)
-    ]
+    goals: list[Goal] = []
+    for mine, theirs in zip(found[::2], found[1::2], strict=True):
+        goals += [
+            *_memory(mine, theirs, 0.2),
+            Goal(f"{mine.name} against {theirs.name}", ratio(theirs, mine), 1, unit=" x"),
+        ]
+    return found, goals
 
 
 def _trl(folder: Path, options: Options) -> tuple[list[Measured], list[Goal]]:
