@@ -105,9 +105,9 @@ class Annotate:
                 return self._reward(experiment, samples, logger)
         queries: Mapping[str, Prompt]
         if samples is None:
-            queries = dict(open_source(self.queries, "query", experiment.datasets).texts())
+            asked = dict(open_source(self.queries, "query", experiment.datasets).texts())
             texts = dict(open_source(self.corpus, "passage", experiment.datasets).texts())
-            found = self._rankings(experiment, queries, texts, logger)
+            queries, found = asked, self._rankings(experiment, asked, texts, logger)
         else:
             queries, texts, found = samples.prompts, samples.completions, samples.rankings(self.pairs.top_k)
         drawn = self._draw(found, texts, experiment.seed)
