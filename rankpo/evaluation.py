@@ -35,10 +35,12 @@ def encode_rows(model: EmbeddingModel, table: ExampleTable, rows: np.ndarray, ro
     shares = deal(model.inputs.kept(table.lengths[rows], role), distributed.world_size())
     own = shares[distributed.rank()]
     output = torch.zeros(len(own), model.dim)
-    for start in range(0, len(own), ROWS_PER_BLOCK):
-        block = rows[own[start : start + ROWS_PER_BLOCK]]
-        sequences = model.inputs.rows(table, block, role)
-        output[start : start + len(block)] = model.encode_sequences(sequences)
+    shortest = rows[table.lengths[rows].argmin(keepdims=True)] if len(rows) else rows
+    with distributed.in_step(model, lambda: model.inputs.rows(table, shortest, role)):
+        for start in range(0, len(own), ROWS_PER_BLOCK):
+            block = rows[own[start : start + ROWS_PER_BLOCK]]
+            sequences = model.inputs.rows(table, block, role)
+            output[start : start + len(block)] = model.encode_sequences(sequences)
     if distributed.world_size() == 1:
         return output
     return distributed.place_rows(output.to(model.device), torch.from_numpy(own), len(rows)).cpu()

@@ -159,7 +159,7 @@ class CausalLanguageModel(RankingModel):
     def truncation(self, table: ExampleTable) -> str | None:
         return self.inputs.report(table)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: weights that FSDP2 gathers in it could not be trained afterwards
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
         """[slots] float32 summed log-probabilities; each distinct (prompt, completion) is read once, by one rank."""
         slots = self.inputs.slot_pieces(table)
@@ -170,9 +170,10 @@ class CausalLanguageModel(RankingModel):
         training = self.training
         self.eval()
         try:
-            for part in cut(np.arange(len(own)), lengths[own], SCORE_TOKENS):
-                sequences = self.inputs.sequences(table, [pieces[own[index]] for index in part])
-                output[torch.from_numpy(part)] = self(sequences).float().cpu()
+            with distributed.in_step(self, lambda: self.inputs.sequences(table, [pieces[int(lengths.argmin())]])):
+                for part in cut(np.arange(len(own)), lengths[own], SCORE_TOKENS):
+                    sequences = self.inputs.sequences(table, [pieces[own[index]] for index in part])
+                    output[torch.from_numpy(part)] = self(sequences).float().cpu()
         finally:
             self.train(training)
         if distributed.world_size() > 1:

@@ -79,7 +79,7 @@ class EmbeddingModel(RankingModel):
 
         return export_embedding(folder, self, description)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: weights that FSDP2 gathers in it could not be trained afterwards
     def encode_sequences(self, sequences: Sequences, on_progress: Any = None) -> Tensor:
         """[N, D] embeddings on the CPU, computed in length-sorted chunks in evaluation mode.
 

@@ -107,9 +107,10 @@ class RerankerModel(RankingModel):
         own = deal(sizes, distributed.world_size())[distributed.rank()]
         own = own[np.argsort(-sizes[own], kind="stable")]
         scores = torch.zeros(len(own))
-        for start in range(0, len(own), PAIRS_PER_BLOCK):
-            block = own[start : start + PAIRS_PER_BLOCK]
-            scores[start : start + len(block)] = score(block)
+        with distributed.in_step(self, lambda: self.inputs.sequences([("a", "a")])):
+            for start in range(0, len(own), PAIRS_PER_BLOCK):
+                block = own[start : start + PAIRS_PER_BLOCK]
+                scores[start : start + len(block)] = score(block)
         if distributed.world_size() > 1:
             return distributed.place_rows(scores.to(self.device), torch.from_numpy(own), len(sizes)).cpu().numpy()
         result = np.empty(len(sizes), dtype=np.float32)
@@ -124,7 +125,7 @@ class RerankerModel(RankingModel):
         scores = self.score_sequences(sequences, batch_tokens)
         return torch.full((len(pairs),), -torch.inf).scatter_reduce(0, owners, scores, "amax")
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: weights that FSDP2 gathers in it could not be trained afterwards
     def score_sequences(self, sequences: Sequences, batch_tokens: int = BATCH_TOKENS) -> Tensor:
         """[N] float32 on the CPU, in evaluation mode, longest first, about `batch_tokens` tokens at a time."""
         training = self.training

@@ -34,6 +34,8 @@ class Strategy:
         self.max_grad_norm = max_grad_norm
         self.wrapped: nn.Module
         self.wrapped, self.optimizer = self.prepare(optimizer)
+        # by name; kept, since FSDP2 puts gathered tensors into their places for a while
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
         """The wrapped model and optimizer."""
@@ -56,17 +58,13 @@ class Strategy:
 
     # whole tensors: every rank must call these together
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that training changes, by name."""
-        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-
     def whole(self, parameter: Tensor) -> Tensor:
         """A parameter or buffer, complete."""
         return distributed.whole(parameter.detach())
 
     def trained_weights(self) -> dict[str, Tensor]:
         """Complete trained parameters by name: on rank 0, {} elsewhere."""
-        return _kept({name: self.whole(parameter) for name, parameter in _each(self.trained())})
+        return _kept({name: self.whole(parameter) for name, parameter in _each(self.trained)})
 
     def plain_weights(self) -> dict[str, Tensor] | None:
         """The model's complete state on rank 0's CPU, {} elsewhere; None where the model itself already is complete."""
@@ -75,12 +73,12 @@ class Strategy:
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Puts complete weights into the trained parameters."""
-        for name, parameter in self.trained().items():
+        for name, parameter in self.trained.items():
             parameter.copy_(distributed.part_of(weights[name], parameter))
 
     def optimizer_state(self) -> OptimizerState:
         """The optimizer's state of every trained parameter, complete: on rank 0, {} elsewhere."""
-        names = {id(parameter): name for name, parameter in self.trained().items()}
+        names = {id(parameter): name for name, parameter in self.trained.items()}
         whole: OptimizerState = {}
         for parameter, values in _inner(self.optimizer).state.items():
             complete = {key: self.whole(v) if isinstance(v, Tensor) else v for key, v in values.items()}
@@ -90,7 +88,7 @@ class Strategy:
     def load_optimizer_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Puts back what `optimizer_state` gave, by parameter name, into whichever strategy this is."""
         inner = _inner(self.optimizer)
-        for name, parameter in self.trained().items():
+        for name, parameter in self.trained.items():
             if name in state:
                 inner.state[parameter] = {key: _beside(value, parameter) for key, value in state[name].items()}
 
@@ -108,6 +106,10 @@ class FullyShardedStrategy(Strategy):
 
     def plain_weights(self) -> dict[str, Tensor] | None:
         return _kept({name: self.whole(tensor) for name, tensor in _each(self.model.state_dict())})
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        super().load_weights(weights)
+        self.model.reshard()  # what an evaluation before has gathered is out of date
 
 
 class ZeroStrategy(Strategy):
@@ -174,7 +176,7 @@ class ZeroStrategy(Strategy):
         import deepspeed
         from deepspeed.utils import safe_set_full_fp32_param
 
-        for name, parameter in self.trained().items():
+        for name, parameter in self.trained.items():
             value = weights[name].to(self.accelerator.device)
             safe_set_full_fp32_param(parameter, value)  # the optimizer's copy; below, the one that computes
             if hasattr(parameter, "ds_id"):
@@ -188,7 +190,7 @@ class ZeroStrategy(Strategy):
 
         tensors, common = self._state_keys()
         whole: OptimizerState = {}
-        for name, parameter in _each(self.trained()):
+        for name, parameter in _each(self.trained):
             values = {key: safe_get_full_optimizer_state(parameter, key) for key in tensors}
             whole[name] = {**values, **common}
         return _kept(whole if tensors or common else {})
@@ -199,7 +201,7 @@ class ZeroStrategy(Strategy):
         if not state:
             return
         self._begin_state(next(iter(state.values())))
-        for name, parameter in self.trained().items():
+        for name, parameter in self.trained.items():
             for key, value in state[name].items():
                 if isinstance(value, Tensor) and value.dim():
                     safe_set_full_optimizer_state(parameter, value.to(self.accelerator.device), key)
