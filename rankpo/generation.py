@@ -147,6 +147,8 @@ class TransformersWriter(Writer):
         context: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self.model = model.eval()
+        # what a checkpoint brings along, such as a penalty of repetitions, fills what is not set, and is no one's policy
+        model.base.generation_config = GenerationConfig()
         self.sampling = sampling
         self.max_tokens = max_tokens
         self.context = context
@@ -158,11 +160,9 @@ class TransformersWriter(Writer):
 
     def write(self, draws: Sequence[Draw]) -> list[Completion]:
         ids, mask = left_padded([draw.ids for draw in draws], self.model.device)
-        # the checkpoint's own settings are left aside: a penalty in them would be part of no one's policy
         config = GenerationConfig(
             max_new_tokens=self.sampling.max_new_tokens,
             do_sample=False,
-            repetition_penalty=1.0,
             eos_token_id=self.reader.stops,
             pad_token_id=self.reader.stops[0],
         )

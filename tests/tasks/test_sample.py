@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from rankpo.config_errors import ConfigError
 from rankpo.data.random_keys import random_keys, text_key
 from rankpo.demo import compose
-from rankpo.generation import ChosenByNumber, Draw, Reader, Sampling
+from rankpo.generation import ChosenByNumber, Draw, Reader, Sampling, TransformersWriter
 from rankpo.judges.records import Records
 from tests.runs import launch, train
 
@@ -95,20 +96,16 @@ def test_completions_are_those_drawn_by_hand_one_by_one(tmp_path, temperature, t
     assert len({record["output"] for record in found}) > len(found) / 2
 
 
-def test_a_checkpoints_penalty_is_no_part_of_the_policy():
-    from contextlib import nullcontext
-
-    from rankpo.generation import TransformersWriter
-
+def test_a_checkpoints_own_settings_are_no_part_of_the_policy():
     model, reader = built()
     prompt = (("user", "What colour is snow?"),)
     draw = Draw("p", 0, prompt, reader.ids([prompt])[0])
-    writer = TransformersWriter(model, Sampling(seed=1, temperature=0, max_new_tokens=8), 500, nullcontext)
-    plain = writer.write([draw])
+    expected = by_hand(model, draw.ids.tolist(), [0.0] * 16, 1.0, 1e-9, reader.stops)
+    assert len(set(expected)) < len(expected)  # something is said twice, which these would forbid
     model.base.generation_config.repetition_penalty = 9.0
-    assert writer.write([draw]) == plain
-    expected = by_hand(model, draw.ids.tolist(), [0.0] * 8, 1.0, 1e-9, reader.stops)
-    assert reader.completion(draw, expected) == plain[0]
+    model.base.generation_config.no_repeat_ngram_size = 1
+    writer = TransformersWriter(model, Sampling(seed=1, temperature=0, max_new_tokens=16), 500, nullcontext)
+    assert writer.write([draw]) == [reader.completion(draw, expected)]
 
 
 def test_numbers_choose_tokens_by_the_running_sum():
@@ -118,6 +115,10 @@ def test_numbers_choose_tokens_by_the_running_sum():
     chosen = ChosenByNumber(numbers, 3)(torch.zeros(5, 3, dtype=torch.long), scores)
     assert chosen.argmax(1).tolist() == [0, 0, 2, 3, 3]
     assert torch.isfinite(chosen).sum(1).tolist() == [1] * 5
+    without_first = ChosenByNumber(numbers[:1], 3)(
+        torch.zeros(1, 3, dtype=torch.long), torch.tensor([[0.0, 1.0]]).log()
+    )
+    assert without_first.argmax(1).tolist() == [1]  # the smallest number, too, leaves out what has no chance
 
 
 def test_both_forms_are_written_and_each_prompt_is_asked_once(tmp_path):
@@ -138,12 +139,12 @@ def test_both_forms_are_written_and_each_prompt_is_asked_once(tmp_path):
 
 
 def test_killed_and_started_again_it_ends_as_if_undisturbed(tmp_path, monkeypatch):
-    """Killed behind the third completion, in the middle of a batch, with half a line written."""
+    """Killed behind the second completion, in the middle of the first batch, with half a line written."""
     whole = sample(tmp_path, "whole")
     kept, add = [], Records.add
 
     def dying(self, record):
-        if len(kept) == 3:
+        if len(kept) == 2:
             raise KeyboardInterrupt
         kept.append(record["key"])
         add(self, record)
@@ -155,11 +156,11 @@ def test_killed_and_started_again_it_ends_as_if_undisturbed(tmp_path, monkeypatc
     part = tmp_path / "cut/sample/draws-0.jsonl"
     with part.open("ab") as file:
         file.write(b'{"key": "half')
-    before = part.read_bytes().splitlines()[:3]
+    before = part.read_bytes().splitlines()[:2]
     folder = sample(tmp_path, "cut")
     assert (folder / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
     after = part.read_bytes().splitlines()
-    assert after[:3] == before
+    assert after[:2] == before
     assert len({json.loads(line)["key"] for line in after}) == len(after) == 16
 
 
