@@ -15,15 +15,17 @@ SEEDS = (1, 2, 3)
 STAGE_ONE = "jobs_stage1"
 # name of the runs: what it is, and the experiment's overrides
 STAGE_TWO = {
-    "plain": ("RankPO alone", ("replay_datasets=[]", "loss.replay_weight=0", "loss.reference_free=true")),
-    "aligned": ("RankPO with stage one replayed", ()),
+    "plain": ("RankPO alone", ("replay_datasets=[]", "loss.replay_weight=0", "optimizer.lr=2e-4")),
+    "replayed": ("RankPO, stage one replayed", ()),
 }
+INTERPOLATED = "RankPO, a fifth of its way"
+ALPHA = 0.2  # share of RankPO's weights, the rest are stage one's
 EVALUATION = (
     "eval_datasets=[jobs_test,jobs_preferences_test]",
-    "eval_datasets.jobs_test.num_profiles=600",
-    "eval_datasets.jobs_test.num_posts=80",
-    "eval_datasets.jobs_preferences_test.num_profiles=600",
-    "eval_datasets.jobs_preferences_test.num_posts=80",
+    "eval_datasets.jobs_test.num_profiles=500",
+    "eval_datasets.jobs_test.num_posts=60",
+    "eval_datasets.jobs_preferences_test.num_profiles=500",
+    "eval_datasets.jobs_preferences_test.num_posts=60",
     "eval_datasets.jobs_preferences_test.num_pairs=15",
 )
 RULES, KEPT, RECALL, JUDGE = "nDCG@20 (rules)", "of stage one", "recall@100 (rules)", "agreement (judge)"
@@ -64,6 +66,10 @@ class Demo:
             for seed, run in zip(SEEDS, runs[title], strict=True):
                 options_of_seed = (f"exp_name={run}", f"seed={seed}", "overwrite=true")
                 self.run(f"{title}, seed {seed}", "experiment=jobs_stage2", *options, *options_of_seed)
+        runs[INTERPOLATED] = [f"jobs_aligned_{seed}" for seed in SEEDS]
+        for seed, run in zip(SEEDS, runs[INTERPOLATED], strict=True):
+            source = ("task=export", f"task.run={self.cache}/jobs_plain_{seed}", f"task.alphas=[{ALPHA}]")
+            self.run(f"{INTERPOLATED}, seed {seed}", *source, f"exp_name={run}", "overwrite=true")
         return runs
 
     def evaluate(self, run: str) -> dict[str, float]:

@@ -23,11 +23,11 @@ def test_demo_from_training_to_report(tmp_path, monkeypatch):
     demo.main(["model=tiny_bert", f"cache_dir={tmp_path}", "trainer.max_steps=2", "trainer.batch_size=4"])
     found = json.loads((tmp_path / "demo" / "results.json").read_text())
     assert {title: len(rows) for title, rows in found.items()} == {
-        "base": 1, "stage one": 1, "RankPO alone": 2, "RankPO with stage one replayed": 2,
+        "base": 1, "stage one": 1, "RankPO alone": 2, "RankPO, stage one replayed": 2, "RankPO, a fifth of its way": 2,
     }  # fmt: skip
     page = (tmp_path / "demo" / "report.html").read_text()
     assert page.count("jobs_aligned_2") > 1
     assert "Alignment against retention" in page
     assert len((tmp_path / "demo" / "table.txt").read_text().splitlines()) >= 5
-    alone, replayed = found["RankPO alone"][0], found["RankPO with stage one replayed"][0]
+    alone, replayed = found["RankPO alone"][0], found["RankPO, stage one replayed"][0]
     assert alone["jobs_test/ndcg@20"] != pytest.approx(replayed["jobs_test/ndcg@20"], abs=1e-12)
