@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,13 +44,23 @@ def run_error(error: Exception, environment: Mapping[str, str]) -> str | None:
     Told apart by the innermost line of the trace, which is a `raise` of this package: every such message says what to
     change. Several processes: the rank stands in front, since only one of them may have failed.
     """
+    several = int(environment.get("WORLD_SIZE", "1")) > 1
+    rank = f"rank {environment.get('RANK', '0')}"
+    if several and (type(error).__name__.startswith("Dist") or "gloo" in str(error)):
+        return (
+            f"{rank}: lost another rank, whose own message says why, or which took longer than trainer.timeout_minutes"
+        )
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        message = "the disk is full; free some of it, and the same command with resume=auto continues"
+        return f"{rank}: {message}" if several else message
     innermost = traceback.extract_tb(error.__traceback__)[-1]
     ours = Path(innermost.filename).is_relative_to(Path(__file__).parent) and (innermost.line or "").startswith("raise")
     if not ours and not (isinstance(error, OSError) and error.filename is not None):
         return None
-    several = int(environment.get("WORLD_SIZE", "1")) > 1
     message = str(error) if ours else f"{error.filename}: {error.strerror}"  # type: ignore[attr-defined]
-    return f"rank {environment.get('RANK', '0')}: {message}" if several else message
+    return f"{rank}: {message}" if several else message
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:

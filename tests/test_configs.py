@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from rankpo import distributed
@@ -220,8 +222,14 @@ def test_judges(option, monkeypatch):
     assert compose(["task=annotate", f"judge={option}", *JUDGE_KEYS.get(option, ())]).judge.name
 
 
-@pytest.mark.parametrize("group", ["experiment", "debug"])
-def test_recipes(group):
-    """Each published or documented run passes every check."""
-    for option in options(group):
-        assert compose([f"{group}={option}"]).exp_name
+RECIPES = [f"{group}={name}" for group in ("experiment", "debug") for name in options(group)]
+
+
+@pytest.mark.parametrize("option", RECIPES)
+def test_recipes(option, tmp_path):
+    """Each published or documented run passes every check; what its user must give is a path."""
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        missing = sorted(OmegaConf.missing_keys(hydra_compose("config", overrides=[option])))
+    assert all(key.endswith(".path") for key in missing)
+    (tmp_path / "records.jsonl").touch()
+    assert compose([option, *(f"{key}={tmp_path}/records.jsonl" for key in missing)]).exp_name

@@ -115,16 +115,17 @@ def test_judgements_are_the_rules_grades_by_hand():
 
 
 def test_utility_by_hand():
-    """2 · fit + 1.5 · recency + 2 · depth/3 + 1.5 · rules. Senior wants 9 to 14 years; 5 years miss it by 4: fit 1/2.
+    """fit + 2 · recency + 3 · depth/3 + 1.5 · rules. Senior wants 9 to 14 years; 5 years miss it by 4: fit 1/2.
 
-    Last year 2021: recency 1/2. Depth 3. Right field elsewhere: 1/2. Sum 1 + 0.75 + 2 + 0.75 = 4.5.
+    Last year 2021: recency 1/2. Depth 3. Right field elsewhere: 1/2. Sum 0.5 + 1 + 3 + 0.75 = 5.25. The other one: fit
+    1, recency 1, depth 0, wrong field: 3.
     """
     post = Post("j", "", field="soil", region="Alps", level="senior")
     profile = Profile("p", "", field="soil", region="Iberia", years=5, last_year=2021, depth=3)
-    assert utility(post, profile) == pytest.approx(4.5)
+    assert utility(post, profile) == pytest.approx(5.25)
     weaker = Profile("o", "", field="tax", region="Alps", years=12, last_year=2026, depth=0)
-    assert utility(post, weaker) == pytest.approx(3.5)
-    assert judge(post, profile, weaker) == ("A", pytest.approx(1 / (1 + 2.718281828**-2)))
+    assert utility(post, weaker) == pytest.approx(3.0)
+    assert judge(post, profile, weaker) == ("A", pytest.approx(1 / (1 + 2.718281828**-4.5)))
     assert judge(post, weaker, profile)[0] == "B"
     assert judge(post, profile, profile) == ("B", 0.5)
     assert judge(post, profile, Profile(**{**profile.__dict__, "id": "q"})) == ("A", 0.5)

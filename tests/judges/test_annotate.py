@@ -125,14 +125,15 @@ def test_a_budget_ends_the_task_in_order(files):
         assert sum(server.calls.values()) == QUERIES * 4 * 2
 
 
-def test_killed_ten_times_it_ends_as_if_undisturbed(files):
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_again_and_again_it_ends_as_if_undisturbed(files, kills):
     """SIGKILL at random moments; the file is that of an undisturbed run, and no kept answer is asked for again."""
     with serving(*FAULTS, mixed=True) as server:
         options = overrides(files, server.url, "judge.concurrency=1", "judge.timeout=0.2")
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         rng = random.Random(5)
         answers = files / "cache" / "judge" / "loopback.jsonl"
-        for _ in range(10):
+        for _ in range(kills):
             process = subprocess.Popen(
                 [sys.executable, "launch.py", *options], cwd=ROOT, env=environment,
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -149,7 +150,7 @@ def test_killed_ten_times_it_ends_as_if_undisturbed(files):
         train(*options)
         check(preferences(files))
         # an answer on its way when the process died was not kept: at most one for each kill
-        assert sum(server.answered.values()) - len(server.answered) <= 10
+        assert sum(server.answered.values()) - len(server.answered) <= kills
         assert len(answers.read_text().splitlines()) == len(
             {json.loads(line)["prompt_hash"] for line in answers.read_text().splitlines()}
         )
