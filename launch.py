@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rankpo.config_errors import ConfigError, explain, multirun_refusal, run_error
+from rankpo.interruption import REQUEUE, Interrupted
 
 
 @hydra.main(version_base="1.3", config_path="config", config_name="config")
@@ -33,11 +34,21 @@ def compose_and_run(config: DictConfig) -> None:
         return
     try:
         run(check(config, overrides=overrides))
+        close_processes()
+    except Interrupted:  # it was said by the run
+        close_processes()
+        sys.exit(REQUEUE)
     except (ValueError, RuntimeError, OSError) as error:
         message = run_error(error, os.environ)
         if message is None:
             raise
         stop(message, 2 if isinstance(error, ConfigError) else 1)
+
+
+def close_processes() -> None:
+    """Ends the process group where one was made."""
+    if "rankpo.distributed" in sys.modules:
+        sys.modules["rankpo.distributed"].shut_down()
 
 
 def stop(message: str, code: int) -> NoReturn:
@@ -47,8 +58,9 @@ def stop(message: str, code: int) -> NoReturn:
 
 
 def main() -> int:
-    """Runs; returns the exit code: 0; 2 for a config that cannot work, with one line for each thing to change; 1 for
-    a run that had to stop, with its reason. What no code of ours has foreseen keeps its trace.
+    """Runs; returns the exit code: 0; 2 for a config that cannot work, with one line for each thing to change; 75 for
+    a run that SIGTERM or SIGUSR1 stopped and resume=auto continues; 1 for one that had to stop, with its reason. What
+    no code of ours has foreseen keeps its trace.
     """
     refusal = multirun_refusal(sys.argv[1:], os.environ)
     if refusal:
@@ -67,5 +79,18 @@ def main() -> int:
     return 0
 
 
+def leave(code: Any) -> NoReturn:
+    """Ends this process. One of several leaves the interpreter as it is: torch's threads now and then abort its end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        ended: Any = main()
+    except SystemExit as ending:
+        ended = ending.code
+    leave(ended)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+from safetensors import SafetensorError
 
 MANIFEST = "manifest.json"
 # may differ between the start of a run and its continuation
@@ -60,9 +61,9 @@ def written_whole(target: Path) -> Iterator[Path]:
             _fsync(path)
         _replace(temporary, target)
         _fsync(target.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if _disk_is_full(error):
             raise CheckpointError(
                 f"{target}: the disk is full; nothing was replaced, earlier files are intact"
             ) from error
@@ -70,6 +71,14 @@ def written_whole(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Whether that is why a file could not be written; safetensors says it in words only."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError):
+        return error.errno in full
+    return any(f"(os error {number})" in str(error) for number in full)
 
 
 def recover(target: Path) -> None:

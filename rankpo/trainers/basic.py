@@ -17,6 +17,7 @@ from rankpo.config_errors import ConfigError
 from rankpo.data.dataloaders import Group
 from rankpo.data.planner import plan
 from rankpo.data.random_keys import random_keys
+from rankpo.interruption import Interrupted, Notice, noticed
 from rankpo.losses.matryoshka import matryoshka
 from rankpo.metrics import RunningMetrics
 from rankpo.trainers.parts import Parts
@@ -147,9 +148,11 @@ class BasicTrainer:
         try:
             if fresh and self.settings.eval_at_start:
                 self.evaluate()
-            while self.state.step < self.total_steps and not self.state.stopped:
-                self.train_step(ahead.get(self.state.step))
-                self.after_step()
+            with noticed() as notice:
+                while self.state.step < self.total_steps and not self.state.stopped:
+                    self.train_step(ahead.get(self.state.step))
+                    self.after_step()
+                    self.heed(notice)
             return self.finish()
         finally:
             ahead.close()
@@ -224,6 +227,20 @@ class BasicTrainer:
             self.log()
         if settings.is_due(settings.save_every, step, per_epoch) or step in settings.intermediate_checkpoints:
             self.save()
+
+    def heed(self, notice: Notice) -> None:
+        """Saves and raises Interrupted where any rank got a signal, unless the run is over anyway."""
+        if not distributed.any_rank(notice.signal is not None) or self.state.step == self.total_steps:
+            return
+        self.save()
+        names = sorted({name for name in distributed.gather_objects(notice.signal) if name})
+        message = (
+            f"{' and '.join(names)}: stopped after update {self.state.step} of {self.total_steps}, checkpoint written; "
+            "the same command with resume=auto continues"
+        )
+        self.logger.say(message)
+        distributed.barrier()  # the launcher ends all processes once one of them is gone
+        raise Interrupted(message)
 
     def log(self) -> None:
         metrics = self.running.result(distributed.sum_over_ranks)

@@ -189,6 +189,8 @@ class ZeroStrategy(Strategy):
         from deepspeed.utils import safe_get_full_optimizer_state
 
         tensors, common = self._state_keys()
+        if tensors:
+            self._link_state()
         whole: OptimizerState = {}
         for name, parameter in _each(self.trained):
             values = {key: safe_get_full_optimizer_state(parameter, key) for key in tensors}
@@ -224,6 +226,17 @@ class ZeroStrategy(Strategy):
                 key: torch.zeros_like(flat) if isinstance(value, Tensor) and value.dim() else value
                 for key, value in example.items()
             }
+        self._link_state()
+
+    def _link_state(self) -> None:
+        """Tells each parameter where its part of the state is, under ZeRO-1 and 2.
+
+        DeepSpeed 0.19 does so after the first step of the first parameter group, when the others have none yet.
+        """
+        zero = self.engine.optimizer
+        if hasattr(zero, "_hp_optimizer_states_linked"):
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
 
 
 def make_strategy(
