@@ -81,6 +81,8 @@ def assemble(
 
     seed_everything(experiment.seed)
     inputs = experiment.model.open_inputs(logger.say, experiment.explicit)
+    evaluators = make_evaluators(experiment, metrics, logger.say)
+    check_best_metric(experiment.settings.best_metric, evaluators)
     table = open_table(experiment.cache_dir, experiment.datasets, inputs.pieces(), logger.say)
     common = {"batch_size": experiment.settings.batch_size, "seed": experiment.seed}
     weights = [getattr(dataset, "weight", 1.0) for dataset in experiment.datasets]
@@ -90,8 +92,6 @@ def assemble(
         replay_table = open_table(experiment.cache_dir, experiment.replay_datasets, inputs.pieces(), logger.say)
         replay_size = experiment.settings.replay_batch_size or experiment.settings.batch_size
         replay = experiment.replay_dataloader.make(table=replay_table, batch_size=replay_size, seed=experiment.seed)
-    evaluators = make_evaluators(experiment, metrics, logger.say)
-    check_best_metric(experiment.settings.best_metric, evaluators)
     if logger.main:
         report_data(experiment, inputs, table, evaluators, logger.say)
     model = experiment.model.build(inputs, logger.say, experiment.settings.gradient_checkpointing)
