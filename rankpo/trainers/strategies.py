@@ -209,7 +209,9 @@ class ZeroStrategy(Strategy):
                     safe_set_full_optimizer_state(parameter, value.to(self.accelerator.device), key)
 
     def _flat_parameters(self) -> list[Tensor]:
-        return [parameter for group in _inner(self.optimizer).param_groups for parameter in group["params"]]
+        """This rank's parts of all parameters, joined by group: what the optimizer steps on."""
+        zero = self.engine.optimizer
+        return list(getattr(zero, "fp32_partitioned_groups_flat", None) or zero.single_partition_of_fp32_groups)
 
     def _state_keys(self) -> tuple[list[str], dict[str, Any]]:
         """Names of the state that has a parameter's shape, and what is one number for all (AdamW's step count)."""
@@ -223,7 +225,8 @@ class ZeroStrategy(Strategy):
         states = _inner(self.optimizer).state
         for flat in self._flat_parameters():
             states[flat] = {
-                key: torch.zeros_like(flat) if isinstance(value, Tensor) and value.dim() else value
+                # a step count is counted up in place: each needs its own
+                key: (torch.zeros_like(flat) if value.dim() else value.clone()) if isinstance(value, Tensor) else value
                 for key, value in example.items()
             }
         self._link_state()
