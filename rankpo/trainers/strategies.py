@@ -250,6 +250,34 @@ def make_strategy(
     return kinds.get(accelerator.distributed_type.value, Strategy)(accelerator, model, optimizer, max_grad_norm)
 
 
+def unfit(strategy: str, kind: str, loss: Any, adapters: bool, evaluated: bool) -> str | None:
+    """Why these do not go together and what does, or None.
+
+    strategy: accelerate's DistributedType; kind: the model's; adapters: whether the reference is the policy with its
+    adapters off; evaluated: whether there are eval_datasets.
+    """
+    if strategy in ("DEEPSPEED-3", "FSDP") and adapters and loss.needs_live_reference(kind):
+        return f"{type(loss).__name__} reads the reference's tokens, which split weights do not give; set trainer.reference=live"
+    if strategy in ("DEEPSPEED-3", "FSDP") and evaluated and kind == "listwise":
+        return (
+            "eval_datasets are ranked by a listwise reranker window after window, which split weights cannot; "
+            "use accelerate_config/deepspeed_zero2.yaml, or leave eval_datasets out"
+        )
+    if strategy.startswith("DEEPSPEED") and getattr(loss, "value_max_grad_norm", None) is not None:
+        return (
+            "loss.value_max_grad_norm clips a part of the gradient by itself, which DeepSpeed cannot; set it to null, or "
+            "use accelerate_config/fsdp.yaml"
+        )
+    return None
+
+
+def name_of(accelerator: Accelerator) -> str:
+    """accelerate's DistributedType, with the stage for ZeRO."""
+    name = accelerator.distributed_type.value
+    plugin = accelerator.state.deepspeed_plugin
+    return f"{name}-{plugin.zero_stage}" if plugin is not None else name
+
+
 def repeated_blocks(model: nn.Module) -> list[str]:
     """Class names of the blocks a transformer repeats, which are sharded one by one.
 
