@@ -1,4 +1,6 @@
-"""The main job, small: contrastive training, RankPO over three seeds, what each stage changed. `./install.sh demo`"""
+"""The whole story, small: contrastive training, mining, a second round, a judge's preferences, RankPO over three seeds,
+evaluation, report. `./install.sh demo`; scripts/two_stage.sh tells the same at any size.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (1, 2, 3)
-STAGE_ONE = "jobs_stage1"
+FIRST_ROUND, STAGE_ONE = "jobs_round1", "jobs_stage1"
 # name of the runs: what it is, and the experiment's overrides
 STAGE_TWO = {
     "plain": ("RankPO alone", ("replay_datasets=[]", "loss.replay_weight=0", "optimizer.lr=2e-4")),
@@ -59,18 +61,48 @@ class Demo:
 
     def train(self) -> dict[str, list[str]]:
         """All trainings; names of the runs by what they are."""
-        self.run("stage one", f"experiment={STAGE_ONE}", "overwrite=true")
-        runs = {"base": ["jobs_base"], "stage one": [STAGE_ONE]}
+        self.contrastive()
+        preferences = self.annotate()
+        runs = {"base": ["jobs_base"], "first round": [FIRST_ROUND], "stage one": [STAGE_ONE]}
         for name, (title, options) in STAGE_TWO.items():
             runs[title] = [f"jobs_{name}_{seed}" for seed in SEEDS]
             for seed, run in zip(SEEDS, runs[title], strict=True):
                 options_of_seed = (f"exp_name={run}", f"seed={seed}", "overwrite=true")
-                self.run(f"{title}, seed {seed}", "experiment=jobs_stage2", *options, *options_of_seed)
+                data = ("datasets=[rankpo]", f"datasets.rankpo.path={preferences}")
+                self.run(f"{title}, seed {seed}", "experiment=jobs_stage2", *data, *options, *options_of_seed)
         runs[INTERPOLATED] = [f"jobs_aligned_{seed}" for seed in SEEDS]
         for seed, run in zip(SEEDS, runs[INTERPOLATED], strict=True):
             source = ("task=export", f"task.run={self.cache}/jobs_plain_{seed}", f"task.alphas=[{ALPHA}]")
             self.run(f"{INTERPOLATED}, seed {seed}", *source, f"exp_name={run}", "overwrite=true")
         return runs
+
+    def contrastive(self) -> None:
+        """Stage one in two rounds, the second on negatives that the first finds hard."""
+        self.run(
+            "first round", "experiment=jobs_stage1", f"exp_name={FIRST_ROUND}", "trainer.epochs=1", "overwrite=true"
+        )
+        first = f"model.load_from={self.cache}/{FIRST_ROUND}/FINAL"
+        mined = ("task=mine", "mining=positive_aware", "mining.corpus=own", "datasets=[jobs]", "exp_name=jobs_mined")
+        self.run("hard negatives", *mined, "model=minilm", first, "overwrite=true")
+        data = ("datasets=[rankpo]", f"datasets.rankpo.path={self.cache}/jobs_mined/mined.jsonl")
+        options = (f"exp_name={STAGE_ONE}", "trainer.epochs=1", "optimizer.lr=5e-5", "overwrite=true")
+        self.run("second round", "experiment=jobs_stage1", first, *data, *options)
+
+    def annotate(self) -> Path:
+        """The judge's preferences in 120 rankings: all 15 pairs of the first six."""
+        from shutil import rmtree
+
+        rmtree(self.cache / "jobs_judged", ignore_errors=True)
+        model = ("model=minilm", f"model.load_from={self.cache}/{STAGE_ONE}/FINAL", "datasets=[jobs]")
+        texts = (
+            "task.queries=own",
+            "task.corpus=own",
+            "task.pairs.top_k=6",
+            "task.pairs.per_query=15",
+            "task.limit=1800",
+        )
+        self.run("preferences", "task=annotate", "judge=rules", *model, *texts, "exp_name=jobs_judged")
+        return self.cache / "jobs_judged" / "annotate" / "preferences.jsonl"
 
     def evaluate(self, run: str) -> dict[str, float]:
         folder = [] if run == "jobs_base" else [f"model.load_from={self.cache}/{run}/FINAL"]
