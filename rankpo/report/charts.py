@@ -9,6 +9,7 @@ from html import escape
 
 WIDTH, HEIGHT = 460, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 34
+MAX_NAMED_POINTS = 6  # more names would stand on each other: the legend has them
 COLOURS = ("#2f6fb0", "#c2571a", "#3c8a45", "#8a4fa3", "#a8323e", "#5b6770", "#b08a17", "#1d8a8a")
 
 Points = Sequence[tuple[float, float]]
@@ -63,8 +64,9 @@ def _chart(series: Mapping[str, Points], x_label: str, y_label: str, joined: boo
     x_scale = Scale(*bounds([x for x, _ in everything]), LEFT, WIDTH - RIGHT)
     y_scale = Scale(*bounds([y for _, y in everything]), HEIGHT - BOTTOM, TOP)
     parts = [_axes(x_scale, y_scale, x_label, y_label)]
+    named = not joined and len(kept) <= MAX_NAMED_POINTS
     for number, (name, points) in enumerate(kept.items()):
-        parts.append(_series(name, points, COLOURS[number % len(COLOURS)], x_scale, y_scale, joined))
+        parts.append(_series(name, points, COLOURS[number % len(COLOURS)], x_scale, y_scale, joined, named))
     label = escape(f"{y_label} by {x_label}")
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
@@ -86,7 +88,7 @@ def _axes(x_scale: Scale, y_scale: Scale, x_label: str, y_label: str) -> str:
     return "".join(parts)
 
 
-def _series(name: str, points: Points, colour: str, x_scale: Scale, y_scale: Scale, joined: bool) -> str:
+def _series(name: str, points: Points, colour: str, x_scale: Scale, y_scale: Scale, joined: bool, named: bool) -> str:
     placed = [(x_scale(x), y_scale(y), x, y) for x, y in points]
     parts = []
     if joined and len(placed) > 1:
@@ -98,7 +100,7 @@ def _series(name: str, points: Points, colour: str, x_scale: Scale, y_scale: Sca
             parts.append(
                 f'<circle cx="{px:.1f}" cy="{py:.1f}" r="{2.4 if joined else 5}" fill="{colour}"><title>{title}</title></circle>'
             )
-    if not joined and placed:
+    if named and placed:
         px, py, _, _ = placed[0]
         anchor = "end" if px > WIDTH * 0.7 else "start"
         parts.append(

@@ -79,13 +79,17 @@ def _compared(
         kept, alignment, points = found
         series = {name: [point] for name, point in points.items()}
         x_label, y_label = f"share of {kept[1]} on {kept[0]} kept", f"agreement on {alignment[0]}"
-        frontier = {"svg": charts.scatter(series, x_label, y_label), "points": points, "x": x_label, "y": y_label}
+        frontier = {
+            "svg": charts.scatter(series, x_label, y_label),
+            "points": points,
+            "legend": charts.legend(list(series)),
+        }
     reference = next(system for system in chosen if system.name == base)
     changes = [
         {"system": system.name, "pair": pair, **contents.extremes(system, reference, pair, texts)}
         for system in chosen
         if system is not reference
-        for pair in pairs[:1]
+        for pair in ([pair for pair in pairs if pair[1] != "accuracy"] or pairs)[:1]  # queries with a text of their own
     ]
     count = sum(cell.comparison is not None for row in cells.values() for cell in row.values())
     return {
