@@ -90,7 +90,9 @@ def test_a_clipped_token_has_no_gradient_and_constants_none():
     logps = TOKENS.logps.clone().requires_grad_()
     constants = [x.clone().requires_grad_() for x in (REFERENCE, ADVANTAGES, ESTIMATES.returns)]
     tokens = PolicyTokens(logps, constants[0], constants[0])
-    output = PPOLoss(kl="none").of_tokens(tokens, Estimates(constants[1], constants[2]), VALUES.clone().requires_grad_())
+    output = PPOLoss(kl="none").of_tokens(
+        tokens, Estimates(constants[1], constants[2]), VALUES.clone().requires_grad_()
+    )
     (output.losses.sum() + output.terms["critic"].losses.sum()).backward()
     assert logps.grad is not None
     assert_close(logps.grad, -ADVANTAGES * tensor([0.2, -0.1, 0], dtype=float64).exp() * tensor([1, 1, 0]))
