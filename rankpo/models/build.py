@@ -110,6 +110,7 @@ class EmbeddingModelConfig:
         self, inputs: EmbeddingInputs, say: Callable[[str], None], gradient_checkpointing: bool = False
     ) -> EmbeddingModel:
         """The model on the CPU in float32. Raises LoadingError where weights cannot be found or read."""
+        from rankpo.models.base import freeze_pooler
         from rankpo.models.embedding import EmbeddingModel
 
         backbone = self._load_backbone()
@@ -120,6 +121,7 @@ class EmbeddingModelConfig:
             backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.use_peft:
             model.backbone = self._with_adapters(backbone)
+            freeze_pooler(backbone)  # its new adapters too: no embedding uses it, and DDP waits for every gradient
         if self.compile:
             model.backbone.compile(dynamic=True)
         say(

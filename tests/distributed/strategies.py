@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.runs import CONTRASTIVE, RANKPO, ROOT
@@ -29,6 +29,17 @@ RECIPES = {
     "gradient cache": (*CONTRASTIVE, *EVALUATED, "trainer.max_tokens=200"),
     "rankpo": (*RANKPO, *EVALUATED, "trainer.max_tokens=200", "eval_datasets=[toy_pairs]"),
     "dpo": (*BASE, *EVALUATED, "model=tiny_llama_lm", "loss=dpo", "datasets=[toy_chat]", "eval_datasets=[toy_chat]"),
+    "kto": (*BASE, *EVALUATED, "model=tiny_llama_lm", "loss=kto", "datasets=[toy_chat]", "trainer.max_tokens=400"),
+    "ppo": (
+        *BASE,
+        *EVALUATED,
+        "model=tiny_llama_lm",
+        "loss=ppo",
+        "loss.value_max_grad_norm=null",
+        "datasets=[toy_chat]",
+    ),
+    "lora": (*RANKPO, *EVALUATED, "model.use_peft=true", "loss.reference_free=false"),
+    "tdpo live": (*BASE, *EVALUATED, "model=tiny_llama_lm", "loss=tdpo", "datasets=[toy_chat]"),
     "reranker": (
         *BASE,
         *EVALUATED,
@@ -68,13 +79,15 @@ def accelerate(strategy: str, *overrides: str, processes: int = 2, timeout: floa
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
+        # workers have sessions of their own: killing a group would leave them
+        for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+            child.kill()
+        output, _ = process.communicate()
+        pytest.fail(f"{strategy} hangs after {timeout} s:\n{output}")
     return subprocess.CompletedProcess(program, process.returncode, output, "")
 
 

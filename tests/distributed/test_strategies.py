@@ -83,3 +83,19 @@ def cut_off(run_dir: Path, whole: Path) -> None:
     config = json.loads((whole / "config.json").read_text())
     config.update(exp_name=run_dir.name, run_dir=str(run_dir))
     (run_dir / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", pytest.param("deepspeed_zero3", marks=pytest.mark.slow)])
+def test_a_rank_without_work_keeps_in_step(tmp_path, strategy):
+    """One query to encode, which is one rank's: the other must gather with it, or both wait for ever."""
+    needs(strategy)
+    record = {"query": "red", "passage1": "a red apple", "passage2": "a blue sea", "preferred": "A"}
+    (tmp_path / "one.jsonl").write_text(json.dumps(record) + "\n")
+    options = ("eval_datasets=[rankpo]", f"eval_datasets.rankpo.path={tmp_path / 'one.jsonl'}")
+    options = (*RECIPES["gradient cache"], "trainer.max_steps=2", *options)
+    train(*options, *place(tmp_path, "one"))
+    done = accelerate(strategy, *options, *place(tmp_path, "two"), timeout=100)
+    assert done.returncode == 0, done.stdout
+    assert len(evaluations(tmp_path / "two")) == 2
+    for ours, expected in zip(evaluations(tmp_path / "two"), evaluations(tmp_path / "one"), strict=True):
+        assert_close(ours, expected, rtol=1e-5, atol=1e-5)
