@@ -42,7 +42,7 @@ def compose_and_run(config: DictConfig) -> None:
         message = run_error(error, os.environ)
         if message is None:
             raise
-        stop(message, 2 if isinstance(error, ConfigError) else 1)
+        stop(message, exit_code(error))
 
 
 def close_processes() -> None:
@@ -55,6 +55,11 @@ def stop(message: str, code: int) -> NoReturn:
     """Ends with the message alone: Hydra would put a line of its own before an exception."""
     sys.stderr.write(f"{message}\n")
     sys.exit(code)
+
+
+def exit_code(error: Exception) -> int:
+    """2 for a config that cannot work, 1 for a run that had to stop."""
+    return 2 if isinstance(error, ConfigError) else 1
 
 
 def main() -> int:
@@ -76,6 +81,12 @@ def main() -> int:
     except (HydraException, OmegaConfBaseException) as error:
         sys.stderr.write(f"{explain(error, sys.argv[1:])}\n")
         return 2
+    except (ValueError, RuntimeError, OSError) as error:  # of a job of a sweep: its other jobs have run
+        message = run_error(error, os.environ)
+        if message is None:
+            raise
+        sys.stderr.write(f"{message}\n")
+        return exit_code(error)
     return 0
 
 

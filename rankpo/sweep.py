@@ -140,11 +140,14 @@ def in_sweep(config: DictConfig, overrides: Sequence[str], arguments: Sequence[s
     if is_finished(folder, digest):
         MetricsLogger().say(f"{folder.name}: finished before")
         return
-    experiment = check(config, overrides=overrides)
     noted = {"overrides": changes, "config": digest}
     MetricsLogger().say(f"\n{folder.name}")
     write_job(folder, {**noted, "state": "failed", "error": "ended before it was finished"})
-    run(experiment)
+    try:
+        run(check(config, overrides=overrides))
+    except Exception as error:
+        write_job(folder, {**noted, "state": "failed", "error": str(error)})
+        raise
     write_job(folder, {**noted, "state": "finished"})
 
 

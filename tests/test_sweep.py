@@ -82,6 +82,7 @@ def test_sweep_in_one_process_skips_what_is_finished(tmp_path):
     first = launch("-m", *JOBS, "loss.beta=1,-1", f"cache_dir={tmp_path}", "exp_name=s")
     assert first.returncode == 2
     assert "loss.beta must be > 0, got -1" in first.stderr
+    assert (tmp_path / "s" / "loss.beta=-1" / "sweep_job.json").read_text().count("must be > 0, got -1") == 1
     second = launch("-m", *JOBS, "loss.beta=1,2", "seed=42", f"cache_dir={tmp_path}", "exp_name=s")
     assert second.returncode == 0, second.stderr
     again = launch("-m", *JOBS, "loss.beta=1,2", "seed=42", f"cache_dir={tmp_path}", "exp_name=s")
