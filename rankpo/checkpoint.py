@@ -16,6 +16,8 @@ from typing import Any
 import xxhash
 from safetensors import SafetensorError
 
+from rankpo.atomic import replace_text
+
 MANIFEST = "manifest.json"
 # may differ between the start of a run and its continuation
 FREE_KEYS = (
@@ -227,10 +229,7 @@ def enter_run_dir(run_dir: Path, config: Mapping[str, Any], overwrite: bool, res
             shutil.rmtree(run_dir / name, ignore_errors=True)
         (run_dir / "metrics.jsonl").unlink(missing_ok=True)
     if overwrite or not (begun or finished):
-        run_dir.mkdir(parents=True, exist_ok=True)
-        temporary = saved_path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(config, indent=1, sort_keys=True))
-        temporary.replace(saved_path)
+        replace_text(saved_path, json.dumps(config, indent=1, sort_keys=True))
         return True
     if finished and resume != "auto":
         raise CheckpointError(f"{run_dir} holds a finished run; set overwrite=true or another exp_name")

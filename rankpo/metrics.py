@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from rankpo.atomic import replace_text
 from rankpo.config_errors import ConfigError
 
 if TYPE_CHECKING:
@@ -131,9 +132,7 @@ class MetricsLogger:
         if self.path is not None and self.path.exists():
             lines = [] if afresh else self.path.read_text().splitlines()
             kept = [line for line in lines if _is_whole(line) and json.loads(line)["step"] <= first_step]
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-            temporary.replace(self.path)
+            replace_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def tick(self, step: int, tokens: int, seconds: float) -> None:
         """One update is done."""

@@ -12,6 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rankpo.atomic import replace_text
+
 JOB_FILE = "sweep_job.json"
 TABLE_FILE = "sweep.csv"
 MAX_NAME = 120  # characters; file systems allow 255
@@ -45,10 +47,7 @@ def config_hash(config: Any) -> str:
 
 def write_job(folder: Path, values: Mapping[str, Any]) -> None:
     """Notes a job's overrides, state (running, finished, failed), seconds and error."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{JOB_FILE}.tmp"
-    temporary.write_text(json.dumps(values, indent=1))
-    temporary.replace(folder / JOB_FILE)
+    replace_text(folder / JOB_FILE, json.dumps(values, indent=1))
 
 
 def read_job(folder: Path) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from rankpo.atomic import replace_text
 from rankpo.data.text_store import ExampleTable
 
 QUANTILES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
@@ -207,8 +208,5 @@ def _notes(part: Report) -> list[str]:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Writes JSON beside `path` and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Writes JSON, whole or not at all."""
+    replace_text(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rankpo.atomic import replace_text
 from rankpo.data import files
 from rankpo.data.chat_formats import needed, turns
 from rankpo.data.conversations import prompt_record
@@ -114,10 +115,7 @@ def reward(
 
 def write_feedback(folder: Path, lines: Sequence[str]) -> None:
     """feedback.jsonl, whole or not at all."""
-    path = folder / "feedback.jsonl"
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(path)
+    replace_text(folder / "feedback.jsonl", "".join(lines))
 
 
 def _turn(text: str) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from rankpo.atomic import replace_text
 from rankpo.judges.records import Records
 from rankpo.judges.scores import ScoresJudge
 from rankpo.types import Example
@@ -34,9 +35,7 @@ def teach(
     finally:
         records.close()
     path = folder / "teacher.jsonl"
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    temporary.replace(path)
+    replace_text(path, "".join(f"{line}\n" for line in lines))
     say(f"{path}: {len(lines)} queries scored by {judge.name}")
     return len(lines)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rankpo.atomic import replacing
 from rankpo.mining.data import MiningData
 from rankpo.mining.pipeline import Mined
 
@@ -103,7 +104,6 @@ def write(path: Path, form: str, data: MiningData, mined: Sequence[Mined], num_n
     """
     least = num_negatives if form == "n_tuple" else 0 if keep_empty and form != "triplet" else 1
     written = [item for item in mined if len(item.negatives) >= least]
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = (record for item in written for record in FORMATS[form](data, item))
     _write_lines(path, lines)
     _write_lines(path.with_suffix(".meta.jsonl"), (meta(data, item) for item in written))
@@ -111,11 +111,9 @@ def write(path: Path, form: str, data: MiningData, mined: Sequence[Mined], num_n
 
 
 def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-    temporary.replace(path)
 
 
 def _texts(data: MiningData, item: Mined) -> tuple[str, list[str], list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -16,6 +15,7 @@ import xxhash
 from torch import Tensor
 
 from rankpo import distributed
+from rankpo.atomic import replace_text, replacing
 
 if TYPE_CHECKING:
     from rankpo.models.embedding import EmbeddingModel
@@ -221,14 +221,11 @@ def _write_shard(
 
 
 def _save_shard(folder: Path, shard: int, ids: Sequence[str], vectors: np.ndarray, dtype: str) -> None:
-    lines = "".join(f"{identity}\n" for identity in ids).encode()
-    _replace(_ids_path(folder, shard), lambda path: path.write_bytes(lines))
-
-    def save(path: Path) -> None:
-        with path.open("wb") as file:
-            np.save(file, vectors.astype(DTYPES[dtype]), allow_pickle=False)
-
-    _replace(_shard_path(folder, shard), save)  # last: where it stands, the shard is done
+    lines = "".join(f"{identity}\n" for identity in ids)
+    replace_text(_ids_path(folder, shard), lines)
+    # last: where it stands, the shard is done
+    with replacing(_shard_path(folder, shard)) as temporary, temporary.open("wb") as file:
+        np.save(file, vectors.astype(DTYPES[dtype]), allow_pickle=False)
 
 
 def write_folder(folder: Path, encoding: Encoding, vectors: Callable[[int], np.ndarray]) -> Embeddings:
@@ -240,12 +237,6 @@ def write_folder(folder: Path, encoding: Encoding, vectors: Callable[[int], np.n
         _save_shard(folder, shard, ids, vectors(size), encoding.dtype)
     _write_meta(folder, encoding, complete=True)
     return Embeddings(folder)
-
-
-def _replace(target: Path, write: Callable[[Path], Any]) -> None:
-    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    write(temporary)
-    temporary.replace(target)
 
 
 def _shard_path(folder: Path, shard: int) -> Path:
@@ -266,4 +257,4 @@ def _read_meta(folder: Path) -> tuple[Encoding, bool] | None:
 
 def _write_meta(folder: Path, encoding: Encoding, complete: bool) -> None:
     content = json.dumps({"encoding": asdict(encoding), "complete": complete}, indent=1)
-    _replace(folder / META, lambda path: path.write_text(content))
+    replace_text(folder / META, content)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
+
+from rankpo.atomic import replacing
 
 if TYPE_CHECKING:
     from rankpo.retrieval.embeddings import Embeddings
@@ -124,9 +125,8 @@ class FaissIndex:
                 return index
         index = self._build(faiss)
         if self.settings.approximate:
-            temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-            faiss.write_index(index, str(temporary))
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                faiss.write_index(index, str(temporary))
         return index
 
     def _path(self) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
+from rankpo.atomic import replacing
 from rankpo.ranking_metrics import Run, order
 
 
@@ -18,20 +19,14 @@ def write_run(path: str | Path, run: Run, tag: str = "rankpo") -> None:
     """
     target = Path(path)
     _check_name("tag", tag, target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for query, scores in run.items():
-                _check_name("id", query, target)
-                for rank, document in enumerate(order(scores), 1):
-                    _check_name("id", document, target)
-                    if not math.isfinite(scores[document]):
-                        raise ValueError(f"{target}: query {query}, document {document}: score {scores[document]}")
-                    file.write(f"{query} Q0 {document} {rank} {scores[document]:.9g} {tag}\n")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for query, scores in run.items():
+            _check_name("id", query, target)
+            for rank, document in enumerate(order(scores), 1):
+                _check_name("id", document, target)
+                if not math.isfinite(scores[document]):
+                    raise ValueError(f"{target}: query {query}, document {document}: score {scores[document]}")
+                file.write(f"{query} Q0 {document} {rank} {scores[document]:.9g} {tag}\n")
 
 
 def _check_name(what: str, name: str, target: Path) -> None:

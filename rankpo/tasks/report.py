@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankpo.atomic import replace_text
 from rankpo.config_errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,9 +50,6 @@ class Report:
         except ValueError as error:
             raise ConfigError([str(error)]) from error
         path = Path(self.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp")
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
+        replace_text(path, page)
         MetricsLogger().say(f"{path} written")
         return path

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankpo.atomic import replace_text, replacing
 from rankpo.config_errors import ConfigError
 from rankpo.retrieval.corpus import check_source, open_source
 from rankpo.retrieval.faiss_index import FaissSettings
@@ -87,10 +88,8 @@ class Search:
         from rankpo.retrieval.trec import write_run
 
         folder = Path(self.output)
-        folder.mkdir(parents=True, exist_ok=True)
         run: dict[str, dict[str, float]] = {}
-        temporary = folder / "hits.jsonl.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
+        with replacing(folder / "hits.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
             for (query, text), numbers, scores in zip(queries.items(), hits.numbers, hits.scores, strict=True):
                 found = [
                     (documents[number], float(f"{score:.9g}"))
@@ -102,8 +101,7 @@ class Search:
                 line = {"query_id": query, "query": text, "hits": listed}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         write_run(folder / "run.trec", run)
-        temporary.replace(folder / "hits.jsonl")
-        (folder / "search.json").write_text(json.dumps({**summary, "settings": asdict(self)}, indent=1))
+        replace_text(folder / "search.json", json.dumps({**summary, "settings": asdict(self)}, indent=1))
 
 
 def check_model(corpus: Embeddings, model: EmbeddingModel) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from rankpo import distributed
+from rankpo.atomic import replacing
 from rankpo.config_errors import ConfigError
 from rankpo.data.text_store import ExampleTable
 from rankpo.evaluation import slot_scores
@@ -145,10 +145,8 @@ def _forward_under(model: nn.Module, autocast: Callable[[], AbstractContextManag
 def _write(path: Path, scores: np.ndarray, table: ExampleTable, settings: Any) -> None:
     """The scores, and what they belong to, whole or not at all; on rank 0, while the others wait."""
     if distributed.rank() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".tmp-{os.getpid()}")  # jobs of a sweep may write the same scores at once
-        save_file({"scores": scores}, temporary, metadata=_belongs(table, settings))
-        temporary.rename(path)
+        with replacing(path) as temporary:
+            save_file({"scores": scores}, temporary, metadata=_belongs(table, settings))
     distributed.barrier()
 
 
