@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rankpo import distributed
 from rankpo.checkpoint import CheckpointError, damage
-from rankpo.trainers.strategies import OptimizerState
+from rankpo.trainers.strategy import OptimizerState
 
 if TYPE_CHECKING:
     from rankpo.trainers.basic import BasicTrainer
