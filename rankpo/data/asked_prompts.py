@@ -9,7 +9,7 @@ from typing import Any
 
 from rankpo.data import files
 from rankpo.data.chat_formats import needed, turns
-from rankpo.data.formats import BadRecord
+from rankpo.data.fields import BadRecord
 from rankpo.types import Prompt
 
 ID_KEYS = ("prompt_id", "id")

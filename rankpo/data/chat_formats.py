@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import Any
 
 from rankpo.data.conversations import role
-from rankpo.data.formats import BadRecord, number
+from rankpo.data.fields import BadRecord, number
 from rankpo.types import Prompt, Turn
 
 Record = Mapping[str, Any]

@@ -13,7 +13,7 @@ import xxhash
 
 from rankpo.data import chat_formats, files, oasst
 from rankpo.data.chat_formats import Chat
-from rankpo.data.formats import BadRecord
+from rankpo.data.fields import BadRecord
 from rankpo.data.sources import MAX_SHOWN, BadRecords
 from rankpo.types import Example, Prompt
 

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from dataclasses import dataclass
 from typing import Any
 
-Record = Mapping[str, Any]
-
-
-class BadRecord(ValueError):
-    """What is wrong with one record, without its place."""
+from rankpo.data.fields import BadRecord, Options, Record, extract, inner, normal, number, numbers, text, texts
 
 
 @dataclass(frozen=True)
@@ -25,131 +18,6 @@ class Parsed:
     relevance: list[float]
     teacher: list[float] | None = None
     confidence: float | None = None
-
-
-Spec = str | Sequence[str] | None
-
-
-@dataclass(kw_only=True)
-class FieldMap:
-    """Where a record keeps what: a path of `extract` for each role, None for the format's own name."""
-
-    query: Spec = None
-    positives: Spec = None
-    negatives: Spec = None
-    candidates: Spec = None
-    relevance: Spec = None
-    passage1: Spec = None
-    passage2: Spec = None
-    preferred: Spec = None
-    confidence_score: Spec = None
-    pos_scores: Spec = None
-    neg_scores: Spec = None
-    hits: Spec = None
-    content: Spec = None
-    label: Spec = None
-    id: Spec = None
-
-    def mapped(self) -> dict[str, str | Sequence[str]]:
-        """The roles that are set."""
-        return {name: value for name in ROLES if (value := getattr(self, name)) is not None}
-
-
-ROLES = tuple(item.name for item in fields(FieldMap))
-
-
-@dataclass(frozen=True)
-class Options:
-    """Field names by role, as the field map gives them; the label range; the dataset's key, for remedies."""
-
-    fields: Mapping[str, Any]
-    min_label: float | None = None
-    max_label: float | None = None
-    scores_are: str = "relevance"
-    key: str = "datasets.NAME"
-
-    def get(self, record: Record, role: str, default: str | None = None) -> Any:
-        """The value of a role. Raises BadRecord naming the found keys and the key to set."""
-        spec = self.fields.get(role) or default or role
-        value = extract(record, spec)
-        if value is None:
-            hint = f"{self.key}.{role}={spec} names it" if role in self.fields else self._remedy(record, role)
-            raise BadRecord(f"no field {spec!r} (found: {', '.join(map(str, record)) or 'nothing'}); {hint}")
-        return value
-
-    def _remedy(self, record: Record, role: str) -> str:
-        free = [str(name) for name in record if name not in ROLES]  # other roles' own names are no answer
-        near = get_close_matches(role, free, n=1, cutoff=0.5)
-        return f"set {self.key}.{role}={near[0] if near else '<one of these>'}"
-
-    def optional(self, record: Record, role: str, default: str | None = None) -> Any:
-        return extract(record, self.fields.get(role) or default or role)
-
-    def scaled(self, label: float) -> float:
-        """(label - min_label)/(max_label - min_label), or the label itself without a range."""
-        if self.min_label is None or self.max_label is None:
-            return label
-        if not self.min_label <= label <= self.max_label:
-            raise BadRecord(f"label {label} is outside [{self.min_label}, {self.max_label}]")
-        return (label - self.min_label) / (self.max_label - self.min_label)
-
-
-def extract(record: Any, spec: Any) -> Any:
-    """The value at a path: `a.b` descends, `a[]` and `a[].b` collect, `a_*` collects columns by number, a list of
-    paths joins their texts, `=text` is a constant. None where it is not there."""
-    if isinstance(spec, list | tuple):
-        parts = [extract(record, item) for item in spec]
-        return None if any(part is None for part in parts) else " ".join(str(part) for part in parts)
-    if spec.startswith("="):
-        return spec[1:]
-    if isinstance(record, Mapping) and spec in record:
-        return record[spec]
-    if spec.endswith("_*") and isinstance(record, Mapping):
-        stem = spec[:-1]
-        names = [n for n in record if n.startswith(stem) and n[len(stem) :].isdecimal()]
-        return [record[name] for name in sorted(names, key=lambda name: int(name[len(stem) :]))] or None
-    head, _, rest = spec.partition(".")
-    value = record.get(head.removesuffix("[]")) if isinstance(record, Mapping) else None
-    if head.endswith("[]"):
-        if not isinstance(value, list):
-            return None
-        return [extract(item, rest) for item in value] if rest else value
-    return extract(value, rest) if rest and value is not None else (value if not rest else None)
-
-
-def text(value: Any, role: str) -> str:
-    """A text that is not empty. Raises BadRecord."""
-    if not isinstance(value, str):
-        raise BadRecord(f"{role} must be a text, got {type(value).__name__}")
-    if not value.strip():
-        raise BadRecord(f"{role} is empty")
-    return value.strip()
-
-
-def texts(value: Any, role: str) -> list[str]:
-    """A list of texts. A bare string is an error: it would be read letter by letter elsewhere."""
-    if not isinstance(value, list | tuple):
-        raise BadRecord(f"{role} must be a list of texts, got {type(value).__name__}")
-    return [text(item, f"{role}[{index}]") for index, item in enumerate(value)]
-
-
-def number(value: Any, role: str) -> float:
-    """A finite number; booleans and texts are refused (CSV's digits are not)."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise BadRecord(f"{role} must be a number, got {value!r}") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadRecord(f"{role} must be a finite number, got {value!r}")
-    return float(value)
-
-
-def numbers(value: Any, count: int, role: str, other: str) -> list[float]:
-    if not isinstance(value, list | tuple) or len(value) != count:
-        size = len(value) if isinstance(value, list | tuple) else type(value).__name__
-        raise BadRecord(f"{role} must have one number for each of {other} ({count}), got {size}")
-    return [number(item, f"{role}[{index}]") for index, item in enumerate(value)]
 
 
 def contrastive(record: Record, options: Options) -> Parsed:
@@ -171,14 +39,6 @@ def contrastive_raw(record: Record, options: Options) -> Parsed:
     return _two_lists(
         query, positives, [] if negatives is None else texts(inner(negatives, "negatives"), "negatives.text")
     )
-
-
-def inner(value: Any, role: str) -> Any:
-    """The `text` of an object of the raw form. Raises BadRecord."""
-    if not isinstance(value, Mapping) or "text" not in value:
-        found = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
-        raise BadRecord(f"{role} must be an object with text, as its file's first record has it, got {found}")
-    return value["text"]
 
 
 def _two_lists(query: str, positives: list[str], negatives: list[str]) -> Parsed:
@@ -316,8 +176,3 @@ def detect(record: Record, fields: Mapping[str, Any]) -> str:
         f"{what} these keys (found: {', '.join(map(str, record))}); set format, or the keys of the field map. "
         f"Known: {known}"
     )
-
-
-def normal(text: str) -> str:
-    """A text as it is compared: NFC, white space collapsed."""
-    return " ".join(unicodedata.normalize("NFC", text).split())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankpo.data.conversations import role
-from rankpo.data.formats import BadRecord
+from rankpo.data.fields import BadRecord
 from rankpo.data.identifiers import Identifiers, labels_of_scheme
 from rankpo.data.listwise_prompts import Place, PromptTemplate
 from rankpo.retrieval.permutations import parse

@@ -15,7 +15,7 @@ from typing import Any
 import xxhash
 
 from rankpo.data import files
-from rankpo.data.formats import BadRecord, numbers, text
+from rankpo.data.fields import BadRecord, numbers, text
 from rankpo.data.list_conversations import RankedRecord, from_conversation
 from rankpo.data.sources import MAX_SHOWN, BadRecords
 from rankpo.types import Example

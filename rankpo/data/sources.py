@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import xxhash
 
-from rankpo.data import files, formats
-from rankpo.data.formats import BadRecord, FieldMap, Options, Parsed, normal
+from rankpo.data import fields, files, formats
+from rankpo.data.fields import BadRecord, FieldMap, Options, extract, normal
+from rankpo.data.formats import Parsed
 from rankpo.types import Example
 
 MAX_SHOWN = 20
@@ -166,7 +167,7 @@ class Records(FieldMap):
         for place, record in files.records(path):
             if isinstance(record, files.NotARecord):
                 self._bad(place, record)
-            elif all(formats.extract(record, key) in allowed for key, allowed in (self.where or {}).items()):
+            elif all(extract(record, key) in allowed for key, allowed in (self.where or {}).items()):
                 yield place, record
             else:
                 self.report.filtered += 1
@@ -176,7 +177,7 @@ class Records(FieldMap):
         groups: dict[str, tuple[str, Mapping[str, Any], list[tuple[str, float]]]] = {}
         for place, record in good:
             try:
-                query = formats.text(options.get(record, "query"), "query")
+                query = fields.text(options.get(record, "query"), "query")
                 pair = formats.labelled_text(record, options)
             except BadRecord as error:
                 self._bad(place, error)
@@ -192,7 +193,7 @@ class Records(FieldMap):
 
     def _check_index(self, record: Mapping[str, Any], parsed: Parsed) -> None:
         """Each `positives.index` must name the line of the corpus that holds its text."""
-        indices = formats.extract(record, "positives.index")
+        indices = extract(record, "positives.index")
         if indices is None:
             raise BadRecord(f"no positives.index, which datasets.{self.name}.corpus is there to check")
         for number, (index, text) in enumerate(zip(indices, parsed.candidates, strict=False)):
@@ -242,7 +243,7 @@ class Records(FieldMap):
             self._note_merge(relevance[known], value, place)
             if value > relevance[known]:
                 relevance[known], teacher[known] = value, score
-        name = formats.extract(record, self.id or "id")
+        name = extract(record, self.id or "id")
         self.report.rows += 1
         return Example(
             query=parsed.query,

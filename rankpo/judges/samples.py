@@ -12,7 +12,7 @@ from rankpo.atomic import replace_text
 from rankpo.data import files
 from rankpo.data.chat_formats import needed, turns
 from rankpo.data.conversations import prompt_record
-from rankpo.data.formats import BadRecord
+from rankpo.data.fields import BadRecord
 from rankpo.judges.records import Records, digest
 from rankpo.judges.scores import ScoresJudge
 from rankpo.types import Prompt

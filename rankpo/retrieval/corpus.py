@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import xxhash
 
 from rankpo.config_errors import ConfigError
-from rankpo.data import files, formats
-from rankpo.data.sources import normal
+from rankpo.data import files
+from rankpo.data.fields import extract, normal
 
 POOL, OWN = "pool", "own"
 ID_KEYS = ("_id", "id", "docid", "document_id", "query_id", "qid")
@@ -82,7 +82,7 @@ class FileTexts:
         if not isinstance(record, Mapping):
             raise ValueError(f"{place}: {record}")
         keys = TEXT_KEYS[self.role]
-        found = (formats.extract(record, key) for key in keys)
+        found = (extract(record, key) for key in keys)
         text = next((value for value in found if isinstance(value, str)), None)
         if text is None:
             raise ValueError(f"{place}: no text under {', '.join(keys)} (found: {', '.join(record) or 'nothing'})")

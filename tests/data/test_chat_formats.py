@@ -6,7 +6,7 @@ import pytest
 
 from rankpo.data.chat_formats import FORMATS, Chat, detect
 from rankpo.data.chat_records import ChatRecords
-from rankpo.data.formats import BadRecord
+from rankpo.data.fields import BadRecord
 from rankpo.data.sources import BadRecords
 from rankpo.demo import compose
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rankpo.data.formats import FORMATS, BadRecord, FieldMap, Options, detect, extract, normal
+from rankpo.data.fields import BadRecord, FieldMap, Options, extract, normal
+from rankpo.data.formats import FORMATS, detect
 
 PLAIN = Options({}, key="datasets.soil")
 SOIL = "Lecturer in soil physics"
