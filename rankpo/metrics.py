@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rankpo.atomic import replace_text
-from rankpo.config_errors import ConfigError
+from rankpo.trackers import open_tracker
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +110,7 @@ class MetricsLogger:
         self.main = main
         self.stream = stream or sys.stderr
         self.path = None if run_dir is None or not main else run_dir / "metrics.jsonl"
-        self._tracker = _open_tracker(tracker or {}, run_dir, config or {}) if main and run_dir is not None else None
+        self._tracker = open_tracker(tracker or {}, run_dir, config or {}) if main and run_dir is not None else None
         self._started = time.monotonic()
         self._first_step = self._total = self._step = 0
         self._tokens = 0
@@ -216,64 +215,3 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-Tracker = Callable[[int, Mapping[str, float]], None]
-
-
-def _open_tracker(settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]) -> Tracker | None:
-    """A function that takes (step, metrics), and (-1, {}) at the end."""
-    name = settings.get("name")
-    if name is None:
-        return None
-    if name == "wandb":
-        return _wandb(settings, run_dir, config)
-    if name == "tensorboard":
-        return _tensorboard(run_dir)
-    raise ConfigError([f"tracker.name must be one of wandb, tensorboard, null, got {name!r}"])
-
-
-def _wandb(settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]) -> Tracker:
-    import xxhash
-
-    mode = settings.get("mode", "online")
-    if mode not in ("online", "offline", "disabled"):
-        raise ConfigError([f"tracker.mode must be one of online, offline, disabled, got {mode!r}"])
-    if mode == "online" and not os.environ.get("WANDB_API_KEY") and not (Path.home() / ".netrc").exists():
-        raise ConfigError(["tracker=wandb has no key: set WANDB_API_KEY, or tracker.mode=offline"])
-    try:
-        import wandb
-    except ImportError as error:
-        raise ConfigError(["tracker=wandb needs wandb: pip install 'rankpo[wandb]'"]) from error
-    # the id comes from the directory, so that a resumed run continues its curve
-    identity = xxhash.xxh3_64_hexdigest(str(run_dir.resolve()).encode())
-    run = wandb.init(
-        project=settings.get("project", "rankpo"),
-        name=run_dir.name,
-        id=identity,
-        resume="allow",
-        mode=mode,
-        dir=str(run_dir),
-        config=dict(config),
-    )
-
-    def send(step: int, metrics: Mapping[str, float]) -> None:
-        run.finish() if step < 0 else run.log(dict(metrics), step=step)
-
-    return send
-
-
-def _tensorboard(run_dir: Path) -> Tracker:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError(["tracker=tensorboard needs tensorboard: pip install 'rankpo[tensorboard]'"]) from error
-    writer = SummaryWriter(str(run_dir / "tensorboard"))
-
-    def send(step: int, metrics: Mapping[str, float]) -> None:
-        if step < 0:
-            writer.close()
-        for name, value in metrics.items():
-            writer.add_scalar(name, value, step)
-
-    return send
