@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -24,8 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rankpo.config_errors import ConfigError
-
-PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+from rankpo.launchers import PRECISIONS, contradiction, processes_asked, strategy_asked
 
 
 class LaunchError(RuntimeError):
@@ -43,13 +39,15 @@ def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Ac
         raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError(["trainer.precision=fp16 needs a GPU and there is none; set trainer.precision=bf16 or fp32"])
+    if problem := contradiction(os.environ, precision):
+        raise ConfigError([problem])
     strategy = strategy_asked(os.environ)
     if precision == "fp16" and strategy == "DEEPSPEED":
         raise ConfigError(["trainer.precision=fp16 does not go with DeepSpeed, whose scale is its own; set bf16"])
     processes = processes_asked(os.environ)
     if processes > 1 and int(os.environ.get("WORLD_SIZE", "1")) < processes:
         raise LaunchError(
-            f"{processes} processes were asked for and this one is alone; on CPUs, start with: "
+            f"{processes} processes were asked for and this one is alone; start with: "
             f"torchrun --nproc-per-node {processes} launch.py …"
         )
     accelerator = _accelerator(strategy, PRECISIONS[precision], timedelta(minutes=timeout_minutes))
@@ -59,7 +57,19 @@ def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Ac
         raise LaunchError(f"{strategy} was asked for, but accelerate made {accelerator.distributed_type.value}")
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise LaunchError("fsdp_version must be 2, as in accelerate_config/fsdp.yaml")
+    if (steps := _accumulation(accelerator)) != 1:
+        raise LaunchError(
+            f"accelerate's gradient_accumulation_steps must be 1, got {steps}: the loop accumulates itself, and each "
+            "gradient would be divided twice; trainer.max_tokens says what one device holds at once"
+        )
     return accelerator
+
+
+def _accumulation(accelerator: Accelerator) -> int:
+    """What accelerate or DeepSpeed divides each gradient by."""
+    plugin = accelerator.state.deepspeed_plugin
+    asked = 1 if plugin is None else plugin.deepspeed_config.get("gradient_accumulation_steps", 1)
+    return max(accelerator.gradient_accumulation_steps, 1 if asked == "auto" else int(asked))
 
 
 def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta) -> Accelerator:
@@ -108,56 +118,6 @@ def build_whole_models() -> None:
     from transformers.integrations import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
-
-
-def strategy_asked(environment: Mapping[str, str]) -> str | None:
-    """FSDP or DEEPSPEED, if `accelerate launch` asked for it, else None."""
-    for name in ("FSDP", "DEEPSPEED"):
-        if environment.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
-            return name
-    return None
-
-
-def processes_asked(environment: Mapping[str, str]) -> int:
-    """How many processes the launcher was asked for.
-
-    accelerate's plain launcher, which it takes for MULTI_CPU and for --cpu, starts one and says to nobody how many
-    were asked for: only its own command line knows. Tasks of one Slurm step are processes too.
-    """
-    if "WORLD_SIZE" in environment:
-        return int(environment["WORLD_SIZE"])
-    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1")) if "SLURM_STEP_ID" in environment else 1
-    return max(tasks, _asked_on(psutil.Process().parent()))
-
-
-def _asked_on(parent: psutil.Process | None) -> int:
-    """num_processes of the parent's command line, or of the configuration file named there; 1 if it is no launcher."""
-    try:
-        words = parent.cmdline() if parent is not None else []
-    except psutil.Error:  # another user's, or gone
-        return 1
-    if not any("accelerate" in word for word in words[:4]) or "launch" not in words:
-        return 1
-    options = launcher_options(words)
-    if "num_processes" in options:
-        return int(options["num_processes"])
-    if "config_file" in options and Path(options["config_file"]).is_file():
-        import yaml
-
-        return int((yaml.safe_load(Path(options["config_file"]).read_text()) or {}).get("num_processes", 1))
-    return 1
-
-
-def launcher_options(words: Sequence[str]) -> dict[str, str]:
-    """The options of `accelerate launch`, those in front of the script, by name with underscores."""
-    options: dict[str, str] = {}
-    for word, following in pairwise([*words, ""]):
-        if word.endswith(".py"):
-            break
-        if word.startswith("--"):
-            name, _, value = word.removeprefix("--").partition("=")
-            options[name.replace("-", "_")] = value or following
-    return options
 
 
 def early_rank() -> int:

@@ -1,6 +1,6 @@
 """What accelerate does alone on CPUs, for which `distributed._accelerator` exists: each goes red once it is no longer so.
 
-And what is said where fewer processes work than were asked for.
+And what is said where a run would not be what its launcher was asked for.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from rankpo import distributed
+from rankpo import launchers
+from rankpo.config_errors import ConfigError
+from rankpo.distributed import LaunchError, make_accelerator
+from rankpo.launchers import contradiction, processes_asked
 from rankpo.losses.dpo import DPOLoss
 from rankpo.trainers.strategies import unfit
 from tests.distributed.strategies import free_port, needs
@@ -97,12 +101,14 @@ def test_accelerate_starts_one_process_where_two_are_asked_for_and_the_run_stops
     assert not (tmp_path / "alone").exists()
 
 
-def test_processes_asked(monkeypatch):
-    assert distributed.processes_asked({"WORLD_SIZE": "4"}) == 4
+def test_processes_asked():
+    assert processes_asked({"WORLD_SIZE": "4"}) == 4
     # srun with tasks that know nothing of each other
-    assert distributed.processes_asked({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3"}) == 3
+    assert processes_asked({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3"}) == 3
     # the batch script of a job of three tasks is none of them
-    assert distributed.processes_asked({"SLURM_NTASKS": "3", "SLURM_STEP_NUM_TASKS": "3"}) == 1
+    assert processes_asked({"SLURM_NTASKS": "3", "SLURM_STEP_NUM_TASKS": "3"}) == 1
+    assert processes_asked({"OMPI_COMM_WORLD_SIZE": "2"}) == processes_asked({"PMI_SIZE": "2"}) == 2
+    assert processes_asked({}) == 1
 
 
 @pytest.mark.parametrize(
@@ -110,18 +116,63 @@ def test_processes_asked(monkeypatch):
     [
         (["python", "/bin/accelerate", "launch", "--num_processes", "2", "launch.py"], 2),
         (["python", "/bin/accelerate", "launch", "--num-processes=3", "launch.py", "--num_processes", "9"], 3),
-        (["python", "/bin/accelerate", "launch", "launch.py"], 1),
+        (["python", "/bin/accelerate-launch", "--num_processes", "2", "launch.py"], 2),
+        (["python", "-m", "accelerate.commands.launch", "--num_processes", "2", "launch.py"], 2),
+        (["python", "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "2", "launch.py"], 2),
+        (["python", "/bin/accelerate", "launch", "--cpu", "launch.py"], 1),
         (["bash", "-c", "python launch.py --num_processes 2"], 1),
     ],
 )
 def test_what_a_launcher_was_asked_for(words, asked):
-    assert distributed._asked_on(SimpleNamespace(cmdline=lambda: words)) == asked
+    assert launchers._asked_on(SimpleNamespace(cmdline=lambda: words)) == asked
 
 
-def test_what_a_configuration_file_asks_for(tmp_path):
+def test_what_a_configuration_file_asks_for(tmp_path, monkeypatch):
+    """The one that is named, or the one that `accelerate config` wrote, which --cpu leaves aside."""
     (tmp_path / "two.yaml").write_text("distributed_type: MULTI_CPU\nnum_processes: 2\n")
-    words = ["python", "/bin/accelerate", "launch", f"--config_file={tmp_path}/two.yaml", "launch.py"]
-    assert distributed._asked_on(SimpleNamespace(cmdline=lambda: words)) == 2
+    launcher = ["python", "/bin/accelerate", "launch"]
+
+    def asked(*options: str) -> int:
+        return launchers._asked_on(SimpleNamespace(cmdline=lambda: [*launcher, *options, "launch.py"]))
+
+    assert asked(f"--config_file={tmp_path}/two.yaml") == 2
+    monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(tmp_path / "two.yaml"))
+    assert (asked(), asked("--quiet"), asked("--cpu"), asked("--num_processes", "3")) == (2, 2, 1, 3)
+    monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(tmp_path / "none.yaml"))
+    assert asked() == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "precision", "said"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "fp32", "mixed_precision=bf16 contradicts trainer.precision=fp32"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "bf16", "mixed_precision=fp8 contradicts trainer.precision=bf16"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "fp32", "Megatron-LM is not supported"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "fp32", "parallelism_config is not supported"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "fp32", "dynamo_backend is not supported"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "NO"}, "bf16", None),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, "fp16", None),
+        ({}, "fp32", None),
+    ],
+)
+def test_what_accelerate_was_told_and_the_run_would_not_do(environment, precision, said):
+    found = contradiction(environment, precision)
+    assert found is None if said is None else said in str(found)
+
+
+def test_an_accumulation_of_accelerate_is_refused(monkeypatch):
+    """It would divide every gradient by 4, and no message says so."""
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    with pytest.raises(LaunchError, match="gradient_accumulation_steps must be 1, got 4"):
+        make_accelerator()
+    GradientState._reset_state()
+
+
+def test_precisions_that_no_device_here_has():
+    with pytest.raises(ConfigError, match="trainer.precision=fp16 needs a GPU and there is none"):
+        make_accelerator("fp16")
 
 
 def test_what_cannot_work_is_refused_with_what_can():

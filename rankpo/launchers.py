@@ -1,0 +1,94 @@
+"""What the launcher was asked for, as its environment and command line tell: strategy, processes, precision."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+# what `accelerate launch` can ask for and the loop does not know: by the variable that tells
+UNKNOWN = {
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism_config",
+    "ACCELERATE_DYNAMO_BACKEND": "dynamo_backend",
+}
+# of MPI's own launchers, which set no WORLD_SIZE
+MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+LAUNCHER = re.compile(r"accelerate(_cli)? launch\b|accelerate-launch\b|accelerate[./]commands[./]launch\b")
+
+
+def contradiction(environment: Mapping[str, str], precision: str) -> str | None:
+    """What `accelerate launch` asks for and this run would not do, in one sentence, or None."""
+    for variable, name in UNKNOWN.items():
+        if environment.get(variable, "").lower() not in ("", "no", "false"):
+            return f"accelerate's {name} is not supported; the files of accelerate_config/ are what is"
+    asked = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if asked not in ("no", PRECISIONS[precision]):
+        return (
+            f"accelerate's mixed_precision={asked} contradicts trainer.precision={precision}, which decides; "
+            "leave the first at 'no' and set the second"
+        )
+    return None
+
+
+def strategy_asked(environment: Mapping[str, str]) -> str | None:
+    """FSDP or DEEPSPEED, if `accelerate launch` asked for it, else None."""
+    for name in ("FSDP", "DEEPSPEED"):
+        if environment.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            return name
+    return None
+
+
+def processes_asked(environment: Mapping[str, str]) -> int:
+    """How many processes the launcher was asked for.
+
+    accelerate's plain launcher, which it takes for MULTI_CPU and for --cpu, starts one and says to nobody how many
+    were asked for: only its own command line knows. Tasks of one Slurm step, or of mpirun, are processes too.
+    """
+    if "WORLD_SIZE" in environment:
+        return int(environment["WORLD_SIZE"])
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1")) if "SLURM_STEP_ID" in environment else 1
+    ranks = [int(environment.get(name, "1")) for name in MPI_SIZES]
+    return max(tasks, *ranks, _asked_on(psutil.Process().parent()))
+
+
+def _asked_on(parent: psutil.Process | None) -> int:
+    """num_processes of the parent's command line or configuration file; 1 if it is no launcher."""
+    try:
+        words = parent.cmdline() if parent is not None else []
+    except psutil.Error:  # another user's, or gone
+        return 1
+    if not LAUNCHER.search(" ".join(words[:6])):
+        return 1
+    options = launcher_options(words)
+    if "num_processes" in options:
+        return int(options["num_processes"])
+    file = Path(options["config_file"]) if "config_file" in options else _default_config(options)
+    if file is not None and file.is_file():
+        import yaml
+
+        return int((yaml.safe_load(file.read_text()) or {}).get("num_processes", 1))
+    return 1
+
+
+def _default_config(options: Mapping[str, str]) -> Path | None:
+    """What `accelerate config` has written, which its launcher reads where no file is named; not with --cpu."""
+    from accelerate.commands.config.config_args import default_config_file
+
+    return None if "cpu" in options else Path(default_config_file)
+
+
+def launcher_options(words: Sequence[str]) -> dict[str, str]:
+    """The options of `accelerate launch`, those in front of the script, by name with underscores."""
+    options: dict[str, str] = {}
+    for word, following in pairwise([*words, ""]):
+        if word.endswith(".py"):
+            break
+        if word.startswith("--"):
+            name, _, value = word.removeprefix("--").partition("=")
+            options[name.replace("-", "_")] = value or following
+    return options
