@@ -171,7 +171,7 @@ def test_an_accumulation_of_accelerate_is_refused(monkeypatch):
 
 
 def test_precisions_that_no_device_here_has():
-    with pytest.raises(ConfigError, match="trainer.precision=fp16 needs a GPU and there is none"):
+    with pytest.raises(ConfigError, match=r"trainer\.precision=fp16 needs a GPU and there is none"):
         make_accelerator("fp16")
 
 
