@@ -18,7 +18,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rankpo.config_errors import ConfigError, explain, multirun_refusal, run_error
-from rankpo.interruption import REQUEUE, Interrupted
+from rankpo.config_guard import guarded
+from rankpo.interruption import REQUEUE, Interrupted, leaving_at_once
 
 
 @hydra.main(version_base="1.3", config_path="config", config_name="config")
@@ -74,7 +75,8 @@ def main() -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would print a trace of its own instead of raising
     try:
         try:
-            compose_and_run()
+            with guarded(), leaving_at_once():
+                compose_and_run()
         finally:
             if "rankpo.sweep" in sys.modules:
                 sys.modules["rankpo.sweep"].close_all()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from rankpo.config_errors import ConfigError, unknown
+from rankpo.config_guard import leaves, secrets
 from rankpo.trainers.settings import TrainerSettings
 
 if TYPE_CHECKING:
@@ -104,22 +105,35 @@ class Experiment:
 
 
 def locate(target: str) -> Any:
-    """The class of a `_target_`. Raises ValueError for anything outside the allowed packages, or not there."""
-    if not target.startswith(ALLOWED_TARGETS):
-        raise ValueError(f"_target_={target} is not allowed; it must begin with {', '.join(ALLOWED_TARGETS)}")
+    """The class of a `_target_`. Raises ValueError for anything outside the allowed packages, or not there.
+
+    A name that an allowed module only imports from elsewhere is outside, and a function is no class.
+    """
+    permit(target)
     module, _, name = target.rpartition(".")
     try:
-        return getattr(import_module(module), name)
+        found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"_target_={target} does not exist: {error}") from error
 
 
+    if not inspect.isclass(found) or not f"{found.__module__}.".startswith(ALLOWED_TARGETS):
+        raise ValueError(f"_target_={target} is not allowed; it must be a class of {', '.join(ALLOWED_TARGETS)}")
+    return found
+
+
+def permit(target: Any) -> None:
+    """Raises ValueError for a `_target_` outside the allowed packages; imports nothing."""
+    if not isinstance(target, str) or not target.startswith(ALLOWED_TARGETS):
+        raise ValueError(f"_target_={target} is not allowed; it must begin with {', '.join(ALLOWED_TARGETS)}")
 def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment that a config describes. Raises ConfigError with every problem, one line each."""
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError([f"{key} is not set; add {key}=…" for key in missing])
-    tree: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    tree: dict[str, Any] = _at_home(OmegaConf.to_container(config, resolve=True))
+    if found := secrets(list(leaves(tree))):
+        raise ConfigError(found)  # alone: other messages would show the values
     problems = [unknown("the config", name, (*RUN_KEYS, *GROUPS)) for name in tree if name not in (*RUN_KEYS, *GROUPS)]
 
     def attempt(make: Callable[[], Any]) -> Any:
@@ -141,7 +155,8 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         nodes = tree.get(group) or {}
         made[group] = [attempt(partial(build, nodes[name], f"{group}.{name}")) for name in nodes]
     trainer = dict(tree["trainer"])
-    made["trainer"] = Maker(key="trainer", target=trainer.pop("_target_"), arguments={})
+    attempt(partial(_permit_trainer, trainer.get("_target_")))
+    made["trainer"] = Maker(key="trainer", target=trainer.pop("_target_", ""), arguments={})
     made["settings"] = attempt(partial(construct, TrainerSettings, trainer, "trainer"))
     for name in ("dataloader", "replay_dataloader", "optimizer"):
         made[name] = attempt(partial(maker, tree[name], name))
@@ -162,6 +177,23 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
 def _fitted(loss: Any, model: Any) -> Any:
     """The loss with `logps: auto` decided by what the model's scores are; see `functional.logps_from_scores`."""
     if model is None or getattr(loss, "logps", None) != "auto":
+def _permit_trainer(target: Any) -> None:
+    """Raises ConfigError; the class is loaded with its data, since importing it takes seconds."""
+    try:
+        permit(target)
+    except ValueError as error:
+        raise ConfigError([f"trainer.{error}"]) from error
+
+
+def _at_home(value: Any) -> Any:
+    """The value with `~/` at the front of texts as the home directory: a shell leaves it alone behind `key.path=`."""
+    if isinstance(value, dict):
+        return {name: _at_home(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
+
+
         return loss
     return replace(loss, logps=getattr(model, "logps", "candidates"))
 

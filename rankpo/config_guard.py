@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -41,8 +41,9 @@ def guarded() -> Iterator[None]:
         config = load(*arguments, **named)
         tree: Any = OmegaConf.to_container(config, resolve=False)
         hydra = tree.pop("hydra", None) or {}
-        given = {item.lstrip("+~").split("=", 1)[0]: item for item in (hydra.get("overrides") or {}).get("task") or []}
-        if problems := [*foreign(hydra), *secrets({**given, **dict(leaves(tree))})]:
+        # of a sweep the config holds no value, and Hydra writes the command line down
+        given = [(item.lstrip("+~").split("=", 1)[0], item) for item in hydra["overrides"]["task"]]
+        if problems := [*foreign(hydra), *secrets([*leaves(tree), *given])]:
             raise ConfigError(problems)
         return config
 
@@ -65,18 +66,18 @@ def foreign(hydra: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def secrets(values: Mapping[str, Any]) -> list[str]:
-    """A problem for each value, by its key, that looks like a secret, or is one of this process's environment."""
+def secrets(values: Sequence[tuple[str, Any]]) -> list[str]:
+    """A problem for each (key, value) that looks like a secret, or is one of this process's environment."""
+    judge = dict(values).get("judge.api_key_env")
     known = [
         value
         for name, value in os.environ.items()
-        if (re.fullmatch(SECRET_NAME, name) or name == values.get("judge.api_key_env"))
+        if (re.fullmatch(SECRET_NAME, name) or name == judge)
         and re.fullmatch(SECRET_VALUE, value)
     ]
-    return [
-        f"{key} holds a secret, and a config is written into run directories and sent to trackers; set it in the "
-        "environment (HF_TOKEN, WANDB_API_KEY, or the variable that judge.api_key_env names)"
-        for key, value in values.items()
+    found = [
+        key
+        for key, value in values
         if isinstance(value, str)
         and value
         and (
@@ -84,6 +85,11 @@ def secrets(values: Mapping[str, Any]) -> list[str]:
             or any(secret in value for secret in known)
             or key.rpartition(".")[2].lower() in SECRET_KEYS
         )
+    ]
+    return [
+        f"{key} holds a secret, and a config is written into run directories and sent to trackers; set it in the "
+        "environment (HF_TOKEN, WANDB_API_KEY, or the variable that judge.api_key_env names)"
+        for key in dict.fromkeys(found)
     ]
 
 

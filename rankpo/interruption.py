@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -28,16 +29,40 @@ class Notice:
 def noticed() -> Iterator[Notice]:
     """Signals that come inside are noted and do nothing else; outside the main thread none can be."""
     notice = Notice()
-    if threading.current_thread() is not threading.main_thread():
-        yield notice
-        return
 
     def note(number: int, _: FrameType | None) -> None:
         notice.signal = signal.Signals(number).name
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
-    try:
+    with _handled_by(note):
         yield notice
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Signals that come inside, and outside of `noticed`, end the process with REQUEUE where it stands.
+
+    Whatever is written is written whole, and what comes before the first update can be done again. Left alone, SIGUSR1
+    would be lost where a launcher has it ignored, as scripts/slurm_batch.sh must.
+    """
+
+    def leave(number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        # os: a signal may come in the middle of one of Python's own writes, which cannot be entered twice
+        os.write(2, f"{name}: stopped; the same command goes on, a training with resume=auto\n".encode())
+        os._exit(REQUEUE)
+
+    with _handled_by(leave):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number, old in before.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)

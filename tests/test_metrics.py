@@ -173,3 +173,6 @@ def test_trackers_that_cannot_work(tmp_path, monkeypatch, tracker, message):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ConfigError, match=message):
         MetricsLogger(tmp_path, tracker=tracker, stream=io.StringIO())
+    monkeypatch.setenv("HF_TOKEN", "hf_ThisIsASecretThatNobodyMaySee123")
+    written = [path.read_bytes() for path in (tmp_path / "run" / "wandb").rglob("*") if path.is_file()]
+    assert not any(b"NobodyMaySee" in content for content in written)

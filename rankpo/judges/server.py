@@ -121,10 +121,12 @@ class ServerJudge(Judge):
             return None, f"status {response.status_code}", _retry_after(response.headers.get("retry-after"))
         if response.status_code != 200:
             raise JudgeStopped(
-                f"{self.base_url} answers {response.status_code}: {response.text[:300]!r}; "
+                f"{self.base_url} answers {response.status_code}: {words[:300]!r}; "
                 f"check judge.base_url, judge.model and the key in ${self.api_key_env}"
             )
         return self._read(response.content)
+            # servers repeat the key that they refuse
+            words = response.text.replace(key, f"${self.api_key_env}") if key else response.text
 
     def _read(self, content: bytes) -> tuple[Reply | None, str, float | None]:
         try:

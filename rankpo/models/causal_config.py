@@ -140,11 +140,14 @@ class CausalModelConfig:
     def _with_adapters(self, backbone: PreTrainedModel, trains_embeddings: bool) -> Any:
         from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 
+        from rankpo.models import loading
+
         if trains_embeddings:
             raise ValueError(
                 "model.control_tokens adds rows to the embeddings, which adapters leave frozen; set use_peft=false"
             )
         if self.load_lora_from is not None:
+            loading.check_adapters(self.load_lora_from)
             return PeftModel.from_pretrained(backbone, self.load_lora_from, is_trainable=True)
         lora = self.lora
         return get_peft_model(

@@ -87,6 +87,14 @@ def load_backbone(
         )
 
 
+def check_adapters(folder: str) -> None:
+    """Raises LoadingError for a folder of adapters without safetensors: peft would open the pickle beside them."""
+    if Path(folder).is_dir() and not (Path(folder) / "adapter_model.safetensors").exists():
+        raise LoadingError(
+            f"model.load_lora_from={folder} has no adapter_model.safetensors; pickled adapters (*.bin) are not opened"
+        )
+
+
 @contextmanager
 def _advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
     """Turns what transformers raises for files, packages and configurations into a LoadingError that says what to do."""

@@ -158,7 +158,7 @@ class BasicTrainer:
                     self.train_step(ahead.get(self.state.step))
                     self.after_step()
                     self.heed(notice)
-            return self.finish()
+                return self.finish()  # a signal that comes now would only cost what is nearly done
         finally:
             ahead.close()
             self.logger.finish()
