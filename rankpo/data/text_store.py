@@ -1,14 +1,14 @@
 """Every distinct text, tokenised once, in a memory-mapped file; and the examples as row numbers of it.
 
 A folder per (datasets, tokenizer, formats), keyed by fingerprints, so that epochs, tasks, runs and sweep jobs share
-it. Several processes may start at once: the first to take the lock builds, the others wait and open.
+it. Several processes may start at once: the first to take the lock builds, the others wait and open. A store whose
+files are not as they were written is built again.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,10 +19,12 @@ from typing import IO, Protocol
 import numpy as np
 import xxhash
 
+from rankpo.checkpoint import damage, written_whole
 from rankpo.data.conversations import plain_text
 from rankpo.types import Example
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+CHECKED_BYTES = 1 << 30  # a larger file is looked at for its size alone: reading it would hold up every start
 TEXTS_PER_CALL = 2048  # enough to keep the tokenizer's threads busy, little enough to hold in memory
 
 Tokenize = Callable[[Sequence[str]], list[list[int]]]
@@ -141,13 +143,31 @@ def open_table(
     fingerprints = [FORMAT_VERSION, pieces.fingerprint, *(f"{d.name}:{d.fingerprint()}" for d in datasets)]
     key = xxhash.xxh3_128_hexdigest(json.dumps(fingerprints).encode())
     folder = Path(cache_dir) / "text_store" / key
-    if not (folder / "meta.json").exists():
+    if _fault(folder) is not None:
         with _lock(folder.with_suffix(".lock")):
-            if not (folder / "meta.json").exists():
+            if (fault := _fault(folder)) is not None:
+                if folder.exists():
+                    say(f"{folder} is damaged ({fault}); it is built again")
                 names = ", ".join(dataset.name for dataset in datasets)
                 say(f"tokenising {names} into {folder}")
                 _build(folder, datasets, pieces)
     return ExampleTable(folder)
+
+
+_intact: dict[Path, list[tuple[str, int, int]]] = {}  # what stores looked like that this process has read through
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a store, or None. A process reads each through once, and again where a file was touched."""
+    if not folder.exists():
+        return "it is not there"
+    seen = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    if _intact.get(folder) == seen:
+        return None
+    fault = damage(folder, CHECKED_BYTES)
+    if fault is None:
+        _intact[folder] = seen
+    return fault
 
 
 @contextmanager
@@ -159,20 +179,13 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _build(folder: Path, datasets: Sequence[Dataset], pieces: Pieces) -> None:
-    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with written_whole(folder) as temporary:
         with (temporary / "tokens.raw").open("wb") as file:
             builder = _Builder(pieces, file)
             for number, dataset in enumerate(datasets):
                 builder.add(number, dataset.examples())
             builder.finish(temporary, {d.name: asdict(d.report) for d in datasets if hasattr(d, "report")})
         _raw_to_npy(temporary / "tokens.raw", temporary / "tokens.npy")
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _raw_to_npy(raw: Path, target: Path) -> None:

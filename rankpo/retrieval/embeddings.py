@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 META, FORMAT_VERSION = "meta.json", 1
 DTYPES = {"float32": np.float32, "float16": np.float16}
+HEADER_BYTES = 128  # of a .npy file with two axes
 SHARD_SIZE = 16384  # texts; small enough that several processes share a corpus of a few shards
 
 Say = Callable[[str], None]
@@ -105,8 +106,15 @@ class Embeddings:
             left -= self.encoding.rows_of(shard)
 
     def _shard(self, shard: int) -> np.ndarray:
+        """[rows, D]. Raises EncodingError for a file that was cut."""
+        path, encoding = _shard_path(self.folder, shard), self.encoding
+        size = HEADER_BYTES + encoding.rows_of(shard) * encoding.dim * np.dtype(DTYPES[encoding.dtype]).itemsize
+        if path.stat().st_size != size:
+            raise EncodingError(
+                f"{path} has {path.stat().st_size} bytes instead of {size}; delete it, and the same task=encode makes it"
+            )
         # copy on write: torch wants a writable array, and the file stays as it is
-        return np.load(_shard_path(self.folder, shard), mmap_mode="c", allow_pickle=False)
+        return np.load(path, mmap_mode="c", allow_pickle=False)
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """[len(numbers), D] float32, in that order."""
