@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from rankpo.demo import compose
 from rankpo.metrics import MetricsLogger
 from rankpo.tasks.train import assemble
+from tests.starts import PATIENCE, ROOT, Started
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = (
     "model=tiny_bert",
     "model.random.num_hidden_layers=1",
@@ -53,22 +53,19 @@ def train(*overrides: str):
     return experiment
 
 
-def launch(*overrides: str, processes: int = 1, timeout: float = 120) -> subprocess.CompletedProcess:
-    """launch.py as a user starts it, with `processes` of them."""
-    program = [sys.executable, "launch.py"]
-    if processes > 1:
-        program = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={processes}",
-            "launch.py",
-        ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+def launch(*overrides: str, processes: int = 1) -> subprocess.CompletedProcess:
+    """launch.py as a user starts it, with `processes` of them, run to its end."""
+    started = Started(*overrides, processes=processes)
+    return subprocess.CompletedProcess(["launch.py", *overrides], started.wait(), started.stdout, started.stderr)
+
+
+def torchrun(*overrides: str, **environment: str) -> subprocess.CompletedProcess:
+    """launch.py in two processes of torch's own launcher."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     return subprocess.run(
-        [*program, *overrides], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-    )
+        [*launcher, "launch.py", *overrides],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
 
 
 def curve(run_dir: Path, name: str = "train/loss") -> list[float]:

@@ -1,9 +1,6 @@
 """Evaluators on a tiny model: equal to each text alone through transformers, and the same from two processes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ from rankpo.ranking_metrics import evaluate_run
 from rankpo.types import Example
 from tests.data.test_text_store import Fixed
 from tests.runs import CONTRASTIVE, trainer_of
+from tests.starts import Started
 
 METRICS = ("ndcg@10", "mrr@10", "recall@20")
 PROMPTS = ("model.query_prompt='query: '", "model.passage_prompt='passage: '")
@@ -204,16 +202,11 @@ distributed.shut_down()
 
 
 def test_two_processes_give_what_one_gives_on_every_rank(tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM)
-    root = Path(__file__).resolve().parents[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
     for processes in (1, 2):
-        starter = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes == 2 else []
-        done = subprocess.run(
-            [sys.executable, *starter, str(tmp_path / "program.py"), str(tmp_path)],
-            cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        started = Started(str(tmp_path), processes=processes, program=program)
+        assert started.wait() == 0, started.stderr
     one, first, second = (json.loads((tmp_path / name).read_text()) for name in ("1-0.json", "2-0.json", "2-1.json"))
     assert first == second
     for alone, together in zip(one, first, strict=True):

@@ -14,43 +14,31 @@ import pytest
 
 from rankpo.interruption import REQUEUE, noticed
 from tests.runs import CONTRASTIVE, ROOT, final_weights, launch, train
+from tests.starts import PATIENCE, Started, waiting_at
 
 LONG = (*CONTRASTIVE, "trainer.max_steps=60", "trainer.log_every=1")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-def started(folder: Path, *overrides: str, processes: int = 1) -> subprocess.Popen:
-    """launch.py, once its first updates are logged."""
-    program = [sys.executable]
-    if processes > 1:
-        program += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(
-        [*program, "launch.py", *overrides, f"exp_name={folder.name}", f"cache_dir={folder.parent}"],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    path, ends = folder / "metrics.jsonl", time.monotonic() + 100
-    while not (path.exists() and "train/loss" in path.read_text()) and time.monotonic() < ends:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.005)
-    return process
+def begun(run_dir: Path) -> bool:
+    """Whether its first updates are logged."""
+    path = run_dir / "metrics.jsonl"
+    return path.exists() and "train/loss" in path.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_writes_a_checkpoint_and_asks_for_another_run(tmp_path, number):
-    process = started(tmp_path / "stopped", *LONG)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == REQUEUE == 75, output
+    place, release = f"cache_dir={tmp_path}", tmp_path / "release"
+    started = Started(*LONG, place, "exp_name=stopped", before=waiting_at(58, release))
+    started.until(lambda: begun(tmp_path / "stopped"))
+    started.signal(number)
+    release.touch()
+    assert started.wait() == REQUEUE == 75, started.stderr
     (checkpoint,) = (tmp_path / "stopped" / "checkpoints").iterdir()
     step = json.loads((checkpoint / "state.json").read_text())["step"]
     assert 0 < step < 60
-    assert f"{number.name}: stopped after update {step} of 60, checkpoint written" in output
+    assert f"{number.name}: stopped after update {step} of 60, checkpoint written" in started.stderr
     if number is signal.SIGUSR1:
-        place = f"cache_dir={tmp_path}"
         train(*LONG, place, "exp_name=stopped", "resume=auto")
         train(*LONG, place, "exp_name=whole")
         whole, continued = final_weights(tmp_path / "whole"), final_weights(tmp_path / "stopped")
@@ -58,10 +46,17 @@ def test_a_signal_writes_a_checkpoint_and_asks_for_another_run(tmp_path, number)
 
 
 def test_a_signal_to_one_rank_stops_all(tmp_path):
-    process = started(tmp_path / "two", *LONG, processes=2)
+    """Under torchrun; the run would not end by itself."""
+    process = subprocess.Popen(
+        [*TORCHRUN, "launch.py", *LONG, "trainer.max_steps=1000000", "exp_name=two", f"cache_dir={tmp_path}"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    while not begun(tmp_path / "two"):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGUSR1)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert output.count("SIGUSR1: stopped after update") == 1, output
     assert "exitcode  : 75" in output, output
     assert len(list((tmp_path / "two" / "checkpoints").iterdir())) == 1
@@ -111,21 +106,12 @@ runpy.run_path("launch.py", run_name="__main__")
 def test_what_happens_to_one_rank_ends_all_with_its_message(tmp_path, fault, options, words):
     program = tmp_path / "faulty.py"
     program.write_text(FAULT.format(root=str(ROOT), fault=fault))
-    began = time.monotonic()
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)),
-            *(*LONG, "exp_name=faulty", f"cache_dir={tmp_path}", *options),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = subprocess.run(  # its patience is less than the half hour after which a rank would give up waiting
+        [*TORCHRUN, str(program), *LONG, "exp_name=faulty", f"cache_dir={tmp_path}", *options],
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
     assert done.returncode != 0
     assert words in done.stderr, done.stderr
-    assert time.monotonic() - began < 60
     assert not (tmp_path / "faulty" / "FINAL").exists()
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,8 @@ import pytest
 from rankpo import sweep
 from rankpo.config_errors import ConfigError, multirun_refusal
 from rankpo.launching import command, own_words, quoted
-from tests.runs import ROOT, curve, launch
+from tests.runs import curve, launch
+from tests.starts import Started
 
 JOBS = ("loss=rankpo", "model=tiny_bert", "datasets=[toy_pairs]", "trainer.max_steps=2")
 
@@ -96,14 +94,11 @@ def test_sweep_of_two_processes_killed_and_continued(tmp_path):
     """The driver is killed while its first job runs; started again, every job is there once."""
     options = ("-m", "hydra/launcher=rankpo_accelerate", "hydra.launcher.num_processes=2", *JOBS)
     options = (*options, "loss.beta=1,2", f"cache_dir={tmp_path}", "exp_name=s")
-    driver = subprocess.Popen([sys.executable, "launch.py", *options], cwd=ROOT, stderr=subprocess.DEVNULL)
     folder = tmp_path / "s"
-    deadline = time.monotonic() + 60
-    while not list(folder.glob("*/launch.log")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    done = launch(*options, timeout=180)
+    driver = Started(*options)
+    driver.until(lambda: list(folder.glob("*/launch.log")))
+    driver.kill()
+    done = launch(*options)
     assert done.returncode == 0, done.stderr
     jobs = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/sweep_job.json")}
     assert {name: job["state"] for name, job in jobs.items()} == {"loss.beta=1": "finished", "loss.beta=2": "finished"}
