@@ -23,6 +23,7 @@ from rankpo.data.planner import cut
 from rankpo.data.random_keys import random_keys, text_key
 from rankpo.models.listwise_decoding import left_padded, own_attention
 from rankpo.types import Example, Prompt
+from rankpo.vllm_engine import open_engine
 
 if TYPE_CHECKING:
     from rankpo.models.causal_config import CausalModelConfig
@@ -218,21 +219,10 @@ class VllmWriter(Writer):
     def __init__(
         self, config: CausalModelConfig, inputs: CompletionInputs, sampling: Sampling, arguments: Mapping[str, Any]
     ) -> None:
-        from vllm import LLM  # not in every installation
-
-        from rankpo.models.loading import resolve
-
-        source = resolve(config.name_or_path or "", config.load_from, config.revision)
         self.sampling = sampling
         self.reader = Reader(inputs)
-        given = {
-            "model": source.path,
-            "revision": source.revision,
-            "trust_remote_code": config.trust_remote_code,
-            "seed": sampling.seed,
-            "max_model_len": inputs.settings.max_prompt_length + 1 + sampling.max_new_tokens,
-        }
-        self.llm = LLM(**{**given, **arguments})
+        longest = inputs.settings.max_prompt_length + 1 + sampling.max_new_tokens
+        self.llm = open_engine(config, sampling.seed, longest, arguments)
 
     def plan(self, draws: Sequence[Draw]) -> list[np.ndarray]:
         return [np.arange(start, min(start + VLLM_BLOCK, len(draws))) for start in range(0, len(draws), VLLM_BLOCK)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 from rankpo.data.listwise_inputs import ListwiseInputs
 from rankpo.models.base import RankingModel
 from rankpo.models.causal_lm import CausalLanguageModel, scored_counts, scored_labels, sum_by_sequence
+from rankpo.models.listwise_settings import DECODE
 from rankpo.models.token_logps import TokenRequest, token_values
 from rankpo.types import Batch, Sequences
 
@@ -43,6 +45,8 @@ class ListwiseModel(CausalLanguageModel):
     """
 
     kind = "listwise"
+    decode_modes = DECODE
+    wave_tokens = 32768  # of the windows that are run together
 
     def __init__(
         self,
@@ -70,10 +74,12 @@ class ListwiseModel(CausalLanguageModel):
 
     def _check_positions(self) -> None:
         limit = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and self.settings.max_length > limit:
+        settings = self.settings
+        if limit is not None and settings.max_length + settings.reasoning_tokens > limit:
+            reasoning = f" with model.reasoning_tokens={settings.reasoning_tokens}" if settings.reasoning_tokens else ""
             raise ValueError(
-                f"model.max_length={self.settings.max_length}, but the model has {limit} positions; "
-                f"lower it to {limit} or less"
+                f"model.max_length={settings.max_length}{reasoning}, but the model has {limit} positions; "
+                f"lower it to {limit - settings.reasoning_tokens} or less"
             )
 
     def forward(self, sequences: Sequences) -> ListwiseOutput:  # type: ignore[override]
@@ -144,6 +150,22 @@ class ListwiseModel(CausalLanguageModel):
         return ((2 * uniform - 1) * magnitude).to(embedded.dtype)
 
     # inference
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside, what was there before behind it."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
+
+    def write(self, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]:
+        """Greedy continuations of at most `budget` tokens, without the end token."""
+        from rankpo.models.listwise_decoding import write
+
+        return write(self, prompts, budget)
 
     def rank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[tuple[int, float, str]]:
         """(index into `documents`, score, text), best first; at most `top_k`. See `ListwiseReranker.rank_many`."""

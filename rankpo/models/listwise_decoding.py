@@ -93,8 +93,12 @@ def write(model: ListwiseModel, prompts: Sequence[np.ndarray], budget: int) -> l
     config = GenerationConfig(max_new_tokens=budget, do_sample=False, pad_token_id=end, eos_token_id=end)
     with own_attention(model) as base:
         output = base.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    rows = output[:, ids.shape[1] :].tolist()
-    return [row[: row.index(end)] if end in row else row for row in rows]
+    return [until(end, row) for row in output[:, ids.shape[1] :].tolist()]
+
+
+def until(end: int, written: list[int]) -> list[int]:
+    """What stands before the end token."""
+    return written[: written.index(end)] if end in written else written
 
 
 def constrained(model: ListwiseModel, prompts: Sequence[np.ndarray], counts: Sequence[int]) -> list[list[int]]:

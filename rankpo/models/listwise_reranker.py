@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from rankpo import distributed
 from rankpo.data.listwise_inputs import PASSAGE, QUERY
 from rankpo.data.planner import cut, deal
 from rankpo.models import listwise_decoding as decoding
-from rankpo.models.listwise_settings import DECODE
 from rankpo.retrieval.permutations import Permutation, parse
 from rankpo.retrieval.windows import windows
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from rankpo.data.requests import Request
     from rankpo.data.text_store import ExampleTable
     from rankpo.models.listwise import ListwiseModel
-
-WAVE_TOKENS = 32768  # tokens of the windows that are run together
+    from rankpo.models.listwise_vllm import VllmListwiseModel
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,7 @@ class _State:
 class ListwiseReranker:
     """Orders documents with a listwise model, by default as its settings say.
 
+    model: a `ListwiseModel`, or one in vLLM, which can only `generate`.
     decode, window, stride, passes, top_k: in place of the model's settings. on_window_error: "raise", or "keep": a
     window whose forward pass raises RuntimeError keeps its order and is marked as failed.
     Raises ValueError for a window that is larger than the identifiers allow.
@@ -91,7 +90,7 @@ class ListwiseReranker:
 
     def __init__(
         self,
-        model: ListwiseModel,
+        model: ListwiseModel | VllmListwiseModel,
         *,
         decode: str | None = None,
         window: int | None = None,
@@ -101,15 +100,15 @@ class ListwiseReranker:
         on_window_error: str = "raise",
     ) -> None:
         settings = model.settings
-        self.model = model
+        self.model: Any = model
         self.decode = decode or settings.decode
         self.window = window or settings.window
         self.stride = stride or min(settings.stride, self.window)
         self.passes = passes or settings.passes
         self.top_k = top_k or settings.top_k
         self.on_window_error = on_window_error
-        if self.decode not in DECODE:
-            raise ValueError(f"decode must be one of {', '.join(DECODE)}, got {self.decode!r}")
+        if self.decode not in model.decode_modes:
+            raise ValueError(f"decode must be one of {', '.join(model.decode_modes)}, got {self.decode!r}")
         if not 2 <= self.window <= len(model.inputs.layout.identifiers):
             raise ValueError(
                 f"window must be in 2 to {len(model.inputs.layout.identifiers)}, for which identifiers are proved, "
@@ -146,13 +145,9 @@ class ListwiseReranker:
         return [merged[index] for index in range(len(requests))]
 
     def _run(self, states: Sequence[_State]) -> list[RankedList]:
-        training = self.model.training
-        self.model.eval()
-        try:
+        with self.model.evaluating():
             for number in range(1, self.passes + 1):
                 self._pass(states, number)
-        finally:
-            self.model.train(training)
         return [self._ranked(state) for state in states]
 
     def _open(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[_State]:
@@ -191,7 +186,7 @@ class ListwiseReranker:
         ]
         counts = [end - start for _, (start, end) in chosen]
         lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-        for part in cut(np.arange(len(prompts)), lengths, WAVE_TOKENS):
+        for part in cut(np.arange(len(prompts)), lengths, self.model.wave_tokens):
             answered = self._within([prompts[row] for row in part], [counts[row] for row in part])
             for row, (permutation, response, logits) in zip(part, answered, strict=True):
                 state, (start, end) = chosen[row]
@@ -224,7 +219,7 @@ class ListwiseReranker:
             orders = decoding.constrained(model, prompts, counts)
             return [(Permutation(tuple(order), "ok"), layout.identifiers.text(order), None) for order in orders]
         budget = max(layout.reserve(count) for count in counts) + model.settings.reasoning_tokens
-        written = decoding.write(model, prompts, budget)
+        written = model.write(prompts, budget)
         thinking = (
             layout.header.rpartition("<think>")[1] != "" and "</think>" not in layout.header.rpartition("<think>")[2]
         )

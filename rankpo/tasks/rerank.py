@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankpo.config_errors import ConfigError
+from rankpo.vllm_engine import check_backend, choose_backend
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +30,8 @@ class Rerank:
     ids of the run without a text are an `error`, or left out (`drop`, counted). metrics: of the new order, beside the
     first stage's. on_window_error: of listwise rerankers, whose windows are listed in rerank.jsonl: `keep` leaves the
     order of a window that raised an error; more failures than max_failed_windows, a fraction of all windows, end the
-    task with an error once everything is written.
+    task with an error once everything is written. backend: writes the answers of a listwise reranker with
+    decode=generate: `transformers`, `vllm`, or `auto`; vllm: arguments of vllm.LLM.
     """
 
     run: str | None = None
@@ -44,6 +46,8 @@ class Rerank:
     metrics: Sequence[str] = ("ndcg@10", "mrr@10", "map", "recall@100")
     on_window_error: str = "raise"
     max_failed_windows: float = 0.05
+    backend: str = "auto"
+    vllm: Mapping[str, Any] = field(default_factory=dict)
     output: str = "rerank"
 
     def __post_init__(self) -> None:
@@ -64,6 +68,7 @@ class Rerank:
             raise ValueError(f"on_window_error must be one of raise, keep, got {self.on_window_error!r}")
         if not 0 <= self.max_failed_windows <= 1:
             raise ValueError(f"max_failed_windows must be in [0, 1], got {self.max_failed_windows}")
+        check_backend(self.backend)
         for name in self.metrics:
             parse_metric(name)
 
@@ -71,7 +76,6 @@ class Rerank:
         """The metrics of the new order, or {} without judgements."""
         from rankpo import distributed
         from rankpo.metrics import MetricsLogger
-        from rankpo.tasks.evaluate import build_model
         from rankpo.tasks.rerank_windows import report_windows
 
         if experiment.model.kind not in ("reranker", "listwise"):
@@ -83,7 +87,7 @@ class Rerank:
         accelerator = distributed.make_accelerator(experiment.settings.precision)
         logger = MetricsLogger(main=distributed.rank() == 0)
         requests, dropped = self._requests()
-        model: Any = build_model(experiment.model, experiment.explicit, accelerator.device, logger.say)
+        model = self._model(experiment, accelerator.device, logger.say)
         with accelerator.autocast():
             listwise = experiment.model.kind == "listwise"
             ranked = model.rank_requests(requests, self.on_window_error) if listwise else None
@@ -105,6 +109,20 @@ class Rerank:
             )
         distributed.barrier()
         return found
+
+    def _model(self, experiment: Experiment, device: Any, say: Callable[[str], None]) -> Any:
+        config: Any = experiment.model
+        inputs = config.open_inputs(say, experiment.explicit)
+        listwise = config.kind == "listwise"
+        if self.backend == "vllm" and not listwise:
+            raise ConfigError(["task.backend=vllm writes answers of listwise rerankers; this one gives scores"])
+        reads = {"it hands out no logits; set model.decode=generate": listwise and inputs.settings.decode != "generate"}
+        if listwise and choose_backend(self.backend, config, reads) == "vllm":
+            from rankpo.models.listwise_vllm import VllmListwiseModel
+
+            say("answers by vllm")
+            return VllmListwiseModel(config, inputs, experiment.seed, self.vllm)
+        return config.build(inputs, say).to(device)
 
     def _folder(self) -> Any:
         from rankpo.data.beir import Beir
