@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankpo.atomic import replace_text
 from rankpo.config_errors import ConfigError
 from rankpo.data import files
 from rankpo.data.conversations import plain_text, prompt_record
+from rankpo.vllm_engine import check_backend, choose_backend
 
 if TYPE_CHECKING:
     from rankpo.build import Experiment
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from rankpo.generation import Completion, Draw, Sampling, Writer
     from rankpo.metrics import MetricsLogger
 
-BACKENDS = ("auto", "transformers", "vllm")
 PARTS = "draws-*.jsonl"
 
 
@@ -48,8 +48,7 @@ class Sample:
     output: str = "sample"
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
+        check_backend(self.backend)
         for name in ("num_samples", "max_new_tokens", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
@@ -105,26 +104,6 @@ class Sample:
             raise ConfigError([f"task.prompts={self.prompts} holds no prompt"])
         return asked
 
-    def _backend(self, config: Any) -> str:
-        """transformers or vllm. Raises ConfigError where vLLM is asked for and cannot run."""
-        import torch
-
-        from rankpo import distributed
-
-        hindrances = {
-            "it is not installed (pip install vllm)": find_spec("vllm") is None,
-            "it loads weights from a folder or hub, and these are random": config._is_random,
-            "it does not read adapters of training; give a FINAL folder, where they are merged": config.use_peft,
-            "it spreads over GPUs by itself; start one process, with task.vllm.tensor_parallel_size": (
-                distributed.world_size() > 1
-            ),
-        }
-        reasons = [reason for reason, holds in hindrances.items() if holds]
-        if self.backend == "vllm" and reasons:
-            raise ConfigError([f"task.backend=vllm: {reason}" for reason in reasons])
-        usable = not reasons and torch.cuda.is_available()
-        return "vllm" if self.backend == "vllm" or (self.backend == "auto" and usable) else "transformers"
-
     def _open(
         self, experiment: Experiment, accelerator: Any, say: Callable[[str], None]
     ) -> tuple[Writer, dict[str, Any]]:
@@ -142,7 +121,7 @@ class Sample:
         )
         settings = {**vars(sampling), "tokens": inputs.pieces().fingerprint, "control": inputs.settings.control_tokens}
         writer: Writer
-        if self._backend(config) == "vllm":
+        if choose_backend(self.backend, config) == "vllm":
             writer = VllmWriter(config, inputs, sampling, self.vllm)
             model = _fingerprint_files(config.load_from or config.name_or_path, config.revision)
         else:
@@ -199,10 +178,10 @@ class Sample:
         ordered = [known[_key(draw)] for draw in draws]
         names = ("prompt_id", "prompt", "output", "sample_id", "dataset")
         lines = [{"type": "sample", **{name: record[name] for name in names}} for record in ordered]
-        _replace(folder / "samples.jsonl", "".join(_json(line) + "\n" for line in lines))
+        replace_text(folder / "samples.jsonl", "".join(_json(line) + "\n" for line in lines))
         kept = ("dataset", "instruction", "output", "generator")
         firsts = [{name: record[name] for name in kept} for record in ordered if record["sample_id"] == 0]
-        _replace(folder / "alpaca_eval.json", "[\n" + ",\n".join(map(_json, firsts)) + "\n]\n")
+        replace_text(folder / "alpaca_eval.json", "[\n" + ",\n".join(map(_json, firsts)) + "\n]\n")
         row = {
             "prompts": len(asked),
             "completions": len(ordered),
@@ -264,7 +243,7 @@ def _enter(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
         for old in (*folder.glob(PARTS), *folder.glob("settings.json")):
             old.unlink()
     if not path.exists():
-        _replace(path, _json(settings))
+        replace_text(path, _json(settings))
         return
     before = json.loads(path.read_text())
     changed = sorted(name for name in settings if before.get(name) != settings[name])
@@ -295,10 +274,3 @@ def _fingerprint_files(name: str, revision: str | None) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _replace(path: Path, content: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)
