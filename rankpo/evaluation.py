@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rankpo.data.sources import EvaluationSet
     from rankpo.models.base import RankingModel
     from rankpo.models.embedding import EmbeddingModel
+    from rankpo.trainers.reference import Reference
 
 ROWS_PER_BLOCK = 32768  # sequences assembled at once: bounds memory for corpora of any size
 
@@ -78,8 +80,14 @@ class Evaluator(ABC):
         """[P, 2] rows of `table`: the queries and candidates that are judged together."""
         return all_pairs(table)
 
-    def compare_with(self, model: RankingModel) -> None:  # noqa: B027 (most evaluators need no start model)
-        """Takes note of the model that a run starts from; called once, on all ranks, before the first update."""
+    def compare_with(  # noqa: B027 (most evaluators need no start model)
+        self,
+        model: RankingModel,
+        autocast: Callable[[], AbstractContextManager[None]],
+        reference: Reference | None,
+    ) -> None:
+        """Takes note of the model that a run starts from, and of the loss's reference; called once, on all ranks, before
+        the first update. autocast: the policy's; a difference of precision is no gain."""
 
     @abstractmethod
     def evaluate(self, model: EmbeddingModel) -> Result: ...
@@ -204,13 +212,20 @@ class PreferenceEvaluator(Evaluator):
         self.cache_dir = cache_dir
         self.say = say
 
-    def further(self, scores: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> Mapping[str, float]:
-        """More metrics by name. scores: [slots]; chosen, rejected: [pairs] slots."""
+    def values(self, model: Any, table: ExampleTable) -> dict[str, np.ndarray]:
+        """[slots] by name: `scores` of the model, and what else `further` reads."""
+        return {"scores": slot_scores(model, table)}
+
+    def further(
+        self, model: Any, table: ExampleTable, values: Mapping[str, np.ndarray], pairs: np.ndarray
+    ) -> Mapping[str, float]:
+        """More metrics by name. pairs: [P, 2] slots, chosen first."""
         return {}
 
     def evaluate(self, model: EmbeddingModel) -> Result:
         table = self.table(model.inputs.pieces())
-        scores = slot_scores(model, table)
+        known = self.values(model, table)
+        scores = known["scores"]
         pairs = [table.slots(example) for example in range(len(table)) if len(table.slots(example)) == 2]
         relevance = np.asarray(table.relevance)
         ordered = [(a, b) if relevance[a] > relevance[b] else (b, a) for a, b in pairs if relevance[a] != relevance[b]]
@@ -219,7 +234,7 @@ class PreferenceEvaluator(Evaluator):
         chosen, rejected = np.array(ordered).T
         accuracy, ties = preference_accuracy(scores[chosen], scores[rejected])
         metrics = {"accuracy": accuracy, "margin": float((scores[chosen] - scores[rejected]).mean())}
-        metrics.update(self.further(scores, chosen, rejected))
+        metrics.update(self.further(model, table, known, np.array(ordered)))
         values = (scores[chosen] > scores[rejected]) + 0.5 * (scores[chosen] == scores[rejected])
         names = [table.id(example) for example in range(len(table))]
         slot_owner = np.repeat(np.arange(len(table)), np.diff(table.offsets))

@@ -72,7 +72,7 @@ class TokenPreferenceLoss(Loss):
         losses = negative_log_sigmoid(self.beta * (gap(ratios) - self._penalty(sums[self.main_divergence])))
         metrics = pair_metrics(scores, self.beta * ratios, labels.lengths)
         for name, values in sums.items():
-            metrics.update(_divergence_metrics(name, ratios.detach(), values.detach()))
+            metrics.update(divergence_metrics(name, ratios.detach(), values.detach()))
         return LossOutput(losses, self.weights(labels)["loss"], metrics)
 
     def _penalty(self, divergence: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def _take_variant(loss: TokenPreferenceLoss, alias: str) -> None:
     object.__setattr__(loss, "variant", wanted)
 
 
-def _divergence_metrics(name: str, ratios: Tensor, sums: Tensor) -> dict[str, Tensor]:
+def divergence_metrics(name: str, ratios: Tensor, sums: Tensor) -> dict[str, Tensor]:
     """Sums per completion, their gap, and the authors' accuracy, which counts the divergence as a reward."""
     return {
         f"{name}/chosen": sums[:, 0],

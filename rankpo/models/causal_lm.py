@@ -15,7 +15,7 @@ The interface that losses and trainers on tokens build on:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -31,7 +31,7 @@ from rankpo.models.base import RankingModel
 from rankpo.models.causal_settings import CausalSettings
 from rankpo.models.packing import PACKED_SDPA
 from rankpo.models.prompt_trees import places, plant, token_ids, tree_arguments
-from rankpo.models.token_logps import Head, ReferenceStates, TokenRequest, TokenValues, token_values
+from rankpo.models.token_logps import Divergence, Head, ReferenceStates, TokenRequest, TokenValues, token_values
 from rankpo.types import Batch, Labels, Prompt, Sequences
 
 if TYPE_CHECKING:
@@ -159,27 +159,53 @@ class CausalLanguageModel(RankingModel):
     def truncation(self, table: ExampleTable) -> str | None:
         return self.inputs.report(table)
 
-    @torch.no_grad()  # not inference mode: weights that FSDP2 gathers in it could not be trained afterwards
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
         """[slots] float32 summed log-probabilities; each distinct (prompt, completion) is read once, by one rank."""
+        return self.slot_values(table)["scores"]
+
+    @torch.no_grad()  # not inference mode: weights that FSDP2 gathers in it could not be trained afterwards
+    def slot_values(
+        self,
+        table: ExampleTable,
+        reference: Callable[[Sequences], ReferenceStates] | None = None,
+        divergences: Mapping[str, Divergence] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """[slots] float32 by name: `scores` as `slot_scores`; with the states of a reference also `reference`, the same
+        of its model, and the divergences from it, summed over each completion's tokens."""
+        names = ("scores",) if reference is None else ("scores", "reference", *(divergences or {}))
         slots = self.inputs.slot_pieces(table)
         pieces = list(dict.fromkeys(slots))
         lengths = self.inputs.lengths(table, pieces)
         own = deal(lengths, distributed.world_size())[distributed.rank()]
-        output = torch.zeros(len(own))
+        output = torch.zeros(len(own), len(names))
         training = self.training
         self.eval()
         try:
             with distributed.in_step(self, lambda: self.inputs.sequences(table, [pieces[int(lengths.argmin())]])):
                 for part in cut(np.arange(len(own)), lengths[own], SCORE_TOKENS):
                     sequences = self.inputs.sequences(table, [pieces[own[index]] for index in part])
-                    output[torch.from_numpy(part)] = self(sequences).float().cpu()
+                    output[torch.from_numpy(part)] = self._sums(sequences, reference, divergences or {})
         finally:
             self.train(training)
         if distributed.world_size() > 1:
             output = distributed.place_rows(output.to(self.device), torch.from_numpy(own), len(pieces)).cpu()
         number = {piece: index for index, piece in enumerate(pieces)}
-        return output.numpy()[[number[piece] for piece in slots]]
+        of_slots = output.numpy()[[number[piece] for piece in slots]]
+        return {name: np.ascontiguousarray(of_slots[:, column]) for column, name in enumerate(names)}
+
+    def _sums(
+        self,
+        sequences: Sequences,
+        reference: Callable[[Sequences], ReferenceStates] | None,
+        divergences: Mapping[str, Divergence],
+    ) -> Tensor:
+        """[N, 1], or [N, 2 + divergences] with a reference: float32 on the CPU."""
+        if reference is None:
+            return self(sequences).float().cpu()[:, None]
+        values = self(sequences, TokenRequest(reference=reference(sequences), divergences=divergences))
+        assert values.reference_logps is not None
+        columns = (values.logps, values.reference_logps, *values.divergences.values())
+        return torch.stack([sum_by_sequence(column, sequences).float().cpu() for column in columns], 1)
 
     @torch.inference_mode()
     def logps(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> np.ndarray:

@@ -103,7 +103,7 @@ def assemble(
         disable_dropout(model)
     reference, stored = make_reference(experiment, model, table, logger.say, accelerator.autocast)
     for evaluator in evaluators:
-        evaluator.compare_with(model)
+        evaluator.compare_with(model, accelerator.autocast, reference)
     checkpoints = CheckpointStore(experiment.run_dir)
     if accelerator.is_main_process:
         checkpoints.clean()
@@ -147,8 +147,11 @@ def make_evaluators(experiment: Experiment, metrics: Sequence[str], say: Callabl
     from rankpo.listwise_evaluation import ListwiseEvaluator, has_lists
 
     if experiment.model.kind == "causal_lm":
+        from rankpo.trainers.paired_preference import PairedPreferenceTrainer
+
+        paired = issubclass(experiment.trainer.load(), PairedPreferenceTrainer)
         return [
-            completion_evaluator(dataset, experiment.loss, experiment.cache_dir, say)
+            completion_evaluator(dataset, experiment.loss, experiment.cache_dir, say, paired=paired)
             for dataset in experiment.eval_datasets
         ]
     made: list[Evaluator] = []

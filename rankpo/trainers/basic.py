@@ -230,7 +230,7 @@ class BasicTrainer:
             self.evaluate()
         if self.state.stopped and step % settings.log_every and not last:
             self.log()
-        if settings.is_due(settings.save_every, step, per_epoch) or step in settings.intermediate_checkpoints:
+        if settings.is_due(settings.save_every, step, per_epoch) or settings.is_intermediate(step, per_epoch):
             self.save()
 
     def heed(self, notice: Notice) -> None:

@@ -13,9 +13,10 @@ class TrainerSettings:
 
     replay_batch_size: queries of replay_datasets beside them; None for as many.
     epochs, or max_steps updates if that is not None. eval_every, save_every: updates, "epoch", or None for never
-    (save_every None keeps only FINAL and, with best_metric, the best). intermediate_checkpoints: further steps at
-    which to save, never removed. best_metric: "ndcg@20" or "jobs_dev/ndcg@20", larger is better; patience:
-    evaluations without gain before the run stops. final: FINAL holds the "last" or the "best" weights.
+    (save_every None keeps only FINAL and, with best_metric, the best). intermediate_checkpoints: those that are never
+    removed: further updates at which to write one, or true for one every eval_every. best_metric: "ndcg@20" or
+    "jobs_dev/ndcg@20", larger is better; patience: evaluations without gain before the run stops. final: FINAL holds
+    the "last" or the "best" weights.
     reference: where reference scores come from: "stored" (computed once before the run), "live" (a frozen copy),
     "adapters" (the policy with its adapters off), or "auto" (adapters with LoRA, else stored).
     dropout: False trains without, so that the curve does not depend on how an update is cut into micro-batches.
@@ -35,7 +36,7 @@ class TrainerSettings:
     eval_at_start: bool = True
     save_every: int | str | None = None
     keep_checkpoints: int = 2
-    intermediate_checkpoints: tuple[int, ...] = ()
+    intermediate_checkpoints: tuple[int, ...] | bool = ()
     best_metric: str | None = None
     patience: int | None = None
     final: str = "last"
@@ -61,10 +62,7 @@ class TrainerSettings:
         self._require("reference", ("auto", "stored", "live", "adapters"))
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be > 0 or null, got {self.max_grad_norm}")
-        if not all(_is_update(step) for step in self.intermediate_checkpoints):
-            raise ValueError(
-                f"intermediate_checkpoints must be updates >= 1, got {list(self.intermediate_checkpoints)}"
-            )
+        self._check_intermediate_checkpoints()
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be >= 1 or null, got {self.patience}")
         if not self.timeout_minutes > 0:
@@ -77,6 +75,13 @@ class TrainerSettings:
         if getattr(self, name) not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
+    def _check_intermediate_checkpoints(self) -> None:
+        asked = self.intermediate_checkpoints
+        if asked is True and self.eval_every is None:
+            raise ValueError("intermediate_checkpoints=true writes one every eval_every, which is null; set eval_every")
+        if not isinstance(asked, bool) and not all(_is_update(step) for step in asked):
+            raise ValueError(f"intermediate_checkpoints must be updates >= 1, got {list(asked)}")
+
     def total_steps(self, updates_per_epoch: int) -> int:
         """Updates of the whole run."""
         return self.max_steps or max(1, round(self.epochs * updates_per_epoch))
@@ -86,6 +91,12 @@ class TrainerSettings:
         if every is None:
             return False
         return step % (updates_per_epoch if every == EVERY_EPOCH else int(every)) == 0
+
+    def is_intermediate(self, step: int, updates_per_epoch: int) -> bool:
+        """Whether the checkpoint of update `step` is written, and never removed."""
+        if isinstance(self.intermediate_checkpoints, bool):
+            return self.intermediate_checkpoints and self.is_due(self.eval_every, step, updates_per_epoch)
+        return step in self.intermediate_checkpoints
 
 
 def _is_update(value: object) -> bool:

@@ -56,7 +56,9 @@ def save_state(trainer: BasicTrainer) -> None:
             save_file(states, folder / "random.safetensors")
 
         store.save(state.step, write, {**asdict(state), **extra})
-        kept = {*trainer.settings.intermediate_checkpoints, *([] if state.best_step is None else [state.best_step])}
+        per_epoch = trainer.loader.updates_per_epoch
+        kept = {step for step in range(1, state.step + 1) if trainer.settings.is_intermediate(step, per_epoch)}
+        kept |= set() if state.best_step is None else {state.best_step}
         store.keep(state.step, trainer.settings.keep_checkpoints, kept)
     distributed.barrier()
 

@@ -98,6 +98,28 @@ def test_a_real_vocabulary_in_float32():
     assert_values(torch.stack(values).double(), 0.0047383, 0.0155256, 0.0154111, 0.0819788, atol=2e-7)
 
 
+def test_the_split_is_wrong_where_gains_follow_the_order_of_words():
+    """As in real vocabularies, which are sorted by frequency."""
+    reference = 3 * torch.sin(torch.arange(1000, dtype=float64))
+    p = reference.log_softmax(-1)
+    q = (reference + torch.linspace(-0.5, 0.5, 1000, dtype=float64)).log_softmax(-1)
+    values = [kl(p, q), cvar(p, q, 0.95), published_cvar(p, q, 0.95, split=False), published_cvar(p, q, 0.95)]
+    assert_values(torch.stack(values), 0.0413408, 0.0663454, 0.0630485, 0.0512333)
+
+
+@pytest.mark.parametrize(
+    ("level", "upper", "published"),
+    [(0.99, 0.006081, 0.004855), (0.95, 0.013582, 0.012953), (0.9, 0.020613, 0.016401), (0.5, 0.073974, 0.036908)],
+)
+def test_a_sharper_vocabulary(level, upper, published):
+    draws = np.random.default_rng(0)
+    reference = draws.normal(0, 3, 50304)
+    policy = reference + draws.normal(0, 0.1, 50304)
+    p, q = (torch.from_numpy(x).log_softmax(-1) for x in (reference, policy))
+    values = [kl(p, q), cvar(p, q, level), published_cvar(p, q, level, split=False)]
+    assert_values(torch.stack(values), 0.003825, upper, published, atol=1e-6)
+
+
 def naive_cvar(p: Tensor, q: Tensor, level: float) -> Tensor:
     """Sorted, the last word fractionally."""
     gains = (p - q).detach()

@@ -260,7 +260,7 @@ def test_evaluation_of_pairs_and_of_completions(tmp_path):
     assert_close(metrics["toy_chat/logps"], expected, rtol=1e-6, atol=0)
     assert_close(metrics["toy_chat/perplexity"], math.exp(-expected), rtol=1e-6, atol=0)
     simpo = trainer_of(*TINY, "loss=simpo", *options, f"cache_dir={tmp_path}").evaluate()
-    assert set(simpo) == {"toy_chat/accuracy", "toy_chat/margin"}
+    assert {"toy_chat/accuracy", "toy_chat/margin", "toy_chat/loss"} < set(simpo)
 
 
 def test_a_saved_model_scores_texts(tmp_path):
@@ -277,3 +277,27 @@ def test_a_saved_model_scores_texts(tmp_path):
     logits = AutoModelForCausalLM.from_pretrained(done / "FINAL")(input_ids=ids[None]).logits[0, :-1]
     expected = logits.log_softmax(-1).gather(-1, ids[1:, None])[10:].sum().detach()  # [CLS] and ten letters are given
     assert_close(float(plain[0]), float(expected), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "ra-dpo", "kto", "ppo"])
+def test_adapters_need_no_second_copy_of_the_weights(tmp_path, loss):
+    """The reference is the policy itself, adapters off."""
+    trainer = trainer_of(*TINY, f"loss={loss}", "model.use_peft=true", f"cache_dir={tmp_path}")
+    assert trainer.reference.model is trainer.policy
+    frozen = sum(parameter.numel() for parameter in trainer.policy.parameters() if not parameter.requires_grad)
+    whole = sum(p.numel() for p in trainer_of(*TINY, "loss=sft", f"cache_dir={tmp_path}").policy.parameters())
+    assert frozen == whole
+
+
+@pytest.mark.parametrize("loss", ["tdpo", "kto"])
+def test_new_tokens_are_those_of_policy_and_reference(tmp_path, loss):
+    """Equal rows in both, new ones too: nothing is gained before the first update."""
+    first = "model.control_tokens=['<|good|>','<|bad|>']"
+    trainer = trainer_of(*TINY, f"loss={loss}", first, f"cache_dir={tmp_path}")
+    rows = [model.base.get_input_embeddings().weight for model in (trainer.policy, trainer.reference.model)]
+    assert rows[0].shape[0] == rows[1].shape[0] == max(trainer.policy.inputs.control) + 1
+    assert rows[0] is not rows[1]
+    assert_close(rows[0], rows[1], rtol=0, atol=0)
+    trainer.train_step(trainer.prepare(0))
+    value = trainer.running.result(lambda sums: sums)["loss"]
+    assert_close(value, math.log(2) if loss == "tdpo" else 0.5, atol=1e-6, rtol=0)

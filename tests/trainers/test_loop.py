@@ -137,6 +137,13 @@ def test_checkpoints_kept(tmp_path):
     assert_close(saved, {name: final[name.removeprefix("backbone.")] for name in saved}, rtol=0, atol=0)
 
 
+def test_a_checkpoint_of_every_evaluation_stays(tmp_path):
+    """As in HALOs and Ra-DPO: intermediate_checkpoints=true; others come and go beside them."""
+    options = ("trainer.intermediate_checkpoints=true", "trainer.eval_every=5", "trainer.save_every=2")
+    train(*RANKPO, *options, "trainer.keep_checkpoints=1", "trainer.epochs=2", "exp_name=run", f"cache_dir={tmp_path}")
+    assert steps_saved(tmp_path / "run") == [5, 10, 12]
+
+
 def test_a_checkpoint_that_is_due_and_best_is_written_once(tmp_path, monkeypatch):
     from rankpo.trainers import basic
 

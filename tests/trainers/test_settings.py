@@ -27,6 +27,10 @@ from rankpo.trainers.settings import TrainerSettings
         ({"patience": 0, "best_metric": "mrr@10"}, "patience must be >= 1 or null, got 0"),
         ({"intermediate_checkpoints": (2, 0)}, r"intermediate_checkpoints must be updates >= 1, got \[2, 0\]"),
         ({"intermediate_checkpoints": ("x",)}, r"intermediate_checkpoints must be updates >= 1, got \['x'\]"),
+        (
+            {"intermediate_checkpoints": True, "eval_every": None},
+            "intermediate_checkpoints=true writes one every eval_every, which is null",
+        ),
         ({"timeout_minutes": 0}, "timeout_minutes must be > 0, got 0"),
     ],
 )
@@ -48,3 +52,11 @@ def test_what_is_due():
     assert [step for step in range(1, 15) if settings.is_due("epoch", step, 6)] == [6, 12]
     assert [step for step in range(1, 15) if settings.is_due(5, step, 6)] == [5, 10]
     assert not any(settings.is_due(None, step, 6) for step in range(1, 15))
+
+
+def test_which_checkpoints_stay():
+    named = TrainerSettings(intermediate_checkpoints=(3, 4))
+    every = TrainerSettings(intermediate_checkpoints=True, eval_every=5)
+    never = TrainerSettings(intermediate_checkpoints=False, eval_every=5)
+    found = [[step for step in range(1, 13) if item.is_intermediate(step, 6)] for item in (named, every, never)]
+    assert found == [[3, 4], [5, 10], []]
