@@ -30,6 +30,7 @@ RUN_KEYS = (
     "seed",
     "cache_dir",
     "data_dir",
+    "run_count",
     "run_dir",
     "overwrite",
     "resume",
@@ -170,7 +171,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         explicit=frozenset(_model_keys(overrides)),
         cache_dir=Path(tree["cache_dir"]),
         run_dir=Path(tree["run_dir"]),
-        **{name: tree[name] for name in RUN_KEYS if name not in ("cache_dir", "data_dir", "run_dir")},
+        **{name: tree[name] for name in RUN_KEYS if name not in ("cache_dir", "data_dir", "run_count", "run_dir")},
     )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from rankpo.renamed import RENAMED
+
 
 class ConfigError(ValueError):
     """Everything that is wrong with a config, one line each."""
@@ -19,10 +21,16 @@ class ConfigError(ValueError):
 
 
 def unknown(name: str, value: str, allowed: Iterable[str]) -> str:
-    """`name` does not know `value`: says so, with the nearest allowed one and all of them."""
+    """`name` does not know `value`: says so, with the nearest allowed one and all of them.
+
+    A key of the systems that this one replaces is told apart by its name, and where the same is set here is said.
+    """
     choices = sorted(allowed)
     near = get_close_matches(value, choices, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
+    here = RENAMED.get(value, "")
+    # a key that is missing at this very place, such as another optimizer's, is nowhere else either
+    hint = f"; here it is {here}" if here and not name.startswith(f"{here.split()[0]}:") else hint
     return f"{name} has no {value!r}{hint} (allowed: {', '.join(choices)})"
 
 
@@ -74,6 +82,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     unknown_key = re.search(r"Could not override '([^']+)'", text)
     if unknown_key:
         return _explain_key(unknown_key.group(1), arguments)
+    if "does not support sweep type" in text:
+        return "interval(…) has no end of values to list; add search=optuna, which chooses among them"
     no_group = re.search(r"Could not override '?([\w@/]+)'?\. No match in the defaults list", text)
     if no_group:
         return f"{no_group.group(1)} is not a group of the config"
@@ -90,6 +100,7 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
     bare = key.split("@")[0]
     kept = [item for item in arguments if "=" in item and not item.startswith("-") and "=" in item.lstrip("+~")]
     kept = [item for item in kept if "." not in item.lstrip("+~").split("=", 1)[0]]  # choices of options only
+    kept = [item for item in kept if item.lstrip("+~").split("=", 1)[0] != key]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(Path(__file__).parents[1] / "config"), version_base="1.3"):
