@@ -2,9 +2,10 @@
 
 Gradient cache (Gao et al. 2021, https://arxiv.org/abs/2101.06983): where an update exceeds `max_tokens`, embeddings
 are first made without a graph, the loss gives its gradient at them, and each part is encoded again and receives its
-share of that gradient. Several ranks work alike: sequences are dealt by tokens, every rank sees all embeddings, and
-takes the loss over its own queries; the gradients at the embeddings are summed over ranks before they go back, so
-that the parameters get what one process would have given them.
+share of that gradient. Only the last part keeps its graph, the one that memory must have room for anyway. Several
+ranks work alike: sequences are dealt by tokens, every rank sees all embeddings, and takes the loss over its own
+queries; the gradients at the embeddings are summed over ranks before they go back, so that the parameters get what one
+process would have given them.
 """
 
 from __future__ import annotations
@@ -91,33 +92,36 @@ def backward(
     model: the wrapped policy. backward_step: the accelerator's. last: whether gradients may be synchronised now.
     """
     parts = [part if len(part) else _shortest(update.batch) for part in update.parts]
-    counted = [bool(len(part)) for part in update.parts]
-    cached = len(parts) > 1
+    kept = len(parts) - 1  # its graph is the only one in memory while the loss is taken: no second forward pass
     states: list[list[Tensor]] = []
     embedded: list[Tensor] = []
-    for part in parts:
+    for number, part in enumerate(parts):
         states.append(_random_state())
-        with torch.no_grad() if cached else nullcontext(), no_sync() if cached or not last else nullcontext():
+        with nullcontext() if number == kept else torch.no_grad(), no_sync() if kept or not last else nullcontext():
             embedded.append(model(select(update.batch.sequences, part)))
+    end = _random_state()
     rows = torch.from_numpy(np.concatenate(update.parts))
     own = torch.cat([block[: len(part)] for block, part in zip(embedded, update.parts, strict=True)])
     output, value, gradient = _loss_gradient(loss, update, own.detach().float(), rows)
     gradient = gradient[rows] * (scale * distributed.world_size())  # DDP averages over ranks; the sum is wanted
-    end = _random_state()
-    start = 0
-    for number, part in enumerate(parts):
-        final = last and number == len(parts) - 1
+    shares = gradient.split([len(part) for part in update.parts])
+    for number in (kept, *range(kept)):
+        final = last and number == (kept - 1 if kept else kept)
         with nullcontext() if final else no_sync():
-            if cached:
-                _restore(states[number])
-            block = model(select(update.batch.sequences, part)) if cached else embedded[number]
-            size = len(part) if counted[number] else 0
-            share = gradient[start : start + size] if size else torch.zeros_like(block)
+            block = embedded.pop() if number == kept else _again(model, update, parts[number], states[number])
+            # a part that does not count is there to keep ranks in step
+            share = shares[number] if len(shares[number]) else torch.zeros_like(block)
             backward_step((block.float() * share).sum())
-        start += size
-    if cached:
-        _restore(end)
+        del block
+    _restore(end)
     return output, value
+
+
+def _again(model: nn.Module, update: InBatchUpdate, part: np.ndarray, state: list[Tensor]) -> Tensor:
+    """The part's embeddings with a graph, under the dropout masks that it had."""
+    _restore(state)
+    embedded: Tensor = model(select(update.batch.sequences, part))
+    return embedded
 
 
 def _loss_gradient(
