@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -15,7 +13,8 @@ from safetensors.torch import load_file
 from rankpo.demo import compose
 from rankpo.metrics import MetricsLogger
 from rankpo.tasks.train import assemble
-from tests.starts import PATIENCE, ROOT, Started
+from tests.starts import ROOT as ROOT
+from tests.starts import Started
 
 TINY = (
     "model=tiny_bert",
@@ -57,15 +56,6 @@ def launch(*overrides: str, processes: int = 1) -> subprocess.CompletedProcess:
     """launch.py as a user starts it, with `processes` of them, run to its end."""
     started = Started(*overrides, processes=processes)
     return subprocess.CompletedProcess(["launch.py", *overrides], started.wait(), started.stdout, started.stderr)
-
-
-def torchrun(*overrides: str, **environment: str) -> subprocess.CompletedProcess:
-    """launch.py in two processes of torch's own launcher."""
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    return subprocess.run(
-        [*launcher, "launch.py", *overrides],
-        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
 
 
 def curve(run_dir: Path, name: str = "train/loss") -> list[float]:

@@ -6,18 +6,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from rankpo.interruption import REQUEUE, noticed
 from tests.runs import CONTRASTIVE, ROOT, final_weights, launch, train
-from tests.starts import PATIENCE, Started, waiting_at
+from tests.starts import Started, waiting_at
 
 LONG = (*CONTRASTIVE, "trainer.max_steps=60", "trainer.log_every=1")
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
 def begun(run_dir: Path) -> bool:
@@ -46,19 +43,12 @@ def test_a_signal_writes_a_checkpoint_and_asks_for_another_run(tmp_path, number)
 
 
 def test_a_signal_to_one_rank_stops_all(tmp_path):
-    """Under torchrun; the run would not end by itself."""
-    process = subprocess.Popen(
-        [*TORCHRUN, "launch.py", *LONG, "trainer.max_steps=1000000", "exp_name=two", f"cache_dir={tmp_path}"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    while not begun(tmp_path / "two"):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGUSR1)
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert output.count("SIGUSR1: stopped after update") == 1, output
-    assert "exitcode  : 75" in output, output
+    """The run would not end by itself."""
+    started = Started(*LONG, "trainer.max_steps=1000000", "exp_name=two", f"cache_dir={tmp_path}", processes=2)
+    started.until(lambda: begun(tmp_path / "two"))
+    started.signal(signal.SIGUSR1, rank=1)
+    assert started.wait() == REQUEUE, started.stderr
+    assert started.stderr.count("SIGUSR1: stopped after update") == 1, started.stderr
     assert len(list((tmp_path / "two" / "checkpoints").iterdir())) == 1
 
 
@@ -106,12 +96,10 @@ runpy.run_path("launch.py", run_name="__main__")
 def test_what_happens_to_one_rank_ends_all_with_its_message(tmp_path, fault, options, words):
     program = tmp_path / "faulty.py"
     program.write_text(FAULT.format(root=str(ROOT), fault=fault))
-    done = subprocess.run(  # its patience is less than the half hour after which a rank would give up waiting
-        [*TORCHRUN, str(program), *LONG, "exp_name=faulty", f"cache_dir={tmp_path}", *options],
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert words in done.stderr, done.stderr
+    options = (*LONG, "exp_name=faulty", f"cache_dir={tmp_path}", *options)
+    started = Started(*options, processes=2, program=program)
+    assert started.wait() == 1, started.stderr
+    assert words in started.stderr, started.stderr
     assert not (tmp_path / "faulty" / "FINAL").exists()
 
 

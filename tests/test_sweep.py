@@ -1,21 +1,22 @@
-"""Sweeps: names, table, skipping, and real jobs of two processes."""
+"""Sweeps: names, table, skipping, and real jobs in processes of their own."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from rankpo import sweep
+from rankpo import launching, sweep
 from rankpo.config_errors import ConfigError, multirun_refusal
-from rankpo.launching import command, own_words, quoted
+from rankpo.interruption import Interrupted
+from rankpo.launching import Job, Launching, Overseer, command, own_words, quoted
 from tests.runs import curve, launch
 from tests.starts import Started
-
-JOBS = ("loss=rankpo", "model=tiny_bert", "datasets=[toy_pairs]", "trainer.max_steps=2")
+from tests.sweeps import JOBS, swept
 
 
 def test_a_job_is_named_by_what_it_varies():
@@ -53,6 +54,46 @@ def test_table_names_the_metrics_there_are():
         sweep.summary([row("1", "1", 0.2)], "dev/ndcg@20")
 
 
+def test_losses_are_sorted_upwards_and_unfinished_jobs_without_metrics():
+    rows = [{**row("1", beta, float(beta)), "train/loss": float(beta)} for beta in ("2", "1", "3")]
+    rows[2]["state"] = "pruned"
+    assert [line["loss.beta"] for line in sweep.summary(rows, None)] == ["1", "2", "3"]
+    assert [line["loss.beta"] for line in sweep.summary(rows, "ndcg@10")] == ["2", "1", "3"]
+    assert sweep.summary(rows, "ndcg@10", descending=False)[0]["loss.beta"] == "1"
+    assert sweep.summary(rows, None)[2] == {"loss.beta": "3", "seed": "1", "seeds": 0, "state": "pruned"}
+
+
+def test_several_metrics_have_their_own_deviations():
+    rows = [{**row(str(seed), "1", float(seed)), "train/loss": 10.0 * seed} for seed in (1, 2)]
+    (line,) = sweep.summary(rows, ["dev/ndcg@10", "train/loss"])
+    assert line["dev/ndcg@10"] == 1.5 and line["train/loss"] == 15
+    assert line["±"] == pytest.approx(0.5**0.5) and line["± train/loss"] == pytest.approx(10 * 0.5**0.5)
+
+
+def test_jobs_without_metrics_have_a_table_too():
+    assert sweep.summary([{"job": "a", "state": "finished", "mining.top_k": "5"}], None) == [
+        {"mining.top_k": "5", "seeds": 1}
+    ]
+
+
+def test_metrics_are_those_of_final(tmp_path):
+    """The last evaluation is worse than the one whose weights FINAL holds; half a line is no line."""
+    lines = (
+        '{"step": 1, "time": 1.0, "eval/dev/ndcg@10": 0.5, "train/loss": 3.0}',
+        '{"step": 2, "eval/dev/ndcg@10": 0.4}',
+    )
+    (tmp_path / "metrics.jsonl").write_text("\n".join((*lines, '{"step": 3, "eval/dev')))
+    assert sweep.last_metrics(tmp_path) == {"dev/ndcg@10": 0.4, "train/loss": 3.0}
+    (tmp_path / "FINAL").mkdir()
+    (tmp_path / "FINAL" / "rankpo.json").write_text('{"metrics_after": {"dev/ndcg@10": 0.5}}')
+    assert sweep.last_metrics(tmp_path) == {"dev/ndcg@10": 0.5, "train/loss": 3.0}
+
+
+def test_a_job_outside_of_its_sweep_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="exp_name, cache_dir and run_dir name the folder of the sweep"):
+        sweep.read_note(tmp_path)
+
+
 def test_command_takes_torchrun_for_several_plain_processes(tmp_path):
     file = tmp_path / "cpu.yaml"
     file.write_text("distributed_type: MULTI_CPU\nnum_processes: 3\n")
@@ -76,32 +117,163 @@ def test_a_sweep_in_one_launch_of_several_processes_is_refused():
     assert multirun_refusal(["-m", "loss.beta=1,2"], {}) is None
 
 
-def test_sweep_in_one_process_skips_what_is_finished(tmp_path):
-    first = launch("-m", *JOBS, "loss.beta=1,-1", f"cache_dir={tmp_path}", "exp_name=s")
-    assert first.returncode == 2
-    assert "loss.beta must be > 0, got -1" in first.stderr
+class Small:
+    """Jobs that are a line of Python, by name, in place of a training."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        monkeypatch.setattr(launching, "arguments", lambda job, _: [sys.executable, "-c", job.overrides[0]])
+
+    def job(self, name: str, code: str, **more: bool) -> Job:
+        return Job(overrides=[code], changes=[name], name=name, folder=self.folder / name, digest=code, **more)
+
+    def states(self) -> dict[str, str]:
+        return {
+            path.parent.name: json.loads(path.read_text())["state"] for path in self.folder.glob(f"*/{sweep.JOB_FILE}")
+        }
+
+
+FAILS = "raise SystemExit('it broke')"
+
+
+def test_jobs_go_on_after_a_failure_or_stop(tmp_path, monkeypatch, capsys):
+    small = Small(tmp_path, monkeypatch)
+    jobs = [small.job("a", "pass"), small.job("b", FAILS), small.job("c", "pass")]
+    assert Launching(on_failure="stop").run(jobs, 3) == ["b"]
+    assert small.states() == {"a": "finished", "b": "failed"}
+    assert "b: failed after 0 s (2/3): it broke" in capsys.readouterr().err
+    assert Launching().run(jobs, 3) == ["b"]
+    assert small.states() == {"a": "finished", "b": "failed", "c": "finished"}
+    assert "a: finished before (1/3)" in capsys.readouterr().err
+
+
+def test_finished_jobs_run_again_when_they_are_to_be_overwritten(tmp_path, monkeypatch):
+    small = Small(tmp_path, monkeypatch)
+    count = f"open({str(tmp_path / 'count')!r}, 'a').write('.')"
+    for overwrite in (False, False, True):
+        assert Launching().run([small.job("a", count, overwrite=overwrite)], 1) == []
+    assert (tmp_path / "count").read_text() == ".."
+
+
+def test_as_many_jobs_at_once_as_asked_for(tmp_path, monkeypatch):
+    """Each of four jobs waits until two have begun; alone, the first would wait for ever."""
+    small = Small(tmp_path, monkeypatch)
+    code = f"""
+import pathlib, sys, time
+pathlib.Path({str(tmp_path)!r}, sys.argv[0] + str(time.time_ns()) + '.begun').touch()
+while len(list(pathlib.Path({str(tmp_path)!r}).glob('*.begun'))) < 2:
+    time.sleep(0.01)
+"""
+    assert Launching(jobs_at_once=2).run([small.job(str(number), code) for number in range(4)], 4) == []
+    assert set(small.states().values()) == {"finished"}
+
+
+def test_a_job_is_asked_to_end(tmp_path, monkeypatch, capsys):
+    """As a training does: it ends with 75 after SIGTERM. One that is done by then is finished."""
+    small = Small(tmp_path, monkeypatch)
+    waits = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit({})); open('{}', 'w'); time.sleep(60)"
+
+    class Impatient(Overseer):
+        def __init__(self) -> None:
+            self.over: list[str] = []
+
+        def watch(self, job: Job) -> str | None:
+            return "too slow" if (tmp_path / f"{job.name}.ready").exists() else None
+
+        def ended(self, job: Job) -> None:
+            self.over.append(job.name)
+
+    jobs = [small.job(name, waits.format(code, tmp_path / f"{name}.ready")) for name, code in (("a", 75), ("b", 0))]
+    overseer = Impatient()
+    assert Launching().run(jobs, 2, overseer) == []
+    assert small.states() == {"a": "pruned", "b": "finished"}
+    assert overseer.over == ["a", "b"]
+    assert "(1/2): too slow" in capsys.readouterr().err
+
+
+def test_no_job_goes_on_alone(tmp_path, monkeypatch):
+    small = Small(tmp_path, monkeypatch)
+    mark = tmp_path / "ended"
+    code = f"import signal, sys, time; signal.signal(15, lambda *_: sys.exit(open({str(mark)!r}, 'w').close()))"
+
+    def jobs():
+        yield small.job("a", f"{code}; open({str(tmp_path / 'ready')!r}, 'w'); time.sleep(60)")
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Launching(jobs_at_once=2).run(jobs(), 2)
+    deadline = time.monotonic() + 30
+    while not mark.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"jobs_at_once": 0}, "jobs_at_once must be >= 1, got 0"),
+        ({"num_processes": 0}, "num_processes must be >= 1 or null, got 0"),
+        ({"on_failure": "retry"}, "on_failure must be continue or stop, got 'retry'"),
+        ({"config_file": "absent.yaml"}, "config_file=absent.yaml: no such file"),
+    ],
+)
+def test_launcher_settings_are_checked(keys, message):
+    with pytest.raises(ConfigError, match=message):
+        Launching(**keys)
+
+
+def test_sweep_in_one_process_skips_what_is_finished(tmp_path, monkeypatch, capsys):
+    where = (f"cache_dir={tmp_path}", "exp_name=s")
+    assert swept(monkeypatch, *JOBS, "loss.beta=1,-1", *where) == 2
+    assert "loss.beta must be > 0, got -1" in capsys.readouterr().err
     assert (tmp_path / "s" / "loss.beta=-1" / "sweep_job.json").read_text().count("must be > 0, got -1") == 1
-    second = launch("-m", *JOBS, "loss.beta=1,2", "seed=42", f"cache_dir={tmp_path}", "exp_name=s")
-    assert second.returncode == 0, second.stderr
-    again = launch("-m", *JOBS, "loss.beta=1,2", "seed=42", f"cache_dir={tmp_path}", "exp_name=s")
-    assert again.stderr.count("finished before") + again.stdout.count("finished before") == 2
+    # an unfinished job is continued, as it would be after the loss of its process
+    (tmp_path / "s" / "loss.beta=2").mkdir()
+    (tmp_path / "s" / "loss.beta=2" / "metrics.jsonl").touch()
+    assert swept(monkeypatch, *JOBS, "loss.beta=1,2", "seed=42", *where) == 0
+    capsys.readouterr()
+    assert swept(monkeypatch, *JOBS, "loss.beta=1,2", "seed=42", *where) == 0
+    assert capsys.readouterr().err.count("finished before") == 2
     with (tmp_path / "s" / "sweep.csv").open() as file:
         states = {line["loss.beta"]: line["state"] for line in csv.DictReader(file) if line["loss.beta"]}
     assert states["1"] == states["2"] == "finished"
 
 
-def test_sweep_of_two_processes_killed_and_continued(tmp_path):
-    """The driver is killed while its first job runs; started again, every job is there once."""
+def test_a_sweep_that_is_asked_to_end_does_not_go_on_with_its_next_job(tmp_path, monkeypatch):
+    begun = []
+
+    def interrupted(experiment):
+        begun.append(experiment.run_dir.name)
+        raise Interrupted("SIGTERM")
+
+    monkeypatch.setattr("rankpo.build.run", interrupted)
+    assert swept(monkeypatch, *JOBS, "loss.beta=1,2", f"cache_dir={tmp_path}", "exp_name=s") == 75
+    assert begun == ["loss.beta=1"]
+    assert sweep.read_job(tmp_path / "s" / "loss.beta=1")["state"] == "running"
+
+
+@pytest.mark.parametrize("betas", ["1,2", pytest.param("1,2,3,4,5,6", marks=pytest.mark.slow)])
+def test_sweep_of_two_processes_killed_and_continued(tmp_path, betas):
+    """The driver is killed while a job runs; started again, every job is there once, and one table of all."""
     options = ("-m", "hydra/launcher=rankpo_accelerate", "hydra.launcher.num_processes=2", *JOBS)
-    options = (*options, "loss.beta=1,2", f"cache_dir={tmp_path}", "exp_name=s")
+    options = (*options, f"loss.beta={betas}", f"cache_dir={tmp_path}", "exp_name=s")
+    count = betas.count(",") + 1
     folder = tmp_path / "s"
     driver = Started(*options)
-    driver.until(lambda: list(folder.glob("*/launch.log")))
+    driver.until(lambda: len(list(folder.glob("*/launch.log"))) > count // 3)
     driver.kill()
     done = launch(*options)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("finished before") == count // 3
     jobs = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/sweep_job.json")}
-    assert {name: job["state"] for name, job in jobs.items()} == {"loss.beta=1": "finished", "loss.beta=2": "finished"}
+    assert {name: job["state"] for name, job in jobs.items()} == {
+        f"loss.beta={beta}": "finished" for beta in betas.split(",")
+    }
     for name in jobs:
         assert (folder / name / "FINAL").is_dir()
         assert len(curve(folder / name)) == 1  # one line of a run of two updates: nothing was logged twice
+    with (folder / "sweep.csv").open() as file:
+        assert sorted(line["loss.beta"] for line in csv.DictReader(file)) == betas.split(",")
+    assert done.stdout.count("\n") == count + 3  # an empty line, the title, the names

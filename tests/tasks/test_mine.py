@@ -284,10 +284,10 @@ def test_too_few_is_an_error_if_asked_for(rows, cache):
         mine(rows, cache, "short", "mining.max_score=-2", "mining.on_short=error")
 
 
-def test_two_processes_and_another_hash_seed_write_the_same_files(rows, cache, tmp_path, monkeypatch):
+def test_two_processes_and_another_hash_seed_write_the_same_files(rows, cache, tmp_path):
+    """Processes of `launch` have a hash seed of their own, unless the environment sets one."""
     sampling = ("mining=fused", "mining.sampling=cluster", "mining.near_duplicates=0.7", "mining.on_short=fill_random")
     folder = train(*options(rows, tmp_path / "one", "one", *sampling)).run_dir
-    monkeypatch.setenv("PYTHONHASHSEED", "77")
     done = launch(*options(rows, tmp_path / "two", "one", *sampling), processes=2)
     assert done.returncode == 0, done.stderr
     for name in ("mined.jsonl", "mined.meta.jsonl", "statistics.json"):
