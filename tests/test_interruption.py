@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from rankpo.interruption import REQUEUE, noticed
-from tests.runs import CONTRASTIVE, ROOT, final_weights, launch, train
-from tests.starts import Started, waiting_at
+from rankpo.interruption import REQUEUE, SIGNALS, leaving_at_once, noticed
+from rankpo.trainers.basic import BasicTrainer
+from tests.runs import CONTRASTIVE, final_weights, train
+from tests.starts import ROOT, Started, waiting_at
+from tests.test_launch import stopped
 
 LONG = (*CONTRASTIVE, "trainer.max_steps=60", "trainer.log_every=1")
 
@@ -49,6 +50,8 @@ def test_a_signal_to_one_rank_stops_all(tmp_path):
     started.signal(signal.SIGUSR1, rank=1)
     assert started.wait() == REQUEUE, started.stderr
     assert started.stderr.count("SIGUSR1: stopped after update") == 1, started.stderr
+    said = [line for line in started.stderr.splitlines() if line.startswith(("data ", "random weights", "step "))]
+    assert len(said) >= 3 and len(set(said)) == len(said)  # by rank 0 alone
     assert len(list((tmp_path / "two" / "checkpoints").iterdir())) == 1
 
 
@@ -63,6 +66,48 @@ def test_signals_outside_do_what_they_did(tmp_path):
         assert calls == ["mine"]
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def ended_by(number: signal.Signals) -> int:
+    """Exit code of a process in which it is ignored from the start, as a launcher's child, and comes while it sets up."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(number, signal.SIG_IGN)
+        with leaving_at_once():
+            os.kill(os.getpid(), number)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_before_the_first_update_there_is_nothing_to_be_saved(number, capfd):
+    assert ended_by(number) == REQUEUE
+    assert capfd.readouterr().err.startswith(f"{number.name}: stopped; the same command goes on")
+
+
+def test_a_signal_while_texts_are_tokenised_ends_the_run(tmp_path, monkeypatch, capsys):
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    def tokenised(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        pytest.fail("the run went on")
+
+    monkeypatch.setattr("rankpo.interruption.os._exit", leave)
+    monkeypatch.setattr("rankpo.data.text_store._build", tokenised)
+    code, _ = stopped(monkeypatch, capsys, *CONTRASTIVE, f"cache_dir={tmp_path}")
+    assert code == REQUEUE
+
+
+def test_a_signal_while_final_is_written_does_not_stop_that(tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGUSR1, lambda *_: pytest.fail("the signal got through"))
+    finish = BasicTrainer.finish
+    monkeypatch.setattr(BasicTrainer, "finish", lambda self: (os.kill(os.getpid(), signal.SIGUSR1), finish(self))[1])
+    try:
+        train(*CONTRASTIVE, "trainer.max_steps=1", f"cache_dir={tmp_path}")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (tmp_path / "run" / "FINAL").is_dir()
 
 
 FAULT = """
@@ -101,40 +146,3 @@ def test_what_happens_to_one_rank_ends_all_with_its_message(tmp_path, fault, opt
     assert started.wait() == 1, started.stderr
     assert words in started.stderr, started.stderr
     assert not (tmp_path / "faulty" / "FINAL").exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 2 MB, which a run fills while it saves."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("a tmpfs cannot be mounted here: it needs root")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def test_a_disk_that_fills_stops_the_run_and_leaves_the_last_checkpoint(tmp_path, small_disk):
-    options = (*LONG, "trainer.save_every=1", "trainer.keep_checkpoints=60", f"cache_dir={tmp_path / 'cache'}")
-    run_dir = small_disk / "run"
-    done = launch(*options, "exp_name=full", f"run_dir={run_dir}")
-    assert done.returncode == 1
-    assert "the disk is full; nothing was replaced, earlier files are intact" in done.stderr, done.stderr
-    from rankpo.checkpoint import CheckpointStore, damage
-
-    kept = CheckpointStore(run_dir).list()
-    assert len(kept) >= 2
-    assert [damage(checkpoint.path) for checkpoint in kept] == [None] * len(kept)
-    assert not list(run_dir.glob("checkpoints/*.tmp-*"))
-
-
-def test_a_directory_that_cannot_be_written(tmp_path):
-    if Path("/proc/sys").is_dir() is False:
-        pytest.skip("no /proc: nothing that even root cannot write to")
-    done = launch(*LONG, "exp_name=nowhere", f"cache_dir={tmp_path}", "run_dir=/proc/sys/rankpo")
-    assert done.returncode == 1
-    assert "/proc/sys/rankpo" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -21,7 +21,8 @@ from rankpo.judges.base import JudgeStopped
 from rankpo.judges.server import ServerJudge
 from rankpo.judges.templates import Template
 from tests.judges.server import Handler, serving
-from tests.runs import RANKPO, ROOT, TINY, train
+from tests.runs import RANKPO, TINY, train
+from tests.starts import ROOT
 from tests.test_launch import stopped
 
 SOURCES = [ROOT / "launch.py", *(path for name in ("rankpo", "hydra_plugins") for path in (ROOT / name).rglob("*.py"))]
