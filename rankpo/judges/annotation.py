@@ -10,57 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rankpo.judges.base import Judge, JudgeFailed, JudgeStopped, Reply
+from rankpo.judges.base import Judge, JudgeFailed, JudgeStopped
+from rankpo.judges.costs import Costs
 from rankpo.judges.pairs import Pair
 from rankpo.judges.records import Records, digest
 from rankpo.judges.verdicts import Preference, Unparsable, Verdict, combine, parse
 from rankpo.types import Prompt
 
 ORDERS = ("both", "random", "given")
-
-
-@dataclass
-class Costs:
-    """What the calls of one task used; cached answers cost nothing. dollars by the judge's price per million tokens."""
-
-    price: Mapping[str, float]
-    calls: int = 0
-    cached: int = 0
-    retries: int = 0
-    seconds: float = 0.0
-    tokens: dict[str, int] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, reply: Reply) -> None:
-        with self.lock:
-            self.calls += 1
-            self.retries += reply.retries
-            self.seconds += reply.seconds
-            for name, count in reply.usage.items():
-                self.tokens[name] = self.tokens.get(name, 0) + count
-
-    @property
-    def dollars(self) -> float:
-        return cost(self.tokens, self.price)
-
-    def summary(self) -> dict[str, Any]:
-        shown = {"calls": self.calls, "cached_answers": self.cached, "retries": self.retries}
-        return {**shown, "seconds_of_calls": round(self.seconds, 3), "tokens": self.tokens, "dollars": self.dollars}
-
-
-def cost(tokens: Mapping[str, int], price: Mapping[str, float]) -> float:
-    """Dollars: cached prompt tokens at their own price if there is one."""
-    cached = tokens.get("cached_tokens", 0) if "cached_input" in price else 0
-    plain = tokens.get("prompt_tokens", 0) - cached
-    total = plain * price.get("input", 0) + cached * price.get("cached_input", 0)
-    return (total + tokens.get("completion_tokens", 0) * price.get("output", 0)) / 1e6
+SHOWN_CHARACTERS = 120  # of an answer that names no preference
 
 
 @dataclass(kw_only=True)
 class Annotator:
     """Asks a judge about pairs. order: `both` asks twice, the passages exchanged; `random` and `given` once.
 
-    answers: the cache by prompt, shared by runs. max_calls, max_cost (dollars): no further call is made beyond them.
+    answers: the cache by prompt, shared by runs. max_calls: of this start; max_cost: dollars of all starts: no further
+    call is made beyond them.
     max_reasks: how often a judge is asked once more for words that name no preference.
     """
 
@@ -80,30 +46,31 @@ class Annotator:
         self,
         pairs: Sequence[tuple[int, Pair, bool]],
         done: Callable[[int, dict[str, Any]], None],
-        failed: Callable[[int, Pair, str], None],
+        failed: Callable[[int, JudgeFailed | Unparsable], None],
     ) -> str | None:
         """Judges the pairs (number, pair, whether `random` exchanges them), several at once, in their order.
 
-        done: gets each record; failed: each pair without a verdict. Returns why it stopped early, or None.
+        done: gets each record; failed: the reason for each pair without a verdict. Returns why it stopped early, or
+        None.
         """
         waiting = iter(pairs)
         reason: str | None = None
         with ThreadPoolExecutor(max_workers=self.judge.concurrency) as pool:
-            running: dict[Any, tuple[int, Pair]] = {}
+            running: dict[Any, int] = {}
             while True:
                 while reason is None and len(running) < self.judge.concurrency:
                     item = next(waiting, None)
                     if item is None:
                         break
-                    running[pool.submit(self.annotate, item[1], item[2])] = item[:2]
+                    running[pool.submit(self.annotate, item[1], item[2])] = item[0]
                 if not running:
                     return reason
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    number, pair = running.pop(future)
+                    number = running.pop(future)
                     try:
                         done(number, future.result())
                     except (JudgeFailed, Unparsable) as error:
-                        failed(number, pair, str(error))
+                        failed(number, error)
                     except JudgeStopped as error:
                         reason = str(error)
 
@@ -144,13 +111,12 @@ class Annotator:
             if record is None:
                 record = self._ask(key, request)
             else:
-                with self.costs.lock:
-                    self.costs.cached += 1
+                self.costs.add_cached()
             try:
                 verdict = parse(record["text"])
-            except Unparsable:
+            except Unparsable as error:
                 if attempt == self.max_reasks:
-                    raise
+                    raise Unparsable(f"{error}; the answer ends with {record['text'][-SHOWN_CHARACTERS:]!r}") from error
                 continue
             shown = {"preferred": verdict.choice, "confidence": verdict.confidence, "text": record["text"]}
             calls.append({"order": order, **shown, "model": record["model"], "prompt_hash": key})
@@ -159,10 +125,14 @@ class Annotator:
 
     def _ask(self, key: str, request: Mapping[str, Any]) -> dict[str, Any]:
         self._spend()
-        reply = self.judge.ask(request)
+        try:
+            reply = self.judge.ask(request)
+        except JudgeFailed:
+            self.costs.add_failed()
+            raise
+        self.costs.add(key, reply)
         record = {"prompt_hash": key, "text": reply.text, "model": reply.model, "usage": dict(reply.usage)}
         self.answers.add({**record, "seconds": round(reply.seconds, 3), "retries": reply.retries})
-        self.costs.add(reply)
         return record
 
     def _spend(self) -> None:
@@ -171,8 +141,14 @@ class Annotator:
             if self.max_calls is not None and self._asked >= self.max_calls:
                 raise JudgeStopped(f"task.max_calls={self.max_calls} calls were made; start again to go on")
             if self.max_cost is not None and self.costs.dollars >= self.max_cost:
-                raise JudgeStopped(f"task.max_cost={self.max_cost} is spent; start again with more to go on")
+                raise JudgeStopped(f"task.max_cost={self.max_cost} dollars are spent; start again with more to go on")
             self._asked += 1
+
+
+def asked(judge: Judge, pair: Pair, queries: Mapping[str, Prompt], texts: Mapping[str, str], order: str) -> str:
+    """What a pair's record answers: one of another judge, of other words or of other texts is no record of it."""
+    request = judge.request(queries[pair.query_id], texts[pair.id1], texts[pair.id2])
+    return digest({"pair": [pair.query_id, pair.id1, pair.id2], "request": request, "order": order})
 
 
 def equal_texts(texts: Mapping[str, str], ids: Sequence[str], key: Callable[[str], bytes]) -> set[tuple[str, str]]:

@@ -40,6 +40,10 @@ class Judge(ABC):
     def request(self, query: Prompt, a: str, b: str) -> Mapping[str, Any]:
         """All that the answer depends on, as JSON: what the cache is keyed by. query: text, or a conversation's turns."""
 
+    def count_cut(self, *texts: str) -> int:
+        """How many of the texts are longer than the judge is shown."""
+        return 0
+
     @abstractmethod
     def ask(self, request: Mapping[str, Any]) -> Reply:
         """Raises JudgeFailed for a call without an answer, JudgeStopped where no call can succeed."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rankpo.judges.base import Judge, Reply, words
+from rankpo.judges.base import Judge, JudgeStopped, Reply, words
 from rankpo.judges.templates import Template
 from rankpo.types import Prompt
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ANSWER = "Preferred:"
+LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # ends of their classes' names
 
 
 @dataclass(kw_only=True)
@@ -34,25 +35,28 @@ class LocalJudge(Judge):
 
     def __post_init__(self) -> None:
         self.name = self.path
-        self._loaded: tuple[Any, Any, tuple[int, int]] | None = None
+        self._loaded: tuple[Any, Any, tuple[list[int], tuple[int, int]]] | None = None
         self._lock = threading.Lock()
 
     def request(self, query: Prompt, a: str, b: str) -> dict[str, Any]:
         return {"judge": self.name, "revision": self.revision, "messages": self.template.messages(query, a, b)}
 
+    def count_cut(self, *texts: str) -> int:
+        return self.template.count_cut(*texts)
+
     def ask(self, request: Mapping[str, Any]) -> Reply:
         import torch
 
         with self._lock, torch.inference_mode():
-            tokenizer, model, letters = self._load()
-            ids = self._ids(tokenizer, request["messages"]).to(model.device)
+            tokenizer, model, (lead, letters) = self._load()
+            ids = self._ids(tokenizer, request["messages"], lead).to(model.device)
             logits = model(input_ids=ids).logits[0, -1].float()
             share = torch.softmax(logits[list(letters)], 0)
         choice = "A" if share[0] >= share[1] else "B"
         usage = {"prompt_tokens": int(ids.shape[1]), "completion_tokens": 1}
         return Reply(words(choice, float(share.max())), self.name, usage)
 
-    def _ids(self, tokenizer: Any, messages: list[dict[str, str]]) -> Tensor:
+    def _ids(self, tokenizer: Any, messages: list[dict[str, str]], lead: list[int]) -> Tensor:
         import torch
 
         if tokenizer.chat_template:
@@ -63,9 +67,9 @@ class LocalJudge(Judge):
             ids = tokenizer(f"{prompt}\n\n{ANSWER}")["input_ids"]
             if ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
                 ids = ids[:-1]  # an answer is to go on here
-        return torch.tensor([ids])
+        return torch.tensor([ids + lead])
 
-    def _load(self) -> tuple[Any, Any, tuple[int, int]]:
+    def _load(self) -> tuple[Any, Any, tuple[list[int], tuple[int, int]]]:
         if self._loaded is None:
             import torch
             from transformers import AutoModelForCausalLM
@@ -76,28 +80,32 @@ class LocalJudge(Judge):
             tokenizer = load_tokenizer(source, self.trust_remote_code)
             trust = self.trust_remote_code
             model: Any = load_backbone(source, trust_remote_code=trust, family=AutoModelForCausalLM).eval()
+            check_language_model(self.path, model)
             model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
             self._loaded = tokenizer, model, letter_ids(tokenizer)
         return self._loaded
 
 
-def letter_ids(tokenizer: Any) -> tuple[int, int]:
-    """The tokens that A and B are after "Preferred:", proved in context.
+def check_language_model(path: str, model: Any) -> None:
+    """Raises JudgeStopped for weights of another kind: transformers would give them a random head without an error."""
+    saved = (model.config.architectures or [""])[0]
+    own_code = getattr(model.config, "auto_map", None)  # its classes may have any name
+    if saved and not own_code and not saved.endswith(LANGUAGE_MODELS):
+        raise JudgeStopped(
+            f"judge.path={path} holds a {saved}, no causal language model; a cross-encoder, a reward model or a "
+            f"bi-encoder judges by its scores: judge=scores judge.path={path}"
+        )
 
-    Raises ValueError where one of them is more than one token, or both are the same (an unknown word).
+
+def letter_ids(tokenizer: Any) -> tuple[list[int], tuple[int, int]]:
+    """What stands between "Preferred:" and the letter ([], or the tokens of a blank), and the tokens A and B there.
+
+    Proved in context. Raises ValueError where the tokenizer does not tell A and B apart by one token (an unknown word).
     """
     start = tokenizer(ANSWER, add_special_tokens=False)["input_ids"]
-    found = []
-    for letter in ("A", "B"):
-        ids = tokenizer(f"{ANSWER} {letter}", add_special_tokens=False)["input_ids"]
-        common = next(
-            (n for n, (x, y) in enumerate(zip(start, ids, strict=False)) if x != y), min(len(start), len(ids))
-        )
-        rest = ids[common:]
-        if not rest or len(set(rest)) != len(rest):
-            raise ValueError(f"the tokenizer writes {ANSWER + ' ' + letter!r} as {ids}: no token is {letter}")
-        found.append(rest)
-    differing = [pair for pair in zip(*found, strict=False) if pair[0] != pair[1]]
-    if len(found[0]) != len(found[1]) or len(differing) != 1 or tokenizer.unk_token_id in differing[0]:
-        raise ValueError(f"the tokenizer does not tell {ANSWER!r} A and B apart by one token: {found}")
-    return differing[0]
+    first, second = (tokenizer(f"{ANSWER} {letter}", add_special_tokens=False)["input_ids"] for letter in "AB")
+    lead = first[len(start) : -1]
+    alike = first[:-1] == second[:-1] == [*start, *lead]
+    if not alike or first[-1] == second[-1] or tokenizer.unk_token_id in (first[-1], second[-1]):
+        raise ValueError(f"the tokenizer does not tell {ANSWER!r} A and B apart by one token: {first}, {second}")
+    return lead, (first[-1], second[-1])

@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rankpo.judges.verdicts import Unparsable
+
+REMEDIES = {
+    "no answer": "had no answer, and the same command asks again",
+    "unparsable": "had answers that name no preference: a larger task.max_reasks asks once more, other words of "
+    "judge.template or keys of judge ask anew",
+}
 GAPS = ((1, 5), (6, 15), (16, 30), (31, 10**9))
 
 
@@ -58,3 +65,21 @@ def report(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "confidence": {str(value): confidences.count(value) for value in sorted(set(confidences))},
         "confidence_missing": len(records) - len(confidences),
     }
+
+
+def failure_lines(failures: Mapping[str, Exception]) -> tuple[list[dict[str, str]], str]:
+    """The lines of failed.jsonl, and what to say of them: "" where nothing failed.
+
+    Calls without an answer are made again by the next start; words that name no preference are known answers, and
+    only a further attempt or another request can give other ones.
+    """
+    lines = [
+        {"key": key, "kind": "unparsable" if isinstance(error, Unparsable) else "no answer", "error": str(error)}
+        for key, error in failures.items()
+    ]
+    parts = []
+    for kind, remedy in REMEDIES.items():
+        errors = [line["error"] for line in lines if line["kind"] == kind]
+        if errors:
+            parts.append(f"{len(errors)} {remedy} (the first: {errors[0]})")
+    return lines, f"pairs without a verdict, left out: {'; '.join(parts)}" if parts else ""

@@ -37,7 +37,8 @@ class ServerJudge(Judge):
     api_key_env: the environment variable that holds the key; the key itself is never written anywhere. structured:
     asks the server to constrain its answer to a JSON schema. timeout: seconds of one call. Time-outs, lost
     connections, 408, 409, 425, 429, 5xx and answers that are no answer are tried again up to max_retries times, after
-    `backoff`·2^n seconds with jitter, or after what Retry-After says. extra: further keys of the request body.
+    `backoff`·2^n seconds with jitter, or after what Retry-After says. price: dollars per million tokens, null where none is known. extra: further keys of
+    the request body.
     """
 
     base_url: str
@@ -51,7 +52,7 @@ class ServerJudge(Judge):
     timeout: float = 60.0
     max_retries: int = 5
     backoff: float = 1.0
-    price: Mapping[str, float] = field(default_factory=dict)
+    price: Mapping[str, float | None] = field(default_factory=dict)  # type: ignore[assignment]
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,6 +67,7 @@ class ServerJudge(Judge):
         strange = sorted(set(self.price) - {"input", "cached_input", "output"})
         if strange:
             raise ValueError(f"price has no {', '.join(strange)}; allowed: input, cached_input, output")
+        self.price = {name: value for name, value in self.price.items() if value is not None}
         self.name = self.model
 
     @cached_property
@@ -87,6 +89,9 @@ class ServerJudge(Judge):
             schema = {"name": "preference", "schema": SCHEMA, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
+
+    def count_cut(self, *texts: str) -> int:
+        return self.template.count_cut(*texts)
 
     def ask(self, request: Mapping[str, Any]) -> Reply:
         started = time.monotonic()
@@ -120,13 +125,13 @@ class ServerJudge(Judge):
         if response.status_code in RETRIED or response.status_code >= 500:
             return None, f"status {response.status_code}", _retry_after(response.headers.get("retry-after"))
         if response.status_code != 200:
+            # servers repeat the key that they refuse
+            words = response.text.replace(key, f"${self.api_key_env}") if key else response.text
             raise JudgeStopped(
                 f"{self.base_url} answers {response.status_code}: {words[:300]!r}; "
                 f"check judge.base_url, judge.model and the key in ${self.api_key_env}"
             )
         return self._read(response.content)
-            # servers repeat the key that they refuse
-            words = response.text.replace(key, f"${self.api_key_env}") if key else response.text
 
     def _read(self, content: bytes) -> tuple[Reply | None, str, float | None]:
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankpo.atomic import replace_text
 from rankpo.config_errors import ConfigError
 from rankpo.data import files
 from rankpo.judges.annotation import ORDERS
@@ -17,6 +18,7 @@ from rankpo.retrieval.corpus import check_source, open_source, text_key
 if TYPE_CHECKING:
     from rankpo.build import Experiment
     from rankpo.judges.annotation import Annotator
+    from rankpo.judges.costs import Costs
     from rankpo.judges.rankings import Ranking
     from rankpo.judges.records import Records
     from rankpo.judges.samples import Samples
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 MODES = ("pairs", "scores", "samples")
 FEEDBACK = ("pairwise", "scalar")
 DISAGREEMENT = ("drop", "keep")
-SHOWN_PROMPTS = 3
-CHARACTERS_PER_TOKEN = 4  # for estimates before the start only
 
 
 class Unfinished(RuntimeError):
@@ -43,7 +43,10 @@ class Annotate:
     queries, corpus: `own` or `pool` of the datasets, or files. run: a TREC run to draw pairs from; None searches
     the corpus with the model. order: `both`, `random` or `given`. on_disagreement: pairs on which both orders differ
     are left out (`drop`) or kept (`keep`, with p near .5). min_confidence: 0 to 100. limit: pairs. dry_run: counts,
-    estimates and shows prompts, and asks nothing. max_calls, max_cost: a budget; see judges/annotation.py.
+    estimates and shows prompts, and asks nothing. max_calls: of one start; max_cost: dollars of all starts.
+
+    `output` holds annotations.jsonl and cost.jsonl (appended to, call by call), and at the end report.json,
+    failed.jsonl and preferences.jsonl (feedback.jsonl of samples).
     """
 
     mode: str = "pairs"
@@ -87,6 +90,7 @@ class Annotate:
         """The report. Raises Unfinished where a budget or the server ended the work before its end."""
         from rankpo import distributed
         from rankpo.checkpoint import claim
+        from rankpo.judges.estimate import estimate, say_cut
         from rankpo.metrics import MetricsLogger
 
         if distributed.world_size() > 1:
@@ -94,7 +98,7 @@ class Annotate:
                 ["task=annotate is one process with judge.concurrency calls at once; use python launch.py"]
             )
         if self.max_cost is not None and not experiment.judge.price:
-            raise ConfigError(["task.max_cost needs judge.price={input: …, output: …}, dollars per million tokens"])
+            raise ConfigError(["task.max_cost needs judge.price={input:…,output:…}, dollars per million tokens"])
         logger = MetricsLogger()
         if self.mode == "scores":
             with claim(Path(self.output)):
@@ -111,8 +115,12 @@ class Annotate:
         else:
             queries, texts, found = samples.prompts, samples.completions, samples.rankings(self.pairs.top_k)
         drawn = self._draw(found, texts, experiment.seed)
+        say_cut(experiment.judge, drawn, queries, texts, logger.say)
         if self.dry_run:
-            return self._estimate(experiment, drawn, queries, texts, logger)
+            per_pair = 2 if self.order == "both" else 1
+            row = estimate(experiment.judge, drawn, queries, texts, per_pair, logger.say)
+            logger.table([row], "\ndry run: nothing was asked")
+            return row
         with claim(Path(self.output)):
             return self._annotate(experiment, drawn, queries, texts, samples, logger)
 
@@ -171,29 +179,6 @@ class Annotate:
             )
         return drawn[: self.limit]
 
-    def _estimate(
-        self,
-        experiment: Experiment,
-        drawn: Sequence[Pair],
-        queries: Mapping[str, Prompt],
-        texts: Mapping[str, str],
-        logger: MetricsLogger,
-    ) -> dict[str, Any]:
-        from rankpo.judges.annotation import cost
-
-        judge = experiment.judge
-        requests = [judge.request(queries[p.query_id], texts[p.id1], texts[p.id2]) for p in drawn]
-        calls = len(drawn) * (2 if self.order == "both" else 1)
-        characters = sum(len(json.dumps(request, ensure_ascii=False)) for request in requests)
-        tokens = round(characters / CHARACTERS_PER_TOKEN * calls / max(1, len(drawn)))
-        estimate: dict[str, Any] = {"pairs": len(drawn), "calls": calls, "prompt tokens, about": tokens}
-        if judge.price:
-            estimate["dollars for prompts, about"] = round(cost({"prompt_tokens": tokens}, judge.price), 4)
-        for request in requests[:SHOWN_PROMPTS]:
-            logger.say(json.dumps(request, indent=1, ensure_ascii=False))
-        logger.table([estimate], "\ndry run: nothing was asked")
-        return estimate
-
     def _annotate(
         self,
         experiment: Experiment,
@@ -203,14 +188,16 @@ class Annotate:
         samples: Samples | None,
         logger: MetricsLogger,
     ) -> dict[str, Any]:
-        from rankpo.judges.annotation import Annotator, Costs, answers_file
+        from rankpo.judges.annotation import Annotator, answers_file, asked
+        from rankpo.judges.costs import Costs
         from rankpo.judges.records import Records
 
         folder = Path(self.output)
         judge = experiment.judge
-        annotations = Records(folder / "annotations.jsonl", "key")
+        annotations = Records(folder / "annotations.jsonl", "asked")
         answers = Records(answers_file(experiment.cache_dir, judge), "prompt_hash")
-        costs = Costs(judge.price)
+        spent = Records(folder / "cost.jsonl", "call")
+        costs = Costs(judge.price, spent)
         annotator = Annotator(
             judge=judge,
             answers=answers,
@@ -222,35 +209,44 @@ class Annotate:
             max_calls=self.max_calls,
             max_cost=self.max_cost,
         )
+        names = [asked(judge, pair, queries, texts, self.order) for pair in drawn]
         try:
-            reason, failures = self._ask_all(annotator, annotations, drawn, experiment.seed, logger)
-            return self._finish(folder, annotations, drawn, failures, costs, reason, samples, logger)
+            reason, failures = self._ask_all(annotator, annotations, drawn, names, experiment.seed, logger)
+            records = [record for name in names if (record := annotations.get(name)) is not None]
+            return self._finish(folder, records, len(drawn), failures, costs, reason, samples, logger)
         finally:
-            annotations.close()
-            answers.close()
+            for file in (annotations, answers, spent):
+                file.close()
 
     def _ask_all(
-        self, annotator: Annotator, annotations: Records, drawn: Sequence[Pair], seed: int, logger: MetricsLogger
-    ) -> tuple[str | None, dict[str, str]]:
+        self,
+        annotator: Annotator,
+        annotations: Records,
+        drawn: Sequence[Pair],
+        names: Sequence[str],
+        seed: int,
+        logger: MetricsLogger,
+    ) -> tuple[str | None, dict[str, Exception]]:
+        """Why it stopped early, and what failed by pair. names: of the records of the pairs."""
         from rankpo.data.random_keys import random_keys, text_key
         from rankpo.metrics import counting
 
-        failures: dict[str, str] = {}
+        failures: dict[str, Exception] = {}
         todo = []
         for number, pair in enumerate(drawn):
             exchanged = self.order == "random" and bool(random_keys(1, seed, text_key(key_of(pair)))[0] % 2)
-            if annotations.get(key_of(pair)) is None:
+            if annotations.get(names[number]) is None:
                 todo.append((number, pair, exchanged))
         logger.say(f"{len(drawn)} pairs, {len(drawn) - len(todo)} of them judged before")
         with counting("annotate", len(todo), shown=True) as advance:
             assert advance is not None
 
             def done(number: int, record: dict[str, Any]) -> None:
-                annotations.add({"key": key_of(drawn[number]), **record})
+                annotations.add({"asked": names[number], **record})
                 advance(1)
 
-            def failed(number: int, pair: Pair, error: str) -> None:
-                failures[key_of(pair)] = error
+            def failed(number: int, error: Exception) -> None:
+                failures[key_of(drawn[number])] = error
                 advance(1)
 
             reason = annotator.run(todo, done, failed)
@@ -259,31 +255,40 @@ class Annotate:
     def _finish(
         self,
         folder: Path,
-        annotations: Records,
-        drawn: Sequence[Pair],
-        failures: Mapping[str, str],
-        costs: Any,
+        records: Sequence[dict[str, Any]],
+        num_drawn: int,
+        failures: Mapping[str, Exception],
+        costs: Costs,
         reason: str | None,
         samples: Samples | None,
         logger: MetricsLogger,
     ) -> dict[str, Any]:
-        from rankpo.judges.report import report
+        from rankpo.judges.costs import cost
+        from rankpo.judges.report import failure_lines, report
 
-        found = [annotations.get(key_of(pair)) for pair in drawn]
-        records = [record for record in found if record is not None]
-        summary = {**report(records), "failed": len(failures), "cost": costs.summary()}
-        _replace(folder / "report.json", json.dumps(summary, indent=1))
-        failed = [{"key": key, "error": error} for key, error in failures.items()]
-        _replace(folder / "failed.jsonl", "".join(json.dumps(line) + "\n" for line in failed))
+        failed, notice = failure_lines(failures)
+        summary = {**report(records), "failed": len(failures), **costs.summary()}
+        replace_text(folder / "report.json", json.dumps(summary, indent=1))
+        replace_text(folder / "failed.jsonl", "".join(json.dumps(line) + "\n" for line in failed))
         if reason is not None:
-            raise Unfinished(f"{reason} ({len(records)} of {len(drawn)} pairs are judged)")
+            raise Unfinished(f"{reason} ({len(records)} of {num_drawn} pairs are judged)")
         kept = [record for record in records if self._keeps(record)]
         path = _write_kept(folder, kept, samples)
-        row = {"pairs": len(records), "kept": len(kept), "failed": len(failures), "calls": costs.calls}
+        row: dict[str, Any] = {
+            "pairs": len(records),
+            "kept": len(kept),
+            "failed": len(failures),
+            "calls": costs.start.calls,
+        }
+        row |= {name.replace("_", " "): count for name, count in costs.start.tokens.items()}
+        if costs.price:
+            row["dollars"] = cost(costs.start.tokens, costs.price)
         row["first shown preferred"] = summary["first_shown_preferred"]["share"]
         row["orders agree"] = summary["orders_agree"]["share"]
         row["agree with ranking"] = summary["agrees_with_ranking"]["share"]
         logger.table([row], f"\n{path} written")
+        if notice:
+            logger.say(f"{notice}; {folder / 'failed.jsonl'} lists them")
         return summary
 
     def _keeps(self, record: Mapping[str, Any]) -> bool:
@@ -304,13 +309,6 @@ def _write_kept(folder: Path, kept: Sequence[Mapping[str, Any]], samples: Sample
     if samples is not None:
         write_feedback(folder, [samples.pairwise(record) for record in kept])
         return folder / "feedback.jsonl"
-    lines = [json.dumps({k: v for k, v in record.items() if k != "key"}, ensure_ascii=False) for record in kept]
-    _replace(folder / "preferences.jsonl", "".join(f"{line}\n" for line in lines))
+    lines = [json.dumps({k: v for k, v in record.items() if k != "asked"}, ensure_ascii=False) for record in kept]
+    replace_text(folder / "preferences.jsonl", "".join(f"{line}\n" for line in lines))
     return folder / "preferences.jsonl"
-
-
-def _replace(path: Path, content: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)

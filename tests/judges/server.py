@@ -7,9 +7,8 @@ import hashlib
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -40,9 +39,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault in ("429", "500", "401"):
             headers = {"Retry-After": "0"} if fault == "429" else {}
             return self.answer(int(fault), b"{}", headers)
-        if fault == "hang":
-            time.sleep(self.server.hang)
-            return None
+        if fault == "hang" or (fault is None and self.server.is_spent()):
+            return self.wait_for_the_client_to_go()
         words = f"Comparison: one is larger.\n\nPreferred: {choice(request['messages'])}\nConfidence score: 90"
         if fault == "no words":
             words = "I would rather not say."
@@ -54,6 +52,10 @@ class Handler(BaseHTTPRequestHandler):
         elif fault is None:
             self.server.count(prompt)
         return self.answer(200, content, {})
+
+    def wait_for_the_client_to_go(self) -> None:
+        with suppress(ConnectionError):
+            self.connection.recv(1)
 
     def answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -67,13 +69,18 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """faults: for every prompt, its first calls get these in turn, chosen by its hash if `mixed`."""
+    """faults: for every prompt, its first calls get these in turn, chosen by its hash if `mixed`.
+
+    Only the first `hang` is one, since it takes the client's whole patience, which must be too long for a machine
+    under load to use it up; the others are answered with 500.
+    """
 
     daemon_threads = True
 
     def __init__(self, faults: tuple[str, ...] = (), mixed: bool = False, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Handler)
-        self.faults, self.mixed, self.hang = faults, mixed, 1.0
+        self.faults, self.mixed, self.hangs = faults, mixed, 0
+        self.limit: int | None = None  # of prompts; after them it hangs
         self.calls: dict[str, int] = {}
         self.answered: dict[str, int] = {}
         self.lock = threading.Lock()
@@ -86,11 +93,16 @@ class Server(ThreadingHTTPServer):
         with self.lock:
             number = self.calls.get(prompt, 0)
             self.calls[prompt] = number + 1
-        faults = self.faults
-        if self.mixed and faults:
-            first = int(prompt, 16) % (len(faults) + 2)
-            faults = faults[first : first + 1]
-        return faults[number] if number < len(faults) else None
+            faults = self.faults
+            if self.mixed and faults:
+                first = int(prompt, 16) % (len(faults) + 2)
+                faults = faults[first : first + 1]
+            fault = faults[number] if number < len(faults) else None
+            self.hangs += fault == "hang"
+        return "500" if fault == "hang" and self.hangs > 1 else fault
+
+    def is_spent(self) -> bool:
+        return self.limit is not None and len(self.answered) >= self.limit
 
     def count(self, prompt: str) -> None:
         with self.lock:

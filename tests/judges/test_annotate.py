@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,14 +11,13 @@ import pytest
 
 from rankpo.config_errors import ConfigError
 from rankpo.judges.base import JudgeStopped
-from rankpo.judges.local import letter_ids
 from rankpo.judges.records import Records
 from rankpo.judges.server import ServerJudge
 from rankpo.judges.templates import Template
-from rankpo.models.loading import byte_tokenizer
 from rankpo.tasks.annotate import Unfinished
 from tests.judges.server import FAULTS, serving
-from tests.runs import ROOT, train
+from tests.runs import train
+from tests.starts import Started
 
 QUERIES, PASSAGES = 6, 8
 
@@ -42,7 +37,7 @@ def files(tmp_path) -> Path:
 def overrides(files: Path, url: str, *more: str) -> list[str]:
     return [
         "task=annotate", "model=tiny_bert", "judge=openai", f"judge.base_url={url}", "judge.model=loopback",
-        "judge.backoff=0.01", "judge.timeout=0.3", "judge.concurrency=4", f"task.run={files}/run.trec",
+        "judge.backoff=0.01", "judge.timeout=4", "judge.concurrency=4", f"task.run={files}/run.trec",
         f"task.queries={files}/queries.jsonl", f"task.corpus={files}/passages.jsonl", "task.pairs.per_query=4",
         f"cache_dir={files}/cache", "exp_name=a", *more,
     ]  # fmt: skip
@@ -52,6 +47,10 @@ def preferences(files: Path) -> list[dict]:
     return [
         json.loads(line) for line in (files / "cache" / "a" / "annotate" / "preferences.jsonl").read_text().splitlines()
     ]
+
+
+def output(files: Path) -> Path:
+    return files / "cache" / "a" / "annotate"
 
 
 def value(text: str) -> int:
@@ -102,9 +101,73 @@ def test_words_without_a_verdict_are_asked_once_more_and_then_listed(files):
     with serving(*["no words"] * 9) as server:
         train(*overrides(files, server.url, "task.limit=2", "task.order=given"))
         assert sum(server.calls.values()) == 4
-    failed = (files / "cache" / "a" / "annotate" / "failed.jsonl").read_text().splitlines()
-    assert len(failed) == 2
+    failed = [json.loads(line) for line in (output(files) / "failed.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in failed] == ["unparsable"] * 2
+    assert all("I would rather not say." in line["error"] for line in failed)
     assert preferences(files) == []
+    assert json.loads((output(files) / "report.json").read_text())["failed"] == 2
+
+
+def test_a_further_attempt_is_made_on_request_and_no_earlier_one_is_paid_again(files):
+    limits = ("task.limit=2", "task.order=given")
+    with serving(*["no words"] * 9) as server:
+        train(*overrides(files, server.url, *limits))
+    with serving() as server:
+        train(*overrides(files, server.url, *limits))
+        assert (server.calls, preferences(files)) == ({}, [])
+        train(*overrides(files, server.url, *limits, "task.max_reasks=2"))
+        assert sum(server.calls.values()) == 2
+    assert len(preferences(files)) == 2
+    assert (output(files) / "failed.jsonl").read_text() == ""
+
+
+def test_what_calls_cost_is_logged_and_summed_over_starts(files):
+    """Three dollars a million prompt tokens, five for the answers, of 12 tokens each."""
+    priced = ("judge.price={input:3,output:5}", "task.order=given")
+    with serving() as server:
+        with pytest.raises(Unfinished, match="max_calls=5"):
+            train(*overrides(files, server.url, *priced, "task.max_calls=5"))
+        train(*overrides(files, server.url, *priced))
+    lines = [json.loads(line) for line in (output(files) / "cost.jsonl").read_text().splitlines()]
+    assert [line["call"] for line in lines] == list(range(1, QUERIES * 4 + 1))
+    report = json.loads((output(files) / "report.json").read_text())
+    assert (report["cost"]["calls"], report["cost_of_all_starts"]["calls"]) == (QUERIES * 4 - 5, QUERIES * 4)
+    prompts = sum(line["usage"]["prompt_tokens"] for line in lines)
+    tokens = {"prompt_tokens": prompts, "completion_tokens": 12 * QUERIES * 4}
+    assert report["cost_of_all_starts"]["tokens"] == tokens
+    assert report["cost_of_all_starts"]["dollars"] == pytest.approx((3 * prompts + 5 * 12 * QUERIES * 4) / 1e6)
+    assert sum(line["dollars"] for line in lines) == pytest.approx(report["cost_of_all_starts"]["dollars"])
+
+
+def test_a_budget_in_dollars_counts_all_starts(files):
+    """A dollar an answer: two starts with 3 dollars make three calls, one with 5 makes two more."""
+    priced = ("judge.price={output:83333.34}", "judge.concurrency=1")
+    with serving() as server:
+        for budget, calls in ((3, 3), (3, 3), (5, 5)):
+            with pytest.raises(Unfinished, match=f"max_cost={budget}.0 dollars are spent"):
+                train(*overrides(files, server.url, *priced, f"task.max_cost={budget}.0"))
+            assert sum(server.calls.values()) == calls
+
+
+def test_another_template_asks_anew_and_the_first_answers_are_not_mixed_in(files):
+    other = ("judge.template.criteria=Which one is newer?", "task.order=given")
+    with serving() as server:
+        train(*overrides(files, server.url))
+        train(*overrides(files, server.url, *other, "task.limit=3"))
+        assert sum(server.calls.values()) == QUERIES * 4 * 2 + 3
+        assert [len(record["calls"]) for record in preferences(files)] == [1, 1, 1]
+        train(*overrides(files, server.url))
+        assert sum(server.calls.values()) == QUERIES * 4 * 2 + 3
+    check(preferences(files))
+
+
+def test_texts_that_the_judge_does_not_see_whole_are_counted(files, capsys):
+    with serving() as server:
+        train(*overrides(files, server.url, "judge.template.max_characters=22", "task.dry_run=true"))
+    assert f"0 of {QUERIES} queries and " in capsys.readouterr().err
+    with serving() as server:
+        train(*overrides(files, server.url, "task.dry_run=true"))
+    assert "max_characters" not in capsys.readouterr().err
 
 
 def test_a_refused_key_stops_at_once_and_nothing_is_lost(files):
@@ -129,24 +192,16 @@ def test_a_budget_ends_the_task_in_order(files):
 def test_killed_again_and_again_it_ends_as_if_undisturbed(files, kills):
     """SIGKILL at random moments; the file is that of an undisturbed run, and no kept answer is asked for again."""
     with serving(*FAULTS, mixed=True) as server:
-        options = overrides(files, server.url, "judge.concurrency=1", "judge.timeout=0.2")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        options = overrides(files, server.url, "judge.concurrency=1")
         rng = random.Random(5)
         answers = files / "cache" / "judge" / "loopback.jsonl"
         for _ in range(kills):
-            process = subprocess.Popen(
-                [sys.executable, "launch.py", *options], cwd=ROOT, env=environment,
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            before = answers.stat().st_size if answers.exists() else 0
-            deadline = time.monotonic() + 30
-            while process.poll() is None and time.monotonic() < deadline:
-                if answers.exists() and answers.stat().st_size > before:
-                    time.sleep(rng.random() * 0.3)
-                    break
-                time.sleep(0.02)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            server.limit = len(server.answered) + rng.randint(1, 4)
+            started = Started(*options)
+            started.until(server.is_spent)
+            time.sleep(rng.random() * 0.02)
+            started.kill()
+        server.limit = None
         train(*options)
         check(preferences(files))
         # an answer on its way when the process died was not kept: at most one for each kill
@@ -207,11 +262,6 @@ def test_rules_judge_agrees_with_the_world(tmp_path):
 def test_rules_judge_refuses_other_texts(files):
     with pytest.raises(Unfinished, match=r"datasets=\[jobs\]"):
         train(*overrides(files, "http://127.0.0.1:1/v1")[:2], "judge=rules", *overrides(files, "http://x")[8:])
-
-
-def test_local_judge_needs_letters_of_one_token():
-    first, second = letter_ids(byte_tokenizer())
-    assert byte_tokenizer().convert_ids_to_tokens([first, second]) == ["A", "B"]
 
 
 def test_server_judge_names_a_wrong_address():

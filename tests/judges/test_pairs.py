@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rankpo.judges.annotation import cost, equal_texts
+from rankpo.judges.annotation import equal_texts
+from rankpo.judges.costs import cost
 from rankpo.judges.pairs import STRATEGIES, PairSettings, draw
 from rankpo.judges.report import report, wilson
 from rankpo.judges.templates import Template
