@@ -214,6 +214,20 @@ def in_step(model: nn.Module, make_idle: Callable[[], Any]) -> Iterator[None]:
             model(idle)
 
 
+@contextmanager
+def units_in_step(model: nn.Module, idle: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
+    """As `in_step`, for work whose units are not single forward calls: what is yielded is called before each unit.
+
+    idle: the smallest unit, with the same forward calls in the same order.
+    """
+    if not getattr(model, "sharded", False):
+        yield lambda: None
+        return
+    yield lambda: any_rank(True)
+    while any_rank(False):
+        idle()
+
+
 def barrier() -> None:
     if world_size() > 1:
         dist.barrier()

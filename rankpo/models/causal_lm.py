@@ -145,7 +145,11 @@ class CausalLanguageModel(RankingModel):
         training = self.training
         self.eval()
         try:
-            return ReferenceStates(self.scored_hidden(sequences), self.head)
+            if not self.sharded:
+                return ReferenceStates(self.scored_hidden(sequences), self.head)
+            # split weights are gathered in a whole forward pass alone; the head, in that of the policy, whose it is too
+            hidden = self(sequences, TokenRequest(hidden=True)).hidden
+            return ReferenceStates(hidden, head=None)
         finally:
             self.train(training)
 
@@ -181,10 +185,15 @@ class CausalLanguageModel(RankingModel):
         training = self.training
         self.eval()
         try:
-            with distributed.in_step(self, lambda: self.inputs.sequences(table, [pieces[int(lengths.argmin())]])):
+
+            def sums(chosen: Sequence[int]) -> Tensor:
+                sequences = self.inputs.sequences(table, [pieces[index] for index in chosen])
+                return self._sums(sequences, reference, divergences or {})
+
+            with distributed.units_in_step(self, lambda: sums([int(lengths.argmin())])) as announce:
                 for part in cut(np.arange(len(own)), lengths[own], SCORE_TOKENS):
-                    sequences = self.inputs.sequences(table, [pieces[own[index]] for index in part])
-                    output[torch.from_numpy(part)] = self._sums(sequences, reference, divergences or {})
+                    announce()
+                    output[torch.from_numpy(part)] = sums(own[part].tolist())
         finally:
             self.train(training)
         if distributed.world_size() > 1:

@@ -36,10 +36,13 @@ class Head:
 
 @dataclass(frozen=True)
 class ReferenceStates:
-    """What a second model knows of the same scored positions. hidden: [P, D'] without gradient; its own head."""
+    """What a second model knows of the same scored positions. hidden: [P, D'] without gradient.
+
+    head: its own; None where it is the policy's.
+    """
 
     hidden: Tensor
-    head: Head
+    head: Head | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,7 @@ def token_values(hidden: Tensor, labels: Tensor, head: Head, request: TokenReque
     """All that the request asks for, in one walk over the positions. hidden: [P, D]; labels: [P]."""
     reference = request.reference
     constants = (labels,) if reference is None else (labels, reference.hidden.detach())
+    fixed_head = head if reference is None or reference.head is None else reference.head
 
     def reduction(logits: Tensor, label: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         if not (request.entropy or states):
@@ -91,7 +95,7 @@ def token_values(hidden: Tensor, labels: Tensor, head: Head, request: TokenReque
         values = [_gather(policy, label)]
         if reference is not None:
             with torch.no_grad():
-                fixed = _logits(states[0], reference.head, request.temperature).log_softmax(-1)
+                fixed = _logits(states[0], fixed_head, request.temperature).log_softmax(-1)
             values.append(_gather(fixed, label))
             values += [divergence(fixed, policy) for divergence in request.divergences.values()]
         if request.entropy:

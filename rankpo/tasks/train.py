@@ -46,6 +46,7 @@ class Train:
         if not experiment.datasets:
             raise ConfigError(["datasets is empty; choose some, such as datasets=[jobs]"])
         accelerator = distributed.make_accelerator(experiment.settings.precision, experiment.settings.timeout_minutes)
+        refuse_unfit(experiment, accelerator)
         main = distributed.rank() == 0
         with claim(experiment.run_dir) if main else _nothing():
             unfinished = True
@@ -126,6 +127,15 @@ def assemble(
         ),
     )
     return trainer
+
+
+def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:
+    """Raises ConfigError for what the strategy that was launched cannot train, before anything is read or written."""
+    from rankpo.trainers.strategies import name_of, unfit
+
+    evaluated = bool(experiment.eval_datasets)
+    if problem := unfit(name_of(accelerator), experiment.model.kind, experiment.loss, evaluated):
+        raise ConfigError([problem])
 
 
 def seed_everything(seed: int) -> None:

@@ -21,10 +21,9 @@ from rankpo.interruption import Interrupted, Notice, noticed
 from rankpo.losses.matryoshka import matryoshka
 from rankpo.metrics import RunningMetrics
 from rankpo.trainers.parts import Parts
-from rankpo.trainers.reference import AdapterReference
 from rankpo.trainers.settings import TrainerSettings
 from rankpo.trainers.state import TrainerState, load_best, load_state, save_state
-from rankpo.trainers.strategies import make_strategy, name_of, unfit
+from rankpo.trainers.strategies import make_strategy
 from rankpo.trainers.update import Ahead, MicroBatch, Update, denominators, total
 from rankpo.types import Batch, LossOutput
 
@@ -52,10 +51,6 @@ class BasicTrainer:
         if self.reference is not None:
             self.reference.autocast = parts.accelerator.autocast
         self.stored = parts.stored
-        adapters = isinstance(parts.reference, AdapterReference)
-        strategy = name_of(parts.accelerator)
-        if problem := unfit(strategy, self.policy.kind, self.loss, adapters, bool(self.evaluators)):
-            raise ConfigError([problem])
         self.strategy = make_strategy(parts.accelerator, parts.model, parts.optimizer, settings.max_grad_norm)
         self.model: nn.Module = self.strategy.wrapped
         self.optimizer = self.strategy.optimizer

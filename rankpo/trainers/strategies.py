@@ -20,14 +20,11 @@ def make_strategy(
     return kinds.get(accelerator.distributed_type.value, Strategy)(accelerator, model, optimizer, max_grad_norm)
 
 
-def unfit(strategy: str, kind: str, loss: Any, adapters: bool, evaluated: bool) -> str | None:
+def unfit(strategy: str, kind: str, loss: Any, evaluated: bool) -> str | None:
     """Why these do not go together and what does, or None.
 
-    strategy: accelerate's DistributedType; kind: the model's; adapters: whether the reference is the policy with its
-    adapters off; evaluated: whether there are eval_datasets.
+    strategy: `name_of`; kind: the model's; evaluated: whether there are eval_datasets.
     """
-    if strategy in ("DEEPSPEED-3", "FSDP") and adapters and loss.needs_live_reference(kind):
-        return f"{type(loss).__name__} reads the reference's tokens, which split weights do not give; set trainer.reference=live"
     if strategy in ("DEEPSPEED-3", "FSDP") and evaluated and kind == "listwise":
         return (
             "eval_datasets are ranked by a listwise reranker window after window, which split weights cannot; "

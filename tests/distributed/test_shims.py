@@ -20,8 +20,7 @@ from rankpo.distributed import LaunchError, make_accelerator
 from rankpo.launchers import contradiction, processes_asked
 from rankpo.losses.dpo import DPOLoss
 from rankpo.trainers.strategies import unfit
-from tests.distributed.strategies import free_port, needs
-from tests.runs import ROOT
+from tests.distributed.strategies import ROOT, free_port, needs
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="of CPUs")
 
@@ -179,14 +178,11 @@ def test_what_cannot_work_is_refused_with_what_can():
     class Critic:
         value_max_grad_norm = 0.1
 
-    class Tokens(DPOLoss):
-        def needs_live_reference(self, kind: str) -> bool:
-            return True
-
-    dpo, tokens = DPOLoss(beta=0.1), Tokens(beta=0.1)
-    assert "trainer.reference=live" in str(unfit("FSDP", "causal_lm", tokens, adapters=True, evaluated=True))
-    assert unfit("DEEPSPEED-2", "causal_lm", tokens, adapters=True, evaluated=True) is None
-    assert "deepspeed_zero2.yaml" in str(unfit("DEEPSPEED-3", "listwise", dpo, adapters=False, evaluated=True))
-    assert unfit("DEEPSPEED-3", "listwise", dpo, adapters=False, evaluated=False) is None
-    assert "fsdp.yaml" in str(unfit("DEEPSPEED-1", "causal_lm", Critic(), adapters=False, evaluated=False))
-    assert unfit("MULTI_GPU", "listwise", Critic(), adapters=True, evaluated=True) is None
+    dpo = DPOLoss(beta=0.1)
+    assert "deepspeed_zero2.yaml" in str(unfit("DEEPSPEED-3", "listwise", dpo, evaluated=True))
+    assert "deepspeed_zero2.yaml" in str(unfit("FSDP", "listwise", dpo, evaluated=True))
+    assert unfit("DEEPSPEED-3", "listwise", dpo, evaluated=False) is None
+    assert unfit("DEEPSPEED-2", "listwise", dpo, evaluated=True) is None
+    assert "fsdp.yaml" in str(unfit("DEEPSPEED-1", "causal_lm", Critic(), evaluated=False))
+    assert unfit("FSDP", "causal_lm", Critic(), evaluated=False) is None
+    assert unfit("MULTI_GPU", "listwise", Critic(), evaluated=True) is None
