@@ -29,9 +29,11 @@ def compose_and_run(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     if hydra_config.mode == hydra.types.RunMode.MULTIRUN:
+        from rankpo import slurm
         from rankpo.sweep import in_sweep
 
-        in_sweep(config, overrides, sys.argv[1:], run)
+        slurm.join()
+        in_sweep(config, overrides, run)
         return
     try:
         run(check(config, overrides=overrides))

@@ -52,6 +52,7 @@ GROUPS = [
     "tracker",
     "mining",
     "judge",
+    "search",
 ]
 
 
@@ -308,6 +309,8 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
             "reads query and candidate together and has none. Try loss=softmax, which sets a positive against its own "
             "list, or model=minilm, bge_m3 or e5."
         )
+    if "search" in tree:
+        problems.append("search=optuna chooses the jobs of a sweep; start it with: python launch.py -m search=optuna …")
     if tree["resume"] not in (None, "auto"):
         problems.append(f"resume must be auto or null, got {tree['resume']!r}")
     if not str(tree["exp_name"]).strip():

@@ -8,118 +8,191 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from rankpo.config_errors import ConfigError
 from rankpo.metrics import MetricsLogger
-from rankpo.sweep import close, config_hash, is_finished, job_name, varied, write_job
+from rankpo.sweep import config_hash, is_finished, job_name, read_note, varied, write_job
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG_FILE = "launch.log"
 SHOWN_LINES = 5  # of a failed job's log
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One config of a sweep. overrides: all of them; changes: those in which it differs; folder: its run
-    directory; metric: its trainer.best_metric, by which the sweep's table is sorted.
-    """
+    """One config of a sweep. overrides: all of them; changes: those in which it differs; folder: its run directory."""
 
     overrides: list[str]
     changes: list[str]
     name: str
     folder: Path
     digest: str
-    metric: str | None = None
+    overwrite: bool = False
 
     @classmethod
-    def of(cls, overrides: list[str], composed: Any) -> Job:
+    def of(cls, overrides: Sequence[str], composed: Any) -> Job:
         """A job from its overrides and its composed config."""
-        changes = varied(overrides, sys.argv[1:])
+        parent = Path(str(composed.run_dir))
+        changes = varied(overrides, read_note(parent)["arguments"])
         name = job_name(changes)
         return cls(
             overrides=[item for item in overrides if not item.startswith("run_dir=")],
             changes=changes,
             name=name,
-            folder=Path(str(composed.run_dir)) / name,
+            folder=parent / name,
             digest=config_hash(composed),
-            metric=OmegaConf.select(composed, "trainer.best_metric"),
+            overwrite=bool(composed.overwrite),
         )
 
 
-def run_jobs(
-    jobs: Sequence[Job],
-    *,
-    config_file: str | None = None,
-    num_processes: int | None = None,
-    jobs_at_once: int = 1,
-    on_failure: str = "continue",
-    metric: str | None = None,
-) -> None:
-    """Runs all jobs that are not finished yet, then shows and writes their table, also after failures.
+class Overseer:
+    """Who wants to know of jobs while they run and when they have ended, and may ask one to end early."""
 
-    Raises ConfigError for settings that cannot work, RuntimeError at the end if a job failed.
-    """
-    program = command(config_file, num_processes)
-    if jobs_at_once < 1:
-        raise ConfigError([f"hydra.launcher.jobs_at_once must be >= 1, got {jobs_at_once}"])
-    if on_failure not in ("continue", "stop"):
-        raise ConfigError([f"hydra.launcher.on_failure must be continue or stop, got {on_failure!r}"])
-    logger = MetricsLogger()
-    failures: list[str] = []
-    waiting = []
-    for job in jobs:
-        if is_finished(job.folder, job.digest):
-            logger.say(f"{job.name}: finished before")
-        else:
-            waiting.append(job)
-    done = len(jobs) - len(waiting)
-    with ThreadPoolExecutor(max_workers=jobs_at_once) as pool:
-        running: dict[Future[str | None], Job] = {}
-        while waiting or running:
-            while waiting and len(running) < jobs_at_once:
-                job = waiting.pop(0)
-                logger.say(f"{job.name}: started; its output is in {job.folder / LOG_FILE}")
-                running[pool.submit(run_job, job, program)] = job
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job = running.pop(future)
-                error = future.result()
-                done += 1
-                logger.say(f"{job.name}: {'finished' if error is None else 'failed: ' + error} ({done}/{len(jobs)})")
-                if error is not None:
-                    failures.append(job.name)
-                    if on_failure == "stop":
-                        waiting.clear()
-    close(jobs[0].folder.parent, metric or jobs[0].metric, logger.table)
-    if failures:
-        raise RuntimeError(
-            f"{len(failures)} of {len(jobs)} jobs failed: {'; '.join(failures)}. The same command runs these again."
-        )
-
-
-def run_job(job: Job, program: Sequence[str]) -> str | None:
-    """Runs one job to its end; None, or the end of its log where it failed."""
-    noted: dict[str, Any] = {"overrides": job.changes, "config": job.digest}
-    write_job(job.folder, {**noted, "state": "running"})
-    started = time.monotonic()
-    resume = [] if any(item.startswith(("resume=", "overwrite=")) for item in job.overrides) else ["resume=auto"]
-    arguments = [*program, str(ROOT / "launch.py"), *job.overrides, f"run_dir={quoted(job.folder)}", *resume]
-    with (job.folder / LOG_FILE).open("w") as log:
-        process = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent)
-        code = process.wait()
-    seconds = round(time.monotonic() - started, 1)
-    if code == 0:
-        write_job(job.folder, {**noted, "state": "finished", "seconds": seconds})
+    def watch(self, job: Job) -> str | None:
+        """Why this job is to end now, or None; asked again and again while it runs."""
         return None
-    error = own_words((job.folder / LOG_FILE).read_text(errors="replace")) or f"exit code {code}"
-    write_job(job.folder, {**noted, "state": "failed", "seconds": seconds, "error": error, "exit_code": code})
-    return error
+
+    def ended(self, job: Job) -> None:
+        """The job is over, also if it was finished before; its `sweep_job.json` says how."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launching:
+    """How jobs are started. config_file: of accelerate; None for one process. num_processes: None for the file's.
+
+    jobs_at_once: side by side. on_failure: `continue` with the other jobs, or `stop`. Raises ConfigError.
+    """
+
+    config_file: str | None = None
+    num_processes: int | None = None
+    jobs_at_once: int = 1
+    on_failure: str = "continue"
+
+    def __post_init__(self) -> None:
+        if self.jobs_at_once < 1:
+            raise ConfigError([f"hydra.launcher.jobs_at_once must be >= 1, got {self.jobs_at_once}"])
+        if self.num_processes is not None and self.num_processes < 1:
+            raise ConfigError([f"hydra.launcher.num_processes must be >= 1 or null, got {self.num_processes}"])
+        if self.on_failure not in ("continue", "stop"):
+            raise ConfigError([f"hydra.launcher.on_failure must be continue or stop, got {self.on_failure!r}"])
+        command(self.config_file, self.num_processes)
+
+    def run(self, jobs: Iterable[Job], total: int, overseer: Overseer | None = None) -> list[str]:
+        """Runs all jobs that are not finished yet; returns the names of those that failed.
+
+        jobs: one is taken whenever there is room, so that a search decides as late as it can. total: how many there
+        may be.
+        """
+        return _Runs(self, total, overseer or Overseer()).all(iter(jobs))
+
+
+class _Runs:
+    """The jobs that run just now, and what became of the others."""
+
+    def __init__(self, settings: Launching, total: int, overseer: Overseer) -> None:
+        self.settings = settings
+        self.total = total
+        self.overseer = overseer
+        self.logger = MetricsLogger()
+        self.program = command(settings.config_file, settings.num_processes)
+        self.running: list[Started] = []
+        self.failures: list[str] = []
+        self.done = 0
+
+    def all(self, source: Any) -> list[str]:
+        open_ = True
+        try:
+            while open_ or self.running:
+                while open_ and len(self.running) < self.settings.jobs_at_once:
+                    job = next(source, None)
+                    if job is None:
+                        open_ = False
+                    else:
+                        self.begin(job)
+                self.look()
+                if self.failures and self.settings.on_failure == "stop":
+                    open_ = False
+        finally:
+            for started in self.running:  # this process ends early: no job may go on alone
+                started.process.terminate()
+        return self.failures
+
+    def begin(self, job: Job) -> None:
+        if is_finished(job.folder, job.digest) and not job.overwrite:
+            self.done += 1
+            self.logger.say(f"{job.name}: finished before ({self.done}/{self.total})")
+            self.overseer.ended(job)
+            return
+        self.logger.say(f"{job.name}: started; its output is in {job.folder / LOG_FILE}")
+        self.running.append(Started(job, self.program))
+
+    def look(self) -> None:
+        """Waits a little, if anything runs, and deals with the jobs that have ended or are to end."""
+        if self.running:
+            time.sleep(POLL_SECONDS)
+        for started in list(self.running):
+            job = started.job
+            if started.process.poll() is None:
+                if started.stopped is None and (reason := self.overseer.watch(job)) is not None:
+                    started.stop(reason)
+                continue
+            self.running.remove(started)
+            outcome, error = started.conclude()
+            self.done += 1
+            words = f"{outcome} after {started.seconds:.0f} s ({self.done}/{self.total})"
+            self.logger.say(f"{job.name}: {words}{'' if error is None else f': {error}'}")
+            if outcome == "failed":
+                self.failures.append(job.name)
+            self.overseer.ended(job)
+
+
+class Started:
+    """A job whose processes run. stopped: why it was asked to end, or None."""
+
+    def __init__(self, job: Job, program: Sequence[str]) -> None:
+        self.job = job
+        self.stopped: str | None = None
+        self.began = time.monotonic()
+        self.noted: dict[str, Any] = {"overrides": job.changes, "config": job.digest}
+        write_job(job.folder, {**self.noted, "state": "running"})
+        with (job.folder / LOG_FILE).open("w") as log:
+            self.process = subprocess.Popen(
+                arguments(job, program), stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent
+            )
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def stop(self, reason: str) -> None:
+        """Asks the processes to end: they finish their update and write a checkpoint."""
+        self.stopped = reason
+        self.process.terminate()
+
+    def conclude(self) -> tuple[str, str | None]:
+        """How it ended (finished, pruned, failed) and why, also noted in its folder."""
+        code = self.process.returncode
+        more: dict[str, Any] = {"seconds": round(self.seconds, 1)}
+        if code == 0:  # also if it was asked to end too late
+            write_job(self.job.folder, {**self.noted, "state": "finished", **more})
+            return "finished", None
+        if self.stopped is not None:
+            write_job(self.job.folder, {**self.noted, "state": "pruned", "reason": self.stopped, **more})
+            return "pruned", self.stopped
+        error = own_words((self.job.folder / LOG_FILE).read_text(errors="replace")) or f"exit code {code}"
+        write_job(self.job.folder, {**self.noted, "state": "failed", "error": error, "exit_code": code, **more})
+        return "failed", error
+
+
+def arguments(job: Job, program: Collection[str]) -> list[str]:
+    """The command of a job: it continues where an earlier attempt of it stopped."""
+    resume = [] if job.overwrite or any(item.startswith("resume=") for item in job.overrides) else ["resume=auto"]
+    return [*program, str(ROOT / "launch.py"), *job.overrides, f"run_dir={quoted(job.folder)}", *resume]
 
 
 def own_words(log: str) -> str:

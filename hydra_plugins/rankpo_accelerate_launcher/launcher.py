@@ -6,7 +6,7 @@ failure on one rank (measured; distributed.md section 3).
 
 # no `from __future__ import annotations`: Hydra runs this module before sys.modules knows it, and dataclasses look there
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 class AccelerateLauncherConfig:
     """config_file: of accelerate; None for its default. num_processes: of each job, None for the file's.
     jobs_at_once: jobs that run side by side. on_failure: `continue` with the other jobs, or `stop`.
-    metric: what the table is sorted by, such as jobs_dev/ndcg@20.
+    metric: what the table is sorted by, such as jobs_dev/ndcg@20; None for trainer.best_metric.
     """
 
     _target_: str = "hydra_plugins.rankpo_accelerate_launcher.launcher.AccelerateLauncher"
@@ -40,8 +40,8 @@ ConfigStore.instance().store(
 class AccelerateLauncher(Launcher):
     """Runs the jobs of a sweep; what one of them prints goes to `launch.log` of its run directory."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.settings = settings
+    def __init__(self, metric: str | None = None, **settings: Any) -> None:
+        self.settings = settings  # `metric` is noted by rankpo.sweep when a sweep begins
         self.config: DictConfig | None = None
         self.context: HydraContext | None = None
 
@@ -50,15 +50,25 @@ class AccelerateLauncher(Launcher):
         self.context = hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        from rankpo.launching import Job, run_jobs
+        from rankpo.launching import Job
 
         assert self.config is not None and self.context is not None
         jobs = []
         for overrides in job_overrides:
             composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
             jobs.append(Job.of([str(item) for item in overrides], composed))
-        run_jobs(jobs, **self.settings)
+        failures = self.run(jobs, len(jobs))
+        if failures:
+            raise RuntimeError(
+                f"{len(failures)} of {len(jobs)} jobs failed: {'; '.join(failures)}. The same command runs these again."
+            )
         return [
             JobReturn(overrides=job.overrides, cfg=self.config, working_dir=str(job.folder), status=JobStatus.COMPLETED)
             for job in jobs
         ]
+
+    def run(self, jobs: Iterable[Any], total: int, overseer: Any = None) -> list[str]:
+        """`rankpo.launching.Launching.run` with this launcher's settings."""
+        from rankpo.launching import Launching
+
+        return Launching(**self.settings).run(jobs, total, overseer)

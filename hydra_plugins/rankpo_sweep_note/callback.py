@@ -1,0 +1,17 @@
+"""Tells rankpo.sweep of every sweep before its first job, whatever sweeper and launcher it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+
+class SweepNote(Callback):
+    """Called by Hydra in the process that drives the sweep."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        from rankpo.sweep import begin
+
+        begin(config)
