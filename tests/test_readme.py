@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from rankpo.data.jobs import write_jobs
-from tests.runs import train
+from tests.runs import launch, train
+from tests.starts import PATIENCE, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 # run by CI itself, or for minutes by hand (`pytest -m slow`): a reason for each
 ELSEWHERE = {
@@ -26,7 +26,6 @@ TINY = {
     "model=minilm": "model=tiny_bert",
     "model=minilm_reranker": "model=tiny_reranker",
     "model=pythia": "model=tiny_pythia",
-    "accelerate": f"{sys.executable} -m accelerate.commands.accelerate_cli",
 }
 CHAT = {"prompt": "What colour has the sky?", "chosen": "It is blue.", "rejected": "It is green, mostly."}
 
@@ -51,32 +50,32 @@ def workplace(tmp_path_factory) -> Path:
     return folder
 
 
-def run(command: str, folder: Path) -> None:
-    """Runs a command as it stands, but for tiny models; one that needs no launcher in this process, to save its start."""
+def run(command: str, launched: bool) -> None:
+    """Runs a command as it stands, but for tiny models; in this process unless it is a sweep or `launched`."""
     for full, tiny in TINY.items():
         command = re.sub(rf"(?<!\S){re.escape(full)}(?!\S)", tiny, command)
-    words = shlex.split(command)
-    if words[:2] == ["python", "launch.py"] and "-m" not in words:
-        train(*words[2:])
-        return
-    words = [{"launch.py": str(ROOT / "launch.py"), "python": sys.executable}.get(word, word) for word in words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment |= {
-        "ACCELERATE_USE_CPU": "true",
-        "ACCELERATE_CONFIG_FILE": str(ROOT / "accelerate_config" / "cpu.yaml"),
-    }
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    *starter, program, rest = command.partition(" launch.py ")
+    assert starter in (["python"], ["accelerate launch"]) and program
+    words = shlex.split(rest)
+    if "-m" in words:
+        assert (done := launch(*words)).returncode == 0, done.stderr
+    elif launched:
+        accelerate = (sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch")
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+        subprocess.run([*accelerate, ROOT / "launch.py", *words], env=environment, timeout=PATIENCE, check=True)
+    else:
+        train(*words)
 
 
 def test_every_command_of_the_readme_runs(workplace, monkeypatch):
-    """One after the other in one folder, as a reader would; then its lines of Python."""
+    """One after the other in one folder, as a reader would; the first of accelerate's by it. Then the lines of Python."""
     monkeypatch.chdir(workplace)
     ran = [command for command in commands() if command not in ELSEWHERE]
     assert len(ran) >= 12
+    launched = next(command for command in ran if command.startswith("accelerate launch "))
     for command in ran:
         try:
-            run(command, workplace)
+            run(command, command is launched)
         except Exception as error:
             raise AssertionError(f"README.md: {command}") from error
     for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
@@ -85,6 +84,51 @@ def test_every_command_of_the_readme_runs(workplace, monkeypatch):
 
 def test_the_commands_that_do_not_run_here_are_in_the_readme():
     assert set(ELSEWHERE) <= set(commands())
+
+
+# what each server's own documentation says of an option's value, beside the model's folder
+SERVERS = {
+    "vllm serve": {"--runner": "auto|pooling|generate", "--dtype": "auto|float32|bfloat16", "--max-model-len": r"\d+"},
+    "docker run": {"-p": r"\d+:80", "-v": r"\$PWD/(\S+):/model", "--gpus": "all"},
+    "text-embeddings-router": {"--model-id": "/model", "--auto-truncate": None, "--pooling": "cls|mean|last-token"},
+    "infinity_emb v2": {"--model-id": r"(\S+)", "--engine": "torch|optimum", "--port": r"\d+", "--device": "cpu|cuda"},
+}
+IMAGE = r"ghcr\.io/huggingface/text-embeddings-inference:(cpu-)?\d\.\d"
+
+
+def options_of(words: list[str], known: dict[str, str | None]) -> list[str]:
+    """The values that stand for a folder. Fails for an option that the server does not have, or a value it refuses."""
+    folders = []
+    while words:
+        name = words.pop(0)
+        assert name in known, name
+        if known[name] is not None:
+            match = re.fullmatch(known[name], words.pop(0))
+            assert match, name
+            folders += match.groups()
+    return folders
+
+
+def test_commands_of_servers_are_well_formed():
+    """They need a GPU, docker or an environment of their own: options, images and folders are read here."""
+    (block,) = re.findall(r"## Serving\n.*?```text\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line for line in block.splitlines() if line.strip() and not line.startswith("#")]
+    made = {f".cache/{name}/FINAL" for command in commands() for name in re.findall(r"exp_name=(\w+)", command)}
+    served = []
+    for line in lines:
+        program, words = " ".join(line.split()[:2]), shlex.split(line)[2:]
+        if program == "vllm serve":
+            folders = [words.pop(0), *options_of(words, SERVERS[program])]
+        elif program == "docker run":
+            (image,) = [word for word in words if re.fullmatch(IMAGE, word)]
+            place = words.index(image)
+            folders = options_of(words[:place], SERVERS[program])
+            options_of(words[place + 1 :], SERVERS["text-embeddings-router"])
+        else:
+            folders = options_of(words, SERVERS[program])
+        assert len(folders) == 1 and folders[0] in made, line
+        served += [(program, folder) for folder in folders]
+    assert len(served) == len(set(served)) == 7
 
 
 def test_tree_names_what_is_there():
