@@ -99,7 +99,8 @@ def run(overrides: list[str], cache: Path, name: str, kill: Kill | None = None) 
 def plan(seed: int, kills: int, undisturbed: Counter[str]) -> list[Kill]:
     """Random moments in every phase, none so far on that the run could be over before the last of them.
 
-    undisturbed: the moments of a whole run. Those of a phase that stands at the beginning come first, of the end last.
+    seed: which phases come first, too. undisturbed: the moments of a whole run. Those of a phase that stands at the
+    beginning come first, of the end last.
     """
     draw = random.Random(seed)
     order = ["saving", "training", "exporting", "tokenising", "evaluating"]
@@ -108,7 +109,7 @@ def plan(seed: int, kills: int, undisturbed: Counter[str]) -> list[Kill]:
     last |= {"saving": 2 * undisturbed["saving"] // undisturbed["training"], "training": 2, "evaluating": 1}
     made = []
     for number in range(kills):
-        phase = order[number % len(order)]
+        phase = order[(2 * seed + number) % len(order)]
         # behind the last moment of the export the run is over: no delay there
         delay = 0.0 if phase == "exporting" else draw.choice([0.0, draw.uniform(0.001, 0.02)])
         made.append(Kill(phase, draw.randint(1, last[phase]), delay))
