@@ -52,6 +52,6 @@ for run in one two plain aligned; do
     "eval_datasets.jobs_test.num_profiles=$TEST_PROFILES" "eval_datasets.jobs_test.num_posts=$TEST_POSTS" \
     "eval_datasets.jobs_preferences_test.num_profiles=$TEST_PROFILES" "eval_datasets.jobs_preferences_test.num_posts=$TEST_POSTS"
 done
-launch task=report "task.runs=[$CACHE/one,$CACHE/two,$CACHE/plain,$CACHE/aligned]" 'task.metrics=[ndcg@20,recall@100,accuracy]' \
+launch task=report "task.runs=[$CACHE/one,$CACHE/mined,$CACHE/two,$CACHE/judged,$CACHE/plain,$CACHE/aligned]" 'task.metrics=[ndcg@20,recall@100,accuracy]' \
   task.baseline=two 'task.title=Two stages of RankPO' 'eval_datasets=[jobs_test]' \
   "eval_datasets.jobs_test.num_profiles=$TEST_PROFILES" "eval_datasets.jobs_test.num_posts=$TEST_POSTS" "task.output=$CACHE/report.html"

@@ -12,6 +12,7 @@ from rankpo.mining.data import MiningData
 from rankpo.mining.pipeline import Mined
 
 BINS = 20
+BARS = "▁▂▃▄▅▆▇█"
 SHOWN = 20  # hardest negatives
 SHOWN_CHARACTERS = 300
 QUANTILES = (0.05, 0.5, 0.95)
@@ -69,6 +70,22 @@ def histogram(positives: np.ndarray, negatives: np.ndarray) -> dict[str, Any] | 
 
 def _named(positives: np.ndarray, negatives: np.ndarray) -> list[tuple[str, np.ndarray]]:
     return [("positives", positives), ("negatives", negatives)]
+
+
+def histogram_line(counts: Mapping[str, Any]) -> str:
+    """A histogram as one line of text: the heights of each kind's bins, over its own largest."""
+    bars = {
+        name: "".join(_bar(count / max(1, *counts[name])) for count in counts[name])
+        for name in counts
+        if name != "edges"
+    }
+    low, high = counts["edges"][0], counts["edges"][-1]
+    return f"scores {low:.4g} to {high:.4g}: " + ", ".join(f"{name} {text}" for name, text in bars.items())
+
+
+def _bar(height: float) -> str:
+    """height: 0 to 1. A bin that holds anything is seen."""
+    return " " if height == 0 else BARS[min(len(BARS) - 1, int(height * len(BARS)))]
 
 
 def hardest(data: MiningData, mined: Sequence[Mined]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rankpo.report import charts, contents
 from rankpo.report.runs import Run, config_differences
+from rankpo.report.stages import judged_of, mined_of
 
 TEMPLATE = Path(__file__).parent / "page.html"
 CURVES = ("train/loss", "train/rewards/accuracies", "train/scores/accuracies", "train/grad_norm", "train/learning_rate")
@@ -32,8 +33,11 @@ def render(
         curves=_curves(runs),
         legend=charts.legend([run.name for run in runs if run.steps]),
         changes=[_changes(run) for run in runs if run.metrics("eval/")],
+        mined=[part for run in runs for part in mined_of(run.name, run.folder)],
+        judged=[part for run in runs for part in judged_of(run.name, run.folder)],
+        configured=[run for run in runs if run.config],
         differences=config_differences(runs) if len(runs) > 1 else [],
-        config=json.dumps(runs[0].config, indent=1, sort_keys=True) if len(runs) == 1 else "",
+        config=json.dumps(runs[0].config, indent=1, sort_keys=True) if len(runs) == 1 and runs[0].config else "",
         **compared,
     )
 

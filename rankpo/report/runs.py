@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rankpo.config_errors import ConfigError
+from rankpo.report.stages import has_stages
 from rankpo.sweep import JOB_FILE
 
 PER_QUERY = "per_query.jsonl"
@@ -54,10 +55,12 @@ def open_runs(paths: Sequence[str]) -> list[Run]:
         jobs = sorted(job.parent for job in folder.glob(f"*/{JOB_FILE}"))
         if jobs:
             folders += jobs
-        elif (folder / "metrics.jsonl").exists() or list(folder.glob(f"**/{PER_QUERY}")):
+        elif (folder / "metrics.jsonl").exists() or list(folder.glob(f"**/{PER_QUERY}")) or has_stages(folder):
             folders.append(folder)
         else:
-            raise ConfigError([f"task.runs: {path} holds no metrics.jsonl, no evaluation and no sweep"])
+            raise ConfigError(
+                [f"task.runs: {path} holds no metrics.jsonl, no evaluation, no sweep, and nothing mined or judged"]
+            )
     names = short_names(folders)
     return [_open(name, folder) for name, folder in zip(names, folders, strict=True)]
 
@@ -101,7 +104,8 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def config_differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Rows of config keys in which the runs differ."""
+    """Rows of config keys in which the runs differ; runs without a config are left out."""
+    runs = [run for run in runs if run.config]
     configs = [flat(run.config) for run in runs]
     keys = sorted({key for config in configs for key in config})
     rows = []

@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from rankpo.metrics import MetricsLogger
     from rankpo.models.embedding import EmbeddingModel
 
+START = "start"
 RANKPO_METRICS = ("rankpo/recall@20", "rankpo/ndcg@20", "rankpo/auc@20")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Metrics of the model of the config; or of a `run`: its start model, its checkpoints and FINAL, with `retention/…`,
-    each retrieval metric over the start model's. rankpo: its own variants too.
+    each retrieval metric over the start model's. start: a folder or hub id to measure retention against without a run.
+    rankpo: its own variants too.
     """
 
     run: str | None = None
+    start: str | None = None
     metrics: Sequence[str] = ("ndcg@10", "ndcg@20", "mrr@10", "recall@20", "recall@100", "map@100")
     rankpo: bool = False
     top_k: int = 100
@@ -41,6 +44,10 @@ class Evaluate:
             raise ValueError(f"top_k must be >= 1, got {self.top_k}")
         if self.run is not None and not Path(self.run).is_dir():
             raise ValueError(f"run={self.run}: no such run directory")
+        if self.run is not None and self.start is not None:
+            raise ValueError(
+                f"start must be null with run, whose own start model it is compared with, got {self.start!r}"
+            )
 
     def __call__(self, experiment: Experiment) -> list[dict[str, Any]]:
         """The table's rows, one for each model."""
@@ -53,21 +60,32 @@ class Evaluate:
         accelerator = distributed.make_accelerator(experiment.settings.precision)
         logger = MetricsLogger(main=distributed.rank() == 0)
         metrics = [*self.metrics, *(RANKPO_METRICS if self.rankpo else ())]
-        evaluators = make_evaluators(experiment, metrics, logger.say)
+        evaluators = make_evaluators(experiment, metrics, logger.say, self.top_k)
         rows = []
         for name, model in self._models(experiment, accelerator.device, logger.say):
             rows.append({"model": name, **self._evaluate(model, evaluators, Path(self.output) / name, logger)})
-        if self.run is not None:
-            kept = [
-                f"{evaluator.name}/{name}" for evaluator in evaluators if evaluator.retained for name in self.metrics
-            ]
+        kept = [f"{evaluator.name}/{name}" for evaluator in evaluators if evaluator.retained for name in self.metrics]
+        if rows[0]["model"] == START:
             rows = [{**row, **retention(row, rows[0], kept)} for row in rows]
         logger.table(rows)
+        if any("accuracy" in evaluator.metrics for evaluator in evaluators) and experiment.model.kind == "embedding":
+            self._remind(kept, logger)
         return rows
 
+    def _remind(self, kept: Sequence[str], logger: MetricsLogger) -> None:
+        """Agreement alone rewards forgetting (losses.md section 4): says how to see what it cost."""
+        if not kept:
+            logger.say(
+                "agreement without retention: add data with judgements to eval_datasets, such as beir or jobs_test"
+            )
+        elif self.run is None and self.start is None:
+            logger.say("agreement without retention: set task.start to what this model was trained from, or task.run")
+
     def _models(self, experiment: Experiment, device: Any, say: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
-        """The model of the config; or of a run: what it started from, each checkpoint by step, FINAL."""
+        """The model of the config, after `start`; or of a run: what it started from, each checkpoint by step, FINAL."""
         if self.run is None:
+            if self.start is not None:
+                yield START, build_model(started_from(experiment.model, self.start), (), device, say)
             yield "model", build_model(experiment.model, experiment.explicit, device, say)
             return
         from rankpo.tasks.train import seed_everything
@@ -76,7 +94,7 @@ class Evaluate:
         config, seed = model_of_run(folder)
         seed_everything(seed)  # random weights and new heads are those the run started from
         model = build_model(config, (), device, say)
-        yield "start", model
+        yield START, model
         for checkpoint in CheckpointStore(folder).list():
             load_weights(model, checkpoint)
             yield checkpoint.path.name, model
@@ -101,6 +119,12 @@ def retention(row: Mapping[str, Any], start: Mapping[str, Any], names: Sequence[
     return {
         f"retention/{name}": row[name] / start[name] for name in names if row.get(name) is not None and start.get(name)
     }
+
+
+def started_from(config: Any, start: str) -> Any:
+    """The settings of a start model: a saved folder's own, or those of the config for a hub id."""
+    source = {"load_from": start} if Path(start).is_dir() else {"load_from": None, "name_or_path": start}
+    return replace(config, **source, random=None, use_peft=False)
 
 
 def model_of_run(folder: Path) -> tuple[Any, int]:

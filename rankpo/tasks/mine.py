@@ -108,8 +108,10 @@ class Mine:
                 values["audit"] = work.audit(mined[name])
             reports[path.name] = values
         logger.table([statistics.table_row(name, values) for name, values in reports.items()])
-        for name in reports:
-            logger.say(f"{Path(self.output).parent / name}: {reports[name]['written']} queries written")
+        for name, values in reports.items():
+            if values["histogram"] is not None:
+                logger.say(f"{name}: {statistics.histogram_line(values['histogram'])}")
+            logger.say(f"{Path(self.output).parent / name}: {values['written']} queries written")
         return reports
 
 

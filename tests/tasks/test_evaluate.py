@@ -51,6 +51,14 @@ def test_a_run_is_walked_from_start_to_final(run):
     assert not any(name.startswith("retention/toy_pairs") for name in rows[-1])
 
 
+def test_top_k_documents_are_kept_and_more_where_a_metric_looks_deeper(run):
+    given = (f"model.load_from={run}/FINAL", f"cache_dir={run.parent}", "exp_name=k", *SETS)
+    for top_k, kept in ((3, 20), (40, 40)):
+        rows_of(*given, f"task.top_k={top_k}", "task.metrics=[ndcg@20]")
+        written = read_run(run.parent / "k" / "evaluation" / "model" / "jobs_test" / "run.trec")
+        assert {len(documents) for documents in written.values()} == {kept}
+
+
 def test_what_is_written_is_what_was_measured(run):
     (row,) = rows_of(f"model.load_from={run}/FINAL", f"cache_dir={run.parent}", "exp_name=one", *SETS)
     folder = run.parent / "one" / "evaluation" / "model" / "jobs_test"
@@ -63,6 +71,32 @@ def test_rankpos_own_variants_have_their_own_names(run):
         f"model.load_from={run}/FINAL", f"cache_dir={run.parent}", "exp_name=two", "task.rankpo=true", *SETS
     )
     assert "jobs_test/rankpo/ndcg@20" in row
+
+
+def test_a_saved_model_is_compared_with_the_start_that_is_named(run, tmp_path, capsys):
+    """Untrained weights are the run's own start: the ratio is that of the run's table."""
+    walked = rows_of(f"task.run={run}", f"cache_dir={run.parent}", "exp_name=e", *SETS)
+    train(
+        "task=export", f"task.run={run}", "task.checkpoint=step-1", f"task.output={tmp_path}", f"cache_dir={tmp_path}"
+    )
+    capsys.readouterr()
+    start, model = rows_of(
+        f"model.load_from={run}/FINAL", f"task.start={tmp_path}/FINAL", f"cache_dir={run.parent}", "exp_name=s", *SETS
+    )
+    name = "jobs_test/ndcg@10"
+    assert (start["model"], model["model"]) == ("start", "model")
+    assert model[f"retention/{name}"] == pytest.approx(walked[-1][name] / walked[1][name], rel=1e-5)
+    assert "without retention" not in capsys.readouterr().err
+
+
+def test_agreement_alone_says_how_to_see_what_it_cost(run, capsys):
+    here = (f"model.load_from={run}/FINAL", f"cache_dir={run.parent}", "exp_name=w")
+    rows_of(*here, *SETS)
+    assert "agreement without retention: set task.start" in capsys.readouterr().err
+    rows_of(*here, "eval_datasets=[toy_pairs]")
+    assert "agreement without retention: add data with judgements" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="start must be null with run"):
+        rows_of(f"task.run={run}", "task.start=x/y", *SETS)
 
 
 def test_retention_by_hand():

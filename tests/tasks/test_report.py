@@ -144,3 +144,26 @@ def test_page_in_a_browser(runs, tmp_path):
         capture_output=True, timeout=120, check=True,
     )  # fmt: skip
     assert picture.stat().st_size > 20_000  # an empty page of this size has about 6 kB
+
+
+def test_what_was_mined_and_judged_is_in_the_page(runs, tmp_path):
+    """Histograms, the hardest negatives and a judge's shares, as the two tasks write them; configs are the runs' alone."""
+    data = ("datasets=[jobs]", "datasets.jobs.num_profiles=60", "datasets.jobs.num_posts=5", f"cache_dir={tmp_path}")
+    judge = ("judge=rules", "judge.num_profiles=60", "judge.num_posts=5")
+    train("task=mine", "mining=dense", "model=tiny_bert", *data, "exp_name=mined")
+    train("task=annotate", "model=tiny_bert", *judge, *data, "exp_name=judged")
+    page = " ".join(page_of([*runs, tmp_path / "mined", tmp_path / "judged"], tmp_path).split())
+    statistics = json.loads((tmp_path / "mined" / "statistics.json").read_text())["files"]["mined.jsonl"]
+    hardest = statistics["hardest"][0]
+    section = page.split("Hard negatives: mined/mined.jsonl")[1].split("<h2>")[0]
+    assert f"{statistics['gap']['p50']:.4f}" in section and f"<td>{statistics['kept']}</td>" in section
+    assert "score" in section and section.count("<polyline") == 2, "positives and negatives"
+    assert " ".join(hardest["negative"].split())[:60] in section
+    judged = page.split("Preferences of a judge: judged")[1].split("<h2>")[0]
+    report = json.loads((tmp_path / "judged" / "annotate" / "report.json").read_text())
+    assert (
+        f'<p class="faint">{report["pairs"]} pairs, 0 without a verdict; {2 * report["pairs"]} answered calls' in judged
+    )
+    assert f"<td>{report['agrees_with_ranking']['share']:.4f}</td>" in judged
+    header = page.split("Config differences")[1].split("</tr>")[0]
+    assert "first" in header and "mined" not in header

@@ -1,0 +1,86 @@
+"""What task=mine and task=annotate left in a folder, as a person should see it before anyone trains on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rankpo.report import charts
+
+MINED = "*statistics.json"
+JUDGED = "**/report.json"
+SHARES = {
+    "orders_agree": "both orders agree",
+    "first_shown_preferred": "the passage shown first is preferred",
+    "agrees_with_ranking": "agrees with the ranking",
+    "longer_passage_preferred": "the longer passage is preferred",
+}
+
+
+@dataclass(frozen=True)
+class Mined:
+    """One file of hard negatives. row: its statistics. svg: scores of positives and negatives. hardest: to be read."""
+
+    name: str
+    row: Mapping[str, Any]
+    svg: str
+    legend: str
+    hardest: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A judge's preferences. shares: (what, share with its count and interval). cost: of all starts."""
+
+    name: str
+    pairs: int
+    failed: int
+    shares: Sequence[tuple[str, Mapping[str, Any]]]
+    cost: Mapping[str, Any]
+
+
+def has_stages(folder: Path) -> bool:
+    return bool(list(folder.glob(MINED)) or list(folder.glob(JUDGED)))
+
+
+def mined_of(name: str, folder: Path) -> list[Mined]:
+    """The files of task=mine in a folder, by name."""
+    from rankpo.mining.statistics import table_row
+
+    found = []
+    for path in sorted(folder.glob(MINED)):
+        for file, values in json.loads(path.read_text(encoding="utf-8"))["files"].items():
+            row = {key: value for key, value in table_row(file, values).items() if key != "file"}
+            svg, legend = _histogram(values["histogram"])
+            found.append(Mined(f"{name}/{file}", row, svg, legend, values["hardest"]))
+    return found
+
+
+def _histogram(histogram: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Shares of positives and of negatives in bins of the score, at the bins' middles; and the legend."""
+    if histogram is None:
+        return "", ""
+    edges = histogram["edges"]
+    middles = [(low + high) / 2 for low, high in pairwise(edges)]
+    series = {
+        name: [(x, count / max(1, sum(histogram[name]))) for x, count in zip(middles, histogram[name], strict=True)]
+        for name in ("positives", "negatives")
+    }
+    return charts.lines(series, "score", "share"), charts.legend(list(series))
+
+
+def judged_of(name: str, folder: Path) -> list[Judged]:
+    """The reports of task=annotate in a folder."""
+    found = []
+    for path in sorted(folder.glob(JUDGED)):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        shares = [(shown, values[key]) for key, shown in SHARES.items()]
+        gaps = values["agrees_with_ranking_by_gap"].items()
+        shares += [(f"agrees with the ranking, ranks {gap} apart", share) for gap, share in gaps]
+        shares = [(shown, share) for shown, share in shares if share["of"]]
+        found.append(Judged(name, values["pairs"], values["failed"], shares, values["cost_of_all_starts"]))
+    return found
