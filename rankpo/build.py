@@ -179,6 +179,10 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
 def _fitted(loss: Any, model: Any) -> Any:
     """The loss with `logps: auto` decided by what the model's scores are; see `functional.logps_from_scores`."""
     if model is None or getattr(loss, "logps", None) != "auto":
+        return loss
+    return replace(loss, logps=getattr(model, "logps", "candidates"))
+
+
 def _permit_trainer(target: Any) -> None:
     """Raises ConfigError; the class is loaded with its data, since importing it takes seconds."""
     try:
