@@ -200,10 +200,6 @@ def _at_home(value: Any) -> Any:
     return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
 
 
-        return loss
-    return replace(loss, logps=getattr(model, "logps", "candidates"))
-
-
 def run(experiment: Experiment) -> None:
     """Runs the task."""
     experiment.task(experiment)
