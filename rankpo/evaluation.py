@@ -89,6 +89,10 @@ class Evaluator(ABC):
         """Takes note of the model that a run starts from, and of the loss's reference; called once, on all ranks, before
         the first update. autocast: the policy's; a difference of precision is no gain."""
 
+    def depends_on(self) -> tuple[object, ...]:
+        """What its metrics depend on besides the model and its table; the repr of each says all."""
+        return (self.metrics,)
+
     @abstractmethod
     def evaluate(self, model: EmbeddingModel) -> Result: ...
 
@@ -140,6 +144,11 @@ class RetrievalEvaluator(Evaluator):
             grade >= evaluation_set.relevant_from for judged in self.qrels.values() for grade in judged.values()
         ):
             raise ValueError(f"eval_datasets.{self.name}: no judgement reaches grade {evaluation_set.relevant_from}")
+
+    def depends_on(self) -> tuple[object, ...]:
+        chosen = self.evaluation_set
+        grades = sorted((query, sorted(judged.items())) for query, judged in self.qrels.items())
+        return (self.metrics, self.top_k, chosen.relevant_from, chosen.gain, chosen.ignore_identical_ids, grades)
 
     def pairs(self, table: ExampleTable) -> np.ndarray:
         row = {

@@ -43,6 +43,9 @@ class ListwiseEvaluator(Evaluator):
         smallest, largest = getattr(dataset, "min_label", None), getattr(dataset, "max_label", None)
         self.scale = 1.0 if smallest is None or largest is None else float(largest - smallest)
 
+    def depends_on(self) -> tuple[object, ...]:
+        return (self.metrics, self.scale)
+
     def evaluate(self, model: RankingModel) -> Result:
         table = self.table(model.inputs.pieces())
         return self.measure(slot_scores(model, table), table)

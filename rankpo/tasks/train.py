@@ -78,6 +78,7 @@ def assemble(
     from rankpo.checkpoint import CheckpointStore
     from rankpo.data.text_store import open_table
     from rankpo.models.value_head import with_head
+    from rankpo.trainers.baseline import Baseline
     from rankpo.trainers.parts import Parts
 
     seed_everything(experiment.seed)
@@ -105,6 +106,9 @@ def assemble(
     reference, stored = make_reference(experiment, model, table, logger.say, accelerator.autocast)
     for evaluator in evaluators:
         evaluator.compare_with(model, accelerator.autocast, reference)
+    baseline = None
+    if evaluators and experiment.settings.eval_at_start:
+        baseline = Baseline(model, accelerator, experiment.cache_dir, logger.say)
     checkpoints = CheckpointStore(experiment.run_dir)
     if accelerator.is_main_process:
         checkpoints.clean()
@@ -121,6 +125,7 @@ def assemble(
             checkpoints=checkpoints,
             logger=logger,
             save_final=_saver(experiment, inputs, logger.say),
+            baseline=baseline,
             reference=reference,
             stored=stored,
             replay=replay,

@@ -20,6 +20,7 @@ from rankpo.data.random_keys import random_keys
 from rankpo.interruption import Interrupted, Notice, noticed
 from rankpo.losses.matryoshka import matryoshka
 from rankpo.metrics import RunningMetrics
+from rankpo.trainers.baseline import Measure, measured
 from rankpo.trainers.parts import Parts
 from rankpo.trainers.settings import TrainerSettings
 from rankpo.trainers.state import TrainerState, load_best, load_state, save_state
@@ -47,6 +48,7 @@ class BasicTrainer:
         self.checkpoints = parts.checkpoints
         self.logger = parts.logger
         self.save_final = parts.save_final
+        self.baseline = parts.baseline or measured
         self.reference = parts.reference
         if self.reference is not None:
             self.reference.autocast = parts.accelerator.autocast
@@ -147,7 +149,7 @@ class BasicTrainer:
         ahead = Ahead(self.prepare, self.total_steps)
         try:
             if fresh and self.settings.eval_at_start:
-                self.evaluate()
+                self.evaluate(self.baseline)
             with noticed() as notice:
                 while self.state.step < self.total_steps and not self.state.stopped:
                     self.train_step(ahead.get(self.state.step))
@@ -249,14 +251,14 @@ class BasicTrainer:
         epoch = self.state.step / self.loader.updates_per_epoch
         self.logger.log("train", self.state.step, {**metrics, "learning_rate": rate, "epoch": epoch})
 
-    def evaluate(self) -> Mapping[str, float]:
+    def evaluate(self, metrics_of: Measure = measured) -> Mapping[str, float]:
         """All evaluators on the current weights; updates the best metric and early stopping."""
         if not self.evaluators:
             return {}
         metrics = {}
         for evaluator in self.evaluators:
-            result = evaluator.evaluate(self.policy)
-            metrics.update({f"{evaluator.name}/{name}": value for name, value in result.metrics.items()})
+            values = metrics_of(evaluator, self.policy)
+            metrics.update({f"{evaluator.name}/{name}": value for name, value in values.items()})
         if self.state.start_metrics is None:
             self.state.start_metrics = dict(metrics)
         self.state.last_metrics = dict(metrics)

@@ -17,6 +17,7 @@ from rankpo.evaluation import Evaluator
 from rankpo.losses.base import Loss
 from rankpo.metrics import MetricsLogger
 from rankpo.models.embedding import EmbeddingModel
+from rankpo.trainers.baseline import Measure
 from rankpo.trainers.reference import Reference
 from rankpo.trainers.schedules import Schedule
 
@@ -26,7 +27,8 @@ class Parts:
     """What a trainer works with, put together by tasks/train.py.
 
     save_final: writes FINAL from the model, or from complete weights where they are not None; called on every rank.
-    stored: [slots] reference scores, or None. replay: a second loader whose groups accompany every update, or None.
+    baseline: measures the model that the run starts from, or knows it from another run; None measures. stored: [slots]
+    reference scores, or None. replay: a second loader whose groups accompany every update, or None.
     """
 
     accelerator: Accelerator
@@ -39,6 +41,7 @@ class Parts:
     checkpoints: CheckpointStore
     logger: MetricsLogger
     save_final: Callable[[EmbeddingModel, Mapping[str, Any], Mapping[str, Tensor] | None], None]
+    baseline: Measure | None = None
     reference: Reference | None = None
     stored: np.ndarray | None = None
     replay: DataLoader | None = None
