@@ -146,8 +146,9 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
             return None
 
     made: dict[str, Any] = {}
-    for name in ("task", "model", "loss", "scheduler"):
+    for name in ("task", "loss", "scheduler"):
         made[name] = attempt(partial(build, tree[name], name))
+    made["model"] = attempt(partial(_build_model, tree["model"], made["loss"]))
     made["schedule"] = made.pop("scheduler")
     for name in ("mining", "judge"):
         if name in tree:
@@ -174,6 +175,18 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         run_dir=Path(tree["run_dir"]),
         **{name: tree[name] for name in RUN_KEYS if name not in ("cache_dir", "data_dir", "run_count", "run_dir")},
     )
+
+
+def _build_model(node: Mapping[str, Any], loss: Any) -> Any:
+    """The model's config. Tokens that loss=csft sets for a model that has no use for them are not its fault: that it has
+    no token log-probabilities is said of it."""
+    if getattr(loss, "needs_control_tokens", False):
+        try:
+            taken = inspect.signature(locate(node["_target_"])).parameters
+        except ValueError as error:
+            raise ConfigError([f"model.{error}"]) from error
+        node = {name: value for name, value in node.items() if name != "control_tokens" or name in taken}
+    return build(node, "model")
 
 
 def _fitted(loss: Any, model: Any) -> Any:

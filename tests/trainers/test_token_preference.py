@@ -10,8 +10,6 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rankpo.config_errors import ConfigError
-from rankpo.demo import compose
 from tests.losses.test_risk import naive_cvar
 from tests.runs import RANKPO, curve, final_weights, launch, train, trainer_of
 from tests.trainers.test_causal import TINY
@@ -25,16 +23,13 @@ def run(tmp_path, name, *overrides):
     return tmp_path / name
 
 
+# of the plain recipes: test_objectives.py
 FIRST = {
-    "tdpo": (math.log(2), ("loss=tdpo",)),
     "tdpo2": (math.log(2), ("loss=tdpo", "loss.if_tdpo2=true")),
-    "ra-dpo": (math.log(2), ("loss=ra-dpo",)),
     "erm": (math.log(2), ("loss=ra-dpo", "loss.divergence=erm", "loss.if_ra_dpo2=true")),
     "published": (math.log(2), ("loss=ra-dpo", "loss.divergence=published_code")),
     "adapters": (math.log(2), ("loss=ra-dpo", "model.use_peft=true")),
     "bf16": (math.log(2), ("loss=ra-dpo", "trainer.precision=bf16")),
-    "bco": (2 * math.log(2), ("loss=bco",)),
-    "bradley-terry": (math.log(2), ("loss=bradley-terry",)),
 }
 
 
@@ -152,18 +147,3 @@ def test_reward_model_loads_in_transformers(tmp_path):
     trainer.policy.reward_head.linear.weight.data.copy_(loaded.score.weight.data)
     assert theirs.std() > 0.01
     assert_close(trainer.policy(batch.sequences).detach(), theirs, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("loss", ["bco", "bradley-terry"])
-def test_embedding_models_run_it(tmp_path, loss):
-    done = run(tmp_path, "run", *RANKPO, f"loss={loss}", "loss.temperature=0.1", "trainer.max_steps=2")
-    assert len(curve(done)) == 2
-
-
-@pytest.mark.parametrize("loss", ["tdpo", "ra-dpo"])
-def test_embedding_models_are_refused_in_one_sentence(loss):
-    with pytest.raises(
-        ConfigError, match=r"DPOLoss needs token log-probabilities.*kind embedding and has none"
-    ) as error:
-        compose((*RANKPO, f"loss={loss}"))
-    assert len(error.value.problems) == 1
