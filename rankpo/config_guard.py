@@ -47,11 +47,11 @@ def guarded() -> Iterator[None]:
             raise ConfigError(problems)
         return config
 
-    ConfigLoaderImpl.load_configuration = looked_at
+    ConfigLoaderImpl.load_configuration = looked_at  # type: ignore[method-assign]
     try:
         yield
     finally:
-        ConfigLoaderImpl.load_configuration = load
+        ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
 
 
 def foreign(hydra: Mapping[str, Any]) -> list[str]:

@@ -47,6 +47,7 @@ class Cluster:
     """Commands of a running Slurm. environment: where they find it."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def call(self, *words: str, **more: str) -> str:
@@ -61,6 +62,21 @@ class Cluster:
         """PENDING, RUNNING, COMPLETED, FAILED, …"""
         words = self.call("scontrol", "show", "job", job).split()
         return next(word.removeprefix("JobState=") for word in words if word.startswith("JobState="))
+
+    def wait_until_idle(self, seconds: float = 120) -> None:
+        """Until both nodes are there and have nothing to do, not even to clear up after a job."""
+        ends = time.monotonic() + seconds
+        seen = ""
+        while time.monotonic() < ends:
+            done = subprocess.run(
+                ["sinfo", "-h", "-o", "%D %t"], env=self.environment, capture_output=True, text=True, check=False
+            )
+            seen = done.stdout + done.stderr
+            if done.stdout.strip() == "2 idle":
+                return
+            time.sleep(0.3)
+        logs = "\n".join(path.read_text()[-800:] for path in sorted(self.folder.glob("*.out")))
+        pytest.fail(f"Slurm's nodes are not idle: {seen}\n{logs}")
 
 
 def skip_without_slurm() -> None:
@@ -102,28 +118,13 @@ def cluster(folder: Path) -> Iterator[Cluster]:
             output = (folder / f"{program[0]}-{len(started)}.out").open("w")
             started.append(subprocess.Popen(program, env=path, stdout=output, stderr=subprocess.STDOUT))
             time.sleep(0.5)
-        _wait_for_nodes(slurm, folder)
+        slurm.wait_until_idle()
         yield slurm
     finally:
         for daemon in reversed(started):
             daemon.terminate()
         for daemon in started:
             daemon.wait(timeout=20)
-
-
-def _wait_for_nodes(slurm: Cluster, folder: Path, seconds: float = 40) -> None:
-    ends = time.monotonic() + seconds
-    seen = ""
-    while time.monotonic() < ends:
-        done = subprocess.run(
-            ["sinfo", "-h", "-o", "%D %t"], env=slurm.environment, capture_output=True, text=True, check=False
-        )
-        seen = done.stdout + done.stderr
-        if done.stdout.strip() == "2 idle":
-            return
-        time.sleep(0.3)
-    logs = "\n".join(path.read_text()[-800:] for path in sorted(folder.glob("*.out")))
-    pytest.fail(f"Slurm did not start: {seen}\n{logs}")
 
 
 def _free_ports(count: int) -> list[int]:

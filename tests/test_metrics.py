@@ -153,11 +153,14 @@ def test_wandb_offline_writes_without_a_network(tmp_path, monkeypatch):
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # whatever asks the network is refused
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_ThisIsASecretThatNobodyMaySee123")
     train(*RANKPO, "tracker=wandb", "tracker.mode=offline", "exp_name=run", f"cache_dir={tmp_path}")
     wandb.teardown()  # as at the end of a process: until then the records are on their way to the file
     (record,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     content = record.read_bytes()
     assert b"train/loss" in content and b"batch_size" in content
+    written = [path.read_bytes() for path in (tmp_path / "run" / "wandb").rglob("*") if path.is_file()]
+    assert not any(b"NobodyMaySee" in content for content in written)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +176,3 @@ def test_trackers_that_cannot_work(tmp_path, monkeypatch, tracker, message):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ConfigError, match=message):
         MetricsLogger(tmp_path, tracker=tracker, stream=io.StringIO())
-    monkeypatch.setenv("HF_TOKEN", "hf_ThisIsASecretThatNobodyMaySee123")
-    written = [path.read_bytes() for path in (tmp_path / "run" / "wandb").rglob("*") if path.is_file()]
-    assert not any(b"NobodyMaySee" in content for content in written)
