@@ -11,6 +11,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 MODEL=${MODEL:-minilm}
+MINING=${MINING:-positive_aware}
 POSTS=${POSTS:-300}
 PROFILES=${PROFILES:-1500}
 TEST_POSTS=${TEST_POSTS:-80}
@@ -30,7 +31,7 @@ mapfile -t judge < <(sized judge)
 train experiment=jobs_stage1 exp_name=one "${jobs[@]}" "$@"
 
 # 2 · hard negatives, by the model itself, and a second round on them
-[ -f "$CACHE/mined/mined.jsonl" ] || launch task=mine mining=positive_aware "model=$MODEL" "model.load_from=$CACHE/one/FINAL" \
+[ -f "$CACHE/mined/mined.jsonl" ] || launch task=mine "mining=$MINING" "model=$MODEL" "model.load_from=$CACHE/one/FINAL" \
   'datasets=[jobs]' "${jobs[@]}" mining.corpus=own exp_name=mined
 train experiment=jobs_stage1 exp_name=two "model.load_from=$CACHE/one/FINAL" \
   'datasets=[rankpo]' "datasets.rankpo.path=$CACHE/mined/mined.jsonl" optimizer.lr=2e-5 "$@"
@@ -45,10 +46,11 @@ train experiment=jobs_stage2 exp_name=plain "model.load_from=$CACHE/two/FINAL" "
   'replay_datasets=[]' loss.replay_weight=0 "$@"
 train experiment=jobs_stage2 exp_name=aligned "model.load_from=$CACHE/two/FINAL" "${preferences[@]}" "${replay[@]}" "$@"
 
-# 5 · what each stage changed: relevance by the rules, agreement with the judge
+# 5 · what each stage changed: relevance by the rules, agreement with the judge, what is kept of the stage before
+declare -A start=([two]=one [plain]=two [aligned]=two)
 for run in one two plain aligned; do
   launch task=evaluate "model=$MODEL" "model.load_from=$CACHE/$run/FINAL" "exp_name=$run" \
-    'eval_datasets=[jobs_test,jobs_preferences_test]' \
+    'eval_datasets=[jobs_test,jobs_preferences_test]' ${start[$run]:+"task.start=$CACHE/${start[$run]}/FINAL"} \
     "eval_datasets.jobs_test.num_profiles=$TEST_PROFILES" "eval_datasets.jobs_test.num_posts=$TEST_POSTS" \
     "eval_datasets.jobs_preferences_test.num_profiles=$TEST_PROFILES" "eval_datasets.jobs_preferences_test.num_posts=$TEST_POSTS"
 done

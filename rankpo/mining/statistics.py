@@ -58,6 +58,16 @@ def statistics(data: MiningData, mined: Sequence[Mined], num_negatives: int) -> 
     }
 
 
+def emptiness(values: Mapping[str, Any]) -> str:
+    """What to say where queries have no negative at all: which steps took their candidates, and what to change."""
+    steps = ", ".join(f"{step} {count}" for step, count in values["removed"].items() if count)
+    return (
+        f"{values['without_negatives']} of {values['queries']} queries have no negative; of {values['candidates']} "
+        f"candidates were removed: {steps or 'none'}. Widen mining.top_k, the thresholds or the range, or set "
+        "mining.on_short"
+    )
+
+
 def histogram(positives: np.ndarray, negatives: np.ndarray) -> dict[str, Any] | None:
     """Counts of both in the same bins, or None without scores."""
     together = np.concatenate([positives, negatives])

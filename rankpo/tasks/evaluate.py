@@ -24,7 +24,8 @@ RANKPO_METRICS = ("rankpo/recall@20", "rankpo/ndcg@20", "rankpo/auc@20")
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Metrics of the model of the config; or of a `run`: its start model, its checkpoints and FINAL, with `retention/…`,
-    each retrieval metric over the start model's. start: a folder or hub id to measure retention against without a run.
+    each retrieval metric over the start model's. start: a folder or hub id to measure retention against without a run;
+    its own numbers stand in the table only.
     rankpo: its own variants too.
     """
 
@@ -63,7 +64,9 @@ class Evaluate:
         evaluators = make_evaluators(experiment, metrics, logger.say, self.top_k)
         rows = []
         for name, model in self._models(experiment, accelerator.device, logger.say):
-            rows.append({"model": name, **self._evaluate(model, evaluators, Path(self.output) / name, logger)})
+            written = logger.main and not (name == START and self.start is not None)  # a run's report shows its models
+            folder = Path(self.output) / name if written else None
+            rows.append({"model": name, **self._evaluate(model, evaluators, folder)})
         kept = [f"{evaluator.name}/{name}" for evaluator in evaluators if evaluator.retained for name in self.metrics]
         if rows[0]["model"] == START:
             rows = [{**row, **retention(row, rows[0], kept)} for row in rows]
@@ -103,13 +106,14 @@ class Evaluate:
             yield "FINAL", build_model(final, (), device, say)
 
     def _evaluate(
-        self, model: EmbeddingModel, evaluators: Sequence[Evaluator], folder: Path, logger: MetricsLogger
+        self, model: EmbeddingModel, evaluators: Sequence[Evaluator], folder: Path | None
     ) -> dict[str, float]:
+        """Metrics by data set and name; written to `folder` if there is one."""
         values: dict[str, float] = {}
         for evaluator in evaluators:
             result = evaluator.evaluate(model)
             values.update({f"{evaluator.name}/{name}": value for name, value in result.metrics.items()})
-            if logger.main:
+            if folder is not None:
                 write_result(folder / evaluator.name, result, model)
         return values
 

@@ -112,6 +112,8 @@ class Mine:
             if values["histogram"] is not None:
                 logger.say(f"{name}: {statistics.histogram_line(values['histogram'])}")
             logger.say(f"{Path(self.output).parent / name}: {values['written']} queries written")
+            if values["without_negatives"]:
+                logger.say(statistics.emptiness(values))
         return reports
 
 

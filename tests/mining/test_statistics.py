@@ -1,6 +1,18 @@
-"""A histogram as a line of text."""
+"""Lines of text about what was mined."""
 
-from rankpo.mining.statistics import histogram_line
+from rankpo.mining.statistics import emptiness, histogram_line
+
+
+def test_queries_without_negatives_are_said_with_what_took_them():
+    values = {
+        "without_negatives": 2,
+        "queries": 3,
+        "candidates": 300,
+        "removed": {"positives": 5, "range": 0, "margin": 290},
+    }
+    assert emptiness(values).startswith(
+        "2 of 3 queries have no negative; of 300 candidates were removed: positives 5, margin 290. Widen mining.top_k"
+    )
 
 
 def test_heights_are_over_the_largest_bin_and_nothing_is_blank():
