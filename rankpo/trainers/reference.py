@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from rankpo import distributed
 from rankpo.atomic import replacing
+from rankpo.checkpoint import CheckpointError
+from rankpo.computed_once import must_compute
 from rankpo.config_errors import ConfigError
 from rankpo.data.text_store import ExampleTable
 from rankpo.evaluation import slot_scores
@@ -106,22 +108,24 @@ def stored_scores(
     """[slots] float32: the model's score of every candidate of the table for its query.
 
     Kept under `cache_dir`/reference, keyed by weights, settings, precision and table, so that later runs and all
-    jobs of a sweep reuse it. autocast: the policy's; a difference of precision is no preference.
+    jobs of a sweep reuse it; of jobs that start at once, one computes. autocast: the policy's; a difference of
+    precision is no preference.
     """
     device = model.device.type
     with autocast():
         precision = [str(torch.get_autocast_dtype(device))] if torch.is_autocast_enabled(device) else []
     parts = (fingerprint_weights(model), repr(model.settings), table.folder.name, *precision)
     path = Path(cache_dir) / "reference" / f"{xxhash.xxh3_128_hexdigest('|'.join(parts).encode())}.safetensors"
-    # one rank looks for all: another job may write the file just now, and those that compute need each other
-    if distributed.broadcast_object(path.exists()):
-        say(f"reference scores from {path}")
-        return load_file(path)["scores"]
-    say(f"computing reference scores of {len(table.candidates)} candidates")
-    with _forward_under(model, autocast):
-        scores = slot_scores(model, table)
-    _write(path, scores, table, model.settings)
-    return scores
+    _drop_damaged(path, say)
+    with must_compute(path, say) as ours:
+        if not ours:
+            say(f"reference scores from {path}")
+            return _read(path)[0]
+        say(f"computing reference scores of {len(table.candidates)} candidates")
+        with _forward_under(model, autocast):
+            scores = slot_scores(model, table)
+        _write(path, scores, table, model.settings)
+        return scores
 
 
 @contextmanager
@@ -146,8 +150,35 @@ def _write(path: Path, scores: np.ndarray, table: ExampleTable, settings: Any) -
     """The scores, and what they belong to, whole or not at all; on rank 0, while the others wait."""
     if distributed.rank() == 0:
         with replacing(path) as temporary:
-            save_file({"scores": scores}, temporary, metadata=_belongs(table, settings))
+            metadata = {**_belongs(table, settings), "checksum": _digest(scores)}
+            save_file({"scores": scores}, temporary, metadata=metadata)
     distributed.barrier()
+
+
+def _read(path: Path) -> tuple[np.ndarray, dict[str, str]]:
+    """Scores and what they belong to. Raises CheckpointError where they are not those that were written."""
+    try:
+        with safe_open(path, framework="np") as opened:
+            found, scores = dict(opened.metadata() or {}), opened.get_tensor("scores")
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error})") from error
+    if found.get("checksum") != _digest(scores):
+        raise CheckpointError(f"{path} is damaged (its scores are not those that were written)")
+    return scores, found
+
+
+def _digest(scores: np.ndarray) -> str:
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(scores).data)
+
+
+def _drop_damaged(path: Path, say: Callable[[str], None]) -> None:
+    """Removes a file of scores that cannot be used, on rank 0: they are computed again."""
+    if distributed.rank() == 0 and path.exists():
+        try:
+            _read(path)
+        except CheckpointError as error:
+            say(f"{error}; they are computed again")
+            path.unlink()
 
 
 def _belongs(table: ExampleTable, settings: Any) -> dict[str, str]:
@@ -164,15 +195,15 @@ def save_scores(path: Path, scores: np.ndarray, table: ExampleTable, settings: A
 def load_scores(path: str, table: ExampleTable, settings: Any, say: Callable[[str], None]) -> np.ndarray:
     """[slots] scores from a file of `save_scores`, or from a run directory that has one; of whatever model.
 
-    Raises ConfigError where it is not there, or was computed for other data, tokens or lengths.
+    Raises ConfigError where it is not there, or was computed for other data, tokens or lengths; CheckpointError where
+    it is damaged.
     """
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise ConfigError(
             [f"load_reference_logprobs={path}: no such file; a run with cache_reference_logprobs=true writes one"]
         )
-    with safe_open(file, framework="np") as opened:
-        found, scores = opened.metadata() or {}, opened.get_tensor("scores")
+    scores, found = _read(file)
     wrong = [name for name, value in _belongs(table, settings).items() if found.get(name) != value]
     if wrong:
         what = {"table": "datasets or tokenizer", "settings": f"model settings ({found.get('settings')})"}

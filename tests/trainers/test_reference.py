@@ -69,7 +69,7 @@ def test_all_three_train_alike(tmp_path):
 def test_stored_scores_are_inner_products_by_hand(tmp_path):
     """Every slot of the table: texts encoded one by one, multiplied."""
     trainer = trainer_of(*REFERENCE, "trainer.reference=stored", f"cache_dir={tmp_path}")
-    (path,) = (tmp_path / "reference").iterdir()
+    (path,) = (tmp_path / "reference").glob("*.safetensors")
     scores = load_file(path)["scores"]
     table, inputs = trainer.loader.table, trainer.policy.inputs
     for example in range(0, len(table), 5):
@@ -90,7 +90,7 @@ def test_stored_scores_are_reused_by_the_same_weights_only(tmp_path, capsys):
     for changed in ("seed=7", "trainer.precision=bf16", "model.pooling=cls"):
         train(*options, "exp_name=c", "overwrite=true", changed)
         assert "computing reference scores" in capsys.readouterr().err, changed
-    assert len(list((tmp_path / "reference").iterdir())) == 4
+    assert len(list((tmp_path / "reference").glob("*.safetensors"))) == 4
 
 
 def test_fingerprints_see_a_single_bit():
