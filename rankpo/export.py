@@ -15,6 +15,7 @@ from rankpo.checkpoint import written_whole
 from rankpo.config_errors import ConfigError
 from rankpo.model_card import card, public_name
 from rankpo.models.settings import EmbeddingSettings
+from rankpo.older_readers import for_older_readers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,6 +53,7 @@ def export_embedding(folder: Path, model: EmbeddingModel, description: Mapping[s
     with written_whole(folder) as temporary:
         _save_backbone(merged(model), temporary)
         tokenizer(model).save_pretrained(temporary)
+        for_older_readers(temporary)
         _write_sentence_transformers(temporary, model)
         record = {"kind": "embedding", "format": 1, "settings": model.settings.to_json(), **description}
         write_json(temporary / SETTINGS_FILE, record)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankpo.checkpoint import written_whole
 from rankpo.export import SETTINGS_FILE, ExportError, merged
+from rankpo.older_readers import for_older_readers
 
 if TYPE_CHECKING:
     from rankpo.models.causal_lm import CausalLanguageModel
@@ -34,6 +35,7 @@ def export_causal(folder: Path, model: CausalLanguageModel, description: Mapping
         with written_whole(folder) as temporary:
             backbone.save_pretrained(temporary, safe_serialization=True)
             tokenizer.save_pretrained(temporary)
+            for_older_readers(temporary)
             record = {"kind": model.kind, "format": 1, "settings": model.settings.to_json(), **description}
             (temporary / SETTINGS_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             (temporary / "README.md").write_text(causal_card(model, description))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankpo.checkpoint import written_whole
 from rankpo.export import SETTINGS_FILE, ExportError, merged
+from rankpo.older_readers import for_older_readers
 
 if TYPE_CHECKING:
     from rankpo.models.listwise import ListwiseModel
@@ -38,6 +39,7 @@ def export_listwise(folder: Path, model: ListwiseModel, description: Mapping[str
         with written_whole(folder) as temporary:
             backbone.save_pretrained(temporary, safe_serialization=True)
             tokenizer.save_pretrained(temporary)
+            for_older_readers(temporary)
             record = {
                 "kind": model.kind,
                 "format": 1,

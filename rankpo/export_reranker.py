@@ -19,6 +19,7 @@ from rankpo.data.collate import SpecialTokens
 from rankpo.export import SETTINGS_FILE, ExportError, merged, write_json
 from rankpo.model_card import metrics_table, training_list
 from rankpo.models.build_reranker import SETTINGS_FILE as RERANKER_FILE
+from rankpo.older_readers import for_older_readers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,6 +56,7 @@ def export_reranker(folder: Path, model: RerankerModel, description: Mapping[str
         with written_whole(folder) as temporary:
             weights.save_pretrained(temporary, safe_serialization=True)
             tokenizer.save_pretrained(temporary)
+            for_older_readers(temporary)
             if causal:
                 _write_logit_score(temporary, model.answers, activation)
             layout = model.inputs.layout

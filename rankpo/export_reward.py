@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankpo.checkpoint import written_whole
 from rankpo.export import SETTINGS_FILE, ExportError, merged
+from rankpo.older_readers import for_older_readers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,6 +29,7 @@ def export_reward(folder: Path, model: RewardModel, description: Mapping[str, An
         tokenizer = copy.deepcopy(model.tokenizer)
         tokenizer.chat_template = model.inputs.chat.template  # the format that it was trained with, whosesoever it was
         tokenizer.save_pretrained(temporary)
+        for_older_readers(temporary)
         record = {"kind": model.kind, "format": 1, "settings": model.settings.to_json(), **description}
         (temporary / SETTINGS_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         (temporary / "README.md").write_text(_card(description))

@@ -91,7 +91,12 @@ SERVERS = {
     "vllm serve": {"--runner": "auto|pooling|generate", "--dtype": "auto|float32|bfloat16", "--max-model-len": r"\d+"},
     "docker run": {"-p": r"\d+:80", "-v": r"\$PWD/(\S+):/model", "--gpus": "all"},
     "text-embeddings-router": {"--model-id": "/model", "--auto-truncate": None, "--pooling": "cls|mean|last-token"},
-    "infinity_emb v2": {"--model-id": r"(\S+)", "--engine": "torch|optimum", "--port": r"\d+", "--device": "cpu|cuda"},
+    "infinity_emb v2": {
+        "--model-id": r"(\S+)",
+        "--engine": "torch|optimum",
+        "--dtype": "float32|float16|auto",
+        "--port": r"\d+",
+    },
 }
 IMAGE = r"ghcr\.io/huggingface/text-embeddings-inference:(cpu-)?\d\.\d"
 
