@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
-from benchmarks import contrastive_step, dpo_memory, encode, planning, preference_step, search, short_texts, startup
+from benchmarks import (
+    contrastive_step,
+    cross_encoder_step,
+    dpo_memory,
+    encode,
+    listwise,
+    planning,
+    preference_step,
+    search,
+    short_texts,
+    startup,
+)
 from benchmarks.report import load, parse, publish
 
-BENCHMARKS = (preference_step, contrastive_step, short_texts, dpo_memory, encode, search, planning, startup)
+BENCHMARKS = (
+    preference_step,
+    contrastive_step,
+    short_texts,
+    dpo_memory,
+    cross_encoder_step,
+    listwise,
+    encode,
+    search,
+    planning,
+    startup,
+)
 
 if __name__ == "__main__":
     options = parse("benchmarks")

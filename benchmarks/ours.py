@@ -11,9 +11,11 @@ import numpy as np
 
 from benchmarks.arithmetic import training_gflop
 from benchmarks.sides import Outcome, Update
+from benchmarks.workloads import Row
 
 if TYPE_CHECKING:
     from rankpo.models.embedding import EmbeddingModel
+    from rankpo.models.reranker import RerankerModel
     from rankpo.trainers.basic import BasicTrainer
 
 LEARNING_RATE = 1e-5
@@ -80,6 +82,23 @@ def encode_update(*, folder: str, texts: Sequence[str], max_length: int) -> Upda
     return update
 
 
+def listwise_update(*, overrides: Sequence[str], rows: Sequence[Row], decode: str) -> Update:
+    """The ranking of one query's candidates, a query per update. The value: the place of the passage that the first
+    window put first, which is the same however the order is read off."""
+    from rankpo.demo import compose
+    from rankpo.models.listwise_reranker import ListwiseReranker
+
+    config: Any = compose(["model=listwise_llm", *overrides]).model
+    reranker = ListwiseReranker(config.build(config.open_inputs(_silent), _silent).eval(), decode=decode)
+
+    def update(step: int) -> Outcome:
+        item = rows[step % len(rows)]
+        (ranked,) = reranker.rank_many([(item.query, item.candidates)])
+        return Outcome(float(ranked.windows[0].permutation.order[0]))
+
+    return update
+
+
 def fingerprint(embeddings: np.ndarray) -> float:
     """The mean cosine of neighbours, [N, D] of length 1 each: a number that every vector moves."""
     return float((embeddings[1:] * embeddings[:-1]).sum(1).mean())
@@ -98,5 +117,7 @@ def _lengths(prepared: Any) -> list[int]:
     return [length for batch in batches for length in batch.sequences.lengths.tolist()]
 
 
-def _gflop(model: EmbeddingModel, lengths: Sequence[int]) -> float:
-    return training_gflop(model.base, lengths, causal=model.settings.pooling == "last")
+def _gflop(model: EmbeddingModel | RerankerModel, lengths: Sequence[int]) -> float:
+    settings: Any = model.settings
+    causal = settings.pooling == "last" if model.kind == "embedding" else settings.head != "encoder"
+    return training_gflop(model.base, lengths, causal)

@@ -85,6 +85,28 @@ def sentence_transformers_update(
     return _training(model, rows, batch_size, loss_of)
 
 
+def cross_encoder_update(*, folder: str, rows: Sequence[Row], batch_size: int, max_length: int) -> Update:
+    """A step of sentence-transformers' CrossEncoder with BinaryCrossEntropyLoss: the first candidate of a row is
+    relevant. What its trainer does for an update, called directly: one padded batch of all pairs."""
+    import torch
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+
+    from rankpo.tasks.train import disable_dropout
+
+    model = CrossEncoder(folder, device="cpu", max_length=max_length)
+    disable_dropout(model)
+    loss = BinaryCrossEntropyLoss(model)
+
+    def loss_of(chunk: Sequence[Row]) -> Tensor:
+        queries = [row.query for row in chunk for _ in row.candidates]
+        documents = [text for row in chunk for text in row.candidates]
+        labels = torch.tensor([float(n == 0) for row in chunk for n in range(len(row.candidates))])
+        return loss([queries, documents], labels)
+
+    return _training(model, rows, batch_size, loss_of)
+
+
 def sentence_transformers_encode(*, folder: str, texts: Sequence[str], max_length: int) -> Update:
     """`SentenceTransformer.encode(texts)` as it comes: batches of 32, sorted by length."""
     model = sentence_transformer(folder, "mean", max_length)

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rankpo.data.jobs import Jobs
 from rankpo.data.sources import Records
@@ -86,6 +87,16 @@ def mixed_texts(count: int) -> Workload:
     return Workload([Row(text, ()) for text in texts], "passages and profiles, half each")
 
 
+def long_lists(count: int, size: int) -> Workload:
+    """Queries with `size` passages each, in random order: what a first stage hands to a listwise reranker."""
+    rng = random.Random("long lists")
+    queries = [row.query for row in web_search(count).rows]
+    texts = mixed_texts(4 * size)
+    passages = [row.query for row in texts.rows]
+    rows = [Row(queries[number % len(queries)], tuple(rng.sample(passages, size))) for number in range(count)]
+    return Workload(rows, texts.origin)
+
+
 def write_pairs(path: Path, rows: Sequence[Row]) -> Path:
     """RankPO's preference records."""
     records = (
@@ -128,19 +139,53 @@ def llama(folder: Path, tiny: bool = False) -> str:
     )
 
 
-def _write_random(folder: Path, model_type: str, **sizes: int) -> str:
+def language_model(folder: Path, tiny: bool = False) -> str:
+    """The same Llama with an output head, 19 M parameters; the tokenizer's separator is its end token."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    path = Path(llama(folder, tiny))
+    config = AutoConfig.from_pretrained(path)
+    config.initializer_range = 0.1  # logits that differ: with the usual 0.02 rounding would choose between them
+    _save_random(path, config, AutoModelForCausalLM)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.eos_token = tokenizer.sep_token
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def cross_encoder(folder: Path, tiny: bool = False) -> str:
+    """MiniLM with a new head of one label, the same for all sides."""
     import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+    source = minilm(folder, tiny)
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(source, num_labels=1)
+    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    model.base_model.load_state_dict(AutoModel.from_pretrained(source, dtype=torch.float32).state_dict())
+    model.save_pretrained(folder / "cross_encoder")
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder / "cross_encoder")
+    return str(folder / "cross_encoder")
+
+
+def _write_random(folder: Path, model_type: str, **sizes: int) -> str:
     from transformers import AutoConfig, AutoModel
 
     from rankpo.models.loading import load_tokenizer, resolve
 
     tokenizer = load_tokenizer(resolve(MINILM))
-    torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes)
     tokenizer.model_max_length = config.max_position_embeddings
-    AutoModel.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    _save_random(folder, config, AutoModel)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def _save_random(folder: Path, config: Any, family: Any) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    family.from_config(config, dtype=torch.float32).save_pretrained(folder)
 
 
 def _write(path: Path, records: Iterable[dict[str, object]]) -> Path:
