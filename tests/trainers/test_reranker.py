@@ -170,11 +170,15 @@ def test_max_tokens_changes_nothing(tmp_path, lists):
 
 
 def test_two_processes_give_the_curve_of_one(tmp_path):
-    keys = (*PAIRS, "loss=dpo", "trainer.max_steps=3", "eval_datasets=[toy_pairs]", f"cache_dir={tmp_path}")
+    """With a schedule: its horizon is that of one process too (rerankers.md, defect 3: RankLLM's cosine ends early)."""
+    keys = (*PAIRS, "loss=dpo", "trainer.max_steps=3", "scheduler=cosine", "scheduler.warmup=1")
+    keys = (*keys, "eval_datasets=[toy_pairs]", f"cache_dir={tmp_path}")
     train(*keys, "exp_name=one")
     done = launch(*keys, "exp_name=two", "trainer.max_tokens=300", processes=2)
     assert done.returncode == 0, done.stderr
     assert_close(curve(tmp_path / "two"), curve(tmp_path / "one"), rtol=1e-5, atol=1e-6)
+    rates = curve(tmp_path / "one", "train/learning_rate")
+    assert rates == curve(tmp_path / "two", "train/learning_rate") == pytest.approx([0.05, 0.1, 0.05])
     name = "eval/toy_pairs/margin"
     assert_close(curve(tmp_path / "two", name), curve(tmp_path / "one", name), rtol=1e-4, atol=1e-6)
     assert_close(final_weights(tmp_path / "two"), final_weights(tmp_path / "one"), rtol=1e-4, atol=1e-5)

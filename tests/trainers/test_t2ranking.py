@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import rankpo
+from rankpo.data.report import all_pairs, data_report
 from rankpo.data.reranker_inputs import RerankerInputs
 from rankpo.data.sources import Records
 from rankpo.data.text_store import open_table
@@ -67,6 +68,18 @@ def test_a_constant_scorer_gains_nothing_from_the_order_of_the_file(sample, tmp_
     assert found["ndcg@10"] == pytest.approx(0.3866, abs=5e-5)
     assert found["mrr@10"] == pytest.approx(0.4509, abs=5e-5)
     assert found["auc"] == 0.5
+
+
+def test_the_small_file_is_part_of_the_large_one_and_the_report_says_so(sample, tmp_path):
+    """rerankers.md, defect 31: every validation query is a training query too; RAG-Retrieval says nothing."""
+    pieces = RerankerInputs(byte_tokenizer(), RerankerSettings()).pieces()
+    large, small = (
+        open_table(tmp_path, [records(sample / name)], pieces, lambda message: None)
+        for name in ("t2rank_100.jsonl", "t2rank_100.small.jsonl")
+    )
+    found = data_report(large, ["t2ranking"], evaluations={"small": (small, all_pairs(small))})["overlap"]["small"]
+    assert found["queries"] == {"shared": 11, "of": 11}
+    assert found["pairs"] == {"shared": 226, "of": 226}
 
 
 def with_teacher(sample, path):
