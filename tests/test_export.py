@@ -38,7 +38,7 @@ def with_adapters(model, base):
     """LoRA with weights that matter: B starts at 0, which would make every adapter the identity."""
     config = EmbeddingModelConfig(load_from=str(base), use_peft=True, peft={"lora_r": 3})
     model.backbone.name_or_path = str(base)
-    model.backbone = config._with_adapters(model.backbone)
+    model.backbone = config._adapted(model.backbone, "FEATURE_EXTRACTION")
     for name, parameter in model.backbone.named_parameters():
         if "lora_" in name:
             parameter.data.normal_(std=0.3)

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankpo.data.listwise_prompts import read_template
-from rankpo.models.build import ATTENTION, LoraSettings
 from rankpo.models.listwise_settings import ListwiseSettings
+from rankpo.models.weights_config import Say, WeightsConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from rankpo.data.listwise_inputs import ListwiseInputs
     from rankpo.models.listwise import ListwiseModel
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True, kw_only=True)
-class ListwiseModelConfig:
-    """A language model that orders the passages of one prompt: where its weights come from and how it reads and answers.
+class ListwiseModelConfig(WeightsConfig):
+    """A language model that orders the passages of one prompt: how it reads and answers.
 
-    name_or_path / load_from, or else random, must say where weights come from. prompt: the name of a shipped template
+    prompt: the name of a shipped template
     or a yaml file, ours or RankLLM's. Settings that a folder carries (rankpo.json) win over the yaml, and the command
     line over both. The other keys are those of `ListwiseSettings`.
     """
@@ -33,10 +29,6 @@ class ListwiseModelConfig:
     kind = "listwise"
     logps = "candidates"
 
-    name_or_path: str | None = None
-    load_from: str | None = None
-    revision: str | None = None
-    random: Mapping[str, Any] | None = None
     prompt: str = "letters"
     window: int = 20
     stride: int = 10
@@ -51,40 +43,17 @@ class ListwiseModelConfig:
     decode: str = "first_token"
     reasoning_tokens: int = 0
     neftune_alpha: float = 0.0
-    attn_implementation: str = "sdpa"
-    layout: str = "auto"
-    chunk_tokens: int | None = None
-    compile: bool = False
-    trust_remote_code: bool = False
-    use_peft: bool = False
-    peft: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.random is None and self.name_or_path is None and self.load_from is None:
-            raise ValueError("name_or_path or load_from, or else random, must say where the weights come from")
-        for name, allowed in (("attn_implementation", ATTENTION), ("layout", ("auto", "packed", "padded"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if self.chunk_tokens is not None and self.chunk_tokens < 1:
-            raise ValueError(f"chunk_tokens must be >= 1 or null, got {self.chunk_tokens}")
-        if not isinstance(self.trust_remote_code, bool):
-            raise ValueError(f"trust_remote_code must be true or false, got {self.trust_remote_code!r}")
+        super().__post_init__()
         if not self.neftune_alpha >= 0:
             raise ValueError(f"neftune_alpha must be >= 0, got {self.neftune_alpha}")
-        _ = self.settings, self.lora
+        _ = self.settings
 
     @property
     def settings(self) -> ListwiseSettings:
         own = {item.name: getattr(self, item.name) for item in fields(ListwiseSettings) if item.name != "template"}
         return ListwiseSettings(template=read_template(self.prompt).to_json(), **own)
-
-    @property
-    def lora(self) -> LoraSettings:
-        return LoraSettings(**self.peft)
-
-    @property
-    def _is_random(self) -> bool:
-        return self.random is not None and self.load_from is None
 
     def open_inputs(self, say: Say, explicit: Collection[str] = ()) -> ListwiseInputs:
         """Tokenizer and settings, without any weight; the identifiers are proved here.
@@ -98,7 +67,7 @@ class ListwiseModelConfig:
         if self._is_random:
             tokenizer: Any = loading.byte_tokenizer()
         else:
-            source = loading.resolve(self.name_or_path or "", self.load_from, self.revision)
+            source = self.source()
             saved = read_listwise_settings(Path(source.path)) if self.load_from else None
             if saved is not None:
                 settings = _prefer(saved, settings, explicit, say, source.name)
@@ -106,7 +75,7 @@ class ListwiseModelConfig:
         try:
             inputs = ListwiseInputs(tokenizer, settings)
         except ValueError as error:
-            raise loading.LoadingError(f"{self.load_from or self.name_or_path or 'random weights'}: {error}") from error
+            raise loading.LoadingError(f"{self.origin}: {error}") from error
         for note in inputs.layout.notes:
             say(note)
         own = inputs.layout.identifiers
@@ -118,10 +87,12 @@ class ListwiseModelConfig:
 
     def build(self, inputs: ListwiseInputs, say: Say, gradient_checkpointing: bool = False) -> ListwiseModel:
         """The model on the CPU in float32. Raises LoadingError where weights cannot be found, read or used."""
+        from transformers import AutoModelForCausalLM
+
         from rankpo.models.listwise import ListwiseModel
         from rankpo.models.loading import LoadingError
 
-        backbone = self._load_backbone()
+        backbone = self._backbone(AutoModelForCausalLM)
         try:
             model = ListwiseModel(
                 backbone,
@@ -131,51 +102,16 @@ class ListwiseModelConfig:
                 neftune_alpha=self.neftune_alpha,
             )
         except ValueError as error:
-            raise LoadingError(f"{self.load_from or self.name_or_path or 'random weights'}: {error}") from error
+            raise LoadingError(f"{self.origin}: {error}") from error
         if gradient_checkpointing:
             backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.use_peft:
-            model.backbone = self._with_adapters(backbone)
+            model.backbone = self._adapted(backbone, "CAUSAL_LM")
         if self.compile:
             inner: Any = model.base.base_model
             inner.compile(dynamic=True)
-        say(
-            f"{self.load_from or self.name_or_path or 'random weights'}: "
-            f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
-            f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
-            f"{'packed' if model.packed else 'padded'} {self.attn_implementation}"
-        )
+        say(self.summary(model))
         return model
-
-    def _load_backbone(self) -> PreTrainedModel:
-        from transformers import AutoModelForCausalLM
-
-        from rankpo.models import loading
-
-        if self.random is not None and self.load_from is None:
-            return loading.random_backbone(self.random, self.attn_implementation, AutoModelForCausalLM)
-        source = loading.resolve(self.name_or_path or "", self.load_from, self.revision)
-        return loading.load_backbone(
-            source,
-            attn_implementation=self.attn_implementation,
-            trust_remote_code=self.trust_remote_code,
-            family=AutoModelForCausalLM,
-        )
-
-    def _with_adapters(self, backbone: PreTrainedModel) -> Any:
-        from peft import LoraConfig, TaskType, get_peft_model
-
-        lora = self.lora
-        return get_peft_model(
-            backbone,
-            LoraConfig(
-                task_type=TaskType.CAUSAL_LM,
-                r=lora.lora_r,
-                lora_alpha=lora.lora_alpha,
-                lora_dropout=lora.lora_dropout,
-                target_modules=lora.target_modules,
-            ),
-        )
 
 
 def read_listwise_settings(folder: Path) -> ListwiseSettings | None:

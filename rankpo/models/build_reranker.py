@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.models.build import ATTENTION, LoraSettings
 from rankpo.models.reranker_settings import RerankerSettings
+from rankpo.models.weights_config import Say, WeightsConfig, prefer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,25 +18,19 @@ if TYPE_CHECKING:
     from rankpo.models.reranker import RerankerModel
 
 SETTINGS_FILE = "reranker.json"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RerankerModelConfig:
-    """A model that reads query and candidate together: where its weights come from, how it reads, what it answers.
+class RerankerModelConfig(WeightsConfig):
+    """A model that reads query and candidate together: how it reads, what it answers.
 
-    name_or_path / load_from or else random must say where weights come from. Settings that a folder carries
-    (reranker.json) win over the yaml, and the command line over both. export_one_label: FINAL of a causal language
-    model holds one linear head instead of the two answers.
+    Settings that a folder carries (reranker.json) win over the yaml, and the command line over both.
+    export_one_label: FINAL of a causal language model holds one linear head instead of the two answers.
     """
 
     kind = "reranker"
     logps = "sigmoid"  # each candidate is relevant or not by itself
 
-    name_or_path: str | None = None
-    load_from: str | None = None
-    revision: str | None = None
-    random: Mapping[str, Any] | None = None
     head: str = "encoder"
     readout: str = "difference"
     query_format: str = "{}"
@@ -54,39 +48,18 @@ class RerankerModelConfig:
     activation: str = "identity"
     long_document: str = "truncate"
     export_one_label: bool = False
-    attn_implementation: str = "sdpa"
-    layout: str = "auto"
-    chunk_tokens: int | None = None
-    compile: bool = False
-    trust_remote_code: bool = False
-    use_peft: bool = False
-    peft: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.random is None and self.name_or_path is None and self.load_from is None:
-            raise ValueError("name_or_path or load_from, or else random, must say where the weights come from")
-        if self.random is not None and self.name_or_path is not None and self.load_from is None:
-            raise ValueError("name_or_path and random both say where the weights come from; set one of them to null")
-        for name, allowed in (("attn_implementation", ATTENTION), ("layout", ("auto", "packed", "padded"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if self.chunk_tokens is not None and self.chunk_tokens < 1:
-            raise ValueError(f"chunk_tokens must be >= 1 or null, got {self.chunk_tokens}")
-        if not isinstance(self.trust_remote_code, bool):
-            raise ValueError(f"trust_remote_code must be true or false, got {self.trust_remote_code!r}")
+        super().__post_init__()
         if self.export_one_label and self.head != "causal_lm":
             raise ValueError(
                 f"export_one_label=true turns two answers into one head: it needs head=causal_lm, got {self.head}"
             )
-        _ = self.settings, self.lora
+        _ = self.settings
 
     @property
     def settings(self) -> RerankerSettings:
         return RerankerSettings(**{item.name: getattr(self, item.name) for item in fields(RerankerSettings)})
-
-    @property
-    def lora(self) -> LoraSettings:
-        return LoraSettings(**self.peft)
 
     def open_inputs(self, say: Say, explicit: Collection[str] = ()) -> RerankerInputs:
         """Tokenizer and settings, without any weight: data is read and checked with them first.
@@ -98,7 +71,7 @@ class RerankerModelConfig:
 
         if self._is_random:
             return RerankerInputs(loading.byte_tokenizer(), self.settings)
-        source = loading.resolve(self.name_or_path or "", self.load_from, self.revision)
+        source = self.source()
         settings = self.settings
         saved = read_settings(Path(source.path)) if self.load_from else None
         if saved is not None:
@@ -123,61 +96,26 @@ class RerankerModelConfig:
                 one_label=self.export_one_label,
             )
         except ValueError as error:
-            raise LoadingError(f"{self.load_from or self.name_or_path or 'random weights'}: {error}") from error
+            raise LoadingError(f"{self.origin}: {error}") from error
         if new:
             say(f"new, drawn with the run's seed: {', '.join(sorted(new))}")
         if gradient_checkpointing:
             backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.use_peft:
-            model.backbone = self._with_adapters(backbone, inputs.settings.head, model.head.modules)
+            task = "CAUSAL_LM" if inputs.settings.head == "causal_lm" else "SEQ_CLS"
+            model.backbone = self._adapted(backbone, task, modules_to_save=list(model.head.modules) or None)
         if self.compile:
             inner: Any = model.base.base_model
             inner.compile(dynamic=True)
-        say(
-            f"{self.load_from or self.name_or_path or 'random weights'}: "
-            f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
-            f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
-            f"{'packed' if model.packed else 'padded'} {self.attn_implementation}"
-        )
+        say(self.summary(model))
         return model
-
-    @property
-    def _is_random(self) -> bool:
-        return self.random is not None and self.load_from is None
 
     def _load(self, head: str) -> tuple[PreTrainedModel, list[str]]:
         """The model with its head, and the names of the weights that no checkpoint brought."""
         from transformers import AutoModelForCausalLM
 
-        from rankpo.models import loading
-
         family: Any = AutoModelForCausalLM if head == "causal_lm" else OneLabelFamily()
-        if self.random is not None and self.load_from is None:
-            return loading.random_backbone(self.random, self.attn_implementation, family), []
-        source = loading.resolve(self.name_or_path or "", self.load_from, self.revision)
-        model = loading.load_backbone(
-            source,
-            attn_implementation=self.attn_implementation,
-            trust_remote_code=self.trust_remote_code,
-            family=family,
-        )
-        return model, getattr(family, "missing", [])
-
-    def _with_adapters(self, backbone: PreTrainedModel, head: str, modules: tuple[str, ...]) -> Any:
-        from peft import LoraConfig, TaskType, get_peft_model
-
-        lora = self.lora
-        return get_peft_model(
-            backbone,
-            LoraConfig(
-                task_type=TaskType.CAUSAL_LM if head == "causal_lm" else TaskType.SEQ_CLS,
-                r=lora.lora_r,
-                lora_alpha=lora.lora_alpha,
-                lora_dropout=lora.lora_dropout,
-                target_modules=lora.target_modules,
-                modules_to_save=list(modules) or None,
-            ),
-        )
+        return self._backbone(family), getattr(family, "missing", [])
 
 
 class OneLabelFamily:
@@ -240,20 +178,3 @@ def read_settings(folder: Path) -> RerankerSettings | None:
     """What a saved reranker's folder says, or None where it is another's."""
     path = folder / SETTINGS_FILE
     return RerankerSettings.from_json(json.loads(path.read_text())["settings"]) if path.exists() else None
-
-
-def prefer(
-    saved: RerankerSettings, given: RerankerSettings, explicit: Collection[str], say: Say, folder: str
-) -> RerankerSettings:
-    """The saved settings, with those keys of the given ones that the command line names."""
-    changed = {}
-    for item in fields(RerankerSettings):
-        old, new = getattr(saved, item.name), getattr(given, item.name)
-        if old == new:
-            continue
-        if item.name in explicit:
-            changed[item.name] = new
-            say(f"model.{item.name}={new!r} instead of {old!r}, with which {folder} was saved")
-        else:
-            say(f"{folder} was saved with {item.name}={old!r}: that is used, not the yaml's {new!r}")
-    return replace(saved, **changed)

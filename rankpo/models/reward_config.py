@@ -34,7 +34,7 @@ class RewardModelConfig(CausalModelConfig):
             model.reward_head.linear.weight.copy_(self._classifier().score.weight)
         return model
 
-    def _load_backbone(self) -> PreTrainedModel:
+    def _decoder(self) -> PreTrainedModel:
         """The saved decoder under an output head of no use: rewards are read from its hidden states."""
         from transformers import AutoModelForCausalLM
 
@@ -48,9 +48,4 @@ class RewardModelConfig(CausalModelConfig):
     def _classifier(self) -> Any:
         from transformers import AutoModelForSequenceClassification
 
-        from rankpo.models import loading
-
-        source = loading.resolve(self.name_or_path or "", self.load_from, self.revision)
-        return loading.load_backbone(
-            source, attn_implementation=self.attn_implementation, family=AutoModelForSequenceClassification
-        )
+        return self._backbone(AutoModelForSequenceClassification)
