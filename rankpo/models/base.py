@@ -126,8 +126,13 @@ class RankingModel(nn.Module):
     def adapters_off(self) -> Iterator[None]:
         """The model as it was before its adapters: a reference that needs no second copy of the weights."""
         backbone: Any = self.backbone
-        with backbone.disable_adapter():
-            yield
+        frozen = [parameter for parameter in backbone.parameters() if not parameter.requires_grad]
+        try:
+            with backbone.disable_adapter():
+                yield
+        finally:
+            for parameter in frozen:  # peft has every adapter trained again, those of an unused pooler too
+                parameter.requires_grad_(False)
 
 
 def _switch_to_packed(backbone: PreTrainedModel) -> bool:

@@ -31,6 +31,16 @@ def test_before_any_update_nothing_is_gained(tmp_path, source):
     assert metrics["rewards/margins"] == 0
 
 
+def test_adapters_switched_off_and_on_are_trained_as_before(tmp_path):
+    """Not those of BERT's pooler, which no embedding uses: the optimizer never had them."""
+    trainer = trainer_of(*REFERENCE, "model.use_peft=true", f"cache_dir={tmp_path}")
+    before = {name: parameter.requires_grad for name, parameter in trainer.policy.named_parameters()}
+    assert {flag for name, flag in before.items() if "lora_A" in name} == {True, False}
+    with trainer.policy.adapters_off():
+        pass
+    assert {name: parameter.requires_grad for name, parameter in trainer.policy.named_parameters()} == before
+
+
 def test_before_any_update_stored_scores_leave_rounding(tmp_path):
     """Other chunks, other last digits: 1e-6 of a cosine, times β/τ = 20. Accuracies are then no statement."""
     metrics = first_update(tmp_path, "trainer.reference=stored")
