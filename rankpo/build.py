@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from rankpo.config_errors import ConfigError, unknown
 from rankpo.config_guard import leaves, secrets
 from rankpo.trainers.settings import TrainerSettings
+from rankpo.value_types import type_problem, type_problems
 
 if TYPE_CHECKING:
     from rankpo.losses.base import Loss
@@ -25,18 +26,18 @@ if TYPE_CHECKING:
     from rankpo.trainers.schedules import Schedule
 
 ALLOWED_TARGETS = ("rankpo.", "torch.optim.", "transformers.", "peft.")
-RUN_KEYS = (
-    "exp_name",
-    "seed",
-    "cache_dir",
-    "data_dir",
-    "run_count",
-    "run_dir",
-    "overwrite",
-    "resume",
-    "cache_reference_logprobs",
-    "load_reference_logprobs",
-)
+RUN_KEYS = {  # and their types
+    "exp_name": "str | int",
+    "seed": "int",
+    "cache_dir": "str",
+    "data_dir": "str",
+    "run_count": "str | int",
+    "run_dir": "str",
+    "overwrite": "bool",
+    "resume": "str | None",
+    "cache_reference_logprobs": "bool",
+    "load_reference_logprobs": "str | None",
+}
 GROUPS = [
     "task",
     "loss",
@@ -137,6 +138,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     if found := secrets(list(leaves(tree))):
         raise ConfigError(found)  # alone: other messages would show the values
     problems = [unknown("the config", name, (*RUN_KEYS, *GROUPS)) for name in tree if name not in (*RUN_KEYS, *GROUPS)]
+    problems += filter(None, (type_problem(annotation, tree[name], name) for name, annotation in RUN_KEYS.items()))
 
     def attempt(make: Callable[[], Any]) -> Any:
         try:
@@ -255,7 +257,9 @@ def maker(node: Mapping[str, Any], key: str) -> Maker:
 
 
 def signature(target: Any, arguments: Mapping[str, Any], key: str, complete: bool = True) -> None:
-    """Raises ConfigError for keys that `target` does not take or, if `complete`, needs and lacks."""
+    """Raises ConfigError for keys that `target` does not take or, if `complete`, needs and lacks, and for values of
+    another type than it declares.
+    """
     parameters = inspect.signature(target).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
@@ -265,6 +269,7 @@ def signature(target: Any, arguments: Mapping[str, Any], key: str, complete: boo
     needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     if complete:
         problems += [f"{key}.{name} is not set; add {key}.{name}=…" for name in needed if name not in arguments]
+    problems += type_problems(target, arguments, key)
     if problems:
         raise ConfigError(problems)
 

@@ -1,0 +1,99 @@
+"""Whether the values of a config are of the types that their constructors declare.
+
+Without this, `trainer.dropout=no` would be the text 'no', which counts as true, and `loss.beta=abc` a trace.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+SCALARS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text", "None": "null"}
+PLURAL = {"int": "whole numbers", "float": "numbers", "str": "texts"}
+LISTS = ("Sequence", "collections.abc.Sequence", "tuple", "list")
+MAPPINGS = ("Mapping", "collections.abc.Mapping", "dict")
+NEVER_OF_YAML = ("Tensor", "torch.Tensor")  # torch's optimizers declare float | Tensor
+
+
+def type_problems(target: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> list[str]:
+    """One line for each argument of `target` whose value is of no type that its annotation allows."""
+    parameters = inspect.signature(target).parameters
+    found = [
+        type_problem(parameters[name].annotation, value, f"{key}.{name}")
+        for name, value in arguments.items()
+        if name in parameters and parameters[name].annotation is not inspect.Parameter.empty
+    ]
+    return [problem for problem in found if problem is not None]
+
+
+def type_problem(annotation: Any, value: Any, key: str) -> str | None:
+    """What is wrong with the value of a key, or None.
+
+    Judged are the types that yaml has: true and false, numbers, texts, lists, mappings and null. A union that names
+    anything else, such as another class, lets every value pass. NaN is no number.
+    """
+    written = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    parts = [part for part in _split(written, "|") if part not in NEVER_OF_YAML]
+    if any(_fits(value, part) for part in parts):
+        return None
+    hint = ""
+    if "str" in parts and isinstance(value, bool | int | float):
+        hint = f"; quoted it is one: \"{key}='{value}'\""
+    elif isinstance(value, str) and any(_head(part) in LISTS for part in parts):
+        hint = f"; in brackets it is one: {key}=[{value}]"
+    return f"{key} must be {' or '.join(_in_words(part) for part in parts)}, got {value!r}{hint}"
+
+
+def _fits(value: Any, part: str) -> bool:
+    """Whether a value is of one type, written as Python writes it; always true for a type that yaml does not have."""
+    if part == "None":
+        return value is None
+    if part == "bool":
+        return isinstance(value, bool)
+    if part == "int":
+        return isinstance(value, int) and not isinstance(value, bool)
+    if part == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    if part == "str":
+        return isinstance(value, str)
+    inner = _split(_inside(part), ",")
+    if _head(part) in LISTS:
+        kinds = [kind for kind in inner if kind != "..."]
+        return isinstance(value, list | tuple) and all(any(_any_fits(item, kind) for kind in kinds) for item in value)
+    if _head(part) in MAPPINGS:
+        return isinstance(value, Mapping) and all(_any_fits(item, inner[-1]) for item in value.values())
+    return True
+
+
+def _in_words(part: str) -> str:
+    if _head(part) in LISTS:
+        items = PLURAL.get(_split(_inside(part), ",")[0])
+        return f"a list of {items}" if items else "a list"
+    return SCALARS.get(part, "a mapping")
+
+
+def _any_fits(value: Any, annotation: str) -> bool:
+    return any(_fits(value, part) for part in _split(annotation, "|") if part not in NEVER_OF_YAML)
+
+
+def _inside(part: str) -> str:
+    """What stands in the brackets of a type."""
+    return part.partition("[")[2].removesuffix("]")
+
+
+def _head(part: str) -> str:
+    return part.partition("[")[0]
+
+
+def _split(annotation: str, separator: str) -> list[str]:
+    """The parts of an annotation between separators that stand in no bracket."""
+    parts, depth = [""], 0
+    for letter in annotation:
+        depth += (letter == "[") - (letter == "]")
+        if letter == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
