@@ -87,13 +87,17 @@ def assemble(
     check_best_metric(experiment.settings.best_metric, evaluators)
     table = open_table(experiment.cache_dir, experiment.datasets, inputs.pieces(), logger.say)
     common = {"batch_size": experiment.settings.batch_size, "seed": experiment.seed}
-    weights = [getattr(dataset, "weight", 1.0) for dataset in experiment.datasets]
-    loader = experiment.dataloader.make(table=table, weights=weights, **common)
+    loader = experiment.dataloader.make(table=table, weights=weights(experiment.datasets), **common)
     replay = None
     if experiment.replay_datasets:
         replay_table = open_table(experiment.cache_dir, experiment.replay_datasets, inputs.pieces(), logger.say)
         replay_size = experiment.settings.replay_batch_size or experiment.settings.batch_size
-        replay = experiment.replay_dataloader.make(table=replay_table, batch_size=replay_size, seed=experiment.seed)
+        replay = experiment.replay_dataloader.make(
+            table=replay_table,
+            weights=weights(experiment.replay_datasets),
+            batch_size=replay_size,
+            seed=experiment.seed,
+        )
     if logger.main:
         report_data(experiment, inputs, table, evaluators, logger.say)
     model = experiment.model.build(inputs, logger.say, experiment.settings.gradient_checkpointing)
@@ -155,8 +159,18 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def make_evaluators(experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None]) -> list[Evaluator]:
-    """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared."""
+def weights(datasets: Sequence[Any]) -> list[float]:
+    """How often an epoch shows an example of each dataset."""
+    return [getattr(dataset, "weight", 1.0) for dataset in datasets]
+
+
+def make_evaluators(
+    experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None], top_k: int = 100
+) -> list[Evaluator]:
+    """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared.
+
+    top_k: documents kept per query; more where a metric looks deeper.
+    """
     from rankpo.completion_evaluation import completion_evaluator
     from rankpo.evaluation import PreferenceEvaluator, RetrievalEvaluator
     from rankpo.listwise_evaluation import ListwiseEvaluator, has_lists
@@ -174,7 +188,7 @@ def make_evaluators(experiment: Experiment, metrics: Sequence[str], say: Callabl
         pairs = str(getattr(dataset, "part", "")).startswith("preferences")
         if hasattr(dataset, "qrels") and not pairs and experiment.model.kind == "embedding":
             deepest = max((int(name.rpartition("@")[2]) for name in metrics if "@" in name), default=100)
-            made.append(RetrievalEvaluator(dataset, experiment.cache_dir, metrics, say, top_k=max(100, deepest)))
+            made.append(RetrievalEvaluator(dataset, experiment.cache_dir, metrics, say, top_k=max(top_k, deepest)))
         elif not pairs and has_lists(dataset):
             made.append(ListwiseEvaluator(dataset, experiment.cache_dir, metrics, say))
         else:

@@ -274,6 +274,16 @@ def test_weight_decay_is_for_matrices_alone(tmp_path):
     assert set(decay.values()) == {0.5, 0.0}
 
 
+def test_weights_of_datasets_and_of_replay(tmp_path):
+    """Pairs are shown twice, half of what is replayed once."""
+    replay = ("loss.replay_weight=1", "loss.replay_temperature=1", "replay_datasets=[toy_contrastive]")
+    weights = ("datasets.toy_pairs.weight=2", "replay_datasets.toy_contrastive.weight=0.5")
+    plain = trainer_of(*RANKPO, *replay, f"cache_dir={tmp_path}")
+    weighted = trainer_of(*RANKPO, *replay, *weights, f"cache_dir={tmp_path}")
+    assert len(weighted.loader.items) == 2 * len(plain.loader.items)
+    assert len(weighted.replay.items) == round(len(plain.replay.items) / 2)
+
+
 def test_the_schedule_runs_over_the_real_number_of_updates(tmp_path):
     """Six updates, no warm-up, linear: 6/6, 5/6 … 1/6 of 0.1 at the updates 1 to 6."""
     train(*RANKPO, "scheduler=linear", "scheduler.warmup=0", "exp_name=run", f"cache_dir={tmp_path}")
