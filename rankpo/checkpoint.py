@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from rankpo.atomic import disk_is_full, replace_text
 
 MANIFEST = "manifest.json"
+TRACKER_ID = "tracker_id"
 # may differ between the start of a run and its continuation
 FREE_KEYS = (
     "overwrite",
@@ -218,11 +219,9 @@ def enter_run_dir(run_dir: Path, config: Mapping[str, Any], overwrite: bool, res
     finished = (run_dir / "FINAL").exists()
     # a run that stopped before its first line, at a bad record say, left nothing to continue or to lose
     begun = saved_path.exists() and any((run_dir / name).exists() for name in ("checkpoints", "metrics.jsonl"))
-    if overwrite:
-        for name in ("checkpoints", "FINAL", "evaluation"):
-            shutil.rmtree(run_dir / name, ignore_errors=True)
-        (run_dir / "metrics.jsonl").unlink(missing_ok=True)
-    if overwrite or not (begun or finished):
+    if overwrite and (begun or finished):
+        return True  # what is there goes when the new run can begin, by `start_again`: bad data must cost nothing
+    if not (begun or finished):
         replace_text(saved_path, json.dumps(config, indent=1, sort_keys=True))
         return True
     if finished and resume != "auto":
@@ -233,6 +232,15 @@ def enter_run_dir(run_dir: Path, config: Mapping[str, Any], overwrite: bool, res
     if different:
         raise CheckpointError(f"{run_dir} was started with another config: {'; '.join(different)}; set overwrite=true")
     return not finished
+
+
+def start_again(run_dir: Path, config: Mapping[str, Any]) -> None:
+    """Removes what an earlier run of this name left, and notes the config of the new one: overwrite=true."""
+    for name in ("checkpoints", "FINAL", "evaluation", "tensorboard"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+    for name in ("metrics.jsonl", TRACKER_ID):
+        (run_dir / name).unlink(missing_ok=True)
+    enter_run_dir(run_dir, config, overwrite=False, resume=None)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rankpo.atomic import replace_text
-from rankpo.trackers import open_tracker
+from rankpo.trackers import Tracker, tracker_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +110,8 @@ class MetricsLogger:
         self.main = main
         self.stream = stream or sys.stderr
         self.path = None if run_dir is None or not main else run_dir / "metrics.jsonl"
-        self._tracker = open_tracker(tracker or {}, run_dir, config or {}) if main and run_dir is not None else None
+        self._tracker: Tracker | None = None
+        self._open = tracker_of(tracker or {}, run_dir, config or {}) if main and run_dir is not None else None
         self._started = time.monotonic()
         self._first_step = self._total = self._step = 0
         self._tokens = 0
@@ -128,6 +129,8 @@ class MetricsLogger:
         afresh: all of them are: no checkpoint holds what they report.
         """
         self._total, self._first_step, self._started = total_steps, first_step, time.monotonic()
+        if self._open is not None:
+            self._tracker = self._open(first_step)
         if self.path is not None and self.path.exists():
             lines = [] if afresh else self.path.read_text().splitlines()
             kept = [line for line in lines if _is_whole(line) and json.loads(line)["step"] <= first_step]

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rankpo.checkpoint import TRACKER_ID
 from rankpo.config_errors import ConfigError
 
 Tracker = Callable[[int, Mapping[str, float]], None]
 
 
-def open_tracker(settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]) -> Tracker | None:
-    """A function that takes (step, metrics), and (-1, {}) at the end."""
+def tracker_of(
+    settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]
+) -> Callable[[int], Tracker] | None:
+    """What opens the tracker when training begins; it is given the updates already done.
+
+    The tracker takes (step, metrics), and (-1, {}) at the end. Raises ConfigError, at once, for one that cannot work.
+    """
     name = settings.get("name")
     if name is None:
         return None
@@ -24,9 +31,7 @@ def open_tracker(settings: Mapping[str, Any], run_dir: Path, config: Mapping[str
     raise ConfigError([f"tracker.name must be one of wandb, tensorboard, null, got {name!r}"])
 
 
-def _wandb(settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]) -> Tracker:
-    import xxhash
-
+def _wandb(settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]) -> Callable[[int], Tracker]:
     mode = settings.get("mode", "online")
     if mode not in ("online", "offline", "disabled"):
         raise ConfigError([f"tracker.mode must be one of online, offline, disabled, got {mode!r}"])
@@ -36,35 +41,53 @@ def _wandb(settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]
         import wandb
     except ImportError as error:
         raise ConfigError(["tracker=wandb needs wandb: pip install 'rankpo[wandb]'"]) from error
-    # the id comes from the directory, so that a resumed run continues its curve
-    identity = xxhash.xxh3_64_hexdigest(str(run_dir.resolve()).encode())
-    run = wandb.init(
-        project=settings.get("project", "rankpo"),
-        name=run_dir.name,
-        id=identity,
-        resume="allow",
-        mode=mode,
-        dir=str(run_dir),
-        config=dict(config),
-    )
 
-    def send(step: int, metrics: Mapping[str, float]) -> None:
-        run.finish() if step < 0 else run.log(dict(metrics), step=step)
+    def start(first_step: int) -> Tracker:
+        run = wandb.init(
+            project=settings.get("project", "rankpo"),
+            name=run_dir.name,
+            id=_identity(run_dir),
+            resume="allow",
+            mode=mode,
+            dir=str(run_dir),
+            config=dict(config),
+        )
 
-    return send
+        def send(step: int, metrics: Mapping[str, float]) -> None:
+            run.finish() if step < 0 else run.log(dict(metrics), step=step)
+
+        return send
+
+    return start
 
 
-def _tensorboard(run_dir: Path) -> Tracker:
+def _identity(run_dir: Path) -> str:
+    """Kept in the run directory: a resumed run continues its curve, one that starts again (overwrite=true) has another.
+
+    On the old curve, wandb would drop every step that it had already seen.
+    """
+    noted = run_dir / TRACKER_ID
+    if not noted.exists():
+        noted.write_text(secrets.token_hex(8))
+    return noted.read_text()
+
+
+def _tensorboard(run_dir: Path) -> Callable[[int], Tracker]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(["tracker=tensorboard needs tensorboard: pip install 'rankpo[tensorboard]'"]) from error
-    writer = SummaryWriter(str(run_dir / "tensorboard"))
 
-    def send(step: int, metrics: Mapping[str, float]) -> None:
-        if step < 0:
-            writer.close()
-        for name, value in metrics.items():
-            writer.add_scalar(name, value, step)
+    def start(first_step: int) -> Tracker:
+        # what an interrupted run wrote after its last checkpoint is written again
+        writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1 if first_step else 0)
 
-    return send
+        def send(step: int, metrics: Mapping[str, float]) -> None:
+            if step < 0:
+                writer.close()
+            for name, value in metrics.items():
+                writer.add_scalar(name, value, step)
+
+        return send
+
+    return start

@@ -9,7 +9,16 @@ import sys
 import pytest
 
 from rankpo import checkpoint
-from rankpo.checkpoint import CheckpointError, CheckpointStore, claim, damage, differences, enter_run_dir, written_whole
+from rankpo.checkpoint import (
+    CheckpointError,
+    CheckpointStore,
+    claim,
+    damage,
+    differences,
+    enter_run_dir,
+    start_again,
+    written_whole,
+)
 
 CONFIG = {"seed": 1, "trainer": {"batch_size": 4, "max_tokens": 100, "betas": [0.9, 0.99]}, "resume": None}
 
@@ -168,7 +177,10 @@ def test_a_finished_run_is_not_overwritten(tmp_path):
         enter_run_dir(tmp_path, CONFIG, overwrite=False, resume=None)
     assert (tmp_path / "FINAL").exists()
     assert enter_run_dir(tmp_path, CONFIG, overwrite=False, resume="auto") is False  # nothing is left to do
-    assert enter_run_dir(tmp_path, {**CONFIG, "seed": 2}, overwrite=True, resume=None) is True
+    again = {**CONFIG, "seed": 2}
+    assert enter_run_dir(tmp_path, again, overwrite=True, resume=None) is True
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["FINAL", "config.json", "metrics.jsonl"]
+    start_again(tmp_path, again)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 2
 

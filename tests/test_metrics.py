@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import pytest
 import torch
@@ -146,6 +147,41 @@ def test_tensorboard_holds_the_curve(tmp_path):
     scalars = events.Scalars("train/loss")
     assert [event.step for event in scalars] == [1, 2, 3, 4, 5, 6]
     assert [event.value for event in scalars] == pytest.approx(curve(tmp_path / "run"), rel=1e-6)
+
+
+def test_a_run_that_starts_again_has_a_curve_of_its_own(tmp_path):
+    """A resumed one keeps its curve, and what was written after the checkpoint is written again, once."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from rankpo.trackers import _identity
+
+    def steps() -> list[int]:
+        events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+        events.Reload()
+        return [event.step for event in events.Scalars("train/loss")]
+
+    options = (*RANKPO, "tracker=tensorboard", "trainer.save_every=2", "exp_name=run", f"cache_dir={tmp_path}")
+    train(*options)
+    name = _identity(tmp_path / "run")
+    for gone in ("FINAL", "checkpoints/step-6"):
+        shutil.rmtree(tmp_path / "run" / gone)
+    train(*options, "resume=auto")
+    assert steps() == [1, 2, 3, 4, 5, 6] and _identity(tmp_path / "run") == name
+    train(*options, "overwrite=true", "trainer.max_steps=3")
+    assert steps() == [1, 2, 3] and _identity(tmp_path / "run") != name
+
+
+def test_what_cannot_begin_costs_nothing(tmp_path):
+    """overwrite=true with a record that cannot be read: the finished run stays."""
+    options = (*RANKPO, "trainer.max_steps=1", "exp_name=run", f"cache_dir={tmp_path}")
+    train(*options)
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    bad = ("datasets=[jsonl]", f"datasets.jsonl.path={tmp_path}/bad.jsonl", "overwrite=true")
+    with pytest.raises(ValueError, match=r"bad\.jsonl:1"):
+        train(*[option for option in options if option != "datasets=[toy_pairs]"], *bad)
+    assert (tmp_path / "run" / "FINAL").exists()
+    assert "toy_pairs" in (tmp_path / "run" / "config.json").read_text()
 
 
 def test_wandb_offline_writes_without_a_network(tmp_path, monkeypatch):

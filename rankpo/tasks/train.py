@@ -40,7 +40,7 @@ class Train:
     def __call__(self, experiment: Experiment) -> Mapping[str, float]:
         """Returns the metrics of the last evaluation."""
         from rankpo import distributed
-        from rankpo.checkpoint import claim, enter_run_dir
+        from rankpo.checkpoint import claim, enter_run_dir, start_again
         from rankpo.metrics import MetricsLogger
 
         if not experiment.datasets:
@@ -59,6 +59,8 @@ class Train:
                 return {}
             logger = MetricsLogger(experiment.run_dir, main=main, tracker=experiment.tracker, config=experiment.config)
             trainer = assemble(experiment, accelerator, logger, self.metrics)
+            if main and experiment.overwrite:
+                start_again(experiment.run_dir, experiment.config)
             if experiment.resume == "auto":
                 trainer.resume()
             result = trainer.train()
