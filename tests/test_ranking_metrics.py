@@ -148,6 +148,25 @@ def test_equal_to_ir_measures_query_by_query(seed):
         assert result.metrics[names[measure]] == pytest.approx(mean, abs=1e-9), measure
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_ties_are_broken_as_trec_eval_breaks_them(seed):
+    """Raw scores with ties to trec_eval itself, which ir_measures asks for these measures; RR@k and Judged are not its."""
+    ir_measures = pytest.importorskip("ir_measures", reason="the dev extra is not installed")
+    run, qrels = random_case(seed)
+    assert any(len(set(found.values())) < len(found) for found in run.values())
+    pairs = {"ndcg_linear@3": "nDCG@3", "ndcg_linear@10": "nDCG@10", "map": "AP", "map@10": "AP@10"}
+    pairs |= {"precision@5": "P@5", "recall@5": "R@5", "hit_rate@3": "Success@3"}
+    result = evaluate_run(run, qrels, list(pairs))
+    names = {ir_measures.parse_measure(theirs): ours for ours, theirs in pairs.items()}
+    compared = 0
+    for item in ir_measures.pytrec_eval.iter_calc(list(names), qrels, run):
+        if item.query_id in result.per_query:
+            ours = result.per_query[item.query_id][names[item.measure]]
+            assert ours == pytest.approx(item.value, abs=1e-9), (item.query_id, item.measure)
+            compared += 1
+    assert compared == len(pairs) * len(result.per_query), "queries that the run lacks too: 0 on both sides"
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_exponential_gain_is_the_linear_one_of_transformed_grades(seed):
     ir_measures = pytest.importorskip("ir_measures", reason="the dev extra is not installed")

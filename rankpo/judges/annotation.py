@@ -19,6 +19,7 @@ from rankpo.types import Prompt
 
 ORDERS = ("both", "random", "given")
 SHOWN_CHARACTERS = 120  # of an answer that names no preference
+FAILED_IN_A_ROW = 10  # pairs without an answer, and as many as run at once: the judge is taken for gone
 
 
 @dataclass(kw_only=True)
@@ -55,6 +56,8 @@ class Annotator:
         """
         waiting = iter(pairs)
         reason: str | None = None
+        patience = max(FAILED_IN_A_ROW, 2 * self.judge.concurrency)
+        in_a_row = 0
         with ThreadPoolExecutor(max_workers=self.judge.concurrency) as pool:
             running: dict[Any, int] = {}
             while True:
@@ -69,8 +72,12 @@ class Annotator:
                     number = running.pop(future)
                     try:
                         done(number, future.result())
+                        in_a_row = 0
                     except (JudgeFailed, Unparsable) as error:
                         failed(number, error)
+                        in_a_row = in_a_row + 1 if isinstance(error, JudgeFailed) else 0
+                        if in_a_row >= patience and reason is None:
+                            reason = f"{in_a_row} pairs in a row had no answer, the last: {error}; start again to go on"
                     except JudgeStopped as error:
                         reason = str(error)
 

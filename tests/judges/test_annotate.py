@@ -178,6 +178,21 @@ def test_a_refused_key_stops_at_once_and_nothing_is_lost(files):
     check(preferences(files))
 
 
+def test_a_server_that_is_gone_is_not_asked_for_every_pair(files):
+    """Ten pairs in a row, and those that ran beside the last; nothing of it is kept as an answer."""
+    with serving() as server:
+        gone = server.url
+    options = ("judge.max_retries=0", "judge.backoff=0", "judge.concurrency=2")
+    with pytest.raises(
+        Unfinished, match=r"^10 pairs in a row had no answer, the last: connection to .*refused.*0 of 24"
+    ):
+        train(*overrides(files, gone, *options))
+    assert 10 <= len((output(files) / "failed.jsonl").read_text().splitlines()) <= 11
+    with serving() as server:
+        train(*overrides(files, server.url))
+    check(preferences(files))
+
+
 def test_a_budget_ends_the_task_in_order(files):
     with serving() as server:
         with pytest.raises(Unfinished, match="max_calls=9"):
