@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tests.runs import CONTRASTIVE, RANKPO, TINY
 
-WHOLE = "trainer.max_tokens=100000"
 SGD = (
     "trainer.log_every=1",
     "trainer.batch_size=4",
@@ -24,6 +23,13 @@ CHAT = (
 )
 PAIRS = (*RANKPO, "loss.temperature=0.1")
 GRADED = (*TINY, "datasets=[toy_graded]", "optimizer.lr=0.05")
+RERANKER = (
+    *SGD,
+    "model=tiny_decoder_reranker",
+    "model.random.num_hidden_layers=1",
+    "model.max_length=128",
+    "optimizer.lr=1",
+)
 LISTS = (*SGD, "model=tiny_listwise", "datasets=[toy_lists]", "datasets.toy_lists.num_examples=11")
 OF_PAIRS = (
     *("apo-down", "apo-zero", "bco", "bradley-terry", "cdpo", "cpo", "dpo", "exo", "ipo", "nca", "orpo", "robust_dpo"),
@@ -46,10 +52,12 @@ OF_LISTS = (
 )
 OF_TOKENS = ("csft", "grpo", "kto", "kto-zero", "ppo", "ra-dpo", "sft", "tdpo")
 OF_WINDOWS = ("listwise_combined", "listwise_generation", "listwise_ranking")
+# at their default, meant for sums over tokens, a few updates on embeddings would move nothing
+STRONG = {name: ("loss.beta=1",) for name in ("apo-down", "bco", "nca")} | {"sppo": ("loss.beta=0.1",)}
 LOSSES: dict[str, tuple[str, ...]] = {
     "contrastive": CONTRASTIVE,
     "rankpo": RANKPO,
-    **{name: (*PAIRS, f"loss={name}") for name in OF_PAIRS},
+    **{name: (*PAIRS, f"loss={name}", *STRONG.get(name, ())) for name in OF_PAIRS},
     **{name: (*GRADED, f"loss={name}") for name in OF_LISTS},
     **{name: (*CHAT, f"loss={name}") for name in OF_TOKENS},
     **{name: (*LISTS, f"loss={name}", "optimizer.lr=0.05") for name in OF_WINDOWS},
@@ -84,9 +92,17 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "grpo, two passes": (*CHAT, "loss=grpo", "loss.beta=0.1", "loss.epochs=2"),
     "grpo, by sequence": (*CHAT, "loss=grpo", "loss.normalise=sequence", "loss.old_policy=batch", "loss.epochs=2"),
     "grpo, embeddings": (*PAIRS, "loss=grpo", "loss.beta=0.1", "loss.epochs=2"),
-    "reranker": (*SGD, "model=tiny_reranker", "model.max_length=256", "datasets=[toy_pairs]", "loss=dpo"),
-    "reranker of lists": (*SGD, "model=tiny_reranker", "model.max_length=96", "datasets=[toy_graded]", "loss=ranknet"),
+    "reranker": (*RERANKER, "datasets=[toy_pairs]", "loss=dpo"),
+    "reranker of lists": (*RERANKER, "datasets=[toy_graded]", "loss=ranknet"),
 }
 EVERY = {**LOSSES, **VARIANTS}
-# a budget under which every update is cut into several micro-batches
-PARTS = {name: f"trainer.max_tokens={60 if 'tiny_listwise' in str(recipe) else 150}" for name, recipe in EVERY.items()}
+# trainer.max_tokens that holds every update whole, and those under which each is cut into several micro-batches
+WHOLE = 100000
+PARTS = {name: 60 if "model=tiny_listwise" in recipe else 150 for name, recipe in EVERY.items()}
+FAST = {"bradley-terry", "contrastive", "orpo", "rankpo", "simpo", "slic", "own negatives", "symmetric", "matryoshka"}
+FAST |= {"hinge", "confidence", "replay"}
+
+
+def gentle(name: str) -> str:
+    """A learning rate for many updates: at that of a few, they go so far that rounding, amplified, shows in the curve."""
+    return f"optimizer.lr={0.0003 if name in FAST else 0.002}"
