@@ -164,22 +164,23 @@ def test_single_completions(tmp_path):
 
 
 def test_groups_of_scored_completions(tmp_path):
-    """Accuracy over the two pairs of a group of three of which two tie."""
+    """Accuracy over the five pairs of a group of four of which two tie: an odd number is never half right."""
     turns = [{"role": "user", "content": SUBJECT}]
     data = chat_file(
         tmp_path,
         [
             {"type": "scalar_feedback", "prompt_id": "1", "prompt": turns, "reward": reward,
              "output": [{"role": "assistant", "content": text}]}
-            for text, reward in (("White.", 0.9), ("Green.", 0.2), ("Blue, I would say.", 0.2))
+            for text, reward in (("White.", 0.9), ("Green.", 0.2), ("Snow is white.", 0.5), ("Blue, I would say.", 0.2))
         ],
     )  # fmt: skip
     trainer = moved(trainer_of(*TINY, *data, "loss=grpo", f"cache_dir={tmp_path}"))
     metrics = evaluated(trainer)
     (group,) = log_softmaxes(trainer)
     gains = [logp(p, ids) - logp(q, ids) for p, q, ids in group]
-    assert_close(metrics["rewards/accuracies"], ((gains[0] > gains[1]) + (gains[0] > gains[2])) / 2)
-    assert_close(metrics["rewards/chosen"], sum(gains) / 3, atol=1e-4, rtol=1e-4)
+    better = ((0, 1), (0, 2), (0, 3), (2, 1), (2, 3))
+    assert_close(metrics["rewards/accuracies"], mean(gains[w] > gains[r] for w, r in better))
+    assert_close(metrics["rewards/chosen"], mean(gains), atol=1e-4, rtol=1e-4)
     assert "rewards/rejected" not in metrics
 
 
