@@ -45,6 +45,7 @@ def begin(config: DictConfig) -> None:
     }
     replace_text(folder / SWEEP_FILE, json.dumps(note, indent=1))
     _folders.append(folder)
+    os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")  # of srun: a task that fails ends the others of its job
 
 
 def read_note(folder: Path) -> dict[str, Any]:
@@ -221,19 +222,27 @@ def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., No
 
     def note(state: str, **more: str) -> None:
         seconds = round(time.monotonic() - started, 1)
-        if main:
-            write_job(folder, {"overrides": changes, "config": digest, "state": state, "seconds": seconds, **more})
+        write_job(folder, {"overrides": changes, "config": digest, "state": state, "seconds": seconds, **more})
 
-    note("running")
+    if main:
+        note("running")
     try:
         run(check(config, overrides=overrides))
-    except Interrupted:  # it was said by the run
-        note("running")
+    except Interrupted:  # it was said by the run; the job's state stays as it is
         sys.exit(REQUEUE)
-    except Exception as error:
-        note("failed", error=str(error))
+    except ConfigError as error:  # the same on all ranks, before any waits for another
+        if main:
+            note("failed", error=str(error))
         raise
-    note("finished")
+    except Exception as error:
+        if main and (read_job(folder) or {}).get("state") != "failed":
+            note("failed", error=str(error))
+        elif not main:  # rank 0 can only say that it lost another; ended with 1, Slurm ends it too
+            note("failed", error=f"rank {os.environ['RANK']}: {error}")
+            sys.exit(1)
+        raise
+    if main:
+        note("finished")
 
 
 def close_all() -> None:
