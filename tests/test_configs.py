@@ -13,6 +13,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from rankpo import distributed
+from rankpo.build import build
 from rankpo.data.jobs import write_jobs
 from rankpo.demo import compose
 from rankpo.metrics import MetricsLogger
@@ -34,7 +35,7 @@ def test_every_folder_is_covered_by_a_test_below():
 
 COVERED = {
     "task", "loss", "model", "datasets", "trainer", "dataloader", "optimizer", "scheduler", "tracker",
-    "experiment", "debug", "mining", "judge",
+    "experiment", "debug", "mining", "judge", "search",
 }  # fmt: skip
 
 # which model and data the losses of a trainer are shown with
@@ -220,6 +221,18 @@ JUDGE_KEYS = {
 def test_judges(option, monkeypatch):
     monkeypatch.chdir(CONFIG.parent)
     assert compose(["task=annotate", f"judge={option}", *JUDGE_KEYS.get(option, ())]).judge.name
+
+
+@pytest.mark.parametrize("option", options("search"))
+def test_searches(option):
+    """Each chooses its sweeper, and has the keys of its settings."""
+    keys = [] if option == "none" else ["search.metric=dev/ndcg@10"]
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        config = hydra_compose("config", overrides=[f"search={option}", *keys], return_hydra_config=True)
+    assert ("rankpo_search" in config.hydra.sweeper._target_) == (option != "none")
+    if option != "none":
+        node = OmegaConf.create({**OmegaConf.to_container(config.search), "storage": "search.journal"})
+        assert build(OmegaConf.to_container(node), "search").metric == "dev/ndcg@10"
 
 
 RECIPES = [f"{group}={name}" for group in ("experiment", "debug") for name in options(group)]
