@@ -19,6 +19,10 @@ class ConfigError(ValueError):
         super().__init__("\n".join(problems))
         self.problems = list(problems)
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        """Made again from its problems: submitit brings it back from another machine."""
+        return type(self), (self.problems,)
+
 
 def unknown(name: str, value: str, allowed: Iterable[str]) -> str:
     """`name` does not know `value`: says so, with the nearest allowed one and all of them.
@@ -82,6 +86,15 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     unknown_key = re.search(r"Could not override '([^']+)'", text)
     if unknown_key:
         return _explain_key(unknown_key.group(1), arguments)
+    override = getattr(error, "override", None)
+    if override is not None and "=" in override:
+        key, _, value = override.partition("=")
+        return f"{override}: Hydra cannot read this value; inside quotes of its own it can: \"{key}='{value}'\""
+    unlisted = re.search(r"Could not load '([\w@/]+)/([^'/]+)'", text)
+    if unlisted:
+        group, option = unlisted.groups()
+        folder = Path(__file__).parents[1] / "config" / group
+        return unknown(f"{group}=[{option}]: the group {group!r}", option, [path.stem for path in folder.glob("*.yaml")])
     if "does not support sweep type" in text:
         return "interval(…) has no end of values to list; add search=optuna, which chooses among them"
     no_group = re.search(r"Could not override '?([\w@/]+)'?\. No match in the defaults list", text)
@@ -112,4 +125,6 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
         parent, _, leaf = parent.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     names = [str(name) for name in node if str(name) != "_target_"] if isinstance(node, DictConfig) else []
+    if leaf in names:  # a mapping of free keys, which Hydra fills only where they are added
+        return f"{bare} takes its keys one by one, each with a plus: +{bare}.NAME=VALUE"
     return unknown(f"{bare}: {parent or 'the config'}", leaf, names)

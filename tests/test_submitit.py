@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 from torch.testing import assert_close
 
 from rankpo import slurm, sweep
+from rankpo.config_errors import ConfigError
 from tests.runs import CONTRASTIVE, ROOT, curve, train
 from tests.slurm import cluster, skip_without_slurm
 
@@ -43,6 +45,11 @@ def test_elsewhere_nothing_is_changed(monkeypatch, environment):
     monkeypatch.setattr(os, "environ", dict(environment))
     slurm.join()
     assert os.environ == environment
+
+
+def test_a_config_error_comes_back_as_it_was():
+    error = pickle.loads(pickle.dumps(ConfigError(["a must be 1", "b must be 2"])))
+    assert error.problems == ["a must be 1", "b must be 2"] and str(error) == "a must be 1\nb must be 2"
 
 
 @pytest.mark.slow
