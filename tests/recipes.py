@@ -78,6 +78,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "hinge": (*RANKPO, "loss.kind=hinge", "loss.reference_free=false"),
     "confidence": (*RANKPO, "loss.confidence=weight", "loss.sft_weight=0.5"),
     "replay": REPLAY,
+    "unequal lists": (*GRADED, "loss=pointwise", "dataloader.group_size=5"),
     "dpo, tokens": (*CHAT, "loss=dpo"),
     "simpo, tokens": (*CHAT, "loss=simpo"),
     "orpo, tokens": (*CHAT, "loss=orpo"),

@@ -24,6 +24,7 @@ SPLIT = ("fsdp", "deepspeed_zero3")  # parameters too
 DEEPSPEED = ("deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
 TOLD = ("ACCELERATE_", "FSDP_")  # variables by which accelerate launch tells its processes what they are
 STEPS = 4
+LOGGED = ("train/grad_norm", "train/kl/mismatched", "train/rewards/chosen", "train/scores/chosen")
 EVALUATED = ("trainer.eval_every=2", f"trainer.max_steps={STEPS}")
 BASE = (
     *EVALUATED,
@@ -195,9 +196,12 @@ def evaluations(run_dir: Path) -> list[dict[str, float]]:
 
 
 def difference(ours: Path, expected: Path) -> str | None:
-    """In what two runs of the same update count differ: loss curve, evaluations, FINAL; None if in nothing."""
+    """In what two runs differ: loss curve, what else is logged, evaluations, FINAL; None if in nothing."""
     try:
         assert_close(curve(ours), curve(expected), rtol=1e-5, atol=1e-7, msg=lambda text: f"loss curve: {text}")
+        for name in LOGGED:
+            logged = curve(ours, name), curve(expected, name)
+            assert_close(*logged, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
         found, wanted = evaluations(ours), evaluations(expected)
         assert_close(found, wanted, rtol=1e-5, atol=1e-5, msg=lambda text: f"evaluations: {text}")
         weights = final_weights(ours), final_weights(expected)

@@ -129,6 +129,7 @@ def test_two_processes_give_the_run_of_one(tmp_path):
     for name, evaluation in IN_CI.items():
         assert len(curve(tmp_path / name)) == FEW
         assert bool(evaluations(tmp_path / name)) == bool(evaluation)
+    assert max(curve(tmp_path / "kto, rising", "train/kl/reference_point")) > 0
 
 
 @pytest.mark.slow

@@ -95,18 +95,6 @@ def test_a_run_logs_each_term_and_saves(tmp_path: Path):
     assert final_weights(tmp_path / "x")
 
 
-@pytest.mark.parametrize("name", ["ranknet", "pointwise"])
-def test_the_curve_does_not_depend_on_micro_batches(tmp_path: Path, name):
-    """Defect 2: one update of lists of unequal length, cut in several ways; weighted by lists or by candidates."""
-    curves = []
-    for tokens in (100000, 700):
-        common = (f"cache_dir={tmp_path}", f"exp_name=t{tokens}", f"trainer.max_tokens={tokens}")
-        train(*LISTWISE, f"loss={name}", *common, "dataloader.group_size=5", "trainer.epochs=1")
-        curves.append(curve(tmp_path / f"t{tokens}"))
-    assert len(curves[0]) == 8
-    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-5)
-
-
 def test_a_loss_of_a_teacher_refuses_data_without_one():
     with pytest.raises(ValueError, match="KLDistillLoss learns from teacher scores, and the data has none"):
         trainer_of(*TINY, "loss=kl_distill", "datasets=[toy_contrastive]")

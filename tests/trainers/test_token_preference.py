@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.losses.test_risk import naive_cvar
-from tests.runs import RANKPO, curve, final_weights, launch, train, trainer_of
+from tests.runs import RANKPO, curve, train, trainer_of
 from tests.trainers.test_causal import TINY
 from tests.trainers.test_unpaired_preference import moved
 
@@ -85,23 +85,6 @@ def test_metrics_of_divergences(tmp_path):
         kls, risks = curve(done, f"train/kl/{side}"), curve(done, f"train/risk/{side}")
         assert abs(kls[0]) < 1e-5 and 1e-4 < kls[1] < risks[1]
     assert "train/logps/chosen" in (done / "metrics.jsonl").read_text()
-
-
-@pytest.mark.parametrize("loss", ["tdpo", "ra-dpo", "bco", "bradley-terry"])
-def test_max_tokens_changes_nothing(tmp_path, loss):
-    whole = run(tmp_path, "whole", *TINY, f"loss={loss}", "trainer.max_tokens=100000")
-    parts = run(tmp_path, "parts", *TINY, f"loss={loss}", "trainer.max_tokens=150")
-    assert len(curve(whole)) >= 3
-    assert_close(curve(parts), curve(whole), rtol=1e-5, atol=1e-6)
-    assert_close(final_weights(parts), final_weights(whole), rtol=1e-4, atol=1e-5)
-
-
-def test_two_processes_give_the_curve_of_one(tmp_path):
-    one = run(tmp_path, "one", *RA_DPO)
-    done = launch(*RA_DPO, "exp_name=two", f"cache_dir={tmp_path}", "trainer.max_tokens=300", processes=2)
-    assert done.returncode == 0, done.stderr
-    assert_close(curve(tmp_path / "two"), curve(one), rtol=1e-5, atol=1e-6)
-    assert_close(final_weights(tmp_path / "two"), final_weights(one), rtol=1e-4, atol=1e-5)
 
 
 BCO = (
