@@ -30,7 +30,6 @@ RUN_KEYS = {  # and their types
     "exp_name": "str | int",
     "seed": "int",
     "cache_dir": "str",
-    "data_dir": "str",
     "run_count": "str | int",
     "run_dir": "str",
     "overwrite": "bool",
@@ -119,7 +118,6 @@ def locate(target: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"_target_={target} does not exist: {error}") from error
 
-
     if not inspect.isclass(found) or not f"{found.__module__}.".startswith(ALLOWED_TARGETS):
         raise ValueError(f"_target_={target} is not allowed; it must be a class of {', '.join(ALLOWED_TARGETS)}")
     return found
@@ -129,6 +127,8 @@ def permit(target: Any) -> None:
     """Raises ValueError for a `_target_` outside the allowed packages; imports nothing."""
     if not isinstance(target, str) or not target.startswith(ALLOWED_TARGETS):
         raise ValueError(f"_target_={target} is not allowed; it must begin with {', '.join(ALLOWED_TARGETS)}")
+
+
 def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment that a config describes. Raises ConfigError with every problem, one line each."""
     missing = sorted(OmegaConf.missing_keys(config))
@@ -175,7 +175,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         explicit=frozenset(_model_keys(overrides)),
         cache_dir=Path(tree["cache_dir"]),
         run_dir=Path(tree["run_dir"]),
-        **{name: tree[name] for name in RUN_KEYS if name not in ("cache_dir", "data_dir", "run_count", "run_dir")},
+        **{name: tree[name] for name in RUN_KEYS if name not in ("cache_dir", "run_count", "run_dir")},
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -233,6 +235,35 @@ def test_searches(option):
     if option != "none":
         node = OmegaConf.create({**OmegaConf.to_container(config.search), "storage": "search.journal"})
         assert build(OmegaConf.to_container(node), "search").metric == "dev/ndcg@10"
+
+
+def keys_of(node: object) -> set[str]:
+    """All keys of a yaml, without Hydra's own and those of free mappings: transformers', peft's, an HTTP body's."""
+    if not isinstance(node, dict):
+        return set()
+    free = ("random", "peft", "extra", "vllm", "where", "price", "params", "hydra", "defaults", "_target_")
+    own = {key: value for key, value in node.items() if key not in free}
+    return {str(key) for key in own}.union(*map(keys_of, own.values()))
+
+
+def test_every_key_is_read():
+    """A key that a constructor takes and no line uses, as an attribute or by name, would be a knob without effect."""
+    sources = [path.read_text() for path in (CONFIG.parent / "rankpo").rglob("*.py")]
+    used: set[str] = set()
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            used.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            used.add(node.value)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):  # an argument that is no field
+            used.add(node.id)
+    found: set[str] = set()
+    for path in CONFIG.rglob("*.yaml"):
+        if not {"experiment", "debug", "optimizer"} & set(path.parts):  # of other groups; torch's
+            found |= keys_of(yaml.safe_load(path.read_text()))
+    assert len(found) > 200
+    named = {path.stem for group in ("datasets", "judge/template") for path in (CONFIG / group).glob("*.yaml")}
+    assert found - used - named == set()
 
 
 RECIPES = [f"{group}={name}" for group in ("experiment", "debug") for name in options(group)]
