@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -56,11 +56,15 @@ class Options:
     max_label: float | None = None
     scores_are: str = "relevance"
     key: str = "datasets.NAME"
+    found: set[str] = field(default_factory=set)  # the roles that some record had
 
     def get(self, record: Record, role: str, default: str | None = None) -> Any:
         """The value of a role. Raises BadRecord naming the found keys and the key to set."""
         spec = self.fields.get(role) or default or role
         value = extract(record, spec)
+        self.found.add(role)
+        if value is None and isinstance(spec, str) and spec in record:
+            raise BadRecord(f"field {spec!r} is null")
         if value is None:
             hint = f"{self.key}.{role}={spec} names it" if role in self.fields else self._remedy(record, role)
             raise BadRecord(f"no field {spec!r} (found: {', '.join(map(str, record)) or 'nothing'}); {hint}")
@@ -72,7 +76,10 @@ class Options:
         return f"set {self.key}.{role}={near[0] if near else '<one of these>'}"
 
     def optional(self, record: Record, role: str, default: str | None = None) -> Any:
-        return extract(record, self.fields.get(role) or default or role)
+        value = extract(record, self.fields.get(role) or default or role)
+        if value is not None:
+            self.found.add(role)
+        return value
 
     def scaled(self, label: float) -> float:
         """(label - min_label)/(max_label - min_label), or the label itself without a range."""

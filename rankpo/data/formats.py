@@ -23,9 +23,14 @@ class Parsed:
 def contrastive(record: Record, options: Options) -> Parsed:
     """{"query", "positives": [..], "negatives"?: [..]}."""
     query = text(options.get(record, "query"), "query")
-    positives = texts(options.get(record, "positives"), "positives")
-    given = options.optional(record, "negatives")
-    return _two_lists(query, positives, [] if given is None else texts(given, "negatives"))
+    positives = texts(_lone(options.get(record, "positives"), "positives", options), "positives")
+    given = _lone(options.optional(record, "negatives"), "negatives", options)
+    return _two_lists(query, positives, [] if given is None else texts(given, "negatives"), record, options)
+
+
+def _lone(value: Any, role: str, options: Options) -> Any:
+    """A text under a name that the field map gives, as a list of it; under the format's own name it is an error."""
+    return [value] if isinstance(value, str) and role in options.fields else value
 
 
 def contrastive_raw(record: Record, options: Options) -> Parsed:
@@ -41,10 +46,23 @@ def contrastive_raw(record: Record, options: Options) -> Parsed:
     )
 
 
-def _two_lists(query: str, positives: list[str], negatives: list[str]) -> Parsed:
+def _two_lists(
+    query: str,
+    positives: list[str],
+    negatives: list[str],
+    record: Record | None = None,
+    options: Options | None = None,
+) -> Parsed:
+    """Positives and negatives of a record; with scores_are=teacher, its pos_scores and neg_scores as the teacher's."""
     if not positives:
         raise BadRecord("positives is empty")
-    return Parsed(query, positives + negatives, [1.0] * len(positives) + [0.0] * len(negatives))
+    teacher = None
+    if record is not None and options is not None and options.scores_are == "teacher":
+        given = options.optional(record, "pos_scores"), options.optional(record, "neg_scores")
+        if any(scores is not None for scores in given):
+            teacher = numbers(given[0], len(positives), "pos_scores", "positives")
+            teacher += numbers(given[1], len(negatives), "neg_scores", "negatives") if negatives else []
+    return Parsed(query, positives + negatives, [1.0] * len(positives) + [0.0] * len(negatives), teacher)
 
 
 def preferences(record: Record, options: Options) -> Parsed:
@@ -129,8 +147,8 @@ def columns(record: Record, options: Options) -> Parsed:
             raise BadRecord("candidates is empty")
         return Parsed(query, candidates, [options.scaled(value) for value in values])
     positives = texts(_list(options.get(record, "positives")), "positives")
-    given = options.optional(record, "negatives") if "negatives" in options.fields else None
-    return _two_lists(query, positives, texts(_list(given), "negatives") if given is not None else [])
+    given = options.optional(record, "negatives")
+    return _two_lists(query, positives, texts(_list(given), "negatives") if given is not None else [], record, options)
 
 
 def _list(value: Any) -> Any:

@@ -18,7 +18,8 @@ from rankpo.data.formats import Parsed
 from rankpo.types import Example
 
 MAX_SHOWN = 20
-NO_SETTINGS = ("files", "_corpus_files", "_corpus_keys", "report", "path", "corpus", "weight")
+OPTIONAL_ROLES = ("negatives", "confidence_score", "pos_scores", "neg_scores")  # a record may lack them, all may not
+NO_SETTINGS = ("files", "_corpus_files", "_corpus_keys", "_found", "report", "path", "corpus", "weight")
 MAX_PLACES = 3  # of what is kept but worth a look
 
 
@@ -121,6 +122,7 @@ class Records(FieldMap):
         self.files = files.find(self.path, "path")
         self._corpus_files = files.find(self.corpus, "corpus") if self.corpus is not None else []
         self.report = PassReport()
+        self._found: set[str] = set()  # roles of the field map that the current pass has met
 
     def fingerprint(self) -> str:
         settings = {name: value for name, value in self.__dict__.items() if name not in NO_SETTINGS}
@@ -130,6 +132,7 @@ class Records(FieldMap):
     def examples(self) -> Iterator[Example]:
         """Streams the examples. Raises BadRecords at the end of the bad ones, or after twenty; ValueError if none is left."""
         self.report = PassReport()
+        self._found.clear()
         count = 0
         for example in islice(chain.from_iterable(map(self._of_file, self.files)), self.limit):
             count += 1
@@ -137,9 +140,22 @@ class Records(FieldMap):
         self._complain()
         if not count:
             raise ValueError(f"datasets.{self.name}: no example is left: {self.report.summary()}")
+        if self.limit is None:
+            self._complain_of_map()
+
+    def _complain_of_map(self) -> None:
+        """Raises ValueError for an optional role of the field map that no record had: a typo, which would train on less."""
+        for role in OPTIONAL_ROLES:
+            spec = getattr(self, role)
+            if spec is not None and role not in self._found:
+                kinds = ", ".join(self.report.formats)
+                raise ValueError(
+                    f"datasets.{self.name}.{role}={spec}: no record has it, or its format ({kinds}) has no {role}"
+                )
 
     def _options(self) -> Options:
-        return Options(self.mapped(), self.min_label, self.max_label, self.scores_are, f"datasets.{self.name}")
+        key = f"datasets.{self.name}"
+        return Options(self.mapped(), self.min_label, self.max_label, self.scores_are, key, self._found)
 
     def _of_file(self, path: Path) -> Iterator[Example]:
         chosen = self.format

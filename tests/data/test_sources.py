@@ -43,6 +43,35 @@ def test_golden_counts_of_the_contrastive_sample(shared_data):
     assert records.report.conflicts == records.report.merged == 0
 
 
+def test_lone_texts_under_names_of_the_map(tmp_path):
+    """anchor, positive, negative: the form in which most triplets are published."""
+    path = write(tmp_path, [{"anchor": "q", "positive": "a", "negative": "b"}])
+    (example,) = load(path, query="anchor", positives="positive", negatives="negative").examples()
+    assert (example.candidates, example.relevance) == (("a", "b"), (1.0, 0.0))
+
+
+def test_a_name_of_the_map_that_no_record_has_is_an_error(tmp_path):
+    rows = [{"search": "q", "positives": ["a"], "hard_1": "b"}, {"search": "r", "positives": ["c"]}]
+    path = write(tmp_path, rows)
+    assert [len(e.candidates) for e in load(path, query="search", positives="positives", negatives="hard_*").examples()] == [2, 1]
+    with pytest.raises(ValueError, match=r"datasets\.soil\.negatives=hrd_\*: no record has it"):
+        list(load(path, query="search", positives="positives", negatives="hrd_*").examples())
+
+
+def test_scores_of_a_teacher_beside_positives_and_negatives(tmp_path):
+    row = {"query": "q", "positives": ["a"], "negatives": ["b", "c"], "pos_scores": [9], "neg_scores": [1, -2]}
+    path = write(tmp_path, [row])
+    assert next(load(path, scores_are="teacher").examples()).teacher == (9.0, 1.0, -2.0)
+    assert next(load(path).examples()).teacher is None
+    short = write(tmp_path, [{**row, "neg_scores": [1]}], "short.jsonl")
+    assert "neg_scores must have one number for each of negatives (2), got 1" in bad_lines(load(short, scores_are="teacher"))[0]
+
+
+def test_null_is_said_to_be_null(tmp_path):
+    path = write(tmp_path, [PAIR, {**PAIR, "query": None}])
+    assert bad_lines(load(path)) == ["datasets.soil: data.jsonl:2: field 'query' is null"]
+
+
 @pytest.mark.parametrize(("bar", "kept"), [(0, 60), (80, 56), (90, 47), (95, 36)])
 def test_golden_counts_of_the_preference_sample(shared_data, bar, kept):
     """interop.md 1.2: 60 rows of 60 queries, 119 distinct passages; the bars 80, 90, 95 keep 56, 47, 36."""
