@@ -191,6 +191,15 @@ def _build_model(node: Mapping[str, Any], loss: Any) -> Any:
     return build(node, "model")
 
 
+def _at_home(value: Any) -> Any:
+    """The value with `~/` at the front of texts as the home directory: a shell leaves it alone behind `key.path=`."""
+    if isinstance(value, dict):
+        return {name: _at_home(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
+
+
 def _fitted(loss: Any, model: Any) -> Any:
     """The loss with `logps: auto` decided by what the model's scores are; see `functional.logps_from_scores`."""
     if model is None or getattr(loss, "logps", None) != "auto":
