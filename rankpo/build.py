@@ -6,7 +6,8 @@ Nothing here loads weights or data; `check` collects all problems before it rais
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -72,7 +73,7 @@ class Maker:
         try:
             return self.load()(**self.arguments, **more)
         except ValueError as error:
-            raise ConfigError([_prefixed(self.key, str(error))]) from error
+            raise ConfigError([_prefixed(self.key, str(error), self.arguments)]) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +252,7 @@ def construct(target: Any, arguments: Mapping[str, Any], key: str) -> Any:
     try:
         return target(**arguments)
     except (ValueError, FileNotFoundError) as error:
-        raise ConfigError([_prefixed(key, str(error))]) from error
+        raise ConfigError([_prefixed(key, str(error), arguments)]) from error
 
 
 def maker(node: Mapping[str, Any], key: str) -> Maker:
@@ -283,9 +284,12 @@ def signature(target: Any, arguments: Mapping[str, Any], key: str, complete: boo
         raise ConfigError(problems)
 
 
-def _prefixed(key: str, message: str) -> str:
-    """The message with the group's key in front, unless it names it already."""
-    return message if message.startswith((f"{key}.", f"{key}:", f"{key} ")) else f"{key}.{message}"
+def _prefixed(key: str, message: str, names: Iterable[str]) -> str:
+    """The message with the group's key in front, unless it names it already. names: of the keys of the group."""
+    if message.startswith((f"{key}.", f"{key}:", f"{key} ")):
+        return message
+    first = re.split(r"[^\w]", message, maxsplit=1)[0]
+    return f"{key}.{message}" if first in names else f"{key}: {message}"
 
 
 def _model_keys(overrides: Sequence[str]) -> list[str]:

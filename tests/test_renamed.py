@@ -63,6 +63,20 @@ def test_an_added_key_is_explained(override, said):
 
 @pytest.mark.parametrize(
     ("override", "said"),
+    [
+        ("datasets.jsonl.positives=clicked[].text", "\"datasets.jsonl.positives='clicked[].text'\""),
+        ("datasets.jsonl.path=~/a.jsonl", "\"datasets.jsonl.path='~/a.jsonl'\""),
+        ("datasets=[jsnl]", "the group 'datasets' has no 'jsnl'; did you mean jsonl?"),
+    ],
+)
+def test_what_hydra_cannot_read_or_find_is_explained(override, said):
+    with pytest.raises(HydraException) as error:
+        composed(override)
+    assert said in explain(error.value, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
     [("n_epochs=2", "here it is trainer.epochs"), ("loss.frac_unique_desirable=0.5", "dataloader.desirable_fraction")],
 )
 def test_a_key_without_plus_is_explained(override, said):

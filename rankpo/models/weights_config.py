@@ -27,6 +27,8 @@ class LoraSettings:
     target_modules: str | list[str] = "all-linear"
 
     def __post_init__(self) -> None:
+        for problem in type_problems(LoraSettings, self.__dict__, "peft"):
+            raise ValueError(problem)
         if self.lora_r < 1:
             raise ValueError(f"peft.lora_r must be >= 1, got {self.lora_r}")
         if not 0 <= self.lora_dropout < 1:
@@ -105,6 +107,8 @@ class WeightsConfig:
         """The backbone under new adapters. task_type: peft's; more: further keys of its LoraConfig."""
         from peft import LoraConfig, get_peft_model
 
+        from rankpo.models.loading import LoadingError
+
         lora = self.lora
         config = LoraConfig(
             task_type=task_type,
@@ -114,7 +118,13 @@ class WeightsConfig:
             target_modules=lora.target_modules,
             **more,
         )
-        return get_peft_model(backbone, config)
+        try:
+            return get_peft_model(backbone, config)
+        except ValueError as error:  # peft's own is one, and its text is a trace's
+            raise LoadingError(
+                f"model.peft.target_modules={lora.target_modules}: {str(error).splitlines()[0]}; "
+                "all-linear suits most models, else give names of linear layers, such as [query,value]"
+            ) from error
 
     def summary(self, model: Any) -> str:
         """One line about a built model: origin, sizes, layout."""
