@@ -118,7 +118,6 @@ def locate(target: str) -> Any:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"_target_={target} does not exist: {error}") from error
-
     if not inspect.isclass(found) or not f"{found.__module__}.".startswith(ALLOWED_TARGETS):
         raise ValueError(f"_target_={target} is not allowed; it must be a class of {', '.join(ALLOWED_TARGETS)}")
     return found
@@ -180,6 +179,23 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     )
 
 
+def _permit_trainer(target: Any) -> None:
+    """Raises ConfigError; the class is loaded with its data, since importing it takes seconds."""
+    try:
+        permit(target)
+    except ValueError as error:
+        raise ConfigError([f"trainer.{error}"]) from error
+
+
+def _at_home(value: Any) -> Any:
+    """The value with `~/` at the front of texts as the home directory: a shell leaves it alone behind `key.path=`."""
+    if isinstance(value, dict):
+        return {name: _at_home(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
+
+
 def _build_model(node: Mapping[str, Any], loss: Any) -> Any:
     """The model's config. Tokens that loss=csft sets for a model that has no use for them are not its fault: that it has
     no token log-probabilities is said of it."""
@@ -206,23 +222,6 @@ def _fitted(loss: Any, model: Any) -> Any:
     if model is None or getattr(loss, "logps", None) != "auto":
         return loss
     return replace(loss, logps=getattr(model, "logps", "candidates"))
-
-
-def _permit_trainer(target: Any) -> None:
-    """Raises ConfigError; the class is loaded with its data, since importing it takes seconds."""
-    try:
-        permit(target)
-    except ValueError as error:
-        raise ConfigError([f"trainer.{error}"]) from error
-
-
-def _at_home(value: Any) -> Any:
-    """The value with `~/` at the front of texts as the home directory: a shell leaves it alone behind `key.path=`."""
-    if isinstance(value, dict):
-        return {name: _at_home(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_at_home(item) for item in value]
-    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def run(experiment: Experiment) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rankpo.value_types import type_problems
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 

@@ -53,7 +53,9 @@ def test_lone_texts_under_names_of_the_map(tmp_path):
 def test_a_name_of_the_map_that_no_record_has_is_an_error(tmp_path):
     rows = [{"search": "q", "positives": ["a"], "hard_1": "b"}, {"search": "r", "positives": ["c"]}]
     path = write(tmp_path, rows)
-    assert [len(e.candidates) for e in load(path, query="search", positives="positives", negatives="hard_*").examples()] == [2, 1]
+    assert [
+        len(e.candidates) for e in load(path, query="search", positives="positives", negatives="hard_*").examples()
+    ] == [2, 1]
     with pytest.raises(ValueError, match=r"datasets\.soil\.negatives=hrd_\*: no record has it"):
         list(load(path, query="search", positives="positives", negatives="hrd_*").examples())
 
@@ -64,7 +66,10 @@ def test_scores_of_a_teacher_beside_positives_and_negatives(tmp_path):
     assert next(load(path, scores_are="teacher").examples()).teacher == (9.0, 1.0, -2.0)
     assert next(load(path).examples()).teacher is None
     short = write(tmp_path, [{**row, "neg_scores": [1]}], "short.jsonl")
-    assert "neg_scores must have one number for each of negatives (2), got 1" in bad_lines(load(short, scores_are="teacher"))[0]
+    assert (
+        "neg_scores must have one number for each of negatives (2), got 1"
+        in bad_lines(load(short, scores_are="teacher"))[0]
+    )
 
 
 def test_null_is_said_to_be_null(tmp_path):
