@@ -94,7 +94,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if unlisted:
         group, option = unlisted.groups()
         folder = Path(__file__).parents[1] / "config" / group
-        return unknown(f"{group}=[{option}]: the group {group!r}", option, [path.stem for path in folder.glob("*.yaml")])
+        return unknown(
+            f"{group}=[{option}]: the group {group!r}", option, [path.stem for path in folder.glob("*.yaml")]
+        )
     if "does not support sweep type" in text:
         return "interval(…) has no end of values to list; add search=optuna, which chooses among them"
     no_group = re.search(r"Could not override '?([\w@/]+)'?\. No match in the defaults list", text)

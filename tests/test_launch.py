@@ -71,6 +71,7 @@ def test_a_bad_record(tmp_path, monkeypatch, capsys):
         (["loss=contrastive", "loss.temperature=0"], 2, ["loss.temperature must be > 0, got 0"]),
         (["loss=rankp"], 2, ["rankp", "did you mean rankpo?"]),
         (["loss.bta=5"], 2, ["loss.bta", "did you mean beta?"]),
+        (["task=annotate", "judge=openai", "judge.extra={seed:1}"], 2, ["one by one", "+judge.extra.NAME=VALUE"]),
         (["loss.replay_weight=0.5", "loss.replay_temperature=0.1"], 2, ["replay_datasets"]),
         (["tracker=wandb", "tracker.mode=online"], 2, ["tracker=wandb has no key"]),
         (["model.random.model_type=bertt"], 1, ["model.random.model_type=bertt is no model type"]),

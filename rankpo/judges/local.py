@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankpo.judges.base import Judge, JudgeStopped, Reply, words
@@ -34,6 +35,8 @@ class LocalJudge(Judge):
     price: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.path.startswith((".", "/", "~")) and not Path(self.path).is_dir():
+            raise FileNotFoundError(f"path={self.path}: no such folder; give a folder or a hub id")
         self.name = self.path
         self._loaded: tuple[Any, Any, tuple[list[int], tuple[int, int]]] | None = None
         self._lock = threading.Lock()

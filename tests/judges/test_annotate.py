@@ -150,15 +150,21 @@ def test_a_budget_in_dollars_counts_all_starts(files):
 
 
 def test_another_template_asks_anew_and_the_first_answers_are_not_mixed_in(files):
-    other = ("judge.template.criteria=Which one is newer?", "task.order=given")
+    other = "judge.template.criteria=Which one is newer?"
     with serving() as server:
         train(*overrides(files, server.url))
-        train(*overrides(files, server.url, *other, "task.limit=3"))
-        assert sum(server.calls.values()) == QUERIES * 4 * 2 + 3
-        assert [len(record["calls"]) for record in preferences(files)] == [1, 1, 1]
+        before = prompts(files)
+        train(*overrides(files, server.url, other, "task.limit=3"))
+        assert sum(server.calls.values()) == QUERIES * 4 * 2 + 3 * 2
+        assert len(prompts(files)) == 3 * 2 and not prompts(files) & before
         train(*overrides(files, server.url))
-        assert sum(server.calls.values()) == QUERIES * 4 * 2 + 3
+        assert sum(server.calls.values()) == QUERIES * 4 * 2 + 3 * 2
+    assert prompts(files) == before
     check(preferences(files))
+
+
+def prompts(files: Path) -> set[str]:
+    return {call["prompt_hash"] for record in preferences(files) for call in record["calls"]}
 
 
 def test_texts_that_the_judge_does_not_see_whole_are_counted(files, capsys):

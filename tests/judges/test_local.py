@@ -79,6 +79,11 @@ def test_a_cross_encoder_is_no_language_model(tmp_path):
         judge.ask(judge.request("q", "a", "b"))
 
 
+def test_a_folder_that_is_not_there_is_named():
+    with pytest.raises(FileNotFoundError, match="path=/nowhere/model: no such folder"):
+        LocalJudge(path="/nowhere/model", template=TEMPLATE)
+
+
 def test_as_a_task_it_costs_tokens(folder, tmp_path):
     """The jobs world, judged by chance: pairs, calls and tokens add up."""
     data = ["datasets=[jobs]", "datasets.jobs.num_profiles=40", "datasets.jobs.num_posts=3"]
