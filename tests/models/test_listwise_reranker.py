@@ -133,13 +133,54 @@ def test_an_error_in_the_second_window_reaches_the_caller():
     assert sorted(ranked.order) == list(range(20))
 
 
-def merged_model():
+def test_a_window_that_fails_leaves_those_beside_it():
+    """Two queries in one wave, and one of them cannot be run: the other is ranked, and knows nothing of it."""
+    model = model_of()
+    oracle = Oracle(model, [])
+    forward = oracle.forward
+
+    def broken(sequences):
+        if any(9.0 in row for row in oracle.waiting[: len(sequences)]):
+            del oracle.waiting[: len(sequences) if len(sequences) == 1 else 0]
+            raise RuntimeError("too long")
+        return forward(sequences)
+
+    model.forward = broken
+    lists = [("q", ["1", "2", "3"]), ("p", ["9", "4"]), ("r", ["5", "6"])]
+    ranked = ListwiseReranker(model, on_window_error="keep").rank_many(lists)
+    assert [each.order for each in ranked] == [(2, 1, 0), (0, 1), (1, 0)]
+    assert [each.failed for each in ranked] == [0, 1, 0]
+
+
+def test_logits_that_are_no_numbers_are_an_error():
+    model = model_of()
+    model.inputs.prompt = lambda query, passages, name="": np.arange(3, 4)
+    logits = torch.tensor([[1.0, float("nan"), 2.0] + [0.0] * 7])
+    model.forward = lambda sequences: type("Output", (), {"logits": logits, "answer_logps": None})()
+    with pytest.raises(RuntimeError, match="an identifier's logit is not a number"):
+        model.rank("q", ["a", "b", "c"])
+
+
+def test_a_written_answer_begins_with_what_the_prompt_has_of_it(monkeypatch):
+    """The prompt ends in the bracket of the first identifier: B] > [A] > [C] is read as [B] > [A] > [C]."""
+    model = model_of("model.prompt=letters", "model.decode=generate", "model.max_length=2048")
+    own = model.inputs.layout.identifiers
+    assert model.tokenizer.decode(own.prefix) == "["
+    monkeypatch.setattr(listwise_decoding, "write", lambda model, prompts, budget: [own.answer([1, 0, 2])])
+    (ranked,) = ListwiseReranker(model).rank_many([("q", ["a", "b", "c"])])
+    assert (ranked.order, ranked.windows[0].permutation.status) == ((1, 0, 2), "ok")
+    assert ranked.windows[0].response == "[B] > [A] > [C]"
+
+
+def merged_model(model_type="llama"):
     """A model whose tokenizer merges '[A' at the first place and writes ' [' + 'A' at the others."""
     tokenizer = byte_bpe("Ġ[", *(f"[{letter}" for letter in "ABCDEFGHIJ"))
     template = {**read_template("letters").to_json(), "instruction": "Rank:\n", "system": None}
     settings = ListwiseSettings(template=template, window=10, stride=5, max_length=512, min_passage_tokens=1)
     sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
-    random = {"model_type": "llama", **sizes, "vocab_size": len(tokenizer), "initializer_range": 0.3}
+    if model_type == "gpt2":
+        sizes = {"n_embd": 64, "n_layer": 1, "n_head": 4}
+    random = {"model_type": model_type, **sizes, "vocab_size": len(tokenizer), "initializer_range": 0.3}
     torch.manual_seed(0)
     backbone = random_backbone(random, family=AutoModelForCausalLM)
     return ListwiseModel(backbone, ListwiseInputs(tokenizer, settings)).eval()
@@ -163,6 +204,17 @@ def test_constrained_is_always_a_permutation_and_greedy(model, merged):
                 logits = base(input_ids=torch.tensor([ids])).logits[0, -1]
                 assert max(left, key=lambda item: float(logits[known[item]])) == order[place]
                 ids += [known[order[place]], *own.between]
+
+
+def test_absolute_positions_begin_behind_the_padding():
+    """GPT-2's, unlike rotations, are another model's where they count the padding too."""
+    model = merged_model("gpt2")
+    prompts = prompts_of(model, *LISTS)
+    together = listwise_decoding.constrained(model, prompts, [3, 2, 10])
+    assert together == [
+        listwise_decoding.constrained(model, [prompt], [count])[0]
+        for prompt, count in zip(prompts, (3, 2, 10), strict=True)
+    ]
 
 
 def test_written_answers_are_those_of_each_prompt_alone(model):
