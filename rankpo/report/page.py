@@ -10,6 +10,7 @@ from typing import Any
 from rankpo.report import charts, contents
 from rankpo.report.runs import Run, config_differences
 from rankpo.report.stages import judged_of, mined_of
+from rankpo.sweep import table_of
 
 TEMPLATE = Path(__file__).parent / "page.html"
 CURVES = ("train/loss", "train/rewards/accuracies", "train/scores/accuracies", "train/grad_norm", "train/learning_rate")
@@ -17,9 +18,17 @@ MAX_EVAL_CURVES = 12
 
 
 def render(
-    runs: Sequence[Run], title: str, metrics: Sequence[str], baseline: str | None, texts: Mapping[str, str]
+    runs: Sequence[Run],
+    title: str,
+    metrics: Sequence[str],
+    baseline: str | None,
+    texts: Mapping[str, str],
+    sweeps: Sequence[Path] = (),
 ) -> str:
-    """The page of these runs. Raises ValueError for a baseline that was not evaluated."""
+    """The page of these runs, with the tables of the sweeps that they are jobs of.
+
+    Raises ValueError for a baseline that was not evaluated.
+    """
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -30,6 +39,7 @@ def render(
     return template.render(
         title=title,
         runs=runs,
+        sweeps=[_sweep(folder) for folder in sweeps],
         curves=_curves(runs),
         legend=charts.legend([run.name for run in runs if run.steps]),
         changes=[_changes(run) for run in runs if run.metrics("eval/")],
@@ -40,6 +50,12 @@ def render(
         config=json.dumps(runs[0].config, indent=1, sort_keys=True) if len(runs) == 1 and runs[0].config else "",
         **compared,
     )
+
+
+def _sweep(folder: Path) -> dict[str, Any]:
+    """The table of a sweep, and the names of its columns."""
+    rows = table_of(folder)
+    return {"name": folder, "rows": rows, "names": list(dict.fromkeys(name for row in rows for name in row))}
 
 
 def number(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rankpo.config_errors import ConfigError
 from rankpo.report.stages import has_stages
-from rankpo.sweep import JOB_FILE
+from rankpo.sweep import JOB_FILE, SWEEP_FILE
 
 PER_QUERY = "per_query.jsonl"
 
@@ -63,6 +63,11 @@ def open_runs(paths: Sequence[str]) -> list[Run]:
             )
     names = short_names(folders)
     return [_open(name, folder) for name, folder in zip(names, folders, strict=True)]
+
+
+def sweeps_among(paths: Sequence[str]) -> list[Path]:
+    """Those of the directories that are a sweep's."""
+    return [Path(path) for path in paths if (Path(path) / SWEEP_FILE).exists()]
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

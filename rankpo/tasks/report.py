@@ -39,14 +39,15 @@ class Report:
         """The written file."""
         from rankpo.metrics import MetricsLogger
         from rankpo.report.page import render
-        from rankpo.report.runs import open_runs
+        from rankpo.report.runs import open_runs, sweeps_among
 
         texts: dict[str, str] = {}
         for dataset in experiment.eval_datasets:
             queries: Any = getattr(dataset, "queries", None)
             texts.update(queries() if queries is not None else {})
         try:
-            page = render(open_runs(self.runs), self.title, self.metrics, self.baseline, texts)
+            runs, sweeps = open_runs(self.runs), sweeps_among(self.runs)
+            page = render(runs, self.title, self.metrics, self.baseline, texts, sweeps)
         except ValueError as error:
             raise ConfigError([str(error)]) from error
         path = Path(self.output)

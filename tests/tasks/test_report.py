@@ -167,3 +167,31 @@ def test_what_was_mined_and_judged_is_in_the_page(runs, tmp_path):
     assert f"<td>{report['agrees_with_ranking']['share']:.4f}</td>" in judged
     header = page.split("Config differences")[1].split("</tr>")[0]
     assert "first" in header and "mined" not in header
+
+
+def test_a_sweep_has_its_table(tmp_path):
+    """Two seeds of β 1 (0.2 and 0.4: their distance over √2 is 0.1414), β 2 with 0.9 is first, β 3 was pruned."""
+    folder = tmp_path / "sweep"
+    for beta, seed, value, state in (
+        (1, 1, 0.2, "finished"),
+        (1, 2, 0.4, "finished"),
+        (2, 1, 0.9, "finished"),
+        (3, 1, 0.1, "pruned"),
+    ):
+        job = folder / f"loss.beta={beta},seed={seed}"
+        job.mkdir(parents=True)
+        overrides = [f"loss.beta={beta}", f"seed={seed}"]
+        (job / "sweep_job.json").write_text(json.dumps({"overrides": overrides, "config": "", "state": state}))
+        (job / "metrics.jsonl").write_text(json.dumps({"step": 1, "eval/dev/ndcg@20": value}) + "\n")
+    note = {"arguments": [], "metrics": ["ndcg@20"], "directions": ["maximize"]}
+    (folder / "sweep.json").write_text(json.dumps(note))
+    page = page_of([folder], tmp_path)
+    found = re.search(r"<h2>Sweep: .*?</table>", page, flags=re.DOTALL)
+    assert found is not None
+    rows = [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>.*?</tr>", found[0], flags=re.DOTALL)]
+    assert rows == [
+        ["loss.beta", "seeds", "dev/ndcg@20", "±", "state", "seed"],
+        ["2", "1", "0.9000", "", "", ""],
+        ["1", "2", "0.3000", "0.1414", "", ""],
+        ["3", "0", "", "", "pruned", "1"],
+    ]
