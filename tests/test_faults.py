@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from rankpo.checkpoint import CheckpointStore, damage
+from rankpo.tasks.annotate import Unfinished
 from tests.judges.server import Server, serving
 from tests.judges.test_annotate import QUERIES, check, files, overrides  # noqa: F401 (`files` is a fixture)
 from tests.runs import CONTRASTIVE, RANKPO, TINY, curve, train
@@ -225,7 +226,7 @@ def test_a_final_that_was_moved_aside_comes_back(unfinished):
 # servers
 
 
-def test_a_judge_server_that_is_lost(files, monkeypatch, capsys):  # noqa: F811
+def test_a_judge_server_that_is_lost(files):  # noqa: F811
     """What it has answered is not asked again; the rest is named, and asked by the same command."""
     retries = ("judge.max_retries=1", "judge.concurrency=1")
 
@@ -238,7 +239,8 @@ def test_a_judge_server_that_is_lost(files, monkeypatch, capsys):  # noqa: F811
     server = Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     threading.Thread(target=leave, args=(server,), daemon=True).start()
-    train(*overrides(files, server.url, *retries))
+    with pytest.raises(Unfinished, match=f"pairs in a row had no answer, the last: connection to {server.url}"):
+        train(*overrides(files, server.url, *retries))
     failed = (files / "cache" / "a" / "annotate" / "failed.jsonl").read_text()
     assert f"connection to {server.url}" in json.loads(failed.splitlines()[0])["error"]
     first = sum(server.answered.values())
