@@ -186,6 +186,7 @@ def words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text).lower())
 
 
+@pytest.fixture(scope="module")
 def by_words(world: World) -> dict[str, dict[str, float]]:
     """BM25 with k1 1.5 and b .75, as Lucene has it: Σ ln(1 + (N - df + .5)/(df + .5)) · tf/(tf + k1·(1 - b + b·l/mean))."""
     documents = {text: words(text) for text in world.pool}
@@ -210,8 +211,8 @@ def best(scores: dict[str, float], positive_only: bool = True) -> list[str]:
     return [text for text in ranked if scores[text] > 0] if positive_only else ranked
 
 
-def test_option_bm25(world):
-    scores = by_words(world)
+def test_option_bm25(world, by_words):
+    scores = by_words
     negatives, meta, statistics = only(mine(world, "bm25"))
     for (query, texts), item in zip(negatives.items(), meta, strict=True):
         allowed = [text for text in best(scores[query]) if text not in world.positives[query]]
@@ -221,9 +222,9 @@ def test_option_bm25(world):
     assert statistics["negative_mean"] == pytest.approx(sum(values) / len(values), rel=1e-5)
 
 
-def test_option_fused(world):
+def test_option_fused(world, by_words):
     """Σ 1/(60 + rank) over both rankings."""
-    scores = by_words(world)
+    scores = by_words
     negatives, _, statistics = only(mine(world, "fused"))
     total = {}
     for query, texts in negatives.items():
