@@ -120,11 +120,6 @@ def build_whole_models() -> None:
     unset_hf_deepspeed_config()
 
 
-def early_rank() -> int:
-    """This process's rank before any process group exists, from the launcher's environment."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
@@ -231,16 +226,6 @@ def units_in_step(model: nn.Module, idle: Callable[[], Any]) -> Iterator[Callabl
 def barrier() -> None:
     if world_size() > 1:
         dist.barrier()
-
-
-@contextmanager
-def main_first() -> Iterator[None]:
-    """Rank 0 runs the block first, the others after it."""
-    if rank() != 0:
-        barrier()
-    yield
-    if rank() == 0:
-        barrier()
 
 
 def shut_down() -> None:

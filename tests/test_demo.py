@@ -20,6 +20,9 @@ def test_summary_by_hand():
 
 def test_demo_from_training_to_report(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "SEEDS", (1, 2))
+    small = [item.replace("profiles=500", "profiles=80").replace("posts=60", "posts=12") for item in demo.EVALUATION]
+    assert small != list(demo.EVALUATION)
+    monkeypatch.setattr(demo, "EVALUATION", tuple(small))
     demo.main(["model=tiny_bert", f"cache_dir={tmp_path}", "trainer.max_steps=2", "trainer.batch_size=4"])
     found = json.loads((tmp_path / "demo" / "results.json").read_text())
     assert {title: len(rows) for title, rows in found.items()} == {

@@ -18,10 +18,3 @@ def windows(start: int, end: int, window: int, stride: int) -> list[tuple[int, i
         low, high = ranges[-1]
         ranges.append((max(start, low - stride), high - stride))
     return ranges
-
-
-def count_windows(size: int, window: int, stride: int) -> int:
-    """How many windows cover a list of `size`, without making them."""
-    if size <= 0:
-        return 0
-    return 1 if size <= window else 1 + -(-(size - window) // stride)
