@@ -100,8 +100,10 @@ def test_pairs_beside_a_reference_model(tmp_path, loss, options):
     assert ("loss" in metrics) == (loss in ("tdpo", "ra-dpo", "dpo"))
 
 
-@pytest.mark.parametrize("loss", ["dpo", "tdpo", "ra-dpo", "kto", "ppo", "grpo"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("loss", "precision"),
+    [("tdpo", "fp32"), ("ppo", "fp32"), ("grpo", "fp32"), ("dpo", "bf16"), ("ra-dpo", "bf16"), ("kto", "bf16")],
+)
 def test_before_the_first_update_nothing_is_gained(tmp_path, loss, precision):
     """Exactly: in bfloat16 the start model is read as the policy is."""
     options = (f"loss={loss}", f"trainer.precision={precision}", f"cache_dir={tmp_path}")
