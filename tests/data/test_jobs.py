@@ -44,7 +44,7 @@ def test_equal_in_every_process_whatever_its_hash_seed():
                          env={**os.environ, "PYTHONHASHSEED": salt})
         for salt in ("0", "1")
     ]  # fmt: skip
-    first, second = (process.communicate(timeout=60)[0] for process in running)
+    first, second = (process.communicate(timeout=600)[0] for process in running)
     assert first == second and len(first) == 32
 
 

@@ -118,5 +118,5 @@ def test_two_processes_at_once_build_one_store(tmp_path):
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     running = [subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    counts = sorted(int(process.communicate(timeout=60)[0]) for process in running)
+    counts = sorted(int(process.communicate(timeout=600)[0]) for process in running)
     assert counts == [0, 6]

@@ -52,7 +52,7 @@ def stock(tmp_path, body: str, **environment: str) -> str:
         )
         for rank in range(2)
     ]
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
     return next((line for line in outputs[0].splitlines() if line.startswith("SEEN")), outputs[0])
 
 
@@ -91,7 +91,7 @@ def test_accelerate_starts_one_process_where_two_are_asked_for_and_the_run_stops
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
         check=False,
     )
     assert done.returncode != 0
