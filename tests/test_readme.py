@@ -26,6 +26,7 @@ TINY = {
     "model=minilm": "model=tiny_bert",
     "model=minilm_reranker": "model=tiny_reranker",
     "model=pythia": "model=tiny_pythia",
+    "search.num_trials=20": "search.num_trials=1",
 }
 CHAT = {"prompt": "What colour has the sky?", "chosen": "It is blue.", "rejected": "It is green, mostly."}
 
@@ -51,7 +52,7 @@ def workplace(tmp_path_factory) -> Path:
 
 
 def run(command: str, launched: bool) -> None:
-    """Runs a command as it stands, but for tiny models; in this process unless it is a sweep or `launched`."""
+    """Runs a command as it stands, but for tiny models and searches; in this process unless it is a sweep or `launched`."""
     for full, tiny in TINY.items():
         command = re.sub(rf"(?<!\S){re.escape(full)}(?!\S)", tiny, command)
     *starter, program, rest = command.partition(" launch.py ")
