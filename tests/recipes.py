@@ -100,10 +100,15 @@ EVERY = {**LOSSES, **VARIANTS}
 # trainer.max_tokens that holds every update whole, and those under which each is cut into several micro-batches
 WHOLE = 100000
 PARTS = {name: 60 if "model=tiny_listwise" in recipe else 150 for name, recipe in EVERY.items()}
-FAST = {"bradley-terry", "contrastive", "orpo", "rankpo", "simpo", "slic", "own negatives", "symmetric", "matryoshka"}
-FAST |= {"hinge", "confidence", "replay"}
+# for many updates: at the rates of a few, some go so far that rounding, amplified, shows in the curve
+GENTLE = dict.fromkeys(
+    ("bradley-terry", "contrastive", "orpo", "rankpo", "simpo", "slic", "own negatives", "symmetric", "matryoshka"),
+    0.0003,
+)
+GENTLE |= dict.fromkeys(("hinge", "confidence", "replay", "grpo, embeddings"), 0.0003)
+GENTLE |= {"reranker": 0.1, "reranker of lists": 0.1, "bradley-terry, tokens": 0.02, "bco, tokens": 0.02}
 
 
 def gentle(name: str) -> str:
-    """A learning rate for many updates: at that of a few, they go so far that rounding, amplified, shows in the curve."""
-    return f"optimizer.lr={0.0003 if name in FAST else 0.002}"
+    """A learning rate at which fifty updates move the loss, and no further than floats of 32 bits can follow."""
+    return f"optimizer.lr={GENTLE.get(name, 0.002)}"
