@@ -208,15 +208,6 @@ def _build_model(node: Mapping[str, Any], loss: Any) -> Any:
     return build(node, "model")
 
 
-def _at_home(value: Any) -> Any:
-    """The value with `~/` at the front of texts as the home directory: a shell leaves it alone behind `key.path=`."""
-    if isinstance(value, dict):
-        return {name: _at_home(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_at_home(item) for item in value]
-    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
-
-
 def _fitted(loss: Any, model: Any) -> Any:
     """The loss with `logps: auto` decided by what the model's scores are; see `functional.logps_from_scores`."""
     if model is None or getattr(loss, "logps", None) != "auto":
@@ -325,6 +316,8 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
             f"{type(loss).__name__} needs token log-probabilities; model {chosen} is of kind {model.kind} and has none. "
             "Try model=llama, qwen or pythia."
         )
+    if loss is not None and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer") and not hasattr(loss, "in_batch"):
+        problems.append(f"trainer=contrastive cannot train {type(loss).__name__}; leave trainer out: loss=… chooses it")
     if loss is not None and model is not None and settings is not None:
         problems += _policy_problems(loss, model.kind, settings)
         problems += _reference_problems(tree, loss, model.kind, settings)

@@ -72,8 +72,7 @@ def secrets(values: Sequence[tuple[str, Any]]) -> list[str]:
     known = [
         value
         for name, value in os.environ.items()
-        if (re.fullmatch(SECRET_NAME, name) or name == judge)
-        and re.fullmatch(SECRET_VALUE, value)
+        if (re.fullmatch(SECRET_NAME, name) or name == judge) and re.fullmatch(SECRET_VALUE, value)
     ]
     found = [
         key

@@ -60,7 +60,9 @@ def _verify(folder: Path, model: RewardModel, tolerance: float = 1e-4) -> float:
 
     from rankpo.types import Sequences
 
-    loaded = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+    loaded = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True
+    ).eval()
     ids = torch.tensor(model.tokenizer("a few words to compare", add_special_tokens=False)["input_ids"])
     training = model.training
     model.eval()
