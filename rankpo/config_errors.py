@@ -113,6 +113,8 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
     from omegaconf import DictConfig, OmegaConf
 
     bare = key.split("@")[0]
+    if bare.startswith("search."):
+        return f"{bare} belongs to search=optuna; add that"
     kept = [item for item in arguments if "=" in item and not item.startswith("-") and "=" in item.lstrip("+~")]
     kept = [item for item in kept if "." not in item.lstrip("+~").split("=", 1)[0]]  # choices of options only
     kept = [item for item in kept if item.lstrip("+~").split("=", 1)[0] != key]
@@ -128,5 +130,5 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
     node = OmegaConf.select(config, parent) if parent else config
     names = [str(name) for name in node if str(name) != "_target_"] if isinstance(node, DictConfig) else []
     if leaf in names:  # a mapping of free keys, which Hydra fills only where they are added
-        return f"{bare} takes its keys one by one, each with a plus: +{bare}.NAME=VALUE"
+        return f"{bare} takes its keys one by one, each with a plus: +{bare}{'.NAME' if bare.endswith(leaf) else ''}=VALUE"
     return unknown(f"{bare}: {parent or 'the config'}", leaf, names)
