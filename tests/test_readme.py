@@ -46,6 +46,12 @@ def workplace(tmp_path_factory) -> Path:
     (folder / "train.jsonl").write_bytes((folder / "jobs" / "contrastive.jsonl").read_bytes())
     (folder / "pairs.jsonl").write_bytes((folder / "jobs" / "preferences.jsonl").read_bytes())
     (folder / "jobs" / "test").rename(folder / "beir")
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    clicks = [
+        {"search": {"text": row["query"]}, "clicked": [{"text": row["positives"][0]}], "shown_1": row["negatives"][0]}
+        for row in rows
+    ]
+    (folder / "clicks.jsonl").write_text("".join(json.dumps(record) + "\n" for record in clicks))
     chat = [{**CHAT, "prompt": f"{CHAT['prompt']} ({number})"} for number in range(8)]
     (folder / "chat.jsonl").write_text("".join(json.dumps(record) + "\n" for record in chat))
     return folder
