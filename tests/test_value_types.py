@@ -93,6 +93,11 @@ def test_adapters_and_home(monkeypatch, tmp_path):
     assert experiment.run_dir == tmp_path / "cache" / "run"
 
 
+def test_a_trainer_of_another_loss():
+    with pytest.raises(ConfigError, match="trainer=contrastive cannot train RankPOLoss; leave trainer out"):
+        compose(["trainer=contrastive", "loss=rankpo", "model=tiny_bert", "datasets=[toy_pairs]"])
+
+
 def nodes(value: Any) -> list[dict[str, Any]]:
     """Every mapping with a `_target_` below a value."""
     if not isinstance(value, dict):
