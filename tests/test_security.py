@@ -222,7 +222,7 @@ def test_a_secret_in_a_config_is_refused_and_not_repeated(tmp_path, monkeypatch,
     monkeypatch.setenv("HF_TOKEN", "value-of-HF_TOKEN")
     monkeypatch.setenv("MY_JUDGE", "value-of-MY_JUDGE")
     judge = ("task=annotate", "judge=openai", "judge.base_url=http://host/v1", "judge.model=m")
-    judge = (*judge, "judge.api_key_env=MY_JUDGE", "judge.extra={}")
+    judge = (*judge, "judge.api_key_env=MY_JUDGE", "judge.extra={}", "judge.max_retries=0")
     code, lines = stopped(monkeypatch, capsys, *TINY, *judge, f"cache_dir={tmp_path}", option)
     assert code == 2 and len(lines) == 1
     assert lines[0].startswith(f"{key} holds a secret") and "HF_TOKEN" in lines[0]
