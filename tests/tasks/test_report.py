@@ -16,6 +16,12 @@ from rankpo.report import charts
 from rankpo.report.runs import open_runs, short_names
 from tests.runs import train
 
+SHARES = {
+    "orders_agree": "both orders agree",
+    "first_shown_preferred": "the passage shown first is preferred",
+    "agrees_with_ranking": "agrees with the ranking",
+}
+
 
 def write_evaluation(folder: Path, model: str, dataset: str, values: dict[str, dict[str, float]]) -> None:
     target = folder / "evaluation" / model / dataset
@@ -164,7 +170,8 @@ def test_what_was_mined_and_judged_is_in_the_page(runs, tmp_path):
     assert (
         f'<p class="faint">{report["pairs"]} pairs, 0 without a verdict; {2 * report["pairs"]} answered calls' in judged
     )
-    assert f"<td>{report['agrees_with_ranking']['share']:.4f}</td>" in judged
+    for name, shown in SHARES.items():
+        assert f"<td>{shown}</td><td>{report[name]['share']:.4f}</td>" in judged
     header = page.split("Config differences")[1].split("</tr>")[0]
     assert "first" in header and "mined" not in header
 
