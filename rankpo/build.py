@@ -311,7 +311,7 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
     if settings is not None and loss is not None and settings.precision == "fp16" and settings.max_grad_norm is None:
         problems.append("trainer.precision=fp16 needs trainer.max_grad_norm: overflowing updates are found by the norm")
     if loss is not None and model is not None and loss.needs_tokens and model.kind != "causal_lm":
-        chosen = model.name_or_path or "this model"
+        chosen = model.name_or_path or "of random weights"
         problems.append(
             f"{type(loss).__name__} needs token log-probabilities; model {chosen} is of kind {model.kind} and has none. "
             "Try model=llama, qwen or pythia."

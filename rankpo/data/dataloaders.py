@@ -48,6 +48,11 @@ class DataLoader:
 
     def __post_init__(self) -> None:
         self.items = self._weighted(self.make_items())
+        if not len(self.items):
+            raise ValueError(
+                f"the training data holds no usable example: none of {len(self.table)} is one for "
+                f"{type(self).__name__}, which loss=… chooses; another loss fits them, or datasets.<name>.weight is 0"
+            )
         self.sampler = Sampler(
             num_items=len(self.items),
             batch_size=self.batch_size,

@@ -115,6 +115,13 @@ def test_errors_name_the_key_and_the_value(lists, make, message):
         make(lists)
 
 
+def test_data_without_anything_for_a_loader(tmp_path):
+    """Single candidates have no pair: the loader is named, since the loss chose it."""
+    table = table_of(tmp_path, [Example("q", ("a",), (1.0,), "1"), Example("r", ("b",), (1.0,), "2")])
+    with pytest.raises(ValueError, match="none of 2 is one for PairedPreferenceDataLoader"):
+        PairedPreferenceDataLoader(table=table, batch_size=2, seed=0)
+
+
 def test_groups_carry_their_slots(lists):
     group = ContrastiveDataLoader(table=lists, batch_size=1, seed=1).groups(0)[0]
     np.testing.assert_array_equal(np.asarray(lists.candidates[group.slots]), group.candidates)
