@@ -316,7 +316,11 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
             f"{type(loss).__name__} needs token log-probabilities; model {chosen} is of kind {model.kind} and has none. "
             "Try model=llama, qwen or pythia."
         )
-    if loss is not None and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer") and not hasattr(loss, "in_batch"):
+    if (
+        loss is not None
+        and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer")
+        and not hasattr(loss, "in_batch")
+    ):
         problems.append(f"trainer=contrastive cannot train {type(loss).__name__}; leave trainer out: loss=… chooses it")
     if loss is not None and model is not None and settings is not None:
         problems += _policy_problems(loss, model.kind, settings)

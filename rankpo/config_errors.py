@@ -130,5 +130,7 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
     node = OmegaConf.select(config, parent) if parent else config
     names = [str(name) for name in node if str(name) != "_target_"] if isinstance(node, DictConfig) else []
     if leaf in names:  # a mapping of free keys, which Hydra fills only where they are added
-        return f"{bare} takes its keys one by one, each with a plus: +{bare}{'.NAME' if bare.endswith(leaf) else ''}=VALUE"
+        return (
+            f"{bare} takes its keys one by one, each with a plus: +{bare}{'.NAME' if bare.endswith(leaf) else ''}=VALUE"
+        )
     return unknown(f"{bare}: {parent or 'the config'}", leaf, names)
