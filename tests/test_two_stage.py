@@ -66,7 +66,7 @@ def check(cache: Path) -> None:
     assert len(mined) >= 4, "posts with a profile that fits"
     assert all(record["negatives"] and not set(record["negatives"]) & set(record["positives"]) for record in mined)
     preferences = (cache / "judged" / "annotate" / "preferences.jsonl").read_text().splitlines()
-    assert 8 < len(preferences) <= 8 * 8
+    assert len(preferences) > 8
     steps = [json.loads(line)["step"] for line in (cache / "plain" / "metrics.jsonl").read_text().splitlines()]
     assert max(steps) == 2
     page = " ".join((cache / "report.html").read_text().split())
