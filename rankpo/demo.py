@@ -17,8 +17,8 @@ SEEDS = (1, 2, 3)
 FIRST_ROUND, STAGE_ONE = "jobs_round1", "jobs_stage1"
 # name of the runs: what it is, and the experiment's overrides
 STAGE_TWO = {
-    "plain": ("RankPO alone", ("replay_datasets=[]", "loss.replay_weight=0", "optimizer.lr=2e-4")),
-    "replayed": ("RankPO, stage one replayed", ()),
+    "plain": ("RankPO alone", ("replay_datasets=[]", "loss.replay_weight=0")),
+    "replayed": ("RankPO, stage one replayed", ("replay_datasets=[rankpo]", "replay_datasets.rankpo.path={mined}")),
 }
 INTERPOLATED = "RankPO, a fifth of its way"
 ALPHA = 0.2  # share of RankPO's weights, the rest are stage one's
@@ -53,6 +53,7 @@ class Demo:
         self.overrides = list(overrides)
         self.logger = MetricsLogger()
         self.cache = compose(self.overrides).cache_dir
+        self.mined = self.cache / "jobs_mined" / "mined.jsonl"
 
     def run(self, title: str, *command: str) -> Any:
         self.logger.say(f"\n{title}: python launch.py {' '.join(command)}")
@@ -67,9 +68,10 @@ class Demo:
         for name, (title, options) in STAGE_TWO.items():
             runs[title] = [f"jobs_{name}_{seed}" for seed in SEEDS]
             for seed, run in zip(SEEDS, runs[title], strict=True):
-                options_of_seed = (f"exp_name={run}", f"seed={seed}", "overwrite=true")
                 data = ("datasets=[rankpo]", f"datasets.rankpo.path={preferences}")
-                self.run(f"{title}, seed {seed}", "experiment=jobs_stage2", *data, *options, *options_of_seed)
+                data = (*data, *(option.format(mined=self.mined) for option in options))
+                options_of_seed = (f"exp_name={run}", f"seed={seed}", "overwrite=true")
+                self.run(f"{title}, seed {seed}", "experiment=jobs_stage2", *data, *options_of_seed)
         runs[INTERPOLATED] = [f"jobs_aligned_{seed}" for seed in SEEDS]
         for seed, run in zip(SEEDS, runs[INTERPOLATED], strict=True):
             source = ("task=export", f"task.run={self.cache}/jobs_plain_{seed}", f"task.alphas=[{ALPHA}]")
@@ -84,12 +86,12 @@ class Demo:
         first = f"model.load_from={self.cache}/{FIRST_ROUND}/FINAL"
         mined = ("task=mine", "mining=positive_aware", "mining.corpus=own", "datasets=[jobs]", "exp_name=jobs_mined")
         self.run("hard negatives", *mined, "model=minilm", first, "overwrite=true")
-        data = ("datasets=[rankpo]", f"datasets.rankpo.path={self.cache}/jobs_mined/mined.jsonl")
+        data = ("datasets=[rankpo]", f"datasets.rankpo.path={self.mined}")
         options = (f"exp_name={STAGE_ONE}", "trainer.epochs=1", "optimizer.lr=5e-5", "overwrite=true")
         self.run("second round", "experiment=jobs_stage1", first, *data, *options)
 
     def annotate(self) -> Path:
-        """The judge's preferences in 120 rankings: all 15 pairs of the first six."""
+        """The judge's preferences in 120 rankings: 15 pairs of the first twenty."""
         from shutil import rmtree
 
         rmtree(self.cache / "jobs_judged", ignore_errors=True)
@@ -97,7 +99,7 @@ class Demo:
         texts = (
             "task.queries=own",
             "task.corpus=own",
-            "task.pairs.top_k=6",
+            "task.pairs.top_k=20",
             "task.pairs.per_query=15",
             "task.limit=1800",
         )

@@ -24,7 +24,6 @@ launch() { "$PYTHON" launch.py "cache_dir=$CACHE" "$@"; }
 train() { launch "model=$MODEL" resume=auto trainer.save_every=epoch "$@"; }
 
 mapfile -t jobs < <(sized datasets.jobs)
-mapfile -t replay < <(sized replay_datasets.jobs)
 mapfile -t judge < <(sized judge)
 
 # 1 · contrastive learning on what the rules say
@@ -38,13 +37,14 @@ train experiment=jobs_stage1 exp_name=two "model.load_from=$CACHE/one/FINAL" \
 
 # 3 · a judge compares passages of the model's own ranking, in both orders
 launch task=annotate judge=rules "${judge[@]}" "model=$MODEL" "model.load_from=$CACHE/two/FINAL" 'datasets=[jobs]' "${jobs[@]}" \
-  task.corpus=own task.queries=own task.pairs.top_k=20 task.pairs.per_query=8 exp_name=judged
+  task.corpus=own task.queries=own task.pairs.top_k=20 task.pairs.per_query=15 exp_name=judged
 
 # 4 · RankPO: alone, and with stage one replayed beside it
 preferences=('datasets=[rankpo]' "datasets.rankpo.path=$CACHE/judged/annotate/preferences.jsonl")
 train experiment=jobs_stage2 exp_name=plain "model.load_from=$CACHE/two/FINAL" "${preferences[@]}" \
   'replay_datasets=[]' loss.replay_weight=0 "$@"
-train experiment=jobs_stage2 exp_name=aligned "model.load_from=$CACHE/two/FINAL" "${preferences[@]}" "${replay[@]}" "$@"
+train experiment=jobs_stage2 exp_name=aligned "model.load_from=$CACHE/two/FINAL" "${preferences[@]}" \
+  'replay_datasets=[rankpo]' "replay_datasets.rankpo.path=$CACHE/mined/mined.jsonl" "$@"
 
 # 5 · what each stage changed: relevance by the rules, agreement with the judge, what is kept of the stage before
 declare -A start=([two]=one [plain]=two [aligned]=two)
