@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.distributed import TCPStore
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,7 +152,8 @@ def _run(
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(environment, OMP_NUM_THREADS="1")
+    torch.set_num_threads(1)  # as in the tests' own process, whose numbers are compared to the last digit
     os.chdir(folder)
     sys.argv = list(words)
     if before is not None:
