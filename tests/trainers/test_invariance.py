@@ -75,7 +75,7 @@ def assert_max_tokens_changes_nothing(number: int, folder: Path, recipe: str, *m
     assert parts.calls > whole.calls
     assert all(map(math.isfinite, whole.losses))
     assert max(whole.losses) - min(whole.losses) > 1e-4 * abs(whole.losses[0])  # tenfold what is asked for below
-    assert_close(parts.losses, whole.losses, rtol=1e-5, atol=5e-7)  # ppo's and grpo's cross 0
+    assert_close(parts.losses, whole.losses, rtol=1e-5, atol=1e-6)  # ppo's and grpo's cross 0
     assert_close(parts.norms, whole.norms, rtol=1e-4, atol=1e-6)
     assert_close(parts.weights, whole.weights, rtol=1e-4, atol=1e-5)
 
