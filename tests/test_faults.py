@@ -217,10 +217,11 @@ def test_a_final_that_was_half_written_is_written_again(unfinished):
     continued(unfinished)
 
 
-def test_a_final_that_was_moved_aside_comes_back(unfinished):
+def test_a_final_that_was_moved_aside_comes_back(unfinished, capsys):
     """Killed between the two renames of overwriting: what stood there before is the finished run."""
     shutil.copytree(unfinished.parent / "good" / "FINAL", unfinished / "FINAL.old-12345")
     continued(unfinished)
+    assert "is finished already; its FINAL stays as it is" in capsys.readouterr().err
 
 
 # servers
