@@ -69,9 +69,9 @@ class Demo:
             runs[title] = [f"jobs_{name}_{seed}" for seed in SEEDS]
             for seed, run in zip(SEEDS, runs[title], strict=True):
                 data = ("datasets=[rankpo]", f"datasets.rankpo.path={preferences}")
-                data = (*data, *(option.format(mined=self.mined) for option in options))
+                replay = [option.format(mined=self.mined) for option in options]
                 options_of_seed = (f"exp_name={run}", f"seed={seed}", "overwrite=true")
-                self.run(f"{title}, seed {seed}", "experiment=jobs_stage2", *data, *options_of_seed)
+                self.run(f"{title}, seed {seed}", "experiment=jobs_stage2", *data, *replay, *options_of_seed)
         runs[INTERPOLATED] = [f"jobs_aligned_{seed}" for seed in SEEDS]
         for seed, run in zip(SEEDS, runs[INTERPOLATED], strict=True):
             source = ("task=export", f"task.run={self.cache}/jobs_plain_{seed}", f"task.alphas=[{ALPHA}]")
