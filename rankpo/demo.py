@@ -91,7 +91,7 @@ class Demo:
         self.run("second round", "experiment=jobs_stage1", first, *data, *options)
 
     def annotate(self) -> Path:
-        """The judge's preferences in 120 rankings: 15 pairs of the first twenty."""
+        """The judge's preferences in 120 rankings: 15 pairs of the first twelve."""
         from shutil import rmtree
 
         rmtree(self.cache / "jobs_judged", ignore_errors=True)
@@ -99,7 +99,7 @@ class Demo:
         texts = (
             "task.queries=own",
             "task.corpus=own",
-            "task.pairs.top_k=20",
+            "task.pairs.top_k=12",
             "task.pairs.per_query=15",
             "task.limit=1800",
         )
