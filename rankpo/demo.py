@@ -20,8 +20,8 @@ STAGE_TWO = {
     "plain": ("RankPO alone", ("replay_datasets=[]", "loss.replay_weight=0")),
     "replayed": ("RankPO, stage one replayed", ("replay_datasets=[rankpo]", "replay_datasets.rankpo.path={mined}")),
 }
-INTERPOLATED = "RankPO, a fifth of its way"
-ALPHA = 0.2  # share of RankPO's weights, the rest are stage one's
+INTERPOLATED = "RankPO replayed, 70 % of its way"
+ALPHA = 0.7  # share of RankPO's weights, the rest are stage one's
 EVALUATION = (
     "eval_datasets=[jobs_test,jobs_preferences_test]",
     "eval_datasets.jobs_test.num_profiles=500",
@@ -74,7 +74,7 @@ class Demo:
                 self.run(f"{title}, seed {seed}", "experiment=jobs_stage2", *data, *replay, *options_of_seed)
         runs[INTERPOLATED] = [f"jobs_aligned_{seed}" for seed in SEEDS]
         for seed, run in zip(SEEDS, runs[INTERPOLATED], strict=True):
-            source = ("task=export", f"task.run={self.cache}/jobs_plain_{seed}", f"task.alphas=[{ALPHA}]")
+            source = ("task=export", f"task.run={self.cache}/jobs_replayed_{seed}", f"task.alphas=[{ALPHA}]")
             self.run(f"{INTERPOLATED}, seed {seed}", *source, f"exp_name={run}", "overwrite=true")
         return runs
 

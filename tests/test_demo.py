@@ -26,7 +26,7 @@ def test_demo_from_training_to_report(tmp_path, monkeypatch):
     demo.main(["model=tiny_bert", f"cache_dir={tmp_path}", "trainer.max_steps=2", "trainer.batch_size=4"])
     found = json.loads((tmp_path / "demo" / "results.json").read_text())
     assert {title: len(rows) for title, rows in found.items()} == {
-        "base": 1, "first round": 1, "stage one": 1, "RankPO alone": 2, "RankPO, stage one replayed": 2, "RankPO, a fifth of its way": 2,
+        "base": 1, "first round": 1, "stage one": 1, "RankPO alone": 2, "RankPO, stage one replayed": 2, "RankPO replayed, 70 % of its way": 2,
     }  # fmt: skip
     page = (tmp_path / "demo" / "report.html").read_text()
     assert page.count("jobs_aligned_2") > 1
