@@ -105,8 +105,8 @@ GENTLE = dict.fromkeys(
     ("bradley-terry", "contrastive", "orpo", "rankpo", "simpo", "slic", "own negatives", "symmetric", "matryoshka"),
     0.0003,
 )
-GENTLE |= dict.fromkeys(("hinge", "confidence", "replay", "sppo", "grpo, embeddings"), 0.0003)
-GENTLE |= {"reranker": 0.1, "reranker of lists": 0.1, "bradley-terry, tokens": 0.005, "bco, tokens": 0.02}
+GENTLE |= dict.fromkeys(("hinge", "confidence", "replay", "sppo", "grpo, embeddings", "cpo", "ipo"), 0.0003)
+GENTLE |= {"reranker": 0.05, "reranker of lists": 0.02, "bradley-terry, tokens": 0.005, "bco, tokens": 0.02}
 
 
 def gentle(name: str) -> str:
