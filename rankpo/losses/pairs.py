@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rankpo.functional import negative_log_sigmoid
 from rankpo.losses.base import at_least_float32, require_below, require_choice, require_reference
+from rankpo.losses.maths import negative_log_sigmoid
 
 KINDS = ("sigmoid", "hinge")
 

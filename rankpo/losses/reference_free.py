@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rankpo.functional import LOGPS, log1mexp, logps_from_scores, negative_log_sigmoid
 from rankpo.losses.base import Loss, require_choice, require_not_negative, require_positive
+from rankpo.losses.maths import LOGPS, log1mexp, logps_from_scores, negative_log_sigmoid
 from rankpo.losses.pairs import chosen_nll, gap, pair_metrics, pair_scores, per_token
 from rankpo.types import Labels, LossOutput
 
