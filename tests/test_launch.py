@@ -10,7 +10,8 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from hydra.core.global_hydra import GlobalHydra
 
-from rankpo.config.messages import ConfigError, run_error
+from rankpo.config.messages import run_error
+from rankpo.errors import ConfigError
 from rankpo.models.engine.packing import window_mask
 from tests.runs import RANKPO, ROOT, TINY, train
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from rankpo.config.build import locate
 from rankpo.config.guard import foreign
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.judges.base import JudgeStopped
 from rankpo.judges.server import ServerJudge
 from rankpo.judges.templates import Template

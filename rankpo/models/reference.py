@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.table import ExampleTable
+from rankpo.errors import ConfigError
 from rankpo.evaluation.base import slot_scores
 from rankpo.models.engine.token_logps import ReferenceStates
 from rankpo.runs import processes

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.readers import files
+from rankpo.errors import ConfigError
 from rankpo.judges.annotation import ORDERS
 from rankpo.judges.pairs import Pair, PairSettings
 from rankpo.retrieval.corpus import check_source, open_source, text_key

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import check_source, open_source
 
 if TYPE_CHECKING:

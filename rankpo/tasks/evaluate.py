@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.runs.checkpoints import Checkpoint, CheckpointError, CheckpointStore, damage
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.readers import files
 from rankpo.data.text.conversations import plain_text, prompt_record
+from rankpo.errors import ConfigError
 from rankpo.models.engine.vllm import check_backend, choose_backend
 from rankpo.storage.atomic import replace_text
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch

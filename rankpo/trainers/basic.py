@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.loaders.planner import plan
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.random_keys import random_keys
+from rankpo.errors import ConfigError
 from rankpo.losses.matryoshka import matryoshka
 from rankpo.runs import processes
 from rankpo.runs.logger import RunningMetrics

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.readers.trec import read_run
+from rankpo.errors import ConfigError
 from rankpo.runs.checkpoints import CheckpointError
 from rankpo.tasks.demo import compose
 from rankpo.tasks.evaluate import retention

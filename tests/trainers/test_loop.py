@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import rankpo
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.evaluation.base import PreferenceEvaluator, Result
 from rankpo.runs.checkpoints import CheckpointError
 from rankpo.trainers.basic import NonFiniteError

@@ -8,7 +8,7 @@ import pytest
 from torch.testing import assert_close
 
 import rankpo
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.evaluation.lists import ListwiseEvaluator
 from rankpo.tasks.demo import compose
 from tests.runs import curve, final_weights, launch, train, trainer_of

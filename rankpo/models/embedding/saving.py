@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.model_card import card, public_name
 from rankpo.models.older_transformers import for_older_readers
