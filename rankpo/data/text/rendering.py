@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankpo.data.readers.fields import BadRecord
@@ -38,6 +39,25 @@ def chosen_template(tokenizer: PreTrainedTokenizerBase, template: str | None) ->
     # the beginning that the tokenizer puts in front of plain texts stands in front of conversations too
     head = tokenizer.convert_ids_to_tokens(list(SpecialTokens.learn(tokenizer).head))
     return f"{{{{ {json.dumps(''.join(head), ensure_ascii=False)} }}}}{DEFAULT_TEMPLATE}" if head else DEFAULT_TEMPLATE
+
+
+def template_text(given: str | None) -> str | None:
+    """The template of `model.chat_template`: jinja, or a file of it, or a tokenizer_config.json. None stays None.
+
+    Raises ValueError for what is neither.
+    """
+    if given is None or "{{" in given or "{%" in given:
+        return given
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise ValueError(f"chat_template={given} is neither a template, which has {{{{ or {{% in it, nor a file")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".json":
+        return text
+    template = json.loads(text).get("chat_template")
+    if not isinstance(template, str):
+        raise ValueError(f"chat_template={given} has no text under the key chat_template")
+    return template
 
 
 def render(tokenizer: PreTrainedTokenizerBase, template: str, turns: Sequence[Turn], *, generation: bool) -> str:
