@@ -62,7 +62,7 @@ install() { # install EXTRAS…: does nothing if the same was installed before f
 
 case "${1:-}" in
   "") install demo faiss; printf 'ready: %s\n' "source $venv/bin/activate" ;;
-  demo) shift; install demo; exec "$python" -m rankpo.demo "$@" ;;
+  demo) shift; install demo; exec "$python" -m rankpo.tasks.demo "$@" ;;
   test)
     shift
     install demo st faiss zstd search slurm dev

@@ -17,22 +17,23 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rankpo.config_errors import ConfigError, explain, multirun_refusal, run_error
-from rankpo.config_guard import guarded
-from rankpo.interruption import REQUEUE, Interrupted, leaving_at_once
+from rankpo.config.guard import guarded
+from rankpo.config.messages import explain, multirun_refusal, run_error
+from rankpo.errors import ConfigError
+from rankpo.runs.signals import REQUEUE, Interrupted, leaving_at_once
 
 
 @hydra.main(version_base="1.3", config_path="config", config_name="config")
 def compose_and_run(config: DictConfig) -> None:
-    from rankpo.build import check, run
+    from rankpo.config.build import check, run
 
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     if hydra_config.mode == hydra.types.RunMode.MULTIRUN:
-        from rankpo import slurm
-        from rankpo.sweep import in_sweep
+        from rankpo.runs import submitit
+        from rankpo.sweeps.folder import in_sweep
 
-        slurm.join()
+        submitit.join()
         in_sweep(config, overrides, run)
         return
     try:
@@ -50,8 +51,8 @@ def compose_and_run(config: DictConfig) -> None:
 
 def close_processes() -> None:
     """Ends the process group where one was made."""
-    if "rankpo.distributed" in sys.modules:
-        sys.modules["rankpo.distributed"].shut_down()
+    if "rankpo.runs.processes" in sys.modules:
+        sys.modules["rankpo.runs.processes"].shut_down()
 
 
 def stop(message: str, code: int) -> NoReturn:
@@ -80,8 +81,8 @@ def main() -> int:
             with guarded(), leaving_at_once():
                 compose_and_run()
         finally:
-            if "rankpo.sweep" in sys.modules:
-                sys.modules["rankpo.sweep"].close_all()
+            if "rankpo.sweeps.folder" in sys.modules:
+                sys.modules["rankpo.sweeps.folder"].close_all()
     except (HydraException, OmegaConfBaseException) as error:
         sys.stderr.write(f"{explain(error, sys.argv[1:])}\n")
         return 2

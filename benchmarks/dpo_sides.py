@@ -80,7 +80,7 @@ def ours(*, overrides: Sequence[str], data: str) -> Update:
     trainer, folder = build_trainer([*overrides, *common])
 
     def update(step: int) -> Outcome:
-        from rankpo.metrics import RunningMetrics
+        from rankpo.runs.logger import RunningMetrics
 
         prepared = trainer.prepare(step)
         trainer.train_step(prepared)
@@ -103,8 +103,8 @@ def full_vocabulary(
     from torch.nn.functional import logsigmoid
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from rankpo.data.completion_inputs import CompletionInputs
-    from rankpo.models.causal_settings import CausalSettings
+    from rankpo.models.causal_lm.inputs import CompletionInputs
+    from rankpo.models.causal_lm.settings import CausalSettings
 
     settings = CausalSettings(max_length=max_length, max_prompt_length=max_prompt_length)
     inputs = CompletionInputs(AutoTokenizer.from_pretrained(folder), settings)

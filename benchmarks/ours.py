@@ -14,8 +14,8 @@ from benchmarks.sides import Outcome, Update
 from benchmarks.workloads import Row
 
 if TYPE_CHECKING:
-    from rankpo.models.embedding import EmbeddingModel
-    from rankpo.models.reranker import RerankerModel
+    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.reranker.model import RerankerModel
     from rankpo.trainers.basic import BasicTrainer
 
 LEARNING_RATE = 1e-5
@@ -41,7 +41,7 @@ def trainer_update(*, overrides: Sequence[str], data: Path) -> Update:
     trainer, folder = build_trainer([*overrides, "datasets=[rankpo]", f"datasets.rankpo.path={data}"])
 
     def update(step: int) -> Outcome:
-        from rankpo.metrics import RunningMetrics
+        from rankpo.runs.logger import RunningMetrics
 
         prepared = trainer.prepare(step)
         trainer.train_step(prepared)
@@ -56,14 +56,14 @@ def trainer_update(*, overrides: Sequence[str], data: Path) -> Update:
 
 def build_trainer(overrides: Sequence[str]) -> tuple[BasicTrainer, TemporaryDirectory[str]]:
     """A trainer ready for its first update, and the folder of its token file."""
-    from rankpo import distributed
-    from rankpo.demo import compose
-    from rankpo.metrics import MetricsLogger
+    from rankpo.runs import processes
+    from rankpo.runs.logger import MetricsLogger
+    from rankpo.tasks.demo import compose
     from rankpo.tasks.train import assemble
 
     folder = TemporaryDirectory(prefix="rankpo-benchmark-")
     experiment = compose([*COMMON, *overrides, "exp_name=benchmark", f"cache_dir={folder.name}"])
-    accelerator = distributed.make_accelerator(experiment.settings.precision)
+    accelerator = processes.make_accelerator(experiment.settings.precision)
     trainer = assemble(experiment, accelerator, MetricsLogger(main=False))
     trainer.policy.train()
     return trainer, folder
@@ -71,7 +71,7 @@ def build_trainer(overrides: Sequence[str]) -> tuple[BasicTrainer, TemporaryDire
 
 def encode_update(*, folder: str, texts: Sequence[str], max_length: int) -> Update:
     """`model.encode(texts)`, with all that it does from texts to an array."""
-    from rankpo.models.build import EmbeddingModelConfig
+    from rankpo.models.embedding.config import EmbeddingModelConfig
 
     config = EmbeddingModelConfig(name_or_path=folder, passage_max_length=max_length, query_max_length=max_length)
     model = config.build(config.open_inputs(_silent), _silent)
@@ -85,8 +85,8 @@ def encode_update(*, folder: str, texts: Sequence[str], max_length: int) -> Upda
 def listwise_update(*, overrides: Sequence[str], rows: Sequence[Row], decode: str) -> Update:
     """The ranking of one query's candidates, a query per update. The value: the place of the passage that the first
     window put first, which is the same however the order is read off."""
-    from rankpo.demo import compose
-    from rankpo.models.listwise_reranker import ListwiseReranker
+    from rankpo.models.listwise.reranking import ListwiseReranker
+    from rankpo.tasks.demo import compose
 
     config: Any = compose(["model=listwise_llm", *overrides]).model
     reranker = ListwiseReranker(config.build(config.open_inputs(_silent), _silent).eval(), decode=decode)

@@ -52,9 +52,9 @@ def _text(rng: random.Random, kind: str, number: int, words: int) -> str:
 def planning_and_step(*, num_pairs: int, batch_size: int, plans: int, tiny: bool = False) -> Update:
     """An update: `plans` preparations of updates far apart, timed, then one training step. The value is the fraction
     of the step's time that one preparation takes."""
-    from rankpo import distributed
-    from rankpo.demo import compose
-    from rankpo.metrics import MetricsLogger
+    from rankpo.runs import processes
+    from rankpo.runs.logger import MetricsLogger
+    from rankpo.tasks.demo import compose
     from rankpo.tasks.train import assemble
 
     folder = TemporaryDirectory(prefix="rankpo-benchmark-")
@@ -64,7 +64,7 @@ def planning_and_step(*, num_pairs: int, batch_size: int, plans: int, tiny: bool
          f"cache_dir={folder.name}", "datasets=[toy_pairs]"]
     )  # fmt: skip
     experiment = replace(experiment, datasets=[SyntheticPairs(num_pairs=num_pairs)])
-    trainer = assemble(experiment, distributed.make_accelerator(), MetricsLogger(main=False))
+    trainer = assemble(experiment, processes.make_accelerator(), MetricsLogger(main=False))
     per_epoch = trainer.loader.updates_per_epoch
 
     def update(step: int) -> Outcome:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from benchmarks.sides import Measured
-from rankpo.metrics import MetricsLogger
+from rankpo.runs.logger import MetricsLogger
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"

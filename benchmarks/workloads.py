@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankpo.data.jobs import Jobs
-from rankpo.data.sources import Records
+from rankpo.data.generated.jobs import Jobs
+from rankpo.data.readers.records import Records
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

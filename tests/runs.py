@@ -10,8 +10,8 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 
-from rankpo.demo import compose
-from rankpo.metrics import MetricsLogger
+from rankpo.runs.logger import MetricsLogger
+from rankpo.tasks.demo import compose
 from rankpo.tasks.train import assemble
 from tests.starts import ROOT as ROOT
 from tests.starts import Started
@@ -36,10 +36,10 @@ def trainer_of(*overrides: str):
     """A trainer in this process, ready to train, silent."""
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
-    from rankpo import distributed
+    from rankpo.runs import processes
 
     experiment = compose(overrides)
-    accelerator = distributed.make_accelerator(experiment.settings.precision)
+    accelerator = processes.make_accelerator(experiment.settings.precision)
     return assemble(experiment, accelerator, MetricsLogger(main=False))
 
 

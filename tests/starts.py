@@ -27,7 +27,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         "hydra._internal.utils",
-        "rankpo.build",
+        "rankpo.config.build",
         "rankpo.tasks.train",
         "rankpo.trainers.contrastive",
         "rankpo.trainers.paired_preference",

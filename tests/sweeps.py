@@ -9,7 +9,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from hydra.core.global_hydra import GlobalHydra
 
-from rankpo import sweep
+from rankpo.sweeps import folder
 from tests.runs import ROOT
 
 JOBS = ("loss=rankpo", "model=tiny_bert", "datasets=[toy_pairs]", "trainer.max_steps=2")
@@ -19,7 +19,7 @@ def swept(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
     """The exit code of `launch.py -m …`."""
     monkeypatch.setattr(sys, "argv", [str(ROOT / "launch.py"), "-m", *arguments])
     monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.setattr(sweep, "_folders", [])
+    monkeypatch.setattr(folder, "_folders", [])
     GlobalHydra.instance().clear()
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()

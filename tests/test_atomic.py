@@ -2,7 +2,7 @@
 
 import pytest
 
-from rankpo.atomic import replace_text, replacing
+from rankpo.storage.atomic import replace_text, replacing
 
 
 def names(folder):

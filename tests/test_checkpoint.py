@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from rankpo import checkpoint
-from rankpo.checkpoint import (
+from rankpo.runs import checkpoints
+from rankpo.runs.checkpoints import (
     CheckpointError,
     CheckpointStore,
     claim,
@@ -119,8 +119,8 @@ def test_being_killed_while_the_folders_change_places_loses_nothing(tmp_path, mo
 
 def test_files_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     order = []
-    fsync, rename = checkpoint._fsync, type(tmp_path).rename
-    monkeypatch.setattr(checkpoint, "_fsync", lambda path: (order.append(path.name), fsync(path)))
+    fsync, rename = checkpoints._fsync, type(tmp_path).rename
+    monkeypatch.setattr(checkpoints, "_fsync", lambda path: (order.append(path.name), fsync(path)))
     monkeypatch.setattr(type(tmp_path), "rename", lambda a, b: (order.append("renamed"), rename(a, b))[1])
     with written_whole(tmp_path / "FINAL") as folder:
         (folder / "weights").write_text("w")
@@ -150,7 +150,7 @@ def test_a_damaged_future_does_not_push_out_the_present(tmp_path):
 
 def test_two_runs_cannot_hold_one_directory(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from rankpo.checkpoint import claim, CheckpointError\n"
+        "import sys; from pathlib import Path; from rankpo.runs.checkpoints import claim, CheckpointError\n"
         "try:\n  with claim(Path(sys.argv[1])): pass\nexcept CheckpointError as error: print(error)\nelse: print('free')"
     )
 

@@ -14,11 +14,11 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from rankpo import distributed
-from rankpo.build import build
-from rankpo.data.jobs import write_jobs
-from rankpo.demo import compose
-from rankpo.metrics import MetricsLogger
+from rankpo.config.build import build
+from rankpo.data.generated.jobs import write_jobs
+from rankpo.runs import processes
+from rankpo.runs.logger import MetricsLogger
+from rankpo.tasks.demo import compose
 from rankpo.tasks.train import assemble
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
@@ -62,7 +62,7 @@ def trainer_of(*overrides: str):
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
     experiment = compose(overrides)
-    return assemble(experiment, distributed.make_accelerator("fp32"), MetricsLogger(main=False))
+    return assemble(experiment, processes.make_accelerator("fp32"), MetricsLogger(main=False))
 
 
 def trainer_name(loss: str) -> str:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rankpo import demo
+from rankpo.tasks import demo
 
 
 def test_summary_by_hand():

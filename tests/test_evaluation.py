@@ -9,10 +9,10 @@ import torch
 from torch.nn.functional import normalize
 from transformers import BertConfig, BertModel
 
-from rankpo.data.beir import Beir, write_beir
-from rankpo.data.jobs import Jobs
-from rankpo.evaluation import PreferenceEvaluator, RetrievalEvaluator, documents_by_row
-from rankpo.ranking_metrics import evaluate_run
+from rankpo.data.generated.jobs import Jobs
+from rankpo.data.readers.beir import Beir, write_beir
+from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator, documents_by_row
+from rankpo.evaluation.metrics import evaluate_run
 from rankpo.types import Example
 from tests.data.test_text_store import Fixed
 from tests.runs import CONTRASTIVE, trainer_of
@@ -184,10 +184,10 @@ def test_the_judged_pairs_are_rows_of_the_table(model, tmp_path):
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from rankpo import distributed
+from rankpo.runs import processes
 from tests.runs import CONTRASTIVE, trainer_of
 from tests.test_evaluation import METRICS, dev
-from rankpo.evaluation import PreferenceEvaluator, RetrievalEvaluator
+from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator
 folder = Path(sys.argv[1])
 model = trainer_of(*CONTRASTIVE, f"cache_dir={folder}", "datasets.toy_contrastive.num_posts=4").policy
 silent = lambda message: None
@@ -195,9 +195,9 @@ results = [RetrievalEvaluator(dev(), folder, METRICS, silent, top_k=20).evaluate
            PreferenceEvaluator(dev("preferences_dev"), folder, silent).evaluate(model)]
 found = [[dict(r.metrics), {k: dict(v) for k, v in r.per_query.items()}, dict(r.counts), {k: list(v) for k, v in r.run.items()}]
          for r in results]
-name = f"{distributed.world_size()}-{distributed.rank()}.json"
+name = f"{processes.world_size()}-{processes.rank()}.json"
 (folder / name).write_text(json.dumps(found))
-distributed.shut_down()
+processes.shut_down()
 """
 
 

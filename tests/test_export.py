@@ -9,13 +9,13 @@ import torch
 from torch.testing import assert_close
 
 import rankpo
-from rankpo import export
-from rankpo.config_errors import ConfigError
-from rankpo.export import ExportError, read_settings
-from rankpo.models.build import EmbeddingModelConfig
-from rankpo.models.embedding import EmbeddingModel
+from rankpo.errors import ConfigError
+from rankpo.models.embedding import saving
+from rankpo.models.embedding.config import EmbeddingModelConfig
+from rankpo.models.embedding.model import EmbeddingModel
+from rankpo.models.embedding.saving import ExportError, read_settings
+from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.loading import byte_tokenizer
-from rankpo.models.settings import EmbeddingSettings
 from tests.models.families import backbone
 
 TEXTS = ["soil", "a field of wheat in the rain, and then nothing for a long while", "ploughing", "x", "soil and rain"]
@@ -128,7 +128,7 @@ def test_an_interrupted_export_leaves_the_old_folder(tmp_path, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, "card", stop)
+    monkeypatch.setattr(saving, "card", stop)
     with pytest.raises(KeyboardInterrupt):
         model_of(pooling="cls").export(folder, {})
     assert [path.name for path in tmp_path.iterdir()] == ["FINAL"]
@@ -136,7 +136,7 @@ def test_an_interrupted_export_leaves_the_old_folder(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_differs_never_takes_the_name(tmp_path, monkeypatch):
-    save = export._save_backbone
+    save = saving._save_backbone
 
     def save_and_spoil(model, folder):
         with torch.no_grad():
@@ -145,7 +145,7 @@ def test_a_folder_that_differs_never_takes_the_name(tmp_path, monkeypatch):
             save(model, folder)
             weight.sub_(0.5)
 
-    monkeypatch.setattr(export, "_save_backbone", save_and_spoil)
+    monkeypatch.setattr(saving, "_save_backbone", save_and_spoil)
     with pytest.raises(ExportError, match="loaded again, embeddings differ by"):
         model_of().export(tmp_path / "FINAL", {})
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from torch import float64, tensor
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from rankpo.functional import candidate_kl, log1mexp, logps_from_scores, masked_log_softmax, negative_log_sigmoid
+from rankpo.losses.maths import candidate_kl, log1mexp, logps_from_scores, masked_log_softmax, negative_log_sigmoid
 
 SCORES = tensor([[0.7, 0.5, 0.4]], dtype=float64)
 REFERENCE = tensor([[0.6, 0.5, 0.45]], dtype=float64)

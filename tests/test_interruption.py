@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.interruption import REQUEUE, SIGNALS, leaving_at_once, noticed
+from rankpo.runs.signals import REQUEUE, SIGNALS, leaving_at_once, noticed
 from rankpo.trainers.basic import BasicTrainer
 from tests.runs import CONTRASTIVE, final_weights, train
 from tests.starts import ROOT, Started, waiting_at
@@ -93,8 +93,8 @@ def test_a_signal_while_texts_are_tokenised_ends_the_run(tmp_path, monkeypatch, 
         os.kill(os.getpid(), signal.SIGUSR1)
         pytest.fail("the run went on")
 
-    monkeypatch.setattr("rankpo.interruption.os._exit", leave)
-    monkeypatch.setattr("rankpo.data.text_store._build", tokenised)
+    monkeypatch.setattr("rankpo.runs.signals.os._exit", leave)
+    monkeypatch.setattr("rankpo.data.table._build", tokenised)
     code, _ = stopped(monkeypatch, capsys, *CONTRASTIVE, f"cache_dir={tmp_path}")
     assert code == REQUEUE
 

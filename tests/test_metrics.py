@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
-from rankpo.config_errors import ConfigError
-from rankpo.metrics import MetricsLogger, RunningMetrics, counting
+from rankpo.errors import ConfigError
+from rankpo.runs.logger import MetricsLogger, RunningMetrics, counting
 from tests.runs import RANKPO, curve, launch, train
 
 
@@ -154,7 +154,7 @@ def test_a_run_that_starts_again_has_a_curve_of_its_own(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from rankpo.trackers import _identity
+    from rankpo.runs.trackers import _identity
 
     def steps() -> list[int]:
         events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))

@@ -5,8 +5,8 @@ import re
 import pytest
 import yaml
 
-from rankpo.model_card import card, public_name
-from rankpo.models.settings import EmbeddingSettings
+from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.models.model_card import card, public_name
 from tests.test_export import model_of
 
 DESCRIPTION = {

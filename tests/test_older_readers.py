@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from rankpo.older_readers import for_older_readers
+from rankpo.models.older_transformers import for_older_readers
 from tests.models.test_listwise import model_of as listwise_of
 from tests.models.test_reranker import model_of as reranker_of
 from tests.toy_tokenizers import CHATML, byte_bpe

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.data.jobs import write_jobs
+from rankpo.data.generated.jobs import write_jobs
 from tests.runs import launch, train
 from tests.starts import PATIENCE, ROOT
 

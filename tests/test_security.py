@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from rankpo.build import locate
-from rankpo.checkpoint import MANIFEST, CheckpointStore, checksum
-from rankpo.config_errors import ConfigError
-from rankpo.config_guard import foreign
-from rankpo.demo import compose
+from rankpo.config.build import locate
+from rankpo.config.guard import foreign
+from rankpo.errors import ConfigError
 from rankpo.judges.base import JudgeStopped
 from rankpo.judges.server import ServerJudge
 from rankpo.judges.templates import Template
+from rankpo.runs.checkpoints import MANIFEST, CheckpointStore, checksum
+from rankpo.tasks.demo import compose
 from tests.judges.server import Handler, serving
 from tests.runs import RANKPO, TINY, train
 from tests.starts import ROOT
@@ -74,8 +74,8 @@ def test_no_source_loads_pickles_or_runs_text():
     found = {str(path.relative_to(ROOT)): problems for path in SOURCES if (problems := faults(path.read_text()))}
     # merges what its caller was given, with use_safetensors among it; peft takes .bin: `adapters_only_as_safetensors`
     assert found == {
-        "rankpo/models/build_reranker.py": ["AutoModelForSequenceClassification.from_pretrained"],
-        "rankpo/models/causal_config.py": ["PeftModel.from_pretrained"],
+        "rankpo/models/reranker/config.py": ["AutoModelForSequenceClassification.from_pretrained"],
+        "rankpo/models/causal_lm/config.py": ["PeftModel.from_pretrained"],
     }
 
 
@@ -151,11 +151,11 @@ def remember(folder: Path) -> None:
         "rankposition.Loss",
         "torch.load",
         "torch.hub.load",
-        "rankpo.build.import_module",  # a function that the module only uses
+        "rankpo.config.build.import_module",  # a function that the module only uses
         "rankpo.tasks.train.subprocess.run",
-        "rankpo.checkpoint.shutil.rmtree",
-        "rankpo.checkpoint.recover",  # ours, and no class
-        "rankpo.checkpoint.Path",  # a class from elsewhere
+        "rankpo.runs.checkpoints.shutil.rmtree",
+        "rankpo.runs.checkpoints.recover",  # ours, and no class
+        "rankpo.runs.checkpoints.Path",  # a class from elsewhere
         "torch.optim.adamw.cast",
         "transformers.pipeline",
         "",

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import rankpo
-from rankpo.demo import compose
+from rankpo.tasks.demo import compose
 from tests.models.test_reranker import model_of as reranker_of
 
 PROGRAM = os.environ.get("INFINITY_EMB") or shutil.which("infinity_emb")

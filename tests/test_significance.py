@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rankpo.significance import compare, grouped, holm, interval, sign_flip
+from rankpo.evaluation.significance import compare, grouped, holm, interval, sign_flip
 
 
 def test_holm_golden():

@@ -12,21 +12,21 @@ from types import SimpleNamespace
 import pytest
 from torch.testing import assert_close
 
-from rankpo import slurm, sweep
-from rankpo.config_errors import ConfigError
+from rankpo.errors import ConfigError
+from rankpo.runs import submitit
 from tests.runs import CONTRASTIVE, ROOT, curve, train
 from tests.slurm import cluster, skip_without_slurm
 
 
 def test_all_tasks_of_a_job_meet_at_one_place():
     hosts = ["n1", "n2"]
-    place = slurm.meeting_place("17_3", hosts, {})
-    assert place == slurm.meeting_place("17_3", hosts, {})
+    place = submitit.meeting_place("17_3", hosts, {})
+    assert place == submitit.meeting_place("17_3", hosts, {})
     assert place["MASTER_ADDR"] == "n1"
-    ports = {slurm.meeting_place(f"17_{number}", hosts, {})["MASTER_PORT"] for number in range(20)}
+    ports = {submitit.meeting_place(f"17_{number}", hosts, {})["MASTER_PORT"] for number in range(20)}
     assert len(ports) == 20 and all(20000 <= int(port) < 40000 for port in ports)
-    assert slurm.meeting_place("17", ["n1"], {})["MASTER_ADDR"] == "127.0.0.1"
-    assert slurm.meeting_place("17", hosts, {"RANKPO_ADDRESS": "10.0.0.1"})["MASTER_ADDR"] == "10.0.0.1"
+    assert submitit.meeting_place("17", ["n1"], {})["MASTER_ADDR"] == "127.0.0.1"
+    assert submitit.meeting_place("17", hosts, {"RANKPO_ADDRESS": "10.0.0.1"})["MASTER_ADDR"] == "10.0.0.1"
 
 
 def test_ranks_come_from_submitit(monkeypatch):
@@ -35,7 +35,7 @@ def test_ranks_come_from_submitit(monkeypatch):
     job = {"job_id": "8", "num_tasks": 4, "num_nodes": 2, "global_rank": 3, "local_rank": 1, "hostnames": ["a", "b"]}
     monkeypatch.setattr("submitit.JobEnvironment", lambda: SimpleNamespace(**job))
     monkeypatch.setattr(os, "environ", {"SUBMITIT_EXECUTOR": "slurm"})
-    slurm.join()
+    submitit.join()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
     assert [os.environ[name] for name in names] == ["3", "4", "1", "2", "a"]
 
@@ -43,7 +43,7 @@ def test_ranks_come_from_submitit(monkeypatch):
 @pytest.mark.parametrize("environment", [{}, {"SUBMITIT_EXECUTOR": "slurm", "RANK": "1"}])
 def test_elsewhere_nothing_is_changed(monkeypatch, environment):
     monkeypatch.setattr(os, "environ", dict(environment))
-    slurm.join()
+    submitit.join()
     assert os.environ == environment
 
 
@@ -82,7 +82,7 @@ def test_a_sweep_on_two_nodes(tmp_path, monkeypatch):
         second = run("seed=1,2,x")
     assert "2 jobs" in first.stdout and "3 jobs" in second.stdout
     assert len(written) == 2
-    states = {path.parent.name: json.loads(path.read_text()) for path in folder.glob(f"*/{sweep.JOB_FILE}")}
+    states = {path.parent.name: json.loads(path.read_text()) for path in folder.glob(f"*/{folder.JOB_FILE}")}
     assert states["seed=1"]["state"] == states["seed=2"]["state"] == "finished"
     assert all(path.stat().st_mtime_ns == time for path, time in written.items())
     assert states["seed=x"]["state"] == "failed" and states["seed=x"]["error"].startswith("seed must be")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from rankpo import launching, sweep
-from rankpo.config_errors import ConfigError, multirun_refusal
-from rankpo.interruption import Interrupted
-from rankpo.launching import Job, Launching, Overseer, command, own_words, quoted
+from rankpo.config.messages import multirun_refusal
+from rankpo.errors import ConfigError
+from rankpo.runs.signals import Interrupted
+from rankpo.sweeps import folder, jobs
+from rankpo.sweeps.jobs import Job, Launching, Overseer, command, own_words, quoted
 from tests.runs import curve, launch
 from tests.starts import Started
 from tests.sweeps import JOBS, swept
@@ -21,12 +22,12 @@ from tests.sweeps import JOBS, swept
 
 def test_a_job_is_named_by_what_it_varies():
     overrides = ["loss=rankpo", "loss.beta=2", "model.name_or_path=a/b"]
-    assert sweep.varied(overrides, ["-m", "loss=rankpo", "loss.beta=1,2", "model.name_or_path=a/b,c"]) == overrides[1:]
-    assert sweep.job_name(overrides[1:]) == "loss.beta=2,model.name_or_path=a_b"
+    assert folder.varied(overrides, ["-m", "loss=rankpo", "loss.beta=1,2", "model.name_or_path=a/b,c"]) == overrides[1:]
+    assert folder.job_name(overrides[1:]) == "loss.beta=2,model.name_or_path=a_b"
 
 
 def test_long_names_stay_different():
-    names = {sweep.job_name([f"model.name_or_path={'x' * 150}{number}"]) for number in range(3)}
+    names = {folder.job_name([f"model.name_or_path={'x' * 150}{number}"]) for number in range(3)}
     assert len(names) == 3
     assert max(map(len, names)) < 200
 
@@ -43,7 +44,7 @@ def test_table_groups_seeds_and_sorts_by_the_metric():
         row("2", "2", 0.9),
         row("3", "2", 0.1, "failed"),
     ]
-    first, second, failed = sweep.summary(rows, "dev/ndcg@10")
+    first, second, failed = folder.summary(rows, "dev/ndcg@10")
     assert (first["loss.beta"], first["seeds"], first["dev/ndcg@10"]) == ("2", 2, pytest.approx(0.7))
     assert second["±"] == pytest.approx(0.2 / 2**0.5)  # two values: their distance over √2
     assert failed["state"] == "failed"
@@ -51,27 +52,27 @@ def test_table_groups_seeds_and_sorts_by_the_metric():
 
 def test_table_names_the_metrics_there_are():
     with pytest.raises(ValueError, match=r"dev/ndcg@20 is not among .*dev/ndcg@10"):
-        sweep.summary([row("1", "1", 0.2)], "dev/ndcg@20")
+        folder.summary([row("1", "1", 0.2)], "dev/ndcg@20")
 
 
 def test_losses_are_sorted_upwards_and_unfinished_jobs_without_metrics():
     rows = [{**row("1", beta, float(beta)), "train/loss": float(beta)} for beta in ("2", "1", "3")]
     rows[2]["state"] = "pruned"
-    assert [line["loss.beta"] for line in sweep.summary(rows, None)] == ["1", "2", "3"]
-    assert [line["loss.beta"] for line in sweep.summary(rows, "ndcg@10")] == ["2", "1", "3"]
-    assert sweep.summary(rows, "ndcg@10", descending=False)[0]["loss.beta"] == "1"
-    assert sweep.summary(rows, None)[2] == {"loss.beta": "3", "seed": "1", "seeds": 0, "state": "pruned"}
+    assert [line["loss.beta"] for line in folder.summary(rows, None)] == ["1", "2", "3"]
+    assert [line["loss.beta"] for line in folder.summary(rows, "ndcg@10")] == ["2", "1", "3"]
+    assert folder.summary(rows, "ndcg@10", descending=False)[0]["loss.beta"] == "1"
+    assert folder.summary(rows, None)[2] == {"loss.beta": "3", "seed": "1", "seeds": 0, "state": "pruned"}
 
 
 def test_several_metrics_have_their_own_deviations():
     rows = [{**row(str(seed), "1", float(seed)), "train/loss": 10.0 * seed} for seed in (1, 2)]
-    (line,) = sweep.summary(rows, ["dev/ndcg@10", "train/loss"])
+    (line,) = folder.summary(rows, ["dev/ndcg@10", "train/loss"])
     assert line["dev/ndcg@10"] == 1.5 and line["train/loss"] == 15
     assert line["±"] == pytest.approx(0.5**0.5) and line["± train/loss"] == pytest.approx(10 * 0.5**0.5)
 
 
 def test_jobs_without_metrics_have_a_table_too():
-    assert sweep.summary([{"job": "a", "state": "finished", "mining.top_k": "5"}], None) == [
+    assert folder.summary([{"job": "a", "state": "finished", "mining.top_k": "5"}], None) == [
         {"mining.top_k": "5", "seeds": 1}
     ]
 
@@ -83,15 +84,15 @@ def test_metrics_are_those_of_final(tmp_path):
         '{"step": 2, "eval/dev/ndcg@10": 0.4}',
     )
     (tmp_path / "metrics.jsonl").write_text("\n".join((*lines, '{"step": 3, "eval/dev')))
-    assert sweep.last_metrics(tmp_path) == {"dev/ndcg@10": 0.4, "train/loss": 3.0}
+    assert folder.last_metrics(tmp_path) == {"dev/ndcg@10": 0.4, "train/loss": 3.0}
     (tmp_path / "FINAL").mkdir()
     (tmp_path / "FINAL" / "rankpo.json").write_text('{"metrics_after": {"dev/ndcg@10": 0.5}}')
-    assert sweep.last_metrics(tmp_path) == {"dev/ndcg@10": 0.5, "train/loss": 3.0}
+    assert folder.last_metrics(tmp_path) == {"dev/ndcg@10": 0.5, "train/loss": 3.0}
 
 
 def test_a_job_outside_of_its_sweep_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="exp_name, cache_dir and run_dir name the folder of the sweep"):
-        sweep.read_note(tmp_path)
+        folder.read_note(tmp_path)
 
 
 def test_command_takes_torchrun_for_several_plain_processes(tmp_path):
@@ -122,14 +123,14 @@ class Small:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        monkeypatch.setattr(launching, "arguments", lambda job, _: [sys.executable, "-c", job.overrides[0]])
+        monkeypatch.setattr(jobs, "arguments", lambda job, _: [sys.executable, "-c", job.overrides[0]])
 
     def job(self, name: str, code: str, **more: bool) -> Job:
         return Job(overrides=[code], changes=[name], name=name, folder=self.folder / name, digest=code, **more)
 
     def states(self) -> dict[str, str]:
         return {
-            path.parent.name: json.loads(path.read_text())["state"] for path in self.folder.glob(f"*/{sweep.JOB_FILE}")
+            path.parent.name: json.loads(path.read_text())["state"] for path in self.folder.glob(f"*/{folder.JOB_FILE}")
         }
 
 
@@ -248,10 +249,10 @@ def test_a_sweep_that_is_asked_to_end_does_not_go_on_with_its_next_job(tmp_path,
         begun.append(experiment.run_dir.name)
         raise Interrupted("SIGTERM")
 
-    monkeypatch.setattr("rankpo.build.run", interrupted)
+    monkeypatch.setattr("rankpo.config.build.run", interrupted)
     assert swept(monkeypatch, *JOBS, "loss.beta=1,2", f"cache_dir={tmp_path}", "exp_name=s") == 75
     assert begun == ["loss.beta=1"]
-    assert sweep.read_job(tmp_path / "s" / "loss.beta=1")["state"] == "running"
+    assert folder.read_job(tmp_path / "s" / "loss.beta=1")["state"] == "running"
 
 
 @pytest.mark.parametrize("betas", ["1,2", pytest.param("1,2,3,4,5,6", marks=pytest.mark.slow)])

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from rankpo.build import ALLOWED_TARGETS, construct, locate, maker
-from rankpo.config_errors import ConfigError
+from rankpo.config.build import ALLOWED_TARGETS, construct, locate, maker
+from rankpo.config.value_types import type_problem
+from rankpo.errors import ConfigError
 from rankpo.trainers.settings import TrainerSettings
-from rankpo.value_types import type_problem
 from tests.runs import compose
 
 CONFIG = Path(__file__).parents[1] / "config"

@@ -41,7 +41,7 @@ class AccelerateLauncher(Launcher):
     """Runs the jobs of a sweep; what one of them prints goes to `launch.log` of its run directory."""
 
     def __init__(self, metric: str | None = None, **settings: Any) -> None:
-        self.settings = settings  # `metric` is noted by rankpo.sweep when a sweep begins
+        self.settings = settings  # `metric` is noted by rankpo.sweeps.folder when a sweep begins
         self.config: DictConfig | None = None
         self.context: HydraContext | None = None
 
@@ -50,7 +50,7 @@ class AccelerateLauncher(Launcher):
         self.context = hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        from rankpo.launching import Job
+        from rankpo.sweeps.jobs import Job
 
         assert self.config is not None and self.context is not None
         jobs = []
@@ -68,7 +68,7 @@ class AccelerateLauncher(Launcher):
         ]
 
     def run(self, jobs: Iterable[Any], total: int, overseer: Any = None) -> list[str]:
-        """`rankpo.launching.Launching.run` with this launcher's settings."""
-        from rankpo.launching import Launching
+        """`rankpo.sweeps.jobs.Launching.run` with this launcher's settings."""
+        from rankpo.sweeps.jobs import Launching
 
         return Launching(**self.settings).run(jobs, total, overseer)

@@ -1,4 +1,4 @@
-"""search=optuna: the jobs of a sweep, one after the other, with values that rankpo.search chooses.
+"""search=optuna: the jobs of a sweep, one after the other, with values that rankpo.sweeps.optuna chooses.
 
 hydra-optuna-sweeper 1.3.0 wants optuna 2; this one wants optuna 4, prunes, and continues where it stopped.
 """
@@ -39,12 +39,12 @@ class SearchSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from rankpo.build import build
-        from rankpo.search import Search, split
+        from rankpo.config.build import build
+        from rankpo.sweeps.optuna import Search, split
 
         assert self.config is not None and self.hydra_context is not None
         if "search" not in self.config:
-            from rankpo.config_errors import ConfigError
+            from rankpo.errors import ConfigError
 
             raise ConfigError(["hydra/sweeper=rankpo_search has no keys of its own; set search=optuna instead"])
         settings = build(OmegaConf.to_container(self.config.search, resolve=True), "search")
@@ -66,7 +66,7 @@ class SearchSweeper(Sweeper):
 
     def job(self, fixed: list[str], values: Mapping[str, str]) -> Any:
         """The job of these values, with the overrides that all have. A job is no search itself."""
-        from rankpo.launching import Job
+        from rankpo.sweeps.jobs import Job
 
         overrides = [*fixed, *(f"{key}={value}" for key, value in values.items()), "search=none"]
         return Job.of(overrides, self.hydra_context.config_loader.load_sweep_config(self.config, overrides))

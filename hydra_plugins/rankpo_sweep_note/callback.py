@@ -1,4 +1,4 @@
-"""Tells rankpo.sweep of every sweep before its first job, whatever sweeper and launcher it has."""
+"""Tells rankpo.sweeps.folder of every sweep before its first job, whatever sweeper and launcher it has."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ class SweepNote(Callback):
     """Called by Hydra in the process that drives the sweep."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        from rankpo.sweep import begin
+        from rankpo.sweeps.folder import begin
 
         begin(config)

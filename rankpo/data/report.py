@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from rankpo.atomic import replace_text
-from rankpo.data.text_store import ExampleTable
+from rankpo.data.table import ExampleTable
+from rankpo.storage.atomic import replace_text
 
 QUANTILES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
 MAX_VALUES = 10  # distinct labels up to which each is counted by itself

@@ -43,7 +43,7 @@ def say_cut(
     say: Callable[[str], None],
 ) -> None:
     """Says how many queries and passages the judge will not see whole."""
-    from rankpo.data.conversations import plain_text
+    from rankpo.data.text.conversations import plain_text
 
     asked = {plain_text(queries[pair.query_id]) for pair in drawn}
     shown = {texts[identity] for pair in drawn for identity in (pair.id1, pair.id2)}

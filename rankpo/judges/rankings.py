@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from rankpo.config_errors import ConfigError
+from rankpo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rankpo.build import Experiment
+    from rankpo.config.build import Experiment
 
 Ranking = tuple[list[str], list[float]]
 
@@ -24,12 +24,12 @@ def rankings(
     """{query id: (ids, scores), best first}. Raises ConfigError for a run that knows none of the queries or texts."""
     if run is not None:
         return _of_run(run, queries, texts, top_k, say)
-    from rankpo import distributed
     from rankpo.retrieval.dense import check_memory, dense_search
     from rankpo.retrieval.embeddings import TextList, cached_embeddings
+    from rankpo.runs import processes
     from rankpo.tasks.encode import embedding_model
 
-    accelerator = distributed.make_accelerator()
+    accelerator = processes.make_accelerator()
     model = embedding_model(experiment, accelerator.device, say)
     check_memory(len(queries), len(texts), model.dim, top_k, accelerator.device, say, None)
     ids = list(texts)
@@ -47,8 +47,8 @@ def rankings(
 def _of_run(
     path: str, queries: Mapping[str, str], texts: Mapping[str, str], top_k: int, say: Callable[[str], None]
 ) -> dict[str, Ranking]:
-    from rankpo.ranking_metrics import order
-    from rankpo.retrieval.trec import read_run
+    from rankpo.data.readers.trec import read_run
+    from rankpo.evaluation.metrics import order
 
     found: dict[str, Ranking] = {}
     unknown = 0

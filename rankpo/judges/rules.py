@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankpo.data.jobs import Jobs
-from rankpo.data.jobs_judge import judge
+from rankpo.data.generated.jobs import Jobs
+from rankpo.data.generated.jobs_judge import judge
 from rankpo.judges.base import Judge, JudgeStopped, Reply, words
 from rankpo.types import Prompt
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rankpo.atomic import replace_text
-from rankpo.data import files
-from rankpo.data.chat_formats import needed, turns
-from rankpo.data.conversations import prompt_record
-from rankpo.data.fields import BadRecord
+from rankpo.data.readers import files
+from rankpo.data.readers.chat_formats import needed, turns
+from rankpo.data.readers.fields import BadRecord
+from rankpo.data.text.conversations import prompt_record
 from rankpo.judges.records import Records, digest
 from rankpo.judges.scores import ScoresJudge
+from rankpo.storage.atomic import replace_text
 from rankpo.types import Prompt
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rankpo.data.conversations import plain_text
+from rankpo.data.text.conversations import plain_text
 from rankpo.judges.base import Judge, JudgeStopped, Reply, words
 from rankpo.types import Prompt
 

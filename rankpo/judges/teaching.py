@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from rankpo.atomic import replace_text
 from rankpo.judges.records import Records
 from rankpo.judges.scores import ScoresJudge
+from rankpo.storage.atomic import replace_text
 from rankpo.types import Example
 
 

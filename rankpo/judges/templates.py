@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rankpo.data.conversations import plain_text
+from rankpo.data.text.conversations import plain_text
 from rankpo.types import Prompt
 
 FIELDS = ("query", "passage_a", "passage_b", "criteria")

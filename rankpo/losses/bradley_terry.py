@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rankpo.functional import negative_log_sigmoid
 from rankpo.losses.base import Loss, require_not_negative, require_positive
+from rankpo.losses.maths import negative_log_sigmoid
 from rankpo.losses.pairs import gap, pair_metrics, pair_scores
 from rankpo.types import Labels, LossOutput
 

@@ -13,8 +13,8 @@ from math import log
 import torch
 from torch import Tensor
 
-from rankpo.functional import LOGPS, logps_from_scores, negative_log_sigmoid
 from rankpo.losses.base import Loss, require_choice, require_not_negative, require_positive
+from rankpo.losses.maths import LOGPS, logps_from_scores, negative_log_sigmoid
 from rankpo.losses.pairs import (
     check_preference,
     chosen_nll,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankpo.functional import LOGPS, logps_from_scores
 from rankpo.losses.base import (
     at_least_float32,
     require_below,
@@ -17,6 +16,7 @@ from rankpo.losses.base import (
     require_positive,
     require_reference,
 )
+from rankpo.losses.maths import LOGPS, logps_from_scores
 from rankpo.losses.ppo import PolicyTokens, TokenPolicyLoss, clipped_policy_loss, k3, ratio_metrics, scored_tokens
 from rankpo.types import Labels, LossOutput, Term
 

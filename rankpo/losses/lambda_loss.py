@@ -8,7 +8,6 @@ from math import log
 import torch
 from torch import Tensor
 
-from rankpo.functional import negative_log_sigmoid
 from rankpo.losses.base import require_choice, require_positive
 from rankpo.losses.lists import (
     LARGEST_GRADE,
@@ -21,6 +20,7 @@ from rankpo.losses.lists import (
     ordered_pairs,
     positions,
 )
+from rankpo.losses.maths import negative_log_sigmoid
 from rankpo.types import Labels
 
 SCHEMES = ("none", "lambdarank", "ndcg1", "ndcg2", "ndcg2pp")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankpo.functional import masked_log_softmax
 from rankpo.losses.base import require_choice, require_positive, require_reference
 from rankpo.losses.lists import ListLoss, gaps, mean_over, ranks
+from rankpo.losses.maths import masked_log_softmax
 from rankpo.types import Labels
 
 

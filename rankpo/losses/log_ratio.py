@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankpo.functional import LOGPS, logps_from_scores, negative_log_sigmoid
 from rankpo.losses.base import Loss, require_choice, require_positive
+from rankpo.losses.maths import LOGPS, logps_from_scores, negative_log_sigmoid
 from rankpo.losses.pairs import fixed_reference, pair_metrics, pair_scores
 from rankpo.types import Labels, LossOutput
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankpo.functional import negative_log_sigmoid
 from rankpo.losses.base import require_choice, require_positive
 from rankpo.losses.lists import ListLoss, mean_over
+from rankpo.losses.maths import negative_log_sigmoid
 from rankpo.types import Labels
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankpo.functional import negative_log_sigmoid
 from rankpo.losses.base import require_choice
 from rankpo.losses.lists import ListLoss, gaps, mean_over, ordered_pairs, ranks
+from rankpo.losses.maths import negative_log_sigmoid
 from rankpo.types import Labels
 
 

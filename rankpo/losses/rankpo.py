@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rankpo.functional import candidate_kl, negative_log_sigmoid
 from rankpo.losses.base import Loss, require_choice, require_not_negative, require_positive
+from rankpo.losses.maths import candidate_kl, negative_log_sigmoid
 from rankpo.losses.matryoshka import check_matryoshka
 from rankpo.losses.pairs import check_preference, fixed_reference, gap, pair_metrics, pair_scores, preference
 from rankpo.types import Labels, LossOutput, Term

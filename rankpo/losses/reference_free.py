@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rankpo.functional import LOGPS, candidate_log_odds, log1mexp, logps_from_scores, negative_log_sigmoid
 from rankpo.losses.base import Loss, require_choice, require_not_negative, require_positive
+from rankpo.losses.maths import LOGPS, candidate_log_odds, log1mexp, logps_from_scores, negative_log_sigmoid
 from rankpo.losses.pairs import chosen_nll, gap, pair_metrics, pair_scores, per_token, weights_of_means
 from rankpo.types import Labels, LossOutput
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rankpo.data.fields import normal
 from rankpo.data.random_keys import mix
+from rankpo.data.readers.fields import normal
 
 SHINGLE = 5  # characters: also cuts scripts without spaces
 SKETCH = 1024  # buckets of a sketch

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankpo.atomic import replacing
 from rankpo.mining.data import MiningData
 from rankpo.mining.pipeline import Mined
+from rankpo.storage.atomic import replacing
 
 
 def contrastive(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from rankpo import distributed
 from rankpo.mining.data import MiningData
 from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
+from rankpo.runs import processes
 
 if TYPE_CHECKING:
-    from rankpo.models.embedding import EmbeddingModel
+    from rankpo.models.embedding.model import EmbeddingModel
 
 Say = Callable[[str], None]
 
@@ -79,13 +79,13 @@ def score_pairs(
     scorer: PairScorer, data: MiningData, numbers: Sequence[np.ndarray], device: torch.device
 ) -> list[np.ndarray]:
     """`pair_scores` of every query with its texts, the same on every rank; each query is one rank's work."""
-    own = range(distributed.rank(), len(numbers), distributed.world_size())
+    own = range(processes.rank(), len(numbers), processes.world_size())
     scored = {query: pair_scores(scorer, data, query, numbers[query]) for query in own}
-    if distributed.world_size() == 1:
+    if processes.world_size() == 1:
         return [scored[query] for query in range(len(numbers))]
     offsets = np.concatenate([[0], np.cumsum([len(item) for item in numbers])])
     places = [np.arange(offsets[query], offsets[query + 1]) for query in own]
     local = torch.from_numpy(np.concatenate([np.empty(0), *scored.values()])).to(device)
     rows = torch.from_numpy(np.concatenate([np.empty(0, dtype=np.int64), *places]))
-    flat = distributed.place_rows(local, rows, int(offsets[-1])).cpu().numpy()
+    flat = processes.place_rows(local, rows, int(offsets[-1])).cpu().numpy()
     return np.split(flat, offsets[1:-1])

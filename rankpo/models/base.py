@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rankpo.data.collate import labels_of
-from rankpo.models.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
+from rankpo.data.batch import labels_of
+from rankpo.models.engine.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
 from rankpo.types import Labels, Sequences
 
 if TYPE_CHECKING:
-    from rankpo.data.dataloaders import Group
-    from rankpo.data.text_store import ExampleTable
+    from rankpo.data.loaders.ranking import Group
+    from rankpo.data.table import ExampleTable
 
 CPU_CHUNK_TOKENS = 4096  # a working set near the caches: see engine.md's measurements and LOG.md, 2026-11-21
 

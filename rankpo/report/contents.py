@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rankpo.evaluation.significance import Comparison, compare, grouped, holm, interval
 from rankpo.report.runs import Evaluation, Run
-from rankpo.significance import Comparison, compare, grouped, holm, interval
 
 EXTREMES = 5  # wins and losses shown with their texts
 

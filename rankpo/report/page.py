@@ -10,7 +10,7 @@ from typing import Any
 from rankpo.report import charts, contents
 from rankpo.report.runs import Run, config_differences
 from rankpo.report.stages import judged_of, mined_of
-from rankpo.sweep import table_of
+from rankpo.sweeps.folder import table_of
 
 TEMPLATE = Path(__file__).parent / "page.html"
 CURVES = ("train/loss", "train/rewards/accuracies", "train/scores/accuracies", "train/grad_norm", "train/learning_rate")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankpo.config_errors import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.report.stages import has_stages
-from rankpo.sweep import JOB_FILE, SWEEP_FILE
+from rankpo.sweeps.folder import JOB_FILE, SWEEP_FILE
 
 PER_QUERY = "per_query.jsonl"
 

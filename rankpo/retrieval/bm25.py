@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rankpo.data.fields import normal
+from rankpo.data.readers.fields import normal
 
 METHODS = ("lucene", "robertson", "atire")  # the others score documents without any word of the query
 TOKENIZERS = ("words", "model")

@@ -9,10 +9,10 @@ import numpy as np
 import psutil
 import torch
 
-from rankpo import distributed
 from rankpo.retrieval.embeddings import Embeddings
 from rankpo.retrieval.exact import QUERIES_PER_CHUNK, estimate_memory, search_blocks
 from rankpo.retrieval.faiss_index import FaissIndex, FaissSettings
+from rankpo.runs import processes
 
 BACKENDS = ("exact", "faiss")
 
@@ -84,11 +84,11 @@ def dense_search(
 def _exact(vectors: torch.Tensor, corpus: Embeddings, top_k: int, device: torch.device, limit: int) -> Hits:
     """Chunks of queries go round the ranks: a chunk's products are the same whoever computes them."""
     chunk = torch.arange(len(vectors)) // QUERIES_PER_CHUNK
-    own = torch.nonzero(chunk % distributed.world_size() == distributed.rank())[:, 0]
+    own = torch.nonzero(chunk % processes.world_size() == processes.rank())[:, 0]
     scores, numbers = search_blocks(vectors[own].to(device), corpus.blocks(limit), top_k)
-    if distributed.world_size() > 1:
-        scores = distributed.place_rows(scores.to(device), own, len(vectors))
-        numbers = distributed.place_rows(numbers.to(device), own, len(vectors))
+    if processes.world_size() > 1:
+        scores = processes.place_rows(scores.to(device), own, len(vectors))
+        numbers = processes.place_rows(numbers.to(device), own, len(vectors))
     return Hits(scores.cpu().numpy(), numbers.cpu().numpy())
 
 
@@ -107,7 +107,7 @@ def _by_index(
     numbers = torch.empty(0, depth, dtype=torch.int64)
     own = torch.empty(0, dtype=torch.int64)
     recall, checked = None, 0
-    if distributed.rank() == 0:
+    if processes.rank() == 0:
         own = torch.arange(len(vectors))
         found = FaissIndex(settings, corpus, say, limit).search(vectors, top_k)
         scores, numbers = torch.from_numpy(found[0]), torch.from_numpy(found[1].astype(np.int64))
@@ -115,10 +115,10 @@ def _by_index(
             checked = min(settings.check_queries, len(vectors))
             recall = _recall(vectors, found[1], corpus, depth, device, limit, checked)
             say(f"{settings.kind}: recall@{depth} {recall:.4f} against exact search, over {checked} queries")
-    if distributed.world_size() > 1:
-        scores = distributed.place_rows(scores.to(device), own, len(vectors)).cpu()
-        numbers = distributed.place_rows(numbers.to(device), own, len(vectors)).cpu()
-        recall, checked = distributed.broadcast_object((recall, checked))
+    if processes.world_size() > 1:
+        scores = processes.place_rows(scores.to(device), own, len(vectors)).cpu()
+        numbers = processes.place_rows(numbers.to(device), own, len(vectors)).cpu()
+        recall, checked = processes.broadcast_object((recall, checked))
     return Hits(scores.numpy(), numbers.numpy(), recall, checked)
 
 

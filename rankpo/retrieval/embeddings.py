@@ -14,11 +14,11 @@ import torch
 import xxhash
 from torch import Tensor
 
-from rankpo import distributed
-from rankpo.atomic import replace_text, replacing
+from rankpo.runs import processes
+from rankpo.storage.atomic import replace_text, replacing
 
 if TYPE_CHECKING:
-    from rankpo.models.embedding import EmbeddingModel
+    from rankpo.models.embedding.model import EmbeddingModel
 
 META, FORMAT_VERSION = "meta.json", 1
 DTYPES = {"float32": np.float32, "float16": np.float16}
@@ -136,7 +136,7 @@ def describe_encoding(
     model: EmbeddingModel, source: Texts, role: str, shard_size: int = SHARD_SIZE, dtype: str = "float32"
 ) -> Encoding:
     """Reads every text once. Raises EncodingError for an id that a line cannot hold."""
-    from rankpo.trainers.reference import fingerprint_weights
+    from rankpo.models.reference import fingerprint_weights
 
     settings = model.settings
     prompt, length = (
@@ -172,25 +172,25 @@ def encode_texts(folder: Path, encoding: Encoding, model: EmbeddingModel, source
     What a shard holds does not depend on the number of processes. Raises EncodingError where the folder holds
     another encoding.
     """
-    if distributed.rank() == 0:
+    if processes.rank() == 0:
         _enter(folder, encoding)
-    distributed.barrier()
+    processes.barrier()
     missing = [shard for shard in range(encoding.num_shards) if not _shard_path(folder, shard).exists()]
-    distributed.barrier()  # every rank has seen the same shards before any is added
+    processes.barrier()  # every rank has seen the same shards before any is added
     if missing:
         done = encoding.num_shards - len(missing)
         say(f"encoding {encoding.num_rows} texts into {folder}" + (f", {done} shards are there" if done else ""))
-    own = set(missing[distributed.rank() :: distributed.world_size()])
+    own = set(missing[processes.rank() :: processes.world_size()])
     texts = source.texts()
     for shard in range(encoding.num_shards):
         part = list(islice(texts, encoding.shard_size))
         if shard in own:
             _write_shard(folder, shard, part, model, encoding)
             say(f"shard {shard + 1} of {encoding.num_shards} written")
-    distributed.barrier()
-    if distributed.rank() == 0:
+    processes.barrier()
+    if processes.rank() == 0:
         _write_meta(folder, encoding, complete=True)
-    distributed.barrier()
+    processes.barrier()
     return Embeddings(folder)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from rankpo.atomic import replacing
+from rankpo.storage.atomic import replacing
 
 if TYPE_CHECKING:
     from rankpo.retrieval.embeddings import Embeddings

@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.atomic import replace_text
-from rankpo.config_errors import ConfigError
-from rankpo.data import files
+from rankpo.data.readers import files
+from rankpo.errors import ConfigError
 from rankpo.judges.annotation import ORDERS
 from rankpo.judges.pairs import Pair, PairSettings
 from rankpo.retrieval.corpus import check_source, open_source, text_key
+from rankpo.storage.atomic import replace_text
 
 if TYPE_CHECKING:
-    from rankpo.build import Experiment
+    from rankpo.config.build import Experiment
     from rankpo.judges.annotation import Annotator
     from rankpo.judges.costs import Costs
     from rankpo.judges.rankings import Ranking
     from rankpo.judges.records import Records
     from rankpo.judges.samples import Samples
-    from rankpo.metrics import MetricsLogger
+    from rankpo.runs.logger import MetricsLogger
     from rankpo.types import Prompt
 
 MODES = ("pairs", "scores", "samples")
@@ -88,12 +88,12 @@ class Annotate:
 
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The report. Raises Unfinished where a budget or the server ended the work before its end."""
-        from rankpo import distributed
-        from rankpo.checkpoint import claim
         from rankpo.judges.estimate import estimate, say_cut
-        from rankpo.metrics import MetricsLogger
+        from rankpo.runs import processes
+        from rankpo.runs.checkpoints import claim
+        from rankpo.runs.logger import MetricsLogger
 
-        if distributed.world_size() > 1:
+        if processes.world_size() > 1:
             raise ConfigError(
                 ["task=annotate is one process with judge.concurrency calls at once; use python launch.py"]
             )
@@ -229,7 +229,7 @@ class Annotate:
     ) -> tuple[str | None, dict[str, Exception]]:
         """Why it stopped early, and what failed by pair. names: of the records of the pairs."""
         from rankpo.data.random_keys import random_keys, text_key
-        from rankpo.metrics import counting
+        from rankpo.runs.logger import counting
 
         failures: dict[str, Exception] = {}
         todo = []

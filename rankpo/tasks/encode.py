@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config_errors import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import check_source, open_source
 
 if TYPE_CHECKING:
-    from rankpo.build import Experiment
-    from rankpo.models.embedding import EmbeddingModel
+    from rankpo.config.build import Experiment
+    from rankpo.models.embedding.model import EmbeddingModel
 
 ROLES = ("passage", "query")
 DTYPES = ("float32", "float16")
@@ -43,14 +43,14 @@ class Encode:
 
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The table's row."""
-        from rankpo import distributed
-        from rankpo.checkpoint import claim
-        from rankpo.metrics import MetricsLogger
         from rankpo.retrieval.embeddings import describe_encoding, encode_texts
+        from rankpo.runs import processes
+        from rankpo.runs.checkpoints import claim
+        from rankpo.runs.logger import MetricsLogger
 
         source = open_source(self.corpus, self.role, experiment.datasets)
-        accelerator = distributed.make_accelerator()
-        logger = MetricsLogger(main=distributed.rank() == 0)
+        accelerator = processes.make_accelerator()
+        logger = MetricsLogger(main=processes.rank() == 0)
         model = embedding_model(experiment, accelerator.device, logger.say)
         folder = Path(self.output)
         with claim(folder) if logger.main else _unclaimed():

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.checkpoint import Checkpoint, CheckpointError, CheckpointStore, damage
-from rankpo.config_errors import ConfigError
+from rankpo.errors import ConfigError
+from rankpo.runs.checkpoints import Checkpoint, CheckpointError, CheckpointStore, damage
 
 if TYPE_CHECKING:
-    from rankpo.build import Experiment
-    from rankpo.evaluation import Evaluator, Result
-    from rankpo.metrics import MetricsLogger
-    from rankpo.models.embedding import EmbeddingModel
+    from rankpo.config.build import Experiment
+    from rankpo.evaluation.base import Evaluator, Result
+    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.runs.logger import MetricsLogger
 
 START = "start"
 RANKPO_METRICS = ("rankpo/recall@20", "rankpo/ndcg@20", "rankpo/auc@20")
@@ -37,7 +37,7 @@ class Evaluate:
     output: str = "evaluation"
 
     def __post_init__(self) -> None:
-        from rankpo.ranking_metrics import parse_metric
+        from rankpo.evaluation.metrics import parse_metric
 
         for name in self.metrics:
             parse_metric(name)
@@ -52,14 +52,14 @@ class Evaluate:
 
     def __call__(self, experiment: Experiment) -> list[dict[str, Any]]:
         """The table's rows, one for each model."""
-        from rankpo import distributed
-        from rankpo.metrics import MetricsLogger
+        from rankpo.runs import processes
+        from rankpo.runs.logger import MetricsLogger
         from rankpo.tasks.train import make_evaluators
 
         if not experiment.eval_datasets:
             raise ConfigError(["eval_datasets is empty; choose some, such as eval_datasets=[jobs_test]"])
-        accelerator = distributed.make_accelerator(experiment.settings.precision)
-        logger = MetricsLogger(main=distributed.rank() == 0)
+        accelerator = processes.make_accelerator(experiment.settings.precision)
+        logger = MetricsLogger(main=processes.rank() == 0)
         metrics = [*self.metrics, *(RANKPO_METRICS if self.rankpo else ())]
         evaluators = make_evaluators(experiment, metrics, logger.say, self.top_k)
         rows = []
@@ -133,7 +133,7 @@ def started_from(config: Any, start: str) -> Any:
 
 def model_of_run(folder: Path) -> tuple[Any, int]:
     """The model settings and the seed a run was started with. Raises ConfigError where the folder is no run."""
-    from rankpo.build import build
+    from rankpo.config.build import build
 
     if not (folder / "config.json").exists() or not ((folder / "FINAL").is_dir() or CheckpointStore(folder).list()):
         raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])
@@ -159,7 +159,7 @@ def load_weights(model: EmbeddingModel, checkpoint: Checkpoint) -> None:
 
 def write_result(folder: Path, result: Result, model: EmbeddingModel) -> None:
     """metrics.json, per_query.jsonl and, for retrieval, run.trec."""
-    from rankpo.retrieval.trec import write_run
+    from rankpo.data.readers.trec import write_run
 
     folder.mkdir(parents=True, exist_ok=True)
     summary: Mapping[str, Any] = {

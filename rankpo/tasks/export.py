@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config_errors import ConfigError
+from rankpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rankpo.build import Experiment
+    from rankpo.config.build import Experiment
     from rankpo.models.base import RankingModel
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -52,15 +52,15 @@ class Export:
 
     def __call__(self, experiment: Experiment) -> list[dict[str, Any]]:
         """The table's rows, one for each folder."""
-        from rankpo import distributed
-        from rankpo.metrics import MetricsLogger
+        from rankpo.runs import processes
+        from rankpo.runs.logger import MetricsLogger
 
         targets = {alpha: self._target(alpha) for alpha in self.alphas}
         self._check_targets(experiment, list(targets.values()))
-        distributed.make_accelerator()
-        logger = MetricsLogger(main=distributed.rank() == 0)
+        processes.make_accelerator()
+        logger = MetricsLogger(main=processes.rank() == 0)
         rows = self._export(experiment, targets, logger.say) if logger.main else []
-        distributed.barrier()
+        processes.barrier()
         logger.table(rows)
         return rows
 
@@ -77,7 +77,7 @@ class Export:
                 raise ConfigError([f"{target} is there already; set overwrite=true or another exp_name"])
 
     def _export(self, experiment: Experiment, targets: Mapping[float, Path], say: Say) -> list[dict[str, Any]]:
-        from rankpo.interpolation import interpolate, shared_names
+        from rankpo.models.interpolation import interpolate, shared_names
 
         config, model = self._trained(experiment, say)
         description = self._description(experiment, config)
@@ -96,7 +96,7 @@ class Export:
 
     def _trained(self, experiment: Experiment, say: Say) -> tuple[Any, RankingModel]:
         """The model settings and the model, on the CPU, adapters merged."""
-        from rankpo.checkpoint import CheckpointStore
+        from rankpo.runs.checkpoints import CheckpointStore
         from rankpo.tasks.evaluate import build_model, load_weights, model_of_run
 
         if self.run is None:
@@ -146,8 +146,8 @@ class Export:
 
     def _write(self, model: Any, config: Any, target: Path, description: Mapping[str, Any]) -> float:
         """Writes and loads again. Returns the largest difference of an output that the model's own export found."""
-        from rankpo.interpolation import DTYPES as TORCH_DTYPES
-        from rankpo.interpolation import cast_folder, round_weights
+        from rankpo.models.interpolation import DTYPES as TORCH_DTYPES
+        from rankpo.models.interpolation import cast_folder, round_weights
 
         if self.dtype == "float32":
             difference = model.export(target, description)
@@ -167,7 +167,7 @@ def check_round_trip(model: RankingModel, config: Any, folder: Path) -> None:
     """Raises InterpolationError unless the folder, loaded as a model, has exactly the weights of `model`."""
     import torch
 
-    from rankpo.interpolation import InterpolationError
+    from rankpo.models.interpolation import InterpolationError
     from rankpo.tasks.evaluate import build_model
 
     loaded = build_model(_plain(config, str(folder)), (), "cpu", lambda message: None).state_dict()

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config_errors import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.mining.settings import MiningSettings
 from rankpo.retrieval.corpus import FileTexts, dataset_files, open_source
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from rankpo.build import Experiment
-    from rankpo.metrics import MetricsLogger
+    from rankpo.config.build import Experiment
     from rankpo.mining.data import MiningData
     from rankpo.mining.pipeline import Candidates, Mined
     from rankpo.mining.scores import DenseScores
+    from rankpo.runs.logger import MetricsLogger
 
 FORMATS = ("contrastive", "pos_neg", "triplet", "n_tuple", "labeled_list", "ids")
 
@@ -45,18 +45,18 @@ class Mine:
 
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """statistics.json's content: by file, and the settings."""
-        from rankpo import distributed
-        from rankpo.metrics import MetricsLogger
         from rankpo.mining.data import read
         from rankpo.mining.pipeline import mine_all
+        from rankpo.runs import processes
+        from rankpo.runs.logger import MetricsLogger
 
         settings = experiment.mining
         if not experiment.datasets:
             raise ConfigError(["datasets is empty; choose what to mine for, such as datasets=[rankpo]"])
         targets = self.targets(settings)
         self._check_targets(experiment, list(targets.values()))
-        accelerator = distributed.make_accelerator()
-        logger = MetricsLogger(main=distributed.rank() == 0)
+        accelerator = processes.make_accelerator()
+        logger = MetricsLogger(main=processes.rank() == 0)
         data = read(experiment.datasets, open_source(settings.corpus, "passage", experiment.datasets))
         logger.say(f"{len(data.queries)} queries, {data.num_candidates} texts to mine from")
         work = Work(experiment, settings, data, accelerator.device, logger)
@@ -67,7 +67,7 @@ class Mine:
         if logger.main:
             report["files"] = self._write(settings, data, mined, targets, work, logger)
             statistics_file(Path(self.output)).write_text(json.dumps(report, indent=1, ensure_ascii=False))
-        distributed.barrier()
+        processes.barrier()
         return report
 
     def targets(self, settings: MiningSettings) -> dict[str, Path]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.atomic import replace_text
-from rankpo.config_errors import ConfigError
+from rankpo.errors import ConfigError
+from rankpo.storage.atomic import replace_text
 
 if TYPE_CHECKING:
-    from rankpo.build import Experiment
+    from rankpo.config.build import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ class Report:
 
     def __call__(self, experiment: Experiment) -> Path:
         """The written file."""
-        from rankpo.metrics import MetricsLogger
         from rankpo.report.page import render
         from rankpo.report.runs import open_runs, sweeps_among
+        from rankpo.runs.logger import MetricsLogger
 
         texts: dict[str, str] = {}
         for dataset in experiment.eval_datasets:

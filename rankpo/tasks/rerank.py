@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config_errors import ConfigError
-from rankpo.vllm_engine import check_backend, choose_backend
+from rankpo.errors import ConfigError
+from rankpo.models.engine.vllm import check_backend, choose_backend
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from rankpo.build import Experiment
-    from rankpo.data.requests import Request
-    from rankpo.metrics import MetricsLogger
-    from rankpo.ranking_metrics import Evaluation
+    from rankpo.config.build import Experiment
+    from rankpo.data.readers.requests import Request
+    from rankpo.evaluation.metrics import Evaluation
+    from rankpo.runs.logger import MetricsLogger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Rerank:
     output: str = "rerank"
 
     def __post_init__(self) -> None:
-        from rankpo.ranking_metrics import parse_metric
+        from rankpo.evaluation.metrics import parse_metric
 
         if (self.run is None) == (self.requests is None):
             raise ValueError("run (a TREC run, with beir) or requests (a JSON Lines file) must be set, and only one")
@@ -74,8 +74,8 @@ class Rerank:
 
     def __call__(self, experiment: Experiment) -> dict[str, float]:
         """The metrics of the new order, or {} without judgements."""
-        from rankpo import distributed
-        from rankpo.metrics import MetricsLogger
+        from rankpo.runs import processes
+        from rankpo.runs.logger import MetricsLogger
         from rankpo.tasks.rerank_windows import report_windows
 
         if experiment.model.kind not in ("reranker", "listwise"):
@@ -84,8 +84,8 @@ class Rerank:
                     f"task=rerank needs a reranker, such as model=bge_reranker; this model is of kind {experiment.model.kind}"
                 ]
             )
-        accelerator = distributed.make_accelerator(experiment.settings.precision)
-        logger = MetricsLogger(main=distributed.rank() == 0)
+        accelerator = processes.make_accelerator(experiment.settings.precision)
+        logger = MetricsLogger(main=processes.rank() == 0)
         requests, dropped = self._requests()
         model = self._model(experiment, accelerator.device, logger.say)
         with accelerator.autocast():
@@ -107,7 +107,7 @@ class Rerank:
             report_windows(
                 Path(self.output), requests, ranked, model.settings.to_json(), logger, self.max_failed_windows
             )
-        distributed.barrier()
+        processes.barrier()
         return found
 
     def _model(self, experiment: Experiment, device: Any, say: Callable[[str], None]) -> Any:
@@ -118,14 +118,14 @@ class Rerank:
             raise ConfigError(["task.backend=vllm writes answers of listwise rerankers; this one gives scores"])
         reads = {"it hands out no logits; set model.decode=generate": listwise and inputs.settings.decode != "generate"}
         if listwise and choose_backend(self.backend, config, reads) == "vllm":
-            from rankpo.models.listwise_vllm import VllmListwiseModel
+            from rankpo.models.listwise.vllm import VllmListwiseModel
 
             say("answers by vllm")
             return VllmListwiseModel(config, inputs, experiment.seed, self.vllm)
         return config.build(inputs, say).to(device)
 
     def _folder(self) -> Any:
-        from rankpo.data.beir import Beir
+        from rankpo.data.readers.beir import Beir
 
         if self.beir is None:
             return None
@@ -135,7 +135,7 @@ class Rerank:
         )
 
     def _requests(self) -> tuple[list[Request], int]:
-        from rankpo.data.requests import of_file, of_run
+        from rankpo.data.readers.requests import of_file, of_run
 
         if self.requests is not None:
             requests = [request.first(self.depth) for request in of_file(self.requests)]
@@ -148,7 +148,7 @@ class Rerank:
         return of_run(self.run, self._folder(), self.missing_ids, self.depth)
 
     def _judgements(self) -> Mapping[str, Mapping[str, float]] | None:
-        from rankpo.retrieval.trec import read_qrels
+        from rankpo.data.readers.trec import read_qrels
 
         if self.qrels is not None:
             return read_qrels(self.qrels)
@@ -164,8 +164,8 @@ class Rerank:
         settings: Mapping[str, Any],
         logger: MetricsLogger,
     ) -> dict[str, float]:
-        from rankpo.ranking_metrics import evaluate_run
-        from rankpo.retrieval.trec import write_run
+        from rankpo.data.readers.trec import write_run
+        from rankpo.evaluation.metrics import evaluate_run
 
         write_run(folder / "run.trec", new)
         judgements = self._judgements()

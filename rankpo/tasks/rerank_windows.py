@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rankpo.data.requests import Request
-    from rankpo.metrics import MetricsLogger
-    from rankpo.models.listwise_reranker import RankedList, WindowRecord
+    from rankpo.data.readers.requests import Request
+    from rankpo.models.listwise.reranking import RankedList, WindowRecord
+    from rankpo.runs.logger import MetricsLogger
 
 
 class FailedWindowsError(RuntimeError):
@@ -29,7 +29,7 @@ def report_windows(
 
     Raises FailedWindowsError on every rank where more than max_failed of all windows failed.
     """
-    from rankpo.retrieval.permutations import tally
+    from rankpo.data.text.permutations import tally
 
     counts = tally([record.permutation for each in ranked for record in each.windows])
     logger.say("windows: " + ", ".join(f"{count} {status}" for status, count in counts.items()))

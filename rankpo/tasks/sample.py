@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.atomic import replace_text
-from rankpo.config_errors import ConfigError
-from rankpo.data import files
-from rankpo.data.conversations import plain_text, prompt_record
-from rankpo.vllm_engine import check_backend, choose_backend
+from rankpo.data.readers import files
+from rankpo.data.text.conversations import plain_text, prompt_record
+from rankpo.errors import ConfigError
+from rankpo.models.engine.vllm import check_backend, choose_backend
+from rankpo.storage.atomic import replace_text
 
 if TYPE_CHECKING:
-    from rankpo.build import Experiment
-    from rankpo.data.asked_prompts import Asked
-    from rankpo.generation import Completion, Draw, Sampling, Writer
-    from rankpo.metrics import MetricsLogger
+    from rankpo.config.build import Experiment
+    from rankpo.data.readers.prompts import Asked
+    from rankpo.models.causal_lm.sampling import Completion, Draw, Sampling, Writer
+    from rankpo.runs.logger import MetricsLogger
 
 PARTS = "draws-*.jsonl"
 
@@ -65,9 +65,9 @@ class Sample:
 
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The table's row; {} on other ranks than the first."""
-        from rankpo import distributed
-        from rankpo.checkpoint import claim
-        from rankpo.metrics import MetricsLogger
+        from rankpo.runs import processes
+        from rankpo.runs.checkpoints import claim
+        from rankpo.runs.logger import MetricsLogger
         from rankpo.tasks.train import seed_everything
 
         if experiment.model.kind != "causal_lm":
@@ -76,8 +76,8 @@ class Sample:
                     f"task=sample needs a causal language model, such as model=llama; this is of kind {experiment.model.kind}"
                 ]
             )
-        accelerator = distributed.make_accelerator(experiment.settings.precision)
-        logger = MetricsLogger(main=distributed.rank() == 0)
+        accelerator = processes.make_accelerator(experiment.settings.precision)
+        logger = MetricsLogger(main=processes.rank() == 0)
         seed_everything(experiment.seed)  # random weights are the same on every rank and in every start
         asked = self._asked(experiment.datasets)
         folder = Path(self.output)
@@ -86,16 +86,16 @@ class Sample:
             writer, settings = self._open(experiment, accelerator, logger.say)
             if logger.main:
                 _enter(folder, settings, experiment.overwrite)
-            distributed.barrier()
+            processes.barrier()
             draws = self._draws(writer, asked)
             self._write_all(folder, writer, draws, asked, self.generator or experiment.exp_name, logger)
-            distributed.barrier()
+            processes.barrier()
             row = self._finish(folder, draws, asked, time.monotonic() - started, logger) if logger.main else {}
-            distributed.barrier()
+            processes.barrier()
         return row
 
     def _asked(self, datasets: Sequence[Any]) -> list[Asked]:
-        from rankpo.data.asked_prompts import distinct, of_datasets, of_file
+        from rankpo.data.readers.prompts import distinct, of_datasets, of_file
 
         if self.prompts is None and not datasets:
             raise ConfigError(["datasets is empty and task.prompts is null; choose datasets with prompts, or a file"])
@@ -108,8 +108,8 @@ class Sample:
         self, experiment: Experiment, accelerator: Any, say: Callable[[str], None]
     ) -> tuple[Writer, dict[str, Any]]:
         """The writer, and what its completions depend on beside their prompts."""
-        from rankpo.generation import Sampling, TransformersWriter, VllmWriter
-        from rankpo.trainers.reference import fingerprint_weights
+        from rankpo.models.causal_lm.sampling import Sampling, TransformersWriter, VllmWriter
+        from rankpo.models.reference import fingerprint_weights
 
         config: Any = experiment.model
         inputs = config.open_inputs(say, experiment.explicit)
@@ -133,7 +133,7 @@ class Sample:
         return writer, {**settings, "backend": writer.name, "model": model}
 
     def _draws(self, writer: Writer, asked: Sequence[Asked]) -> list[Draw]:
-        from rankpo.generation import Draw
+        from rankpo.models.causal_lm.sampling import Draw
 
         ids = writer.reader.ids([item.prompt for item in asked])
         pairs = list(zip(asked, ids, strict=True))
@@ -148,17 +148,17 @@ class Sample:
         generator: str,
         logger: MetricsLogger,
     ) -> None:
-        from rankpo import distributed
         from rankpo.judges.records import Records
-        from rankpo.metrics import counting
+        from rankpo.runs import processes
+        from rankpo.runs.logger import counting
 
         known = _known(folder, draws)
         datasets = {item.id: item.dataset for item in asked}
-        own = writer.plan(draws)[distributed.rank() :: distributed.world_size()]
+        own = writer.plan(draws)[processes.rank() :: processes.world_size()]
         # a batch with anything left is written again as a whole, so that every row meets the same padding
         todo = [batch for batch in own if any(_key(draws[n]) not in known for n in batch)]
         logger.say(f"{len(draws)} completions of {len(asked)} prompts, {len(known)} of them written before")
-        records = Records(folder / PARTS.replace("*", str(distributed.rank())), "key")
+        records = Records(folder / PARTS.replace("*", str(processes.rank())), "key")
         try:
             with counting("sample", sum(map(len, todo)), shown=logger.main) as advance:
                 for batch in todo:

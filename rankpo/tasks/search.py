@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.atomic import replace_text, replacing
-from rankpo.config_errors import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import check_source, open_source
 from rankpo.retrieval.faiss_index import FaissSettings
+from rankpo.storage.atomic import replace_text, replacing
 
 if TYPE_CHECKING:
-    from rankpo.build import Experiment
-    from rankpo.models.embedding import EmbeddingModel
+    from rankpo.config.build import Experiment
+    from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.retrieval.dense import Hits
     from rankpo.retrieval.embeddings import Embeddings
 
@@ -48,18 +48,18 @@ class Search:
 
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The table's row."""
-        from rankpo import distributed
-        from rankpo.metrics import MetricsLogger
         from rankpo.retrieval.dense import check_memory, dense_search
         from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
+        from rankpo.runs import processes
+        from rankpo.runs.logger import MetricsLogger
         from rankpo.tasks.encode import embedding_model
 
         corpus = Embeddings(Path(self.index))
         queries = dict(open_source(self.queries, "query", experiment.datasets).texts())
         if not queries:
             raise ConfigError([f"task.queries={self.queries} holds no query"])
-        accelerator = distributed.make_accelerator()
-        logger = MetricsLogger(main=distributed.rank() == 0)
+        accelerator = processes.make_accelerator()
+        logger = MetricsLogger(main=processes.rank() == 0)
         model = embedding_model(experiment, accelerator.device, logger.say)
         check_model(corpus, model)
         faiss = self.faiss if self.backend == "faiss" else None
@@ -81,11 +81,11 @@ class Search:
         if logger.main:
             self._write(hits, queries, corpus.ids(), {**row, "checked": hits.checked, "estimated_bytes": memory})
         logger.table([row])
-        distributed.barrier()
+        processes.barrier()
         return row
 
     def _write(self, hits: Hits, queries: Mapping[str, str], documents: Sequence[str], summary: dict[str, Any]) -> None:
-        from rankpo.retrieval.trec import write_run
+        from rankpo.data.readers.trec import write_run
 
         folder = Path(self.output)
         run: dict[str, dict[str, float]] = {}
@@ -106,7 +106,7 @@ class Search:
 
 def check_model(corpus: Embeddings, model: EmbeddingModel) -> None:
     """Raises ConfigError where queries would be encoded otherwise than the corpus was."""
-    from rankpo.trainers.reference import fingerprint_weights
+    from rankpo.models.reference import fingerprint_weights
 
     if fingerprint_weights(model) != corpus.encoding.model:
         raise ConfigError([f"{corpus.folder} was encoded by another model; set model.load_from to that one"])

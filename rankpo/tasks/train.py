@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config_errors import ConfigError
+from rankpo.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-    from rankpo.build import Experiment
-    from rankpo.evaluation import Evaluator
-    from rankpo.metrics import MetricsLogger
-    from rankpo.models.embedding import EmbeddingModel
+    from rankpo.config.build import Experiment
+    from rankpo.evaluation.base import Evaluator
+    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.reference import Reference
+    from rankpo.runs.logger import MetricsLogger
     from rankpo.trainers.basic import BasicTrainer
-    from rankpo.trainers.reference import Reference
 
 DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
 
@@ -32,29 +32,29 @@ class Train:
     trains = True  # so that the loss is checked against the model
 
     def __post_init__(self) -> None:
-        from rankpo.ranking_metrics import parse_metric
+        from rankpo.evaluation.metrics import parse_metric
 
         for name in self.metrics:
             parse_metric(name)
 
     def __call__(self, experiment: Experiment) -> Mapping[str, float]:
         """Returns the metrics of the last evaluation."""
-        from rankpo import distributed
-        from rankpo.checkpoint import claim, enter_run_dir, start_again
-        from rankpo.metrics import MetricsLogger
+        from rankpo.runs import processes
+        from rankpo.runs.checkpoints import claim, enter_run_dir, start_again
+        from rankpo.runs.logger import MetricsLogger
 
         if not experiment.datasets:
             raise ConfigError(["datasets is empty; choose some, such as datasets=[jobs]"])
-        accelerator = distributed.make_accelerator(experiment.settings.precision, experiment.settings.timeout_minutes)
+        accelerator = processes.make_accelerator(experiment.settings.precision, experiment.settings.timeout_minutes)
         refuse_unfit(experiment, accelerator)
-        main = distributed.rank() == 0
+        main = processes.rank() == 0
         with claim(experiment.run_dir) if main else _nothing():
             unfinished = True
             if main:
                 unfinished = enter_run_dir(
                     experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume
                 )
-            if not distributed.broadcast_object(unfinished):
+            if not processes.broadcast_object(unfinished):
                 MetricsLogger(main=main).say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
                 return {}
             logger = MetricsLogger(experiment.run_dir, main=main, tracker=experiment.tracker, config=experiment.config)
@@ -77,9 +77,9 @@ def assemble(
     experiment: Experiment, accelerator: Any, logger: MetricsLogger, metrics: Sequence[str] = DEFAULT_METRICS
 ) -> BasicTrainer:
     """The trainer of an experiment: tokenizer, data, evaluators and only then weights, reference and optimizer."""
-    from rankpo.checkpoint import CheckpointStore
-    from rankpo.data.text_store import open_table
-    from rankpo.models.value_head import with_head
+    from rankpo.data.table import open_table
+    from rankpo.models.causal_lm.value_head import with_head
+    from rankpo.runs.checkpoints import CheckpointStore
     from rankpo.trainers.baseline import Baseline
     from rankpo.trainers.parts import Parts
 
@@ -142,7 +142,7 @@ def assemble(
 
 def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:
     """Raises ConfigError for what the strategy that was launched cannot train, before anything is read or written."""
-    from rankpo.trainers.strategies import name_of, unfit
+    from rankpo.trainers.strategies.choose import name_of, unfit
 
     evaluated = bool(experiment.eval_datasets)
     if problem := unfit(name_of(accelerator), experiment.model.kind, experiment.loss, evaluated):
@@ -173,9 +173,9 @@ def make_evaluators(
 
     top_k: documents kept per query; more where a metric looks deeper.
     """
-    from rankpo.completion_evaluation import completion_evaluator
-    from rankpo.evaluation import PreferenceEvaluator, RetrievalEvaluator
-    from rankpo.listwise_evaluation import ListwiseEvaluator, has_lists
+    from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator
+    from rankpo.evaluation.completions import completion_evaluator
+    from rankpo.evaluation.lists import ListwiseEvaluator, has_lists
 
     if experiment.model.kind == "causal_lm":
         from rankpo.trainers.paired_preference import PairedPreferenceTrainer
@@ -202,7 +202,7 @@ def report_data(
     experiment: Experiment, inputs: Any, table: Any, evaluators: Sequence[Evaluator], say: Callable[[str], None]
 ) -> None:
     """Says what the training data holds and shares with evaluation, and writes `run_dir`/data_report.json."""
-    from rankpo.data.collate import EmbeddingInputs
+    from rankpo.data.batch import EmbeddingInputs
     from rankpo.data.report import data_report, lines, write_report
 
     tables = {evaluator.name: evaluator.table(inputs.pieces()) for evaluator in evaluators}
@@ -228,7 +228,7 @@ def make_reference(
     experiment: Experiment, model: EmbeddingModel, table: Any, say: Callable[[str], None], autocast: Callable[[], Any]
 ) -> tuple[Reference | None, Any]:
     """The source of reference scores, and the stored ones where that is the source. autocast: the policy's."""
-    from rankpo.trainers import reference
+    from rankpo.models import reference
 
     if not experiment.loss.needs_reference:
         return None, None
@@ -274,21 +274,21 @@ def disable_dropout(model: torch.nn.Module) -> None:
 
 def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Callable[..., None]:
     def save(model: EmbeddingModel, metrics: Mapping[str, Any], weights: Mapping[str, Any] | None) -> None:
-        from rankpo import distributed
+        from rankpo.runs import processes
 
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             folder = experiment.run_dir / "FINAL"
             whole = model if weights is None else complete(experiment, inputs, weights)
             difference = whole.export(folder, describe(experiment, metrics))
             say(f"{folder} written; loaded by transformers it differs by {difference:.0e}")
-        distributed.barrier()
+        processes.barrier()
 
     return save
 
 
 def complete(experiment: Experiment, inputs: Any, weights: Mapping[str, Any]) -> Any:
     """The experiment's model once more, on the CPU, with these weights: for one that is split over ranks."""
-    from rankpo.models.value_head import with_head
+    from rankpo.models.causal_lm.value_head import with_head
 
     model = experiment.model.build(inputs, _silent, experiment.settings.gradient_checkpointing)
     model = with_head(model, experiment.loss.head, experiment.model.load_from)

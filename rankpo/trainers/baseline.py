@@ -10,11 +10,11 @@ from typing import Any
 import xxhash
 from accelerate import Accelerator
 
-from rankpo import distributed
-from rankpo.atomic import replace_text
-from rankpo.computed_once import must_compute
-from rankpo.evaluation import Evaluator
-from rankpo.trainers.reference import fingerprint_weights
+from rankpo.evaluation.base import Evaluator
+from rankpo.models.reference import fingerprint_weights
+from rankpo.runs import processes
+from rankpo.runs.computed_once import must_compute
+from rankpo.storage.atomic import replace_text
 
 FORMAT_VERSION = 1  # to be raised by a change that gives the same model other metrics
 
@@ -51,6 +51,6 @@ class Baseline:
                 self.say(f"{evaluator.name}: evaluation of the start model from {path}")
                 return json.loads(path.read_text())
             metrics = dict(measured(evaluator, model))
-            if distributed.rank() == 0:
+            if processes.rank() == 0:
                 replace_text(path, json.dumps(metrics))
             return metrics

@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rankpo import distributed
-from rankpo.config_errors import ConfigError
-from rankpo.data.dataloaders import Group
-from rankpo.data.planner import plan
+from rankpo.data.loaders.planner import plan
+from rankpo.data.loaders.ranking import Group
 from rankpo.data.random_keys import random_keys
-from rankpo.interruption import Interrupted, Notice, noticed
+from rankpo.errors import ConfigError
 from rankpo.losses.matryoshka import matryoshka
-from rankpo.metrics import RunningMetrics
+from rankpo.runs import processes
+from rankpo.runs.logger import RunningMetrics
+from rankpo.runs.signals import Interrupted, Notice, noticed
 from rankpo.trainers.baseline import Measure, measured
 from rankpo.trainers.parts import Parts
 from rankpo.trainers.settings import TrainerSettings
 from rankpo.trainers.state import TrainerState, load_best, load_state, save_state
-from rankpo.trainers.strategies import make_strategy
+from rankpo.trainers.strategies.choose import make_strategy
 from rankpo.trainers.update import Ahead, MicroBatch, Update, denominators, total
 from rankpo.types import Batch, LossOutput
 
@@ -89,7 +89,7 @@ class BasicTrainer:
     def micro_batches(self, groups: Sequence[Group]) -> list[MicroBatch]:
         """This rank's share of the groups, cut under max_tokens."""
         costs = self.policy.inputs.costs(self.loader.table, groups)
-        parts = plan(costs, distributed.world_size(), self.settings.max_tokens)[distributed.rank()]
+        parts = plan(costs, processes.world_size(), self.settings.max_tokens)[processes.rank()]
         cheapest = np.array([int(costs.argmin())])
         made = []
         for part in parts:
@@ -107,7 +107,7 @@ class BasicTrainer:
             with nullcontext() if final else self.no_sync():
                 output = self.compute_loss(item.batch.to(self.policy.device))
                 value = total(output, update.denominators)
-                weight = distributed.world_size() if item.counts else 0.0
+                weight = processes.world_size() if item.counts else 0.0
                 # torch.where keeps a NaN of an uncounted batch out; 0 · NaN would not
                 self.strategy.backward(value * weight if weight else torch.nan_to_num(value) * 0)
                 self.record(
@@ -174,7 +174,7 @@ class BasicTrainer:
         for _ in range(self.num_passes):
             self._optimize(update)
         if self.state.loss_state:
-            means = self.observed.result(distributed.sum_over_ranks)
+            means = self.observed.result(processes.sum_over_ranks)
             self.state.loss_state = self.loss.next_state(self.state.loss_state, means, update.num_queries)
         self.state.step += 1
         self.state.tokens += update.num_tokens
@@ -235,20 +235,20 @@ class BasicTrainer:
 
     def heed(self, notice: Notice) -> None:
         """Saves and raises Interrupted where any rank got a signal, unless the run is over anyway."""
-        if not distributed.any_rank(notice.signal is not None) or self.state.step == self.total_steps:
+        if not processes.any_rank(notice.signal is not None) or self.state.step == self.total_steps:
             return
         self.save()
-        names = sorted({name for name in distributed.gather_objects(notice.signal) if name})
+        names = sorted({name for name in processes.gather_objects(notice.signal) if name})
         message = (
             f"{' and '.join(names)}: stopped after update {self.state.step} of {self.total_steps}, checkpoint written; "
             "the same command with resume=auto continues"
         )
         self.logger.say(message)
-        distributed.barrier()  # the launcher ends all processes once one of them is gone
+        processes.barrier()  # the launcher ends all processes once one of them is gone
         raise Interrupted(message)
 
     def log(self) -> None:
-        metrics = self.running.result(distributed.sum_over_ranks)
+        metrics = self.running.result(processes.sum_over_ranks)
         self.running = RunningMetrics()
         rate = self.optimizer.param_groups[0]["lr"]
         epoch = self.state.step / self.loader.updates_per_epoch
@@ -309,7 +309,7 @@ class BasicTrainer:
 
     def _seed(self) -> None:
         """Dropout masks come from (seed, update, rank): nothing drawn before, by an evaluation say, moves them."""
-        (key,) = random_keys(1, self.loader.seed, self.state.step, distributed.rank())
+        (key,) = random_keys(1, self.loader.seed, self.state.step, processes.rank())
         torch.manual_seed(int(key) >> 1)
 
     def _scaler_will_skip(self) -> bool:

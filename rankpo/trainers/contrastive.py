@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rankpo.data.dataloaders import Group
+from rankpo.data.loaders.ranking import Group
 from rankpo.losses.contrastive import ContrastiveLoss
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rankpo import distributed
-from rankpo.data.collate import EmbeddingInputs, select
-from rankpo.data.dataloaders import Group
-from rankpo.data.planner import cut, deal, pad_equal
-from rankpo.data.text_store import ExampleTable
+from rankpo.data.batch import EmbeddingInputs, select
+from rankpo.data.loaders.planner import cut, deal, pad_equal
+from rankpo.data.loaders.ranking import Group
+from rankpo.data.table import ExampleTable
 from rankpo.losses.contrastive import ContrastiveLoss
+from rankpo.runs import processes
 from rankpo.trainers.update import denominators, total
 from rankpo.types import Batch, LossOutput
 
@@ -50,7 +50,7 @@ def prepare(
     loss: ContrastiveLoss, inputs: EmbeddingInputs, table: ExampleTable, groups: list[Group], max_tokens: int
 ) -> InBatchUpdate:
     """Deals one update's sequences and queries over ranks; the same plan on all of them."""
-    ranks, rank = distributed.world_size(), distributed.rank()
+    ranks, rank = processes.world_size(), processes.rank()
     shared = loss.cross_device or ranks == 1
     num_queries = len(groups)
     if not shared:
@@ -103,7 +103,7 @@ def backward(
     rows = torch.from_numpy(np.concatenate(update.parts))
     own = torch.cat([block[: len(part)] for block, part in zip(embedded, update.parts, strict=True)])
     output, value, gradient = _loss_gradient(loss, update, own.detach().float(), rows)
-    gradient = gradient[rows] * (scale * distributed.world_size())  # DDP averages over ranks; the sum is wanted
+    gradient = gradient[rows] * (scale * processes.world_size())  # DDP averages over ranks; the sum is wanted
     shares = gradient.split([len(part) for part in update.parts])
     for number in (kept, *range(kept)):
         final = last and number == (kept - 1 if kept else kept)
@@ -129,14 +129,14 @@ def _loss_gradient(
 ) -> tuple[LossOutput, float, Tensor]:
     """The loss over this rank's queries, its value, and dL/dE summed over ranks, [N, D]."""
     count = len(update.batch.sequences)
-    full = (distributed.place_rows(own, rows, count) if update.shared else _place(own, rows, count)).requires_grad_()
+    full = (processes.place_rows(own, rows, count) if update.shared else _place(own, rows, count)).requires_grad_()
     batch = update.batch.to(full.device)
     queries = update.queries.to(full.device)
     output = loss.in_batch(full, batch, queries)
     value = total(output, update.denominators)
     value.backward()  # type: ignore[no-untyped-call]
     gradient = torch.zeros_like(full) if full.grad is None else full.grad
-    return output, float(value.detach()), distributed.sum_over_ranks(gradient) if update.shared else gradient
+    return output, float(value.detach()), processes.sum_over_ranks(gradient) if update.shared else gradient
 
 
 def _place(own: Tensor, rows: Tensor, count: int) -> Tensor:

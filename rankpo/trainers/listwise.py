@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rankpo.data.listwise_loader import ListwisePromptDataLoader
+from rankpo.data.loaders.listwise_prompts import ListwisePromptDataLoader
 from rankpo.trainers.basic import BasicTrainer
 
 

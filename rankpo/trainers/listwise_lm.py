@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rankpo.models.listwise import ListwiseModel
+from rankpo.models.listwise.model import ListwiseModel
 from rankpo.trainers.listwise import ListwiseTrainer
 from rankpo.types import Batch, LossOutput
 

@@ -11,14 +11,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rankpo.checkpoint import CheckpointStore
-from rankpo.data.dataloaders import DataLoader
-from rankpo.evaluation import Evaluator
+from rankpo.data.loaders.ranking import DataLoader
+from rankpo.evaluation.base import Evaluator
 from rankpo.losses.base import Loss
-from rankpo.metrics import MetricsLogger
-from rankpo.models.embedding import EmbeddingModel
+from rankpo.models.embedding.model import EmbeddingModel
+from rankpo.models.reference import Reference
+from rankpo.runs.checkpoints import CheckpointStore
+from rankpo.runs.logger import MetricsLogger
 from rankpo.trainers.baseline import Measure
-from rankpo.trainers.reference import Reference
 from rankpo.trainers.schedules import Schedule
 
 

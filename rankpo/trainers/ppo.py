@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from rankpo import distributed
 from rankpo.losses.grpo import GRPOLoss, group_deviations
 from rankpo.losses.ppo import (
     Estimates,
@@ -20,8 +19,9 @@ from rankpo.losses.ppo import (
     terminal_rewards,
     whitened,
 )
-from rankpo.models.causal_lm import scored_counts
-from rankpo.models.token_logps import TokenRequest, TokenValues
+from rankpo.models.causal_lm.model import scored_counts
+from rankpo.models.engine.token_logps import TokenRequest, TokenValues
+from rankpo.runs import processes
 from rankpo.trainers.basic import BasicTrainer
 from rankpo.trainers.update import MicroBatch, Update
 from rankpo.types import Batch, LossOutput
@@ -134,7 +134,7 @@ class PPOTrainer(TokenPolicyTrainer):
                 moments += torch.stack(
                     [moments.new_tensor(len(advantages)), advantages.sum(), advantages.square().sum()]
                 )
-        count, total, squares = distributed.sum_over_ranks(moments)
+        count, total, squares = processes.sum_over_ranks(moments)
         mean = total / count
         variance = (squares / count - mean.square()).clamp(min=0)
         items = [_with_whitened(item, mean, variance) for item in update.micro_batches]
@@ -171,7 +171,7 @@ class PPOTrainer(TokenPolicyTrainer):
         rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
         # the accelerator's comes first: it takes fp16's scale off all gradients, the head's too
         norm = self.strategy.clip(rest, self.settings.max_grad_norm or math.inf)
-        of_head = distributed.whole(nn.utils.clip_grad_norm_(head.parameters(), limit))
+        of_head = processes.whole(nn.utils.clip_grad_norm_(head.parameters(), limit))
         self.running.add("grad_norm/value", of_head)
         return norm if torch.isfinite(of_head) else float(of_head)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankpo.models.causal_lm import CausalLanguageModel
+from rankpo.models.causal_lm.model import CausalLanguageModel
 from rankpo.trainers.basic import BasicTrainer
 
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rankpo import distributed
-from rankpo.checkpoint import CheckpointError, damage
-from rankpo.trainers.strategy import OptimizerState
+from rankpo.runs import processes
+from rankpo.runs.checkpoints import CheckpointError, damage
+from rankpo.trainers.strategies.base import OptimizerState
 
 if TYPE_CHECKING:
     from rankpo.trainers.basic import BasicTrainer
@@ -44,11 +44,11 @@ def save_state(trainer: BasicTrainer) -> None:
     scaler = trainer.accelerator.scaler
     extra = {
         "python_random": _python_state(),
-        "running": trainer.running.state(distributed.sum_over_ranks),
+        "running": trainer.running.state(processes.sum_over_ranks),
         "scaler": {} if scaler is None else scaler.state_dict(),
     }
     weights, optimizer = trainer.strategy.trained_weights(), trainer.strategy.optimizer_state()  # of all ranks together
-    if distributed.rank() == 0:
+    if processes.rank() == 0:
 
         def write(folder: Path) -> None:
             save_file(weights, folder / "weights.safetensors")
@@ -60,7 +60,7 @@ def save_state(trainer: BasicTrainer) -> None:
         kept = {step for step in range(1, state.step + 1) if trainer.settings.is_intermediate(step, per_epoch)}
         kept |= set() if state.best_step is None else {state.best_step}
         store.keep(state.step, trainer.settings.keep_checkpoints, kept)
-    distributed.barrier()
+    processes.barrier()
 
 
 def load_state(trainer: BasicTrainer) -> None:
@@ -74,7 +74,7 @@ def load_state(trainer: BasicTrainer) -> None:
     _restore_python(saved.pop("python_random"))
     _restore_random(load_file(checkpoint.path / "random.safetensors"))
     # the sums of an unfinished log line are those of all ranks: one of them carries them on
-    trainer.running.restore(saved.pop("running"), share=float(distributed.rank() == 0), device=trainer.policy.device)
+    trainer.running.restore(saved.pop("running"), share=float(processes.rank() == 0), device=trainer.policy.device)
     scaler = saved.pop("scaler")
     if trainer.accelerator.scaler is not None and scaler:
         trainer.accelerator.scaler.load_state_dict(scaler)

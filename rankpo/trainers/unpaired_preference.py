@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rankpo import distributed
-from rankpo.data.dataloaders import Group
-from rankpo.data.unpaired_loader import UnpairedPreferenceDataLoader, mismatched
+from rankpo.data.loaders.ranking import Group
+from rankpo.data.loaders.unpaired_preference import UnpairedPreferenceDataLoader, mismatched
 from rankpo.losses.kto import BALANCED, KTOLoss, reference_point
+from rankpo.runs import processes
 from rankpo.trainers.basic import BasicTrainer
 from rankpo.trainers.update import MicroBatch, Update
 
@@ -78,7 +78,7 @@ class UnpairedPreferenceTrainer(BasicTrainer):
             ratios = torch.zeros(2, dtype=torch.float64, device=self.policy.device)  # sum and count
             for item in update.mismatched:
                 ratios += self._log_ratios(item) if item.counts else 0 * self._log_ratios(item)
-            total, count = distributed.sum_over_ranks(ratios)
+            total, count = processes.sum_over_ranks(ratios)
             mean = (total / count).float()
             self.point = reference_point(mean[None])
             self.running.add("kl/mismatched", mean)

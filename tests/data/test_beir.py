@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.data.beir import Beir, write_beir
+from rankpo.data.readers.beir import Beir, write_beir
 
 CORPUS = [("d1", "Moles dig."), ("d2", "Roman coins.")]
 QUERIES = [("q1", "how deep do moles dig"), ("q2", "größte Münze"), ("q3", "not judged")]

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from rankpo.data.chat_formats import FORMATS, Chat, detect
-from rankpo.data.chat_records import ChatRecords
-from rankpo.data.fields import BadRecord
-from rankpo.data.sources import BadRecords
-from rankpo.demo import compose
+from rankpo.data.readers.chat import ChatRecords
+from rankpo.data.readers.chat_formats import FORMATS, Chat, detect
+from rankpo.data.readers.fields import BadRecord
+from rankpo.data.readers.records import BadRecords
+from rankpo.tasks.demo import compose
 
 USER, BLUE, GREEN = ("user", "Sky?"), "Blue.", "Green."
 PAIR = Chat((USER,), (BLUE, GREEN), (1.0, 0.0))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rankpo.data.collate import EmbeddingInputs, SpecialTokens, join, labels_of, select
-from rankpo.data.dataloaders import ContrastiveDataLoader, PairedPreferenceDataLoader
-from rankpo.data.text_store import open_table
-from rankpo.models.settings import EmbeddingSettings
+from rankpo.data.batch import EmbeddingInputs, SpecialTokens, join, labels_of, select
+from rankpo.data.loaders.ranking import ContrastiveDataLoader, PairedPreferenceDataLoader
+from rankpo.data.table import open_table
+from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.types import Example, Sequences
 from tests.data.test_text_store import Fixed
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from rankpo.data.completion_inputs import CompletionInputs
-from rankpo.data.completion_loaders import CompletionDataLoader
-from rankpo.data.conversations import ChatFormat, plain_text, role, shortened
-from rankpo.data.text_store import open_table
-from rankpo.models.causal_settings import CausalSettings
+from rankpo.data.loaders.completion import CompletionDataLoader
+from rankpo.data.table import open_table
+from rankpo.data.text.conversations import ChatFormat, plain_text, role, shortened
+from rankpo.models.causal_lm.inputs import CompletionInputs
+from rankpo.models.causal_lm.settings import CausalSettings
 from rankpo.models.loading import byte_tokenizer
 from rankpo.types import Example
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rankpo.data.dataloaders import ContrastiveDataLoader, ListwiseDataLoader, PairedPreferenceDataLoader
-from rankpo.data.text_store import open_table
+from rankpo.data.loaders.ranking import ContrastiveDataLoader, ListwiseDataLoader, PairedPreferenceDataLoader
+from rankpo.data.table import open_table
 from rankpo.types import Example
 from tests.data.test_text_store import Fixed, Tokenizer, text
 

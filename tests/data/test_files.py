@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.data import files
-from rankpo.data.files import NotARecord, find, records
+from rankpo.data.readers import files
+from rankpo.data.readers.files import NotARecord, find, records
 
 ROWS = [{"query": "größte Stadt", "n": 1}, {"query": "tab\there", "n": 2}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)

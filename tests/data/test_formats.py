@@ -2,8 +2,8 @@
 
 import pytest
 
-from rankpo.data.fields import BadRecord, FieldMap, Options, extract, normal
-from rankpo.data.formats import FORMATS, detect
+from rankpo.data.readers.fields import BadRecord, FieldMap, Options, extract, normal
+from rankpo.data.readers.formats import FORMATS, detect
 
 PLAIN = Options({}, key="datasets.soil")
 SOIL = "Lecturer in soil physics"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rankpo.data.identifiers import SchemeError, choose, prove
-from rankpo.data.listwise_prompts import PromptTemplate
+from rankpo.data.text.identifiers import SchemeError, choose, prove
+from rankpo.data.text.prompt_templates import PromptTemplate
 from rankpo.models.loading import byte_tokenizer
 from tests.toy_tokenizers import byte_bpe
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.data.beir import Beir
-from rankpo.data.jobs import PARTS, Jobs, Post, Profile, relevance, write_jobs
-from rankpo.data.jobs_judge import judge, utility
-from rankpo.data.jobs_texts import FIELDS, LEVELS, REGIONS
-from rankpo.data.sources import Records
+from rankpo.data.generated.jobs import PARTS, Jobs, Post, Profile, relevance, write_jobs
+from rankpo.data.generated.jobs_judge import judge, utility
+from rankpo.data.generated.jobs_texts import FIELDS, LEVELS, REGIONS
+from rankpo.data.readers.beir import Beir
+from rankpo.data.readers.records import Records
 
 SMALL = {"num_profiles": 150, "num_posts": 20}
 
@@ -27,7 +27,7 @@ def examples(part: str, **settings):
 
 PROGRAM = """
 import sys, xxhash
-from rankpo.data.jobs import PARTS, Jobs
+from rankpo.data.generated.jobs import PARTS, Jobs
 digest = xxhash.xxh3_128()
 for part in PARTS:
     data = Jobs(name="jobs", part=part, num_profiles=150, num_posts=20)

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rankpo.data.collate import SpecialTokens
-from rankpo.data.dataloaders import Group
-from rankpo.data.listwise_inputs import PASSAGE, QUERY, ListwiseInputs
-from rankpo.data.listwise_layout import fit
-from rankpo.data.listwise_prompts import read_template
-from rankpo.data.text_store import open_table
-from rankpo.models.listwise_settings import ListwiseSettings
+from rankpo.data.batch import SpecialTokens
+from rankpo.data.loaders.ranking import Group
+from rankpo.data.table import open_table
+from rankpo.data.text.prompt_templates import read_template
+from rankpo.models.listwise.inputs import PASSAGE, QUERY, ListwiseInputs
+from rankpo.models.listwise.layout import fit
+from rankpo.models.listwise.settings import ListwiseSettings
 from rankpo.models.loading import byte_tokenizer
 from rankpo.types import Example
 from tests import tokenizers

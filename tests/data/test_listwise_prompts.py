@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from rankpo.data.listwise_prompts import PromptTemplate, read_template, shipped
-from rankpo.models.listwise_settings import ListwiseSettings
+from rankpo.data.text.prompt_templates import PromptTemplate, read_template, shipped
+from rankpo.models.listwise.settings import ListwiseSettings
 from rankpo.models.loading import byte_tokenizer
 from tests.data.test_listwise_inputs import SETTINGS, TEMPLATE, inputs_of, read
 

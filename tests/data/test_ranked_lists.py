@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from rankpo.data.list_conversations import RankedRecord, from_conversation, to_conversation
-from rankpo.data.listwise_loader import ListwisePromptDataLoader
-from rankpo.data.listwise_prompts import read_template
-from rankpo.data.ranked_lists import RankedLists
-from rankpo.data.sources import BadRecords
-from rankpo.data.text_store import Pieces, open_table
-from rankpo.data.toy_lists import ToyLists
+from rankpo.data.generated.toy_lists import ToyLists
+from rankpo.data.loaders.listwise_prompts import ListwisePromptDataLoader
+from rankpo.data.readers.ranked_lists import RankedLists
+from rankpo.data.readers.records import BadRecords
+from rankpo.data.table import Pieces, open_table
+from rankpo.data.text.list_conversations import RankedRecord, from_conversation, to_conversation
+from rankpo.data.text.prompt_templates import read_template
 
 NATIVE = {
     "id": "n1",

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 
+from rankpo.data.readers.records import Records
 from rankpo.data.report import all_pairs, data_report, histogram, lines, quantiles, write_report
-from rankpo.data.sources import Records
-from rankpo.data.text_store import open_table
+from rankpo.data.table import open_table
 from rankpo.types import Example
 from tests.data.test_text_store import Fixed, Tokenizer
 from tests.runs import CONTRASTIVE, train

@@ -8,12 +8,12 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from rankpo.data.dataloaders import ListwiseDataLoader
-from rankpo.data.pair_layout import answer_ids, make_layout
-from rankpo.data.reranker_inputs import RerankerInputs
-from rankpo.data.text_store import open_table
+from rankpo.data.loaders.ranking import ListwiseDataLoader
+from rankpo.data.table import open_table
 from rankpo.models.loading import byte_tokenizer
-from rankpo.models.reranker_settings import RerankerSettings
+from rankpo.models.reranker.inputs import RerankerInputs
+from rankpo.models.reranker.layout import answer_ids, make_layout
+from rankpo.models.reranker.settings import RerankerSettings
 from rankpo.types import Example
 from tests.tokenizers import FAMILIES, bert, llama, qwen
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from rankpo.data.planner import cut, deal, plan
+from rankpo.data.loaders.planner import cut, deal, plan
+from rankpo.data.loaders.sampler import Sampler
 from rankpo.data.random_keys import permutation, random_keys
-from rankpo.data.sampler import Sampler
 
 
 def test_random_keys_are_a_fixed_function():

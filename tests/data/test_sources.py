@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.config_errors import ConfigError
-from rankpo.data.sources import BadRecords, Records
-from rankpo.demo import compose
+from rankpo.data.readers.records import BadRecords, Records
+from rankpo.errors import ConfigError
+from rankpo.tasks.demo import compose
 
 PAIR = {"query": "q", "passage1": "a", "passage2": "b", "preferred": "A"}
 
@@ -331,7 +331,7 @@ def test_the_fingerprint_follows_content_and_settings_not_the_place(tmp_path):
 
 def test_the_fingerprint_is_the_same_in_another_process(tmp_path):
     path = write(tmp_path, [PAIR])
-    program = f"from rankpo.data.sources import Records; import sys; sys.stdout.write(Records(name='soil', path={path!r}).fingerprint())"
+    program = f"from rankpo.data.readers.records import Records; import sys; sys.stdout.write(Records(name='soil', path={path!r}).fingerprint())"
     for salt in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", program],

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rankpo.data.text_store import Pieces, open_table
+from rankpo.data.table import Pieces, open_table
 from rankpo.types import Example
 
 EXAMPLES = [
@@ -103,7 +103,7 @@ def test_a_failing_data_set_leaves_nothing_behind(tmp_path):
 PROGRAM = """
 import sys, time
 from tests.data.test_text_store import EXAMPLES, Fixed, Tokenizer
-from rankpo.data.text_store import open_table
+from rankpo.data.table import open_table
 tokenizer = Tokenizer()
 slow = tokenizer.pieces()
 original = tokenizer.tokenize

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rankpo.data.dataloaders import Group
-from rankpo.data.unpaired_loader import UnpairedPreferenceDataLoader, mismatched
+from rankpo.data.loaders.ranking import Group
+from rankpo.data.loaders.unpaired_preference import UnpairedPreferenceDataLoader, mismatched
 from rankpo.types import Example
 from tests.data.test_dataloaders import table_of, texts
 

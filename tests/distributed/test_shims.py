@@ -14,12 +14,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from rankpo import launchers
-from rankpo.config_errors import ConfigError
-from rankpo.distributed import LaunchError, make_accelerator
-from rankpo.launchers import contradiction, processes_asked
+from rankpo.errors import ConfigError
 from rankpo.losses.dpo import DPOLoss
-from rankpo.trainers.strategies import unfit
+from rankpo.runs import launcher
+from rankpo.runs.launcher import contradiction, processes_asked
+from rankpo.runs.processes import LaunchError, make_accelerator
+from rankpo.trainers.strategies.choose import unfit
 from tests.distributed.strategies import ROOT, free_port, needs
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="of CPUs")
@@ -123,7 +123,7 @@ def test_processes_asked():
     ],
 )
 def test_what_a_launcher_was_asked_for(words, asked):
-    assert launchers._asked_on(SimpleNamespace(cmdline=lambda: words)) == asked
+    assert launcher._asked_on(SimpleNamespace(cmdline=lambda: words)) == asked
 
 
 def test_what_a_configuration_file_asks_for(tmp_path, monkeypatch):
@@ -132,7 +132,7 @@ def test_what_a_configuration_file_asks_for(tmp_path, monkeypatch):
     launcher = ["python", "/bin/accelerate", "launch"]
 
     def asked(*options: str) -> int:
-        return launchers._asked_on(SimpleNamespace(cmdline=lambda: [*launcher, *options, "launch.py"]))
+        return launcher._asked_on(SimpleNamespace(cmdline=lambda: [*launcher, *options, "launch.py"]))
 
     assert asked(f"--config_file={tmp_path}/two.yaml") == 2
     monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(tmp_path / "two.yaml"))

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import rankpo
-from rankpo.config_errors import ConfigError
-from rankpo.data.chat_records import ChatRecords
+from rankpo.data.readers.chat import ChatRecords
+from rankpo.errors import ConfigError
 from tests.judges.server import merit, serving
 from tests.runs import curve, train
 

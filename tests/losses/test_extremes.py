@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, float64, tensor
 from torch.testing import assert_close
 
-from rankpo.functional import candidate_log_odds
 from rankpo.losses.base import Loss
 from rankpo.losses.bradley_terry import BradleyTerryLoss
 from rankpo.losses.contrastive import ContrastiveLoss
@@ -24,6 +23,7 @@ from rankpo.losses.lambda_loss import SCHEMES, LambdaLoss
 from rankpo.losses.listwise import ADRMSELoss, ListMLELoss, ListNetLoss, PlackettLuceLoss, PListMLELoss, SoftmaxLoss
 from rankpo.losses.listwise_lm import ListwiseLMLoss
 from rankpo.losses.log_ratio import APODownLoss, APOZeroLoss, BCOLoss, NCALoss, SPPOLoss
+from rankpo.losses.maths import candidate_log_odds
 from rankpo.losses.pointwise import PointwiseLoss
 from rankpo.losses.ppo import PolicyTokens
 from rankpo.losses.ranknet import RankNetLoss

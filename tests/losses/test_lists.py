@@ -424,5 +424,5 @@ def test_a_mixture_refuses_what_it_would_lose():
     mixture = MixtureLoss(losses=both, term_weights={"a": 1.0, "b": 1.0})
     with pytest.raises(ValueError, match=r"losses.b has terms of its own \(sft\), which a mixture cannot weigh"):
         mixture.weights(lists([1, 0]))
-    with pytest.raises(ValueError, match="losses.m is a mixture itself"):
+    with pytest.raises(ValueError, match=r"losses\.m is a mixture itself"):
         MixtureLoss(losses={"m": mixture, "a": RankNetLoss()}, term_weights={"m": 1.0, "a": 1.0})

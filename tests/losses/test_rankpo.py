@@ -10,7 +10,7 @@ from torch import float64, tensor
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from rankpo.functional import candidate_kl
+from rankpo.losses.maths import candidate_kl
 from rankpo.losses.rankpo import RankPOLoss
 from rankpo.types import Labels
 from tests.losses.tables import FIXED, assert_values, labels

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rankpo.data.sources import Records
+from rankpo.data.readers.records import Records
 from rankpo.mining.data import MiningData, Query
 from rankpo.mining.output import write
 from rankpo.mining.pipeline import Mined, Negative

@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel
 
-from rankpo.data.collate import join
+from rankpo.data.batch import join
 from rankpo.models.loading import random_backbone
 from rankpo.types import Sequences
 

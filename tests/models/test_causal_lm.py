@@ -5,10 +5,10 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rankpo.models.causal_lm import CausalLanguageModel, predicting_positions, scored_counts
-from rankpo.models.causal_settings import CausalSettings
+from rankpo.models.causal_lm.model import CausalLanguageModel, predicting_positions, scored_counts
+from rankpo.models.causal_lm.settings import CausalSettings
+from rankpo.models.engine.token_logps import TokenRequest
 from rankpo.models.loading import byte_tokenizer
-from rankpo.models.token_logps import TokenRequest
 from rankpo.types import Sequences
 
 SIZES = {

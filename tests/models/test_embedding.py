@@ -6,9 +6,9 @@ import torch
 from tokenizers import processors
 from torch.testing import assert_close
 
-from rankpo.models.embedding import EmbeddingModel, pool
+from rankpo.models.embedding.model import EmbeddingModel, pool
+from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.loading import byte_tokenizer
-from rankpo.models.settings import EmbeddingSettings
 from rankpo.types import Sequences
 from tests.models.families import FAMILIES, LENGTHS, backbone, sequences
 

@@ -10,12 +10,12 @@ import torch
 from torch.testing import assert_close
 
 import rankpo
-from rankpo.data.collate import join
-from rankpo.data.listwise_inputs import PASSAGE, QUERY
-from rankpo.data.toy_lists import ToyLists
-from rankpo.demo import compose
-from rankpo.models import listwise_decoding
-from rankpo.models.listwise_reranker import ListwiseReranker
+from rankpo.data.batch import join
+from rankpo.data.generated.toy_lists import ToyLists
+from rankpo.models.listwise import decoding
+from rankpo.models.listwise.inputs import PASSAGE, QUERY
+from rankpo.models.listwise.reranking import ListwiseReranker
+from rankpo.tasks.demo import compose
 from rankpo.types import Sequences
 from tests.runs import trainer_of
 
@@ -71,7 +71,7 @@ def test_identifier_logits_are_those_of_transformers(model):
     logits = model(join(prompts)).logits
     assert logits.dtype == torch.float32 and logits.shape == (3, 10)
     ids = list(model.inputs.layout.identifiers.first)
-    with listwise_decoding.own_attention(model) as base:
+    with decoding.own_attention(model) as base:
         for row, prompt in enumerate(prompts):
             plain = base(input_ids=torch.from_numpy(prompt)[None]).logits[0, -1]
             assert_close(logits[row], plain[ids], atol=1e-4, rtol=0)
@@ -89,7 +89,7 @@ def test_answers_and_logits_in_one_forward_pass(layout):
     )
     output = model(Sequences(whole.input_ids, whole.lengths, torch.from_numpy(labels)))
     assert_close(output.logits, model(join(prompts)).logits, atol=1e-5, rtol=0)
-    with listwise_decoding.own_attention(model) as base:
+    with decoding.own_attention(model) as base:
         for row, (prompt, ids) in enumerate(zip(prompts, answers, strict=True)):
             text = torch.from_numpy(np.concatenate([prompt, ids]))
             logps = base(input_ids=text[None]).logits[0].log_softmax(-1)
@@ -110,14 +110,14 @@ def test_a_shared_beginning_is_read_once_with_equal_logits(layout):
     model = model_of(f"model.layout={layout}", "model.max_query_tokens=400")
     query = "a question that is much longer than the passages " * 5
     prompts = prompts_of(model, (query, ["one", "two"]), (query, ["three", "4"]), (query, ["a", "b", "c"]))
-    common = listwise_decoding.common_prefix(prompts)
+    common = decoding.common_prefix(prompts)
     assert common == len(" ".join(query.split()) + "\nA")
     read = []
     handle = model.base.get_input_embeddings().register_forward_pre_hook(
         lambda module, arguments: read.append(arguments[0].numel())
     )
     with torch.inference_mode():
-        shared = listwise_decoding.first_logits(model, prompts)
+        shared = decoding.first_logits(model, prompts)
         handle.remove()
         alone = torch.cat([model(join([prompt])).logits for prompt in prompts])
     assert sum(read) < 0.5 * sum(map(len, prompts))
@@ -128,7 +128,7 @@ def test_prompts_that_differ_early_are_packed(model, monkeypatch):
     calls = []
     monkeypatch.setattr(model, "forward", lambda sequences, own=model.forward: calls.append(1) or own(sequences))
     with torch.inference_mode():
-        listwise_decoding.first_logits(model, prompts_of(model, *LISTS))
+        decoding.first_logits(model, prompts_of(model, *LISTS))
     assert calls == [1]
 
 

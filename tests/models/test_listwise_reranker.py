@@ -10,18 +10,18 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
-from rankpo.data.collate import join
-from rankpo.data.listwise_inputs import ListwiseInputs
-from rankpo.data.listwise_prompts import read_template
-from rankpo.data.requests import Request
-from rankpo.data.text_store import open_table
-from rankpo.data.toy_lists import ToyLists
-from rankpo.models import listwise_decoding
-from rankpo.models.listwise import ListwiseModel
-from rankpo.models.listwise_reranker import ListwiseReranker, slot_scores
-from rankpo.models.listwise_settings import ListwiseSettings
+from rankpo.data.batch import join
+from rankpo.data.generated.toy_lists import ToyLists
+from rankpo.data.readers.requests import Request
+from rankpo.data.table import open_table
+from rankpo.data.text.prompt_templates import read_template
+from rankpo.evaluation.metrics import evaluate_run
+from rankpo.models.listwise import decoding
+from rankpo.models.listwise.inputs import ListwiseInputs
+from rankpo.models.listwise.model import ListwiseModel
+from rankpo.models.listwise.reranking import ListwiseReranker, slot_scores
+from rankpo.models.listwise.settings import ListwiseSettings
 from rankpo.models.loading import random_backbone
-from rankpo.ranking_metrics import evaluate_run
 from tests.models.test_listwise import LISTS, model_of, prompts_of
 from tests.toy_tokenizers import byte_bpe
 
@@ -85,7 +85,7 @@ def test_passes_stop_when_nothing_changes_and_top_k_leaves_the_rest():
 def test_one_window_is_one_call_and_nothing_is_generated(model, monkeypatch):
     """Defect 38: first_token reads logits; were they not used, the order would stay."""
     calls = []
-    monkeypatch.setattr(listwise_decoding, "write", lambda *arguments: pytest.fail("generate was called"))
+    monkeypatch.setattr(decoding, "write", lambda *arguments: pytest.fail("generate was called"))
     monkeypatch.setattr(model, "forward", lambda sequences, own=model.forward: calls.append(1) or own(sequences))
     ranked = model.rank("q", ["one", "two", "three"])
     assert len(calls) == 1
@@ -166,7 +166,7 @@ def test_a_written_answer_begins_with_what_the_prompt_has_of_it(monkeypatch):
     model = model_of("model.prompt=letters", "model.decode=generate", "model.max_length=2048")
     own = model.inputs.layout.identifiers
     assert model.tokenizer.decode(own.prefix) == "["
-    monkeypatch.setattr(listwise_decoding, "write", lambda model, prompts, budget: [own.answer([1, 0, 2])])
+    monkeypatch.setattr(decoding, "write", lambda model, prompts, budget: [own.answer([1, 0, 2])])
     (ranked,) = ListwiseReranker(model).rank_many([("q", ["a", "b", "c"])])
     assert (ranked.order, ranked.windows[0].permutation.status) == ((1, 0, 2), "ok")
     assert ranked.windows[0].response == "[B] > [A] > [C]"
@@ -192,9 +192,9 @@ def test_constrained_is_always_a_permutation_and_greedy(model, merged):
     model = merged_model() if merged else model
     assert (model.inputs.layout.identifiers.first != model.inputs.layout.identifiers.later) == merged
     prompts = prompts_of(model, *LISTS)
-    found = listwise_decoding.constrained(model, prompts, [3, 2, 10])
+    found = decoding.constrained(model, prompts, [3, 2, 10])
     own = model.inputs.layout.identifiers
-    with listwise_decoding.own_attention(model) as base, torch.no_grad():
+    with decoding.own_attention(model) as base, torch.no_grad():
         for prompt, order in zip(prompts, found, strict=True):
             assert sorted(order) == list(range(len(order)))
             ids = prompt.tolist()
@@ -210,17 +210,16 @@ def test_absolute_positions_begin_behind_the_padding():
     """GPT-2's, unlike rotations, are another model's where they count the padding too."""
     model = merged_model("gpt2")
     prompts = prompts_of(model, *LISTS)
-    together = listwise_decoding.constrained(model, prompts, [3, 2, 10])
+    together = decoding.constrained(model, prompts, [3, 2, 10])
     assert together == [
-        listwise_decoding.constrained(model, [prompt], [count])[0]
-        for prompt, count in zip(prompts, (3, 2, 10), strict=True)
+        decoding.constrained(model, [prompt], [count])[0] for prompt, count in zip(prompts, (3, 2, 10), strict=True)
     ]
 
 
 def test_written_answers_are_those_of_each_prompt_alone(model):
     prompts = prompts_of(model, *LISTS)
-    together = listwise_decoding.write(model, prompts, 6)
-    assert together == [listwise_decoding.write(model, [prompt], 6)[0] for prompt in prompts]
+    together = decoding.write(model, prompts, 6)
+    assert together == [decoding.write(model, [prompt], 6)[0] for prompt in prompts]
 
 
 def test_an_untrained_models_answers_are_counted(model):

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from rankpo.config_errors import ConfigError
-from rankpo.demo import compose
-from rankpo.models.listwise_reranker import ListwiseReranker
-from rankpo.models.listwise_vllm import VllmListwiseModel
+from rankpo.errors import ConfigError
+from rankpo.models.listwise.reranking import ListwiseReranker
+from rankpo.models.listwise.vllm import VllmListwiseModel
+from rankpo.tasks.demo import compose
 from tests.models.test_listwise import TINY, model_of
 from tests.models.test_reranker import model_of as pointwise_model_of
 from tests.runs import train
@@ -153,7 +153,7 @@ def test_auto_takes_vllm_only_with_a_gpu(tmp_path, final, vllm, monkeypatch):
     rerank(tmp_path, final, "task.max_failed_windows=1", "exp_name=cpu")
     assert vllm == []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("rankpo.distributed.make_accelerator", _on_the_cpu)
+    monkeypatch.setattr("rankpo.runs.processes.make_accelerator", _on_the_cpu)
     rerank(tmp_path, final, "task.max_failed_windows=1", "exp_name=gpu")
     assert len(vllm) > 1
 

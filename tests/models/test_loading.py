@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rankpo.models import loading
-from rankpo.models.build import EmbeddingModelConfig
+from rankpo.models.embedding.config import EmbeddingModelConfig
 from rankpo.models.loading import LoadingError
 from tests.models.families import backbone
 

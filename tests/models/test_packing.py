@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from rankpo.models.base import RankingModel
+from rankpo.models.engine.packing import window_mask
 from rankpo.models.loading import random_backbone
-from rankpo.models.packing import window_mask
 from tests.models.families import FAMILIES, LENGTHS, WINDOW, backbone, sequences
 
 

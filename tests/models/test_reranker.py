@@ -9,13 +9,13 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import rankpo
-from rankpo.data.reranker_inputs import RerankerInputs
-from rankpo.demo import compose
-from rankpo.export import ExportError
-from rankpo.models.build_reranker import RerankerModelConfig
+from rankpo.models.embedding.saving import ExportError
 from rankpo.models.loading import LoadingError, byte_tokenizer, random_backbone
-from rankpo.models.reranker import RerankerModel
-from rankpo.models.reranker_settings import RerankerSettings
+from rankpo.models.reranker.config import RerankerModelConfig
+from rankpo.models.reranker.inputs import RerankerInputs
+from rankpo.models.reranker.model import RerankerModel
+from rankpo.models.reranker.settings import RerankerSettings
+from rankpo.tasks.demo import compose
 from tests.models.families import FAMILIES as SIZES
 from tests.tokenizers import bert, llama, qwen, sentencepiece
 

@@ -9,8 +9,15 @@ from torch import float32, float64
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rankpo.models import token_logps as engine
-from rankpo.models.token_logps import Head, ReferenceStates, TokenRequest, over_vocabulary, token_logps, token_values
+from rankpo.models.engine import token_logps as engine
+from rankpo.models.engine.token_logps import (
+    Head,
+    ReferenceStates,
+    TokenRequest,
+    over_vocabulary,
+    token_logps,
+    token_values,
+)
 
 P, D, V = 7, 5, 11
 

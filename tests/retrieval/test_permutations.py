@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rankpo.data.identifiers import Identifiers
-from rankpo.data.list_conversations import written
-from rankpo.retrieval.permutations import Permutation, parse, tally
+from rankpo.data.text.identifiers import Identifiers
+from rankpo.data.text.list_conversations import written
+from rankpo.data.text.permutations import Permutation, parse, tally
 
 NUMBERS, LETTERS = written("numbers", 5), written("letters", 3)
 

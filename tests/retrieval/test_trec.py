@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rankpo.retrieval.trec import read_qrels, read_run, write_run
+from rankpo.data.readers.trec import read_qrels, read_run, write_run
 
 
 def lines(tmp_path, *rows: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rankpo.retrieval.windows import windows
+from rankpo.models.listwise.windows import windows
 
 
 def number(size: int, window: int, stride: int) -> int:

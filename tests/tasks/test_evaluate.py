@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from rankpo.checkpoint import CheckpointError
-from rankpo.config_errors import ConfigError
-from rankpo.demo import compose
-from rankpo.retrieval.trec import read_run
+from rankpo.data.readers.trec import read_run
+from rankpo.errors import ConfigError
+from rankpo.runs.checkpoints import CheckpointError
+from rankpo.tasks.demo import compose
 from rankpo.tasks.evaluate import retention
 from tests.runs import train
 

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import rankpo
-from rankpo.config_errors import ConfigError
-from rankpo.interpolation import InterpolationError, interpolate, round_weights, shared_names
+from rankpo.errors import ConfigError
+from rankpo.models.interpolation import InterpolationError, interpolate, round_weights, shared_names
 from tests.runs import CONTRASTIVE, TINY, train
 
 LORA = ("model.use_peft=true", "model.peft.lora_r=2", "optimizer.lr=1.0")

@@ -7,12 +7,12 @@ import random
 import pytest
 
 import rankpo
-from rankpo.config_errors import ConfigError
-from rankpo.data.beir import write_beir
-from rankpo.data.requests import of_file
-from rankpo.demo import compose
+from rankpo.data.readers.beir import write_beir
+from rankpo.data.readers.requests import of_file
+from rankpo.data.readers.trec import read_run, write_run
+from rankpo.errors import ConfigError
 from rankpo.retrieval.bm25 import Bm25Index, Bm25Settings
-from rankpo.retrieval.trec import read_run, write_run
+from rankpo.tasks.demo import compose
 from tests.models.test_reranker import model_of
 from tests.runs import launch, train
 from tests.trainers.test_reranker import WORDS, on_lists, record, write

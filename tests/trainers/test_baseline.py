@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.computed_once import must_compute
-from rankpo.data.jobs import write_jobs
-from rankpo.evaluation import PreferenceEvaluator, RetrievalEvaluator
-from rankpo.listwise_evaluation import ListwiseEvaluator
-from rankpo.trainers import reference
+from rankpo.data.generated.jobs import write_jobs
+from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator
+from rankpo.evaluation.lists import ListwiseEvaluator
+from rankpo.models import reference
+from rankpo.runs.computed_once import must_compute
 from tests.runs import RANKPO, curve, train
 
 EVALUATED = (*RANKPO, "eval_datasets=[toy_pairs]", "trainer.max_steps=1", "trainer.eval_every=null")
@@ -103,7 +103,7 @@ def test_reference_scores_are_computed_once(tmp_path, monkeypatch):
 
 def test_of_several_at_once_one_computes(tmp_path, monkeypatch):
     """Four begin together; the first takes its time and the others find what it made."""
-    monkeypatch.setattr("rankpo.computed_once.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("rankpo.runs.computed_once.POLL_SECONDS", 0.01)
     path = tmp_path / "folder" / "value"
     said: list[str] = []
     computed: list[bool] = []

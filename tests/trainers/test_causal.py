@@ -8,8 +8,8 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rankpo
-from rankpo.config_errors import ConfigError
-from rankpo.demo import compose
+from rankpo.errors import ConfigError
+from rankpo.tasks.demo import compose
 from tests.runs import curve, final_weights, train, trainer_of
 
 TINY = (

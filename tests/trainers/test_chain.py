@@ -14,7 +14,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from rankpo.data.toy_chat import ToyChat
+from rankpo.data.generated.toy_chat import ToyChat
 from tests.runs import ROOT, curve, train
 from tests.toy_tokenizers import byte_bpe
 

@@ -12,10 +12,10 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.testing import assert_close
 
-from rankpo.build import Experiment
-from rankpo.demo import compose
-from rankpo.distributed import make_accelerator
-from rankpo.metrics import MetricsLogger, RunningMetrics
+from rankpo.config.build import Experiment
+from rankpo.runs.logger import MetricsLogger, RunningMetrics
+from rankpo.runs.processes import make_accelerator
+from rankpo.tasks.demo import compose
 from rankpo.tasks.train import assemble
 from tests.distributed.strategies import (
     ANSWERS,

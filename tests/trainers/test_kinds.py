@@ -8,9 +8,9 @@ import re
 import pytest
 import torch
 
-from rankpo.config_errors import ConfigError
-from rankpo.demo import compose
-from rankpo.metrics import RunningMetrics
+from rankpo.errors import ConfigError
+from rankpo.runs.logger import RunningMetrics
+from rankpo.tasks.demo import compose
 from tests.runs import ROOT, trainer_of
 
 MODELS = {

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import float64, tensor
 
-from rankpo.data.requests import Request
-from rankpo.demo import compose
+from rankpo.data.readers.requests import Request
+from rankpo.data.text.permutations import Permutation
 from rankpo.losses.listwise_lm import ListwiseLMLoss
 from rankpo.losses.ranknet import RankNetLoss
-from rankpo.metrics import MetricsLogger
-from rankpo.models.listwise_reranker import RankedList, WindowRecord
-from rankpo.retrieval.permutations import Permutation
+from rankpo.models.listwise.reranking import RankedList, WindowRecord
+from rankpo.runs.logger import MetricsLogger
+from rankpo.tasks.demo import compose
 from rankpo.tasks.rerank_windows import FailedWindowsError, report_windows
 from rankpo.trainers.update import denominators, total
 from rankpo.types import Labels

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import rankpo
-from rankpo.checkpoint import CheckpointError
-from rankpo.config_errors import ConfigError
-from rankpo.evaluation import PreferenceEvaluator, Result
+from rankpo.errors import ConfigError
+from rankpo.evaluation.base import PreferenceEvaluator, Result
+from rankpo.runs.checkpoints import CheckpointError
 from rankpo.trainers.basic import NonFiniteError
 from tests.runs import CONTRASTIVE, RANKPO, curve, final_weights, train, trainer_of
 

@@ -8,7 +8,7 @@ from math import log
 import pytest
 from torch.testing import assert_close
 
-from rankpo.data.toy_chat import ToyChat
+from rankpo.data.generated.toy_chat import ToyChat
 from tests.runs import curve, train, trainer_of
 from tests.trainers.test_causal import TINY
 

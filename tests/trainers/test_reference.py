@@ -7,7 +7,7 @@ import torch
 from safetensors.numpy import load_file
 from torch.testing import assert_close
 
-from rankpo.trainers.reference import fingerprint_weights
+from rankpo.models.reference import fingerprint_weights
 from tests.runs import RANKPO, curve, train, trainer_of
 
 REFERENCE = (*RANKPO, "loss.reference_free=false")

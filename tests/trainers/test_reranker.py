@@ -8,9 +8,9 @@ import pytest
 from torch.testing import assert_close
 
 import rankpo
-from rankpo.config_errors import ConfigError
-from rankpo.demo import compose
-from rankpo.listwise_evaluation import ListwiseEvaluator
+from rankpo.errors import ConfigError
+from rankpo.evaluation.lists import ListwiseEvaluator
+from rankpo.tasks.demo import compose
 from rankpo.types import Example
 from tests.runs import curve, final_weights, launch, train, trainer_of
 
@@ -245,9 +245,9 @@ class Scorer:
     """Gives these scores, in the order of the slots."""
 
     def __init__(self, scores):
-        from rankpo.data.reranker_inputs import RerankerInputs
         from rankpo.models.loading import byte_tokenizer
-        from rankpo.models.reranker_settings import RerankerSettings
+        from rankpo.models.reranker.inputs import RerankerInputs
+        from rankpo.models.reranker.settings import RerankerSettings
 
         self.inputs = RerankerInputs(byte_tokenizer(), RerankerSettings())
         self.scores = np.array(scores, dtype=np.float32)

@@ -99,7 +99,7 @@ def test_dropout_differs_from_update_to_update_and_from_rank_to_rank(tmp_path, m
     drawn = []
     for step, rank in ((0, 0), (1, 0), (0, 1), (0, 0), (0, 1)):
         trainer.state.step = step
-        monkeypatch.setattr("rankpo.distributed.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("rankpo.runs.processes.rank", lambda rank=rank: rank)
         trainer._seed()
         drawn.append(tuple(torch.rand(3).tolist()))
     assert drawn[:2] == [drawn[3], drawn[1]] and drawn[2] == drawn[4]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rankpo.config_errors import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.trainers.schedules import Schedule
 from tests.runs import CONTRASTIVE, train
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import rankpo
+from rankpo.data.readers.records import Records
 from rankpo.data.report import all_pairs, data_report
-from rankpo.data.reranker_inputs import RerankerInputs
-from rankpo.data.sources import Records
-from rankpo.data.text_store import open_table
-from rankpo.listwise_evaluation import ListwiseEvaluator
+from rankpo.data.table import open_table
+from rankpo.evaluation.lists import ListwiseEvaluator
+from rankpo.evaluation.metrics import area_under_curve
 from rankpo.models.loading import byte_tokenizer
-from rankpo.models.reranker_settings import RerankerSettings
-from rankpo.ranking_metrics import area_under_curve
+from rankpo.models.reranker.inputs import RerankerInputs
+from rankpo.models.reranker.settings import RerankerSettings
 from tests.runs import curve, train
 
 

@@ -9,10 +9,10 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.testing import assert_close
 
-from rankpo import distributed
-from rankpo.config_errors import ConfigError
-from rankpo.demo import compose
-from rankpo.metrics import MetricsLogger
+from rankpo.errors import ConfigError
+from rankpo.runs import processes
+from rankpo.runs.logger import MetricsLogger
+from rankpo.tasks.demo import compose
 from rankpo.tasks.train import assemble
 from tests.runs import curve, train, trainer_of
 from tests.trainers.test_causal import TINY
@@ -101,7 +101,7 @@ def test_weight_rule(tmp_path, overrides, said):
         state._reset_state()
     stream = io.StringIO()
     experiment = compose((*KTO, *overrides, f"cache_dir={tmp_path}"))
-    assemble(experiment, distributed.make_accelerator("fp32"), MetricsLogger(stream=stream))
+    assemble(experiment, processes.make_accelerator("fp32"), MetricsLogger(stream=stream))
     assert said in stream.getvalue()
     assert ("KTO" in stream.getvalue()) == bool(said)
 

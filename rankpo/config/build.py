@@ -1,0 +1,380 @@
+"""From a composed config to checked objects: the one caller of constructors by name, and every compatibility check.
+
+Nothing here loads weights or data; `check` collects all problems before it raises.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rankpo.config.guard import leaves, secrets
+from rankpo.config.messages import unknown
+from rankpo.config.value_types import type_problem, type_problems
+from rankpo.errors import ConfigError
+from rankpo.trainers.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from rankpo.losses.base import Loss
+    from rankpo.models.embedding.config import EmbeddingModelConfig
+    from rankpo.trainers.schedules import Schedule
+
+ALLOWED_TARGETS = ("rankpo.", "torch.optim.", "transformers.", "peft.")
+RUN_KEYS = {  # and their types
+    "exp_name": "str | int",
+    "seed": "int",
+    "cache_dir": "str",
+    "run_count": "str | int",
+    "run_dir": "str",
+    "overwrite": "bool",
+    "resume": "str | None",
+    "cache_reference_logprobs": "bool",
+    "load_reference_logprobs": "str | None",
+}
+GROUPS = [
+    "task",
+    "loss",
+    "model",
+    "datasets",
+    "eval_datasets",
+    "replay_datasets",
+    "trainer",
+    "dataloader",
+    "replay_dataloader",
+    "optimizer",
+    "scheduler",
+    "tracker",
+    "mining",
+    "judge",
+    "search",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maker:
+    """A class and its keyword arguments, kept until the objects that it also needs exist."""
+
+    key: str
+    target: str
+    arguments: Mapping[str, Any]
+
+    def load(self) -> Any:
+        return locate(self.target)
+
+    def make(self, **more: Any) -> Any:
+        """The object. Raises ConfigError naming the key for a value that the class refuses."""
+        try:
+            return self.load()(**self.arguments, **more)
+        except ValueError as error:
+            raise ConfigError([_prefixed(self.key, str(error), self.arguments)]) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything a task may need, checked. config: the resolved config, for the run directory."""
+
+    task: Any
+    loss: Loss
+    model: EmbeddingModelConfig
+    datasets: Sequence[Any]
+    eval_datasets: Sequence[Any]
+    replay_datasets: Sequence[Any]
+    trainer: Maker
+    settings: TrainerSettings
+    dataloader: Maker
+    replay_dataloader: Maker
+    optimizer: Maker
+    schedule: Schedule
+    tracker: Mapping[str, Any]
+    exp_name: str
+    seed: int
+    cache_dir: Path
+    run_dir: Path
+    overwrite: bool
+    resume: str | None
+    cache_reference_logprobs: bool
+    load_reference_logprobs: str | None
+    config: Mapping[str, Any]
+    explicit: frozenset[str]
+    mining: Any = None  # with task=mine
+    judge: Any = None  # with task=annotate
+
+
+def locate(target: str) -> Any:
+    """The class of a `_target_`. Raises ValueError for anything outside the allowed packages, or not there.
+
+    A name that an allowed module only imports from elsewhere is outside, and a function is no class.
+    """
+    permit(target)
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"_target_={target} does not exist: {error}") from error
+    if not inspect.isclass(found) or not f"{found.__module__}.".startswith(ALLOWED_TARGETS):
+        raise ValueError(f"_target_={target} is not allowed; it must be a class of {', '.join(ALLOWED_TARGETS)}")
+    return found
+
+
+def permit(target: Any) -> None:
+    """Raises ValueError for a `_target_` outside the allowed packages; imports nothing."""
+    if not isinstance(target, str) or not target.startswith(ALLOWED_TARGETS):
+        raise ValueError(f"_target_={target} is not allowed; it must begin with {', '.join(ALLOWED_TARGETS)}")
+
+
+def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment that a config describes. Raises ConfigError with every problem, one line each."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError([f"{key} is not set; add {key}=…" for key in missing])
+    tree: dict[str, Any] = _at_home(OmegaConf.to_container(config, resolve=True))
+    if found := secrets(list(leaves(tree))):
+        raise ConfigError(found)  # alone: other messages would show the values
+    problems = [unknown("the config", name, (*RUN_KEYS, *GROUPS)) for name in tree if name not in (*RUN_KEYS, *GROUPS)]
+    problems += filter(None, (type_problem(annotation, tree[name], name) for name, annotation in RUN_KEYS.items()))
+
+    def attempt(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except ConfigError as error:
+            problems.extend(error.problems)
+            return None
+
+    made: dict[str, Any] = {}
+    for name in ("task", "loss", "scheduler"):
+        made[name] = attempt(partial(build, tree[name], name))
+    made["model"] = attempt(partial(_build_model, tree["model"], made["loss"]))
+    made["schedule"] = made.pop("scheduler")
+    for name in ("mining", "judge"):
+        if name in tree:
+            made[name] = attempt(partial(build, tree[name], name))
+    made["loss"] = _fitted(made["loss"], made["model"])
+    for group in ("datasets", "eval_datasets", "replay_datasets"):
+        nodes = tree.get(group) or {}
+        made[group] = [attempt(partial(build, nodes[name], f"{group}.{name}")) for name in nodes]
+    trainer = dict(tree["trainer"])
+    attempt(partial(_permit_trainer, trainer.get("_target_")))
+    made["trainer"] = Maker(key="trainer", target=trainer.pop("_target_", ""), arguments={})
+    made["settings"] = attempt(partial(construct, TrainerSettings, trainer, "trainer"))
+    for name in ("dataloader", "replay_dataloader", "optimizer"):
+        made[name] = attempt(partial(maker, tree[name], name))
+    problems.extend(_compatibility(made, tree))
+    if problems:
+        raise ConfigError(problems)
+    return Experiment(
+        **made,
+        tracker=tree["tracker"],
+        config=tree,
+        explicit=frozenset(_model_keys(overrides)),
+        cache_dir=Path(tree["cache_dir"]),
+        run_dir=Path(tree["run_dir"]),
+        **{name: tree[name] for name in RUN_KEYS if name not in ("cache_dir", "run_count", "run_dir")},
+    )
+
+
+def _permit_trainer(target: Any) -> None:
+    """Raises ConfigError; the class is loaded with its data, since importing it takes seconds."""
+    try:
+        permit(target)
+    except ValueError as error:
+        raise ConfigError([f"trainer.{error}"]) from error
+
+
+def _at_home(value: Any) -> Any:
+    """The value with `~/` at the front of texts as the home directory: a shell leaves it alone behind `key.path=`."""
+    if isinstance(value, dict):
+        return {name: _at_home(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
+
+
+def _build_model(node: Mapping[str, Any], loss: Any) -> Any:
+    """The model's config. Tokens that loss=csft sets for a model that has no use for them are not its fault: that it has
+    no token log-probabilities is said of it."""
+    if getattr(loss, "needs_control_tokens", False):
+        try:
+            taken = inspect.signature(locate(node["_target_"])).parameters
+        except ValueError as error:
+            raise ConfigError([f"model.{error}"]) from error
+        node = {name: value for name, value in node.items() if name != "control_tokens" or name in taken}
+    return build(node, "model")
+
+
+def _fitted(loss: Any, model: Any) -> Any:
+    """The loss with `logps: auto` decided by what the model's scores are; see `functional.logps_from_scores`."""
+    if model is None or getattr(loss, "logps", None) != "auto":
+        return loss
+    return replace(loss, logps=getattr(model, "logps", "candidates"))
+
+
+def run(experiment: Experiment) -> None:
+    """Runs the task."""
+    experiment.task(experiment)
+
+
+def build(node: Any, key: str) -> Any:
+    """The object of a node with `_target_`, its children built first. Raises ConfigError naming `key`."""
+    if isinstance(node, list):
+        return tuple(build(item, f"{key}[{index}]") for index, item in enumerate(node))
+    if not isinstance(node, Mapping):
+        return node
+    children = {name: build(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
+    if "_target_" not in node:
+        return children
+    try:
+        target = locate(node["_target_"])
+    except ValueError as error:
+        raise ConfigError([f"{key}.{error}"]) from error
+    return construct(target, children, key)
+
+
+def construct(target: Any, arguments: Mapping[str, Any], key: str) -> Any:
+    """target(**arguments); unknown and missing keys and refused values become a ConfigError naming them."""
+    signature(target, arguments, key)
+    try:
+        return target(**arguments)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError([_prefixed(key, str(error), arguments)]) from error
+
+
+def maker(node: Mapping[str, Any], key: str) -> Maker:
+    """A Maker whose keys exist. Raises ConfigError."""
+    arguments = {name: build(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
+    try:
+        target = locate(node["_target_"])
+    except ValueError as error:
+        raise ConfigError([f"{key}.{error}"]) from error
+    signature(target, arguments, key, complete=False)
+    return Maker(key=key, target=node["_target_"], arguments=arguments)
+
+
+def signature(target: Any, arguments: Mapping[str, Any], key: str, complete: bool = True) -> None:
+    """Raises ConfigError for keys that `target` does not take or, if `complete`, needs and lacks, and for values of
+    another type than it declares.
+    """
+    parameters = inspect.signature(target).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    problems = [
+        unknown(f"{key}.{name}: {target.__name__}", name, parameters) for name in arguments if name not in parameters
+    ]
+    needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    if complete:
+        problems += [f"{key}.{name} is not set; add {key}.{name}=…" for name in needed if name not in arguments]
+    problems += type_problems(target, arguments, key)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _prefixed(key: str, message: str, names: Iterable[str]) -> str:
+    """The message with the group's key in front, unless it names it already. names: of the keys of the group."""
+    if message.startswith((f"{key}.", f"{key}:", f"{key} ")):
+        return message
+    first = re.split(r"[^\w]", message, maxsplit=1)[0]
+    return f"{key}.{message}" if first in names else f"{key}: {message}"
+
+
+def _model_keys(overrides: Sequence[str]) -> list[str]:
+    """Keys under `model` that the command line sets."""
+    names = (item.lstrip("+~").split("=", 1)[0] for item in overrides)
+    return [name.removeprefix("model.") for name in names if name.startswith("model.")]
+
+
+def _needs_embeddings(loss: Loss) -> str | None:
+    """The key by which a loss asks for embeddings rather than scores, or None."""
+    values = {
+        "loss.matryoshka_dims": getattr(loss, "matryoshka_dims", None),
+        "loss.replay_weight": getattr(loss, "replay_weight", 0),
+    }
+    if hasattr(loss, "in_batch"):
+        return type(loss).__name__
+    return next((key for key, value in values.items() if value), None)
+
+
+def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
+    """Choices that exist each for itself and do not work together."""
+    problems = []
+    settings: TrainerSettings | None = made["settings"]
+    # the loss has a default: tasks that do not train must not be refused for it
+    loss = made["loss"] if getattr(made["task"], "trains", False) else None
+    model = made["model"]
+    if settings is not None and model is not None and settings.reference == "adapters" and not model.use_peft:
+        problems.append("trainer.reference=adapters needs model.use_peft=true: there are no adapters to switch off")
+    if settings is not None and loss is not None and settings.precision == "fp16" and settings.max_grad_norm is None:
+        problems.append("trainer.precision=fp16 needs trainer.max_grad_norm: overflowing updates are found by the norm")
+    if loss is not None and model is not None and loss.needs_tokens and model.kind != "causal_lm":
+        chosen = model.name_or_path or "of random weights"
+        problems.append(
+            f"{type(loss).__name__} needs token log-probabilities; model {chosen} is of kind {model.kind} and has none. "
+            "Try model=llama, qwen or pythia."
+        )
+    if (
+        loss is not None
+        and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer")
+        and not hasattr(loss, "in_batch")
+    ):
+        problems.append(f"trainer=contrastive cannot train {type(loss).__name__}; leave trainer out: loss=… chooses it")
+    if loss is not None and model is not None and settings is not None:
+        problems += _policy_problems(loss, model.kind, settings)
+        problems += _reference_problems(tree, loss, model.kind, settings)
+    if loss is not None and model is not None and model.kind == "causal_lm" and hasattr(loss, "in_batch"):
+        problems.append(
+            f"{type(loss).__name__} compares embeddings, and a causal language model gives log-probabilities; "
+            "try model=llama_embedding or qwen3_embedding"
+        )
+    if loss is not None and model is not None and model.kind == "reranker" and (key := _needs_embeddings(loss)):
+        problems.append(
+            f"{key} compares embeddings; model {model.name_or_path or 'of random weights'} is of kind reranker, which "
+            "reads query and candidate together and has none. Try loss=softmax, which sets a positive against its own "
+            "list, or model=minilm, bge_m3 or e5."
+        )
+    if "search" in tree:
+        problems.append("search=optuna chooses the jobs of a sweep; start it with: python launch.py -m search=optuna …")
+    if tree["resume"] not in (None, "auto"):
+        problems.append(f"resume must be auto or null, got {tree['resume']!r}")
+    if not str(tree["exp_name"]).strip():
+        problems.append("exp_name must not be empty: it names the run directory")
+    for group in ("datasets", "eval_datasets", "replay_datasets"):
+        if not isinstance(tree.get(group) or {}, Mapping):
+            problems.append(f"{group} must be a list of options, such as {group}=[jobs]")
+    return problems
+
+
+def _reference_problems(tree: Mapping[str, Any], loss: Loss, kind: str, settings: TrainerSettings) -> list[str]:
+    """Reference scores that are asked for and that the loss cannot use, or that two keys want from two places."""
+    asked = [key for key in ("cache_reference_logprobs", "load_reference_logprobs") if tree[key]]
+    problems = []
+    for key in asked:
+        if not loss.needs_reference:
+            problems.append(f"{key}: {type(loss).__name__} has no reference; leave it out")
+        elif loss.needs_live_reference(kind):
+            problems.append(f"{key}: {type(loss).__name__} needs the reference model itself, not stored scores")
+        elif settings.reference not in ("auto", "stored"):
+            problems.append(
+                f"{key} stores reference scores, and trainer.reference={settings.reference} does not; set auto"
+            )
+    if len(asked) == 2:
+        problems.append("cache_reference_logprobs would compute what load_reference_logprobs brings; set one of them")
+    return problems
+
+
+def _policy_problems(loss: Loss, kind: str, settings: TrainerSettings) -> list[str]:
+    """Old policies and references that a model of this kind cannot give the loss."""
+    problems = []
+    if kind != "causal_lm" and getattr(loss, "old_policy", None) == "batch":
+        problems.append(f"loss.old_policy=batch acts on tokens; a model of kind {kind} needs old_policy=reference")
+    if settings.reference == "stored" and loss.needs_reference and loss.needs_live_reference(kind):
+        problems.append(
+            f"trainer.reference=stored: {type(loss).__name__} needs the reference model itself, not stored scores; "
+            "set trainer.reference=live, or auto"
+        )
+    return problems

@@ -1,0 +1,119 @@
+"""One clear line for everything that can be wrong with a config, and for a run that had to stop."""
+
+from __future__ import annotations
+
+import errno
+import re
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from rankpo import errors
+from rankpo.config.renamed import RENAMED
+from rankpo.errors import ConfigError
+
+
+def unknown(name: str, value: str, allowed: Iterable[str]) -> str:
+    """As `errors.unknown`; a key of one of the systems that rankpo replaces is answered with its name here."""
+    here = RENAMED.get(value, "")
+    # The renamed key must not be the one that is missing at this very place, such as another optimizer's.
+    known = here and not name.startswith(f"{here.split()[0]}:")
+    return errors.unknown(name, value, allowed, f"; here it is {here}" if known else "")
+
+
+def multirun_refusal(arguments: Sequence[str], environment: Mapping[str, str]) -> str | None:
+    """Why a sweep must not start inside a launcher, or None.
+
+    One process group would live through all jobs: after a failure on one rank, the ranks mix gradients of two
+    configs without an error (distributed.md section 3).
+    """
+    if not {"-m", "--multirun"} & set(arguments) or int(environment.get("WORLD_SIZE", "1")) <= 1:
+        return None
+    rest = " ".join(argument for argument in arguments if argument not in ("-m", "--multirun"))
+    return f"a sweep cannot run inside one launch of several processes; start it with: python launch.py -m {rest}"
+
+
+def run_error(error: Exception, environment: Mapping[str, str]) -> str | None:
+    """The message of an error that our own code raised, or of one that names a file; None for any other: a bug.
+
+    Told apart by the innermost line of the trace, which is a `raise` of this package: every such message says what to
+    change. Several processes: the rank stands in front, since only one of them may have failed.
+    """
+    several = int(environment.get("WORLD_SIZE", "1")) > 1
+    rank = f"rank {environment.get('RANK', '0')}"
+    if several and (type(error).__name__.startswith("Dist") or "gloo" in str(error)):
+        return (
+            f"{rank}: lost another rank, whose own message says why, or which took longer than trainer.timeout_minutes"
+        )
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        message = "the disk is full; free some of it, and the same command with resume=auto continues"
+        return f"{rank}: {message}" if several else message
+    innermost = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(innermost.filename).is_relative_to(errors.PACKAGE) and (innermost.line or "").startswith("raise")
+    if not ours and not (isinstance(error, OSError) and error.filename is not None):
+        return None
+    message = str(error) if ours else f"{error.filename}: {error.strerror}"  # type: ignore[attr-defined]
+    return f"{rank}: {message}" if several else message
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> str:
+    """A Hydra or OmegaConf error in one line, with the nearest name that exists."""
+    text = str(error)
+    missing = re.search(r"(?:Could not find|In '[^']+': Could not find) '([\w@]+)/([^']+)'", text)
+    if missing:
+        group, option = missing.groups()
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        return unknown(f"{group}={option}: the group {group!r}", option, options)
+    unknown_key = re.search(r"Could not override '([^']+)'", text)
+    if unknown_key:
+        return _explain_key(unknown_key.group(1), arguments)
+    override = getattr(error, "override", None)
+    if override is not None and "=" in override:
+        key, _, value = override.partition("=")
+        return f"{override}: Hydra cannot read this value; inside quotes of its own it can: \"{key}='{value}'\""
+    unlisted = re.search(r"Could not load '([\w@/]+)/([^'/]+)'", text)
+    if unlisted:
+        group, option = unlisted.groups()
+        folder = Path(__file__).parents[2] / "config" / group
+        return unknown(
+            f"{group}=[{option}]: the group {group!r}", option, [path.stem for path in folder.glob("*.yaml")]
+        )
+    if "does not support sweep type" in text:
+        return "interval(…) has no end of values to list; add search=optuna, which chooses among them"
+    no_group = re.search(r"Could not override '?([\w@/]+)'?\. No match in the defaults list", text)
+    if no_group:
+        return f"{no_group.group(1)} is not a group of the config"
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _explain_key(key: str, arguments: Sequence[str]) -> str:
+    """A key that is not in the config: looks at the same config without it for the names that are."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+
+    bare = key.split("@")[0]
+    if bare.startswith("search."):
+        return f"{bare} belongs to search=optuna; add that"
+    kept = [item for item in arguments if "=" in item and not item.startswith("-") and "=" in item.lstrip("+~")]
+    kept = [item for item in kept if "." not in item.lstrip("+~").split("=", 1)[0]]  # choices of options only
+    kept = [item for item in kept if item.lstrip("+~").split("=", 1)[0] != key]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(Path(__file__).parents[2] / "config"), version_base="1.3"):
+            config = compose("config", overrides=[item for item in kept if not item.startswith("hydra")])
+    except HydraException as error:
+        return " ".join(str(error).split())
+    parent, _, leaf = bare.rpartition(".")
+    while parent and OmegaConf.select(config, parent, throw_on_missing=False) is None:
+        parent, _, leaf = parent.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    names = [str(name) for name in node if str(name) != "_target_"] if isinstance(node, DictConfig) else []
+    if leaf in names:  # a mapping of free keys, which Hydra fills only where they are added
+        return (
+            f"{bare} takes its keys one by one, each with a plus: +{bare}{'.NAME' if bare.endswith(leaf) else ''}=VALUE"
+        )
+    return unknown(f"{bare}: {parent or 'the config'}", leaf, names)

@@ -1,0 +1,229 @@
+"""From examples to groups: which candidates of which query an update shows, drawn from (seed, epoch, example id).
+
+A group is one row of a batch, still as row numbers of the text store: nothing is tokenised, padded or copied here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rankpo.data.loaders.sampler import Sampler
+from rankpo.data.random_keys import permutation, random_keys
+from rankpo.data.table import ExampleTable
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One query with the candidates drawn for this update.
+
+    query: row. candidates: [g] rows. slots: [g] positions in the table's candidate arrays (stored reference scores
+    are looked up by them). relevance: [g]. teacher: [g] or None. confidence: fraction of 1 (1 where none is stated).
+    """
+
+    id: str
+    query: int
+    candidates: np.ndarray
+    slots: np.ndarray
+    relevance: np.ndarray
+    teacher: np.ndarray | None
+    confidence: float
+
+
+@dataclass(kw_only=True)
+class DataLoader:
+    """Base of the loaders: deals items to updates; subclasses say what an item is and which group it gives.
+
+    weights: how often each dataset's examples occur in an epoch (1 = once), by dataset name.
+    """
+
+    table: ExampleTable
+    batch_size: int
+    seed: int
+    shuffle: bool = True
+    weights: Sequence[float] = ()
+    sampler: Sampler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.items = self._weighted(self.make_items())
+        if not len(self.items):
+            raise ValueError(
+                f"the training data holds no usable example: none of {len(self.table)} is one for "
+                f"{type(self).__name__}, which loss=… chooses; another loss fits them, or datasets.<name>.weight is 0"
+            )
+        self.sampler = Sampler(
+            num_items=len(self.items),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            together=self.table.query[self.items[:, 0]] if self.keep_queries_together and len(self.items) else None,
+            shuffle=self.shuffle,
+        )
+
+    keep_queries_together = False
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return self.sampler.updates_per_epoch
+
+    def groups(self, step: int) -> list[Group]:
+        """The groups of update `step`, counted from 0 over all epochs: the same list on every rank."""
+        epoch, chosen = self.sampler.update(step)
+        return [self.group(epoch, self.items[item]) for item in chosen]
+
+    def make_items(self) -> np.ndarray:
+        """[n, 2] int64: example number and a number of the subclass's own (-1 where it needs none)."""
+        raise TypeError(f"{type(self).__name__} must say what an item is")
+
+    def group(self, epoch: int, item: np.ndarray) -> Group:
+        raise TypeError(f"{type(self).__name__} must say how an item becomes a group")
+
+    def _weighted(self, items: np.ndarray) -> np.ndarray:
+        if not len(self.weights) or all(weight == 1 for weight in self.weights):
+            return items
+        number = self.table.dataset[items[:, 0]]
+        kept = []
+        for dataset, weight in enumerate(self.weights):
+            own = items[number == dataset]
+            order = permutation(len(own), self.seed, dataset)
+            whole, rest = divmod(round(weight * len(own)), max(len(own), 1))
+            kept.extend([np.tile(own, (whole, 1)), own[np.sort(order[:rest])]])
+        return np.concatenate(kept)
+
+    def _keys(self, epoch: int, example: int, count: int) -> np.ndarray:
+        return random_keys(count, self.seed, epoch, int(self.table.example_keys[example]))
+
+    def _make(self, example: int, slots: np.ndarray) -> Group:
+        table = self.table
+        confidence = float(table.confidence[example])
+        return Group(
+            id=table.id(example),
+            query=int(table.query[example]),
+            candidates=np.asarray(table.candidates[slots]),
+            slots=slots,
+            relevance=np.asarray(table.relevance[slots]),
+            teacher=np.asarray(table.teacher[slots]) if table.has_teacher else None,
+            confidence=1.0 if np.isnan(confidence) else confidence,
+        )
+
+
+@dataclass(kw_only=True)
+class ContrastiveDataLoader(DataLoader):
+    """A positive (column 0) and up to `num_negatives` of the query's own negatives, redrawn every epoch.
+
+    positives: "one" draws one positive per query and epoch (as RankPO does); "all" makes a group of each.
+    A query with fewer negatives gives a shorter group; one without a positive is left out.
+    """
+
+    num_negatives: int = 5
+    positives: str = "one"
+
+    def __post_init__(self) -> None:
+        if self.num_negatives < 0:
+            raise ValueError(f"dataloader.num_negatives must be >= 0, got {self.num_negatives}")
+        if self.positives not in ("one", "all"):
+            raise ValueError(f"dataloader.positives must be one of one, all, got {self.positives!r}")
+        super().__post_init__()
+
+    def make_items(self) -> np.ndarray:
+        table = self.table
+        example_of_slot = np.repeat(np.arange(len(table)), np.diff(table.offsets))
+        slots = np.flatnonzero(np.asarray(table.relevance) > 0)
+        if self.positives == "all":
+            return np.stack([example_of_slot[slots], slots], axis=1)
+        examples = np.unique(example_of_slot[slots])
+        return np.stack([examples, np.full(len(examples), -1)], axis=1)
+
+    def group(self, epoch: int, item: np.ndarray) -> Group:
+        example, positive = int(item[0]), int(item[1])
+        slots = self.table.slots(example)
+        keys = self._keys(epoch, example, len(slots) + 1)
+        order = slots[np.argsort(keys[1:], kind="stable")]
+        relevant = np.asarray(self.table.relevance[order]) > 0
+        if positive < 0:
+            positive = int(order[relevant][0])
+        return self._make(example, np.concatenate([[positive], order[~relevant][: self.num_negatives]]))
+
+
+@dataclass(kw_only=True)
+class PairedPreferenceDataLoader(DataLoader):
+    """Chosen (column 0) and rejected (column 1), the pairs of one query side by side.
+
+    An example of two candidates is one pair. Of longer lists, `pairs_per_example` pairs of different relevance are
+    drawn each epoch without replacement; `extra_candidates` more of the list follow them (loss.kl_weight).
+    """
+
+    pairs_per_example: int = 1
+    extra_candidates: int = 0
+    keep_queries_together = True
+
+    def __post_init__(self) -> None:
+        if self.pairs_per_example < 1:
+            raise ValueError(f"dataloader.pairs_per_example must be >= 1, got {self.pairs_per_example}")
+        super().__post_init__()
+
+    def make_items(self) -> np.ndarray:
+        items: list[tuple[int, int]] = []
+        for example in range(len(self.table)):
+            count = min(self.pairs_per_example, self._count_pairs(example))
+            items.extend((example, number) for number in range(count))
+        return np.array(items, dtype=np.int64).reshape(-1, 2)
+
+    def _count_pairs(self, example: int) -> int:
+        relevance = np.asarray(self.table.relevance[self.table.slots(example)])
+        return int((relevance[:, None] > relevance[None, :]).sum())
+
+    def group(self, epoch: int, item: np.ndarray) -> Group:
+        example, number = int(item[0]), int(item[1])
+        slots = self.table.slots(example)
+        relevance = np.asarray(self.table.relevance[slots])
+        chosen, rejected = np.nonzero(relevance[:, None] > relevance[None, :])
+        pair = int(np.argsort(self._keys(epoch, example, len(chosen)), kind="stable")[number])
+        two = np.array([chosen[pair], rejected[pair]])
+        others = np.setdiff1d(np.arange(len(slots)), two)
+        others = others[np.argsort(random_keys(len(others), self.seed, epoch, example, 1), kind="stable")]
+        return self._make(example, slots[np.concatenate([two, others[: self.extra_candidates]])])
+
+
+@dataclass(kw_only=True)
+class ListwiseDataLoader(DataLoader):
+    """Lists of candidates of one query with graded relevance.
+
+    groups: "all" deals every candidate once per epoch into ceil(n / group_size) lists: sorted by relevance, ties in
+    random order, dealt round-robin, so that each list sees the spread of labels. "one" draws one list of
+    `group_size` with `num_positives` relevant ones. group_size None: the whole list.
+    """
+
+    group_size: int | None = None
+    groups_per_query: str = "all"
+    num_positives: int = 1
+    keep_queries_together = True
+
+    def __post_init__(self) -> None:
+        if self.group_size is not None and self.group_size < 1:
+            raise ValueError(f"dataloader.group_size must be >= 1 or null, got {self.group_size}")
+        if self.groups_per_query not in ("all", "one"):
+            raise ValueError(f"dataloader.groups_per_query must be one of all, one, got {self.groups_per_query!r}")
+        super().__post_init__()
+
+    def make_items(self) -> np.ndarray:
+        counts = np.diff(self.table.offsets)
+        size = self.group_size or int(counts.max(initial=1))
+        lists = -(-counts // size) if self.groups_per_query == "all" else np.minimum(counts, 1)
+        examples = np.repeat(np.arange(len(self.table)), lists)
+        starts = np.repeat(np.cumsum(lists) - lists, lists)
+        return np.stack([examples, np.arange(len(examples)) - starts], axis=1)
+
+    def group(self, epoch: int, item: np.ndarray) -> Group:
+        example, number = int(item[0]), int(item[1])
+        slots = self.table.slots(example)
+        shuffled = slots[np.argsort(self._keys(epoch, example, len(slots)), kind="stable")]
+        relevance = np.asarray(self.table.relevance[shuffled])
+        size = self.group_size or len(slots)
+        if self.groups_per_query == "all":
+            num_lists = -(-len(slots) // size)
+            return self._make(example, shuffled[np.argsort(-relevance, kind="stable")][number::num_lists])
+        positives, others = shuffled[relevance > 0], shuffled[relevance <= 0]
+        positives = positives[: self.num_positives]
+        return self._make(example, np.concatenate([positives, others[: size - len(positives)]]))

@@ -1,0 +1,69 @@
+"""Groups of one candidate, desirable or not: what unpaired preferences are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rankpo.data.loaders.ranking import DataLoader, Group
+from rankpo.data.random_keys import permutation
+
+
+@dataclass(kw_only=True)
+class UnpairedPreferenceDataLoader(DataLoader):
+    """Every candidate for itself, desirable where its relevance is > 0. A pair gives one unit of each kind.
+
+    desirable_fraction, undesirable_fraction: of each kind, the share in (0, 1] that is used, drawn once by the seed.
+    """
+
+    desirable_fraction: float = 1.0
+    undesirable_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("desirable_fraction", "undesirable_fraction"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"dataloader.{name} must be in (0, 1], got {getattr(self, name)}")
+        super().__post_init__()
+
+    def make_items(self) -> np.ndarray:
+        table = self.table
+        examples = np.repeat(np.arange(len(table)), np.diff(table.offsets))
+        desirable = np.asarray(table.relevance) > 0
+        kept = [
+            _share(np.flatnonzero(kind), fraction, self.seed, number)
+            for number, (kind, fraction) in enumerate(
+                ((desirable, self.desirable_fraction), (~desirable, self.undesirable_fraction))
+            )
+        ]
+        slots = np.sort(np.concatenate(kept))
+        return np.stack([examples[slots], slots], axis=1)
+
+    def counts(self) -> tuple[int, int]:
+        """How many desirable and undesirable units an epoch has."""
+        desirable = int((np.asarray(self.table.relevance)[self.items[:, 1]] > 0).sum())
+        return desirable, len(self.items) - desirable
+
+    def group(self, epoch: int, item: np.ndarray) -> Group:
+        return self._make(int(item[0]), item[1:2])
+
+
+def _share(slots: np.ndarray, fraction: float, *key: int) -> np.ndarray:
+    return slots[permutation(len(slots), *key)[: round(fraction * len(slots))]]
+
+
+def mismatched(groups: Sequence[Group]) -> list[Group]:
+    """Each query with the candidate of the next group, in a circle, whose query differs.
+
+    Empty where all have the same query. The pairs depend on the update alone, not on how it is cut or dealt.
+    """
+    queries = np.array([group.query for group in groups])
+    pairs = []
+    for number, group in enumerate(groups):
+        following = np.roll(np.arange(len(groups)), -number - 1)[:-1]
+        others = following[queries[following] != group.query]
+        if len(others):
+            other = groups[int(others[0])]
+            pairs.append(replace(other, id=group.id, query=group.query))
+    return pairs

@@ -1,0 +1,135 @@
+"""BEIR folders: corpus.jsonl, queries.jsonl, qrels/<split>.tsv."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import xxhash
+
+from rankpo.data.readers.files import NotARecord, content_fingerprint, records
+from rankpo.types import Example
+
+
+@dataclass(kw_only=True)
+class Beir:
+    """A corpus with graded judgements; as training data, every judged document of a query.
+
+    split: of the judgements; None for a folder that is read without them (`qrels` and `examples` are then refused).
+    document_format: `{title}` and `{text}`; the result is stripped. missing_ids: judged ids that corpus or queries
+    lack are an `error` (the first ten are named) or left out (`drop`, counted in `dropped`). ignore_identical_ids: a
+    hit whose id equals the query's is dropped, as ArguAna and Quora need it.
+    Raises FileNotFoundError at construction for a file that is not there; ValueError with file and line, as soon as
+    it is read, for a line without `_id` and `text` and for an id that stands twice.
+    """
+
+    name: str
+    path: str
+    split: str | None = "test"
+    document_format: str = "{title} {text}"
+    missing_ids: str = "error"
+    ignore_identical_ids: bool = True
+    relevant_from: int = 1
+    gain: str = "linear"
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.missing_ids not in ("error", "drop"):
+            raise ValueError(f"missing_ids must be one of error, drop, got {self.missing_ids!r}")
+        if self.gain not in ("exp", "linear"):
+            raise ValueError(f"gain must be one of exp, linear, got {self.gain!r}")
+        if self.relevant_from < 1:
+            raise ValueError(f"relevant_from must be >= 1, got {self.relevant_from}")
+        if "{text}" not in self.document_format:
+            raise ValueError(f"document_format must have {{text}}, got {self.document_format!r}")
+        folder = Path(self.path)
+        self._files = [folder / "corpus.jsonl", folder / "queries.jsonl"]
+        if self.split is not None:
+            self._files.append(folder / "qrels" / f"{self.split}.tsv")
+        for file in self._files:
+            if not file.exists():
+                raise FileNotFoundError(f"path: {file} does not exist")
+        self.dropped = 0
+
+    def fingerprint(self) -> str:
+        settings = json.dumps([self.document_format, self.missing_ids, self.split])
+        return xxhash.xxh3_128_hexdigest((content_fingerprint(self._files) + settings).encode())
+
+    def corpus(self) -> Iterator[tuple[str, str]]:
+        pieces = re.split(r"(\{title\}|\{text\})", self.document_format)  # once: a title may hold the word {text}
+        for identity, text, title in self._texts(self._files[0]):
+            values = {"{title}": title, "{text}": text}
+            yield identity, "".join(values.get(piece, piece) for piece in pieces).strip()
+
+    def queries(self) -> Iterator[tuple[str, str]]:
+        for identity, text, _ in self._texts(self._files[1]):
+            yield identity, text
+
+    def _texts(self, path: Path) -> Iterator[tuple[str, str, str]]:
+        """(id, text, title) of each line."""
+        seen: set[str] = set()
+        for place, record in records(path):
+            where = f"datasets.{self.name}: {place}"
+            if isinstance(record, NotARecord):
+                raise ValueError(f"{where}: {record}")
+            identity, text, title = record.get("_id"), record.get("text"), record.get("title") or ""
+            if identity is None or not isinstance(text, str) or not isinstance(title, str):
+                raise ValueError(f"{where}: needs _id and a text under text (found: {', '.join(record) or 'nothing'})")
+            if str(identity) in seen:
+                raise ValueError(f"{where}: the id {str(identity)!r} stands twice")
+            seen.add(str(identity))
+            yield str(identity), text, title
+
+    def qrels(self) -> dict[str, dict[str, int]]:
+        from rankpo.data.readers.trec import read_qrels
+
+        if self.split is None:
+            raise ValueError(f"datasets.{self.name}.split is null: there are no judgements; set it to one such as test")
+        qrels = read_qrels(self._files[2])
+        queries = {name for name, _ in self.queries()}
+        documents = {name for name, _ in self.corpus()}
+        strange = [q for q in qrels if q not in queries]
+        strange += dict.fromkeys(d for judged in qrels.values() for d in judged if d not in documents)
+        if strange and self.missing_ids == "error":
+            shown = ", ".join(strange[:10])
+            raise ValueError(
+                f"datasets.{self.name}: {len(strange)} judged ids are in neither corpus nor queries: {shown}; "
+                f"set datasets.{self.name}.missing_ids=drop to leave them out"
+            )
+        kept = {q: {d: g for d, g in judged.items() if d in documents} for q, judged in qrels.items() if q in queries}
+        self.dropped = sum(map(len, qrels.values())) - sum(map(len, kept.values()))
+        return {query: judged for query, judged in kept.items() if judged}
+
+    def examples(self) -> Iterator[Example]:
+        texts = dict(self.corpus())
+        qrels = self.qrels()
+        for query_id, text in self.queries():
+            judged = qrels.get(query_id, {})
+            if judged:
+                relevance = tuple(float(max(0, grade)) for grade in judged.values())
+                yield Example(text, tuple(texts[name] for name in judged), relevance, f"{self.name}:{query_id}")
+
+
+def write_beir(
+    path: str | Path,
+    corpus: Iterable[tuple[str, str]],
+    queries: Iterable[tuple[str, str]],
+    qrels: Mapping[str, Mapping[str, int]],
+    split: str = "test",
+) -> None:
+    """Writes a BEIR folder; titles are left empty. Raises ValueError for a judged id with white space."""
+    folder = Path(path)
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        with (folder / f"{name}.jsonl").open("wb") as file:
+            for identity, text in rows:
+                file.write(orjson.dumps({"_id": identity, "title": "", "text": text}) + b"\n")
+    for name in {*qrels, *(document for judged in qrels.values() for document in judged)}:
+        if name.split() != [name]:
+            raise ValueError(f"{folder}: the id {name!r} is empty or has white space, which qrels cannot hold")
+    lines = [f"{query}\t{document}\t{grade}\n" for query, judged in qrels.items() for document, grade in judged.items()]
+    (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines), encoding="utf-8")

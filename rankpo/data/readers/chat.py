@@ -1,0 +1,116 @@
+"""Datasets of prompts and completions, from files or a hub: `_target_` of hh, shp, ultrabin, oasst, imdb and chat."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import xxhash
+
+from rankpo.data.readers import chat_formats, files, oasst
+from rankpo.data.readers.chat_formats import Chat
+from rankpo.data.readers.fields import BadRecord
+from rankpo.data.readers.hub import HubRecords
+from rankpo.types import Example, Prompt
+
+VERSION = 1  # raise it with any change of what a record becomes
+FORMATS = ("auto", *chat_formats.FORMATS, "oasst")
+
+
+@dataclass(kw_only=True)
+class ChatRecords(HubRecords):
+    """Prompts with completions as `Example`s.
+
+    config: of a hub dataset that comes in several. format: one of FORMATS, or auto, decided by the keys of the first
+    record. split: records of files that name a split of their own are left out unless it is this one. max_pairs:
+    examples of one prompt at most, the first ones. filtered: counts what split, format and max_pairs left out.
+    """
+
+    config: str | None = None
+    format: str = "auto"
+    max_pairs: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._one_of("format", FORMATS)
+        self._positive("max_pairs")
+        self.filtered = 0
+
+    def fingerprint(self) -> str:
+        """Of the contents and of the settings that choose and read them. A hub dataset is named by its revision."""
+        settings = [self.split, self.format, self.max_pairs, self.limit, self.on_bad_record]
+        return xxhash.xxh3_128_hexdigest(json.dumps([VERSION, self.content(), *settings]).encode())
+
+    def examples(self) -> Iterator[Example]:
+        """Streams the examples. Raises BadRecords at the end of the bad ones, or after twenty."""
+        self.bad, self.filtered = [], 0
+        for place, chat in islice(self._kept(), self.limit):
+            yield Example(
+                query=chat.prompt,
+                candidates=chat.completions,
+                relevance=chat.relevance,
+                id=f"{self.name}:{place}",
+                source=place,
+            )
+        self.complain()
+
+    def _kept(self) -> Iterator[tuple[str, Chat]]:
+        seen: Counter[Prompt] = Counter()
+        for place, chat in self._grouped(self._chats()):
+            if self.max_pairs is not None:
+                seen[chat.prompt] += 1
+                if seen[chat.prompt] > self.max_pairs:
+                    self.filtered += 1
+                    continue
+            yield place, chat
+
+    def _grouped(self, chats: Iterable[tuple[str, Chat]]) -> Iterator[tuple[str, Chat]]:
+        """Records of one group, wherever they stand, as one example; it comes where a stream of them ends."""
+        groups: dict[str, tuple[str, list[Chat]]] = {}
+        for place, chat in chats:
+            if chat.group is None:
+                yield place, chat
+                continue
+            first = groups.setdefault(chat.group, (place, []))[1]
+            if first and first[0].prompt != chat.prompt:
+                self.note(place, BadRecord(f"prompt_id {chat.group!r} has another prompt in {groups[chat.group][0]}"))
+                continue
+            first.append(chat)
+        for place, several in groups.values():
+            texts = [text for chat in several for text in chat.completions]
+            relevance = [value for chat in several for value in chat.relevance]
+            yield place, Chat(several[0].prompt, tuple(texts), tuple(relevance))
+
+    def _chats(self) -> Iterator[tuple[str, Chat]]:
+        if self.format == "oasst":
+            yield from oasst.ranked_replies(self._good(self.records()))
+            return
+        chosen, kind = self.format, None
+        for place, record in self._good(self.records()):
+            try:
+                if chosen == "auto":
+                    chosen = chat_formats.detect(record)
+                kind = kind or record.get("type")
+                if chosen == "halos" and record.get("type") != kind:
+                    raise BadRecord(f"type is {record.get('type')!r} in a file of {kind!r}")
+                chat = chat_formats.FORMATS[chosen](record)
+            except BadRecord as error:
+                self.note(place, error)
+                continue
+            if chat is None:
+                self.filtered += 1
+            else:
+                yield place, chat
+
+    def _good(self, records: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        for place, record in records:
+            if isinstance(record, files.NotARecord):
+                self.note(place, record)
+            elif self.hub is None and self.split is not None and record.get("split", self.split) != self.split:
+                self.filtered += 1
+            else:
+                yield place, record

@@ -1,0 +1,107 @@
+"""What a reranker is asked: queries with the documents of a first stage, from a TREC run or from JSON Lines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rankpo.data.readers.beir import Beir
+from rankpo.data.readers.files import NotARecord, records
+from rankpo.data.readers.trec import read_run
+from rankpo.evaluation.metrics import order
+
+TEXT_KEYS = ("text", "segment", "contents", "content", "body", "passage")
+MAX_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Request:
+    """One query and the documents to put in order, best of the first stage first. scores: of the first stage."""
+
+    id: str
+    query: str
+    document_ids: tuple[str, ...]
+    documents: tuple[str, ...]
+    scores: tuple[float, ...]
+
+    def first(self, depth: int | None) -> Request:
+        """The request with the first so many documents."""
+        cut = slice(depth)
+        return replace(
+            self, document_ids=self.document_ids[cut], documents=self.documents[cut], scores=self.scores[cut]
+        )
+
+
+def of_run(run: str | Path, folder: Beir, missing_ids: str, depth: int | None) -> tuple[list[Request], int]:
+    """The requests of a run over a BEIR folder, and how many documents were dropped because their text is not there.
+
+    missing_ids: `error` raises ValueError naming the first ten ids without a text, `drop` leaves them out.
+    """
+    first_stage = read_run(run)
+    ranked = {query: order(scores)[:depth] for query, scores in first_stage.items()}
+    wanted = {name for names in ranked.values() for name in names}
+    documents = {name: text for name, text in folder.corpus() if name in wanted}
+    queries = dict(folder.queries())
+    strange = [name for name in ranked if name not in queries] + sorted(wanted - set(documents))
+    if strange and missing_ids == "error":
+        raise ValueError(
+            f"{run}: {len(strange)} ids have no text in {folder.path}: {', '.join(strange[:MAX_SHOWN])}; "
+            "set task.missing_ids=drop to leave them out"
+        )
+    requests = []
+    for query in filter(queries.__contains__, ranked):
+        kept = [name for name in ranked[query] if name in documents]
+        scores = tuple(first_stage[query][name] for name in kept)
+        requests.append(Request(query, queries[query], tuple(kept), tuple(documents[name] for name in kept), scores))
+    return requests, sum(map(len, ranked.values())) - sum(len(request.documents) for request in requests)
+
+
+def of_file(path: str | Path) -> Iterator[Request]:
+    """Requests of a JSON file, one a record; RankLLM's form, and plain texts.
+
+    {"query": text or {"text", "qid"}, "candidates" or "documents": [text or {"docid", "score", "doc" or "text"}]}.
+    A query without an id takes the place in the file, a document without one the digest of its text.
+    Raises ValueError with the place of a record that is not of this form.
+    """
+    for place, record in records(Path(path)):
+        if isinstance(record, NotARecord):
+            raise ValueError(f"{place}: {record}")
+        query: Any = record.get("query")
+        name = record.get("qid", record.get("id"))
+        if isinstance(query, Mapping):
+            query, name = query.get("text"), query.get("qid", name)
+        candidates = record.get("candidates", record.get("documents"))
+        if not isinstance(query, str) or not query.strip():
+            raise ValueError(f"{place}: needs a query with a text (found: {', '.join(record) or 'nothing'})")
+        if not isinstance(candidates, list):
+            raise ValueError(f"{place}: needs a list of candidates or documents (found: {', '.join(record)})")
+        parsed = [_candidate(item, f"{place}: candidates[{index}]") for index, item in enumerate(candidates)]
+        yield _request(str(name) if name is not None else place.replace(" ", "_"), query, parsed, place)
+
+
+def _request(name: str, query: str, parsed: Sequence[tuple[str, str, float | None]], place: str) -> Request:
+    ids = tuple(identity for identity, _, _ in parsed)
+    if len(set(ids)) < len(ids):
+        twice = next(identity for identity in ids if ids.count(identity) > 1)
+        raise ValueError(f"{place}: document {twice} stands twice")
+    # without scores the order given is the first stage's
+    scores = tuple(-float(rank) if score is None else score for rank, (_, _, score) in enumerate(parsed, 1))
+    return Request(name, query, ids, tuple(text for _, text, _ in parsed), scores)
+
+
+def _candidate(item: Any, place: str) -> tuple[str, str, float | None]:
+    """(id, text, score)."""
+    outer: dict[str, Any] = dict(item) if isinstance(item, Mapping) else {"doc": item}
+    document: Any = outer.get("doc", outer)
+    text = document
+    if isinstance(document, Mapping):
+        text = next((document[key] for key in TEXT_KEYS if isinstance(document.get(key), str)), None)
+    if not isinstance(text, str):
+        raise ValueError(f"{place} has no text; allowed: a text, or one under doc, {', '.join(TEXT_KEYS)}")
+    name = outer.get("docid", outer.get("id"))
+    score = outer.get("score")
+    identity = str(name) if name is not None else hashlib.sha256(text.encode()).hexdigest()[:16]
+    return identity, text, None if score is None else float(score)

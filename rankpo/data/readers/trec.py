@@ -1,0 +1,99 @@
+"""TREC runs: `qid Q0 docid rank score tag`, as trec_eval, ranx and ir_measures read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from rankpo.evaluation.metrics import Run, order
+from rankpo.storage.atomic import replacing
+
+
+def write_run(path: str | Path, run: Run, tag: str = "rankpo") -> None:
+    """Writes the run beside `path` and renames it: scores with nine significant digits, ranks from 1, our tie rule.
+
+    Nine digits give back every float32. Raises ValueError for an id or a tag with white space, which the format
+    cannot hold, and for a score that is not finite; nothing is written then.
+    """
+    target = Path(path)
+    _check_name("tag", tag, target)
+    with replacing(target) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for query, scores in run.items():
+            _check_name("id", query, target)
+            for rank, document in enumerate(order(scores), 1):
+                _check_name("id", document, target)
+                if not math.isfinite(scores[document]):
+                    raise ValueError(f"{target}: query {query}, document {document}: score {scores[document]}")
+                file.write(f"{query} Q0 {document} {rank} {scores[document]:.9g} {tag}\n")
+
+
+def _check_name(what: str, name: str, target: Path) -> None:
+    if name.split() != [name]:
+        raise ValueError(f"{target}: the {what} {name!r} is empty or has white space")
+
+
+def read_run(path: str | Path, say: Callable[[str], None] | None = None) -> dict[str, dict[str, float]]:
+    """Scores by query and document; of three columns `qid docid rank`, the score is -rank.
+
+    The order is that of the scores, as in trec_eval; `say` is told in how many queries the rank column has another.
+    Raises ValueError naming the line for another number of columns, a score that is no number, or a document that
+    occurs twice in a query.
+    """
+    run: dict[str, dict[str, float]] = {}
+    ranks: dict[str, list[tuple[float, float]]] = {}
+    for place, columns in _lines(path):
+        if len(columns) not in (3, 6):
+            raise ValueError(f"{place}: {len(columns)} columns; a run has 6 (qid Q0 docid rank score tag) or 3")
+        query, document, rank = (columns[0], *columns[2:4]) if len(columns) == 6 else columns
+        position = _number(rank, place)
+        score = _number(columns[4], place) if len(columns) == 6 else -position
+        scores = run.setdefault(query, {})
+        if document in scores:
+            raise ValueError(f"{place}: document {document} stands twice in query {query}")
+        scores[document] = score
+        ranks.setdefault(query, []).append((position, -score))
+    other = sum(any(a[1] > b[1] for a, b in pairwise(sorted(of_query))) for of_query in ranks.values())
+    if other and say is not None:
+        say(f"{path}: in {other} of {len(run)} queries the rank column has another order than the scores, which count")
+    return run
+
+
+def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
+    """Grades by query and document from `qid 0 docid grade`, or BEIR's three columns with a header.
+
+    Raises ValueError naming the line for another number of columns, a grade that is no whole number, or a pair with
+    two grades.
+    """
+    qrels: dict[str, dict[str, int]] = {}
+    for number, (place, columns) in enumerate(_lines(path)):
+        if number == 0 and columns[:2] == ["query-id", "corpus-id"]:
+            continue
+        if len(columns) not in (3, 4):
+            raise ValueError(f"{place}: {len(columns)} columns; qrels have 4 (qid 0 docid grade) or 3")
+        query, document = columns[0], columns[-2]
+        grade = _number(columns[-1], place)
+        if grade != int(grade):
+            raise ValueError(f"{place}: the grade {columns[-1]} is not a whole number")
+        if qrels.setdefault(query, {}).setdefault(document, int(grade)) != grade:
+            raise ValueError(f"{place}: {query} {document} has two grades, {qrels[query][document]} and {int(grade)}")
+    return qrels
+
+
+def _lines(path: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """(file:line, columns) of the lines that are not blank."""
+    with Path(path).open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if columns := line.split():
+                yield f"{path}:{number}", columns
+
+
+def _number(text: str, place: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{place}: {text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{place}: {text!r} is not a finite number")
+    return value

@@ -1,0 +1,275 @@
+"""Every distinct text, tokenised once, in a memory-mapped file; and the examples as row numbers of it.
+
+A folder per (datasets, tokenizer, formats), keyed by fingerprints, so that epochs, tasks, runs and sweep jobs share
+it. Several processes may start at once: the first to take the lock builds, the others wait and open. A store whose
+files are not as they were written is built again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+import xxhash
+
+from rankpo.data.text.conversations import plain_text
+from rankpo.runs.checkpoints import damage, written_whole
+from rankpo.types import Example
+
+FORMAT_VERSION = 4
+CHECKED_BYTES = 1 << 30  # a larger file is looked at for its size alone: reading it would hold up every start
+TEXTS_PER_CALL = 2048  # enough to keep the tokenizer's threads busy, little enough to hold in memory
+
+Tokenize = Callable[[Sequence[str]], list[list[int]]]
+
+
+class Dataset(Protocol):
+    """What a dataset must offer: a name, a fingerprint of contents and settings, and a stream of examples."""
+
+    name: str
+
+    def fingerprint(self) -> str: ...
+
+    def examples(self) -> Iterator[Example]: ...
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How texts become token rows: the role's prefix goes in front, special tokens and truncation come later.
+
+    fingerprint: changes whenever `tokenize` or a prefix would give other tokens. render: an example's query and
+    candidates as `tokenize` wants them, in place of prefix + text. notes: what `tokenize` counted, kept with the table.
+    """
+
+    tokenize: Tokenize
+    query_prefix: str
+    candidate_prefix: str
+    fingerprint: str
+    render: Callable[[Example], tuple[str, Sequence[str]]] | None = None
+    notes: Callable[[], Mapping[str, int]] | None = None
+
+    def texts(self, example: Example) -> tuple[str, Sequence[str]]:
+        """The texts under which an example's query and candidates stand in the store."""
+        if self.render is not None:
+            return self.render(example)
+        query = self.query_prefix + plain_text(example.query)
+        return query, [self.candidate_prefix + text for text in example.candidates]
+
+
+class ExampleTable:
+    """Examples as arrays over the rows of a token file; texts stay on disk.
+
+    query: [E] row. offsets: [E + 1]; example e has the slots offsets[e]:offsets[e+1] of
+    candidates (row), relevance, teacher (NaN where none). confidence: [E], NaN where none. dataset: [E] number.
+    lengths: [rows] tokens of each row.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meta = json.loads((folder / "meta.json").read_text())
+        self._tokens = self._open("tokens")
+        self._token_offsets = self._open("token_offsets")
+        self.query = self._open("query")
+        self.offsets = self._open("offsets")
+        self.candidates = self._open("candidates")
+        self.relevance = self._open("relevance")
+        self.teacher = self._open("teacher")
+        self.confidence = self._open("confidence")
+        self.dataset = self._open("dataset")
+        self.example_keys = self._open("example_keys")
+        self._id_offsets = self._open("id_offsets")
+        self._ids = self._open("ids")
+        self.lengths = np.diff(self._token_offsets)
+        self._positives: tuple[np.ndarray, np.ndarray] | None = None
+
+    def _open(self, name: str) -> np.ndarray:
+        path = self.folder / f"{name}.npy"
+        # an empty array cannot be mapped
+        return np.load(path, mmap_mode="r" if path.stat().st_size > 128 else None, allow_pickle=False)
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def has_teacher(self) -> bool:
+        return bool(self.meta["has_teacher"])
+
+    @property
+    def notes(self) -> dict[str, int]:
+        """What was counted while the texts were tokenised, by name."""
+        return dict(self.meta["notes"])
+
+    def tokens(self, row: int) -> np.ndarray:
+        """Token ids of one row, [length] int32, without special tokens and not truncated."""
+        return self._tokens[self._token_offsets[row] : self._token_offsets[row + 1]]
+
+    def slots(self, example: int) -> np.ndarray:
+        return np.arange(self.offsets[example], self.offsets[example + 1])
+
+    def id(self, example: int) -> str:
+        return bytes(self._ids[self._id_offsets[example] : self._id_offsets[example + 1]]).decode()
+
+    def known_positives(self, query_row: int) -> np.ndarray:
+        """Rows that any example of this query marks as relevant (relevance > 0), sorted."""
+        if self._positives is None:
+            example_of_slot = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+            relevant = np.asarray(self.relevance) > 0
+            pairs = np.stack([self.query[example_of_slot][relevant], self.candidates[relevant]], axis=1)
+            pairs = np.unique(pairs, axis=0)
+            starts = np.searchsorted(pairs[:, 0], np.arange(self.num_rows + 1))
+            self._positives = starts, pairs[:, 1]
+        starts, rows = self._positives
+        return rows[starts[query_row] : starts[query_row + 1]]
+
+
+def open_table(
+    cache_dir: str | Path, datasets: Sequence[Dataset], pieces: Pieces, say: Callable[[str], None]
+) -> ExampleTable:
+    """The table of these datasets under these pieces, built first if no process has built it yet.
+
+    Raises whatever a dataset raises for bad records; nothing is left behind then.
+    """
+    fingerprints = [FORMAT_VERSION, pieces.fingerprint, *(f"{d.name}:{d.fingerprint()}" for d in datasets)]
+    key = xxhash.xxh3_128_hexdigest(json.dumps(fingerprints).encode())
+    folder = Path(cache_dir) / "text_store" / key
+    if _fault(folder) is not None:
+        with _lock(folder.with_suffix(".lock")):
+            if (fault := _fault(folder)) is not None:
+                if folder.exists():
+                    say(f"{folder} is damaged ({fault}); it is built again")
+                names = ", ".join(dataset.name for dataset in datasets)
+                say(f"tokenising {names} into {folder}")
+                _build(folder, datasets, pieces)
+    return ExampleTable(folder)
+
+
+_intact: dict[Path, list[tuple[str, int, int]]] = {}  # what stores looked like that this process has read through
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a store, or None. A process reads each through once, and again where a file was touched."""
+    if not folder.exists():
+        return "it is not there"
+    seen = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    if _intact.get(folder) == seen:
+        return None
+    fault = damage(folder, CHECKED_BYTES)
+    if fault is None:
+        _intact[folder] = seen
+    return fault
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(folder: Path, datasets: Sequence[Dataset], pieces: Pieces) -> None:
+    with written_whole(folder) as temporary:
+        with (temporary / "tokens.raw").open("wb") as file:
+            builder = _Builder(pieces, file)
+            for number, dataset in enumerate(datasets):
+                builder.add(number, dataset.examples())
+            builder.finish(temporary, {d.name: asdict(d.report) for d in datasets if hasattr(d, "report")})
+        _raw_to_npy(temporary / "tokens.raw", temporary / "tokens.npy")
+
+
+def _raw_to_npy(raw: Path, target: Path) -> None:
+    """Puts a .npy header before raw int32 numbers, block by block: the tokens never stand in memory."""
+    with target.open("wb") as out, raw.open("rb") as source:
+        shape = (raw.stat().st_size // 4,)
+        np.lib.format.write_array_header_1_0(out, {"descr": "<i4", "fortran_order": False, "shape": shape})
+        shutil.copyfileobj(source, out, 1 << 24)
+    raw.unlink()
+
+
+class _Builder:
+    """Collects examples as rows; tokenises texts not seen before, a few thousand at a time."""
+
+    def __init__(self, pieces: Pieces, file: IO[bytes]) -> None:
+        self.pieces = pieces
+        self.file = file
+        self.rows: dict[bytes, int] = {}
+        self.waiting: list[str] = []
+        self.token_counts: list[np.ndarray] = []
+        self.query: list[int] = []
+        self.counts: list[int] = []
+        self.candidates: list[int] = []
+        self.relevance: list[float] = []
+        self.teacher: list[float] = []
+        self.confidence: list[float] = []
+        self.dataset: list[int] = []
+        self.ids: list[bytes] = []
+
+    def add(self, number: int, examples: Iterable[Example]) -> None:
+        for example in examples:
+            query, candidates = self.pieces.texts(example)
+            self.query.append(self._row(query))
+            self.candidates.extend(self._row(text) for text in candidates)
+            self.counts.append(len(example.candidates))
+            self.relevance.extend(example.relevance)
+            self.teacher.extend(example.teacher or [float("nan")] * len(example.candidates))
+            self.confidence.append(float("nan") if example.confidence is None else example.confidence)
+            self.dataset.append(number)
+            self.ids.append(example.id.encode())
+
+    def _row(self, text: str) -> int:
+        digest = xxhash.xxh3_128_digest(text.encode())
+        row = self.rows.get(digest)
+        if row is None:
+            row = self.rows[digest] = len(self.rows)
+            self.waiting.append(text)
+            if len(self.waiting) >= TEXTS_PER_CALL:
+                self._flush()
+        return row
+
+    def _flush(self) -> None:
+        if not self.waiting:
+            return
+        encoded = self.pieces.tokenize(self.waiting)
+        self.token_counts.append(np.array([len(ids) for ids in encoded], dtype=np.int64))
+        np.concatenate([np.asarray(ids, dtype="<i4") for ids in encoded]).tofile(self.file)
+        self.waiting.clear()
+
+    def finish(self, folder: Path, reports: Mapping[str, Mapping[str, object]]) -> None:
+        """Writes the arrays. reports: what each dataset met while it was read (`sources.PassReport`), by name."""
+        self._flush()
+        self.file.flush()
+        teacher = np.array(self.teacher, dtype=np.float32)
+        arrays = {
+            "token_offsets": _offsets(np.concatenate(self.token_counts) if self.token_counts else np.zeros(0, int)),
+            "query": np.array(self.query, dtype=np.int64),
+            "offsets": _offsets(np.array(self.counts, dtype=np.int64)),
+            "candidates": np.array(self.candidates, dtype=np.int64),
+            "relevance": np.array(self.relevance, dtype=np.float32),
+            "teacher": teacher,
+            "confidence": np.array(self.confidence, dtype=np.float32),
+            "dataset": np.array(self.dataset, dtype=np.int16),
+            "example_keys": np.array([xxhash.xxh3_64_intdigest(name) for name in self.ids], dtype=np.uint64),
+            "id_offsets": _offsets(np.array([len(name) for name in self.ids], dtype=np.int64)),
+            "ids": np.frombuffer(b"".join(self.ids), dtype=np.uint8),
+        }
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        notes = {} if self.pieces.notes is None else dict(self.pieces.notes())
+        has_teacher = bool(len(teacher) and not np.isnan(teacher).any())
+        meta = {"format": FORMAT_VERSION, "has_teacher": has_teacher, "notes": notes, "reports": reports}
+        (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

@@ -1,0 +1,195 @@
+"""Identifiers of passages, and the proof that each is one token where the model writes it. rerankers.md 2.2.
+
+A score of passage B can be read off the logit of "B" only if the tokenizer keeps it apart there: some merge "[A" into
+one token and "[O" into two. So nothing is assumed: the answer is tokenised behind the real end of the prompt.
+"""
+
+from __future__ import annotations
+
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rankpo.data.text.prompt_templates import PromptTemplate
+from rankpo.models.reranker.layout import fixed_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Encode = Callable[[str], tuple[int, ...]]
+AUTO = ("letters", "numbers", "bare_letters", "pieces")
+
+
+class SchemeError(ValueError):
+    """A scheme that this tokenizer does not keep as single tokens. failing: identifiers; empty where all are."""
+
+    def __init__(self, message: str, failing: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.failing = tuple(failing)
+
+
+@dataclass(frozen=True)
+class Identifiers:
+    """Identifiers as token ids: an answer is prefix + first[a] + between + later[b] + between + … + tail.
+
+    labels: their texts, without open and close. The prefix belongs to the prompt, whose last token is the score
+    position; first and later: one id for each label, in the first place and in all others. canonical: these are the
+    ids of the written answer; otherwise (scheme `pieces`) the model may write other tokens of its own accord.
+    """
+
+    scheme: str
+    labels: tuple[str, ...]
+    open: str
+    close: str
+    separator: str
+    prefix: tuple[int, ...]
+    first: tuple[int, ...]
+    between: tuple[int, ...]
+    later: tuple[int, ...]
+    tail: tuple[int, ...]
+    canonical: bool
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def answer(self, order: Sequence[int]) -> list[int]:
+        """Ids of the answer after the prompt: the first is the identifier of `order[0]`."""
+        ids = [self.first[order[0]]]
+        for place in order[1:]:
+            ids += [*self.between, self.later[place]]
+        return [*ids, *self.tail]
+
+    def answer_length(self, count: int) -> int:
+        return 1 + (count - 1) * (len(self.between) + 1) + len(self.tail)
+
+    def text(self, order: Sequence[int]) -> str:
+        """The answer as it is written."""
+        return self.separator.join(f"{self.open}{self.labels[place]}{self.close}" for place in order)
+
+
+def labels_of_scheme(scheme: str, count: int) -> tuple[str, ...]:
+    """A, B, … or 1, 2, …. Raises SchemeError for more passages than there are letters."""
+    if scheme == "numbers":
+        return tuple(str(number) for number in range(1, count + 1))
+    if count > len(string.ascii_uppercase):
+        raise SchemeError(f"{scheme} has {len(string.ascii_uppercase)} identifiers, and window={count} needs more")
+    return tuple(string.ascii_uppercase[:count])
+
+
+def choose(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, header: str, count: int) -> Identifiers:
+    """The template's scheme, proved for `count` passages; with `auto` the first that passes.
+
+    header: what stands before the answer, from the last place on. Raises SchemeError naming the identifiers that fail
+    and the schemes that pass.
+    """
+    if template.scheme == "auto":
+        for scheme in AUTO:
+            try:
+                return prove(tokenizer, template, header, scheme, count)
+            except SchemeError:
+                continue
+        raise SchemeError(f"no scheme of {', '.join(AUTO)} gives {count} identifiers of one token each")
+    try:
+        return prove(tokenizer, template, header, template.scheme, count)
+    except SchemeError as error:
+        passing = [scheme for scheme in AUTO if _passes(tokenizer, template, header, scheme, count)]
+        allowed = f"these pass: {', '.join(passing)}" if passing else "none passes; lower model.window"
+        raise SchemeError(
+            f"identifiers.scheme={template.scheme} with window={count}: {error}; {allowed}", error.failing
+        ) from error
+
+
+def _passes(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, header: str, scheme: str, count: int) -> bool:
+    try:
+        prove(tokenizer, template, header, scheme, count)
+    except SchemeError:
+        return False
+    return True
+
+
+def prove(
+    tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, header: str, scheme: str, count: int
+) -> Identifiers:
+    """Identifiers of a scheme as ids. Raises SchemeError where one of them is not a token of its own."""
+
+    def encode(text: str) -> tuple[int, ...]:
+        return fixed_ids(tokenizer, text)
+
+    forbidden = {*tokenizer.all_special_ids, tokenizer.unk_token_id}
+    marks = ("", "") if scheme == "bare_letters" else (template.open, template.close)
+    labels = labels_of_scheme(scheme, count)
+    if scheme == "pieces":
+        return _from_pieces(encode, labels, marks, template.separator, forbidden)
+    return _canonical(encode, labels, marks, template.separator, header, forbidden, scheme)
+
+
+def _from_pieces(
+    encode: Encode, labels: tuple[str, ...], marks: tuple[str, str], separator: str, forbidden: set[int | None]
+) -> Identifiers:
+    """Bracket and letter as separate ids in training and scoring alike: valid by construction."""
+    encoded = [encode(label) for label in labels]
+    failing = [label for label, ids in zip(labels, encoded, strict=True) if len(ids) != 1 or ids[0] in forbidden]
+    ids = tuple(found[0] for found in encoded if found)
+    if failing or len(set(ids)) < len(labels):
+        raise SchemeError(f"{', '.join(failing) or 'some'} are not single tokens of their own", failing)
+    begin, end = marks
+    between, tail = encode(end + separator + begin), encode(end)
+    return Identifiers("pieces", labels, begin, end, separator, encode(begin), ids, between, ids, tail, False)
+
+
+def _canonical(
+    encode: Encode,
+    labels: tuple[str, ...],
+    marks: tuple[str, str],
+    separator: str,
+    header: str,
+    forbidden: set[int | None],
+    scheme: str,
+) -> Identifiers:
+    begin, end = marks
+    more = separator.rstrip()
+    base = encode(header)
+    first, place = _single(encode, [f"{header}{begin}{label}{end}{more}" for label in labels], labels, base, forbidden)
+    prefix = encode(f"{header}{begin}{labels[0]}{end}{more}")[len(base) : place]
+    found = []
+    for start in labels[:2]:
+        context = f"{header}{begin}{start}{end}{separator}"
+        texts = [f"{context}{begin}{label}{end}" for label in labels]
+        later, second = _single(encode, [text + more for text in texts], labels, base, forbidden)
+        whole = encode(texts[0])
+        found.append((whole[place + 1 : second], later, whole[second + 1 :]))
+    if found[0] != found[-1]:
+        raise SchemeError(f"what follows an identifier depends on it: {labels[0]} and {labels[1]}", labels[:2])
+    between, later, tail = found[0]
+    made = Identifiers(scheme, labels, begin, end, separator, prefix, first, between, later, tail, True)
+    for order in (range(len(labels)), range(len(labels) - 1, -1, -1)):
+        if encode(header + made.text(order)) != (*base, *prefix, *made.answer(order)):
+            raise SchemeError("a whole answer is tokenised otherwise than its parts", labels)
+    return made
+
+
+def _single(
+    encode: Encode, texts: Sequence[str], labels: Sequence[str], base: tuple[int, ...], forbidden: set[int | None]
+) -> tuple[tuple[int, ...], int]:
+    """The one token in which the texts differ, for each of them, and its place.
+
+    Raises SchemeError naming the labels that do not look like the others.
+    """
+    rows = [encode(text) for text in texts]
+    kept = [row[: len(base)] == base for row in rows]
+    usual = Counter(len(row) for row, fits in zip(rows, kept, strict=True) if fits).most_common(1)
+    failing = [
+        label for label, row, fits in zip(labels, rows, kept, strict=True) if not fits or len(row) != usual[0][0]
+    ]
+    if failing:
+        raise SchemeError(f"{', '.join(failing)} are not tokenised like the others", failing)
+    places = [place for place in range(usual[0][0]) if len({row[place] for row in rows}) > 1]
+    if len(places) != 1:
+        raise SchemeError(f"identifiers differ in {len(places)} tokens, not in one", labels)
+    ids = tuple(row[places[0]] for row in rows)
+    failing = [label for label, token in zip(labels, ids, strict=True) if token in forbidden or ids.count(token) > 1]
+    if failing:
+        raise SchemeError(f"{', '.join(failing)} are unknown, special or equal tokens", failing)
+    return ids, places[0]

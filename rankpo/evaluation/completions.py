@@ -1,0 +1,235 @@
+"""What a causal language model is worth on fixed data: preference for chosen completions, and how likely good ones are.
+
+The data is all of an eval_datasets entry, at every evaluation: `eval_datasets.NAME.limit` makes it a fixed part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from itertools import combinations, islice
+from math import exp
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankpo.data.loaders.completion import best_slots
+from rankpo.data.table import Dataset, ExampleTable
+from rankpo.evaluation.base import Evaluator, PreferenceEvaluator, Result, Say, slot_scores
+from rankpo.losses.base import Loss
+from rankpo.losses.pairs import pair_metrics
+from rankpo.losses.risk import kl
+from rankpo.losses.sft import SFTLoss
+from rankpo.losses.token_preference import TokenPreferenceLoss, divergence_metrics
+from rankpo.trainers.update import denominators, total
+from rankpo.types import Labels
+
+if TYPE_CHECKING:
+    from rankpo.models.base import RankingModel
+    from rankpo.models.causal_lm.model import CausalLanguageModel
+    from rankpo.models.reference import Reference
+
+PEEKED = 32  # examples looked at to tell pairs from single completions
+# in other words already: accuracy and margin; BCO's shift belongs to the training data
+REPEATED = ("logps/accuracies", "logps/margins", "scores/accuracies", "scores/margins", "rewards/delta")
+
+
+def completion_evaluator(
+    dataset: Dataset, loss: Loss, cache_dir: str | Path, say: Say, *, paired: bool = False
+) -> Evaluator:
+    """Likelihood where the loss is sft or the data has single completions, else preference with rewards.
+
+    paired: whether the loss is trained on pairs, so that it has a value on those of the data.
+    """
+    pairs = any(len(example.candidates) == 2 for example in islice(dataset.examples(), PEEKED))
+    if isinstance(loss, SFTLoss) or not pairs:
+        return LikelihoodEvaluator(dataset, cache_dir, say, loss)
+    return RewardEvaluator(dataset, cache_dir, say, loss, paired=paired)
+
+
+class Compared:
+    """Every completion's log-probability under the model and under the one its run started from.
+
+    beta: multiplies their difference to rewards; 1 for losses without it, whose rewards are log-ratios in nats.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+        self.beta = float(getattr(loss, "beta", 0.0)) or 1.0
+        self.start: np.ndarray | None = None
+        self.reference: Reference | None = None
+
+    def take(
+        self,
+        model: RankingModel,
+        table: ExampleTable,
+        folder: tuple[str | Path, Say],
+        autocast: Callable[[], AbstractContextManager[None]],
+        reference: Reference | None,
+    ) -> None:
+        """Takes the reference where the trainer holds its model, else the start model's stored scores."""
+        from rankpo.models.reference import StoredReference, stored_scores
+
+        if not self.loss.needs_reference:
+            return
+        if reference is None or isinstance(reference, StoredReference):
+            self.start = stored_scores(model, table, *folder, autocast)
+        else:
+            self.reference = reference
+
+    def values(self, model: Any, table: ExampleTable) -> dict[str, np.ndarray]:
+        """[slots] float32 by name: `scores`; `reference`, if there is one; divergences, if its model is at hand."""
+        if self.reference is not None:
+            return model.slot_values(table, self.reference.states, self.measures)
+        found = {"scores": slot_scores(model, table)}
+        return found if self.start is None else {**found, "reference": self.start}
+
+    def depends_on(self) -> tuple[object, ...]:
+        """The loss, and whether there is a reference and its model is at hand."""
+        return (self.loss, self.start is not None, self.reference is not None)
+
+    @property
+    def measures(self) -> Mapping[str, Callable[[Tensor, Tensor], Tensor]]:
+        """Divergences by name: the loss's own, or KL alone."""
+        return self.loss.measures if isinstance(self.loss, TokenPreferenceLoss) else {"kl": kl}
+
+
+class RewardEvaluator(PreferenceEvaluator):
+    """Agreement with pairs by log-probability, and by reward: what the policy gained over the model it started from.
+
+    With losses on pairs also `loss` and their metrics under the names they have in training; where the trainer holds
+    the reference model (tdpo, ra-dpo, kto, ppo, grpo; any with trainer.reference=live or adapters) `kl/…`, and
+    `risk/…` of ra-dpo: sums over a completion's tokens in nats.
+    rewards/accuracies: share of pairs whose chosen completion gained more, strictly, so 0 at the start.
+    """
+
+    def __init__(self, dataset: Dataset, cache_dir: str | Path, say: Say, loss: Loss, *, paired: bool) -> None:
+        super().__init__(dataset, cache_dir, say)
+        self.paired = paired
+        self.compared = Compared(loss)
+        if paired or loss.needs_reference:
+            self.metrics = ("accuracy", "margin", "rewards/accuracies", "rewards/margins")
+
+    def compare_with(self, model: RankingModel, autocast: Any, reference: Reference | None) -> None:
+        table = self.table(model.inputs.pieces())
+        self.compared.take(model, table, (self.cache_dir, self.say), autocast, reference)
+
+    def depends_on(self) -> tuple[object, ...]:
+        return (self.metrics, self.paired, *self.compared.depends_on())
+
+    def values(self, model: Any, table: ExampleTable) -> dict[str, np.ndarray]:
+        return self.compared.values(model, table)
+
+    def further(
+        self, model: Any, table: ExampleTable, values: Mapping[str, np.ndarray], pairs: np.ndarray
+    ) -> Mapping[str, float]:
+        loss = self.compared.loss
+        columns = {name: torch.from_numpy(of_slots[pairs]) for name, of_slots in values.items()}  # [P, 2] each
+        scores, reference = columns.pop("scores"), columns.pop("reference", None)
+        if reference is None and (loss.needs_reference or not self.paired):
+            return {}  # of a model by itself: there is nothing that it gained
+        labels = _labels_of_pairs(model, table, pairs)
+        metrics: dict[str, Tensor] = {}
+        if self.paired:
+            tokens = {"divergences": columns} if isinstance(loss, TokenPreferenceLoss) else {}
+            output = loss(scores, labels, reference, **tokens)
+            metrics.update(output.metrics)
+            if not loss.initial_state():  # else its value needs the state of training
+                metrics["loss"] = total(output, denominators(loss, labels))
+        elif reference is not None:
+            metrics.update(pair_metrics(scores, self.compared.beta * (scores - reference), labels.lengths))
+        if reference is not None:
+            for name, sums in columns.items():
+                metrics.update(divergence_metrics(name, scores - reference, sums))
+        return {name: float(value.double().mean()) for name, value in metrics.items() if name not in REPEATED}
+
+
+class LikelihoodEvaluator(Evaluator):
+    """Each example's best completion, as sft learns it: nats per token over all of them, and what follows from it.
+
+    logps: mean log-probability per token, the metric to maximise; loss = -logps; perplexity = e^loss. With losses that
+    have a reference also rewards of all completions: `rewards/chosen` of the desirable ones (relevance > 0),
+    `rewards/rejected` of the others, `rewards/margins` between these means, `rewards/accuracies` over all pairs of
+    different relevance within an example; and `kl/…` where the trainer holds the reference model.
+    """
+
+    metrics = ("logps", "loss", "perplexity")
+
+    def __init__(self, dataset: Dataset, cache_dir: str | Path, say: Say, loss: Loss) -> None:
+        self.name = dataset.name
+        self.dataset = dataset
+        self.cache_dir = cache_dir
+        self.say = say
+        self.compared = Compared(loss)
+
+    def compare_with(self, model: RankingModel, autocast: Any, reference: Reference | None) -> None:
+        table = self.table(model.inputs.pieces())
+        self.compared.take(model, table, (self.cache_dir, self.say), autocast, reference)
+
+    def depends_on(self) -> tuple[object, ...]:
+        return (self.metrics, *self.compared.depends_on())
+
+    def evaluate(self, model: CausalLanguageModel) -> Result:  # type: ignore[override]
+        table = self.table(model.inputs.pieces())
+        slots = best_slots(table)
+        if not len(slots):
+            raise ValueError(f"eval_datasets.{self.name} holds no desirable completion")
+        pieces = model.inputs.slot_pieces(table)
+        lengths = model.inputs.completion_lengths(table, [pieces[slot] for slot in slots[:, 1]])
+        values = self.compared.values(model, table)
+        logps = values["scores"][slots[:, 1]].astype(np.float64)
+        mean = float(logps.sum() / lengths.sum())
+        per_query = {
+            table.id(int(example)): {"logps": value}
+            for example, value in zip(slots[:, 0], (logps / lengths).tolist(), strict=True)
+        }
+        counts = {"completions": len(slots), "tokens": int(lengths.sum())}
+        metrics = {"logps": mean, "loss": -mean, "perplexity": exp(min(-mean, 700.0)), **self._gains(table, values)}
+        return Result(metrics, per_query, counts=counts)
+
+    def _gains(self, table: ExampleTable, values: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Rewards and divergences of all completions, by kind; a kind that does not occur has none."""
+        if "reference" not in values:
+            return {}
+        further = {name: of_slots.astype(np.float64) for name, of_slots in values.items()}
+        gained = self.compared.beta * (further.pop("scores") - further.pop("reference"))
+        desirable = np.asarray(table.relevance) > 0
+        metrics = {}
+        for name, of_slots in {"rewards": gained, **further}.items():
+            for kind, chosen in (("chosen", desirable), ("rejected", ~desirable)):
+                if chosen.any():
+                    metrics[f"{name}/{kind}"] = float(of_slots[chosen].mean())
+            if desirable.any() and not desirable.all():
+                metrics[f"{name}/margins"] = metrics[f"{name}/chosen"] - metrics[f"{name}/rejected"]
+        pairs = ordered_pairs(table)
+        if len(pairs):
+            metrics["rewards/accuracies"] = float((gained[pairs[:, 0]] > gained[pairs[:, 1]]).mean())
+        return metrics
+
+
+def ordered_pairs(table: ExampleTable) -> np.ndarray:
+    """[n, 2] slots of all pairs within an example, the one of larger relevance first; ties make none."""
+    relevance = np.asarray(table.relevance)
+    found = []
+    for example in range(len(table)):
+        for first, second in combinations(table.slots(example), 2):
+            if relevance[first] != relevance[second]:
+                found.append((first, second) if relevance[first] > relevance[second] else (second, first))
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
+
+
+def _labels_of_pairs(model: Any, table: ExampleTable, pairs: np.ndarray) -> Labels:
+    """The labels of pairs [P, 2] of slots, chosen first, as the loader of pairs gives them."""
+    pieces = model.inputs.slot_pieces(table)
+    lengths = [model.inputs.completion_lengths(table, [pieces[slot] for slot in column]) for column in pairs.T]
+    owners = np.searchsorted(np.asarray(table.offsets), pairs[:, 0], side="right") - 1
+    confidence = np.nan_to_num(np.asarray(table.confidence[owners], dtype=np.float32), nan=1.0)
+    return Labels(
+        relevance=torch.tensor([[1.0, 0.0]]).expand(len(pairs), 2),
+        mask=torch.ones(len(pairs), 2, dtype=torch.bool),
+        confidence=torch.from_numpy(confidence),
+        lengths=torch.from_numpy(np.stack(lengths, 1)),
+    )

@@ -1,0 +1,241 @@
+"""Prompts and completions as one token sequence each, the completion's tokens labelled: what a causal model reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import xxhash
+
+from rankpo.data.batch import SpecialTokens, labels_of, stored_reference
+from rankpo.data.loaders.ranking import Group
+from rankpo.data.table import ExampleTable, Pieces
+from rankpo.data.text.conversations import ChatFormat, shortened
+from rankpo.models.causal_lm.settings import CausalSettings
+from rankpo.types import Batch, Example, Labels, Prompt, Sequences, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = 1  # raise it with any change of the tokens that a text gives
+# what stands in front of a text in the store, so that a prompt and a completion of equal words stay two rows
+PLAIN_PROMPT, CHAT_PROMPT, PLAIN_COMPLETION, CHAT_COMPLETION = "p:", "P:", "c:", "C:"
+
+
+class Piece(NamedTuple):
+    """One sequence: rows of the table, and the id of a control token between them, or -1."""
+
+    prompt: int
+    completion: int
+    control: int
+
+
+class CompletionInputs:
+    """How a causal language model reads examples.
+
+    Plain prompts and completions stand as they are, eos behind the completion; conversations get the chat format,
+    which ends them itself. A prompt of more than max_prompt_length tokens loses its oldest turns, then tokens from its
+    beginning, so that its end, the last user turn, is what stays. A completion is cut at max_length.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: CausalSettings) -> None:
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.chat = ChatFormat.learn(tokenizer, settings.chat_template)
+        # a causal model's tokenizer may put a beginning in front; an end is eos's and the chat format's business
+        self.head = SpecialTokens.learn(tokenizer).head
+        first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        self.empty = self.head or (first,)  # an empty prompt: the first token must be predicted from something
+        self.control = self._control_ids()
+        self.share_prompts = False  # set by a model that computes a prompt once for all its completions
+        self.shortened = self.cut = 0
+
+    def _control_ids(self) -> tuple[int, int] | None:
+        """Ids of the control tokens for desirable and undesirable completions, added to the tokenizer if new."""
+        if self.settings.control_tokens is None:
+            return None
+        good, bad = self.settings.control_tokens
+        self.tokenizer.add_special_tokens(
+            {"additional_special_tokens": [good, bad]}, replace_extra_special_tokens=False
+        )
+        ids = [self.tokenizer.encode(token, add_special_tokens=False) for token in (good, bad)]
+        return ids[0][0], ids[1][0]
+
+    def pieces(self) -> Pieces:
+        state = self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else repr(self.tokenizer)
+        parts = [VERSION, state, self.chat.template, self.head, self.empty, self.settings.max_prompt_length]
+        return Pieces(
+            tokenize=self.tokenize,
+            query_prefix="",
+            candidate_prefix="",
+            fingerprint=xxhash.xxh3_128_hexdigest(json.dumps(parts).encode()),
+            render=self.render,
+            notes=lambda: {"prompts_shortened": self.shortened, "prompts_cut": self.cut},
+        )
+
+    def render(self, example: Example) -> tuple[str, list[str]]:
+        """Prompt and completions as texts of the store, marked with how to read them."""
+        if isinstance(example.query, str):
+            return PLAIN_PROMPT + example.query, [PLAIN_COMPLETION + text for text in example.candidates]
+        return CHAT_PROMPT + json.dumps(example.query), [CHAT_COMPLETION + text for text in example.candidates]
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of marked texts; prompts already cut to max_prompt_length."""
+        rendered = [self._text(text[:2], text[2:]) for text in texts]
+        encoded = self._encode(rendered)
+        return [self._fit(text, ids) for text, ids in zip(texts, encoded, strict=True)]
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        # verbose: no warning for texts longer than the model, which are cut here
+        encoded = self.tokenizer(
+            list(texts), add_special_tokens=False, truncation=False, return_attention_mask=False, verbose=False
+        )
+        return encoded["input_ids"]
+
+    def _text(self, mark: str, text: str) -> str:
+        if mark == CHAT_PROMPT:
+            return self.chat.prompt(_turns(text))
+        if mark == CHAT_COMPLETION:
+            return self.chat.completion(text)
+        return text + str(self.tokenizer.eos_token) if mark == PLAIN_COMPLETION else text
+
+    def _fit(self, text: str, ids: list[int]) -> list[int]:
+        mark, limit = text[:2], self.settings.max_prompt_length
+        if mark == PLAIN_PROMPT:
+            room = limit - len(self.head)
+            self.cut += len(ids) > room
+            return [*self.head, *ids[-room:]] if ids else list(self.empty)
+        if mark != CHAT_PROMPT or len(ids) <= limit:
+            return ids
+        self.shortened += 1
+        turns = shortened(_turns(text[2:]))
+        while len(ids) > limit and turns is not None:
+            (ids,) = self._encode([self.chat.prompt(turns)])
+            turns = shortened(turns)
+        self.cut += len(ids) > limit
+        return ids[-limit:]
+
+    def piece(self, prompt: int, completion: int, relevance: float) -> Piece:
+        if self.control is None:
+            return Piece(prompt, completion, -1)
+        return Piece(prompt, completion, self.control[0] if relevance > 0 else self.control[1])
+
+    def completion_lengths(self, table: ExampleTable, pieces: Sequence[Piece]) -> np.ndarray:
+        """[len(pieces)] int64 scored tokens of each piece, after the cut."""
+        prompts, completions = table.lengths[[p.prompt for p in pieces]], table.lengths[[p.completion for p in pieces]]
+        controls = np.array([piece.control >= 0 for piece in pieces], dtype=np.int64)
+        return np.minimum(completions, self.settings.max_length - prompts - controls)
+
+    def lengths(self, table: ExampleTable, pieces: Sequence[Piece]) -> np.ndarray:
+        """[len(pieces)] int64 tokens of each piece, prompt and control token included."""
+        controls = np.array([piece.control >= 0 for piece in pieces], dtype=np.int64)
+        return table.lengths[[p.prompt for p in pieces]] + controls + self.completion_lengths(table, pieces)
+
+    def sequences(self, table: ExampleTable, pieces: Sequence[Piece]) -> Sequences:
+        """Prompt and completion of each piece as one sequence; labels on the completion alone."""
+        numbers: dict[int, int] = {}
+        prefixes = [(numbers.setdefault(p.prompt, len(numbers)), table.lengths[p.prompt]) for p in pieces]
+        parts = []
+        for piece, scored in zip(pieces, self.completion_lengths(table, pieces).tolist(), strict=True):
+            control = [piece.control] if piece.control >= 0 else []
+            given = np.concatenate([table.tokens(piece.prompt), np.array(control, dtype=np.int64)])
+            parts.append((given, table.tokens(piece.completion)[:scored]))
+        return _labelled(parts, prefixes)
+
+    def sequences_of(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Sequences:
+        """The same of texts that stand in no table: one sequence for each prompt with its completion.
+
+        With control tokens, behind the desirable one: that is what the model is asked for once trained.
+        """
+        numbers: dict[Prompt, int] = {}
+        prefixes, parts = [], []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            text, (answer,) = self.render(Example(prompt, (completion,), (1.0,), ""))
+            given, scored = (np.array(ids, dtype=np.int64) for ids in self.tokenize([text, answer]))
+            prefixes.append((numbers.setdefault(prompt, len(numbers)), len(given)))
+            given = given if self.control is None else np.append(given, self.control[0])
+            parts.append((given, scored[: self.settings.max_length - len(given)]))
+        return _labelled(parts, prefixes)
+
+    def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
+        """Tokens that each group brings, [len(groups)] int64; a prompt once, where the model shares it."""
+        costs = []
+        for group in groups:
+            pieces = sorted(set(self._pieces(group)))
+            once = (len(pieces) - 1) * int(table.lengths[group.query]) if self.share_prompts else 0
+            costs.append(int(self.lengths(table, pieces).sum()) - once)
+        return np.array(costs, dtype=np.int64)
+
+    def _pieces(self, group: Group) -> list[Piece]:
+        pairs = zip(group.candidates.tolist(), group.relevance.tolist(), strict=True)
+        return [self.piece(group.query, row, relevance) for row, relevance in pairs]
+
+    def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
+        """The labels of groups, with the scored tokens of each candidate."""
+        labels = labels_of(groups)
+        lengths = np.zeros(labels.relevance.shape, dtype=np.int64)
+        for b, group in enumerate(groups):
+            lengths[b, : len(group.candidates)] = self.completion_lengths(table, self._pieces(group))
+        return Labels(labels.relevance, labels.mask, labels.confidence, labels.teacher, torch.from_numpy(lengths))
+
+    def collate(
+        self,
+        table: ExampleTable,
+        groups: Sequence[Group],
+        with_positives: bool = False,
+        reference: np.ndarray | None = None,
+    ) -> Batch:
+        """A batch in which each distinct (prompt, completion) stands once. reference: [slots] stored scores."""
+        assert not with_positives, "completions of other prompts are no candidates"
+        labels = self.labels(table, groups)
+        index: dict[Piece, int] = {}
+        candidates = np.zeros(labels.relevance.shape, dtype=np.int64)
+        for b, group in enumerate(groups):
+            rows = [index.setdefault(piece, len(index)) for piece in self._pieces(group)]
+            candidates[b, : len(rows)] = rows
+        return Batch(
+            sequences=self.sequences(table, list(index)),
+            queries=None,
+            candidates=torch.from_numpy(candidates),
+            labels=labels,
+            ids=tuple(group.id for group in groups),
+            reference=None if reference is None else stored_reference(groups, candidates.shape[1], reference),
+        )
+
+    def slot_pieces(self, table: ExampleTable) -> list[Piece]:
+        """The piece of every candidate slot of the table."""
+        prompts = np.repeat(np.asarray(table.query), np.diff(table.offsets)).tolist()
+        rows = zip(prompts, np.asarray(table.candidates).tolist(), np.asarray(table.relevance).tolist(), strict=True)
+        return [self.piece(*row) for row in rows]
+
+    def report(self, table: ExampleTable) -> str | None:
+        """What the maximum lengths cut off from this table, or None where nothing was."""
+        pieces = self.slot_pieces(table)
+        cut = int((self.completion_lengths(table, pieces) < table.lengths[[p.completion for p in pieces]]).sum())
+        counts = {**table.notes, "completions_cut": cut}
+        named = [f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count]
+        return f"of {len(pieces)} completions: {', '.join(named)} (model.max_length)" if named else None
+
+
+def _turns(text: str) -> tuple[Turn, ...]:
+    return tuple((name, content) for name, content in json.loads(text))
+
+
+def _labelled(parts: Sequence[tuple[np.ndarray, np.ndarray]], prefixes: Sequence[tuple[int, int]]) -> Sequences:
+    """Sequences of (given tokens, scored tokens), labelled on the scored ones."""
+    ids = [tokens for pair in parts for tokens in pair]
+    labels = [tokens for given, scored in parts for tokens in (np.full(len(given), -100), scored)]
+    return Sequences(
+        input_ids=_concatenated(ids),
+        lengths=torch.tensor([len(given) + len(scored) for given, scored in parts], dtype=torch.int64),
+        labels=_concatenated(labels),
+        prefixes=torch.tensor(prefixes, dtype=torch.int64).reshape(-1, 2),
+    )
+
+
+def _concatenated(parts: Sequence[np.ndarray]) -> torch.Tensor:
+    joined = np.concatenate(parts) if parts else np.zeros(0)
+    return torch.from_numpy(joined.astype(np.int64))

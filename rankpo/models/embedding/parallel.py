@@ -1,0 +1,74 @@
+"""Encoding with several processes of one machine, for users who run without a launcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch import multiprocessing as processes
+
+from rankpo.data.batch import select
+from rankpo.data.loaders.planner import deal
+from rankpo.types import Sequences
+
+if TYPE_CHECKING:
+    from rankpo.models.embedding.model import EmbeddingModel
+
+SECONDS_BETWEEN_LOOKS = 0.5  # at what the processes have done
+
+
+def encode_in_processes(
+    model: EmbeddingModel,
+    sequences: Sequences,
+    devices: Sequence[str],
+    on_progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """[N, D] embeddings, the sequences dealt to one process per device by tokens. A failing process ends all.
+
+    on_progress: called with the number of sequences done since its last call.
+    """
+    done = torch.zeros(len(devices), dtype=torch.int64).share_memory_()
+    output = torch.zeros(len(sequences), model.dim).share_memory_()
+    shares = deal(sequences.lengths.numpy(), len(devices))
+    home = model.device
+    model.to("cpu")
+    try:
+        context = processes.start_processes(
+            _encode_share,
+            args=(model, sequences, shares, list(devices), output, done, torch.get_num_threads()),
+            nprocs=len(devices),
+            join=False,
+            start_method="spawn",
+        )
+        seen, ended = 0, False
+        while not ended:
+            ended = context.join(timeout=SECONDS_BETWEEN_LOOKS)
+            finished = int(done.sum())
+            if on_progress is not None:
+                on_progress(finished - seen)
+            seen = finished
+    finally:
+        model.to(home)
+    return output.clone()
+
+
+def _encode_share(
+    number: int,
+    model: EmbeddingModel,
+    sequences: Sequences,
+    shares: list[np.ndarray],
+    devices: list[str],
+    output: Tensor,
+    done: Tensor,
+    threads: int,
+) -> None:
+    def count(finished: int) -> None:
+        done[number] += finished
+
+    if devices[number] == "cpu":
+        torch.set_num_threads(max(1, threads // len(devices)))
+    rows = shares[number]
+    output[torch.from_numpy(rows)] = model.to(devices[number]).encode_sequences(select(sequences, rows), count)

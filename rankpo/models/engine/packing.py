@@ -1,0 +1,153 @@
+"""Attention over packed rows: many sequences in one row of tokens, none padded, no mask.
+
+Linear layers see [1, S]; attention runs once for each run of equally long neighbours (sequences come sorted by
+length), mask-free, so that SDPA may take its fastest kernel. The arguments are those of transformers' own padding-free
+flash attention; with `flash_attention_2` the model is called alike and transformers' kernel does the work.
+Measured against padded chunks in LOG.md, 2026-11-21.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+from rankpo.models.engine.prompt_trees import PackedTrees, tree_sdpa
+
+PACKED_SDPA = "rankpo_packed_sdpa"
+
+
+def packed_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    sequence_lengths: Sequence[int] | None = None,
+    trees: PackedTrees | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """SDPA within each packed sequence. query: [1, heads, S, d]; key, value: [1, key heads, S, d]. Returns [1, S, heads, d].
+
+    sequence_lengths: of the packed sequences in order; or trees, of sequences that share prefixes. Raises ValueError for what cannot be packed: soft caps,
+    position biases and attention sinks belong to the padded path.
+    """
+    for name in ("softcap", "position_bias", "s_aux"):
+        if kwargs.get(name) is not None:
+            raise ValueError(f"packed attention does not support {name}; set model.layout=padded")
+    if trees is not None:
+        return tree_sdpa(query, key, value, trees, window_mask, dropout, scaling, sliding_window), None
+    if sequence_lengths is None:
+        raise ValueError("packed attention was called without sequence_lengths; this model drops unknown arguments")
+    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    grouped = key.shape[1] != query.shape[1]
+    runs = [(length, len(list(group))) for length, group in groupby(sequence_lengths)]
+    sizes = [length * count for length, count in runs]
+    # one split per tensor: a slice per run would make its backward write a full-size zero tensor each
+    parts = zip(runs, *(tensor[0].transpose(0, 1).split(sizes) for tensor in (query, key, value)), strict=True)
+    outputs = []
+    for (length, count), *parts_of_run in parts:
+        q, k, v = (part.reshape(count, length, *part.shape[1:]).transpose(1, 2) for part in parts_of_run)
+        mask = window_mask(length, sliding_window, causal, q.device)
+        output = scaled_dot_product_attention(
+            q, k, v, mask, dropout, is_causal=causal and mask is None and length > 1, scale=scaling, enable_gqa=grouped
+        )  # [count, heads, length, d]
+        outputs.append(output.transpose(1, 2).reshape(count * length, *output.shape[1::2]))
+    # a single long sequence is not copied: the copy would be kept for backward
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
+
+
+def window_mask(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:
+    """[length, length] bool, True where attention is allowed, or None where a window hides nothing.
+
+    A window of w sees itself and w - 1 before, bidirectional ones also w - 1 behind: flash attention's meaning, in
+    which transformers' attention functions are given it (ModernBERT adds 1 to its configuration's value for that).
+    """
+    if window is None or length <= window:
+        return None
+    position = torch.arange(length, device=device)
+    distance = position[:, None] - position[None, :]
+    return (distance >= 0) & (distance < window) if causal else distance.abs() < window
+
+
+def packed_arguments(lengths: Tensor, device: torch.device, position_offset: int) -> dict[str, Any]:
+    """Keyword arguments of a packed forward pass. lengths: [n] on the CPU, sorted."""
+    sizes = lengths.tolist()
+    starts = torch.cumsum(lengths, 0) - lengths
+    position_ids = torch.arange(int(lengths.sum())) - torch.repeat_interleave(starts, lengths) + position_offset
+    borders = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(device, torch.int32)
+    return {
+        "position_ids": position_ids.unsqueeze(0).to(device),
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": max(sizes),
+        "max_length_k": max(sizes),
+        "sequence_lengths": sizes,
+    }
+
+
+def position_offset(backbone: PreTrainedModel) -> int:
+    """The position id of a first token: RoBERTa and its kin count from the pad id + 1, all others from 0."""
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1
+
+
+@torch.no_grad()
+def can_pack(backbone: PreTrainedModel, attn_implementation: str) -> bool:
+    """Whether this architecture gives the same hidden states packed as alone; tried on two short sequences.
+
+    Architectures with relative position biases, soft caps or an own attention code cannot; they are padded.
+    """
+    if attn_implementation == "eager" or not getattr(backbone, "_supports_attention_backend", False):
+        return False
+    vocabulary = backbone.config.get_text_config().vocab_size
+    device = next(backbone.parameters()).device
+    if attn_implementation == "flash_attention_2" and device.type != "cuda":
+        return True  # its kernel cannot be tried before the model is on its device
+    ids = (torch.arange(11, 18, device=device) * 7) % vocabulary
+    lengths = torch.tensor([3, 4])
+    training = backbone.training
+    backbone.eval()
+    try:
+        packed = backbone(input_ids=ids[None], **packed_arguments(lengths, device, position_offset(backbone)))
+        alone = [
+            backbone(
+                input_ids=part[None], **packed_arguments(torch.tensor([len(part)]), device, position_offset(backbone))
+            )
+            for part in ids.split(lengths.tolist())
+        ]
+        plain = [_plain(backbone, part) for part in ids.split(lengths.tolist())]
+    except (TypeError, ValueError):
+        return False
+    finally:
+        backbone.train(training)
+    together = packed.last_hidden_state[0].float()
+    separate = torch.cat([output.last_hidden_state[0] for output in alone]).float()
+    tolerance = 1e-4 if together.dtype == torch.float32 else 5e-2
+    return bool(
+        torch.allclose(together, separate, atol=tolerance, rtol=tolerance)
+        and torch.allclose(together, torch.cat(plain).float(), atol=tolerance, rtol=tolerance)
+    )
+
+
+def _plain(backbone: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Hidden states [T, D] of one sequence by transformers' own attention."""
+    packed = backbone.config._attn_implementation
+    backbone.config._attn_implementation = "sdpa"
+    try:
+        return backbone(input_ids=ids[None]).last_hidden_state[0]
+    finally:
+        backbone.config._attn_implementation = packed
+
+
+AttentionInterface.register(PACKED_SDPA, packed_sdpa)

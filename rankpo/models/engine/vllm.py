@@ -1,0 +1,60 @@
+"""vLLM in this process, in place of transformers' generate: whether it can run here, and how it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from rankpo.errors import ConfigError
+
+BACKENDS = ("auto", "transformers", "vllm")
+
+
+def check_backend(backend: str) -> None:
+    """Raises ValueError for a name that is none of BACKENDS."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def choose_backend(asked: str, config: Any, further: Mapping[str, bool] | None = None) -> str:
+    """transformers or vllm: where `auto` is asked for, vLLM if nothing is in its way and there is a GPU.
+
+    config: of the model. further: other things that may be in its way, and whether they are.
+    Raises ConfigError where vLLM is asked for and cannot run.
+    """
+    import torch
+
+    from rankpo.runs import processes
+
+    hindrances = {
+        "it is not installed (pip install vllm)": find_spec("vllm") is None,
+        "it loads weights from a folder or hub, and these are random": config._is_random,
+        "it does not read adapters of training; give a FINAL folder, where they are merged": config.use_peft,
+        "it spreads over GPUs by itself; start one process, with task.vllm.tensor_parallel_size": (
+            processes.world_size() > 1
+        ),
+        **(further or {}),
+    }
+    reasons = [reason for reason, holds in hindrances.items() if holds]
+    if asked == "vllm" and reasons:
+        raise ConfigError([f"task.backend=vllm: {reason}" for reason in reasons])
+    usable = not reasons and torch.cuda.is_available()
+    return "vllm" if asked == "vllm" or (asked == "auto" and usable) else "transformers"
+
+
+def open_engine(config: Any, seed: int, max_model_len: int, arguments: Mapping[str, Any]) -> Any:
+    """vllm.LLM with the weights that the model's config names. arguments: further ones, which win over ours."""
+    from vllm import LLM  # not in every installation
+
+    from rankpo.models.loading import resolve
+
+    source = resolve(config.name_or_path or "", config.load_from, config.revision)
+    given = {
+        "model": source.path,
+        "revision": source.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "seed": seed,
+        "max_model_len": max_model_len,
+    }
+    return LLM(**{**given, **arguments})

@@ -1,0 +1,103 @@
+"""Weights between two models of one architecture, and weights in another precision."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rankpo.runs.checkpoints import MANIFEST, written_whole
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ADAPTER = "adapter"
+
+
+class InterpolationError(RuntimeError):
+    """Two models that cannot be mixed, or a folder that does not hold what was written."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """mixed: names that both models have, with floating-point weights. only: those that one of them lacks."""
+
+    mixed: tuple[str, ...]
+    only: tuple[str, ...]
+
+
+def shared_names(start: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> Shared:
+    """Raises InterpolationError for a weight of two shapes, or where nothing is shared."""
+    both = [name for name, tensor in trained.items() if name in start and tensor.is_floating_point()]
+    for name in both:
+        if start[name].shape != trained[name].shape:
+            shapes = f"{tuple(start[name].shape)} and {tuple(trained[name].shape)}"
+            raise InterpolationError(f"{name} has two shapes, {shapes}: these models cannot be interpolated")
+    if not both:
+        raise InterpolationError("the two models share no weight by name: is task.start another architecture?")
+    return Shared(tuple(both), tuple(sorted(set(start) ^ set(trained))))
+
+
+def interpolate(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """(1 - α)·start + α·trained where both have a weight, else trained's; in float32.
+
+    WiSE-FT, https://arxiv.org/abs/2109.01903 eq. 1: α = 0 is the start, 1 the trained model.
+    """
+    mixed = set(shared_names(start, trained).mixed)
+    return {
+        name: torch.lerp(start[name].float(), tensor.float(), alpha) if name in mixed else tensor
+        for name, tensor in trained.items()
+    }
+
+
+def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
+    """Rounds floating-point weights to what `dtype` can hold; they stay float32.
+
+    Raises InterpolationError for a weight that does not fit: float16 ends at 65,504.
+    """
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                rounded = tensor.to(dtype)
+                if not bool(torch.isfinite(rounded).all()):
+                    raise InterpolationError(f"{name} does not fit into {dtype}; try export dtype bfloat16")
+                tensor.copy_(rounded)
+
+
+def cast_folder(source: Path, target: Path, dtype: str) -> None:
+    """Copies a folder of a saved model with its weights in `dtype`; adapters beside them are left out.
+
+    The weights must have been rounded to it (`round_weights`), so that nothing changes. Raises InterpolationError
+    where a weight would.
+    """
+    with written_whole(target) as folder:
+        for path in sorted(source.rglob("*")):
+            place = path.relative_to(source)
+            if place.parts[0] in (ADAPTER, MANIFEST):
+                continue
+            copy = folder / place
+            if path.is_dir():
+                copy.mkdir()
+            elif len(place.parts) == 1 and path.suffix == ".safetensors":
+                _cast_file(path, copy, DTYPES[dtype])
+            else:
+                shutil.copy(path, copy)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n")
+
+
+def _cast_file(source: Path, target: Path, dtype: torch.dtype) -> None:
+    tensors = {}
+    with safe_open(source, framework="pt") as file:
+        metadata = file.metadata()
+        for name in file.keys():  # noqa: SIM118 (it cannot be iterated itself)
+            tensor = file.get_tensor(name)
+            tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            if not torch.equal(tensors[name].to(tensor.dtype), tensor):
+                raise InterpolationError(f"{source}: {name} changes when it is written as {dtype}")
+    save_file(tensors, target, metadata=metadata)

@@ -1,0 +1,134 @@
+"""Answers of a listwise reranker: identifier logits in one pass, or token by token, written freely or held to a
+valid permutation.
+
+What is written is padded on the left, the whole wave of windows as one batch, so that all answers begin at one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankpo.data.batch import join
+
+if TYPE_CHECKING:
+    from rankpo.models.base import RankingModel
+    from rankpo.models.listwise.model import ListwiseModel
+
+
+@contextmanager
+def own_attention(model: RankingModel) -> Iterator[Any]:
+    """transformers' model with its own attention: packed sequences cannot grow by a token."""
+    config = model.base.config
+    asked = config._attn_implementation
+    config._attn_implementation = "sdpa" if model.packed else asked
+    try:
+        yield model.base
+    finally:
+        config._attn_implementation = asked
+
+
+def first_logits(model: ListwiseModel, prompts: Sequence[np.ndarray]) -> Tensor:
+    """[n, window] identifier logits, one pass over each prompt; what all begin with is read once where that is less.
+
+    The packed pass reads every token; the shared one reads the common prefix once and pads what follows it.
+    """
+    common = common_prefix(prompts)
+    rest = max(len(prompt) for prompt in prompts) - common
+    if common + len(prompts) * rest >= sum(len(prompt) for prompt in prompts):
+        return model(join(prompts)).logits
+    return _behind_prefix(model, prompts, common)
+
+
+def common_prefix(prompts: Sequence[np.ndarray]) -> int:
+    """Tokens with which all prompts begin; at least one of each is left."""
+    size = min(len(prompt) for prompt in prompts) - 1
+    equal = np.all(np.stack([prompt[:size] for prompt in prompts]) == prompts[0][:size], axis=0)
+    return size if equal.all() else int(np.argmin(equal))
+
+
+def _behind_prefix(model: ListwiseModel, prompts: Sequence[np.ndarray], common: int) -> Tensor:
+    rest = [prompt[common:] for prompt in prompts]
+    lengths = torch.tensor([len(ids) for ids in rest], device=model.device)
+    ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(part) for part in rest], batch_first=True)
+    ids = ids.to(model.device)
+    inside = torch.arange(ids.shape[1], device=model.device)[None] < lengths[:, None]
+    places = common + torch.arange(ids.shape[1], device=model.device)[None].expand_as(ids)
+    with own_attention(model) as base:
+        prefix = torch.from_numpy(prompts[0][:common])[None].to(model.device)
+        cache = base.base_model(input_ids=prefix, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(len(prompts))
+        mask = torch.cat([inside.new_ones(len(prompts), common), inside], dim=1)
+        output = base.base_model(
+            input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=cache, use_cache=True
+        )
+    last = output.last_hidden_state[torch.arange(len(prompts), device=model.device), lengths - 1]  # [n, D]
+    return model.identifier_logits(last)
+
+
+def left_padded(prompts: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and mask [n, T], both 0 before a prompt: what stands on padding is never seen."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = np.zeros((len(prompts), width), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = prompt, 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def write(model: ListwiseModel, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]:
+    """Greedy continuations of at most `budget` tokens, without the end token.
+
+    The checkpoint's own sampling settings are left aside: a temperature of 1 by accident costs points of nDCG.
+    """
+    from transformers import GenerationConfig
+
+    end = model.inputs.layout.end[-1]
+    ids, mask = left_padded(prompts, model.device)
+    config = GenerationConfig(max_new_tokens=budget, do_sample=False, pad_token_id=end, eos_token_id=end)
+    with own_attention(model) as base:
+        output = base.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    return [until(end, row) for row in output[:, ids.shape[1] :].tolist()]
+
+
+def until(end: int, written: list[int]) -> list[int]:
+    """What stands before the end token."""
+    return written[: written.index(end)] if end in written else written
+
+
+def constrained(model: ListwiseModel, prompts: Sequence[np.ndarray], counts: Sequence[int]) -> list[list[int]]:
+    """Orders in which each identifier occurs once: greedy among those left, what stands between them given unasked.
+
+    counts: passages of each prompt. The last passage needs no choice.
+    """
+    own = model.inputs.layout.identifiers
+    first = torch.tensor(own.first, device=model.device)
+    later = torch.tensor(own.later, device=model.device)
+    ids, mask = left_padded(prompts, model.device)
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    sizes = torch.tensor(counts, device=model.device)
+    left = torch.arange(len(own), device=model.device)[None] < sizes[:, None]  # [n, window]
+    between = torch.tensor(own.between, device=model.device, dtype=torch.long)
+    chosen: list[Tensor] = []
+    cache = None
+    with own_attention(model) as base:
+        for step in range(max(counts)):
+            output = base(
+                input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
+            )
+            cache = output.past_key_values
+            allowed = (first if step == 0 else later)[None].expand(len(prompts), -1)
+            logits = output.logits[:, -1].float().gather(1, allowed)
+            pick = logits.masked_fill(~left, -torch.inf).argmax(1)  # of rows that are done: 0, never read
+            chosen.append(pick)
+            left = left.scatter(1, pick[:, None], False)
+            ids = torch.cat([allowed.gather(1, pick[:, None]), between[None].expand(len(prompts), -1)], dim=1)
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+            places = places[:, -1:] + 1 + torch.arange(ids.shape[1], device=model.device)[None]
+    picked = torch.stack(chosen, dim=1).tolist()
+    return [row[:count] for row, count in zip(picked, counts, strict=True)]

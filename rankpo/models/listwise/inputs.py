@@ -1,0 +1,192 @@
+"""A query and its passages as one token sequence, with the answer behind it where one is trained."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xxhash
+
+from rankpo.data.batch import join, labels_of, stored_reference
+from rankpo.data.loaders.ranking import Group
+from rankpo.data.table import ExampleTable, Pieces
+from rankpo.data.text.conversations import plain_text
+from rankpo.models.listwise.layout import ListwiseLayout, fit
+from rankpo.models.listwise.settings import ListwiseSettings
+from rankpo.models.reranker.layout import plain_ids
+from rankpo.types import Batch, Example, Labels, Sequences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = 1  # raise it with any change of the tokens that a text gives
+SHOWN_TOKENS = 40  # of each end of the prompt that the log shows
+QUERY, PASSAGE = "q:", "p:"  # in front of a text in the store: the two are read differently
+
+
+class ListwiseInputs:
+    """How a listwise reranker reads a query and its passages, in the order in which they are given.
+
+    answers: whether `collate` puts the answer behind the prompt, for objectives that generate. One sequence per group;
+    its labels are -100 on the prompt and the answer's ids behind it, so that the score position, the last of the
+    prompt, is known by construction.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ListwiseSettings) -> None:
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.layout = ListwiseLayout(tokenizer, settings)
+        self.answers = False
+        self.escaped = 0
+        own = self.layout.identifiers
+        known = r"\d+" if own.scheme == "numbers" else "[A-Z]"
+        begin, end = re.escape(own.open), re.escape(own.close)
+        self.lookalike = re.compile(f"{begin}({known}){end}") if own.open and own.close else None
+
+    @property
+    def window(self) -> int:
+        return self.settings.window
+
+    def pieces(self) -> Pieces:
+        state = self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else repr(self.tokenizer)
+        layout, own = self.layout, self.layout.identifiers
+        escaping = [own.scheme, own.open, own.close, self.settings.escape_identifiers]
+        parts = [VERSION, state, layout.query_prefix, layout.text_prefix, escaping]
+        return Pieces(
+            tokenize=self.tokenize,
+            query_prefix=QUERY,
+            candidate_prefix=PASSAGE,
+            fingerprint=xxhash.xxh3_128_hexdigest(json.dumps(parts).encode()),
+            render=self.render,
+            notes=lambda: {"identifiers_escaped": self.escaped},
+        )
+
+    def render(self, example: Example) -> tuple[str, list[str]]:
+        return QUERY + plain_text(example.query), [PASSAGE + text for text in example.candidates]
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of marked texts: white space of the template in front, special tokens as plain letters."""
+        return plain_ids(self.tokenizer, [self._clean(text[:2], text[2:]) for text in texts])
+
+    def _clean(self, mark: str, text: str) -> str:
+        words = " ".join(text.split())
+        if mark == QUERY:
+            return self.layout.query_prefix + words
+        if self.settings.escape_identifiers and self.lookalike is not None:
+            words, found = self.lookalike.subn(r"(\1)", words)
+            self.escaped += found
+        return self.layout.text_prefix + words
+
+    def kept(self, query: int, passages: np.ndarray, name: str = "") -> tuple[int, np.ndarray]:
+        """Tokens kept of a query and passages of these lengths. name: of the query, for messages.
+
+        Raises ValueError where not even the shortest passages fit beside the query.
+        """
+        settings, layout = self.settings, self.layout
+        room = settings.max_length - layout.num_fixed(len(passages)) - layout.reserve(len(passages))
+        for limit in (query, min(query, settings.max_query_tokens)):
+            kept, cap = fit(passages, room - layout.num_queries * limit, settings.max_passage_tokens)
+            if cap >= settings.min_passage_tokens:
+                return limit, kept
+        raise ValueError(
+            f"query {name or 'of ' + str(query) + ' tokens'} with {len(passages)} passages does not fit into "
+            f"model.max_length={settings.max_length}: {layout.num_fixed(len(passages))} tokens of the template and "
+            f"{layout.reserve(len(passages))} of the answer leave passages {max(cap, 0)} tokens each, "
+            f"model.min_passage_tokens={settings.min_passage_tokens}; lower model.window"
+        )
+
+    def prompt(self, query: np.ndarray, passages: Sequence[np.ndarray], name: str = "") -> np.ndarray:
+        """[T] ids of a prompt; its last token is the score position."""
+        limit, kept = self.kept(len(query), np.array([len(ids) for ids in passages]), name)
+        texts = iter(ids[:size] for ids, size in zip(passages, kept.tolist(), strict=True))
+        parts = []
+        for part in self.layout.parts(len(passages)):
+            ids = query[:limit] if part == "query" else next(texts) if part == "text" else part
+            parts.append(np.asarray(ids, dtype=np.int64))
+        return np.concatenate(parts)
+
+    def answer(self, relevance: np.ndarray) -> np.ndarray:
+        """Ids of the answer that the relevance of the passages asks for; equal ones in their order, with the end."""
+        order = np.argsort(-relevance, kind="stable").tolist()
+        return np.array([*self.layout.identifiers.answer(order), *self.layout.end], dtype=np.int64)
+
+    def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
+        """Tokens that each group brings, [len(groups)] int64."""
+        return np.array([self._cost(table, group) for group in groups], dtype=np.int64)
+
+    def _cost(self, table: ExampleTable, group: Group) -> int:
+        count = len(group.candidates)
+        limit, kept = self.kept(int(table.lengths[group.query]), table.lengths[group.candidates], group.id)
+        answer = self.layout.reserve(count) if self.answers else 0
+        return self.layout.num_fixed(count) + self.layout.num_queries * limit + int(kept.sum()) + answer
+
+    def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
+        """The labels of groups; where answers are trained, `lengths` says how many tokens each passage's place has."""
+        labels = labels_of(groups)
+        if not self.answers:
+            return labels
+        own = self.layout.identifiers
+        counts = labels.mask.sum(1)
+        lengths = torch.where(labels.mask, 1 + len(own.between), 0)
+        last = torch.arange(labels.mask.shape[1])[None] == counts[:, None] - 1
+        closing = 1 + len(own.tail) + len(self.layout.end)
+        return Labels(
+            labels.relevance, labels.mask, labels.confidence, labels.teacher, torch.where(last, closing, lengths)
+        )
+
+    def collate(
+        self,
+        table: ExampleTable,
+        groups: Sequence[Group],
+        with_positives: bool = False,
+        reference: np.ndarray | None = None,
+    ) -> Batch:
+        """A batch with one sequence per group; candidates [B, G] name it. reference: [slots] stored scores."""
+        assert not with_positives, "a list is read on its own: no other query's positives are among its candidates"
+        prompts = [
+            self.prompt(table.tokens(group.query), [table.tokens(int(row)) for row in group.candidates], group.id)
+            for group in groups
+        ]
+        labels = self.labels(table, groups)
+        rows = torch.arange(len(groups))[:, None].expand(labels.mask.shape).masked_fill(~labels.mask, 0)
+        return Batch(
+            sequences=self._with_answers(prompts, groups) if self.answers else join(prompts),
+            queries=None,
+            candidates=rows,
+            labels=labels,
+            ids=tuple(group.id for group in groups),
+            reference=None if reference is None else stored_reference(groups, labels.mask.shape[1], reference),
+        )
+
+    def _with_answers(self, prompts: Sequence[np.ndarray], groups: Sequence[Group]) -> Sequences:
+        answers = [self.answer(group.relevance) for group in groups]
+        whole = join([np.concatenate(pair) for pair in zip(prompts, answers, strict=True)])
+        labels = [
+            part for prompt, ids in zip(prompts, answers, strict=True) for part in (np.full(len(prompt), -100), ids)
+        ]
+        return Sequences(whole.input_ids, whole.lengths, torch.from_numpy(np.concatenate(labels)))
+
+    def shown(self, table: ExampleTable, group: Group) -> str:
+        """The prompt of a group for the log: its ends with the borders of tokens, and where its score is read."""
+        ids = self.prompt(
+            table.tokens(group.query), [table.tokens(int(row)) for row in group.candidates], group.id
+        ).tolist()
+        tokens = [str(self.tokenizer.decode([token])) for token in ids]
+        middle = ["…"] if len(tokens) > 2 * SHOWN_TOKENS else []
+        ends = [*tokens[:SHOWN_TOKENS], *middle, *tokens[-SHOWN_TOKENS:]] if middle else tokens
+        own = self.layout.identifiers
+        read = ", ".join(f"{label} {token}" for label, token in zip(own.labels[:3], own.first, strict=False))
+        return f"first prompt, {len(ids)} tokens, scored at the last by {read}, …: {'│'.join(ends)!r}"
+
+    def report(self, table: ExampleTable) -> str | None:
+        """What was cut off or rewritten in this table's lists, or None where nothing was."""
+        settings = self.settings
+        passages = np.asarray(table.candidates)
+        cut = int((table.lengths[passages] > settings.max_passage_tokens).sum())
+        counts = {**table.notes, "passages_cut": cut}
+        named = [f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count]
+        return f"of {len(passages)} passages: {', '.join(named)} (model.max_passage_tokens)" if named else None

@@ -1,0 +1,129 @@
+"""The fixed parts of a listwise prompt as token ids, for every number of passages; and passages cut to what fits."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jinja2.exceptions import TemplateError
+
+from rankpo.data.batch import SpecialTokens
+from rankpo.data.text.conversations import ChatFormat
+from rankpo.data.text.identifiers import Identifiers, choose
+from rankpo.data.text.prompt_templates import Parts, Place, PromptTemplate, joined
+from rankpo.models.listwise.settings import ListwiseSettings
+from rankpo.models.reranker.layout import fixed_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SENTINEL = "\ue000prompt\ue001"  # private-use letters: no template and no text holds them
+
+
+class ListwiseLayout:
+    """A template rendered for one tokenizer: its chat format around it, its identifiers proved to be single tokens.
+
+    text_prefix, query_prefix: white space before a passage or query, tokenised together with it, so that words keep
+    the ids they have in running text. notes: what had to be done differently than asked, for the log.
+    Raises SchemeError for identifiers that are not one token, ValueError for a chat template that loses the prompt.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ListwiseSettings) -> None:
+        self.tokenizer = tokenizer
+        self.template: PromptTemplate = settings.prompt
+        self.notes: list[str] = []
+        self.chat = ChatFormat.learn(tokenizer, settings.chat_template)
+        self.before, self.after = self._around()
+        self.end = fixed_ids(tokenizer, self.chat.ending)
+        # a chat template brings its own beginning; the plain one of conversations.py has none
+        self.first_ids: tuple[int, ...] = (
+            () if tokenizer.chat_template or settings.chat_template else SpecialTokens.learn(tokenizer).head
+        )
+        self.query_prefix, self.text_prefix = self._prefix("query"), self._prefix("text")
+        last = self.template.content(["A", "B"], ["A", "B"])[-1]
+        self.header = (last if isinstance(last, str) else "") + self.after
+        self.identifiers: Identifiers = choose(tokenizer, self.template, self.header, settings.window)
+        self.parts = lru_cache(maxsize=None)(self._parts)
+
+    def _around(self) -> tuple[str, str]:
+        """What the chat format puts before and after the user's turn, the system's words and answer's header included."""
+        system = self.template.system
+        turns = [("system", system), ("user", SENTINEL)] if system else [("user", SENTINEL)]
+        try:
+            rendered = self.chat.prompt(turns)
+            refused = system is not None and system.strip() not in rendered
+        except TemplateError:
+            refused, rendered = True, ""
+        if refused:
+            self.notes.append("the chat template takes no system turn: its words stand before the user's")
+            rendered = self.chat.prompt([("user", f"{system}\n\n{SENTINEL}")])
+        if rendered.count(SENTINEL) != 1:
+            raise ValueError("the chat template loses or repeats the user's turn; set model.chat_template")
+        before, after = rendered.split(SENTINEL)
+        return before, after
+
+    def _prefix(self, name: str) -> str:
+        """White space before a place, where it is the same wherever the place stands."""
+        parts = self.template.content(["A", "B"], ["A", "B"])
+        fronts = {
+            front[len(front.rstrip(" ")) :] if isinstance(front, str) else ""
+            for front, part in zip(("", *parts), parts, strict=False)
+            if part == Place(name)
+        }
+        return fronts.pop() if len(fronts) == 1 else ""
+
+    def _parts(self, count: int) -> tuple[tuple[int, ...] | str, ...]:
+        """The prompt over `count` passages: ids of fixed text, and "query" or "text" for the places, in order."""
+        own = self.identifiers
+        labels = own.labels[:count]
+        content = self.template.content(labels, [f"{own.open}{label}{own.close}" for label in labels])
+        whole: Parts = self._with_chat(content)
+        prefixes = {"query": self.query_prefix, "text": self.text_prefix}
+        made: list[tuple[int, ...] | str] = [self.first_ids]
+        for index, part in enumerate(whole):
+            if isinstance(part, Place):
+                made.append(part.name)
+                continue
+            following = whole[index + 1] if index + 1 < len(whole) else None
+            moved = prefixes[following.name] if isinstance(following, Place) else ""
+            made.append(fixed_ids(self.tokenizer, part.removesuffix(moved) if moved else part))
+        return (*made, own.prefix)
+
+    def _with_chat(self, content: Parts) -> Parts:
+        return joined([self.before, *content, self.after])
+
+    @property
+    def num_queries(self) -> int:
+        """How often the query stands in a prompt."""
+        return sum(part == "query" for part in self.parts(2))
+
+    def num_fixed(self, count: int) -> int:
+        """Tokens of a prompt over `count` passages without query and passages."""
+        return sum(len(part) for part in self.parts(count) if not isinstance(part, str))
+
+    def reserve(self, count: int) -> int:
+        """Tokens of a whole answer with its end."""
+        return self.identifiers.answer_length(count) + len(self.end)
+
+
+def fit(lengths: np.ndarray, budget: int, largest: int) -> tuple[np.ndarray, int]:
+    """Tokens kept of passages of these lengths, and the cap: at most `largest` each and `budget` together.
+
+    The longest give way: the cap is the largest c with Σ min(length, c) <= budget; what is left over goes to the first
+    capped passages, one token each. A budget below the number of passages gives a cap of 0.
+    """
+    lengths = np.minimum(lengths, largest)
+    if lengths.sum() <= budget:
+        return lengths, largest
+    ordered = np.sort(lengths)
+    shorter = np.concatenate([[0], np.cumsum(ordered)[:-1]])  # tokens of the passages before each in size
+    left = np.arange(len(ordered), 0, -1)
+    # at the first passage that its share of the rest does not cover, the share is the cap
+    share = (budget - shorter) // left
+    cap = max(0, int(share[np.argmax(ordered > share)]))
+    kept = np.minimum(lengths, cap)
+    rest = max(0, budget - int(kept.sum()))
+    capped = np.flatnonzero(lengths > cap)[:rest]
+    kept[capped] += 1
+    return kept, cap

@@ -1,0 +1,202 @@
+"""Listwise rerankers: one prompt holds a query and its passages; the identifiers' logits are their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rankpo.models.base import RankingModel
+from rankpo.models.causal_lm.model import CausalLanguageModel, scored_counts, scored_labels, sum_by_sequence
+from rankpo.models.engine.token_logps import TokenRequest, token_values
+from rankpo.models.listwise.inputs import ListwiseInputs
+from rankpo.models.listwise.settings import DECODE
+from rankpo.types import Batch, Sequences
+
+if TYPE_CHECKING:
+    from rankpo.data.loaders.ranking import Group
+    from rankpo.data.readers.requests import Request
+    from rankpo.data.table import ExampleTable
+    from rankpo.models.listwise.reranking import RankedList
+    from rankpo.types import Labels
+
+
+class ListwiseOutput(NamedTuple):
+    """logits [N, window] float32 of the identifiers at the score position; answer_logps [N] summed log-probabilities
+    of the answers in nats, or None where the sequences hold no answer."""
+
+    logits: Tensor
+    answer_logps: Tensor | None
+
+
+class ListwiseModel(CausalLanguageModel):
+    """`forward(sequences)` gives a `ListwiseOutput`: one row per prompt, any loss on [B, G] trains it.
+
+    inputs: reads the lists; its settings are saved with the weights. neftune_alpha: α of the uniform noise on input
+    embeddings while training (https://arxiv.org/abs/2310.05914), 0 for none. noise_key: numbers from which the noise
+    of a sequence is drawn, beside its tokens, so that it does not depend on how an update is cut.
+    """
+
+    kind = "listwise"
+    decode_modes = DECODE
+    wave_tokens = 32768  # of the windows that are run together
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        inputs: ListwiseInputs,
+        *,
+        layout: str = "auto",
+        chunk_tokens: int | None = None,
+        neftune_alpha: float = 0.0,
+    ) -> None:
+        # the engine is that of causal language models; what they read (prompt and completion) is not ours
+        RankingModel.__init__(self, backbone, layout=layout, chunk_tokens=chunk_tokens)
+        self.share_prompts = False  # each prompt has one answer
+        self.value_head = None
+        self.tokenizer = inputs.tokenizer
+        self.inputs: Any = inputs
+        self.settings: Any = inputs.settings
+        self.neftune_alpha = neftune_alpha
+        self.noise_key: tuple[int, ...] = ()
+        self._noised: list[Tensor] = []
+        if neftune_alpha:
+            backbone.get_input_embeddings().register_forward_hook(self._add_noise)
+        self._check_positions()
+        self._prove_head()
+
+    def _check_positions(self) -> None:
+        limit = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
+        settings = self.settings
+        if limit is not None and settings.max_length + settings.reasoning_tokens > limit:
+            reasoning = f" with model.reasoning_tokens={settings.reasoning_tokens}" if settings.reasoning_tokens else ""
+            raise ValueError(
+                f"model.max_length={settings.max_length}{reasoning}, but the model has {limit} positions; "
+                f"lower it to {limit - settings.reasoning_tokens} or less"
+            )
+
+    def forward(self, sequences: Sequences) -> ListwiseOutput:  # type: ignore[override]
+        if sequences.labels is None:
+            return ListwiseOutput(self.identifier_logits(self.last_hidden(sequences)), None)
+        hidden = self.scored_hidden(sequences)  # [P, D]
+        labels = scored_labels(sequences).to(self.device, non_blocking=True)
+        logps = token_values(hidden, labels, self.head, TokenRequest()).logps
+        counts = scored_counts(sequences)
+        first = (torch.cumsum(counts, 0) - counts).to(self.device, non_blocking=True)
+        return ListwiseOutput(self.identifier_logits(hidden[first]), sum_by_sequence(logps, sequences))
+
+    def last_hidden(self, sequences: Sequences) -> Tensor:
+        """[N, D] hidden states at the last token of each sequence, found by lengths."""
+        rows, kept = [], []
+        for chunk, hidden, lengths in self.hidden_states(sequences):
+            rows.append(chunk)
+            kept.append(hidden[(torch.cumsum(lengths, 0) - 1).to(hidden.device, non_blocking=True)])
+        if not kept:
+            return self.head.weight.new_zeros(0, self.head.weight.shape[1])
+        return torch.cat(kept)[torch.argsort(torch.cat(rows)).to(self.device)]
+
+    def identifier_logits(self, hidden: Tensor) -> Tensor:
+        """[n, window] logits of the identifiers, in float32: in half precision one pair in a hundred would tie."""
+        head = self.head
+        ids = torch.tensor(self.inputs.layout.identifiers.first, device=hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = hidden.float() @ head.weight[ids].float().T
+            if head.bias is not None:
+                logits = logits + head.bias[ids].float()
+            return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+
+    def score(self, output: Any, batch: Batch) -> Tensor:
+        """[B, G] identifier logits of the passages in their order; 0 where masked."""
+        width = batch.labels.mask.shape[1]
+        return output.logits[:, :width].masked_fill(~batch.labels.mask, 0.0)
+
+    def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
+        return self.inputs.labels(table, groups)
+
+    # NEFTune
+
+    def _run_packed(self, pieces: list[Tensor], lengths: Tensor, **further: list[Tensor]) -> Tensor:
+        self._noised = pieces
+        return super()._run_packed(pieces, lengths, **further)
+
+    def _run_padded(self, pieces: list[Tensor], lengths: Tensor, **further: list[Tensor]) -> Tensor:
+        self._noised = pieces
+        return super()._run_padded(pieces, lengths, **further)
+
+    def _add_noise(self, module: Any, arguments: Any, embedded: Tensor) -> Tensor:
+        """U(-m, m) on the tokens of each sequence, m = α/√(T·d) with its own T; nothing on padding."""
+        if not (self.training and torch.is_grad_enabled()):
+            return embedded
+        noise = [self._noise(ids, embedded) for ids in self._noised]
+        if self.packed:
+            return embedded + torch.cat(noise)[None]
+        return embedded + torch.nn.utils.rnn.pad_sequence(noise, batch_first=True)
+
+    def _noise(self, ids: Tensor, embedded: Tensor) -> Tensor:
+        size = (len(ids), embedded.shape[-1])
+        text = (
+            ids.cpu().numpy().tobytes() + np.array(self.noise_key or (torch.initial_seed(),), dtype=np.uint64).tobytes()
+        )
+        generator = torch.Generator(embedded.device).manual_seed(xxhash.xxh3_64_intdigest(text) >> 1)
+        uniform = torch.rand(size, generator=generator, device=embedded.device, dtype=torch.float32)
+        magnitude = self.neftune_alpha / (size[0] * size[1]) ** 0.5
+        return ((2 * uniform - 1) * magnitude).to(embedded.dtype)
+
+    # inference
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside, what was there before behind it."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
+
+    def write(self, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]:
+        """Greedy continuations of at most `budget` tokens, without the end token."""
+        from rankpo.models.listwise.decoding import write
+
+        return write(self, prompts, budget)
+
+    def rank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[tuple[int, float, str]]:
+        """(index into `documents`, score, text), best first; at most `top_k`. See `ListwiseReranker.rank_many`."""
+        from rankpo.models.listwise.reranking import ListwiseReranker
+
+        return ListwiseReranker(self).rank(query, documents, top_k)
+
+    def rerank(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        """[documents] float32 scores for each request, on every rank; each is ranked by one of them."""
+        return [ranked.by_document() for ranked in self.rank_requests(requests)]
+
+    def rank_requests(self, requests: Sequence[Request], on_window_error: str = "raise") -> list[RankedList]:
+        """The same with what became of each window. on_window_error: see `ListwiseReranker`."""
+        from rankpo.models.listwise.reranking import ListwiseReranker
+
+        return ListwiseReranker(self, on_window_error=on_window_error).rank_requests(requests)
+
+    def rank_many(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[RankedList]:
+        """The rankings of many (query, documents), windows of different queries side by side."""
+        from rankpo.models.listwise.reranking import ListwiseReranker
+
+        return ListwiseReranker(self).rank_many(requests)
+
+    def slot_scores(self, table: ExampleTable) -> np.ndarray:
+        """[slots] float32: scores of every list of the table, by windows as in inference, on every rank."""
+        from rankpo.models.listwise.reranking import slot_scores
+
+        return slot_scores(self, table)
+
+    def export(self, folder: Path, description: Mapping[str, Any]) -> float:
+        """Writes the folder whole and loads it again; returns the largest difference of a logit."""
+        from rankpo.models.listwise.saving import export_listwise
+
+        return export_listwise(folder, self, description)

@@ -1,0 +1,81 @@
+"""How a listwise reranker reads a query with its passages and how its answer is read: saved with the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from rankpo.data.text.prompt_templates import PromptTemplate
+
+DECODE = ("first_token", "generate", "constrained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListwiseSettings:
+    """template: the prompt, as `PromptTemplate.to_json` gives it. window: passages of one prompt; stride: by how many
+    the window moves up. passes: over the whole list. top_k: candidates that are reranked, the others stay below.
+
+    max_length: tokens of a prompt with its answer. max_passage_tokens: of one passage; if all do not fit, the longest
+    are cut further, evenly, down to min_passage_tokens, and then the query to max_query_tokens.
+    escape_identifiers: text in a passage that looks like an identifier gets round brackets.
+    chat_template: jinja in place of the tokenizer's. decode: "first_token" reads the logits of all identifiers at once,
+    "generate" writes and parses an answer, "constrained" writes one in which each identifier occurs once.
+    reasoning_tokens: that `generate` may spend before its answer.
+    """
+
+    template: Mapping[str, Any] = field(default_factory=dict)
+    window: int = 20
+    stride: int = 10
+    passes: int = 1
+    top_k: int = 100
+    max_length: int = 4096
+    max_passage_tokens: int = 300
+    min_passage_tokens: int = 16
+    max_query_tokens: int = 128
+    escape_identifiers: bool = True
+    chat_template: str | None = None
+    decode: str = "first_token"
+    reasoning_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if self.window < 2:
+            raise ValueError(f"window must be >= 2 passages, got {self.window}")
+        if not 1 <= self.stride <= self.window:
+            raise ValueError(f"stride must be in 1 to window={self.window}, got {self.stride}")
+        for name in (
+            "passes",
+            "top_k",
+            "max_length",
+            "max_passage_tokens",
+            "min_passage_tokens",
+            "max_query_tokens",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.min_passage_tokens > self.max_passage_tokens:
+            raise ValueError(
+                f"min_passage_tokens must be <= max_passage_tokens={self.max_passage_tokens}, "
+                f"got {self.min_passage_tokens}"
+            )
+        if self.decode not in DECODE:
+            raise ValueError(f"decode must be one of {', '.join(DECODE)}, got {self.decode!r}")
+        if self.reasoning_tokens < 0 or (self.reasoning_tokens and self.decode != "generate"):
+            raise ValueError(f"reasoning_tokens must be 0, or > 0 with decode=generate, got {self.reasoning_tokens}")
+        _ = self.prompt
+
+    @property
+    def prompt(self) -> PromptTemplate:
+        return PromptTemplate.from_mapping(self.template)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ListwiseSettings:
+        """Settings from `to_json`'s form; keys of later versions are refused by name."""
+        known = {item.name for item in fields(cls)}
+        strange = sorted(set(values) - known)
+        if strange:
+            raise ValueError(f"unknown listwise settings {', '.join(strange)}; known: {', '.join(sorted(known))}")
+        return cls(**values)

@@ -1,0 +1,59 @@
+"""A listwise reranker whose answers vLLM writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankpo.models.engine.vllm import open_engine
+from rankpo.models.listwise.decoding import until
+
+if TYPE_CHECKING:
+    from rankpo.data.readers.requests import Request
+    from rankpo.models.listwise.config import ListwiseModelConfig
+    from rankpo.models.listwise.inputs import ListwiseInputs
+    from rankpo.models.listwise.reranking import RankedList
+
+
+class VllmListwiseModel:
+    """The weights in vLLM; prompts, windows and the reading of answers are those of `ListwiseModel`.
+
+    arguments: further ones of vllm.LLM, such as tensor_parallel_size. Its prefix cache, on by default, reads what
+    prompts begin with once.
+    """
+
+    kind = "listwise"
+    # first_token needs the logits of all identifiers; vLLM hands out the log-probabilities of the likeliest tokens
+    decode_modes = ("generate",)
+    wave_tokens = 1 << 40  # all windows at once: vLLM cuts its batches itself
+
+    def __init__(
+        self, config: ListwiseModelConfig, inputs: ListwiseInputs, seed: int, arguments: Mapping[str, Any]
+    ) -> None:
+        self.inputs = inputs
+        self.settings = inputs.settings
+        self.tokenizer: Any = inputs.tokenizer
+        longest = self.settings.max_length + self.settings.reasoning_tokens
+        self.llm = open_engine(config, seed, longest, arguments)
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def write(self, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]:
+        """Greedy continuations of at most `budget` tokens, without the end token."""
+        from vllm import SamplingParams
+
+        end = self.inputs.layout.end[-1]
+        parameters = SamplingParams(temperature=0.0, max_tokens=budget, stop_token_ids=[end])
+        asked = [{"prompt_token_ids": prompt.tolist()} for prompt in prompts]
+        outputs = self.llm.generate(asked, parameters, use_tqdm=False)
+        return [until(end, list(output.outputs[0].token_ids)) for output in outputs]
+
+    def rank_requests(self, requests: Sequence[Request], on_window_error: str = "raise") -> list[RankedList]:
+        """As `ListwiseModel.rank_requests`."""
+        from rankpo.models.listwise.reranking import ListwiseReranker
+
+        return ListwiseReranker(self, on_window_error=on_window_error).rank_requests(requests)

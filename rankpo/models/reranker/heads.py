@@ -1,0 +1,152 @@
+"""From hidden states to one score per sequence: the architecture's own head, run on packed rows and proved against it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+
+from rankpo.models.embedding.model import pool
+
+
+class ScoreHead(ABC):
+    """`scores(model, hidden, lengths)` gives [n] float32; hidden [tokens, D], sequences concatenated, lengths [n].
+
+    The model's modules are looked up at every call: adapters put wrappers in their places.
+    modules: names of the head's modules in the model, which are trained whole beside adapters.
+    """
+
+    modules: tuple[str, ...] = ()
+
+    def fits(self, model: Any) -> bool:
+        """Whether the model has the head's modules."""
+        return all(hasattr(model, name) or hasattr(model.base_model, name) for name in self.modules)
+
+    @abstractmethod
+    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor: ...
+
+    def plain(self, model: Any, ids: Tensor) -> Tensor:
+        """[] score of one sequence [T] by the architecture's own forward pass."""
+        return model(input_ids=ids[None]).logits[0, 0]
+
+
+class PooledHead(ScoreHead):
+    """Encoders with `head` and `classifier` behind a pooling of their own: ModernBERT."""
+
+    modules = ("head", "classifier")
+
+    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
+        pooled = pool(hidden, lengths, model.config.classifier_pooling).to(model.dtype)  # [n, D]
+        return model.classifier(model.drop(model.head(pooled)))[:, 0]
+
+
+class PoolerHead(ScoreHead):
+    """Encoders with a pooler over the first token, dropout and `classifier`: BERT, DeBERTa."""
+
+    def __init__(self, in_backbone: bool) -> None:
+        self.in_backbone = in_backbone
+        self.modules = ("pooler", "classifier")
+
+    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
+        first = pool(hidden, lengths, "cls").to(model.dtype)[:, None]  # [n, 1, D]
+        pooler = (model.base_model if self.in_backbone else model).pooler
+        return model.classifier(model.dropout(pooler(first)))[:, 0]
+
+
+class FirstTokenHead(ScoreHead):
+    """Encoders whose `classifier` takes the first token of what it is given: RoBERTa, XLM-R, ELECTRA, MPNet."""
+
+    modules = ("classifier",)
+
+    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
+        first = pool(hidden, lengths, "cls").to(model.dtype)[:, None]  # [n, 1, D]
+        return model.classifier(first)[:, 0]
+
+
+class LastTokenHead(ScoreHead):
+    """Decoders with a linear `score`: w · h at the last token, found by length and never by looking for a pad id."""
+
+    modules = ("score",)
+
+    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
+        return model.score(pool(hidden, lengths, "last").to(model.dtype))[:, 0]
+
+
+class AnswerHead(ScoreHead):
+    """Causal language models: the logit of one answer after the last token, less that of the other if there is one.
+
+    Two rows of the output matrix meet one position: neither generation nor logits of the vocabulary.
+    ids: of the yes word, and of the no word unless yes alone is read.
+    """
+
+    def __init__(self, ids: tuple[int, ...]) -> None:
+        self.ids = ids
+
+    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
+        output = model.get_output_embeddings()
+        rows = torch.tensor(self.ids, device=hidden.device)
+        bias = None if getattr(output, "bias", None) is None else output.bias[rows].float()
+        logits = linear(pool(hidden, lengths, "last"), output.weight[rows].float(), bias)  # [n, 1 or 2]
+        cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
+        return logits[:, 0] if len(self.ids) == 1 else logits[:, 0] - logits[:, 1]
+
+    def plain(self, model: Any, ids: Tensor) -> Tensor:
+        logits = model(input_ids=ids[None]).logits[0, -1].float()  # [V]
+        return logits[self.ids[0]] - (logits[self.ids[1]] if len(self.ids) == 2 else 0)
+
+
+def find_head(model: PreTrainedModel, kind: str, answers: tuple[int, ...] = ()) -> ScoreHead:
+    """The head of this kind that gives the architecture's own scores.
+
+    Raises ValueError where none does, or where the head has other than one output.
+    """
+    if kind != "causal_lm" and model.config.num_labels != 1:
+        raise ValueError(
+            f"{type(model).__name__} has {model.config.num_labels} labels; a reranker has one: choose another model"
+        )
+    head = AnswerHead(answers) if kind == "causal_lm" else LastTokenHead() if kind == "decoder" else _encoder(model)
+    if not (head.fits(model) and _proved(model, head)):
+        raise ValueError(
+            f"{type(model).__name__} does not compute its score the way model.head={kind} does; "
+            "choose another model.head or another model"
+        )
+    return head
+
+
+def _encoder(model: Any) -> ScoreHead:
+    if hasattr(model, "head") and hasattr(model.config, "classifier_pooling"):
+        return PooledHead()
+    for in_backbone, owner in ((True, model.base_model), (False, model)):
+        if isinstance(getattr(owner, "pooler", None), nn.Module):
+            return PoolerHead(in_backbone)
+    return FirstTokenHead()
+
+
+@torch.no_grad()
+def _proved(model: PreTrainedModel, head: ScoreHead) -> bool:
+    """Whether head and architecture agree on two short sequences, both with transformers' own attention."""
+    training, packed = model.training, model.config._attn_implementation
+    model.eval()
+    if packed not in ("sdpa", "eager"):
+        model.config._attn_implementation = "sdpa"
+    device = next(model.parameters()).device
+    vocabulary = model.config.get_text_config().vocab_size
+    try:
+        for start, length in ((11, 3), (21, 5)):
+            ids = (torch.arange(start, start + length, device=device) * 7) % vocabulary
+            hidden = model.base_model(input_ids=ids[None]).last_hidden_state[0]
+            ours = head.scores(model, hidden, torch.tensor([length]))[0].float()
+            plain = head.plain(model, ids).float()
+            tolerance = 1e-5 if model.dtype == torch.float32 else 5e-2
+            if not torch.allclose(ours, plain, rtol=1e-4, atol=tolerance):
+                return False
+    finally:
+        model.config._attn_implementation = packed
+        model.train(training)
+    return True

@@ -1,0 +1,208 @@
+"""Query and document as one token sequence, assembled from the text store's pieces; cut so that nothing fixed is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xxhash
+
+from rankpo.data.batch import join, labels_of, stored_reference
+from rankpo.data.loaders.ranking import Group
+from rankpo.data.table import ExampleTable, Pieces
+from rankpo.models.reranker.layout import PairLayout, make_layout, plain_ids
+from rankpo.models.reranker.settings import SMALLEST_QUERY, RerankerSettings
+from rankpo.types import Batch, Sequences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_OVERLAP = 80  # tokens that two slices of a document share at most
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """What the maximum length costs over a table: pairs whose document or query was cut, tokens lost, longest pair."""
+
+    pairs: int
+    documents_cut: int
+    queries_cut: int
+    tokens_dropped: int
+    longest: int
+    first_cut: str | None
+
+    def summary(self) -> str:
+        text = f"{self.pairs} pairs, the longest {self.longest} tokens: "
+        if not (self.documents_cut or self.queries_cut):
+            return text + "none is cut"
+        return text + (
+            f"{self.documents_cut} documents and {self.queries_cut} queries are cut, {self.tokens_dropped} tokens lost; "
+            f"the first of example {self.first_cut}"
+        )
+
+
+class RerankerInputs:
+    """How a reranker reads a pair: before · query · between · document · after, at most `max_length` tokens.
+
+    Raises ValueError if the fixed tokens leave no room for a short query and the shortest document.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings) -> None:
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.layout: PairLayout = make_layout(tokenizer, settings)
+        self.room = settings.max_length - self.layout.num_fixed  # U
+        heads = self.heads = [
+            len(ids) for ids in self.tokenize([self.layout.query_prefix, self.layout.document_prefix])
+        ]
+        self.smallest_document = settings.min_document_tokens + heads[1]  # m
+        needed = self.layout.num_fixed + heads[0] + self.smallest_document + SMALLEST_QUERY
+        if settings.max_length < needed:
+            raise ValueError(
+                f"model.max_length={settings.max_length} leaves no room: {self.layout.num_fixed} fixed tokens, "
+                f"{sum(heads)} of the formats, {settings.min_document_tokens} of a document and {SMALLEST_QUERY} of a "
+                f"query make {needed}"
+            )
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        return plain_ids(self.tokenizer, texts)
+
+    def pieces(self) -> Pieces:
+        state = self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else repr(self.tokenizer)
+        prefixes = [self.layout.query_prefix, self.layout.document_prefix]
+        return Pieces(
+            tokenize=self.tokenize,
+            query_prefix=prefixes[0],
+            candidate_prefix=prefixes[1],
+            fingerprint=xxhash.xxh3_128_hexdigest(json.dumps([state, prefixes, "special tokens are text"]).encode()),
+        )
+
+    def cut(self, query: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens kept of pieces of these lengths (heads included): the document gives way first, down to m."""
+        if self.settings.query_max_length is not None:
+            query = np.minimum(query, self.settings.query_max_length)
+        fits = query + document <= self.room
+        short = np.maximum(self.room - query, np.minimum(document, self.smallest_document))
+        kept = np.where(fits, document, np.minimum(document, short))
+        return np.minimum(query, self.room - kept), kept
+
+    def lengths(self, query: np.ndarray, document: np.ndarray) -> np.ndarray:
+        """Tokens of whole pairs after the cut."""
+        return self.layout.num_fixed + np.add(*self.cut(query, document))
+
+    def assemble(self, query: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Token ids and types (None where the model reads none) of one pair of pieces."""
+        layout = self.layout
+        first, second = (int(kept) for kept in self.cut(np.asarray(len(query)), np.asarray(len(document))))
+        parts = (layout.before, query[:first], layout.between, document[:second], layout.after)
+        ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+        if layout.types is None:
+            return ids, None
+        before, of_query, between, of_document, after = layout.types
+        return ids, np.array([*before, *[of_query] * first, *between, *[of_document] * second, *after], dtype=np.int64)
+
+    def rows(self, table: ExampleTable, queries: Sequence[int], documents: Sequence[int]) -> Sequences:
+        """Token sequences of pairs of rows, in their order."""
+        pairs = zip(queries, documents, strict=True)
+        return _joined([self.assemble(table.tokens(query), table.tokens(document)) for query, document in pairs])
+
+    def slices(self, query: np.ndarray, document: np.ndarray) -> list[np.ndarray]:
+        """The document's piece, or where it would be cut, slices of it that cover it: each behind the document's head.
+
+        Neighbours overlap by a quarter of a slice, by at most MAX_OVERLAP tokens.
+        """
+        longest = self.settings.query_max_length or len(query)
+        budget = max(self.room - min(len(query), longest), self.smallest_document)
+        if len(document) <= budget:
+            return [document]
+        head, text = document[: self.heads[1]], document[self.heads[1] :]
+        size = budget - len(head)
+        step = size - min(MAX_OVERLAP, size // 4)
+        starts = range(0, len(text) - size + step, step)
+        return [np.concatenate([head, text[start : start + size]]) for start in starts]
+
+    def sliced(self, pairs: Sequence[tuple[str, str]]) -> tuple[Sequences, torch.Tensor]:
+        """Token sequences of pairs of texts, long documents in slices; and the number of the pair of each sequence."""
+        pieces = [
+            (query, part, number)
+            for number, (query, document) in enumerate(self._pieces(pairs))
+            for part in self.slices(query, document)
+        ]
+        owners = torch.tensor([number for _, _, number in pieces], dtype=torch.int64)
+        return _joined([self.assemble(query, part) for query, part, _ in pieces]), owners
+
+    def sequences(self, pairs: Sequence[tuple[str, str]]) -> Sequences:
+        """Token sequences of pairs of texts, in their order, cut at the maximum length."""
+        return _joined([self.assemble(query, document) for query, document in self._pieces(pairs)])
+
+    def _pieces(self, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Token ids of each pair's texts with their heads; every distinct text is tokenised once."""
+        queries = {self.layout.query_prefix + query.strip(): None for query, _ in pairs}
+        documents = {self.layout.document_prefix + document.strip(): None for _, document in pairs}
+        texts = list({**queries, **documents})
+        ids = {text: np.asarray(row, dtype=np.int64) for text, row in zip(texts, self.tokenize(texts), strict=True)}
+        for query, document in pairs:
+            yield ids[self.layout.query_prefix + query.strip()], ids[self.layout.document_prefix + document.strip()]
+
+    def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
+        """Tokens that each group brings, [len(groups)] int64; equal pairs of a group count once."""
+        return np.array(
+            [
+                int(self.lengths(table.lengths[group.query], table.lengths[np.unique(group.candidates)]).sum())
+                for group in groups
+            ],
+            dtype=np.int64,
+        )
+
+    def collate(
+        self,
+        table: ExampleTable,
+        groups: Sequence[Group],
+        with_positives: bool = False,
+        reference: np.ndarray | None = None,
+    ) -> Batch:
+        """A batch in which every distinct pair stands once. reference: [slots] stored scores.
+
+        Raises ValueError for with_positives: a pair says nothing about other queries.
+        """
+        if with_positives:
+            raise ValueError("a model that reads pairs has no rows of texts to compare; use a loss on scores")
+        index: dict[tuple[int, int], int] = {}
+        width = max((len(group.candidates) for group in groups), default=1)
+        candidates = np.zeros((len(groups), width), dtype=np.int64)
+        for b, group in enumerate(groups):
+            for g, row in enumerate(group.candidates.tolist()):
+                candidates[b, g] = index.setdefault((group.query, row), len(index))
+        return Batch(
+            sequences=self.rows(table, [query for query, _ in index], [row for _, row in index]),
+            queries=None,
+            candidates=torch.from_numpy(candidates),
+            labels=labels_of(groups, width),
+            ids=tuple(group.id for group in groups),
+            reference=None if reference is None else stored_reference(groups, width, reference),
+        )
+
+    def truncation(self, table: ExampleTable) -> Truncation:
+        """What the maximum length costs over all pairs of a table."""
+        example = np.repeat(np.arange(len(table)), np.diff(table.offsets))
+        query, document = table.lengths[np.asarray(table.query)[example]], table.lengths[np.asarray(table.candidates)]
+        kept = self.cut(query, document)
+        cut = (kept[0] < query) | (kept[1] < document)
+        return Truncation(
+            pairs=len(document),
+            documents_cut=int((kept[1] < document).sum()),
+            queries_cut=int((kept[0] < query).sum()),
+            tokens_dropped=int((query - kept[0] + document - kept[1]).sum()),
+            longest=int((query + document).max(initial=0)) + self.layout.num_fixed,
+            first_cut=table.id(int(example[cut.argmax()])) if cut.any() else None,
+        )
+
+
+def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> Sequences:
+    plain = join([ids for ids, _ in parts])
+    types = [kinds for _, kinds in parts if kinds is not None]
+    return Sequences(plain.input_ids, plain.lengths, token_types=join(types).input_ids if types else None)

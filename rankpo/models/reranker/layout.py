@@ -1,0 +1,189 @@
+"""What stands around a query and a document in one sequence, as token ids, learned from the tokenizer and proved on it.
+
+before · query · between · document · after: the fixed parts are tokenised once, with special tokens understood; the
+texts are tokenised with special tokens as ordinary letters, so that no document can end its own sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rankpo.data.batch import SpecialTokens
+from rankpo.models.reranker.settings import RerankerSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# stand-ins for a query and a document where a template has to be rendered to be understood
+SENTINELS = ("QUERYPLACE7Q", "DOCUMENTPLACE7D")
+PROBES = (
+    ("first", "second"),
+    ("how deep do moles dig?", "About 70 cm."),
+    ("12 x", "(a) b; c"),
+    ("Tür zu", "日本語 ok"),
+)
+
+
+@dataclass(frozen=True)
+class PairLayout:
+    """Fixed token ids around and between the two texts, and the plain text that is tokenised together with each.
+
+    types: token types of before, query, between, document and after (the texts' as one number), or None where all
+    are 0. native: the tokenizer's own encoding of a pair gives the same ids. tail: the text that `after` was made of.
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    query_prefix: str = ""
+    document_prefix: str = ""
+    types: tuple[tuple[int, ...], int, tuple[int, ...], int, tuple[int, ...]] | None = None
+    native: bool = False
+    tail: str = ""
+
+    @property
+    def num_fixed(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of texts that users wrote: what looks like a special token is text."""
+    encoded: Any = tokenizer(
+        list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+    )
+    return encoded["input_ids"] if len(texts) else []
+
+
+def fixed_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Ids of a part of a template: special tokens in it are special."""
+    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]) if text else ()
+
+
+def make_layout(tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings) -> PairLayout:
+    """The layout of these settings. Raises ValueError for a template that does not keep both texts apart."""
+    if settings.separator is None and not settings.chat_template:
+        layout = _native(tokenizer)
+        query, document = (split_special(tokenizer, part.head) for part in (settings.query, settings.document))
+        if query[0] or document[0]:
+            raise ValueError("a format with special tokens needs a separator; set model.separator to a text")
+        return PairLayout(
+            layout.before, layout.between, layout.after, query[1], document[1], layout.types, layout.native
+        )
+    first, middle, last = _rendered(tokenizer, settings)
+    query_fixed, query_plain = _cut(tokenizer, first, settings.query.head, "query_format")
+    between, document_plain = _cut(tokenizer, middle, settings.document.head, "document_format")
+    before = fixed_ids(tokenizer, query_fixed)
+    around = SpecialTokens.learn(tokenizer)
+    if before[: len(around.head)] != around.head:  # a template may bring the first token along: it stands once
+        before = (*around.head, *before)
+    after = fixed_ids(tokenizer, last + settings.suffix)
+    if settings.add_eos:
+        if tokenizer.eos_token_id is None:
+            raise ValueError("model.add_eos=true, but the tokenizer has no end token; set it to false")
+        after = (*after, tokenizer.eos_token_id)
+    tail = last + settings.suffix
+    return PairLayout(before, fixed_ids(tokenizer, between), after, query_plain, document_plain, tail=tail)
+
+
+def _native(tokenizer: PreTrainedTokenizerBase) -> PairLayout:
+    """The tokenizer's own layout of a pair, read off one pair and checked on others."""
+    layout = _read_off(tokenizer, *PROBES[0])
+    for query, document in PROBES[1:]:
+        pieces = [ids for ids in plain_ids(tokenizer, [query, document])]
+        joined = [*layout.before, *pieces[0], *layout.between, *pieces[1], *layout.after]
+        full = tokenizer(query, document)["input_ids"]
+        if joined != full:
+            raise ValueError(
+                f"the tokenizer lays out ({query!r}, {document!r}) as {full}, which its parts do not give ({joined}); "
+                "set model.separator to a text"
+            )
+    return layout
+
+
+def _read_off(tokenizer: PreTrainedTokenizerBase, query: str, document: str) -> PairLayout:
+    encoded: Any = tokenizer(query, document, return_token_type_ids=True)
+    full, types = encoded["input_ids"], encoded["token_type_ids"]
+    first, second = plain_ids(tokenizer, [query, document])
+    start = _find(full, first, 0)
+    place = _find(full, second, start + len(first))
+    ends = start + len(first), place + len(second)
+    read = "token_type_ids" in tokenizer.model_input_names and any(types)
+    return PairLayout(
+        before=tuple(full[:start]),
+        between=tuple(full[ends[0] : place]),
+        after=tuple(full[ends[1] :]),
+        types=(
+            (tuple(types[:start]), types[start], tuple(types[ends[0] : place]), types[place], tuple(types[ends[1] :]))
+            if read
+            else None
+        ),
+        native=True,
+    )
+
+
+def _find(full: Sequence[int], part: Sequence[int], begin: int) -> int:
+    for start in range(begin, len(full) - len(part) + 1):
+        if list(full[start : start + len(part)]) == list(part):
+            return start
+    raise ValueError(
+        f"the tokenizer's encoding of a pair {list(full)} does not hold {list(part)}; set model.separator to a text"
+    )
+
+
+def split_special(tokenizer: PreTrainedTokenizerBase, head: str) -> tuple[str, str]:
+    """A head, cut behind its last special token: that part becomes fixed ids, the rest is one piece with the text."""
+    names = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    end = max((head.rfind(name) + len(name) for name in names if name in head), default=0)
+    return head[:end], head[end:]
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, part: str, head: str, key: str) -> tuple[str, str]:
+    """What is fixed of the part before a text, and what is tokenised with the text."""
+    plain = split_special(tokenizer, head)[1]
+    if not part.endswith(plain):
+        raise ValueError(f"the chat template alters model.{key}: {part!r} does not end in {plain!r}")
+    return part.removesuffix(plain), plain
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings) -> tuple[str, str, str]:
+    """What stands before, between and after the two texts."""
+    query, document = settings.query, settings.document
+    whole = (
+        f"{query.head}{SENTINELS[0]}{query.tail}{settings.separator or ''}{document.head}{SENTINELS[1]}{document.tail}"
+    )
+    if settings.chat_template:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError(
+                "model.chat_template=true, but the tokenizer has none; write it into the formats and suffix"
+            )
+        turns = [{"role": "user", "content": whole}]
+        whole = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    if any(whole.count(sentinel) != 1 for sentinel in SENTINELS) or whole.find(SENTINELS[0]) > whole.find(SENTINELS[1]):
+        raise ValueError(
+            "the chat template loses, repeats or turns round what it is given; set model.chat_template=false"
+        )
+    first, rest = whole.split(SENTINELS[0])
+    middle, last = rest.split(SENTINELS[1])
+    return first, middle, last
+
+
+def answer_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], tail: str) -> tuple[int, ...]:
+    """The one token that each answer is, right behind `tail` (the real end of the prompt).
+
+    Raises ValueError naming the words that are not one token there, equal, unknown or special.
+    """
+    start = fixed_ids(tokenizer, tail)
+    ids = []
+    for word in words:
+        full = fixed_ids(tokenizer, tail + word)
+        if len(full) != len(start) + 1 or full[: len(start)] != start or full[-1] in tokenizer.all_special_ids:
+            raise ValueError(
+                f"the answer {word!r} is not one token of its own after {tail[-20:]!r}: {list(full[-4:])}; "
+                "set model.yes_word and model.no_word to words that are, or another model.suffix"
+            )
+        ids.append(full[-1])
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"the answers {', '.join(words)} are the same token {ids[0]}")
+    return tuple(ids)

@@ -1,0 +1,218 @@
+"""Pointwise rerankers: query and candidate in one sequence, one score per sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rankpo.data.batch import select
+from rankpo.data.loaders.planner import deal
+from rankpo.models.base import RankingModel
+from rankpo.models.reranker.heads import ScoreHead, find_head
+from rankpo.models.reranker.inputs import RerankerInputs
+from rankpo.models.reranker.layout import answer_ids
+from rankpo.runs import processes
+from rankpo.types import Batch, Sequences
+
+if TYPE_CHECKING:
+    from rankpo.data.readers.requests import Request
+    from rankpo.data.table import ExampleTable
+
+BATCH_TOKENS = 16384
+PAIRS_PER_BLOCK = 8192  # pairs assembled at once: bounds memory for runs of any size
+
+Pair = tuple[str, str]
+
+
+class RerankerModel(RankingModel):
+    """`forward(sequences)` gives [N] float32 logits, one for each pair of query and candidate.
+
+    backbone: with its head (sequence classification with one label, or a causal language model). one_label: `export`
+    turns the two answers of a causal language model into one linear head.
+    """
+
+    kind = "reranker"
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        inputs: RerankerInputs,
+        *,
+        layout: str = "auto",
+        chunk_tokens: int | None = None,
+        one_label: bool = False,
+    ) -> None:
+        settings = inputs.settings
+        answers = answers_of(inputs) if settings.head == "causal_lm" else ()
+        head = find_head(backbone, settings.head, answers)
+        super().__init__(backbone, layout=layout, chunk_tokens=chunk_tokens)
+        self.head: ScoreHead = head
+        self.answers = answers
+        self.inputs = inputs
+        self.settings = settings
+        self.tokenizer = inputs.tokenizer
+        self.one_label = one_label
+        check_positions(settings.max_length, backbone, self.position_offset)
+
+    def _backbone(self, **arguments: Any) -> Tensor:
+        base: Any = self.base.base_model
+        return base(**arguments).last_hidden_state
+
+    def forward(self, sequences: Sequences) -> Tensor:
+        rows, scores = [], []
+        for chunk, hidden, lengths in self.hidden_states(sequences):
+            rows.append(chunk)
+            # half precision would tie scores near each other
+            with torch.autocast(hidden.device.type, enabled=False):
+                scores.append(self.head.scores(self.base, hidden, lengths).float())
+        if not rows:
+            return torch.zeros(0, device=self.device)
+        return torch.cat(scores)[torch.argsort(torch.cat(rows)).to(self.device)]  # [N]
+
+    def score(self, scores: Tensor, batch: Batch) -> Tensor:
+        """[B, G] scores of the candidates of each query. scores: [N]."""
+        return scores[batch.candidates]
+
+    def truncation(self, table: ExampleTable) -> str:
+        return self.inputs.truncation(table).summary()
+
+    def slot_scores(self, table: ExampleTable) -> np.ndarray:
+        queries = np.repeat(np.asarray(table.query), np.diff(table.offsets))
+        pairs, place = np.unique(np.stack([queries, np.asarray(table.candidates)], 1), axis=0, return_inverse=True)
+        lengths = self.inputs.lengths(table.lengths[pairs[:, 0]], table.lengths[pairs[:, 1]])
+
+        def score(rows: np.ndarray) -> Tensor:
+            return self.score_sequences(self.inputs.rows(table, pairs[rows, 0], pairs[rows, 1]))
+
+        return self.score_many(lengths, score)[place.reshape(-1)]
+
+    def rerank(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        """[documents] float32 logits for each request, on every rank; each distinct pair is scored once, by one rank."""
+        pairs = [(request.query, document) for request in requests for document in request.documents]
+        distinct = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
+        texts = list(distinct)
+        sizes = np.array([len(query) + len(document) for query, document in texts], dtype=np.int64)  # letters will do
+        scores = self.score_many(sizes, lambda rows: self.score_texts([texts[row] for row in rows]))
+        flat = scores[[distinct[pair] for pair in pairs]] if pairs else scores
+        return np.split(flat, np.cumsum([len(request.documents) for request in requests])[:-1]) if requests else []
+
+    def score_many(self, sizes: np.ndarray, score: Callable[[np.ndarray], Tensor]) -> np.ndarray:
+        """[n] float32 scores of n pairs, on every rank. sizes: [n], to sort and deal them by; score: of numbers."""
+        own = deal(sizes, processes.world_size())[processes.rank()]
+        own = own[np.argsort(-sizes[own], kind="stable")]
+        scores = torch.zeros(len(own))
+        with processes.in_step(self, lambda: self.inputs.sequences([("a", "a")])):
+            for start in range(0, len(own), PAIRS_PER_BLOCK):
+                block = own[start : start + PAIRS_PER_BLOCK]
+                scores[start : start + len(block)] = score(block)
+        if processes.world_size() > 1:
+            return processes.place_rows(scores.to(self.device), torch.from_numpy(own), len(sizes)).cpu().numpy()
+        result = np.empty(len(sizes), dtype=np.float32)
+        result[own] = scores.numpy()
+        return result
+
+    def score_texts(self, pairs: Sequence[Pair], batch_tokens: int = BATCH_TOKENS) -> Tensor:
+        """[len(pairs)] float32 logits; of a long document in slices, the best slice's."""
+        if self.settings.long_document == "truncate":
+            return self.score_sequences(self.inputs.sequences(pairs), batch_tokens)
+        sequences, owners = self.inputs.sliced(pairs)
+        scores = self.score_sequences(sequences, batch_tokens)
+        return torch.full((len(pairs),), -torch.inf).scatter_reduce(0, owners, scores, "amax")
+
+    @torch.no_grad()  # not inference mode: weights that FSDP2 gathers in it could not be trained afterwards
+    def score_sequences(self, sequences: Sequences, batch_tokens: int = BATCH_TOKENS) -> Tensor:
+        """[N] float32 on the CPU, in evaluation mode, longest first, about `batch_tokens` tokens at a time."""
+        training = self.training
+        self.eval()
+        try:
+            scores = torch.zeros(len(sequences))
+            order = torch.argsort(sequences.lengths, descending=True, stable=True)
+            cuts = (torch.cumsum(sequences.lengths[order], 0) - 1) // batch_tokens
+            for rows in order.split(torch.unique_consecutive(cuts, return_counts=True)[1].tolist()):
+                scores[rows] = self._within_memory(sequences, rows)
+            return scores
+        finally:
+            self.train(training)
+
+    def _within_memory(self, sequences: Sequences, rows: Tensor) -> Tensor:
+        """Scores of these rows; where the device has not the memory for all of them, in halves."""
+        try:
+            return self(select(sequences, rows.numpy())).cpu()
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(rows) // 2
+        return torch.cat([self._within_memory(sequences, part) for part in (rows[:half], rows[half:])])
+
+    def compute_score(
+        self, pairs: Pair | Sequence[Pair], normalize: bool | None = None, batch_tokens: int = BATCH_TOKENS
+    ) -> float | list[float]:
+        """Scores in input order: a float for one pair of two texts, a list for a list of pairs.
+
+        normalize: True applies a sigmoid, False gives logits, None what the model was saved with. Equal pairs are
+        scored once. Raises TypeError naming the place of anything that is not a pair of texts, ValueError for an
+        empty query; an empty document has a score.
+        """
+        if isinstance(pairs, str):
+            raise TypeError("pairs must be (query, document) or a list of such pairs, got one text")
+        if len(pairs) == 2 and all(isinstance(item, str) for item in pairs):
+            return self._scores([_pair(pairs, 0)], normalize, batch_tokens)[0]
+        return self._scores([_pair(pair, index) for index, pair in enumerate(pairs)], normalize, batch_tokens)
+
+    def _scores(self, pairs: Sequence[Pair], normalize: bool | None, batch_tokens: int) -> list[float]:
+        distinct = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
+        scores = self.score_texts(list(distinct), batch_tokens) if pairs else torch.zeros(0)
+        if normalize or (normalize is None and self.settings.activation == "sigmoid"):
+            scores = torch.sigmoid(scores.double())
+        values = scores.tolist()
+        return [values[distinct[pair]] for pair in pairs]
+
+    def rank(
+        self, query: str, documents: Sequence[str], top_k: int | None = None, normalize: bool | None = None
+    ) -> list[tuple[int, float, str]]:
+        """(index into `documents`, score, text), best first, ties in the order of `documents`; at most `top_k`."""
+        if isinstance(documents, str):
+            raise TypeError("documents must be a list of texts, got one text")
+        scores = self.compute_score([(query, document) for document in documents], normalize)
+        assert isinstance(scores, list)
+        order = sorted(range(len(documents)), key=lambda index: -scores[index])  # stable
+        return [(index, scores[index], documents[index]) for index in order[:top_k]]
+
+    def export(self, folder: Path, description: Mapping[str, Any]) -> float:
+        """Writes the folder whole and loads it again; returns the largest difference of a score."""
+        from rankpo.models.reranker.saving import export_reranker, verify_export
+
+        export_reranker(folder, self, description)
+        return verify_export(folder, self)
+
+
+def answers_of(inputs: RerankerInputs) -> tuple[int, ...]:
+    """Token ids of the answers that are read, proved to be one token each at the end of this model's prompt."""
+    settings = inputs.settings
+    words = [settings.yes_word, *([settings.no_word] if settings.readout == "difference" else [])]
+    return answer_ids(inputs.tokenizer, words, inputs.layout.tail)
+
+
+def check_positions(max_length: int, backbone: PreTrainedModel, offset: int) -> None:
+    """Raises ValueError for a length above the model's usable positions (XLM-R: 514 rows give 512)."""
+    limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and max_length > int(limit) - offset:
+        raise ValueError(
+            f"model.max_length={max_length}, but the model has {int(limit) - offset} positions; "
+            f"lower it to {int(limit) - offset} or less"
+        )
+
+
+def _pair(value: Any, index: int) -> Pair:
+    if not isinstance(value, tuple | list) or len(value) != 2 or not all(isinstance(item, str) for item in value):
+        raise TypeError(f"pairs[{index}] must be two texts (query, document), got {value!r}")
+    if not value[0].strip():
+        raise ValueError(f"pairs[{index}]: the query is empty")
+    return value[0], value[1]

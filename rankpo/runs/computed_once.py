@@ -1,0 +1,44 @@
+"""What many jobs need and one computes: the first to come makes a file, those that start beside it wait for it."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from rankpo.runs import processes
+
+POLL_SECONDS = 0.5
+
+
+@contextmanager
+def must_compute(path: Path, say: Callable[[str], None]) -> Iterator[bool]:
+    """Whether this job has to write `path` inside the block, whole; the same on all its ranks, which call it together.
+
+    While one job does, others wait; where it ends without the file, the next one takes over. Rank 0 asks for the lock
+    and never waits for it: the other ranks sit in a collective call, which would time out.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        said = False
+        while (answer := processes.broadcast_object(_answer(path, file))) == "wait":
+            if not said:
+                say(f"another job computes {path}; waiting for it")
+                said = True
+            time.sleep(POLL_SECONDS)
+        yield answer == "ours"
+
+
+def _answer(path: Path, file: IO[str]) -> str:
+    """`there`, `ours` or `wait`; only rank 0's counts."""
+    if processes.rank() != 0:
+        return ""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "wait"
+    # looked for under the lock: whoever had it before may have written the file
+    return "there" if path.exists() else "ours"

@@ -1,0 +1,220 @@
+"""What a run says: console, metrics.jsonl and trackers. The only place that prints."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rankpo.runs.trackers import Tracker, tracker_of
+from rankpo.storage.atomic import replace_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHOWN = ("loss", "rewards/accuracies", "scores/accuracies", "grad_norm", "learning_rate")
+
+
+class RunningMetrics:
+    """Means over an update or several, kept as float64 sums on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._totals: dict[str, float] = {}
+        self._updates: dict[str, int] = {}
+
+    def add(self, name: str, values: Tensor) -> None:
+        """values: [n] or []; their mean over everything added, on all ranks, is the result."""
+        values = values.detach().double()
+        # one running sum, in the order of adding: what a checkpoint keeps of it continues to the same last digit
+        self._sums[name] = self._sums[name] + values.sum() if name in self._sums else values.sum()
+        self._counts[name] = self._counts.get(name, 0) + values.numel()
+
+    def add_sum(self, name: str, value: float) -> None:
+        """A rank's share of an update's value: the result is the sum over ranks, averaged over `end_update` calls."""
+        self._totals[name] = self._totals.get(name, 0.0) + value
+
+    def end_update(self) -> None:
+        """Marks the end of an update for what `add_sum` collects."""
+        for name in self._totals:
+            self._updates[name] = self._updates.get(name, 0) + 1
+
+    def result(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """All means by name. reduce: sums a tensor over ranks; every rank must have added the same names."""
+        import torch
+
+        names = sorted(self._sums)
+        device = self._sums[names[0]].device if names else torch.device("cpu")
+        flat = [self._sums[name].to(device) for name in names]
+        flat += [torch.tensor(float(self._counts[name]), dtype=torch.float64, device=device) for name in names]
+        flat += [torch.tensor(self._totals[name], dtype=torch.float64, device=device) for name in sorted(self._totals)]
+        if not flat:
+            return {}
+        values = reduce(torch.stack(flat)).tolist()
+        count = len(names)
+        means = {name: values[i] / values[count + i] for i, name in enumerate(names) if values[count + i]}
+        totals = {name: values[2 * count + i] / self._updates[name] for i, name in enumerate(sorted(self._totals))}
+        return {**totals, **means}
+
+    def state(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """What `restore` takes, as JSON: the sums over all ranks of the log line that is not yet written."""
+        import torch
+
+        names, totals = sorted(self._sums), sorted(self._totals)
+        flat = [*(float(self._sums[name]) for name in names), *(float(self._counts[name]) for name in names)]
+        flat += [self._totals[name] for name in totals]
+        device = self._sums[names[0]].device if names else None
+        values = reduce(torch.tensor(flat, dtype=torch.float64, device=device)).tolist()
+        count = len(names)
+        return {
+            "sums": dict(zip(names, values[:count], strict=True)),
+            "counts": dict(zip(names, (int(value) for value in values[count : 2 * count]), strict=True)),
+            "totals": dict(zip(totals, values[2 * count :], strict=True)),
+            "updates": dict(self._updates),
+        }
+
+    def restore(self, saved: Mapping[str, Any], share: float, device: Any = None) -> None:
+        """Continues from a state. share: 1 on the rank that carries the sums on, 0 on the others."""
+        import torch
+
+        self._sums = {
+            name: torch.tensor(value * share, dtype=torch.float64, device=device)
+            for name, value in saved["sums"].items()
+        }
+        self._counts = {name: int(value * share) for name, value in saved["counts"].items()}
+        self._totals = {name: value * share for name, value in saved["totals"].items()}
+        self._updates = dict(saved["updates"])
+
+
+class MetricsLogger:
+    """Console lines and metrics.jsonl on the main process; silent elsewhere.
+
+    run_dir None: nothing is written. tracker: the config's `tracker` node.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path | None = None,
+        *,
+        main: bool = True,
+        tracker: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        stream: TextIO | None = None,
+    ) -> None:
+        self.main = main
+        self.stream = stream or sys.stderr
+        self.path = None if run_dir is None or not main else run_dir / "metrics.jsonl"
+        self._tracker: Tracker | None = None
+        self._open = tracker_of(tracker or {}, run_dir, config or {}) if main and run_dir is not None else None
+        self._started = time.monotonic()
+        self._first_step = self._total = self._step = 0
+        self._tokens = 0
+        self._seconds = 0.0
+
+    def say(self, message: str) -> None:
+        """A notice, on the main process only."""
+        if self.main:
+            self.stream.write(f"{message}\n")
+            self.stream.flush()
+
+    def start(self, total_steps: int, first_step: int, *, afresh: bool = False) -> None:
+        """Begins the progress of a run of `total_steps`; lines of metrics.jsonl from after `first_step` are taken back.
+
+        afresh: all of them are: no checkpoint holds what they report.
+        """
+        self._total, self._first_step, self._started = total_steps, first_step, time.monotonic()
+        if self._open is not None:
+            self._tracker = self._open(first_step)
+        if self.path is not None and self.path.exists():
+            lines = [] if afresh else self.path.read_text().splitlines()
+            kept = [line for line in lines if _is_whole(line) and json.loads(line)["step"] <= first_step]
+            replace_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def tick(self, step: int, tokens: int, seconds: float) -> None:
+        """One update is done."""
+        self._step, self._tokens, self._seconds = step, self._tokens + tokens, self._seconds + seconds
+
+    def log(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
+        """kind: "train" or "eval", put in front of every name."""
+        if not self.main:
+            return
+        values = dict(metrics)
+        if kind == "train" and self._seconds:
+            values["tokens_per_second"] = self._tokens / self._seconds
+            self._tokens, self._seconds = 0, 0.0
+        named = {f"{kind}/{name}": value for name, value in values.items()}
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            record = {"step": step, "time": round(time.time(), 3), **{k: _finite(v) for k, v in named.items()}}
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        if self._tracker is not None:
+            self._tracker(step, named)
+        self.say(self._line(kind, step, values))
+
+    def _line(self, kind: str, step: int, values: Mapping[str, float]) -> str:
+        shown = {name: values[name] for name in SHOWN if name in values} if kind == "train" else values
+        text = " · ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        if kind != "train" or not self._total:
+            return f"{kind} at step {step} · {text}"
+        done = step - self._first_step
+        remaining = (time.monotonic() - self._started) / max(1, done) * (self._total - step)
+        rate = values.get("tokens_per_second")
+        speed = f" · {rate:,.0f} tokens/s" if rate else ""
+        return f"step {step}/{self._total} · {text}{speed} · ETA {_duration(remaining)}"
+
+    def table(self, rows: Sequence[Mapping[str, Any]], title: str = "") -> str:
+        """Rows as aligned columns, printed to standard output and returned."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        cells = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
+        widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+        ]
+        text = "\n".join([*([title] if title else []), *lines]) + "\n"
+        if self.main:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        return text
+
+    def finish(self) -> None:
+        if self._tracker is not None:
+            self._tracker(-1, {})
+
+
+@contextmanager
+def counting(what: str, total: int, shown: bool) -> Iterator[Callable[[int], None] | None]:
+    """A bar on the terminal that counts to `total`; yields None where it is not shown."""
+    if not shown:
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress() as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line of metrics.jsonl was written to its end: a full disk or a power cut may leave half of the last."""
+    return line.startswith("{") and line.endswith("}")
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,234 @@
+"""Processes: the only importer of torch.distributed, and the one place that builds an Accelerator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+)
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from rankpo.errors import ConfigError
+from rankpo.runs.launcher import PRECISIONS, contradiction, processes_asked, strategy_asked
+
+
+class LaunchError(RuntimeError):
+    """The processes that run are not those that were asked for."""
+
+
+def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Accelerator:
+    """The Accelerator of this run, on CUDA where there is a device, else on CPUs with gloo.
+
+    Accelerate's and DeepSpeed's own accumulation are left at 1: the loop counts globally and steers synchronisation
+    itself. Raises LaunchError where fewer processes work together than were asked for, or with another strategy: each
+    would train on the same data.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError(["trainer.precision=fp16 needs a GPU and there is none; set trainer.precision=bf16 or fp32"])
+    if problem := contradiction(os.environ, precision):
+        raise ConfigError([problem])
+    strategy = strategy_asked(os.environ)
+    if precision == "fp16" and strategy == "DEEPSPEED":
+        raise ConfigError(["trainer.precision=fp16 does not go with DeepSpeed, whose scale is its own; set bf16"])
+    processes = processes_asked(os.environ)
+    if processes > 1 and int(os.environ.get("WORLD_SIZE", "1")) < processes:
+        raise LaunchError(
+            f"{processes} processes were asked for and this one is alone; start with: "
+            f"torchrun --nproc-per-node {processes} launch.py …"
+        )
+    accelerator = _accelerator(strategy, PRECISIONS[precision], timedelta(minutes=timeout_minutes))
+    if accelerator.num_processes != processes:
+        raise LaunchError(f"{processes} processes were asked for, but this one sees {accelerator.num_processes}")
+    if strategy is not None and accelerator.distributed_type.value != strategy:
+        raise LaunchError(f"{strategy} was asked for, but accelerate made {accelerator.distributed_type.value}")
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise LaunchError("fsdp_version must be 2, as in accelerate_config/fsdp.yaml")
+    if (steps := _accumulation(accelerator)) != 1:
+        raise LaunchError(
+            f"accelerate's gradient_accumulation_steps must be 1, got {steps}: the loop accumulates itself, and each "
+            "gradient would be divided twice; trainer.max_tokens says what one device holds at once"
+        )
+    return accelerator
+
+
+def _accumulation(accelerator: Accelerator) -> int:
+    """What accelerate or DeepSpeed divides each gradient by."""
+    plugin = accelerator.state.deepspeed_plugin
+    asked = 1 if plugin is None else plugin.deepspeed_config.get("gradient_accumulation_steps", 1)
+    return max(accelerator.gradient_accumulation_steps, 1 if asked == "auto" else int(asked))
+
+
+def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta) -> Accelerator:
+    """An Accelerator, also of FSDP2 and DeepSpeed on CPUs, where accelerate 1.15 alone does something else.
+
+    Measured (tests/distributed/test_shims.py fails once it is no longer so):
+    - FSDP on CPUs: Accelerator(cpu=True) gives DDP, Accelerator() one process each that knows of no other. So cpu=True
+      makes the group, then type and plugin are set, which `prepare` reads.
+    - DeepSpeed on CPUs: Accelerator(cpu=True) gives DDP, Accelerator() alone asks for nccl. So gloo is named.
+    - DeepSpeed on CPUs compiles a reduction through shared memory when it starts: minutes on a busy machine, and a
+      process that was killed in them leaves a lock on which every later one waits for ever. So gloo does it.
+    - DeepSpeed anywhere: `prepare` wants the batch size of a torch DataLoader, and there is none. So one is written
+      into its configuration; it scales nothing while accumulation is 1.
+    """
+    cpu = not torch.cuda.is_available()
+    group: dict[str, Any] = {"timeout": timeout}
+    if cpu:  # accelerate imports DeepSpeed where it is installed, and DeepSpeed looks for a GPU and says so
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if strategy == "DEEPSPEED":
+        if cpu:
+            import deepspeed
+
+            group["backend"] = "gloo"
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(**group)])
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
+        build_whole_models()
+        return accelerator
+    handlers: list[Any] = [InitProcessGroupKwargs(**group), DistributedDataParallelKwargs(broadcast_buffers=False)]
+    accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=handlers)
+    if strategy == "FSDP" and cpu:
+        plugin = FullyShardedDataParallelPlugin()  # reads what the launcher put into the environment
+        if mixed_precision != "no":
+            plugin.set_mixed_precision(mixed_precision)
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = plugin
+    return accelerator
+
+
+def build_whole_models() -> None:
+    """Has transformers build models whole also under ZeRO-3, whose `zero3_init_flag: false` alone does not.
+
+    Accelerate tells transformers of ZeRO-3 whenever it makes an Accelerator and whenever it prepares a model; from
+    then on every new model comes in parts, which cannot run: to be split later, exported, or copied as a reference.
+    """
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, in place, without gradient; the tensor itself with one process."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def place_rows(local: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+    """[num_rows, …]: every rank's `local` at its own `rows`, the same on all ranks; without gradient.
+
+    Summing zero-filled buffers costs twice the traffic of a gather and needs no padding to equal counts; adding
+    zeros is exact.
+    """
+    full = torch.zeros(num_rows, *local.shape[1:], dtype=local.dtype, device=local.device)
+    full[rows.to(local.device)] = local.detach()
+    return sum_over_ranks(full)
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's value (anything JSON-like) on all ranks."""
+    box = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's value (anything that can be pickled), by rank, on all ranks."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether any rank says yes."""
+    if world_size() == 1:
+        return flag
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    count = torch.tensor([float(flag)], device=device)
+    return bool(sum_over_ranks(count).item() > 0)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that FSDP2 split over ranks, gathered; any other as it is. All ranks must call it together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(value: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a complete tensor, if `like` is split over ranks; on its device."""
+    value = value.to(like.device)
+    return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value
+
+
+@contextmanager
+def in_step(model: nn.Module, make_idle: Callable[[], Any]) -> Iterator[None]:
+    """Every rank makes equally many forward calls of `model` inside: who is done makes idle ones until all are.
+
+    Parameters that are split over ranks are gathered in each forward pass: a rank without work would leave the
+    others waiting. make_idle: arguments of the smallest call. Does nothing where parameters are whole on every rank.
+    """
+    if not getattr(model, "sharded", False):
+        yield
+        return
+
+    def announce(*_: Any) -> None:
+        any_rank(True)
+
+    # before the hook that gathers: first all agree that somebody has work, then all gather
+    hook = model.register_forward_pre_hook(announce, prepend=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+    with torch.no_grad():
+        idle = make_idle()
+        while any_rank(False):
+            model(idle)
+
+
+@contextmanager
+def units_in_step(model: nn.Module, idle: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
+    """As `in_step`, for work whose units are not single forward calls: what is yielded is called before each unit.
+
+    idle: the smallest unit, with the same forward calls in the same order.
+    """
+    if not getattr(model, "sharded", False):
+        yield lambda: None
+        return
+    yield lambda: any_rank(True)
+    while any_rank(False):
+        idle()
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def shut_down() -> None:
+    """Ends the process group, so that the interpreter does not warn at exit."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,257 @@
+"""A sweep's folder: one run directory for each job, named by what it varies; its state and its table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rankpo.errors import ConfigError
+from rankpo.storage.atomic import replace_text, replacing
+
+SWEEP_FILE = "sweep.json"
+JOB_FILE = "sweep_job.json"
+TABLE_FILE = "sweep.csv"
+MAX_NAME = 120  # characters; file systems allow 255
+NO_METRICS = ("step", "time")
+SMALLER_IS_BETTER = ("loss", "perplexity")
+
+_folders: list[Path] = []  # of sweeps that this process drives
+
+
+def begin(config: DictConfig) -> None:
+    """Notes what the jobs of a sweep and its table need to know, before the first job.
+
+    A job may run in another process, on another machine, under another command line: the folder is what they share.
+    config: composed without what is swept.
+    """
+    folder = Path(str(config.run_dir))
+    keys = ("search.metric", "hydra.launcher.metric", "trainer.best_metric")
+    metric = next((value for key in keys if (value := OmegaConf.select(config, key)) is not None), None)
+    direction = OmegaConf.select(config, "search.direction")
+    note = {
+        "arguments": list(config.hydra.overrides.task),
+        "metrics": [metric] if isinstance(metric, str) else list(metric or []),
+        "directions": [direction] if isinstance(direction, str) else list(direction or []),
+    }
+    replace_text(folder / SWEEP_FILE, json.dumps(note, indent=1))
+    _folders.append(folder)
+    os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")  # of srun: a task that fails ends the others of its job
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """What `begin` noted. Raises ConfigError where a job looks for it in another folder than the sweep's."""
+    path = folder / SWEEP_FILE
+    if not path.exists():
+        raise ConfigError(
+            [f"{path} is not there: exp_name, cache_dir and run_dir name the folder of the sweep; none can be swept"]
+        )
+    return json.loads(path.read_text())
+
+
+def varied(overrides: Sequence[str], arguments: Collection[str]) -> list[str]:
+    """The overrides in which a job differs from its neighbours: those that the command line does not hold as they are."""
+    return [item for item in overrides if item not in arguments and not item.startswith("search=")]
+
+
+def job_name(overrides: Sequence[str]) -> str:
+    """A folder's name for a job. It depends on the job alone, so that a longer sweep keeps the finished jobs."""
+    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(overrides)) or "job"
+    if len(name) <= MAX_NAME:
+        return name
+    import xxhash
+
+    return f"{name[:MAX_NAME]}-{xxhash.xxh3_64_hexdigest(','.join(overrides).encode())[:8]}"
+
+
+def config_hash(config: Any) -> str:
+    """Of everything that a job's result depends on: the composed config without Hydra's own part and where it is put."""
+    import xxhash
+
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    left_out = ("hydra", "run_dir", "overwrite", "resume", "tracker", "search")
+    kept = {key: value for key, value in tree.items() if key not in left_out}
+    return xxhash.xxh3_128_hexdigest(json.dumps(kept, sort_keys=True).encode())
+
+
+def write_job(folder: Path, values: Mapping[str, Any]) -> None:
+    """Notes a job's overrides, state (running, finished, pruned, failed), seconds and error."""
+    replace_text(folder / JOB_FILE, json.dumps(values, indent=1))
+
+
+def read_job(folder: Path) -> dict[str, Any] | None:
+    path = folder / JOB_FILE
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def is_finished(folder: Path, digest: str) -> bool:
+    """Whether this very job has run to its end here."""
+    job = read_job(folder)
+    return job is not None and job["state"] == "finished" and job["config"] == digest
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """One row for each job: what it varies, its state, and its value of every metric."""
+    rows = []
+    for path in sorted(folder.glob(f"*/{JOB_FILE}")):
+        job = json.loads(path.read_text())
+        chosen = dict(item.lstrip("+").split("=", 1) for item in job["overrides"])
+        rows.append({"job": path.parent.name, "state": job["state"], **chosen, **last_metrics(path.parent)})
+    return rows
+
+
+def last_metrics(run_dir: Path) -> dict[str, float]:
+    """The last value of each metric of a run, evaluation metrics without their `eval/`; those of FINAL where it is.
+
+    The two differ with trainer.final=best, which goes back to an earlier evaluation.
+    """
+    path = run_dir / "metrics.jsonl"
+    values: dict[str, float] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        if line.endswith("}"):  # a run that was killed may leave half of its last line
+            values.update({name: value for name, value in json.loads(line).items() if name not in NO_METRICS})
+    kept = {name.removeprefix("eval/"): value for name, value in values.items() if value is not None}
+    final = run_dir / "FINAL" / "rankpo.json"
+    if final.exists():
+        kept.update(json.loads(final.read_text()).get("metrics_after") or {})
+    return kept
+
+
+def find_metric(name: str, known: Collection[str]) -> str | None:
+    """The one of the known names that is meant, with or without the data set in front."""
+    return next((item for item in sorted(known) if name in (item, item.partition("/")[2])), None)
+
+
+def summary(
+    rows: Sequence[Mapping[str, Any]], metrics: str | Sequence[str] | None, descending: bool | None = None
+) -> list[dict[str, Any]]:
+    """Jobs that differ in `seed` alone as one row (mean ± standard deviation), sorted by the first metric, best first.
+
+    metrics: None takes train/loss. descending: None for all but losses and perplexities. Unfinished jobs stand at the
+    end. Raises ValueError for a metric that no finished job has.
+    """
+    finished = [row for row in rows if row["state"] == "finished"]
+    known = {key for row in finished for key, value in row.items() if isinstance(value, float)}
+    wanted = (
+        [metrics] if isinstance(metrics, str) else list(metrics or (["train/loss"] if "train/loss" in known else []))
+    )
+    names = []
+    for name in wanted if finished else []:
+        found = find_metric(name, known)
+        if found is None:
+            raise ValueError(
+                f"trainer.best_metric, hydra.launcher.metric or search.metric: {name} is not among "
+                f"{', '.join(sorted(known)) or 'the metrics of the jobs, which have none'}"
+            )
+        names.append(found)
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in finished:
+        groups.setdefault(json.dumps(_chosen(row, "seed", "state"), sort_keys=True), []).append(row)
+    table = [{**json.loads(key), "seeds": len(members), **_means(members, names)} for key, members in groups.items()]
+    if names:
+        down = names[0].rpartition("/")[2] not in SMALLER_IS_BETTER if descending is None else descending
+        table.sort(key=lambda row: row.get(names[0], float("-inf" if down else "inf")), reverse=down)
+    return [*table, *({**_chosen(row), "seeds": 0} for row in rows if row["state"] != "finished")]
+
+
+def _chosen(row: Mapping[str, Any], *others: str) -> dict[str, str]:
+    """What a job varies (metrics are numbers), without its name and `others`."""
+    return {key: value for key, value in row.items() if isinstance(value, str) and key not in ("job", *others)}
+
+
+def _means(members: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
+    """The mean of each metric over jobs, and its standard deviation as `±` of the first and `± name` of others."""
+    found: dict[str, float] = {}
+    for name in names:
+        values = [float(member[name]) for member in members if name in member]
+        if values:
+            found[name] = statistics.fmean(values)
+        if len(values) > 1:
+            found["±" if name == names[0] else f"± {name}"] = statistics.stdev(values)
+    return found
+
+
+def table_of(folder: Path) -> list[dict[str, Any]]:
+    """The table of the sweep in this folder, by its own metrics; also of one that is not at its end."""
+    note = read_note(folder)
+    descending = note["directions"][0] == "maximize" if note["directions"] else None
+    return summary(results(folder), note["metrics"], descending)
+
+
+def write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """All jobs with all metrics as `folder`/sweep.csv."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with replacing(folder / TABLE_FILE) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / TABLE_FILE
+
+
+def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., None]) -> None:
+    """Runs one job of a sweep in this process, unless it is finished; its folder is named by what it varies.
+
+    Raises what the job raises; the sweep goes on with its other jobs, unless this process was asked to end.
+    """
+    from rankpo.config.build import check
+    from rankpo.runs.logger import MetricsLogger
+    from rankpo.runs.signals import REQUEUE, Interrupted
+
+    main = os.environ.get("RANK", "0") == "0"  # Slurm runs one job of several processes here
+    parent = Path(str(config.run_dir))
+    changes = varied(overrides, read_note(parent)["arguments"])
+    digest = config_hash(config)
+    folder = parent / job_name(changes)
+    OmegaConf.update(config, "run_dir", str(folder))
+    if not config.overwrite and is_finished(folder, digest):
+        MetricsLogger(main=main).say(f"{folder.name}: finished before")
+        return
+    if not config.overwrite:
+        OmegaConf.update(config, "resume", "auto")
+    MetricsLogger(main=main).say(f"\n{folder.name}")
+    started = time.monotonic()
+
+    def note(state: str, **more: str) -> None:
+        seconds = round(time.monotonic() - started, 1)
+        write_job(folder, {"overrides": changes, "config": digest, "state": state, "seconds": seconds, **more})
+
+    if main:
+        note("running")
+    try:
+        run(check(config, overrides=overrides))
+    except Interrupted:  # it was said by the run; the job's state stays as it is
+        sys.exit(REQUEUE)
+    except ConfigError as error:  # the same on all ranks, before any waits for another
+        if main:
+            note("failed", error=str(error))
+        raise
+    except Exception as error:
+        if main and (read_job(folder) or {}).get("state") != "failed":
+            note("failed", error=str(error))
+        elif not main:  # rank 0 can only say that it lost another; ended with 1, Slurm ends it too
+            note("failed", error=f"rank {os.environ['RANK']}: {error}")
+            sys.exit(1)
+        raise
+    if main:
+        note("finished")
+
+
+def close_all() -> None:
+    """The end of the sweep that this process drove, if it did: its CSV, and its table on the console."""
+    from rankpo.runs.logger import MetricsLogger
+
+    for folder in _folders:
+        rows = results(folder)
+        if rows:
+            path = write_table(folder, rows)
+            MetricsLogger().table(table_of(folder), f"\n{len(rows)} jobs; all metrics in {path}")
+    _folders.clear()

@@ -1,0 +1,240 @@
+"""Starting jobs as processes of their own: accelerate launch where it works, torchrun where it silently does not."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankpo.errors import ConfigError
+from rankpo.runs.logger import MetricsLogger
+from rankpo.sweeps.folder import config_hash, is_finished, job_name, read_note, varied, write_job
+
+ROOT = Path(__file__).resolve().parents[2]
+LOG_FILE = "launch.log"
+SHOWN_LINES = 5  # of a failed job's log
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One config of a sweep. overrides: all of them; changes: those in which it differs; folder: its run directory."""
+
+    overrides: list[str]
+    changes: list[str]
+    name: str
+    folder: Path
+    digest: str
+    overwrite: bool = False
+
+    @classmethod
+    def of(cls, overrides: Sequence[str], composed: Any) -> Job:
+        """A job from its overrides and its composed config."""
+        parent = Path(str(composed.run_dir))
+        changes = varied(overrides, read_note(parent)["arguments"])
+        name = job_name(changes)
+        return cls(
+            overrides=[item for item in overrides if not item.startswith("run_dir=")],
+            changes=changes,
+            name=name,
+            folder=parent / name,
+            digest=config_hash(composed),
+            overwrite=bool(composed.overwrite),
+        )
+
+
+class Overseer:
+    """Who wants to know of jobs while they run and when they have ended, and may ask one to end early."""
+
+    def watch(self, job: Job) -> str | None:
+        """Why this job is to end now, or None; asked again and again while it runs."""
+        return None
+
+    def ended(self, job: Job) -> None:
+        """The job is over, also if it was finished before; its `sweep_job.json` says how."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launching:
+    """How jobs are started. config_file: of accelerate; None for one process. num_processes: None for the file's.
+
+    jobs_at_once: side by side. on_failure: `continue` with the other jobs, or `stop`. Raises ConfigError.
+    """
+
+    config_file: str | None = None
+    num_processes: int | None = None
+    jobs_at_once: int = 1
+    on_failure: str = "continue"
+
+    def __post_init__(self) -> None:
+        if self.jobs_at_once < 1:
+            raise ConfigError([f"hydra.launcher.jobs_at_once must be >= 1, got {self.jobs_at_once}"])
+        if self.num_processes is not None and self.num_processes < 1:
+            raise ConfigError([f"hydra.launcher.num_processes must be >= 1 or null, got {self.num_processes}"])
+        if self.on_failure not in ("continue", "stop"):
+            raise ConfigError([f"hydra.launcher.on_failure must be continue or stop, got {self.on_failure!r}"])
+        command(self.config_file, self.num_processes)
+
+    def run(self, jobs: Iterable[Job], total: int, overseer: Overseer | None = None) -> list[str]:
+        """Runs all jobs that are not finished yet; returns the names of those that failed.
+
+        jobs: one is taken whenever there is room, so that a search decides as late as it can. total: how many there
+        may be.
+        """
+        return _Runs(self, total, overseer or Overseer()).all(iter(jobs))
+
+
+class _Runs:
+    """The jobs that run just now, and what became of the others."""
+
+    def __init__(self, settings: Launching, total: int, overseer: Overseer) -> None:
+        self.settings = settings
+        self.total = total
+        self.overseer = overseer
+        self.logger = MetricsLogger()
+        self.program = command(settings.config_file, settings.num_processes)
+        self.running: list[Started] = []
+        self.failures: list[str] = []
+        self.done = 0
+
+    def all(self, source: Any) -> list[str]:
+        open_ = True
+        try:
+            while open_ or self.running:
+                while open_ and len(self.running) < self.settings.jobs_at_once:
+                    job = next(source, None)
+                    if job is None:
+                        open_ = False
+                    else:
+                        self.begin(job)
+                self.look()
+                if self.failures and self.settings.on_failure == "stop":
+                    open_ = False
+        finally:
+            for started in self.running:  # this process ends early: no job may go on alone
+                started.process.terminate()
+        return self.failures
+
+    def begin(self, job: Job) -> None:
+        if is_finished(job.folder, job.digest) and not job.overwrite:
+            self.done += 1
+            self.logger.say(f"{job.name}: finished before ({self.done}/{self.total})")
+            self.overseer.ended(job)
+            return
+        self.logger.say(f"{job.name}: started; its output is in {job.folder / LOG_FILE}")
+        self.running.append(Started(job, self.program))
+
+    def look(self) -> None:
+        """Waits a little, if anything runs, and deals with the jobs that have ended or are to end."""
+        if self.running:
+            time.sleep(POLL_SECONDS)
+        for started in list(self.running):
+            job = started.job
+            if started.process.poll() is None:
+                if started.stopped is None and (reason := self.overseer.watch(job)) is not None:
+                    started.stop(reason)
+                continue
+            self.running.remove(started)
+            outcome, error = started.conclude()
+            self.done += 1
+            words = f"{outcome} after {started.seconds:.0f} s ({self.done}/{self.total})"
+            self.logger.say(f"{job.name}: {words}{'' if error is None else f': {error}'}")
+            if outcome == "failed":
+                self.failures.append(job.name)
+            self.overseer.ended(job)
+
+
+class Started:
+    """A job whose processes run. stopped: why it was asked to end, or None."""
+
+    def __init__(self, job: Job, program: Sequence[str]) -> None:
+        self.job = job
+        self.stopped: str | None = None
+        self.began = time.monotonic()
+        self.noted: dict[str, Any] = {"overrides": job.changes, "config": job.digest}
+        write_job(job.folder, {**self.noted, "state": "running"})
+        with (job.folder / LOG_FILE).open("w") as log:
+            self.process = subprocess.Popen(
+                arguments(job, program), stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent
+            )
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def stop(self, reason: str) -> None:
+        """Asks the processes to end: they finish their update and write a checkpoint."""
+        self.stopped = reason
+        self.process.terminate()
+
+    def conclude(self) -> tuple[str, str | None]:
+        """How it ended (finished, pruned, failed) and why, also noted in its folder."""
+        code = self.process.returncode
+        more: dict[str, Any] = {"seconds": round(self.seconds, 1)}
+        if code == 0:  # also if it was asked to end too late
+            write_job(self.job.folder, {**self.noted, "state": "finished", **more})
+            return "finished", None
+        if self.stopped is not None:
+            write_job(self.job.folder, {**self.noted, "state": "pruned", "reason": self.stopped, **more})
+            return "pruned", self.stopped
+        error = own_words((self.job.folder / LOG_FILE).read_text(errors="replace")) or f"exit code {code}"
+        write_job(self.job.folder, {**self.noted, "state": "failed", "error": error, "exit_code": code, **more})
+        return "failed", error
+
+
+def arguments(job: Job, program: Collection[str]) -> list[str]:
+    """The command of a job: it continues where an earlier attempt of it stopped."""
+    resume = [] if job.overwrite or any(item.startswith("resume=") for item in job.overrides) else ["resume=auto"]
+    return [*program, str(ROOT / "launch.py"), *job.overrides, f"run_dir={quoted(job.folder)}", *resume]
+
+
+def own_words(log: str) -> str:
+    """The end of what a job's processes said, without what torchrun adds about their end; equal lines once."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    elastic = next((number for number, line in enumerate(lines) if "torch/distributed/elastic" in line), len(lines))
+    return " | ".join(dict.fromkeys(lines[:elastic][-SHOWN_LINES:]))
+
+
+def quoted(path: Path) -> str:
+    """A path as the value of an override: Hydra's grammar reads commas and equals signs."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def command(config_file: str | None, num_processes: int | None) -> list[str]:
+    """What to put in front of launch.py. Raises ConfigError for a file that is not there.
+
+    accelerate 1.15 starts one process for MULTI_CPU, whatever is asked for: on CPUs torchrun is taken instead.
+    """
+    import yaml
+
+    settings: dict[str, Any] = {}
+    if config_file is not None:
+        path = Path(config_file)
+        if not path.is_file():
+            raise ConfigError([f"hydra.launcher.config_file={config_file}: no such file"])
+        settings = yaml.safe_load(path.read_text()) or {}
+    count = num_processes or int(settings.get("num_processes", 1))
+    plain = settings.get("distributed_type", "NO") in ("NO", "MULTI_CPU", "MULTI_GPU")
+    if count == 1 and plain:
+        return [sys.executable]
+    if plain:  # torchrun starts one process per device as accelerate's own launcher does, on CPUs too
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config_file)]
+    return [*launcher, "--num_processes", str(count), "--main_process_port", "0"]
+
+
+def _die_with_parent() -> None:
+    """Asks Linux to end this process if the sweep that started it is killed: no orphan may hold a run directory."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        if os.getppid() == 1:
+            os._exit(1)

@@ -1,0 +1,340 @@
+"""Which values the next job of a sweep gets, by what earlier ones gave: Optuna asked and told, whatever runs the jobs.
+
+The storage has all that was asked and told: the same command continues from it. Values depend on (seed, number of the
+trial, results so far) alone, so that jobs run one at a time are the same whether the search was interrupted or not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankpo.errors import ConfigError
+from rankpo.runs.logger import MetricsLogger
+from rankpo.sweeps.folder import find_metric, last_metrics, read_job
+from rankpo.sweeps.jobs import Job, Overseer
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial, Trial, TrialState
+
+STUDY = "rankpo"
+NOTE = "search"  # the study's attribute that says what it searches
+NO_RANGE = ("seed", "exp_name", "cache_dir", "run_dir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """config/search/optuna.yaml; metric and direction may be lists of equal length. Raises ValueError."""
+
+    metric: str | Sequence[str] | None
+    direction: str | Sequence[str] = "maximize"
+    num_trials: int = 20
+    params: Mapping[str, str] = field(default_factory=dict)
+    sampler: str = "tpe"
+    startup_trials: int = 10
+    seed: int = 42
+    pruning: str = "none"
+    pruning_trials: int = 5
+    pruning_steps: int = 0
+    storage: str = "search.journal"
+
+    def __post_init__(self) -> None:
+        if not self.metric:
+            raise ValueError("metric is not set; set search.metric or trainer.best_metric, such as jobs_dev/ndcg@20")
+        for name, allowed in (("sampler", ("tpe", "random")), ("pruning", ("none", "median"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name, least in (("num_trials", 1), ("startup_trials", 1), ("pruning_trials", 1), ("pruning_steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        if strange := [direction for direction in self.directions if direction not in ("maximize", "minimize")]:
+            raise ValueError(f"direction must be maximize or minimize, got {strange[0]!r}")
+        if len(self.directions) != len(self.metrics):
+            raise ValueError(f"direction must have one value for each of {', '.join(self.metrics)}")
+        if self.pruning != "none" and len(self.metrics) > 1:
+            raise ValueError("pruning=median needs one metric; set search.pruning=none")
+
+    @property
+    def metrics(self) -> list[str]:
+        return [self.metric] if isinstance(self.metric, str) else list(self.metric or ())
+
+    @property
+    def directions(self) -> list[str]:
+        return [self.direction] if isinstance(self.direction, str) else list(self.direction)
+
+
+def split(
+    overrides: Sequence[Override], params: Mapping[str, str], parse: Callable[[str], Override]
+) -> tuple[list[str], dict[str, Override]]:
+    """The overrides that all jobs have, and those with a range by key; the command line goes before `params`.
+
+    Raises ConfigError where nothing has a range, or what must not have one.
+    """
+    fixed = [str(item.input_line) for item in overrides if not item.is_sweep_override()]
+    fixed = [item for item in fixed if not item.lstrip("+~").startswith(("search=", "search."))]
+    ranges = {item.get_key_element(): item for item in overrides if item.is_sweep_override()}
+    given = {item.get_key_element() for item in overrides}
+    for key, text in params.items():
+        item = parse(f"{key}={text}")
+        if not item.is_sweep_override():
+            raise ConfigError([f"search.params.{key} must be a range such as interval(0.1,5), got {text!r}"])
+        if key not in given:
+            ranges[key] = item
+    if not ranges:
+        raise ConfigError(["search=optuna has nothing to search; add a range, such as 'loss.beta=interval(0.1,5)'"])
+    if "seed" in ranges:
+        raise ConfigError(["seed must not have a range: a search would choose the luckiest one; set search.seed"])
+    if strange := [key for key in NO_RANGE if key in ranges]:
+        raise ConfigError([f"{strange[0]} must not have a range: it names the folder of the search"])
+    return fixed, ranges
+
+
+def distribution(item: Override) -> BaseDistribution:
+    """Optuna's form of a range as Hydra writes it.
+
+    `range` is without its end, as in any other sweep. Raises ConfigError for one that is empty or has no logarithm.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value: Any = item.value()
+    try:
+        if item.is_interval_sweep():
+            whole = isinstance(value.start, int) and isinstance(value.end, int)
+            kind = IntDistribution if whole else FloatDistribution
+            return kind(value.start, value.end, log="log" in value.tags)
+        if item.is_range_sweep() and not value.shuffle:
+            steps = list(value.range())
+            kind = IntDistribution if isinstance(steps[0], int) else FloatDistribution
+            return kind(steps[0], steps[-1], step=type(steps[0])(value.step))
+        return CategoricalDistribution(list(dict.fromkeys(item.sweep_string_iterator())))
+    except (ValueError, IndexError) as error:
+        raise ConfigError([f"{item.input_line}: {error}"]) from error
+
+
+def open_storage(storage: str) -> BaseStorage:
+    """A journal file, or a database by its URL. Raises ConfigError where optuna is not installed."""
+    try:
+        from optuna.storages import JournalStorage, get_storage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise ConfigError(["search=optuna needs optuna: pip install 'rankpo[search]'"]) from error
+    if "://" in storage:
+        return get_storage(storage)
+    Path(storage).parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(storage))
+
+
+class Search(Overseer):
+    """Trials of one study as jobs. make_job: the job of values by key; watched: whether running jobs can be pruned.
+
+    Raises ConfigError where the storage holds another search.
+    """
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        ranges: Mapping[str, Override],
+        make_job: Callable[[Mapping[str, str]], Job],
+        *,
+        watched: bool,
+    ) -> None:
+        storage = open_storage(settings.storage)
+        import optuna
+
+        if settings.pruning != "none" and not watched:
+            raise ConfigError([f"search.pruning={settings.pruning} needs hydra/launcher=rankpo_accelerate"])
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.settings = settings
+        self.space = {key: distribution(item) for key, item in ranges.items()}
+        self.make_job = make_job
+        self.say = MetricsLogger().say
+        self.trials: dict[Path, list[Trial]] = {}  # by the folder of their job: equal values are one job
+        self.over: set[Path] = set()
+        self.curves: dict[Path, Curve] = {}
+        sample = make_job({key: _text(_any_of(value)) for key, value in self.space.items()})
+        if sample.overwrite and STUDY in optuna.get_all_study_names(storage):
+            optuna.delete_study(study_name=STUDY, storage=storage)
+        self.study = optuna.create_study(
+            study_name=STUDY,
+            storage=storage,
+            directions=list(settings.directions),  # type: ignore[arg-type]
+            pruner=self._pruner(),
+            load_if_exists=True,
+        )
+        self._refuse_another({key: str(item.get_value_string()) for key, item in ranges.items()}, sample)
+        # trials that this start has room for: those that failed before do not count
+        self.total = max(0, settings.num_trials - len(self._finished(optuna.trial.TrialState.PRUNED)))
+
+    def _pruner(self) -> Any:
+        from optuna.pruners import MedianPruner, NopPruner
+
+        if self.settings.pruning == "none":
+            return NopPruner()
+        return MedianPruner(self.settings.pruning_trials, n_warmup_steps=self.settings.pruning_steps)
+
+    def _refuse_another(self, ranges: Mapping[str, str], sample: Job) -> None:
+        """Notes what is searched, or compares it with what was noted at an earlier start."""
+        common = [item for item in sample.overrides if item not in sample.changes]
+        now = {
+            "ranges": dict(ranges),
+            "metric": self.settings.metrics,
+            "direction": self.settings.directions,
+            "overrides": sorted(item for item in common if not item.startswith(("resume=", "overwrite="))),
+        }
+        before = self.study.user_attrs.get(NOTE)
+        if before is None:
+            self.study.set_user_attr(NOTE, now)
+        elif different := [f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]:
+            raise ConfigError(
+                [
+                    f"{self.settings.storage} holds a search with other {'; '.join(different)}; set overwrite=true to "
+                    "start again, or another exp_name"
+                ]
+            )
+
+    def _finished(self, *more: TrialState) -> list[FrozenTrial]:
+        """Trials with a result, and those of further states."""
+        from optuna.trial import TrialState
+
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, *more))
+
+    def jobs(self) -> Iterator[Job]:
+        """A job for each trial, as late as it is asked for; first those that an earlier start left unfinished."""
+        for trial in self._asked():
+            job = self.make_job({key: _text(value) for key, value in trial.params.items()})
+            of_job = self.trials.setdefault(job.folder, [])
+            of_job.append(trial)
+            if job.folder in self.over:
+                self.ended(job)
+            elif len(of_job) == 1:
+                noted = read_job(job.folder)
+                if noted is not None and noted["state"] == "pruned" and noted["config"] == job.digest:
+                    self.ended(job)
+                else:
+                    yield job
+
+    def _asked(self) -> Iterator[Trial]:
+        import optuna
+        from optuna.trial import TrialState
+
+        trials = self.study.get_trials(deepcopy=False)
+        left = [trial for trial in trials if trial.state == TrialState.RUNNING][: self.total]
+        for trial in left:
+            yield optuna.trial.Trial(self.study, trial._trial_id)
+        known = [trial.params for trial in trials if trial.state != TrialState.FAIL]
+        for trial in trials:
+            if trial.state == TrialState.FAIL and trial.params not in known:
+                self.study.enqueue_trial(trial.params, skip_if_exists=False)
+                known.append(trial.params)
+        for _ in range(self.total - len(left)):
+            # a sampler of its own for each: a continued search must not draw again what the first ones drew
+            self.study.sampler = self._sampler(len(self.study.get_trials(deepcopy=False)))
+            yield self.study.ask(self.space)
+
+    def _sampler(self, number: int) -> Any:
+        from optuna.samplers import RandomSampler, TPESampler
+
+        from rankpo.data.random_keys import random_keys
+
+        seed = int(random_keys(1, self.settings.seed, number)[0]) >> 32  # numpy's generator takes 32 bits
+        if self.settings.sampler == "random":
+            return RandomSampler(seed)
+        return TPESampler(seed=seed, n_startup_trials=self.settings.startup_trials)
+
+    def watch(self, job: Job) -> str | None:
+        """Hands new evaluations to the pruner; why the job should end, or None."""
+        if self.settings.pruning == "none":
+            return None
+        trial = self.trials[job.folder][0]
+        curve = self.curves.setdefault(job.folder, Curve(job.folder / "metrics.jsonl", self.settings.metrics[0]))
+        for step, value in curve.news():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a continued job repeats evaluations that are known
+                trial.report(value, step)
+            if trial.should_prune():
+                return f"{curve.metric} {value:.4g} at update {step} is worse than the median"
+        return None
+
+    def ended(self, job: Job) -> None:
+        """Tells the study how the job ended; of all trials with these values."""
+        from optuna.trial import TrialState
+
+        self.over.add(job.folder)
+        noted = read_job(job.folder) or {"state": "failed"}
+        values = self._values(job) if noted["state"] == "finished" else None
+        for trial in self.trials[job.folder]:
+            if self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+                continue
+            if values is not None:
+                self.study.tell(trial, values)
+            else:
+                self.study.tell(trial, state=TrialState.PRUNED if noted["state"] == "pruned" else TrialState.FAIL)
+            found = noted["state"] if values is None else ", ".join(f"{value:.4g}" for value in values)
+            self.say(f"trial {trial.number + 1}: {job.name}: {found}")
+
+    def _values(self, job: Job) -> list[float] | None:
+        """The job's metrics, or None where one is not a number. Raises ConfigError for one that no job has."""
+        metrics = last_metrics(job.folder)
+        values = []
+        for name in self.settings.metrics:
+            found = find_metric(name, metrics)
+            if found is not None:
+                values.append(float(metrics[found]))
+            elif not self._finished():
+                raise ConfigError([f"search.metric={name} is not among {', '.join(sorted(metrics)) or 'no metrics'}"])
+        return values if len(values) == len(self.settings.metrics) and all(map(math.isfinite, values)) else None
+
+    def close(self, failures: Sequence[str]) -> None:
+        """Says what was best. Raises RuntimeError where no job of the search has finished."""
+        if not self._finished():
+            raise RuntimeError(f"no job of the search finished; failed: {'; '.join(failures) or 'see the table'}")
+        for trial in self.study.best_trials:
+            shown = " ".join(f"{key}={_text(value)}" for key, value in trial.params.items())
+            self.say(f"best: {shown} · {', '.join(f'{value:.4g}' for value in trial.values)}")
+
+
+class Curve:
+    """Evaluations of one metric in a metrics.jsonl that grows."""
+
+    def __init__(self, path: Path, metric: str) -> None:
+        self.path = path
+        self.metric = metric
+        self.place = 0  # bytes read
+
+    def news(self) -> list[tuple[int, float]]:
+        """(update, value) of the lines since the last call. That before the first update says nothing of a job."""
+        if not self.path.exists():
+            return []
+        if self.path.stat().st_size < self.place:  # a continued run takes back what its checkpoint does not know
+            self.place = 0
+        with self.path.open("rb") as file:
+            file.seek(self.place)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.place += len(whole)
+        found = []
+        for line in whole.splitlines():
+            record = json.loads(line)
+            values = {name.removeprefix("eval/"): value for name, value in record.items() if name.startswith("eval/")}
+            name = find_metric(self.metric, values)
+            if name is not None and values[name] is not None and record["step"] > 0:
+                found.append((int(record["step"]), float(values[name])))
+        return found
+
+
+def _text(value: Any) -> str:
+    """A value as part of an override: choices are that already, numbers have the digits that a name should have."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _any_of(space: BaseDistribution) -> Any:
+    """Some value of a distribution."""
+    return space.choices[0] if hasattr(space, "choices") else space.low  # type: ignore[attr-defined]

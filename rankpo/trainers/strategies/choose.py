@@ -1,0 +1,45 @@
+"""Which strategy was launched, and what does not go with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from rankpo.trainers.strategies.base import Strategy
+from rankpo.trainers.strategies.fully_sharded import FullyShardedStrategy
+from rankpo.trainers.strategies.zero import ZeroStrategy
+
+
+def make_strategy(
+    accelerator: Accelerator, model: Any, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
+) -> Strategy:
+    """The strategy that was launched; the model's forward passes are one backbone call each where it is sharded."""
+    kinds = {"FSDP": FullyShardedStrategy, "DEEPSPEED": ZeroStrategy}
+    return kinds.get(accelerator.distributed_type.value, Strategy)(accelerator, model, optimizer, max_grad_norm)
+
+
+def unfit(strategy: str, kind: str, loss: Any, evaluated: bool) -> str | None:
+    """Why these do not go together and what does, or None.
+
+    strategy: `name_of`; kind: the model's; evaluated: whether there are eval_datasets.
+    """
+    if strategy in ("DEEPSPEED-3", "FSDP") and evaluated and kind == "listwise":
+        return (
+            "eval_datasets are ranked by a listwise reranker window after window, which split weights cannot; "
+            "use accelerate_config/deepspeed_zero2.yaml, or leave eval_datasets out"
+        )
+    if strategy.startswith("DEEPSPEED") and getattr(loss, "value_max_grad_norm", None) is not None:
+        return (
+            "loss.value_max_grad_norm clips a part of the gradient by itself, which DeepSpeed cannot; set it to null, or "
+            "use accelerate_config/fsdp.yaml"
+        )
+    return None
+
+
+def name_of(accelerator: Accelerator) -> str:
+    """accelerate's DistributedType, with the stage for ZeRO."""
+    name = accelerator.distributed_type.value
+    plugin = accelerator.state.deepspeed_plugin
+    return f"{name}-{plugin.zero_stage}" if plugin is not None else name

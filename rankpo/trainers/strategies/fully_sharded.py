@@ -1,0 +1,40 @@
+"""FSDP2 as a strategy of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rankpo.trainers.strategies.base import Strategy, in_order, keep_in_step, on_rank_0
+
+
+class FullyShardedStrategy(Strategy):
+    """FSDP2: parameters, gradients and optimizer state are split over the ranks, and gathered block by block."""
+
+    sharded = True
+
+    def prepare(self, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+        plugin: Any = self.accelerator.state.fsdp_plugin
+        plugin.transformer_cls_names_to_wrap = repeated_blocks(self.model)
+        keep_in_step(self.model)
+        return super().prepare(optimizer)
+
+    def plain_weights(self) -> dict[str, Tensor] | None:
+        return on_rank_0({name: self.whole(tensor) for name, tensor in in_order(self.model.state_dict())})
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        super().load_weights(weights)
+        self.model.reshard()  # what an evaluation before has gathered is out of date
+
+
+def repeated_blocks(model: nn.Module) -> list[str]:
+    """Class names of the blocks a transformer repeats, which are sharded one by one.
+
+    transformers' own list also names embeddings, whose weights an output head may share with them.
+    """
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    named = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    return sorted({type(block).__name__ for stack in stacks for block in stack} & named)
