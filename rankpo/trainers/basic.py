@@ -64,6 +64,7 @@ class BasicTrainer:
         self.finite_loss = True  # of this rank's part of the current update
         self.saved_step: int | None = None
         try:
+            self.schedule.check(self.total_steps)
             self.check()
         except ValueError as error:  # of a combination of keys that only loss, data and trainer together show
             raise ConfigError([str(error)]) from error
@@ -145,6 +146,8 @@ class BasicTrainer:
         self.policy.train()
         fresh = self.state.step == 0 and self.state.start_metrics is None
         self.logger.start(self.total_steps, self.state.step, afresh=fresh)
+        if remark := self.schedule.remark(self.total_steps):
+            self.logger.say(remark)
         ahead = Ahead(self.prepare, self.total_steps)
         try:
             if fresh and self.settings.eval_at_start:
