@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import xxhash
 from safetensors import SafetensorError
 
+from rankpo.storage import locks
 from rankpo.storage.atomic import disk_is_full, replace_text
 
 MANIFEST = "manifest.json"
@@ -192,18 +192,12 @@ class CheckpointStore:
 @contextmanager
 def claim(run_dir: Path) -> Iterator[None]:
     """Holds the run directory; a second process that tries gets a CheckpointError naming the first."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("a+") as file:
+    lock = run_dir / ".lock"
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise CheckpointError(
-                f"{run_dir} is in use by process {file.read().strip() or 'unknown'}; choose another exp_name"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            stack.enter_context(locks.named(lock))
+        except locks.Busy:
+            raise CheckpointError(f"{run_dir} is in use by {locks.holder(lock)}; choose another exp_name") from None
         yield
 
 
