@@ -68,7 +68,7 @@ def known(environment: Mapping[str, str] = os.environ) -> Iterator[tuple[str, st
     for name, value in environment.items():
         if name in _registered or is_secret_name(name):
             bare = value.strip()
-            shortest = SHORTEST_WORD if bare.isalpha() else SHORTEST
+            shortest = SHORTEST_WORD if bare.isalpha() and name not in _registered else SHORTEST
             if len(bare) >= shortest and (name in _registered or not _is_path(bare)):
                 yield name, bare
 
