@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.judges import transport
 from rankpo.judges.base import JudgeFailed, JudgeStopped, Reply
 from rankpo.judges.records import Records

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.runs.checkpoints import CheckpointError, claim
+from rankpo.errors import StorageError
+from rankpo.runs.folder import claim
 from rankpo.storage import locks
 from tests.runs import RANKPO, train
 
@@ -73,7 +74,7 @@ def test_a_strange_note_of_the_holder_is_not_repeated(tmp_path, note):
 
 @pytest.mark.usefixtures("without_flock")
 def test_without_locks_of_the_file_system_a_file_is_the_lock(tmp_path):
-    with claim(tmp_path), pytest.raises(CheckpointError, match=f"in use by process {os.getpid()};"), claim(tmp_path):
+    with claim(tmp_path), pytest.raises(StorageError, match=f"in use by process {os.getpid()};"), claim(tmp_path):
         pass
     with claim(tmp_path):
         pass
