@@ -64,6 +64,7 @@ class BasicTrainer:
         self.finite_loss = True  # of this rank's part of the current update
         self.saved_step: int | None = None
         try:
+            self.schedule.check(self.total_steps)
             self.check()
         except ValueError as error:  # of a combination of keys that only loss, data and trainer together show
             raise ConfigError([str(error)]) from error
@@ -117,14 +118,13 @@ class BasicTrainer:
         """The loss of a micro-batch, not reduced."""
         embeddings = self.model(batch.sequences)  # [N, D]
         reference = None
-        if self.loss.needs_reference and self.reference is not None:
+        if "reference" in self.loss.needs and self.reference is not None:
             reference = self.reference.scores(batch)
 
         def loss_of(vectors: Tensor) -> LossOutput:
             return self.loss(self.policy.score(vectors, batch), batch.labels, reference, **self.loss_arguments())
 
-        dims: Sequence[int] | None = getattr(self.loss, "matryoshka_dims", None)
-        return matryoshka(loss_of, embeddings, dims, getattr(self.loss, "matryoshka_weights", None))
+        return matryoshka(loss_of, embeddings, self.loss.matryoshka)
 
     def loss_arguments(self) -> Mapping[str, Any]:
         """Keyword arguments of the loss that are the same for the whole update."""
@@ -146,6 +146,8 @@ class BasicTrainer:
         self.policy.train()
         fresh = self.state.step == 0 and self.state.start_metrics is None
         self.logger.start(self.total_steps, self.state.step, afresh=fresh)
+        if remark := self.schedule.remark(self.total_steps):
+            self.logger.say(remark)
         ahead = Ahead(self.prepare, self.total_steps)
         try:
             if fresh and self.settings.eval_at_start:

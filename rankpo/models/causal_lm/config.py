@@ -29,6 +29,7 @@ class CausalModelConfig(WeightsConfig):
     """
 
     kind = "causal_lm"
+    gives = frozenset({"token_logps", "text"})
     logps = "none"  # scores already are log-probabilities
 
     max_length: int = 1024

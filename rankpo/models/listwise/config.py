@@ -28,6 +28,7 @@ class ListwiseModelConfig(WeightsConfig):
     """
 
     kind = "listwise"
+    gives = frozenset({"lists"})
     logps = "candidates"
 
     prompt: str = "letters"
