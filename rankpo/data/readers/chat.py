@@ -15,6 +15,7 @@ from rankpo.data.readers import chat_formats, files, oasst
 from rankpo.data.readers.chat_formats import Chat
 from rankpo.data.readers.fields import BadRecord
 from rankpo.data.readers.hub import HubRecords
+from rankpo.data.relevance import threshold
 from rankpo.types import Example, Prompt
 
 VERSION = 1  # raise it with any change of what a record becomes
@@ -27,12 +28,14 @@ class ChatRecords(HubRecords):
 
     config: of a hub dataset that comes in several. format: one of FORMATS, or auto, decided by the keys of the first
     record. split: records of files that name a split of their own are left out unless it is this one. max_pairs:
-    examples of one prompt at most, the first ones. filtered: counts what split, format and max_pairs left out.
+    examples of one prompt at most, the first ones. relevant_from: the smallest reward of a desirable completion, for
+    losses that need to know. filtered: counts what split, format and max_pairs left out.
     """
 
     config: str | None = None
     format: str = "auto"
     max_pairs: int | None = None
+    relevant_from: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,7 +45,7 @@ class ChatRecords(HubRecords):
 
     def fingerprint(self) -> str:
         """Of the contents and of the settings that choose and read them. A hub dataset is named by its revision."""
-        settings = [self.split, self.format, self.max_pairs, self.limit, self.on_bad_record]
+        settings = [self.split, self.format, self.max_pairs, self.relevant_from, self.limit, self.on_bad_record]
         return xxhash.xxh3_128_hexdigest(json.dumps([VERSION, self.content(), *settings]).encode())
 
     def examples(self) -> Iterator[Example]:
@@ -55,6 +58,7 @@ class ChatRecords(HubRecords):
                 relevance=chat.relevance,
                 id=f"{self.name}:{place}",
                 source=place,
+                relevant=threshold(chat.relevance, self.relevant_from),
             )
         self.complain()
 
