@@ -22,7 +22,7 @@ import xxhash
 
 from rankpo.data.relevance import RELEVANT, UNKNOWN, UnknownRelevance, completed
 from rankpo.data.text.conversations import plain_text
-from rankpo.runs.checkpoints import damage, written_whole
+from rankpo.storage.folders import damage, written_whole
 from rankpo.types import Example
 
 FORMAT_VERSION = 5

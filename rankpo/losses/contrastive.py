@@ -98,6 +98,10 @@ class ContrastiveLoss(Loss):
         if self.hardness.mode == "in_batch" and self.hardness.strength:
             raise ValueError("hardness.mode=in_batch needs negatives=in_batch, got own; or set mode=hard_negatives")
 
+    def teaches(self, labels: Labels) -> Tensor:
+        """With negatives=own: a positive and at least one negative."""
+        return labels.mask.sum(1) > 1
+
     def own_mask(self, batch: Batch) -> Tensor:
         """Mask [B, G] for the labels of `__call__`: without repeated texts and known positives, as the keys say."""
         return own_candidates(batch, self.false_negatives.same_text, self.deduplicate_pool)
@@ -190,7 +194,8 @@ class ContrastiveLoss(Loss):
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Losses [b] of logits [b, columns] and target columns [b]; 0 where the target stands alone."""
-    return logits.logsumexp(1) - logits.gather(1, target[:, None])[:, 0]
+    # log_softmax takes the largest logit off first: logsumexp alone has a gradient of |logit| · 1e-7 where it should be 0
+    return -logits.log_softmax(1).gather(1, target[:, None])[:, 0]
 
 
 def _metrics(scores: Tensor, positive: Tensor, others: Tensor, kept: Tensor) -> dict[str, Tensor]:

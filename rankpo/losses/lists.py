@@ -50,6 +50,11 @@ class ListLoss(Loss):
         """[B] bool: lists with at least one ordered pair."""
         return ordered_pairs(target, labels.mask).flatten(1).any(1)
 
+    def teaches(self, labels: Labels) -> Tensor:
+        if self.needs_teacher and labels.teacher is None:
+            return super().teaches(labels)  # what is missing is the trainer's to say
+        return self.usable(self.target_of(labels), labels)
+
     def list_weights(self, target: Tensor, labels: Labels) -> Tensor:
         """Weights [B] of usable lists: 1 each, so that long lists do not outweigh short ones."""
         return torch.ones(len(labels), device=target.device)
@@ -125,7 +130,11 @@ def positions(scores: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 def list_metrics(scores: Tensor, target: Tensor, mask: Tensor, graded: bool) -> dict[str, Tensor]:
     """`scores/accuracies`, `scores/ties` (shares of the ordered pairs), `scores/top1` (a best one stands first,
-    alone) and, if graded, `ndcg@10`; one value for each list with an ordered pair."""
+    alone) and, if graded, `ndcg@10`; one value for each list with an ordered pair.
+
+    target: the relevance that the loss is trained on. Its scale is that of the training data: with a label range, in
+    [0, 1], so that these gains are flatter than those of an evaluation, which takes the labels before scaling.
+    """
     pairs = ordered_pairs(target, mask)
     told = pairs.flatten(1).any(1)
     difference = gaps(scores)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
     from rankpo.config.build import Experiment
+    from rankpo.data.loaders.ranking import DataLoader
     from rankpo.evaluation.base import Evaluator
+    from rankpo.losses.base import Loss
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.models.reference import Reference
     from rankpo.runs.logger import MetricsLogger
@@ -40,7 +42,7 @@ class Train:
     def __call__(self, experiment: Experiment) -> Mapping[str, float]:
         """Returns the metrics of the last evaluation."""
         from rankpo.runs import processes
-        from rankpo.runs.checkpoints import claim, enter_run_dir, start_again
+        from rankpo.runs.folder import claim, enter_run_dir, start_again
         from rankpo.runs.logger import MetricsLogger
 
         if not experiment.datasets:
@@ -100,6 +102,7 @@ def assemble(
             batch_size=replay_size,
             seed=experiment.seed,
         )
+    check_teaches(experiment.loss, loader, logger.say)
     if logger.main:
         report_data(experiment, inputs, table, evaluators, logger.say)
     model = experiment.model.build(inputs, logger.say, experiment.settings.gradient_checkpointing)
@@ -138,6 +141,16 @@ def assemble(
         ),
     )
     return trainer
+
+
+def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
+    """Raises ConfigError for data from which the loss cannot learn; says what part of it teaches nothing."""
+    from rankpo.trainers.empty_updates import check
+
+    try:
+        check(loss, loader, say)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
 
 
 def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:

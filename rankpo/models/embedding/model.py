@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.batch import EmbeddingInputs, select
+from rankpo.errors import ConfigError
 from rankpo.models.base import RankingModel
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.types import Batch, Sequences
