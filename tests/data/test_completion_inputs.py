@@ -176,7 +176,7 @@ def test_sft_learns_from_the_best_completion(tmp_path):
     )
     best = CompletionDataLoader(table=table, batch_size=8, seed=1, shuffle=False)
     assert best.items.tolist() == [[0, 1], [2, 4]]
-    with pytest.raises(ValueError, match="dataloader.completions=all needs to know which candidates are relevant"):
+    with pytest.raises(ValueError, match=r"dataloader\.completions=all needs to know which candidates are relevant"):
         CompletionDataLoader(table=table, batch_size=8, seed=1, completions="all")
     with pytest.raises(ValueError, match=r"dataloader.completions must be one of best, all, got 'first'"):
         CompletionDataLoader(table=table, batch_size=8, seed=1, completions="first")
