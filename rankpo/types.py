@@ -32,6 +32,7 @@ class Example:
     source: `file:line` (or `dataset[index]`) for messages.
     relevant: whether each candidate is a positive, where lists or a threshold say so; see `data.relevance`.
     grades: the labels of a record that has both lists and scores, for losses on labels; None: `relevance` is the label.
+    finished: per candidate, False for a completion that was cut when it was written; None: all are whole.
     """
 
     query: Prompt
@@ -43,6 +44,7 @@ class Example:
     source: str = ""
     relevant: tuple[bool, ...] | None = None
     grades: tuple[float, ...] | None = None
+    finished: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True)

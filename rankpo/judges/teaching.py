@@ -39,7 +39,7 @@ def teach(
         records.close()
     form = pos_neg if all(stated(example) is not None for example, _ in scored) else hits
     path = folder / "teacher.jsonl"
-    lines = (json.dumps(form(example, scores), ensure_ascii=False) for example, scores in scored)
+    lines = (json.dumps(form(example, scores)) for example, scores in scored)
     replace_text(path, "".join(f"{line}\n" for line in lines))
     say(f"{path}: {len(scored)} queries scored by {judge.name}")
     return len(scored)

@@ -36,8 +36,8 @@ class ListLoss(Loss):
         require_choice(("relevance", "teacher"), target=self.target)
 
     @property
-    def needs_teacher(self) -> bool:
-        return self.target == "teacher"
+    def needs(self) -> frozenset[str]:
+        return frozenset({"teacher"} if self.target == "teacher" else ())
 
     def of_lists(self, scores: Tensor, target: Tensor, labels: Labels) -> Tensor:
         """Losses [B] of s and y [B, G], both 0 where masked; finite also for lists that are not usable."""
@@ -51,7 +51,7 @@ class ListLoss(Loss):
         return ordered_pairs(target, labels.mask).flatten(1).any(1)
 
     def teaches(self, labels: Labels) -> Tensor:
-        if self.needs_teacher and labels.teacher is None:
+        if self.target == "teacher" and labels.teacher is None:
             return super().teaches(labels)  # what is missing is the trainer's to say
         return self.usable(self.target_of(labels), labels)
 

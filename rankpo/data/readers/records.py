@@ -48,7 +48,8 @@ class PassReport:
 
     rows: records used. filtered: by `where` or `min_confidence`. merged: equal candidates of one example. conflicts:
     of those, one relevant and the other not. places: of bad records, `dataset: file:line: why`. labels: the smallest
-    and the largest label of records that have labels in place of lists, in the units of the file.
+    and the largest label of records that have labels in place of lists, in the units of the file. unused: fields that
+    nothing reads.
     """
 
     formats: list[str] = field(default_factory=list)
@@ -60,6 +61,7 @@ class PassReport:
     conflict_places: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     labels: list[float] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         parts = [f"{self.rows} rows ({', '.join(self.formats) or 'no format'})"]
