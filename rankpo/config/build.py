@@ -273,7 +273,7 @@ def signature(target: Any, arguments: Mapping[str, Any], key: str, complete: boo
 
 def _prefixed(key: str, message: str, names: Iterable[str]) -> str:
     """The message with the group's key in front, unless it names it already. names: of the keys of the group."""
-    if message.startswith((f"{key}.", f"{key}:", f"{key} ")):
+    if message.startswith((f"{key}.", f"{key}:", f"{key} ", "datasets.")):
         return message
     first = re.split(r"[^\w]", message, maxsplit=1)[0]
     return f"{key}.{message}" if first in names else f"{key}: {message}"
