@@ -23,8 +23,8 @@ from rankpo.data.loaders.planner import cut, deal, pad_equal
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable
 from rankpo.losses.contrastive import ContrastiveLoss
+from rankpo.losses.reduction import denominators, total
 from rankpo.runs import processes
-from rankpo.trainers.update import denominators, total
 from rankpo.types import Batch, LossOutput
 
 
