@@ -1,13 +1,10 @@
-"""The README.md of a saved model: what it is, how three libraries load it, what it was trained on, what it scores."""
+"""Model cards: the README.md of a saved model, with what it was trained on and what it scores."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from rankpo.models.embedding.settings import EmbeddingSettings
 
 
 def public_name(base_model: str | None) -> str | None:
@@ -16,41 +13,24 @@ def public_name(base_model: str | None) -> str | None:
     return Path(base_model).name if base_model is not None and is_path else base_model
 
 
-def card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
-    """Markdown with the head that model hubs read. Holds no path of the machine it was made on."""
-    base = str(description.get("base_model") or "random weights")
-    head = [
-        "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: sentence-similarity",
-        *([f"base_model: {base}"] if "/" in base else []),  # hubs resolve it: a folder's name would be a dead link
-        "tags: [rankpo, sentence-transformers, feature-extraction]",
-        "---",
-    ]
+def card_of(
+    description: Mapping[str, Any], library: str, task: str, tags: Sequence[str], about: Sequence[str]
+) -> str:
+    """Markdown with the head that model hubs read. about: lines on what the model is and how it is used.
+
+    description: holds no path of this machine.
+    """
+    base = str(description.get("base_model") or "")
     lines = [
-        *head,
+        "---",
+        f"library_name: {library}",
+        f"pipeline_tag: {task}",
+        *([f"base_model: {base}"] if "/" in base else []),  # hubs resolve it: a folder's name would be a dead link
+        f"tags: [{', '.join(tags)}]",
+        "---",
         f"# {description.get('exp_name', 'rankpo model')}",
         "",
-        f"A bi-encoder trained with rankpo (loss {description.get('loss', '')}) from {base}.",
-        f"{settings.pooling} pooling, {'normalised' if settings.normalize else 'not normalised'}; "
-        f"queries up to {settings.query_max_length} tokens, passages up to {settings.passage_max_length}.",
-        "",
-        "## Use",
-        "",
-        "```python",
-        "import rankpo",
-        'model = rankpo.load("FOLDER")',
-        'scores = model.encode(["a query"], role="query") @ model.encode(["a passage"]).T',
-        "",
-        "from sentence_transformers import SentenceTransformer",
-        'model = SentenceTransformer("FOLDER")',
-        'scores = model.encode_query(["a query"]) @ model.encode_document(["a passage"]).T',
-        "",
-        "from transformers import AutoModel, AutoTokenizer  # pool and normalise as stated above",
-        'backbone, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")',
-        "```",
-        "",
-        f"Query prompt: {json.dumps(settings.query_prompt)}. Passage prompt: {json.dumps(settings.passage_prompt)}.",
+        *about,
         "",
         *training_list(description),
         *metrics_table(description),
