@@ -18,7 +18,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rankpo.config.guard import guarded
-from rankpo.config.messages import ConfigError, explain, multirun_refusal, run_error
+from rankpo.config.messages import explain, multirun_refusal, run_error
+from rankpo.errors import ConfigError
 from rankpo.runs.signals import REQUEUE, Interrupted, leaving_at_once
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from tests.losses.test_risk import naive_cvar
 from tests.runs import trainer_of
 from tests.trainers.test_causal import TINY

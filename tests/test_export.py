@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 import rankpo
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.models.embedding import saving
 from rankpo.models.embedding.config import EmbeddingModelConfig
 from rankpo.models.embedding.model import EmbeddingModel

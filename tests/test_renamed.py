@@ -10,8 +10,9 @@ from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from rankpo.config.messages import ConfigError, explain
+from rankpo.config.messages import explain
 from rankpo.config.renamed import RENAMED
+from rankpo.errors import ConfigError
 from rankpo.tasks.demo import compose
 from tests.runs import ROOT
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.sweeps import optuna as module
 from rankpo.sweeps.folder import job_name, write_job
 from rankpo.sweeps.jobs import Job

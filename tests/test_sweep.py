@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.config.messages import ConfigError, multirun_refusal
+from rankpo.config.messages import multirun_refusal
+from rankpo.errors import ConfigError
 from rankpo.runs.signals import Interrupted
 from rankpo.sweeps import folder, jobs
 from rankpo.sweeps.jobs import Job, Launching, Overseer, command, own_words, quoted

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from rankpo.config.guard import leaves, secrets
-from rankpo.config.messages import ConfigError, unknown
+from rankpo.config.messages import unknown
 from rankpo.config.value_types import type_problem, type_problems
+from rankpo.errors import ConfigError
 from rankpo.trainers.settings import TrainerSettings
 
 if TYPE_CHECKING:

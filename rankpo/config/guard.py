@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.", "optuna.samplers.")
 LOGGING = re.compile(r"(logging(\.handlers)?|colorlog)\.[A-Z]\w*")  # a class, and no module that one of them imports

@@ -6,36 +6,19 @@ import errno
 import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
+from rankpo import errors
 from rankpo.config.renamed import RENAMED
-
-
-class ConfigError(ValueError):
-    """Everything that is wrong with a config, one line each."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
-
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
-        """Made again from its problems: submitit brings it back from another machine."""
-        return type(self), (self.problems,)
+from rankpo.errors import ConfigError
 
 
 def unknown(name: str, value: str, allowed: Iterable[str]) -> str:
-    """`name` does not know `value`: says so, with the nearest allowed one and all of them.
-
-    A key of the systems that this one replaces is told apart by its name, and where the same is set here is said.
-    """
-    choices = sorted(allowed)
-    near = get_close_matches(value, choices, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    """As `errors.unknown`; a key of one of the systems that rankpo replaces is answered with its name here."""
     here = RENAMED.get(value, "")
-    # a key that is missing at this very place, such as another optimizer's, is nowhere else either
-    hint = f"; here it is {here}" if here and not name.startswith(f"{here.split()[0]}:") else hint
-    return f"{name} has no {value!r}{hint} (allowed: {', '.join(choices)})"
+    # The renamed key must not be the one that is missing at this very place, such as another optimizer's.
+    known = here and not name.startswith(f"{here.split()[0]}:")
+    return errors.unknown(name, value, allowed, f"; here it is {here}" if known else "")
 
 
 def multirun_refusal(arguments: Sequence[str], environment: Mapping[str, str]) -> str | None:
@@ -68,9 +51,7 @@ def run_error(error: Exception, environment: Mapping[str, str]) -> str | None:
         message = "the disk is full; free some of it, and the same command with resume=auto continues"
         return f"{rank}: {message}" if several else message
     innermost = traceback.extract_tb(error.__traceback__)[-1]
-    ours = Path(innermost.filename).is_relative_to(Path(__file__).parents[1]) and (innermost.line or "").startswith(
-        "raise"
-    )
+    ours = Path(innermost.filename).is_relative_to(errors.PACKAGE) and (innermost.line or "").startswith("raise")
     if not ours and not (isinstance(error, OSError) and error.filename is not None):
         return None
     message = str(error) if ours else f"{error.filename}: {error.strerror}"  # type: ignore[attr-defined]

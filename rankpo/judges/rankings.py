@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from rankpo.config.build import Experiment

@@ -190,7 +190,8 @@ class ContrastiveLoss(Loss):
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Losses [b] of logits [b, columns] and target columns [b]; 0 where the target stands alone."""
-    return logits.logsumexp(1) - logits.gather(1, target[:, None])[:, 0]
+    # log_softmax takes the largest logit off first: logsumexp alone has a gradient of |logit| · 1e-7 where it should be 0
+    return -logits.log_softmax(1).gather(1, target[:, None])[:, 0]
 
 
 def _metrics(scores: Tensor, positive: Tensor, others: Tensor, kept: Tensor) -> dict[str, Tensor]:

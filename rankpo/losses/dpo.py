@@ -24,6 +24,7 @@ from rankpo.losses.pairs import (
     pair_scores,
     per_token,
     preference,
+    weights_of_means,
 )
 from rankpo.types import Labels, LossOutput, Term
 
@@ -134,7 +135,8 @@ class IPOLoss(Loss):
     """(h̄_w - h̄_l - 1/(2β))², h̄ the log-ratio per token: https://arxiv.org/abs/2310.12036 eq. 17.
 
     scores, reference [B, 2]; with `labels.lengths`, log-probabilities of a causal language model. The key `lengths`:
-    `mean` divides each log-ratio by its own length, `sum` is the paper's literal form.
+    `mean` divides each log-ratio by its own length, and a pair with a completion of no scored token weighs 0; `sum` is
+    the paper's literal form.
     """
 
     beta: float = 0.1  # the paper's τ
@@ -148,6 +150,9 @@ class IPOLoss(Loss):
     @property
     def needs_reference(self) -> bool:
         return True
+
+    def weights(self, labels: Labels) -> Mapping[str, Tensor]:
+        return weights_of_means(labels) if self.lengths == "mean" else super().weights(labels)
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)

@@ -107,7 +107,9 @@ class GRPOLoss(TokenPolicyLoss):
 
     def _losses(self, tokens: PolicyTokens, advantages: Tensor, weights: Tensor | None) -> LossOutput:
         logps = at_least_float32(tokens.logps)
-        ratio = (logps - at_least_float32(tokens.old_logps).detach()).exp()
+        log_ratio = logps - at_least_float32(tokens.old_logps).detach()
+        # without an advantage nothing is learnt, also where ρ is too large for a float: 0 · inf would be NaN
+        ratio = torch.where(advantages != 0, log_ratio, log_ratio.detach().clamp(max=0)).exp()
         losses, clipped = clipped_policy_loss(ratio, advantages, *self.bounds)
         distance = k3(logps - at_least_float32(tokens.reference_logps).detach())
         terms = {"kl": Term(distance, weights, self.beta)} if self.beta else {}
@@ -116,7 +118,7 @@ class GRPOLoss(TokenPolicyLoss):
 
 def group_deviations(labels: Labels) -> Tensor:
     """[B] population standard deviation of each group's rewards; 0 where nothing is to be learnt."""
-    rewards = labels.relevance
+    rewards = at_least_float32(labels.relevance)
     mean = _list_means(rewards[labels.mask], labels.mask)[:, None]
     return _list_means((rewards - mean).square()[labels.mask], labels.mask).sqrt()
 

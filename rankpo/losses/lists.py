@@ -120,7 +120,11 @@ def positions(scores: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 def list_metrics(scores: Tensor, target: Tensor, mask: Tensor, graded: bool) -> dict[str, Tensor]:
     """`scores/accuracies`, `scores/ties` (shares of the ordered pairs), `scores/top1` (a best one stands first,
-    alone) and, if graded, `ndcg@10`; one value for each list with an ordered pair."""
+    alone) and, if graded, `ndcg@10`; one value for each list with an ordered pair.
+
+    target: the relevance that the loss is trained on. Its scale is that of the training data: with a label range, in
+    [0, 1], so that these gains are flatter than those of an evaluation, which takes the labels before scaling.
+    """
     pairs = ordered_pairs(target, mask)
     told = pairs.flatten(1).any(1)
     difference = gaps(scores)

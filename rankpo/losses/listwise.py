@@ -147,6 +147,7 @@ class ADRMSELoss(ListLoss):
 def choice_terms(scores: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """logsumexp_{j ≥ k} s_(j) - s_(k) [B, G] in the order of the target, 0 beyond the list, and where it is not."""
     order = torch.where(mask, target, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    scores = scores - scores.detach().amax(1, keepdim=True)  # the value is the same, and large scores lose no digits
     ordered, counted = scores.gather(1, order), mask.gather(1, order)
     numbers = torch.arange(mask.shape[1], device=mask.device)
     left = (numbers[None, :] >= numbers[:, None]) & counted[:, None, :]  # [B, k, j]: still to be chosen at k

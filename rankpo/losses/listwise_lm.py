@@ -65,7 +65,8 @@ class ListwiseLMLoss(Loss):
         if answer_logps is None:
             raise ValueError(f"objective={self.objective} needs the log-probabilities of the answers [B], got None")
         tokens = _answer_tokens(labels)
-        losses = -at_least_float32(answer_logps) / tokens  # per answer token, weighed by their number
+        # per answer token, weighed by their number: an answer of none has the sum 0, and weighs 0
+        losses = -at_least_float32(answer_logps) / tokens.clamp(min=1)
         if ranked is None:
             mask = labels.mask
             target = labels.relevance.to(scores.dtype).masked_fill(~mask, 0.0)

@@ -81,7 +81,9 @@ class NCALoss(LogRatioLoss):
 class SPPOLoss(LogRatioLoss):
     """(h_w - (P - ½)/β)² + (h_l + (P - ½)/β)², P = the chosen one's win rate. https://arxiv.org/abs/2405.00675.
 
-    win_rate: `certain`, P = 1, the paper's hard form; `confidence`, P = the pair's stated confidence.
+    win_rate: `certain`, P = 1, the paper's hard form; `confidence`, P = the pair's stated confidence. A confidence
+    below ½ counts as ½, a coin toss, as in every loss that reads it: it is doubt about the label, not a vote for the
+    rejected one, and must not turn the pair around.
     """
 
     beta: float = 0.001  # 1/η of the paper; for cosines use 0.1 and more
@@ -92,7 +94,7 @@ class SPPOLoss(LogRatioLoss):
         require_choice(("certain", "confidence"), win_rate=self.win_rate)
 
     def of_rewards(self, chosen: Tensor, rejected: Tensor, labels: Labels) -> Tensor:
-        advantage = 0.5 if self.win_rate == "certain" else labels.confidence.to(chosen) - 0.5
+        advantage = 0.5 if self.win_rate == "certain" else labels.confidence.to(chosen).clamp(0.5, 1.0) - 0.5
         return ((chosen - advantage).square() + (rejected + advantage).square()) / self.beta**2
 
 

@@ -30,7 +30,7 @@ class SFTLoss(Loss):
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         logps = at_least_float32(scores)[:, 0]  # [B]
         weights = self.weights(labels)["loss"]
-        per_token = logps / weights
+        per_token = logps / weights.clamp(min=1)  # a completion of no token has the sum 0, and weighs 0
         metrics = {"logps/chosen": logps.detach(), "logps/token": per_token.detach()}
         return LossOutput(-per_token, weights, metrics)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.mining.data import MiningData
 from rankpo.mining.sampling import random_rows
 from rankpo.mining.scores import DenseScores

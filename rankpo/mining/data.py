@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import TextSource, text_id, text_key
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-from rankpo.config.messages import unknown
+from rankpo.errors import unknown
 from rankpo.models.kind import ModelKind
 
 

@@ -16,7 +16,7 @@ from rankpo.models.base import RankingModel, plain_attention
 from rankpo.models.model_card import public_name
 from rankpo.models.older_transformers import for_older_readers
 from rankpo.models.saved import RECORD
-from rankpo.runs.checkpoints import written_whole
+from rankpo.storage.folders import written_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-from rankpo.config.messages import unknown
+from rankpo.errors import unknown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import xxhash
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.readers import files
 from rankpo.data.readers.fields import extract, normal
+from rankpo.errors import ConfigError
 
 POOL, OWN = "pool", "own"
 ID_KEYS = ("_id", "id", "docid", "document_id", "query_id", "qid")

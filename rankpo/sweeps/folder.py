@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.storage.atomic import replace_text, replacing
 
 SWEEP_FILE = "sweep.json"

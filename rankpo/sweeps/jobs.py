@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.runs.logger import MetricsLogger
 from rankpo.sweeps.folder import config_hash, is_finished, job_name, read_note, varied, write_job
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.readers import files
+from rankpo.errors import ConfigError
 from rankpo.judges.annotation import ORDERS
 from rankpo.judges.pairs import Pair, PairSettings
 from rankpo.retrieval.corpus import check_source, open_source, text_key
@@ -90,7 +90,7 @@ class Annotate:
         """The report. Raises Unfinished where a budget or the server ended the work before its end."""
         from rankpo.judges.estimate import estimate, say_cut
         from rankpo.runs import processes
-        from rankpo.runs.checkpoints import claim
+        from rankpo.runs.folder import claim
         from rankpo.runs.logger import MetricsLogger
 
         if processes.world_size() > 1:

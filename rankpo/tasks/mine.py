@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.mining.settings import MiningSettings
 from rankpo.retrieval.corpus import FileTexts, dataset_files, open_source
 

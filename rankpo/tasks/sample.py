@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.readers import files
 from rankpo.data.text.conversations import plain_text, prompt_record
+from rankpo.errors import ConfigError
 from rankpo.models.engine.vllm import check_backend, choose_backend
 from rankpo.storage.atomic import replace_text
 
@@ -66,7 +66,7 @@ class Sample:
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The table's row; {} on other ranks than the first."""
         from rankpo.runs import processes
-        from rankpo.runs.checkpoints import claim
+        from rankpo.runs.folder import claim
         from rankpo.runs.logger import MetricsLogger
         from rankpo.tasks.train import seed_everything
 

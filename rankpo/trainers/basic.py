@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.loaders.planner import plan
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.random_keys import random_keys
+from rankpo.errors import ConfigError
 from rankpo.losses.matryoshka import matryoshka
 from rankpo.runs import processes
 from rankpo.runs.logger import RunningMetrics
@@ -64,6 +64,7 @@ class BasicTrainer:
         self.finite_loss = True  # of this rank's part of the current update
         self.saved_step: int | None = None
         try:
+            self.schedule.check(self.total_steps)
             self.check()
         except ValueError as error:  # of a combination of keys that only loss, data and trainer together show
             raise ConfigError([str(error)]) from error
@@ -146,6 +147,8 @@ class BasicTrainer:
         self.policy.train()
         fresh = self.state.step == 0 and self.state.start_metrics is None
         self.logger.start(self.total_steps, self.state.step, afresh=fresh)
+        if remark := self.schedule.remark(self.total_steps):
+            self.logger.say(remark)
         ahead = Ahead(self.prepare, self.total_steps)
         try:
             if fresh and self.settings.eval_at_start:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.losses.dpo import DPOLoss
 from rankpo.runs import launcher
 from rankpo.runs.launcher import contradiction, processes_asked

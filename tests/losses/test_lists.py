@@ -402,3 +402,27 @@ def test_float32_labels_keep_what_float16_loses():
     value = PointwiseLoss()(tensor([[12.0, -12.0]]), known).losses.double()
     exact = (0.9998 * log(1 + e**-12) + 0.0002 * log(1 + e**12) + log(1 + e**-12)) / 2
     assert_close(value, tensor([exact], dtype=float64), rtol=1e-3, atol=0)  # float16 gives 6e-6 for .0012
+
+
+@pytest.mark.parametrize("scheme", ["lambdarank", "ndcg1", "ndcg2", "ndcg2pp"])
+def test_raw_gains_of_scaled_grades(scheme):
+    """Grades 3, 1, 0 scaled to 1, 1/3, 0: with grade_scale=3 the loss and ndcg@10 are those of the raw grades."""
+    raw, scaled = lists([3, 1, 0, 0]), lists([1, 1 / 3, 0, 0])
+    scores = S.flip(1)
+    expected = LambdaLoss(scheme=scheme)(scores, raw)
+    found = LambdaLoss(scheme=scheme, grade_scale=3.0)(scores, scaled)
+    assert_close(found.losses, expected.losses)
+    assert_close(found.metrics["ndcg@10"], expected.metrics["ndcg@10"])
+    flat = LambdaLoss(scheme=scheme)(scores, scaled)
+    assert (flat.losses - expected.losses).abs() > 1e-3
+    assert (flat.metrics["ndcg@10"] - expected.metrics["ndcg@10"]).abs() > 1e-3
+
+
+def test_a_mixture_refuses_what_it_would_lose():
+    """rankpo's kl is a term of its own: a weighted sum of main terms would leave it out."""
+    both = {"a": RankNetLoss(), "b": RankPOLoss(beta=1.0, temperature=1.0, sft_weight=1.0)}
+    mixture = MixtureLoss(losses=both, term_weights={"a": 1.0, "b": 1.0})
+    with pytest.raises(ValueError, match=r"losses.b has terms of its own \(sft\), which a mixture cannot weigh"):
+        mixture.weights(lists([1, 0]))
+    with pytest.raises(ValueError, match=r"losses\.m is a mixture itself"):
+        MixtureLoss(losses={"m": mixture, "a": RankNetLoss()}, term_weights={"m": 1.0, "a": 1.0})

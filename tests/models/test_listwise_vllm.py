@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.models.listwise.reranking import ListwiseReranker
 from rankpo.models.listwise.vllm import VllmListwiseModel
 from rankpo.tasks.demo import compose

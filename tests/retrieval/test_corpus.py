@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.readers.beir import Beir, write_beir
 from rankpo.data.readers.records import Records
+from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import check_source, open_source, text_id
 
 

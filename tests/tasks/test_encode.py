@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.readers.beir import write_beir
 from rankpo.data.readers.trec import read_run
+from rankpo.errors import ConfigError
 from rankpo.retrieval.embeddings import Embeddings, EncodingError
 from rankpo.tasks.encode import embedding_model
 from tests.runs import TINY, launch, train

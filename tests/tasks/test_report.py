@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.report import charts
 from rankpo.report.runs import open_runs, short_names
 from tests.runs import train

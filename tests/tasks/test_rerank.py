@@ -7,10 +7,10 @@ import random
 import pytest
 
 import rankpo
-from rankpo.config.messages import ConfigError
 from rankpo.data.readers.beir import write_beir
 from rankpo.data.readers.requests import of_file
 from rankpo.data.readers.trec import read_run, write_run
+from rankpo.errors import ConfigError
 from rankpo.retrieval.bm25 import Bm25Index, Bm25Settings
 from rankpo.tasks.demo import compose
 from tests.models.test_reranker import model_of

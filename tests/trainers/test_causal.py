@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rankpo
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.tasks.demo import compose
 from tests.runs import curve, final_weights, train, trainer_of
 

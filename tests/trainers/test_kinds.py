@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.runs.logger import RunningMetrics
 from rankpo.tasks.demo import compose
 from tests.runs import ROOT, trainer_of

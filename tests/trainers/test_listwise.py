@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.generated.jobs import Jobs, relevance
 from rankpo.data.generated.jobs_judge import utility
+from rankpo.errors import ConfigError
 from rankpo.losses.lists import ListLoss
 from rankpo.losses.mixture import MixtureLoss
 from rankpo.tasks.demo import compose

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.tasks.demo import compose
 from rankpo.trainers.ppo import completion_tokens
 from rankpo.types import Batch, Labels, Sequences

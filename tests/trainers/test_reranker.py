@@ -8,9 +8,10 @@ import pytest
 from torch.testing import assert_close
 
 import rankpo
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.evaluation.lists import ListwiseEvaluator
 from rankpo.tasks.demo import compose
+from rankpo.types import Example
 from tests.runs import curve, final_weights, launch, train, trainer_of
 
 WORDS = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]
@@ -236,8 +237,6 @@ class Lists:
         return "lists of the test"
 
     def examples(self):
-        from rankpo.types import Example
-
         yield Example("q", ("a", "b", "c"), (1.0, 0.5, 0.0), "first")
         yield Example("r", ("d", "e", "d"), (1.0, 0.5, 0.0), "second")
 
@@ -278,3 +277,24 @@ def test_ties_go_by_the_text_and_never_by_the_file(tmp_path):
     ideal = 3 + 1 / np.log2(3)
     assert run["first"]["ndcg@10"] == pytest.approx(1)
     assert run["second"]["ndcg@10"] == pytest.approx((1 + 3 / np.log2(3)) / ideal)
+
+
+@pytest.mark.parametrize("largest", [0.3, 0.5, 1.0, 2.0, 49.0])
+def test_lists_on_any_scale(tmp_path, largest):
+    """Grades in 49ths of the scale; a scale of at most 1 has its bar at the half, a longer one at grade 1."""
+
+    class Scaled(Lists):
+        max_label = largest
+
+        def fingerprint(self):
+            return f"lists up to {largest}"
+
+        def examples(self):
+            grades = (1.0, 0.5, 1 / 49, 0.0)
+            yield Example("q", ("a", "b", "c", "d"), grades, "first")
+
+    evaluator = ListwiseEvaluator(Scaled(), tmp_path, ["recall@2", "precision@4"], lambda message: None)
+    found = evaluator.evaluate(Scorer([0, 1, 3, 2])).metrics  # c d b a
+    relevant = 3 if largest == 49 else 2
+    assert found["precision@4"] == relevant / 4
+    assert found["recall@2"] == (relevant == 3) / relevant

@@ -9,7 +9,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.testing import assert_close
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.runs import processes
 from rankpo.runs.logger import MetricsLogger
 from rankpo.tasks.demo import compose

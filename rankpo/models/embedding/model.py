@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.parallel import encode_in_processes
 from rankpo.models.embedding.settings import EmbeddingSettings

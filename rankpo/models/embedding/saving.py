@@ -16,7 +16,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers import AutoModel, PreTrainedTokenizerBase
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.settings import EmbeddingSettings

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 
 BACKENDS = ("auto", "transformers", "vllm")
 
