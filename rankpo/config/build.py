@@ -24,7 +24,7 @@ from rankpo.trainers.settings import TrainerSettings
 
 if TYPE_CHECKING:
     from rankpo.losses.base import Loss
-    from rankpo.models.embedding.config import EmbeddingModelConfig
+    from rankpo.models.kind import ModelKind
     from rankpo.trainers.schedules import Schedule
 
 ALLOWED_TARGETS = ("rankpo.", "torch.optim.", "transformers.", "peft.")
@@ -83,7 +83,7 @@ class Experiment:
 
     task: Any
     loss: Loss
-    model: EmbeddingModelConfig
+    model: ModelKind
     datasets: Sequence[Any]
     eval_datasets: Sequence[Any]
     replay_datasets: Sequence[Any]

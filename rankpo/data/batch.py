@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xxhash
 
 from rankpo.data.loaders.ranking import Group
-from rankpo.data.table import ExampleTable, Pieces
-from rankpo.models.embedding.settings import EmbeddingSettings
-from rankpo.types import Batch, Labels, Sequences
+from rankpo.types import Labels, Sequences
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 
 def labels_of(groups: Sequence[Group], width: int | None = None) -> Labels:

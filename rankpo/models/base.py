@@ -16,9 +16,10 @@ from rankpo.models.inputs import Inputs
 from rankpo.types import Batch, Labels, Sequences
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from rankpo.data.loaders.ranking import Group
     from rankpo.data.table import ExampleTable
-    from transformers import PreTrainedTokenizerBase
 
 CPU_CHUNK_TOKENS = 4096  # a working set near the caches: see the measurements in LOG.md, 2026-11-21
 

@@ -119,11 +119,11 @@ class Inputs(ABC):
             reference=None if reference is None else stored_reference(groups, candidates.shape[1], reference),
         )
 
-    def _positives(
-        self, table: ExampleTable, groups: Sequence[Group], index: dict[Hashable, int]
-    ) -> torch.Tensor:
+    def _positives(self, table: ExampleTable, groups: Sequence[Group], index: dict[Hashable, int]) -> torch.Tensor:
         """[P, 2] pairs (query, sequence) of this batch."""
-        pairs = [(b, index[key]) for b, group in enumerate(groups) for key in self.positives(table, group) if key in index]
+        pairs = [
+            (b, index[key]) for b, group in enumerate(groups) for key in self.positives(table, group) if key in index
+        ]
         return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
 

@@ -149,7 +149,7 @@ class ModelKind(ABC):
         """Keys that win over those of a saved folder. explicit: the keys that the command line sets."""
         return explicit
 
-    def finish(self, model: Any, needs: frozenset[str], say: Say) -> None:
+    def finish(self, model: Any, needs: frozenset[str], say: Say) -> None:  # noqa: B027 (most kinds add nothing)
         """Adds what the loss needs to a model that was built."""
 
     # what every kind is given

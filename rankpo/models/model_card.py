@@ -13,9 +13,7 @@ def public_name(base_model: str | None) -> str | None:
     return Path(base_model).name if base_model is not None and is_path else base_model
 
 
-def card_of(
-    description: Mapping[str, Any], library: str, task: str, tags: Sequence[str], about: Sequence[str]
-) -> str:
+def card_of(description: Mapping[str, Any], library: str, task: str, tags: Sequence[str], about: Sequence[str]) -> str:
     """Markdown with the head that model hubs read. about: lines on what the model is and how it is used.
 
     description: holds no path of this machine.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +35,7 @@ def saved_kind(folder: Path) -> str:
     causal_lm; all others are embedding models.
     """
     if record := read_json(folder / RECORD):
-        return str(record["kind"])
+        return _kind_of(record, folder)
     if has_classification_head(folder):
         return "reranker"
     if (folder / "modules.json").exists():
@@ -43,6 +44,12 @@ def saved_kind(folder: Path) -> str:
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in _heads(folder)):
         return "causal_lm"
     return "embedding"
+
+
+def _kind_of(record: Mapping[str, Any], folder: Path) -> str:
+    if not isinstance(record.get("kind"), str):
+        raise ValueError(f"{folder / RECORD} does not state the kind of the model")
+    return str(record["kind"])
 
 
 def has_classification_head(folder: Path) -> bool:
@@ -62,6 +69,6 @@ def settings_of_kind(folder: Path, kind: str, settings: type[AnySettings]) -> An
     record = read_json(folder / RECORD)
     if not record:
         return None
-    if record["kind"] != kind:
-        raise ValueError(f"{folder} holds a model of kind {record['kind']}, not {kind}; add kind={record['kind']}")
+    if (found := _kind_of(record, folder)) != kind:
+        raise ValueError(f"{folder} holds a model of kind {found}, not {kind}; add kind={found}")
     return settings.from_json(record["settings"], str(folder / RECORD))

@@ -54,10 +54,10 @@ class FolderFormat(ABC, Generic[Model]):
         """Further entries of rankpo.json."""
         return {}
 
-    def beside(self, folder: Path, model: Model) -> None:  # noqa: B027 (most kinds write nothing more)
+    def beside(self, folder: Path, model: Model) -> None:
         """Writes further files."""
 
-    def beside_adapters(self, folder: Path, model: Model) -> None:  # noqa: B027
+    def beside_adapters(self, folder: Path, model: Model) -> None:
         """Writes further files into adapter/."""
 
     @abstractmethod
@@ -96,7 +96,7 @@ def save(folder: Path, model: Model, layout: FolderFormat[Model], description: M
         write_json(temporary / RECORD, {**own, **description})
         (temporary / "README.md").write_text(layout.card(model, description), encoding="utf-8")
         if model.has_adapters:
-            _save_adapters(temporary / "adapter", model, layout, tokenizer, description["base_model"])
+            _save_adapters(temporary / "adapter", model, layout, tokenizer)
         difference, allowed = layout.difference(temporary, model), layout.allowed(model)
         if not difference <= allowed:
             raise ExportError(
@@ -105,14 +105,10 @@ def save(folder: Path, model: Model, layout: FolderFormat[Model], description: M
         return difference
 
 
-def _save_adapters(
-    folder: Path, model: Model, layout: FolderFormat[Model], tokenizer: PreTrainedTokenizerBase, base: str | None
-) -> None:
+def _save_adapters(folder: Path, model: Model, layout: FolderFormat[Model], tokenizer: PreTrainedTokenizerBase) -> None:
     adapters: Any = model.backbone
     adapters.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's own card: empty headings, and the base's local path
-    path = folder / "adapter_config.json"
-    write_json(path, {**json.loads(path.read_text()), "base_model_name_or_path": base})
     tokenizer.save_pretrained(folder)
     layout.beside_adapters(folder, model)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rankpo.config.build import Experiment
     from rankpo.evaluation.base import Evaluator
     from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.kind import ModelKind
     from rankpo.models.reference import Reference
     from rankpo.runs.logger import MetricsLogger
     from rankpo.trainers.basic import BasicTrainer
@@ -78,7 +79,6 @@ def assemble(
 ) -> BasicTrainer:
     """The trainer of an experiment: tokenizer, data, evaluators and only then weights, reference and optimizer."""
     from rankpo.data.table import open_table
-    from rankpo.models.causal_lm.value_head import with_head
     from rankpo.runs.checkpoints import CheckpointStore
     from rankpo.trainers.baseline import Baseline
     from rankpo.trainers.parts import Parts
@@ -102,8 +102,7 @@ def assemble(
         )
     if logger.main:
         report_data(experiment, inputs, table, evaluators, logger.say)
-    model = experiment.model.build(inputs, logger.say, experiment.settings.gradient_checkpointing)
-    model = with_head(model, experiment.loss.head, experiment.model.load_from)
+    model = build_policy(experiment, inputs, logger.say)
     model.to(accelerator.device)
     if cut := model.truncation(table):
         logger.say(cut)
@@ -138,6 +137,24 @@ def assemble(
         ),
     )
     return trainer
+
+
+def trained_kind(experiment: Experiment) -> ModelKind:
+    """The kind of the trained model: loss=bradley-terry makes a reward model of a causal language model."""
+    from dataclasses import fields
+
+    from rankpo.models.reward_model.config import RewardKind
+
+    chosen = experiment.model
+    if experiment.loss.head != "reward" or chosen.kind != "causal_lm":
+        return chosen
+    return RewardKind(**{item.name: getattr(chosen, item.name) for item in fields(chosen)})
+
+
+def build_policy(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
+    """The model of the experiment with what its loss needs."""
+    needs = frozenset({"value_head"}) if experiment.loss.head == "value" else frozenset()
+    return trained_kind(experiment).build(inputs, say, experiment.settings.gradient_checkpointing, needs)
 
 
 def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:
@@ -202,12 +219,12 @@ def report_data(
     experiment: Experiment, inputs: Any, table: Any, evaluators: Sequence[Evaluator], say: Callable[[str], None]
 ) -> None:
     """Says what the training data holds and shares with evaluation, and writes `run_dir`/data_report.json."""
-    from rankpo.data.batch import EmbeddingInputs
     from rankpo.data.report import data_report, lines, write_report
+    from rankpo.models.inputs import TextInputs
 
     tables = {evaluator.name: evaluator.table(inputs.pieces()) for evaluator in evaluators}
     evaluations = {e.name: (tables[e.name], e.pairs(tables[e.name])) for e in evaluators}
-    kept = inputs.kept if isinstance(inputs, EmbeddingInputs) else None
+    kept = inputs.kept if isinstance(inputs, TextInputs) else None
     report = data_report(table, [dataset.name for dataset in experiment.datasets], kept, evaluations)
     for line in lines(report):
         say(line)
@@ -279,7 +296,7 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
         if processes.rank() == 0:
             folder = experiment.run_dir / "FINAL"
             whole = model if weights is None else complete(experiment, inputs, weights)
-            difference = whole.export(folder, describe(experiment, metrics))
+            difference = trained_kind(experiment).save(folder, whole, describe(experiment, metrics))
             say(f"{folder} written; loaded by transformers it differs by {difference:.0e}")
         processes.barrier()
 
@@ -288,10 +305,7 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
 
 def complete(experiment: Experiment, inputs: Any, weights: Mapping[str, Any]) -> Any:
     """The experiment's model once more, on the CPU, with these weights: for one that is split over ranks."""
-    from rankpo.models.causal_lm.value_head import with_head
-
-    model = experiment.model.build(inputs, _silent, experiment.settings.gradient_checkpointing)
-    model = with_head(model, experiment.loss.head, experiment.model.load_from)
+    model = build_policy(experiment, inputs, _silent)
     model.load_state_dict(weights)
     if not experiment.settings.dropout:
         disable_dropout(model)

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rankpo.data.batch import EmbeddingInputs, select
+from rankpo.data.batch import select
 from rankpo.data.loaders.planner import cut, deal, pad_equal
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable
 from rankpo.losses.contrastive import ContrastiveLoss
+from rankpo.models.inputs import Inputs
 from rankpo.runs import processes
 from rankpo.trainers.update import denominators, total
 from rankpo.types import Batch, LossOutput
@@ -47,7 +48,7 @@ class InBatchUpdate:
 
 
 def prepare(
-    loss: ContrastiveLoss, inputs: EmbeddingInputs, table: ExampleTable, groups: list[Group], max_tokens: int
+    loss: ContrastiveLoss, inputs: Inputs, table: ExampleTable, groups: list[Group], max_tokens: int
 ) -> InBatchUpdate:
     """Deals one update's sequences and queries over ranks; the same plan on all of them."""
     ranks, rank = processes.world_size(), processes.rank()

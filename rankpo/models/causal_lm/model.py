@@ -48,9 +48,7 @@ class CausalLanguageModel(LanguageModel, CompletionModel):
         chunk_tokens: int | None = None,
         share_prompts: bool = True,
     ) -> None:
-        super().__init__(
-            backbone, inputs, layout=layout, chunk_tokens=chunk_tokens, share_prompts=share_prompts
-        )
+        super().__init__(backbone, inputs, layout=layout, chunk_tokens=chunk_tokens, share_prompts=share_prompts)
         self.inputs = inputs.sharing_prompts(self.share_prompts)
         self.value_head: nn.Module | None = None
 

@@ -20,10 +20,10 @@ from transformers import TopPLogitsWarper as TopP
 
 from rankpo.data.loaders.planner import cut
 from rankpo.data.random_keys import random_keys, text_key
-from rankpo.models.causal_lm.inputs import CompletionInputs
-from rankpo.models.engine.vllm import open_engine
 from rankpo.models.base import plain_attention
+from rankpo.models.causal_lm.inputs import CompletionInputs
 from rankpo.models.engine.decoding import left_padded
+from rankpo.models.engine.vllm import open_engine
 from rankpo.types import Example, Prompt
 
 if TYPE_CHECKING:

@@ -33,9 +33,7 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
     def __post_init__(self) -> None:
         ModelKind.__post_init__(self)
 
-    def make_inputs(
-        self, tokenizer: PreTrainedTokenizerBase, settings: EmbeddingSettings, say: Say
-    ) -> EmbeddingInputs:
+    def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: EmbeddingSettings, say: Say) -> EmbeddingInputs:
         from rankpo.models.embedding.inputs import EmbeddingInputs
 
         return EmbeddingInputs(tokenizer, settings)

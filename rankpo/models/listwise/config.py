@@ -44,9 +44,7 @@ class ListwiseKind(ListwiseKeys, ModelKind):
         own = {item.name: getattr(self, item.name) for item in fields(ListwiseKeys)}
         return ListwiseSettings(template=read_template(self.prompt).to_json(), **own)
 
-    def make_inputs(
-        self, tokenizer: PreTrainedTokenizerBase, settings: ListwiseSettings, say: Say
-    ) -> ListwiseInputs:
+    def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: ListwiseSettings, say: Say) -> ListwiseInputs:
         """Raises ValueError for identifiers that the tokenizer does not keep as single tokens."""
         from rankpo.models.listwise.inputs import ListwiseInputs
 

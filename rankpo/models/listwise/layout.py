@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jinja2.exceptions import TemplateError
 
-from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.data.text.conversations import ChatFormat
 from rankpo.data.text.identifiers import Identifiers, choose
 from rankpo.data.text.prompt_templates import Parts, Place, PromptTemplate, joined
-from rankpo.models.listwise.settings import ListwiseSettings
+from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.data.text.tokens import fixed_ids
+from rankpo.models.listwise.settings import ListwiseSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

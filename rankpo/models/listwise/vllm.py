@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankpo.models.engine.vllm import open_engine
 from rankpo.models.engine.decoding import until
+from rankpo.models.engine.vllm import open_engine
 
 if TYPE_CHECKING:
     from rankpo.data.readers.requests import Request
@@ -30,9 +30,7 @@ class VllmListwiseModel:
     decode_modes = ("generate",)
     wave_tokens = 1 << 40  # all windows at once: vLLM cuts its batches itself
 
-    def __init__(
-        self, config: ListwiseKind, inputs: ListwiseInputs, seed: int, arguments: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, config: ListwiseKind, inputs: ListwiseInputs, seed: int, arguments: Mapping[str, Any]) -> None:
         self.inputs = inputs
         self.settings = inputs.settings
         self.tokenizer: Any = inputs.tokenizer

@@ -40,9 +40,7 @@ class RerankerKind(RerankerSettings, ModelKind):
                 f"export_one_label=true turns two answers into one head: it needs head=causal_lm, got {self.head}"
             )
 
-    def make_inputs(
-        self, tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings, say: Say
-    ) -> RerankerInputs:
+    def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings, say: Say) -> RerankerInputs:
         from rankpo.models.reranker.inputs import RerankerInputs
 
         ensure_pad(tokenizer, say)

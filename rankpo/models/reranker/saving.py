@@ -123,7 +123,11 @@ class RerankerFolder(FolderFormat[RerankerModel]):
 
     def card(self, model: RerankerModel, description: Mapping[str, Any]) -> str:
         settings, layout = model.settings, model.inputs.layout
-        kinds = {"encoder": "An encoder", "decoder": "A decoder with a linear score", "causal_lm": "A language model's yes"}
+        kinds = {
+            "encoder": "An encoder",
+            "decoder": "A decoder with a linear score",
+            "causal_lm": "A language model's yes",
+        }
         pair = "query, document"
         if layout.query_prefix or layout.document_prefix:
             pair = f"{layout.query_prefix!r} + query, {layout.document_prefix!r} + document"
@@ -134,7 +138,9 @@ class RerankerFolder(FolderFormat[RerankerModel]):
             f"{'probabilities' if settings.activation == 'sigmoid' else 'logits'}."
         )
         tags = ["rankpo", "sentence-transformers", "cross-encoder"]
-        return card_of(description, "sentence-transformers", "text-ranking", tags, [about, "", USE.replace("PAIR", pair)])
+        return card_of(
+            description, "sentence-transformers", "text-ranking", tags, [about, "", USE.replace("PAIR", pair)]
+        )
 
 
 def _activation(settings: RerankerSettings) -> str:
