@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from rankpo.data.readers.trec import order
 from rankpo.data.report import all_pairs
 from rankpo.data.table import Dataset, ExampleTable, Pieces, open_table
-from rankpo.evaluation.metrics import Evaluation, evaluate_run, order, preference_accuracy
+from rankpo.evaluation.metrics import Evaluation, evaluate_run, preference_accuracy
 from rankpo.models.vectors import GivesVectors, encode_table
 from rankpo.retrieval.exact import search
 from rankpo.runs import processes

@@ -102,7 +102,7 @@ def assemble(
         )
     if logger.main:
         report_data(experiment, inputs, table, evaluators, logger.say)
-    model = build_policy(experiment, inputs, logger.say)
+    model = build_model(experiment, inputs, logger.say)
     model.to(accelerator.device)
     if cut := model.truncation(table):
         logger.say(cut)
@@ -146,15 +146,15 @@ def trained_kind(experiment: Experiment) -> ModelKind:
     from rankpo.models.reward_model.config import RewardKind
 
     chosen = experiment.model
-    if experiment.loss.head != "reward" or chosen.kind != "causal_lm":
+    if "reward_head" not in experiment.loss.needs or chosen.kind != "causal_lm":
         return chosen
     return RewardKind(**{item.name: getattr(chosen, item.name) for item in fields(chosen)})
 
 
-def build_policy(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
+def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
     """The model of the experiment with what its loss needs."""
-    needs = frozenset({"value_head"}) if experiment.loss.head == "value" else frozenset()
-    return trained_kind(experiment).build(inputs, say, experiment.settings.gradient_checkpointing, needs)
+    kind = trained_kind(experiment)
+    return kind.build(inputs, say, experiment.settings.gradient_checkpointing, experiment.loss.needs)
 
 
 def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:
@@ -247,14 +247,14 @@ def make_reference(
     """The source of reference scores, and the stored ones where that is the source. autocast: the policy's."""
     from rankpo.models import reference
 
-    if not experiment.loss.needs_reference:
+    if "reference" not in experiment.loss.needs:
         return None, None
     if experiment.load_reference_logprobs is not None:
         scores = reference.load_scores(experiment.load_reference_logprobs, table, model.settings, say)
         return reference.StoredReference(), scores
     chosen = experiment.settings.reference
     if chosen == "auto":
-        live = "live" if experiment.loss.needs_live_reference(model.kind) else "stored"
+        live = "live" if "live_reference" in experiment.loss.needs_with(experiment.model.gives) else "stored"
         # adapters that an earlier run trained belong to the start model: switched off, another one would be left
         fresh = model.has_adapters and not getattr(experiment.model, "load_lora_from", None)
         chosen = "adapters" if fresh and not experiment.cache_reference_logprobs else live
@@ -305,7 +305,7 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
 
 def complete(experiment: Experiment, inputs: Any, weights: Mapping[str, Any]) -> Any:
     """The experiment's model once more, on the CPU, with these weights: for one that is split over ranks."""
-    model = build_policy(experiment, inputs, _silent)
+    model = build_model(experiment, inputs, _silent)
     model.load_state_dict(weights)
     if not experiment.settings.dropout:
         disable_dropout(model)

@@ -88,7 +88,7 @@ def test_chain_from_sft_to_dpo_and_what_final_holds(tmp_path):
         return_tensors="pt",
         return_dict=True,
     )
-    assert tokenizer.decode(ids["input_ids"][0]) == "<|user|>\nWhat colour is snow?\n<|assistant|>\n"
+    assert tokenizer.decode(ids["input_ids"][0]) == "[CLS]<|user|>\nWhat colour is snow?\n<|assistant|>\n"
     assert loaded.generate(**ids, max_new_tokens=3).shape[1] == ids["input_ids"].shape[1] + 3
 
 
@@ -160,7 +160,7 @@ def test_control_tokens_are_new_rows_of_the_vocabulary(tmp_path):
     ("overrides", "message"),
     [
         (("loss=sft", "model=tiny_bert"), "SFTLoss needs token log-probabilities; .* of kind embedding"),
-        (("loss=contrastive", "model=tiny_pythia"), "ContrastiveLoss compares embeddings"),
+        (("loss=contrastive", "model=tiny_pythia"), "ContrastiveLoss needs embeddings"),
         (("loss=sft", "model=tiny_pythia", "model.max_prompt_length=2000"), "model.max_prompt_length must be in 2 to"),
         (("loss=sft", "model=tiny_pythia", "model.load_lora_from=x"), "model.load_lora_from needs use_peft=true"),
     ],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rankpo.data.text.rendering import template_text
 from rankpo.models.causal_lm.settings import CausalSettings
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.settings import Settings
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class CausalKind(CausalSettings, ModelKind):
     """A causal language model: its scores are log-probabilities of completions.
 
-    load_lora_from: a folder of adapters to go on training. share_prompts: a prompt is computed once for all its
+    chat_template: jinja, or a file of it. load_lora_from: a folder of adapters to go on training. share_prompts: a prompt is computed once for all its
     completions, where the layout is packed. Settings that a folder states (rankpo.json) win over the yaml, and the
     command line over both.
     """
@@ -37,6 +38,7 @@ class CausalKind(CausalSettings, ModelKind):
     load_lora_from: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "chat_template", template_text(self.chat_template))
         ModelKind.__post_init__(self)
         if self.load_lora_from is not None and not self.use_peft:
             raise ValueError("load_lora_from needs use_peft=true")
@@ -44,7 +46,10 @@ class CausalKind(CausalSettings, ModelKind):
     def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: CausalSettings, say: Say) -> CompletionInputs:
         from rankpo.models.causal_lm.inputs import CompletionInputs
 
-        return CompletionInputs(tokenizer, settings)
+        inputs = CompletionInputs(tokenizer, settings)
+        for note in inputs.chat.notes:
+            say(f"{self.origin}: {note}")
+        return inputs
 
     def load(self, inputs: CompletionInputs, say: Say) -> PreTrainedModel:
         from transformers import AutoModelForCausalLM

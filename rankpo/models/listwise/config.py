@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.data.text.prompt_templates import read_template
+from rankpo.data.text.rendering import template_text
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.listwise.settings import ListwiseKeys, ListwiseSettings
 from rankpo.models.settings import Settings
@@ -35,6 +36,7 @@ class ListwiseKind(ListwiseKeys, ModelKind):
     neftune_alpha: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "chat_template", template_text(self.chat_template))
         ModelKind.__post_init__(self)
         if not self.neftune_alpha >= 0:
             raise ValueError(f"neftune_alpha must be >= 0, got {self.neftune_alpha}")
@@ -49,7 +51,7 @@ class ListwiseKind(ListwiseKeys, ModelKind):
         from rankpo.models.listwise.inputs import ListwiseInputs
 
         inputs = ListwiseInputs(tokenizer, settings)
-        for note in inputs.layout.notes:
+        for note in (*inputs.layout.chat.notes, *inputs.layout.notes):
             say(note)
         own = inputs.layout.identifiers
         shown = "" if own.canonical else ", from separate pieces: free generation may tokenise an answer otherwise"

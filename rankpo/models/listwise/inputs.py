@@ -16,9 +16,10 @@ from rankpo.data.batch import join, labels_of
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable, Pieces
 from rankpo.data.text.conversations import plain_text
+from rankpo.data.text.cutting import fit
 from rankpo.data.text.tokens import plain_ids
 from rankpo.models.inputs import GroupKeys, Inputs, tokenizer_state
-from rankpo.models.listwise.layout import ListwiseLayout, fit
+from rankpo.models.listwise.layout import ListwiseLayout
 from rankpo.models.listwise.settings import ListwiseSettings
 from rankpo.types import Example, Labels, Sequences
 
