@@ -271,7 +271,7 @@ def signature(target: Any, arguments: Mapping[str, Any], key: str, complete: boo
 
 def _prefixed(key: str, message: str, names: Iterable[str]) -> str:
     """The message with the group's key in front, unless it names it already. names: of the keys of the group."""
-    if message.startswith((f"{key}.", f"{key}:", f"{key} ")):
+    if message.startswith((f"{key}.", f"{key}:", f"{key} ", "datasets.")):
         return message
     first = re.split(r"[^\w]", message, maxsplit=1)[0]
     return f"{key}.{message}" if first in names else f"{key}: {message}"
@@ -340,9 +340,7 @@ def _unmet_needs(loss: Loss, model: ModelKind) -> list[str]:
     ]
 
 
-def _reference_problems(
-    tree: Mapping[str, Any], loss: Loss, model: ModelKind, settings: TrainerSettings
-) -> list[str]:
+def _reference_problems(tree: Mapping[str, Any], loss: Loss, model: ModelKind, settings: TrainerSettings) -> list[str]:
     """Reference scores that are asked for and that the loss cannot use, or that two keys want from two places."""
     asked = [key for key in ("cache_reference_logprobs", "load_reference_logprobs") if tree[key]]
     needs = loss.needs_with(model.gives)

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import torch
 
     from rankpo.config.build import Experiment
+    from rankpo.data.loaders.ranking import DataLoader
     from rankpo.evaluation.base import Evaluator
+    from rankpo.losses.base import Loss
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.models.kind import ModelKind
     from rankpo.models.reference import Reference
@@ -100,6 +102,7 @@ def assemble(
             batch_size=replay_size,
             seed=experiment.seed,
         )
+    check_teaches(experiment.loss, loader, logger.say)
     if logger.main:
         report_data(experiment, inputs, table, evaluators, logger.say)
     model = build_model(experiment, inputs, logger.say)
@@ -137,6 +140,16 @@ def assemble(
         ),
     )
     return trainer
+
+
+def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
+    """Raises ConfigError for data from which the loss cannot learn; says what part of it teaches nothing."""
+    from rankpo.trainers.empty_updates import check
+
+    try:
+        check(loss, loader, say)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
 
 
 def trained_kind(experiment: Experiment) -> ModelKind:

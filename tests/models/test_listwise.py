@@ -45,7 +45,7 @@ TRAINED = (
 
 def model_of(*overrides):
     torch.manual_seed(0)
-    config = compose([*TINY, *overrides]).model
+    config = compose([*TINY, "loss=softmax", *overrides]).model
     return config.build(config.open_inputs(lambda message: None), lambda message: None).eval()
 
 

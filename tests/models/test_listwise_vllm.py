@@ -190,7 +190,7 @@ def test_a_pointwise_reranker_needs_no_vllm(tmp_path, vllm):
 
 
 def test_from_python(final, vllm):
-    config = compose([*TINY, f"model.load_from={final}"]).model
+    config = compose([*TINY, "loss=softmax", f"model.load_from={final}"]).model
     inputs = config.open_inputs(lambda message: None)
     model = VllmListwiseModel(config, inputs, seed=1, arguments={"gpu_memory_utilization": 0.5})
     assert (vllm[0]["seed"], vllm[0]["gpu_memory_utilization"]) == (1, 0.5)

@@ -236,7 +236,8 @@ class CompletionInputs(Inputs):
     def slot_pieces(self, table: ExampleTable) -> list[Piece]:
         """The piece of every candidate slot of the table."""
         prompts = np.repeat(np.asarray(table.query), np.diff(table.offsets)).tolist()
-        rows = zip(prompts, np.asarray(table.candidates).tolist(), np.asarray(table.relevance).tolist(), strict=True)
+        relevance = table.relevant("model.control_tokens") if self.control else np.asarray(table.relevance)
+        rows = zip(prompts, np.asarray(table.candidates).tolist(), relevance.tolist(), strict=True)
         return [self.piece(*row) for row in rows]
 
     def report(self, table: ExampleTable) -> str | None:
