@@ -42,6 +42,7 @@ class Train:
 
     def __call__(self, experiment: Experiment) -> Mapping[str, float]:
         """Returns the metrics of the last evaluation."""
+        from rankpo.config.moved import comparable
         from rankpo.runs import processes
         from rankpo.runs.folder import claim, enter_run_dir, start_again
         from rankpo.runs.logger import MetricsLogger
@@ -55,7 +56,7 @@ class Train:
             unfinished = True
             if main:
                 unfinished = enter_run_dir(
-                    experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume
+                    experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume, comparable
                 )
             if not processes.broadcast_object(unfinished):
                 MetricsLogger(main=main).say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
