@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rankpo.types import Labels, LossOutput
+
+if TYPE_CHECKING:
+    from rankpo.losses.in_batch import InBatchLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,11 @@ class Loss:
     def head(self) -> str | None:
         """The scalar head that a causal language model needs for this loss: "value" (of each token), "reward" (of the
         whole completion) or None. Other models are scored as they are."""
+        return None
+
+    @property
+    def replay_loss(self) -> InBatchLoss | None:
+        """The loss on `replay_datasets`, which the trainer weighs by `replay_weight`; None where nothing is replayed."""
         return None
 
     def initial_state(self) -> dict[str, float]:
