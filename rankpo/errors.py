@@ -24,6 +24,10 @@ class ConfigError(ValueError):
         return type(self), (self.problems,)
 
 
+class StorageError(RuntimeError):
+    """A file or folder that cannot be read, written or used; the message names it and what to do."""
+
+
 def did_you_mean(value: str, allowed: Iterable[str]) -> str:
     """`; did you mean NAME?` for the nearest allowed name, or an empty text where none is near."""
     near = get_close_matches(value, sorted(allowed), n=1)

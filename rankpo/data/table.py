@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 
 from rankpo.data.text.conversations import plain_text
-from rankpo.runs.checkpoints import damage, written_whole
+from rankpo.storage.folders import damage, written_whole
 from rankpo.types import Example
 
 FORMAT_VERSION = 4

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rankpo.errors import ConfigError
-from rankpo.runs.checkpoints import TRACKER_ID
+from rankpo.runs.folder import TRACKER_ID
 
 Tracker = Callable[[int, Mapping[str, float]], None]
 

@@ -90,7 +90,7 @@ class Annotate:
         """The report. Raises Unfinished where a budget or the server ended the work before its end."""
         from rankpo.judges.estimate import estimate, say_cut
         from rankpo.runs import processes
-        from rankpo.runs.checkpoints import claim
+        from rankpo.runs.folder import claim
         from rankpo.runs.logger import MetricsLogger
 
         if processes.world_size() > 1:

@@ -45,7 +45,7 @@ class Encode:
         """The table's row."""
         from rankpo.retrieval.embeddings import describe_encoding, encode_texts
         from rankpo.runs import processes
-        from rankpo.runs.checkpoints import claim
+        from rankpo.runs.folder import claim
         from rankpo.runs.logger import MetricsLogger
 
         source = open_source(self.corpus, self.role, experiment.datasets)

@@ -66,7 +66,7 @@ class Sample:
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The table's row; {} on other ranks than the first."""
         from rankpo.runs import processes
-        from rankpo.runs.checkpoints import claim
+        from rankpo.runs.folder import claim
         from rankpo.runs.logger import MetricsLogger
         from rankpo.tasks.train import seed_everything
 

@@ -40,7 +40,7 @@ class Train:
     def __call__(self, experiment: Experiment) -> Mapping[str, float]:
         """Returns the metrics of the last evaluation."""
         from rankpo.runs import processes
-        from rankpo.runs.checkpoints import claim, enter_run_dir, start_again
+        from rankpo.runs.folder import claim, enter_run_dir, start_again
         from rankpo.runs.logger import MetricsLogger
 
         if not experiment.datasets:

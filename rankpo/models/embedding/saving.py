@@ -15,7 +15,7 @@ from rankpo.errors import ConfigError
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.model_card import card, public_name
 from rankpo.models.older_transformers import for_older_readers
-from rankpo.runs.checkpoints import written_whole
+from rankpo.storage.folders import written_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

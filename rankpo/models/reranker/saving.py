@@ -19,7 +19,7 @@ from rankpo.models.embedding.saving import SETTINGS_FILE, ExportError, merged, w
 from rankpo.models.model_card import metrics_table, training_list
 from rankpo.models.older_transformers import for_older_readers
 from rankpo.models.reranker.config import SETTINGS_FILE as RERANKER_FILE
-from rankpo.runs.checkpoints import written_whole
+from rankpo.storage.folders import written_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

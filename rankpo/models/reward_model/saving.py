@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankpo.models.embedding.saving import SETTINGS_FILE, ExportError, merged
 from rankpo.models.older_transformers import for_older_readers
-from rankpo.runs.checkpoints import written_whole
+from rankpo.storage.folders import written_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
