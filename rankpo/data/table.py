@@ -7,11 +7,9 @@ files are not as they were written is built again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -20,6 +18,7 @@ import numpy as np
 import xxhash
 
 from rankpo.data.text.conversations import plain_text
+from rankpo.storage import locks
 from rankpo.storage.folders import damage, written_whole
 from rankpo.types import Example
 
@@ -155,7 +154,7 @@ def open_table(
     key = xxhash.xxh3_128_hexdigest(json.dumps(fingerprints).encode())
     folder = Path(cache_dir) / "text_store" / key
     if _fault(folder) is not None:
-        with _lock(folder.with_suffix(".lock")):
+        with locks.locked(folder.with_suffix(".lock")):
             if (fault := _fault(folder)) is not None:
                 if folder.exists():
                     say(f"{folder} is damaged ({fault}); it is built again")
@@ -179,14 +178,6 @@ def _fault(folder: Path) -> str | None:
     if fault is None:
         _intact[folder] = seen
     return fault
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _build(folder: Path, datasets: Sequence[Dataset], pieces: Pieces) -> None:

@@ -58,7 +58,7 @@ class Compared:
 
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
-        self.beta = float(getattr(loss, "beta", 0.0)) or 1.0
+        self.beta = loss.reward_scale
         self.start: np.ndarray | None = None
         self.reference: Reference | None = None
 
@@ -73,7 +73,7 @@ class Compared:
         """Takes the reference where the trainer holds its model, else the start model's stored scores."""
         from rankpo.models.reference import StoredReference, stored_scores
 
-        if not self.loss.needs_reference:
+        if "reference" not in self.loss.needs:
             return
         if reference is None or isinstance(reference, StoredReference):
             self.start = stored_scores(model, table, *folder, autocast)
@@ -110,7 +110,7 @@ class RewardEvaluator(PreferenceEvaluator):
         super().__init__(dataset, cache_dir, say)
         self.paired = paired
         self.compared = Compared(loss)
-        if paired or loss.needs_reference:
+        if paired or "reference" in loss.needs:
             self.metrics = ("accuracy", "margin", "rewards/accuracies", "rewards/margins")
 
     def compare_with(self, model: RankingModel, autocast: Any, reference: Reference | None) -> None:
@@ -129,7 +129,7 @@ class RewardEvaluator(PreferenceEvaluator):
         loss = self.compared.loss
         columns = {name: torch.from_numpy(of_slots[pairs]) for name, of_slots in values.items()}  # [P, 2] each
         scores, reference = columns.pop("scores"), columns.pop("reference", None)
-        if reference is None and (loss.needs_reference or not self.paired):
+        if reference is None and ("reference" in loss.needs or not self.paired):
             return {}  # of a model by itself: there is nothing that it gained
         labels = _labels_of_pairs(model, table, pairs)
         metrics: dict[str, Tensor] = {}

@@ -55,7 +55,7 @@ class Samples:
     def feedback(self, kind: str, prompt_id: str, values: Mapping[str, Any]) -> str:
         """A line of HALOs' JSON (interop.md 1.5)."""
         head = {"type": f"{kind}_feedback", "prompt_id": prompt_id, "prompt": prompt_record(self.prompts[prompt_id])}
-        return json.dumps({**head, **values}, ensure_ascii=False) + "\n"
+        return json.dumps({**head, **values}) + "\n"
 
     def pairwise(self, record: Mapping[str, Any]) -> str:
         """What a judge said of a pair, as the annotator records it; with its p and confidence beside HALOs' keys."""

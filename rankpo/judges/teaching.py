@@ -31,7 +31,7 @@ def teach(
             if record is None:
                 record = {"key": key, **scored(judge, example)}
                 records.add(record)
-            lines.append(json.dumps({k: v for k, v in record.items() if k != "key"}, ensure_ascii=False))
+            lines.append(json.dumps({k: v for k, v in record.items() if k != "key"}))
     finally:
         records.close()
     path = folder / "teacher.jsonl"

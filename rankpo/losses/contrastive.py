@@ -15,7 +15,7 @@ from rankpo.losses.base import (
     require_positive,
 )
 from rankpo.losses.in_batch import InBatchLoss
-from rankpo.losses.matryoshka import check_matryoshka, matryoshka
+from rankpo.losses.matryoshka import Matryoshka, matryoshka, matryoshka_of
 from rankpo.losses.pool import Pool, build_pool, own_candidates
 from rankpo.types import Batch, Labels, LossOutput
 
@@ -89,7 +89,7 @@ class ContrastiveLoss(InBatchLoss):
     def __post_init__(self) -> None:
         require_positive(temperature=self.temperature)
         require_choice(("in_batch", "own"), negatives=self.negatives)
-        check_matryoshka(self.matryoshka_dims, self.matryoshka_weights)
+        _ = self.matryoshka
         if self.negatives == "in_batch":
             return
         for name in ("query_query", "document_document", "symmetric"):
@@ -109,6 +109,14 @@ class ContrastiveLoss(InBatchLoss):
     @property
     def knows(self) -> frozenset[str]:
         return frozenset({"positives"}) if self.false_negatives.same_text or not self.in_batch_wanted else frozenset()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"vectors"})
+
+    @property
+    def matryoshka(self) -> Matryoshka | None:
+        return matryoshka_of(self.matryoshka_dims, self.matryoshka_weights)
 
     def own_mask(self, batch: Batch) -> Tensor:
         """Mask [B, G] for the labels of `__call__`: without repeated texts and known positives, as the keys say."""
@@ -136,8 +144,7 @@ class ContrastiveLoss(InBatchLoss):
             return matryoshka(
                 lambda truncated: self._against(truncated, pool),
                 at_least_float32(embeddings),
-                self.matryoshka_dims,
-                self.matryoshka_weights,
+                self.matryoshka,
             )
 
     def _against(self, embeddings: Tensor, pool: Pool) -> LossOutput:

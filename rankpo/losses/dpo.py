@@ -7,8 +7,9 @@ scores of embedding models and rerankers as for log-probabilities of causal lang
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -52,8 +53,11 @@ class DPOLoss(Loss):
         check_preference(self.kind, self.label_smoothing)
 
     @property
-    def needs_reference(self) -> bool:
-        return True
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference"})
+
+    def fitted(self, logps: str) -> Self:
+        return replace(self, logps=logps) if self.logps == "auto" else self
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         ones = super().weights(labels)["loss"]
@@ -118,8 +122,8 @@ class EXOLoss(Loss):
         check_preference("sigmoid", self.label_smoothing)
 
     @property
-    def needs_reference(self) -> bool:
-        return True
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference"})
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
@@ -148,8 +152,8 @@ class IPOLoss(Loss):
         require_choice(("mean", "sum"), lengths=self.lengths)
 
     @property
-    def needs_reference(self) -> bool:
-        return True
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference"})
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         return weights_of_means(labels) if self.lengths == "mean" else super().weights(labels)

@@ -49,6 +49,13 @@ class GradedMarginLoss(InBatchLoss):
         return self.negatives == "in_batch"
 
     @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"vectors"}) if self.in_batch_wanted else frozenset()
+
+    def asked_by(self, need: str) -> str:
+        return "loss.negatives=in_batch"
+
+    @property
     def knows(self) -> frozenset[str]:
         return frozenset({"grades"}) if self.in_batch_wanted else frozenset()
 

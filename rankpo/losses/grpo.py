@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -51,8 +52,22 @@ class GRPOLoss(TokenPolicyLoss):
         require_choice(LOGPS, logps=self.logps)
 
     @property
-    def needs_reference(self) -> bool:
-        return self.old_policy == "reference" or self.beta > 0
+    def needs(self) -> frozenset[str]:
+        wanted = {
+            "reference": self.old_policy == "reference" or self.beta > 0,
+            "token_logps": self.old_policy == "batch",  # the policy as an update finds it is known by its tokens
+        }
+        return frozenset(need for need, asked in wanted.items() if asked)
+
+    def asked_by(self, need: str) -> str:
+        return "loss.old_policy=batch" if need == "token_logps" else super().asked_by(need)
+
+    @property
+    def reward_scale(self) -> float:
+        return self.beta or 1.0
+
+    def fitted(self, logps: str) -> Self:
+        return replace(self, logps=logps) if self.logps == "auto" else self
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -23,6 +23,10 @@ class InBatchLoss(Loss):
     """
 
     @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"vectors"})
+
+    @property
     def in_batch_wanted(self) -> bool:
         """Whether the loss compares with other queries; False: each query by itself, by `__call__`."""
         return True

@@ -32,8 +32,8 @@ class ListLoss(Loss):
         require_choice(("relevance", "teacher"), target=self.target)
 
     @property
-    def needs_teacher(self) -> bool:
-        return self.target == "teacher"
+    def needs(self) -> frozenset[str]:
+        return frozenset({"teacher"} if self.target == "teacher" else ())
 
     def of_lists(self, scores: Tensor, target: Tensor, labels: Labels) -> Tensor:
         """Losses [B] of s and y [B, G], both 0 where masked; finite also for lists that are not usable."""

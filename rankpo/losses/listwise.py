@@ -109,8 +109,12 @@ class PlackettLuceLoss(ListLoss):
             raise ValueError(f"first must be >= 1 or null, got {self.first}")
 
     @property
-    def needs_reference(self) -> bool:
-        return not self.reference_free
+    def needs(self) -> frozenset[str]:
+        return super().needs if self.reference_free else super().needs | {"reference"}
+
+    @property
+    def reward_scale(self) -> float:
+        return self.beta
 
     def scaled(self, scores: Tensor, reference: Tensor | None) -> Tensor:
         if self.reference_free:

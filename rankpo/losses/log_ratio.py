@@ -6,7 +6,8 @@ h = lp - reference lp. These need log-probabilities: `logps` says how scores bec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -30,8 +31,11 @@ class LogRatioLoss(Loss):
         require_choice(LOGPS, logps=self.logps)
 
     @property
-    def needs_reference(self) -> bool:
-        return True
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference"})
+
+    def fitted(self, logps: str) -> Self:
+        return replace(self, logps=logps) if self.logps == "auto" else self
 
     def rewards(self, scores: Tensor, labels: Labels, reference: Tensor | None) -> Tensor:
         """βh [B, 2] of chosen and rejected."""

@@ -40,12 +40,8 @@ class MixtureLoss(Loss):
         return next(iter(self.losses))
 
     @property
-    def needs_reference(self) -> bool:
-        return any(loss.needs_reference for loss in self.losses.values())
-
-    @property
-    def needs_teacher(self) -> bool:
-        return any(getattr(loss, "needs_teacher", False) for loss in self.losses.values())
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(loss.needs for loss in self.losses.values()))
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         by_name = {}

@@ -12,7 +12,7 @@ from rankpo.losses.contrastive import ContrastiveLoss
 from rankpo.losses.graded_margin import GradedMarginLoss
 from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.maths import candidate_kl, negative_log_sigmoid
-from rankpo.losses.matryoshka import check_matryoshka
+from rankpo.losses.matryoshka import Matryoshka, matryoshka_of
 from rankpo.losses.pairs import check_preference, fixed_reference, gap, pair_metrics, pair_scores, preference
 from rankpo.types import Labels, LossOutput, Term
 
@@ -72,7 +72,7 @@ class RankPOLoss(Loss):
         check_preference(self.kind, self.label_smoothing)
         require_choice(("none", "weight", "smoothing", "margin"), confidence=self.confidence)
         require_choice(("forward", "reverse"), kl_direction=self.kl_direction)
-        check_matryoshka(self.matryoshka_dims, self.matryoshka_weights)
+        _ = self.matryoshka
         if self.confidence == "smoothing" and (self.kind == "hinge" or self.label_smoothing > 0):
             raise ValueError(
                 "confidence=smoothing needs kind=sigmoid and label_smoothing=0, "
@@ -118,8 +118,21 @@ class RankPOLoss(Loss):
             raise ValueError(f"{name}_temperature must be set with {name}_weight={weight}: use that of stage one")
 
     @property
-    def needs_reference(self) -> bool:
-        return not self.reference_free or self.kl_weight > 0
+    def needs(self) -> frozenset[str]:
+        wanted = {
+            "reference": not self.reference_free or self.kl_weight > 0,
+            "vectors": self.matryoshka_dims is not None or self.replay_weight > 0,
+        }
+        return frozenset(need for need, asked in wanted.items() if asked)
+
+    def asked_by(self, need: str) -> str:
+        if need != "vectors":
+            return super().asked_by(need)
+        return "loss.matryoshka_dims" if self.matryoshka_dims is not None else "loss.replay_weight"
+
+    @property
+    def matryoshka(self) -> Matryoshka | None:
+        return matryoshka_of(self.matryoshka_dims, self.matryoshka_weights)
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         ones = super().weights(labels)["loss"]
@@ -130,7 +143,7 @@ class RankPOLoss(Loss):
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
-        fixed = fixed_reference(self, reference) if self.needs_reference else None
+        fixed = fixed_reference(self, reference) if "reference" in self.needs else None
         gains = scores if self.reference_free or fixed is None else scores - fixed  # [B, G]
         # the margin comes after the division by τ: it is the γ/β of the authors' code, not their γ
         z = gap(gains) / self.temperature - self._margin(labels)  # [B]

@@ -6,7 +6,8 @@ lp = log-probability of a completion, lp̄ = its mean per scored token (by `labe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor
 
@@ -62,6 +63,9 @@ class CPOLoss(Loss):
         require_choice(NLL, nll=self.nll)
         require_choice(LOGPS, logps=self.logps)
 
+    def fitted(self, logps: str) -> Self:
+        return replace(self, logps=logps) if self.logps == "auto" else self
+
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
         logps = logps_from_scores(scores, labels.mask, self.temperature, self.logps)
@@ -88,6 +92,9 @@ class ORPOLoss(Loss):
         require_not_negative(lambda_=self.lambda_)
         require_choice(NLL, nll=self.nll)
         require_choice(LOGPS, logps=self.logps)
+
+    def fitted(self, logps: str) -> Self:
+        return replace(self, logps=logps) if self.logps == "auto" else self
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
@@ -127,6 +134,9 @@ class SLiCLoss(Loss):
         require_not_negative(lambda_=self.lambda_)
         require_choice(NLL, nll=self.nll)
         require_choice(LOGPS, logps=self.logps)
+
+    def fitted(self, logps: str) -> Self:
+        return replace(self, logps=logps) if self.logps == "auto" else self
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)

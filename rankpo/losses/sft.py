@@ -21,8 +21,8 @@ class SFTLoss(Loss):
     """
 
     @property
-    def needs_tokens(self) -> bool:
-        return True
+    def needs(self) -> frozenset[str]:
+        return frozenset({"token_logps"})
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         return {"loss": _lengths(labels)}
@@ -43,7 +43,9 @@ class ConditionalSFTLoss(SFTLoss):
     scored. At inference the prompt ends with the first one.
     """
 
-    needs_control_tokens = True
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"control_tokens"}
 
 
 def _lengths(labels: Labels) -> Tensor:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from rankpo.errors import StorageError
+from rankpo.storage import locks
 from rankpo.storage.atomic import replace_text
 from rankpo.storage.folders import recover
 
@@ -31,18 +30,12 @@ FREE_KEYS = (
 @contextmanager
 def claim(run_dir: Path) -> Iterator[None]:
     """Holds the run directory; a second process that tries gets a StorageError naming the first."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("a+") as file:
+    lock = run_dir / ".lock"
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise StorageError(
-                f"{run_dir} is in use by process {file.read().strip() or 'unknown'}; choose another exp_name"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            stack.enter_context(locks.named(lock))
+        except locks.Busy:
+            raise StorageError(f"{run_dir} is in use by {locks.holder(lock)}; choose another exp_name") from None
         yield
 
 

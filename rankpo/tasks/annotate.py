@@ -195,7 +195,7 @@ class Annotate:
         folder = Path(self.output)
         judge = experiment.judge
         annotations = Records(folder / "annotations.jsonl", "asked")
-        answers = Records(answers_file(experiment.cache_dir, judge), "prompt_hash")
+        answers = Records(answers_file(experiment.cache_dir, judge), "prompt_hash", shared=True)
         spent = Records(folder / "cost.jsonl", "call")
         costs = Costs(judge.price, spent)
         annotator = Annotator(
@@ -215,6 +215,7 @@ class Annotate:
             records = [record for name in names if (record := annotations.get(name)) is not None]
             return self._finish(folder, records, len(drawn), failures, costs, reason, samples, logger)
         finally:
+            judge.close()
             for file in (annotations, answers, spent):
                 file.close()
 
@@ -309,6 +310,6 @@ def _write_kept(folder: Path, kept: Sequence[Mapping[str, Any]], samples: Sample
     if samples is not None:
         write_feedback(folder, [samples.pairwise(record) for record in kept])
         return folder / "feedback.jsonl"
-    lines = [json.dumps({k: v for k, v in record.items() if k != "asked"}, ensure_ascii=False) for record in kept]
+    lines = [json.dumps({k: v for k, v in record.items() if k != "asked"}) for record in kept]
     replace_text(folder / "preferences.jsonl", "".join(f"{line}\n" for line in lines))
     return folder / "preferences.jsonl"

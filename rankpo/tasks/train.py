@@ -78,7 +78,6 @@ def assemble(
 ) -> BasicTrainer:
     """The trainer of an experiment: tokenizer, data, evaluators and only then weights, reference and optimizer."""
     from rankpo.data.table import open_table
-    from rankpo.models.causal_lm.value_head import with_head
     from rankpo.runs.checkpoints import CheckpointStore
     from rankpo.trainers.baseline import Baseline
     from rankpo.trainers.parts import Parts
@@ -102,8 +101,7 @@ def assemble(
         )
     if logger.main:
         report_data(experiment, inputs, table, evaluators, logger.say)
-    model = experiment.model.build(inputs, logger.say, experiment.settings.gradient_checkpointing)
-    model = with_head(model, experiment.loss.head, experiment.model.load_from)
+    model = build_model(experiment, inputs, logger.say)
     model.to(accelerator.device)
     if cut := model.truncation(table):
         logger.say(cut)
@@ -138,6 +136,16 @@ def assemble(
         ),
     )
     return trainer
+
+
+def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
+    """The model on the CPU, with the scalar head that the loss needs."""
+    from rankpo.models.causal_lm.value_head import with_head
+
+    heads = {"value_head": "value", "reward_head": "reward"}
+    head = next((name for need, name in heads.items() if need in experiment.loss.needs), None)
+    model = experiment.model.build(inputs, say, experiment.settings.gradient_checkpointing)
+    return with_head(model, head, experiment.model.load_from)
 
 
 def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:
@@ -230,14 +238,14 @@ def make_reference(
     """The source of reference scores, and the stored ones where that is the source. autocast: the policy's."""
     from rankpo.models import reference
 
-    if not experiment.loss.needs_reference:
+    if "reference" not in experiment.loss.needs:
         return None, None
     if experiment.load_reference_logprobs is not None:
         scores = reference.load_scores(experiment.load_reference_logprobs, table, model.settings, say)
         return reference.StoredReference(), scores
     chosen = experiment.settings.reference
     if chosen == "auto":
-        live = "live" if experiment.loss.needs_live_reference(model.kind) else "stored"
+        live = "live" if "live_reference" in experiment.loss.needs_with(experiment.model.gives) else "stored"
         # adapters that an earlier run trained belong to the start model: switched off, another one would be left
         fresh = model.has_adapters and not getattr(experiment.model, "load_lora_from", None)
         chosen = "adapters" if fresh and not experiment.cache_reference_logprobs else live
@@ -288,10 +296,7 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
 
 def complete(experiment: Experiment, inputs: Any, weights: Mapping[str, Any]) -> Any:
     """The experiment's model once more, on the CPU, with these weights: for one that is split over ranks."""
-    from rankpo.models.causal_lm.value_head import with_head
-
-    model = experiment.model.build(inputs, _silent, experiment.settings.gradient_checkpointing)
-    model = with_head(model, experiment.loss.head, experiment.model.load_from)
+    model = build_model(experiment, inputs, _silent)
     model.load_state_dict(weights)
     if not experiment.settings.dropout:
         disable_dropout(model)

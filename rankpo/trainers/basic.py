@@ -118,14 +118,13 @@ class BasicTrainer:
         """The loss of a micro-batch, not reduced."""
         embeddings = self.model(batch.sequences)  # [N, D]
         reference = None
-        if self.loss.needs_reference and self.reference is not None:
+        if "reference" in self.loss.needs and self.reference is not None:
             reference = self.reference.scores(batch)
 
         def loss_of(vectors: Tensor) -> LossOutput:
             return self.loss(self.policy.score(vectors, batch), batch.labels, reference, **self.loss_arguments())
 
-        dims: Sequence[int] | None = getattr(self.loss, "matryoshka_dims", None)
-        return matryoshka(loss_of, embeddings, dims, getattr(self.loss, "matryoshka_weights", None))
+        return matryoshka(loss_of, embeddings, self.loss.matryoshka)
 
     def loss_arguments(self) -> Mapping[str, Any]:
         """Keyword arguments of the loss that are the same for the whole update."""

@@ -38,18 +38,14 @@ class PairedPreferenceTrainer(BasicTrainer):
     """
 
     def check(self) -> None:
-        if self.replay_weight > 0 and self.replay is None:
+        weight, replay_loss = self.loss.replay_weight, self.loss.replay_loss
+        if weight > 0 and self.replay is None:
             raise ValueError("loss.replay_weight > 0 needs replay_datasets=[…], such as the data of stage one")
-        if self.replay_weight == 0 and self.replay is not None:
+        if weight == 0 and self.replay is not None:
             raise ValueError("replay_datasets are given, but loss.replay_weight is 0; set it to .1 to 1")
-        replay_loss = self.loss.replay_loss
         if replay_loss is not None and self.replay is not None:
             self.replay_loss = replay_loss
             in_batch.check_loader(replay_loss, self.replay, "replay_dataloader")
-
-    @property
-    def replay_weight(self) -> float:
-        return float(getattr(self.loss, "replay_weight", 0.0))
 
     def prepare(self, step: int) -> Any:
         pairs = super().prepare(step)
@@ -70,9 +66,9 @@ class PairedPreferenceTrainer(BasicTrainer):
             update.replayed,
             self.strategy.backward,
             self.no_sync,
-            scale=self.replay_weight,
+            scale=self.loss.replay_weight,
             last=False,
         )
-        self.running.add_sum("loss", self.replay_weight * value)
+        self.running.add_sum("loss", self.loss.replay_weight * value)
         self.record(output, value, update.replayed.denominators, prefix="replay/")
         super().backward(update.pairs, last)

@@ -212,11 +212,11 @@ def test_final_is_what_was_measured_last(tmp_path, lists):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (("loss=contrastive",), r"ContrastiveLoss compares embeddings; .* kind reranker.* Try loss=softmax"),
-        (("loss=rankpo", "loss.matryoshka_dims=[8]"), "loss.matryoshka_dims compares embeddings"),
+        (("loss=contrastive",), r"ContrastiveLoss needs embeddings; .* kind reranker.* Try loss=softmax"),
+        (("loss=rankpo", "loss.matryoshka_dims=[8]"), "loss.matryoshka_dims needs embeddings"),
         (
             ("loss=rankpo", "loss.replay_weight=0.5", "loss.replay_temperature=1"),
-            "loss.replay_weight compares embeddings",
+            "loss.replay_weight needs embeddings",
         ),
         (("loss=tdpo",), "needs token log-probabilities"),
     ],

@@ -28,6 +28,7 @@ class CausalModelConfig(WeightsConfig):
     """
 
     kind = "causal_lm"
+    gives = frozenset({"token_logps", "text"})
     logps = "none"  # scores already are log-probabilities
 
     max_length: int = 1024

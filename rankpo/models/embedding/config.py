@@ -25,6 +25,8 @@ class EmbeddingModelConfig(WeightsConfig):
     """
 
     kind = "embedding"
+    gives = frozenset({"vectors"})
+    logps = "candidates"  # a softmax over the candidates of a query
 
     pooling: str = "mean"
     normalize: bool = True

@@ -27,6 +27,7 @@ class ListwiseModelConfig(WeightsConfig):
     """
 
     kind = "listwise"
+    gives = frozenset({"lists"})
     logps = "candidates"
 
     prompt: str = "letters"

@@ -29,6 +29,7 @@ class RerankerModelConfig(WeightsConfig):
     """
 
     kind = "reranker"
+    gives = frozenset({"pairs"})
     logps = "sigmoid"  # each candidate is relevant or not by itself
 
     head: str = "encoder"

@@ -20,6 +20,7 @@ class RewardModelConfig(CausalModelConfig):
     """load_from: a folder that `export_reward` wrote."""
 
     kind = "reward_model"
+    gives = frozenset({"rewards"})
 
     def build(
         self, inputs: CompletionInputs, say: Callable[[str], None], gradient_checkpointing: bool = False
