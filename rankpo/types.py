@@ -29,6 +29,7 @@ class Example:
     teacher: one teacher score per candidate, or None.
     confidence: of a preference, a fraction of 1, or None where nobody stated one.
     source: `file:line` (or `dataset[index]`) for messages.
+    finished: per candidate, False for a completion that was cut when it was written; None: all are whole.
     """
 
     query: Prompt
@@ -38,6 +39,7 @@ class Example:
     teacher: tuple[float, ...] | None = None
     confidence: float | None = None
     source: str = ""
+    finished: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True)

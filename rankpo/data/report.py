@@ -198,6 +198,8 @@ def _notes(part: Report) -> list[str]:
         notes.append(f"{len(bad)} bad records left out, the first: {bad[0]}")
     if met and met["filtered"]:
         notes.append(f"{met['filtered']:,} records filtered out")
+    if met and (unused := met["unused"]):
+        notes.append(f"{len(unused)} fields are not used: {', '.join(unused)}")
     both = part.get("positive_and_negative", {}).get("count", 0)
     if both:
         where = ", ".join(part["positive_and_negative"]["first_examples"])

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 import numpy as np
 import xxhash
 
+from rankpo.data.readers.fields import BadRecord
 from rankpo.data.text.conversations import plain_text
 from rankpo.storage import locks
 from rankpo.storage.folders import damage, written_whole
 from rankpo.types import Example
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 CHECKED_BYTES = 1 << 30  # a larger file is looked at for its size alone: reading it would hold up every start
 TEXTS_PER_CALL = 2048  # enough to keep the tokenizer's threads busy, little enough to hold in memory
 
@@ -39,12 +40,20 @@ class Dataset(Protocol):
     def examples(self) -> Iterator[Example]: ...
 
 
+@runtime_checkable
+class CollectsBadRecords(Protocol):
+    """A dataset that collects its bad records, and raises or skips them at the end of a pass."""
+
+    def note(self, place: str, error: ValueError) -> None: ...
+
+
 @dataclass(frozen=True)
 class Pieces:
     """How texts become token rows: the role's prefix goes in front, special tokens and truncation come later.
 
     fingerprint: changes whenever `tokenize` or a prefix would give other tokens. render: an example's query and
-    candidates as `tokenize` wants them, in place of prefix + text. notes: what `tokenize` counted, kept with the table.
+    candidates as `tokenize` wants them, in place of prefix + text; raises BadRecord for an example that has no such
+    form. notes: what `tokenize` counted, kept with the table.
     """
 
     tokenize: Tokenize
@@ -185,7 +194,7 @@ def _build(folder: Path, datasets: Sequence[Dataset], pieces: Pieces) -> None:
         with (temporary / "tokens.raw").open("wb") as file:
             builder = _Builder(pieces, file)
             for number, dataset in enumerate(datasets):
-                builder.add(number, dataset.examples())
+                builder.add(number, dataset)
             builder.finish(temporary, {d.name: asdict(d.report) for d in datasets if hasattr(d, "report")})
         _raw_to_npy(temporary / "tokens.raw", temporary / "tokens.npy")
 
@@ -217,9 +226,13 @@ class _Builder:
         self.dataset: list[int] = []
         self.ids: list[bytes] = []
 
-    def add(self, number: int, examples: Iterable[Example]) -> None:
-        for example in examples:
-            query, candidates = self.pieces.texts(example)
+    def add(self, number: int, dataset: Dataset) -> None:
+        for example in dataset.examples():
+            try:
+                query, candidates = self.pieces.texts(example)
+            except BadRecord as error:
+                _refuse(dataset, example, error)
+                continue
             self.query.append(self._row(query))
             self.candidates.extend(self._row(text) for text in candidates)
             self.counts.append(len(example.candidates))
@@ -271,6 +284,13 @@ class _Builder:
         has_teacher = bool(len(teacher) and not np.isnan(teacher).any())
         meta = {"format": FORMAT_VERSION, "has_teacher": has_teacher, "notes": notes, "reports": reports}
         (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _refuse(dataset: Dataset, example: Example, error: BadRecord) -> None:
+    """Treats an example that the model's format refuses as the dataset treats its bad records. Raises BadRecord."""
+    if not isinstance(dataset, CollectsBadRecords):
+        raise BadRecord(f"datasets.{dataset.name}: {example.source or example.id}: {error}") from error
+    dataset.note(example.source, error)
 
 
 def _offsets(counts: np.ndarray) -> np.ndarray:

@@ -46,7 +46,8 @@ class PassReport:
     """What a pass over a dataset met, where nothing else would say so.
 
     rows: records used. filtered: by `where` or `min_confidence`. merged: equal candidates of one example. conflicts:
-    of those, one relevant and the other not. places: of bad records, `dataset: file:line: why`.
+    of those, one relevant and the other not. places: of bad records, `dataset: file:line: why`. unused: fields that
+    nothing reads.
     """
 
     formats: list[str] = field(default_factory=list)
@@ -57,6 +58,7 @@ class PassReport:
     conflicts: int = 0
     conflict_places: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         parts = [f"{self.rows} rows ({', '.join(self.formats) or 'no format'})"]

@@ -15,7 +15,8 @@ from rankpo.data.batch import join, labels_of, stored_reference
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable, Pieces
 from rankpo.data.text.conversations import plain_text
-from rankpo.models.listwise.layout import ListwiseLayout, fit
+from rankpo.data.text.cutting import fit
+from rankpo.models.listwise.layout import ListwiseLayout
 from rankpo.models.listwise.settings import ListwiseSettings
 from rankpo.models.reranker.layout import plain_ids
 from rankpo.types import Batch, Example, Labels, Sequences
