@@ -200,13 +200,15 @@ def weights(datasets: Sequence[Any]) -> list[float]:
 def make_evaluators(
     experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None], top_k: int = 100
 ) -> list[Evaluator]:
-    """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared.
+    """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared, and
+    scores of single pairs of texts correlated.
 
     top_k: documents kept per query; more where a metric looks deeper.
     """
     from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator
     from rankpo.evaluation.completions import completion_evaluator
     from rankpo.evaluation.lists import ListwiseEvaluator, has_lists
+    from rankpo.evaluation.scored_pairs import ScoredPairsEvaluator, has_scored_pairs
 
     if experiment.model.kind == "causal_lm":
         from rankpo.trainers.paired_preference import PairedPreferenceTrainer
@@ -222,6 +224,8 @@ def make_evaluators(
         if hasattr(dataset, "qrels") and not pairs and experiment.model.kind == "embedding":
             deepest = max((int(name.rpartition("@")[2]) for name in metrics if "@" in name), default=100)
             made.append(RetrievalEvaluator(dataset, experiment.cache_dir, metrics, say, top_k=max(top_k, deepest)))
+        elif not pairs and has_scored_pairs(dataset):
+            made.append(ScoredPairsEvaluator(dataset, experiment.cache_dir, say))
         elif not pairs and has_lists(dataset):
             made.append(ListwiseEvaluator(dataset, experiment.cache_dir, metrics, say))
         else:
