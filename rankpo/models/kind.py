@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.config.value_types import type_problems
+from rankpo.errors import ConfigError
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
@@ -175,6 +176,8 @@ class ModelKind(ABC):
             tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
         try:
             return self.make_inputs(tokenizer, settings, say)
+        except ConfigError:
+            raise
         except ValueError as error:
             raise loading.LoadingError(f"{self.origin}: {error}") from error
 
@@ -191,6 +194,8 @@ class ModelKind(ABC):
         backbone: Any = self.load(inputs, say)
         try:
             model = self.wrap(backbone, inputs)
+        except ConfigError:
+            raise
         except ValueError as error:
             raise LoadingError(f"{self.origin}: {error}") from error
         if gradient_checkpointing:
@@ -231,6 +236,7 @@ class ModelKind(ABC):
     def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> Any:
         """The backbone under new adapters. task_type: peft's; more: further keys of its LoraConfig."""
         from peft import LoraConfig, get_peft_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
         from rankpo.models.loading import LoadingError
 
@@ -243,13 +249,20 @@ class ModelKind(ABC):
             target_modules=lora.target_modules,
             **more,
         )
+        tied = _tied_embeddings(backbone)
         try:
-            return get_peft_model(backbone, config)
+            adapted = get_peft_model(backbone, config)
         except ValueError as error:  # peft raises it; its text is that of a trace
             raise LoadingError(
                 f"model.peft.target_modules={lora.target_modules}: {str(error).splitlines()[0]}; "
                 "all-linear suits most models, else give names of linear layers, such as [query,value]"
             ) from error
+        if tied is not None and isinstance(backbone.get_input_embeddings(), BaseTunerLayer):
+            raise LoadingError(
+                f"model.peft.target_modules={lora.target_modules} puts adapters on {tied}, whose weights the output head "
+                "shares: merged, they would change both; leave it out"
+            )
+        return adapted
 
     def summary(self, model: RankingModel) -> str:
         """One line about a built model: origin, sizes, layout."""
@@ -258,3 +271,11 @@ class ModelKind(ABC):
             f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
             f"{'packed' if model.packed else 'padded'} {self.attn_implementation}"
         )
+
+
+def _tied_embeddings(backbone: PreTrainedModel) -> str | None:
+    """The name of the input embeddings, where the output head has the same weights."""
+    inputs, outputs = backbone.get_input_embeddings(), backbone.get_output_embeddings()
+    if outputs is None or outputs.weight is not inputs.weight:
+        return None
+    return next(name for name, module in backbone.named_modules() if module is inputs)

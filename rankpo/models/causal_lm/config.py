@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.data.text.rendering import template_text
+from rankpo.errors import ConfigError
 from rankpo.models.causal_lm.settings import CausalSettings
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.settings import Settings
@@ -55,25 +56,35 @@ class CausalKind(CausalSettings, ModelKind):
         from transformers import AutoModelForCausalLM
 
         backbone = self.backbone(AutoModelForCausalLM)
-        if self._new_rows(backbone, inputs):  # control tokens; checkpoints often hold more rows than tokens: kept
+        embeddings: Any = backbone.get_input_embeddings()
+        count = len(inputs.tokenizer) - int(embeddings.num_embeddings)
+        if count > 0:  # control tokens; checkpoints often hold more rows than tokens, which are kept
             if self.use_peft:
-                raise ValueError(
-                    "model.control_tokens adds rows to the embeddings, which adapters leave frozen; set use_peft=false"
-                )
+                self._refuse_new_rows(inputs, count)
             backbone.resize_token_embeddings(len(inputs.tokenizer))
         return backbone
 
-    @staticmethod
-    def _new_rows(backbone: PreTrainedModel, inputs: CompletionInputs) -> bool:
-        embeddings: Any = backbone.get_input_embeddings()
-        return len(inputs.tokenizer) > int(embeddings.num_embeddings)
+    def _refuse_new_rows(self, inputs: CompletionInputs, count: int) -> None:
+        """Raises ConfigError for adapters on a model whose tokenizer has tokens without a row of the embeddings."""
+        size = len(inputs.tokenizer)
+        tokens = inputs.tokenizer.convert_ids_to_tokens(list(range(size - count, size)))
+        why = (
+            f"the tokenizer of {self.origin} has {count} tokens more than the model has embeddings "
+            f"({', '.join(tokens[:5])}{', …' if count > 5 else ''}), which adds rows to the embeddings"
+        )
+        if self.control_tokens is not None:
+            why = "model.control_tokens adds rows to the embeddings"
+        raise ConfigError([f"{why}, and adapters leave embeddings frozen; set model.use_peft=false"])
 
     def wrap(self, backbone: PreTrainedModel, inputs: CompletionInputs) -> Any:
         from rankpo.models.causal_lm.model import CausalLanguageModel
+        from rankpo.models.engine.positions import check_positions
 
-        return CausalLanguageModel(
+        model = CausalLanguageModel(
             backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens, share_prompts=self.share_prompts
         )
+        check_positions(inputs.settings.max_length, backbone, model.position_offset)
+        return model
 
     def adapt(self, model: Any) -> Any:
         from peft import PeftModel
@@ -82,8 +93,23 @@ class CausalKind(CausalSettings, ModelKind):
 
         if self.load_lora_from is not None:
             loading.check_adapters(self.load_lora_from)
+            self._refuse_merged()
             return PeftModel.from_pretrained(model.base, self.load_lora_from, is_trainable=True)
         return self.adapted(model.base, "CAUSAL_LM")
+
+    def _refuse_merged(self) -> None:
+        """Raises ConfigError for adapters that the weights already have inside: FINAL with its own adapter/ folder."""
+        if self.is_random:
+            return
+        given, kept = Path(self.load_lora_from or ""), Path(self.source().path) / "adapter"
+        files = [folder / "adapter_model.safetensors" for folder in (given, kept)]
+        if all(file.exists() for file in files) and files[0].read_bytes() == files[1].read_bytes():
+            raise ConfigError(
+                [
+                    f"model.load_lora_from={self.load_lora_from} is merged into {self.origin} already and would act "
+                    "twice; leave it out, or load the base model that the adapters were trained on"
+                ]
+            )
 
     def asked(self, explicit: Collection[str]) -> Collection[str]:
         """The loss may ask for control tokens too, not only the command line."""

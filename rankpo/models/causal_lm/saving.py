@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from rankpo.models.causal_lm.final import control_lines, final_generation_config, final_settings, final_tokenizer
 from rankpo.models.causal_lm.model import CausalLanguageModel
 from rankpo.models.causal_lm.value_head import VALUE_HEAD_FILE
 from rankpo.models.engine.token_logps import TokenRequest
@@ -36,10 +36,13 @@ class CausalFolder(FolderFormat[CausalLanguageModel]):
     output = "log-probabilities"
 
     def tokenizer(self, model: CausalLanguageModel) -> PreTrainedTokenizerBase:
-        """A copy with the chat format that the model was trained with."""
-        return with_chat_template(model.tokenizer, model.inputs.chat.template)
+        return final_tokenizer(model.inputs, self.kind)
+
+    def settings(self, model: CausalLanguageModel) -> Mapping[str, Any]:
+        return final_settings(model.inputs, self.tokenizer(model))
 
     def beside(self, folder: Path, model: CausalLanguageModel) -> None:
+        final_generation_config(model.base, model.inputs).save_pretrained(folder)
         if model.value_head is not None:
             save_file(model.value_head.state_dict(), folder / VALUE_HEAD_FILE)
 
@@ -63,11 +66,6 @@ class CausalFolder(FolderFormat[CausalLanguageModel]):
             f"{description.get('base_model') or 'random weights'}. Prompts up to {model.settings.max_prompt_length} "
             f"tokens, {model.settings.max_length} with the completion."
         )
-        return card_of(description, "transformers", "text-generation", ["rankpo"], [about, "", USE])
-
-
-def with_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> PreTrainedTokenizerBase:
-    """A copy of the tokenizer with this chat template."""
-    other = copy.deepcopy(tokenizer)
-    other.chat_template = template
-    return other
+        return card_of(
+            description, "transformers", "text-generation", ["rankpo"], [about, *control_lines(model.inputs), "", USE]
+        )

@@ -48,9 +48,11 @@ class RewardKind(CausalKind):
     def wrap(self, backbone: PreTrainedModel, inputs: CompletionInputs) -> RewardModel:
         import torch
 
+        from rankpo.models.engine.positions import check_positions
         from rankpo.models.reward_model.model import RewardModel
 
         model = RewardModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
+        check_positions(inputs.settings.max_length, backbone, model.position_offset)
         if self._has_reward_head:
             with torch.no_grad():
                 model.reward_head.linear.weight.copy_(self._classifier().score.weight)

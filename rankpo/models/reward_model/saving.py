@@ -10,11 +10,21 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from rankpo.models.causal_lm.saving import PROBE, with_chat_template
+from rankpo.models.causal_lm.final import final_settings, final_tokenizer
+from rankpo.models.causal_lm.saving import PROBE
 from rankpo.models.model_card import card_of
 from rankpo.models.reward_model.model import RewardModel
 from rankpo.models.saving import FolderFormat, merged
 from rankpo.types import Sequences
+
+USE = """```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForSequenceClassification.from_pretrained("FOLDER")
+turns = [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]
+inputs = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)
+reward = model(**inputs).logits[0, 0]
+```"""
 
 
 class RewardFolder(FolderFormat[RewardModel]):
@@ -38,8 +48,10 @@ class RewardFolder(FolderFormat[RewardModel]):
         return classifier
 
     def tokenizer(self, model: RewardModel) -> PreTrainedTokenizerBase:
-        """A copy with the chat format that the model was trained with."""
-        return with_chat_template(model.tokenizer, model.inputs.chat.template)
+        return final_tokenizer(model.inputs, self.kind)
+
+    def settings(self, model: RewardModel) -> Mapping[str, Any]:
+        return final_settings(model.inputs, self.tokenizer(model))
 
     @torch.no_grad()
     def difference(self, folder: Path, model: RewardModel) -> float:
@@ -59,4 +71,4 @@ class RewardFolder(FolderFormat[RewardModel]):
             f"{description.get('base_model') or 'random weights'}. Its one logit, at the last token of a conversation, "
             "is the reward; only differences of rewards to one prompt mean something."
         )
-        return card_of(description, "transformers", "text-classification", ["rankpo"], [about])
+        return card_of(description, "transformers", "text-classification", ["rankpo"], [about, "", USE])
