@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.storage.printable import markdown
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def public_name(base_model: str | None) -> str | None:
@@ -16,22 +20,38 @@ def public_name(base_model: str | None) -> str | None:
     return Path(base_model).name if base_model is not None and is_path else base_model
 
 
+def title(description: Mapping[str, Any], default: str = "rankpo model") -> str:
+    return f"# {markdown(str(description.get('exp_name', default)))}"
+
+
+def origin(description: Mapping[str, Any]) -> str:
+    """How a model was trained and from what, as the end of a sentence."""
+    base = str(description.get("base_model") or "random weights")
+    return f"trained with rankpo (loss {markdown(str(description.get('loss', '')))}) from {markdown(base)}"
+
+
+def base_line(description: Mapping[str, Any]) -> list[str]:
+    """The line of the card's head that names the base model, if it has a name that a hub could have."""
+    base = str(description.get("base_model") or "")
+    return [f"base_model: {base}"] if HUB_ID.fullmatch(base) else []
+
+
 def card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
     """Markdown with the head that model hubs read. Holds no path of the machine it was made on."""
-    base = str(description.get("base_model") or "random weights")
+    base = [line for line in base_line(description) if "/" in line]  # a folder's name would be a dead link on a hub
     head = [
         "---",
         "library_name: sentence-transformers",
         "pipeline_tag: sentence-similarity",
-        *([f"base_model: {base}"] if "/" in base else []),  # hubs resolve it: a folder's name would be a dead link
+        *base,
         "tags: [rankpo, sentence-transformers, feature-extraction]",
         "---",
     ]
     lines = [
         *head,
-        f"# {description.get('exp_name', 'rankpo model')}",
+        title(description),
         "",
-        f"A bi-encoder trained with rankpo (loss {description.get('loss', '')}) from {base}.",
+        f"A bi-encoder {origin(description)}.",
         f"{settings.pooling} pooling, {'normalised' if settings.normalize else 'not normalised'}; "
         f"queries up to {settings.query_max_length} tokens, passages up to {settings.passage_max_length}.",
         "",
@@ -50,7 +70,8 @@ def card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
         'backbone, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")',
         "```",
         "",
-        f"Query prompt: {json.dumps(settings.query_prompt)}. Passage prompt: {json.dumps(settings.passage_prompt)}.",
+        f"Query prompt: {markdown(json.dumps(settings.query_prompt))}. "
+        f"Passage prompt: {markdown(json.dumps(settings.passage_prompt))}.",
         "",
         *training_list(description),
         *metrics_table(description),
@@ -64,7 +85,7 @@ def card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
 
 def training_list(description: Mapping[str, Any]) -> list[str]:
     rows = [
-        f"- {name}: {description[name]}"
+        f"- {name}: {markdown(str(description[name]))}"
         for name in ("data", "loss_values", "optimizer", "steps", "seed", "versions", "commit")
         if description.get(name) is not None
     ]
@@ -75,7 +96,7 @@ def metrics_table(description: Mapping[str, Any]) -> list[str]:
     before, after = description.get("metrics_before") or {}, description.get("metrics_after") or {}
     if not after:
         return []
-    rows = [f"| {name} | {_number(before.get(name))} | {_number(value)} |" for name, value in after.items()]
+    rows = [f"| {markdown(name)} | {_number(before.get(name))} | {_number(value)} |" for name, value in after.items()]
     return ["## Metrics", "", "| metric | before | after |", "|---|--:|--:|", *rows, ""]
 
 

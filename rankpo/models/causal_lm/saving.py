@@ -79,18 +79,17 @@ def verify(folder: Path, model: CausalLanguageModel, tolerance: float = 1e-4) ->
 
 def causal_card(model: CausalLanguageModel, description: Mapping[str, Any]) -> str:
     """Markdown with the head that model hubs read. Holds no path of the machine it was made on."""
-    from rankpo.models.model_card import metrics_table, training_list
+    from rankpo.models.model_card import base_line, metrics_table, origin, title, training_list
 
-    base = str(description.get("base_model") or "random weights")
     head = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    head += [] if base == "random weights" else [f"base_model: {base}"]
+    head += base_line(description)
     lines = [
         *head,
         "tags: [rankpo]",
         "---",
-        f"# {description.get('exp_name', 'rankpo model')}",
+        title(description),
         "",
-        f"A causal language model trained with rankpo (loss {description.get('loss', '')}) from {base}.",
+        f"A causal language model {origin(description)}.",
         f"Prompts up to {model.settings.max_prompt_length} tokens, {model.settings.max_length} with the completion.",
         "",
         "```python",

@@ -88,20 +88,19 @@ def verify(folder: Path, model: ListwiseModel, tolerance: float = 1e-4) -> float
 
 def card(model: ListwiseModel, description: Mapping[str, Any]) -> str:
     """Markdown with the head that model hubs read. Holds no path of the machine it was made on."""
-    from rankpo.models.model_card import metrics_table, training_list
+    from rankpo.models.model_card import base_line, metrics_table, origin, title, training_list
 
-    base = str(description.get("base_model") or "random weights")
     settings, own = model.settings, model.inputs.layout.identifiers
     lines = [
         "---",
         "library_name: transformers",
         "pipeline_tag: text-ranking",
-        *([] if base == "random weights" else [f"base_model: {base}"]),
+        *base_line(description),
         "tags: [rankpo, listwise-reranker]",
         "---",
-        f"# {description.get('exp_name', 'rankpo model')}",
+        title(description),
         "",
-        f"A listwise reranker trained with rankpo (loss {description.get('loss', '')}) from {base}. It reads up to "
+        f"A listwise reranker {origin(description)}. It reads up to "
         f"{settings.window} passages at once under the identifiers {own.open}{own.labels[0]}{own.close} to "
         f"{own.open}{own.labels[-1]}{own.close}, in prompts of at most {settings.max_length} tokens.",
         "",

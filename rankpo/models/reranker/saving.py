@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rankpo.data.batch import SpecialTokens
 from rankpo.models.embedding.saving import SETTINGS_FILE, ExportError, merged, write_json
-from rankpo.models.model_card import metrics_table, training_list
+from rankpo.models.model_card import base_line, metrics_table, origin, title, training_list
 from rankpo.models.older_transformers import for_older_readers
 from rankpo.models.reranker.config import SETTINGS_FILE as RERANKER_FILE
 from rankpo.storage.folders import written_whole
@@ -215,7 +215,6 @@ def verify_export(folder: Path, model: RerankerModel, tolerance: float = 1e-4) -
 def card(model: RerankerModel, description: Mapping[str, Any]) -> str:
     """The README.md of a reranker: what it is, how three libraries score a pair with it, what it was trained on."""
     settings, layout = model.settings, model.inputs.layout
-    base = str(description.get("base_model") or "random weights")
     kinds = {"encoder": "An encoder", "decoder": "A decoder with a linear score", "causal_lm": "A language model's yes"}
     pair = "query, document"
     if layout.query_prefix or layout.document_prefix:
@@ -224,13 +223,12 @@ def card(model: RerankerModel, description: Mapping[str, Any]) -> str:
         "---",
         "library_name: sentence-transformers",
         "pipeline_tag: text-ranking",
-        *([] if base == "random weights" else [f"base_model: {base}"]),
+        *base_line(description),
         "tags: [rankpo, sentence-transformers, cross-encoder]",
         "---",
-        f"# {description.get('exp_name', 'rankpo model')}",
+        title(description),
         "",
-        f"{kinds[settings.head]} that reads query and document together, trained with rankpo "
-        f"(loss {description.get('loss', '')}) from {base}. Pairs up to {settings.max_length} tokens; scores are "
+        f"{kinds[settings.head]} that reads query and document together, {origin(description)}. Pairs up to {settings.max_length} tokens; scores are "
         f"{'probabilities' if settings.activation == 'sigmoid' else 'logits'}.",
         "",
         "## Use",

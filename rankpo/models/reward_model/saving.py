@@ -77,19 +77,18 @@ def _verify(folder: Path, model: RewardModel, tolerance: float = 1e-4) -> float:
 
 def _card(description: Mapping[str, Any]) -> str:
     """Markdown with the head that model hubs read."""
-    from rankpo.models.model_card import metrics_table, training_list
+    from rankpo.models.model_card import base_line, metrics_table, origin, title, training_list
 
-    base = str(description.get("base_model") or "random weights")
     lines = [
         "---",
         "library_name: transformers",
         "pipeline_tag: text-classification",
-        *([] if base == "random weights" else [f"base_model: {base}"]),
+        *base_line(description),
         "tags: [rankpo]",
         "---",
-        f"# {description.get('exp_name', 'rankpo reward model')}",
+        title(description, "rankpo reward model"),
         "",
-        f"A reward model trained with rankpo (loss {description.get('loss', '')}) from {base}. Its one logit, at the",
+        f"A reward model {origin(description)}. Its one logit, at the",
         "last token of a conversation, is the reward; only differences of rewards to one prompt mean something.",
         "",
         *training_list(description),
