@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from rankpo.evaluation.metrics import METRICS, area_under_curve, evaluate_run, order, parse_metric, preference_accuracy
+from rankpo.data.readers.trec import order
+from rankpo.evaluation.metrics import METRICS, area_under_curve, evaluate_run, parse_metric, preference_accuracy
 
 QRELS = {"q": {"d1": 3, "d2": 2, "d3": 1, "d4": 0, "d5": 1}}
 RUN = {"q": {"d2": 0.9, "d9": 0.8, "d1": 0.7, "d4": 0.6, "d3": 0.5}}  # d5 missed, d9 unjudged

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rankpo.config.guard import leaves, secrets
 from rankpo.config.messages import unknown
+from rankpo.config.moved import current
 from rankpo.config.value_types import type_problem, type_problems
 from rankpo.errors import ConfigError
 from rankpo.trainers.settings import TrainerSettings
@@ -113,6 +114,7 @@ def locate(target: str) -> Any:
 
     A name that an allowed module only imports from elsewhere is outside, and a function is no class.
     """
+    target = current(target)
     permit(target)
     module, _, name = target.rpartition(".")
     try:
@@ -271,7 +273,7 @@ def signature(target: Any, arguments: Mapping[str, Any], key: str, complete: boo
 
 def _prefixed(key: str, message: str, names: Iterable[str]) -> str:
     """The message with the group's key in front, unless it names it already. names: of the keys of the group."""
-    if message.startswith((f"{key}.", f"{key}:", f"{key} ")):
+    if message.startswith((f"{key}.", f"{key}:", f"{key} ", "datasets.")):
         return message
     first = re.split(r"[^\w]", message, maxsplit=1)[0]
     return f"{key}.{message}" if first in names else f"{key}: {message}"
@@ -294,7 +296,7 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
         problems.append("trainer.reference=adapters needs model.use_peft=true: there are no adapters to switch off")
     if settings is not None and loss is not None and settings.precision == "fp16" and settings.max_grad_norm is None:
         problems.append("trainer.precision=fp16 needs trainer.max_grad_norm: overflowing updates are found by the norm")
-    if loss is not None and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer") and not _is_contrastive(loss):
+    if loss is not None and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer") and not _is_in_batch(loss):
         problems.append(f"trainer=contrastive cannot train {type(loss).__name__}; leave trainer out: loss=… chooses it")
     if loss is not None and model is not None:
         problems += _unmet_needs(loss, model)
@@ -312,10 +314,10 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
     return problems
 
 
-def _is_contrastive(loss: Loss) -> bool:
-    from rankpo.losses.contrastive import ContrastiveLoss
+def _is_in_batch(loss: Loss) -> bool:
+    from rankpo.losses.in_batch import InBatchLoss
 
-    return isinstance(loss, ContrastiveLoss)
+    return isinstance(loss, InBatchLoss)
 
 
 # Need of a loss: what it is, and what to try where the model's kind does not give it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,35 +12,12 @@ import xxhash
 
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable, Pieces
+from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.types import Batch, Labels, Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """The ids that the tokenizer puts before and after a single text; learned from it, never assumed."""
-
-    head: tuple[int, ...]
-    tail: tuple[int, ...]
-
-    @classmethod
-    def learn(cls, tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
-        """Encodes one word with and without special tokens and looks at what was added.
-
-        Raises ValueError if the plain encoding is not one run inside the full one.
-        """
-        plain = tokenizer("word", add_special_tokens=False)["input_ids"]
-        full = tokenizer("word", add_special_tokens=True)["input_ids"]
-        for start in range(len(full) - len(plain) + 1):
-            if full[start : start + len(plain)] == plain:
-                return cls(tuple(full[:start]), tuple(full[start + len(plain) :]))
-        raise ValueError(f"the tokenizer alters a text when it adds special tokens: {plain} became {full}")
-
-    def __len__(self) -> int:
-        return len(self.head) + len(self.tail)
 
 
 class EmbeddingInputs:
@@ -156,17 +132,20 @@ def labels_of(groups: Sequence[Group], width: int | None = None) -> Labels:
     relevance = np.zeros((len(groups), width), dtype=np.float32)
     mask = np.zeros((len(groups), width), dtype=bool)
     teacher = np.zeros((len(groups), width), dtype=np.float32)
+    grades = np.zeros((len(groups), width), dtype=np.float32)
     for b, group in enumerate(groups):
         size = len(group.candidates)
         relevance[b, :size], mask[b, :size] = group.relevance, True
         if group.teacher is not None:
             teacher[b, :size] = group.teacher
+        grades[b, :size] = group.relevance if group.grades is None else group.grades
     has_teacher = bool(groups) and all(group.teacher is not None for group in groups)
     return Labels(
         relevance=torch.from_numpy(relevance),
         mask=torch.from_numpy(mask),
         confidence=torch.tensor([group.confidence for group in groups], dtype=torch.float32),
         teacher=torch.from_numpy(teacher) if has_teacher else None,
+        grades=torch.from_numpy(grades) if any(group.grades is not None for group in groups) else None,
     )
 
 

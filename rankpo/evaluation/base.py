@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from rankpo.data.loaders.planner import deal
+from rankpo.data.readers.trec import order
 from rankpo.data.report import all_pairs
 from rankpo.data.table import Dataset, ExampleTable, Pieces, open_table
-from rankpo.evaluation.metrics import Evaluation, evaluate_run, order, preference_accuracy
+from rankpo.evaluation.metrics import Evaluation, evaluate_run, preference_accuracy
 from rankpo.retrieval.exact import search
 from rankpo.runs import processes
 from rankpo.types import Example

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-Run = Mapping[str, Mapping[str, float]]
+from rankpo.data.readers.trec import Run, order
+
 Qrels = Mapping[str, Mapping[str, float]]
 
 RANKPO_DEPTH = 100  # RankPO's evaluation looks at the first hundred documents only
@@ -45,11 +46,6 @@ class Evaluation:
 
 
 Metric = Callable[[Judged, "int | None", str], float]
-
-
-def order(scores: Mapping[str, float]) -> list[str]:
-    """Document ids, best first: by score downwards, ties by id downwards as text (trec_eval's rule)."""
-    return sorted(scores, key=lambda name: (scores[name], name), reverse=True)
 
 
 def evaluate_run(

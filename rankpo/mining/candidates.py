@@ -119,8 +119,7 @@ def _at_random(settings: MiningSettings, data: MiningData, query: int, seed: int
 
 def _from_run(settings: MiningSettings, data: MiningData, say: Say) -> list[Found]:
     """Raises ConfigError where the run and the data share no query or no document."""
-    from rankpo.data.readers.trec import read_run
-    from rankpo.evaluation.metrics import order
+    from rankpo.data.readers.trec import order, read_run
 
     assert settings.run is not None
     run = read_run(settings.run)

@@ -159,9 +159,14 @@ class Annotate:
     def _rankings(
         self, experiment: Experiment, queries: Mapping[str, str], texts: Mapping[str, str], logger: MetricsLogger
     ) -> dict[str, Ranking]:
-        from rankpo.judges.rankings import rankings
+        from rankpo.judges import rankings
+        from rankpo.runs import processes
+        from rankpo.tasks.encode import embedding_model
 
-        return rankings(experiment, self.run, queries, texts, self.pairs.top_k, logger.say)
+        if self.run is not None:
+            return rankings.of_run(self.run, queries, texts, self.pairs.top_k, logger.say)
+        model = embedding_model(experiment, processes.make_accelerator().device, logger.say)
+        return rankings.searched(model, queries, texts, self.pairs.top_k, experiment.cache_dir, logger.say)
 
     def _draw(self, found: Mapping[str, Ranking], texts: Mapping[str, str], seed: int) -> list[Pair]:
         from rankpo.judges.annotation import equal_texts

@@ -176,7 +176,7 @@ class Sample:
     ) -> dict[str, Any]:
         known = _known(folder, draws)
         ordered = [known[_key(draw)] for draw in draws]
-        names = ("prompt_id", "prompt", "output", "sample_id", "dataset")
+        names = ("prompt_id", "prompt", "output", "finished", "sample_id", "dataset")
         lines = [{"type": "sample", **{name: record[name] for name in names}} for record in ordered]
         replace_text(folder / "samples.jsonl", "".join(_json(line) + "\n" for line in lines))
         kept = ("dataset", "instruction", "output", "generator")

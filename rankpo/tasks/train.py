@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import torch
 
     from rankpo.config.build import Experiment
+    from rankpo.data.loaders.ranking import DataLoader
     from rankpo.evaluation.base import Evaluator
+    from rankpo.losses.base import Loss
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.models.reference import Reference
     from rankpo.runs.logger import MetricsLogger
@@ -41,6 +43,7 @@ class Train:
 
     def __call__(self, experiment: Experiment) -> Mapping[str, float]:
         """Returns the metrics of the last evaluation."""
+        from rankpo.config.moved import comparable
         from rankpo.runs import processes
         from rankpo.runs.folder import claim, enter_run_dir, start_again
         from rankpo.runs.logger import MetricsLogger
@@ -54,7 +57,7 @@ class Train:
             unfinished = True
             if main:
                 unfinished = enter_run_dir(
-                    experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume
+                    experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume, comparable
                 )
             if not processes.broadcast_object(unfinished):
                 MetricsLogger(main=main).say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
@@ -101,6 +104,7 @@ def assemble(
             batch_size=replay_size,
             seed=experiment.seed,
         )
+    check_teaches(experiment.loss, loader, logger.say)
     if logger.main:
         report_data(experiment, inputs, table, evaluators, logger.say)
     model = build_model(experiment, inputs, logger.say)
@@ -138,6 +142,16 @@ def assemble(
         ),
     )
     return trainer
+
+
+def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
+    """Raises ConfigError for data from which the loss cannot learn; says what part of it teaches nothing."""
+    from rankpo.trainers.empty_updates import check
+
+    try:
+        check(loss, loader, say)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
 
 
 def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
@@ -179,13 +193,15 @@ def weights(datasets: Sequence[Any]) -> list[float]:
 def make_evaluators(
     experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None], top_k: int = 100
 ) -> list[Evaluator]:
-    """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared.
+    """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared, and
+    scores of single pairs of texts correlated.
 
     top_k: documents kept per query; more where a metric looks deeper.
     """
     from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator
     from rankpo.evaluation.completions import completion_evaluator
     from rankpo.evaluation.lists import ListwiseEvaluator, has_lists
+    from rankpo.evaluation.scored_pairs import ScoredPairsEvaluator, has_scored_pairs
 
     if experiment.model.kind == "causal_lm":
         from rankpo.trainers.paired_preference import PairedPreferenceTrainer
@@ -201,6 +217,8 @@ def make_evaluators(
         if hasattr(dataset, "qrels") and not pairs and experiment.model.kind == "embedding":
             deepest = max((int(name.rpartition("@")[2]) for name in metrics if "@" in name), default=100)
             made.append(RetrievalEvaluator(dataset, experiment.cache_dir, metrics, say, top_k=max(top_k, deepest)))
+        elif not pairs and has_scored_pairs(dataset):
+            made.append(ScoredPairsEvaluator(dataset, experiment.cache_dir, say))
         elif not pairs and has_lists(dataset):
             made.append(ListwiseEvaluator(dataset, experiment.cache_dir, metrics, say))
         else:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rankpo.data.batch import EmbeddingInputs, SpecialTokens, join, labels_of, select
+from rankpo.data.batch import EmbeddingInputs, join, labels_of, select
 from rankpo.data.loaders.ranking import ContrastiveDataLoader, PairedPreferenceDataLoader
 from rankpo.data.table import open_table
+from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.types import Example, Sequences
 from tests.data.test_text_store import Fixed

@@ -88,7 +88,7 @@ def test_chain_from_sft_to_dpo_and_what_final_holds(tmp_path):
         return_tensors="pt",
         return_dict=True,
     )
-    assert tokenizer.decode(ids["input_ids"][0]) == "<|user|>\nWhat colour is snow?\n<|assistant|>\n"
+    assert tokenizer.decode(ids["input_ids"][0]) == "[CLS]<|user|>\nWhat colour is snow?\n<|assistant|>\n"
     assert loaded.generate(**ids, max_new_tokens=3).shape[1] == ids["input_ids"].shape[1] + 3
 
 

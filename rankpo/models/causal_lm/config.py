@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankpo.data.text.rendering import template_text
 from rankpo.models.causal_lm.settings import CausalSettings
 from rankpo.models.kind import WeightsConfig, prefer
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class CausalModelConfig(WeightsConfig):
     """A causal language model: how it reads prompts and completions.
 
-    load_lora_from: a folder of adapters to go on training. share_prompts: a prompt is computed once for all its
+    chat_template: jinja, or a file of it. load_lora_from: a folder of adapters to go on training. share_prompts: a prompt is computed once for all its
     completions, where the layout is packed.
     Settings that a folder carries (rankpo.json) win over the yaml, and the command line over both.
     """
@@ -42,6 +43,7 @@ class CausalModelConfig(WeightsConfig):
         super().__post_init__()
         if self.load_lora_from is not None and not self.use_peft:
             raise ValueError("load_lora_from needs use_peft=true")
+        object.__setattr__(self, "chat_template", template_text(self.chat_template))
         _ = self.settings
 
     @property
@@ -62,7 +64,14 @@ class CausalModelConfig(WeightsConfig):
             # the loss asks for control tokens, not only the command line
             asked = {*explicit, *(["control_tokens"] if settings.control_tokens is not None else [])}
             settings = prefer(saved, settings, asked, say, source.name)
-        return CompletionInputs(loading.load_tokenizer(source, self.trust_remote_code), settings)
+        tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
+        try:
+            inputs = CompletionInputs(tokenizer, settings)
+        except ValueError as error:
+            raise loading.LoadingError(f"{source.name}: {error}") from error
+        for note in inputs.chat.notes:
+            say(f"{source.name}: {note}")
+        return inputs
 
     def build(
         self, inputs: CompletionInputs, say: Callable[[str], None], gradient_checkpointing: bool = False

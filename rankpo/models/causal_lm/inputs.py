@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 import xxhash
 
-from rankpo.data.batch import SpecialTokens, labels_of, stored_reference
+from rankpo.data.batch import labels_of, stored_reference
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable, Pieces
+from rankpo.data.text.continuation import Continuation
 from rankpo.data.text.conversations import ChatFormat, shortened
+from rankpo.data.text.cutting import cut_turns
+from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.models.causal_lm.settings import CausalSettings
 from rankpo.types import Batch, Example, Labels, Prompt, Sequences, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 1  # raise it with any change of the tokens that a text gives
-# what stands in front of a text in the store, so that a prompt and a completion of equal words stay two rows
-PLAIN_PROMPT, CHAT_PROMPT, PLAIN_COMPLETION, CHAT_COMPLETION = "p:", "P:", "c:", "C:"
+VERSION = 2  # raise it with any change of the tokens that a text gives
+# what stands in front of a text in the store and says how it is read; a prompt and a completion of equal words stay apart
+PLAIN_PROMPT, CHAT_PROMPT, COMPLETION, WHOLE = "p:", "P:", "c:", "w:"
 
 
 class Piece(NamedTuple):
@@ -37,14 +41,17 @@ class CompletionInputs:
     """How a causal language model reads examples.
 
     Plain prompts and completions stand as they are, eos behind the completion; conversations get the chat format,
-    which ends them itself. A prompt of more than max_prompt_length tokens loses its oldest turns, then tokens from its
-    beginning, so that its end, the last user turn, is what stays. A completion is cut at max_length.
+    which ends them itself. A text that brings its first or its end token along keeps that one alone. A completion that
+    was cut when it was written has no end. A prompt of more than max_prompt_length tokens loses its oldest turns, then
+    the beginning of its longest turn, whose frame stays; a plain one loses its beginning. A completion is cut at
+    max_length.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: CausalSettings) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
         self.chat = ChatFormat.learn(tokenizer, settings.chat_template)
+        self.continuation = Continuation(tokenizer)
         # a causal model's tokenizer may put a beginning in front; an end is eos's and the chat format's business
         self.head = SpecialTokens.learn(tokenizer).head
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -77,46 +84,85 @@ class CompletionInputs:
         )
 
     def render(self, example: Example) -> tuple[str, list[str]]:
-        """Prompt and completions as texts of the store, marked with how to read them."""
+        """Prompt and completions as texts of the store, marked with how to read them.
+
+        Raises BadRecord for a conversation that the chat template refuses or does not show as it is.
+        """
+        whole = example.finished or (True,) * len(example.candidates)
+        answers = list(zip(example.candidates, whole, strict=True))
         if isinstance(example.query, str):
-            return PLAIN_PROMPT + example.query, [PLAIN_COMPLETION + text for text in example.candidates]
-        return CHAT_PROMPT + json.dumps(example.query), [CHAT_COMPLETION + text for text in example.candidates]
+            mark = COMPLETION if example.query else WHOLE
+            return PLAIN_PROMPT + example.query, [mark + self._ended(text, finished) for text, finished in answers]
+        turns = example.query
+        prompt = self.chat.prompt(turns)
+        texts = [self.chat.behind(prompt, turns, text, finished=finished) for text, finished in answers]
+        return CHAT_PROMPT + json.dumps([prompt, turns]), [COMPLETION + text for text in texts]
+
+    def _ended(self, text: str, finished: bool) -> str:
+        """A plain completion with its end token, which stands once."""
+        if not finished:
+            return text
+        ends = tuple({str(self.tokenizer.eos_token), self.chat.ending.strip()})
+        return text.rstrip() if text.rstrip().endswith(ends) else text + str(self.tokenizer.eos_token)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of marked texts; prompts already cut to max_prompt_length."""
-        rendered = [self._text(text[:2], text[2:]) for text in texts]
-        encoded = self._encode(rendered)
-        return [self._fit(text, ids) for text, ids in zip(texts, encoded, strict=True)]
-
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        # verbose: no warning for texts longer than the model, which are cut here
-        encoded = self.tokenizer(
-            list(texts), add_special_tokens=False, truncation=False, return_attention_mask=False, verbose=False
-        )
-        return encoded["input_ids"]
-
-    def _text(self, mark: str, text: str) -> str:
-        if mark == CHAT_PROMPT:
-            return self.chat.prompt(_turns(text))
-        if mark == CHAT_COMPLETION:
-            return self.chat.completion(text)
-        return text + str(self.tokenizer.eos_token) if mark == PLAIN_COMPLETION else text
+        rows: list[list[int]] = [[] for _ in texts]
+        for marks, encode in (((COMPLETION,), self.continuation.ids), ((), self.continuation.whole)):
+            numbers = [n for n, text in enumerate(texts) if (text[:2] == COMPLETION) == bool(marks)]
+            encoded = encode([_bare(texts[n]) for n in numbers])
+            for number, ids in zip(numbers, encoded, strict=True):
+                rows[number] = self._fit(texts[number], ids)
+        return rows
 
     def _fit(self, text: str, ids: list[int]) -> list[int]:
-        mark, limit = text[:2], self.settings.max_prompt_length
+        mark = text[:2]
         if mark == PLAIN_PROMPT:
-            room = limit - len(self.head)
-            self.cut += len(ids) > room
-            return [*self.head, *ids[-room:]] if ids else list(self.empty)
-        if mark != CHAT_PROMPT or len(ids) <= limit:
+            return self._plain_prompt(ids)
+        if mark == WHOLE:  # the empty prompt is the first token already
+            return ids[len(self.empty) :] if tuple(ids[: len(self.empty)]) == self.empty else ids
+        return self._chat_prompt(_turns(text), ids) if mark == CHAT_PROMPT else ids
+
+    def _plain_prompt(self, ids: list[int]) -> list[int]:
+        """The first token once, whether the tokenizer puts it there or the text has it."""
+        head = self.head
+        if not head and ids[:1] == [self.tokenizer.bos_token_id]:
+            head = tuple(ids[:1])
+        rest = ids[len(head) :] if tuple(ids[: len(head)]) == head else ids
+        room = self.settings.max_prompt_length - len(head)
+        self.cut += len(rest) > room
+        return [*head, *rest[-room:]] if ids else list(self.empty)
+
+    def _chat_prompt(self, turns: Sequence[Turn], ids: list[int]) -> list[int]:
+        limit = self.settings.max_prompt_length
+        if len(ids) <= limit:
             return ids
         self.shortened += 1
-        turns = shortened(_turns(text[2:]))
-        while len(ids) > limit and turns is not None:
-            (ids,) = self._encode([self.chat.prompt(turns)])
-            turns = shortened(turns)
-        self.cut += len(ids) > limit
-        return ids[-limit:]
+        rest = shortened(turns)
+        while len(ids) > limit and rest is not None:
+            turns, (ids,) = rest, self.continuation.whole([self.chat.prompt(rest)])
+            rest = shortened(turns)
+        if len(ids) <= limit:
+            return ids
+        self.cut += 1
+        return self._cut_inside(turns)
+
+    def _cut_inside(self, turns: Sequence[Turn]) -> list[int]:
+        """Ids of the conversation with its longest turns cut, so that the frame around them stays."""
+        limit = self.settings.max_prompt_length
+        encode = self.continuation.whole
+        room = limit
+        while True:
+            cut = cut_turns(self.tokenizer, turns, room)
+            (ids,) = encode([self.chat.prompt(cut)])
+            if len(ids) <= limit:
+                return ids
+            if room <= 0:
+                raise ValueError(
+                    f"model.max_prompt_length={limit} is less than the {len(ids)} tokens that the chat template puts "
+                    "around the turns; set a larger one"
+                )
+            room = max(0, room - (len(ids) - limit))
 
     def piece(self, prompt: int, completion: int, relevance: float) -> Piece:
         if self.control is None:
@@ -179,7 +225,7 @@ class CompletionInputs:
         lengths = np.zeros(labels.relevance.shape, dtype=np.int64)
         for b, group in enumerate(groups):
             lengths[b, : len(group.candidates)] = self.completion_lengths(table, self._pieces(group))
-        return Labels(labels.relevance, labels.mask, labels.confidence, labels.teacher, torch.from_numpy(lengths))
+        return replace(labels, lengths=torch.from_numpy(lengths))
 
     def collate(
         self,
@@ -208,7 +254,8 @@ class CompletionInputs:
     def slot_pieces(self, table: ExampleTable) -> list[Piece]:
         """The piece of every candidate slot of the table."""
         prompts = np.repeat(np.asarray(table.query), np.diff(table.offsets)).tolist()
-        rows = zip(prompts, np.asarray(table.candidates).tolist(), np.asarray(table.relevance).tolist(), strict=True)
+        relevance = table.relevant("model.control_tokens") if self.control else np.asarray(table.relevance)
+        rows = zip(prompts, np.asarray(table.candidates).tolist(), relevance.tolist(), strict=True)
         return [self.piece(*row) for row in rows]
 
     def report(self, table: ExampleTable) -> str | None:
@@ -220,8 +267,13 @@ class CompletionInputs:
         return f"of {len(pieces)} completions: {', '.join(named)} (model.max_length)" if named else None
 
 
+def _bare(text: str) -> str:
+    """A text of the store without its mark and, of a conversation, its turns."""
+    return str(json.loads(text[2:])[0]) if text[:2] == CHAT_PROMPT else text[2:]
+
+
 def _turns(text: str) -> tuple[Turn, ...]:
-    return tuple((name, content) for name, content in json.loads(text))
+    return tuple((name, content) for name, content in json.loads(text[2:])[1])
 
 
 def _labelled(parts: Sequence[tuple[np.ndarray, np.ndarray]], prefixes: Sequence[tuple[int, int]]) -> Sequences:

@@ -20,6 +20,8 @@ from transformers import TopPLogitsWarper as TopP
 
 from rankpo.data.loaders.planner import cut
 from rankpo.data.random_keys import random_keys, text_key
+from rankpo.data.readers.fields import BadRecord
+from rankpo.data.text.conversations import plain_text
 from rankpo.models.causal_lm.inputs import CompletionInputs
 from rankpo.models.engine.vllm import open_engine
 from rankpo.models.listwise.decoding import left_padded, own_attention
@@ -93,8 +95,16 @@ class Reader:
         self.before_stop = ending.removesuffix(self._decode([last], special=True))
 
     def ids(self, prompts: Sequence[Prompt]) -> list[np.ndarray]:
-        """Tokens of each prompt, cut as in training; behind them the desirable control token, where there is one."""
-        texts = [self.inputs.render(Example(prompt, (), (), ""))[0] for prompt in prompts]
+        """Tokens of each prompt, cut as in training; behind them the desirable control token, where there is one.
+
+        Raises BadRecord with the beginning of a prompt that the chat template refuses.
+        """
+        texts = []
+        for prompt in prompts:
+            try:
+                texts.append(self.inputs.render(Example(prompt, (), (), ""))[0])
+            except BadRecord as error:
+                raise BadRecord(f"prompt {plain_text(prompt)[:60]!r}: {error}") from error
         control = [] if self.inputs.control is None else [self.inputs.control[0]]
         return [np.array([*ids, *control], dtype=np.int64) for ids in self.inputs.tokenize(texts)]
 
@@ -106,7 +116,7 @@ class Reader:
         if not isinstance(draw.prompt, str):
             if end is not None:
                 text = text.removesuffix(self.before_stop)
-            text = text.strip() if self.inputs.chat.strips else text
+            text = self.inputs.chat.content(draw.prompt, text)
         return Completion(text, len(kept) + (end is not None), end is not None)
 
     def _text(self, given: list[int], written: list[int]) -> str:

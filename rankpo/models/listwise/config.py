@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankpo.data.text.prompt_templates import read_template
+from rankpo.data.text.rendering import template_text
 from rankpo.models.kind import Say, WeightsConfig
 from rankpo.models.listwise.settings import ListwiseSettings
 
@@ -49,6 +50,7 @@ class ListwiseModelConfig(WeightsConfig):
         super().__post_init__()
         if not self.neftune_alpha >= 0:
             raise ValueError(f"neftune_alpha must be >= 0, got {self.neftune_alpha}")
+        object.__setattr__(self, "chat_template", template_text(self.chat_template))
         _ = self.settings
 
     @property
@@ -77,7 +79,7 @@ class ListwiseModelConfig(WeightsConfig):
             inputs = ListwiseInputs(tokenizer, settings)
         except ValueError as error:
             raise loading.LoadingError(f"{self.origin}: {error}") from error
-        for note in inputs.layout.notes:
+        for note in (*inputs.layout.chat.notes, *inputs.layout.notes):
             say(note)
         own = inputs.layout.identifiers
         shown = "" if own.canonical else ", from separate pieces: free generation may tokenise an answer otherwise"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rankpo.data.batch import SpecialTokens
+from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.models.reranker.settings import RerankerSettings
 
 if TYPE_CHECKING:

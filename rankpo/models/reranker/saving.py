@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rankpo.data.batch import SpecialTokens
+from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.models.embedding.saving import SETTINGS_FILE, ExportError, merged, write_json
 from rankpo.models.model_card import base_line, metrics_table, origin, title, training_list
 from rankpo.models.older_transformers import for_older_readers
