@@ -93,7 +93,8 @@ def assemble(
     check_best_metric(experiment.settings.best_metric, evaluators)
     table = open_table(experiment.cache_dir, experiment.datasets, inputs.pieces(), logger.say)
     common = {"batch_size": experiment.settings.batch_size, "seed": experiment.seed}
-    loader = experiment.dataloader.make(table=table, weights=weights(experiment.datasets), **common)
+    left_out = equal_pairs(experiment, inputs, table, logger.say)
+    loader = experiment.dataloader.make(table=table, weights=weights(experiment.datasets), left_out=left_out, **common)
     replay = None
     if experiment.replay_datasets:
         replay_table = open_table(experiment.cache_dir, experiment.replay_datasets, inputs.pieces(), logger.say)
@@ -113,6 +114,8 @@ def assemble(
         logger.say(cut)
     if not experiment.settings.dropout:
         disable_dropout(model)
+        if experiment.model.use_peft and (asked := experiment.model.lora.lora_dropout):
+            logger.say(f"model.peft.lora_dropout={asked} has no effect: trainer.dropout is false; set it to true")
     reference, stored = make_reference(experiment, model, table, logger.say, accelerator.autocast)
     for evaluator in evaluators:
         evaluator.compare_with(model, accelerator.autocast, reference)
@@ -171,6 +174,18 @@ def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:
     evaluated = bool(experiment.eval_datasets)
     if problem := unfit(name_of(accelerator), experiment.model.kind, experiment.loss, evaluated):
         raise ConfigError([problem])
+
+
+def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[str], None]) -> list[int]:
+    """The pairs of completions that differ behind the cut alone: they are counted, and left out of training."""
+    from rankpo.data.loaders.ranking import PairedPreferenceDataLoader
+
+    if experiment.model.kind != "causal_lm" or not issubclass(experiment.dataloader.load(), PairedPreferenceDataLoader):
+        return []
+    found: list[int] = inputs.equal_pairs(table)
+    if found:
+        say(f"{len(found)} of {len(table)} pairs are left out: cut to model.max_length, both answers are equal")
+    return found
 
 
 def seed_everything(seed: int) -> None:
