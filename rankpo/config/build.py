@@ -114,7 +114,7 @@ def locate(target: str) -> Any:
 
     A name that an allowed module only imports from elsewhere is outside, and a function is no class.
     """
-    target = current(target)
+    target = current(target) if isinstance(target, str) else target  # `permit` refuses what is no text
     permit(target)
     module, _, name = target.rpartition(".")
     try:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rankpo.storage.printable import markdown
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def public_name(base_model: str | None) -> str | None:
@@ -13,20 +18,34 @@ def public_name(base_model: str | None) -> str | None:
     return Path(base_model).name if base_model is not None and is_path else base_model
 
 
+def origin(description: Mapping[str, Any]) -> str:
+    """How a model was trained and from what, as the end of a sentence."""
+    base = str(description.get("base_model") or "random weights")
+    return f"trained with rankpo (loss {markdown(str(description.get('loss', '')))}) from {markdown(base)}"
+
+
+def base_line(description: Mapping[str, Any]) -> list[str]:
+    """The line of the card's head that names the base model, if its name is a hub id with an owner.
+
+    Hubs resolve it: a folder's name would be a dead link.
+    """
+    base = str(description.get("base_model") or "")
+    return [f"base_model: {base}"] if HUB_ID.fullmatch(base) else []
+
+
 def card_of(description: Mapping[str, Any], library: str, task: str, tags: Sequence[str], about: Sequence[str]) -> str:
     """Markdown with the head that model hubs read. about: lines on what the model is and how it is used.
 
     description: holds no path of this machine.
     """
-    base = str(description.get("base_model") or "")
     lines = [
         "---",
         f"library_name: {library}",
         f"pipeline_tag: {task}",
-        *([f"base_model: {base}"] if "/" in base else []),  # hubs resolve it: a folder's name would be a dead link
+        *base_line(description),
         f"tags: [{', '.join(tags)}]",
         "---",
-        f"# {description.get('exp_name', 'rankpo model')}",
+        f"# {markdown(str(description.get('exp_name', 'rankpo model')))}",
         "",
         *about,
         "",
@@ -42,7 +61,7 @@ def card_of(description: Mapping[str, Any], library: str, task: str, tags: Seque
 
 def training_list(description: Mapping[str, Any]) -> list[str]:
     rows = [
-        f"- {name}: {description[name]}"
+        f"- {name}: {markdown(str(description[name]))}"
         for name in ("data", "loss_values", "optimizer", "steps", "seed", "versions", "commit")
         if description.get(name) is not None
     ]
@@ -53,7 +72,7 @@ def metrics_table(description: Mapping[str, Any]) -> list[str]:
     before, after = description.get("metrics_before") or {}, description.get("metrics_after") or {}
     if not after:
         return []
-    rows = [f"| {name} | {_number(before.get(name))} | {_number(value)} |" for name, value in after.items()]
+    rows = [f"| {markdown(name)} | {_number(before.get(name))} | {_number(value)} |" for name, value in after.items()]
     return ["## Metrics", "", "| metric | before | after |", "|---|--:|--:|", *rows, ""]
 
 

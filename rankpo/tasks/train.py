@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -374,10 +376,14 @@ def describe(experiment: Experiment, metrics: Mapping[str, Any]) -> dict[str, An
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that runs, or None outside of one."""
+    """The commit of the checkout that runs, or None outside of one.
+
+    git is looked for in the absolute folders of PATH: one in the folder that a run is started from is not called.
+    """
     root = Path(__file__).parents[2]
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_absolute()]
+    git = shutil.which("git", path=os.pathsep.join(folders) or os.defpath)
+    if git is None or not Path(git).is_absolute():
         return None
+    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

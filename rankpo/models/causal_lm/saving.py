@@ -14,7 +14,7 @@ from rankpo.models.causal_lm.final import control_lines, final_generation_config
 from rankpo.models.causal_lm.model import CausalLanguageModel
 from rankpo.models.causal_lm.value_head import VALUE_HEAD_FILE
 from rankpo.models.engine.token_logps import TokenRequest
-from rankpo.models.model_card import card_of
+from rankpo.models.model_card import card_of, origin
 from rankpo.models.saving import FolderFormat
 from rankpo.types import Sequences
 
@@ -62,8 +62,7 @@ class CausalFolder(FolderFormat[CausalLanguageModel]):
 
     def card(self, model: CausalLanguageModel, description: Mapping[str, Any]) -> str:
         about = (
-            f"A causal language model trained with rankpo (loss {description.get('loss', '')}) from "
-            f"{description.get('base_model') or 'random weights'}. Prompts up to {model.settings.max_prompt_length} "
+            f"A causal language model {origin(description)}. Prompts up to {model.settings.max_prompt_length} "
             f"tokens, {model.settings.max_length} with the completion."
         )
         return card_of(

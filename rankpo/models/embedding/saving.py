@@ -20,9 +20,10 @@ from rankpo.errors import ConfigError
 from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.settings import EmbeddingSettings
-from rankpo.models.model_card import card_of
+from rankpo.models.model_card import card_of, origin
 from rankpo.models.saved import RECORD, read_json, settings_of_kind
 from rankpo.models.saving import FolderFormat, write_json
+from rankpo.storage.printable import markdown
 
 CLASSES = "sentence_transformers.models"
 POOLING_KEYS = {
@@ -79,14 +80,14 @@ class EmbeddingFolder(FolderFormat[EmbeddingModel]):
     def card(self, model: EmbeddingModel, description: Mapping[str, Any]) -> str:
         settings = model.settings
         about = [
-            f"A bi-encoder trained with rankpo (loss {description.get('loss', '')}) from "
-            f"{description.get('base_model') or 'random weights'}.",
+            f"A bi-encoder {origin(description)}.",
             f"{settings.pooling} pooling, {'normalised' if settings.normalize else 'not normalised'}; "
             f"queries up to {settings.query_max_length} tokens, passages up to {settings.passage_max_length}.",
             "",
             USE,
             "",
-            f"Query prompt: {json.dumps(settings.query_prompt)}. Passage prompt: {json.dumps(settings.passage_prompt)}.",
+            f"Query prompt: {markdown(json.dumps(settings.query_prompt))}. "
+            f"Passage prompt: {markdown(json.dumps(settings.passage_prompt))}.",
         ]
         tags = ["rankpo", "sentence-transformers", "feature-extraction"]
         return card_of(description, "sentence-transformers", "sentence-similarity", tags, about)

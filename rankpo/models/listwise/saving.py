@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from rankpo.data.batch import join
 from rankpo.models.listwise.inputs import PASSAGE, QUERY
 from rankpo.models.listwise.model import ListwiseModel
-from rankpo.models.model_card import card_of
+from rankpo.models.model_card import card_of, origin
 from rankpo.models.saving import FolderFormat
 
 PROBE = ("a question", ("the first passage", "another, which is a little longer", "the last"))
@@ -62,8 +62,7 @@ class ListwiseFolder(FolderFormat[ListwiseModel]):
     def card(self, model: ListwiseModel, description: Mapping[str, Any]) -> str:
         settings, own = model.settings, model.inputs.layout.identifiers
         about = (
-            f"A listwise reranker trained with rankpo (loss {description.get('loss', '')}) from "
-            f"{description.get('base_model') or 'random weights'}. It reads up to {settings.window} passages at once "
+            f"A listwise reranker {origin(description)}. It reads up to {settings.window} passages at once "
             f"under the identifiers {own.open}{own.labels[0]}{own.close} to {own.open}{own.labels[-1]}{own.close}, in "
             f"prompts of at most {settings.max_length} tokens."
         )

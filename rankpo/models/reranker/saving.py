@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from rankpo.data.text.special_tokens import SpecialTokens
-from rankpo.models.model_card import card_of
+from rankpo.models.model_card import card_of, origin
 from rankpo.models.reranker.inputs import RerankerInputs
 from rankpo.models.reranker.model import RerankerModel
 from rankpo.models.reranker.settings import RerankerSettings
@@ -132,8 +132,7 @@ class RerankerFolder(FolderFormat[RerankerModel]):
         if layout.query_prefix or layout.document_prefix:
             pair = f"{layout.query_prefix!r} + query, {layout.document_prefix!r} + document"
         about = (
-            f"{kinds[settings.head]} that reads query and document together, trained with rankpo "
-            f"(loss {description.get('loss', '')}) from {description.get('base_model') or 'random weights'}. Pairs up to "
+            f"{kinds[settings.head]} that reads query and document together, {origin(description)}. Pairs up to "
             f"{settings.max_length} tokens; scores are "
             f"{'probabilities' if settings.activation == 'sigmoid' else 'logits'}."
         )

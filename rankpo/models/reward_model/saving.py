@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from rankpo.models.causal_lm.final import final_settings, final_tokenizer
 from rankpo.models.causal_lm.saving import PROBE
-from rankpo.models.model_card import card_of
+from rankpo.models.model_card import card_of, origin
 from rankpo.models.reward_model.model import RewardModel
 from rankpo.models.saving import FolderFormat, merged
 from rankpo.types import Sequences
@@ -67,8 +67,7 @@ class RewardFolder(FolderFormat[RewardModel]):
 
     def card(self, model: RewardModel, description: Mapping[str, Any]) -> str:
         about = (
-            f"A reward model trained with rankpo (loss {description.get('loss', '')}) from "
-            f"{description.get('base_model') or 'random weights'}. Its one logit, at the last token of a conversation, "
+            f"A reward model {origin(description)}. Its one logit, at the last token of a conversation, "
             "is the reward; only differences of rewards to one prompt mean something."
         )
         return card_of(description, "transformers", "text-classification", ["rankpo"], [about, "", USE])
