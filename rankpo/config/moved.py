@@ -34,11 +34,19 @@ MODULES = {  # by release; an old module of a yaml's class and where the class l
     "rankpo.search": "rankpo.sweeps.optuna",
 }
 
+NAMES = {  # classes that have another name in today's module
+    "EmbeddingModelConfig": "EmbeddingKind",
+    "RerankerModelConfig": "RerankerKind",
+    "ListwiseModelConfig": "ListwiseKind",
+    "CausalModelConfig": "CausalKind",
+    "RewardModelConfig": "RewardKind",
+}
+
 
 def current(target: str) -> str:
     """Today's name of a `_target_`, which may have been written by an earlier version."""
     module, _, name = target.rpartition(".")
-    return f"{MODULES.get(module, module)}.{name}" if module else target
+    return f"{MODULES.get(module, module)}.{NAMES.get(name, name)}" if module in MODULES else target
 
 
 def translated(tree: Any) -> Any:
