@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from rankpo.config.aliases import modern
 from rankpo.config.guard import guarded
 from rankpo.config.messages import explain, multirun_refusal, run_error
 from rankpo.errors import ConfigError
@@ -75,6 +76,13 @@ def main() -> int:
     if refusal:
         sys.stderr.write(f"{refusal}\n")
         return 2
+    try:
+        sys.argv[1:], notes = modern(sys.argv[1:])
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.writelines(f"{note}\n" for note in notes)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would print a trace of its own instead of raising
     try:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rankpo.config.guard import leaves, secrets
 from rankpo.config.messages import unknown
 from rankpo.config.value_types import type_problem, type_problems
+from rankpo.config.weights import other_kind, settled
 from rankpo.errors import ConfigError
 from rankpo.trainers.settings import TrainerSettings
 
@@ -151,7 +152,9 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     made: dict[str, Any] = {}
     for name in ("task", "loss", "scheduler"):
         made[name] = attempt(partial(build, tree[name], name))
-    made["model"] = attempt(partial(_build_model, tree["model"], made["loss"]))
+    explicit = frozenset(_model_keys(overrides))
+    tree["model"] = attempt(partial(_model_node, tree["model"], made["loss"], explicit))
+    made["model"] = tree["model"] and attempt(partial(build, tree["model"], "model"))
     made["schedule"] = made.pop("scheduler")
     for name in ("mining", "judge"):
         if name in tree:
@@ -168,13 +171,15 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     for name in ("dataloader", "replay_dataloader", "optimizer"):
         made[name] = attempt(partial(maker, tree[name], name))
     problems.extend(_compatibility(made, tree))
+    if made["model"] is not None and (problem := other_kind(made["model"], overrides)):
+        problems.append(problem)
     if problems:
         raise ConfigError(problems)
     return Experiment(
         **made,
         tracker=tree["tracker"],
         config=tree,
-        explicit=frozenset(_model_keys(overrides)),
+        explicit=explicit,
         cache_dir=Path(tree["cache_dir"]),
         run_dir=Path(tree["run_dir"]),
         **{name: tree[name] for name in RUN_KEYS if name not in ("cache_dir", "run_count", "run_dir")},
@@ -198,16 +203,24 @@ def _at_home(value: Any) -> Any:
     return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
 
 
-def _build_model(node: Mapping[str, Any], loss: Loss | None) -> Any:
-    """The model's config. Tokens that loss=csft sets for a model that has no use for them are not its fault: that it has
-    no token log-probabilities is said of it."""
-    if loss is not None and "control_tokens" in loss.needs:
-        try:
-            taken = inspect.signature(locate(node["_target_"])).parameters
-        except ValueError as error:
-            raise ConfigError([f"model.{error}"]) from error
-        node = {name: value for name, value in node.items() if name != "control_tokens" or name in taken}
-    return build(node, "model")
+def _model_node(node: Mapping[str, Any], loss: Loss | None, explicit: Collection[str]) -> dict[str, Any]:
+    """The keys of `model`, with what its weights say of the kind. Raises ConfigError.
+
+    A kind without control tokens loses those that loss=csft sets: the loss is refused for its need of token
+    log-probabilities, and a second line about its key would not help.
+    """
+    try:
+        target = locate(node["_target_"])
+    except ValueError as error:
+        raise ConfigError([f"model.{error}"]) from error
+    made = settled(node, target, explicit)
+    if (
+        loss is not None
+        and "control_tokens" in loss.needs
+        and "control_tokens" not in inspect.signature(target).parameters
+    ):
+        made.pop("control_tokens", None)
+    return made
 
 
 def run(experiment: Experiment) -> None:
@@ -320,13 +333,15 @@ def _is_contrastive(loss: Loss) -> bool:
 
 # Need of a loss: what it is, and what to try where the model's kind does not give it.
 GIVEN_BY_KINDS = {
-    "token_logps": ("token log-probabilities", "Try model=llama, qwen or pythia."),
+    "token_logps": (
+        "token log-probabilities",
+        "Add kind=causal_lm with a decoder, such as model=llama, qwen or pythia.",
+    ),
     "vectors": (
         "embeddings",
-        "Try loss=softmax, which sets a positive against its own list, or an embedding model, such as model=minilm, "
-        "llama_embedding or qwen3_embedding.",
+        "Add kind=embedding; or try loss=softmax, which compares a positive with the candidates of its own list.",
     ),
-    "lists": ("rankings of whole lists", "Try model=listwise_llm."),
+    "lists": ("rankings of whole lists", "Add kind=listwise with a decoder, such as model=llama, qwen or mistral."),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from rankpo.config.value_types import type_problems
 
@@ -43,6 +43,11 @@ class WeightsConfig:
     random weights, with neither. layout: padded, packed, or packed where the model can. chunk_tokens: tokens of one call
     pass, None for a number that suits the device. peft: keys of `LoraSettings`.
     """
+
+    kind: ClassVar[str]
+    gives: ClassVar[frozenset[str]]
+    logps: ClassVar[str]
+    starts_from: ClassVar[frozenset[str]] = frozenset()  # other kinds whose saved folders it takes for plain weights
 
     name_or_path: str | None = None
     load_from: str | None = None
@@ -88,6 +93,24 @@ class WeightsConfig:
         from rankpo.models import loading
 
         return loading.resolve(self.name_or_path or "", self.load_from, self.revision)
+
+    def decodes(self) -> bool:
+        """Whether the architecture of the weights is a decoder's, which reads from left to right."""
+        from rankpo.models import loading
+
+        if self.random is not None and self._is_random:
+            return loading.is_decoder(str(self.random.get("model_type")))
+        return loading.is_decoder(loading.model_type(self.source()))
+
+    def _require_decoder(self) -> None:
+        """Raises LoadingError for an encoder, whose next-token head no checkpoint has trained."""
+        from rankpo.models.loading import LoadingError
+
+        if not self.decodes():
+            raise LoadingError(
+                f"{self.origin} is not a decoder, and a model of this kind continues texts; choose a decoder, such as "
+                "model=llama, qwen or pythia, or add kind=embedding or kind=reranker"
+            )
 
     def _backbone(self, family: Any = None) -> PreTrainedModel:
         """The weights in float32 on the CPU, under the head of a family of transformers; None: without a head."""
@@ -142,7 +165,7 @@ def prefer(saved: Settings, given: Settings, explicit: Collection[str], say: Say
     changed = {}
     for item in fields(saved):
         old, new = getattr(saved, item.name), getattr(given, item.name)
-        if old == new:
+        if old == new or (new == "auto" and item.name not in explicit):
             continue
         if item.name in explicit:
             changed[item.name] = new

@@ -55,6 +55,7 @@ class CausalModelConfig(WeightsConfig):
         from rankpo.models import loading
         from rankpo.models.causal_lm.inputs import CompletionInputs
 
+        self._require_decoder()
         if self._is_random:
             return CompletionInputs(loading.byte_tokenizer(), self.settings)
         source = self.source()

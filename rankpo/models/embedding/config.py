@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.models.embedding.settings import AUTO, EmbeddingSettings
 from rankpo.models.kind import WeightsConfig, prefer
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class EmbeddingModelConfig(WeightsConfig):
     gives = frozenset({"vectors"})
     logps = "candidates"  # a softmax over the candidates of a query
 
-    pooling: str = "mean"
+    pooling: str = AUTO
     normalize: bool = True
     query_prompt: str = ""
     passage_prompt: str = ""
@@ -55,13 +55,17 @@ class EmbeddingModelConfig(WeightsConfig):
         from rankpo.models.embedding.saving import read_settings
 
         if self._is_random:
-            return EmbeddingInputs(loading.byte_tokenizer(), self.settings)
+            return EmbeddingInputs(loading.byte_tokenizer(), self._decided(self.settings))
         source = self.source()
         settings = self.settings
         saved = read_settings(Path(source.path)) if self.load_from else None
         if saved is not None:
             settings = prefer(saved, settings, explicit, say, source.name)
-        return EmbeddingInputs(loading.load_tokenizer(source, self.trust_remote_code), settings)
+        return EmbeddingInputs(loading.load_tokenizer(source, self.trust_remote_code), self._decided(settings))
+
+    def _decided(self, settings: EmbeddingSettings) -> EmbeddingSettings:
+        """The settings with pooling=auto decided by the architecture of the weights."""
+        return settings.for_architecture(self.decodes()) if settings.pooling == AUTO else settings
 
     def build(
         self, inputs: EmbeddingInputs, say: Callable[[str], None], gradient_checkpointing: bool = False

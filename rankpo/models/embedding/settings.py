@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 POOLING = ("cls", "mean", "last")
+AUTO = "auto"  # as a key of the config: the architecture decides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +26,17 @@ class EmbeddingSettings:
     truncate_dim: int | None = None
 
     def __post_init__(self) -> None:
-        if self.pooling not in POOLING:
-            raise ValueError(f"pooling must be one of {', '.join(POOLING)}, got {self.pooling!r}")
+        if self.pooling not in (AUTO, *POOLING):
+            raise ValueError(f"pooling must be one of {', '.join((AUTO, *POOLING))}, got {self.pooling!r}")
         for name in ("query_max_length", "passage_max_length"):
             if getattr(self, name) < 4:
                 raise ValueError(f"{name} must be >= 4 tokens, got {getattr(self, name)}")
         if self.truncate_dim is not None and self.truncate_dim < 1:
             raise ValueError(f"truncate_dim must be >= 1 or null, got {self.truncate_dim}")
+
+    def for_architecture(self, decodes: bool) -> EmbeddingSettings:
+        """The settings with pooling=auto decided: only the last token of a decoder has read the whole text."""
+        return replace(self, pooling="last" if decodes else "mean") if self.pooling == AUTO else self
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

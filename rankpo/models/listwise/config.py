@@ -29,6 +29,7 @@ class ListwiseModelConfig(WeightsConfig):
 
     kind = "listwise"
     gives = frozenset({"lists"})
+    starts_from = frozenset({"causal_lm"})
     logps = "candidates"
 
     prompt: str = "letters"
@@ -66,6 +67,7 @@ class ListwiseModelConfig(WeightsConfig):
         from rankpo.models import loading
         from rankpo.models.listwise.inputs import ListwiseInputs
 
+        self._require_decoder()
         settings = self.settings
         if self._is_random:
             tokenizer: Any = loading.byte_tokenizer()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankpo.models.kind import Say, WeightsConfig, prefer
-from rankpo.models.reranker.settings import RerankerSettings
+from rankpo.models.reranker.settings import AUTO, RerankerSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ class RerankerModelConfig(WeightsConfig):
     gives = frozenset({"pairs"})
     logps = "sigmoid"  # each candidate is relevant or not by itself
 
-    head: str = "encoder"
+    head: str = AUTO
     readout: str = "difference"
     query_format: str = "{}"
     document_format: str = "{}"
@@ -71,7 +71,7 @@ class RerankerModelConfig(WeightsConfig):
         from rankpo.models.reranker.inputs import RerankerInputs
 
         if self._is_random:
-            return RerankerInputs(loading.byte_tokenizer(), self.settings)
+            return RerankerInputs(loading.byte_tokenizer(), self._decided(self.settings))
         source = self.source()
         settings = self.settings
         saved = read_settings(Path(source.path)) if self.load_from else None
@@ -79,7 +79,11 @@ class RerankerModelConfig(WeightsConfig):
             settings = prefer(saved, settings, explicit, say, source.name)
         tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
         ensure_pad(tokenizer, say)
-        return RerankerInputs(tokenizer, settings)
+        return RerankerInputs(tokenizer, self._decided(settings))
+
+    def _decided(self, settings: RerankerSettings) -> RerankerSettings:
+        """The settings with head=auto decided by the architecture of the weights."""
+        return settings.for_architecture(self.decodes()) if settings.head == AUTO else settings
 
     def build(self, inputs: RerankerInputs, say: Say, gradient_checkpointing: bool = False) -> RerankerModel:
         """The model on the CPU in float32. Raises LoadingError where weights cannot be found, read or used."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 HEADS = ("encoder", "decoder", "causal_lm")
+AUTO = "auto"  # as a key of the config: the architecture decides
 SMALLEST_QUERY = 8  # tokens that a query keeps beside the shortest document, whatever the lengths
 
 
@@ -55,7 +56,7 @@ class RerankerSettings:
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("head", HEADS),
+            ("head", (AUTO, *HEADS)),
             ("readout", ("difference", "yes")),
             ("activation", ("identity", "sigmoid")),
             ("long_document", ("truncate", "max_slice")),
@@ -85,6 +86,10 @@ class RerankerSettings:
                         f"separator is null, so the tokenizer's own layout of a pair is used, which has no place for "
                         f"{name} ({value!r}); set separator to a text"
                     )
+
+    def for_architecture(self, decodes: bool) -> RerankerSettings:
+        """The settings with head=auto decided: a decoder's last token carries the score, an encoder has a head."""
+        return replace(self, head="decoder" if decodes else "encoder") if self.head == AUTO else self
 
     @property
     def query(self) -> Format:

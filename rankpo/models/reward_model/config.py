@@ -21,6 +21,7 @@ class RewardModelConfig(CausalModelConfig):
 
     kind = "reward_model"
     gives = frozenset({"rewards"})
+    starts_from = frozenset({"causal_lm"})
 
     def build(
         self, inputs: CompletionInputs, say: Callable[[str], None], gradient_checkpointing: bool = False
