@@ -25,10 +25,13 @@ class Example:
     """One query with its candidates: what every dataset yields. Text only, never modified.
 
     query: text, or the turns of a conversation, whose next assistant turn each candidate is.
-    relevance: one number per candidate; a preference pair is (chosen, rejected) with relevance (1, 0).
+    relevance: one number per candidate: 1 and 0 of positives and negatives, else the label; a preference pair is
+    (chosen, rejected) with relevance (1, 0).
     teacher: one teacher score per candidate, or None.
     confidence: of a preference, a fraction of 1, or None where nobody stated one.
     source: `file:line` (or `dataset[index]`) for messages.
+    relevant: whether each candidate is a positive, where lists or a threshold say so; see `data.relevance`.
+    grades: the labels of a record that has both lists and scores, for losses on labels; None: `relevance` is the label.
     finished: per candidate, False for a completion that was cut when it was written; None: all are whole.
     """
 
@@ -39,6 +42,8 @@ class Example:
     teacher: tuple[float, ...] | None = None
     confidence: float | None = None
     source: str = ""
+    relevant: tuple[bool, ...] | None = None
+    grades: tuple[float, ...] | None = None
     finished: tuple[bool, ...] | None = None
 
 
@@ -82,6 +87,8 @@ class Labels:
     confidence: [B] float32 in [0, 1], 1 where none was stated. teacher: [B, G] float32 or None.
     lengths: [B, G] int64, scored tokens of each candidate (0 on padding), where scores are sums of log-probabilities
     over tokens, as a causal language model's; None where a score is one number for the whole candidate.
+    grades: [B, G] float32, labels that differ from the relevance: scores beside lists of positives and negatives; or
+    None where the relevance is the label.
     """
 
     relevance: Tensor
@@ -89,6 +96,7 @@ class Labels:
     confidence: Tensor
     teacher: Tensor | None = None
     lengths: Tensor | None = None
+    grades: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.relevance.shape[0])

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rankpo.config.guard import leaves, secrets
 from rankpo.config.messages import unknown
+from rankpo.config.moved import current
 from rankpo.config.value_types import type_problem, type_problems
 from rankpo.config.weights import other_kind, settled
 from rankpo.errors import ConfigError
@@ -114,6 +115,7 @@ def locate(target: str) -> Any:
 
     A name that an allowed module only imports from elsewhere is outside, and a function is no class.
     """
+    target = current(target)
     permit(target)
     module, _, name = target.rpartition(".")
     try:
@@ -284,7 +286,7 @@ def signature(target: Any, arguments: Mapping[str, Any], key: str, complete: boo
 
 def _prefixed(key: str, message: str, names: Iterable[str]) -> str:
     """The message with the group's key in front, unless it names it already. names: of the keys of the group."""
-    if message.startswith((f"{key}.", f"{key}:", f"{key} ")):
+    if message.startswith((f"{key}.", f"{key}:", f"{key} ", "datasets.")):
         return message
     first = re.split(r"[^\w]", message, maxsplit=1)[0]
     return f"{key}.{message}" if first in names else f"{key}: {message}"

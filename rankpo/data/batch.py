@@ -132,17 +132,20 @@ def labels_of(groups: Sequence[Group], width: int | None = None) -> Labels:
     relevance = np.zeros((len(groups), width), dtype=np.float32)
     mask = np.zeros((len(groups), width), dtype=bool)
     teacher = np.zeros((len(groups), width), dtype=np.float32)
+    grades = np.zeros((len(groups), width), dtype=np.float32)
     for b, group in enumerate(groups):
         size = len(group.candidates)
         relevance[b, :size], mask[b, :size] = group.relevance, True
         if group.teacher is not None:
             teacher[b, :size] = group.teacher
+        grades[b, :size] = group.relevance if group.grades is None else group.grades
     has_teacher = bool(groups) and all(group.teacher is not None for group in groups)
     return Labels(
         relevance=torch.from_numpy(relevance),
         mask=torch.from_numpy(mask),
         confidence=torch.tensor([group.confidence for group in groups], dtype=torch.float32),
         teacher=torch.from_numpy(teacher) if has_teacher else None,
+        grades=torch.from_numpy(grades) if any(group.grades is not None for group in groups) else None,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,12 +19,13 @@ import numpy as np
 import xxhash
 
 from rankpo.data.readers.fields import BadRecord
+from rankpo.data.relevance import RELEVANT, UNKNOWN, UnknownRelevance, completed
 from rankpo.data.text.conversations import plain_text
 from rankpo.storage import locks
 from rankpo.storage.folders import damage, written_whole
 from rankpo.types import Example
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 CHECKED_BYTES = 1 << 30  # a larger file is looked at for its size alone: reading it would hold up every start
 TEXTS_PER_CALL = 2048  # enough to keep the tokenizer's threads busy, little enough to hold in memory
 
@@ -75,8 +77,9 @@ class ExampleTable:
     """Examples as arrays over the rows of a token file; texts stay on disk.
 
     query: [E] row. offsets: [E + 1]; example e has the slots offsets[e]:offsets[e+1] of
-    candidates (row), relevance, teacher (NaN where none). confidence: [E], NaN where none. dataset: [E] number.
-    lengths: [rows] tokens of each row.
+    candidates (row), relevance, grades (labels for losses on labels; the relevance itself where the data has no
+    others), stated (1 relevant, 0 not, -1 the data does not say) and teacher (NaN where none). confidence: [E], NaN
+    where none. dataset: [E] number. lengths: [rows] tokens of each row.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -88,6 +91,8 @@ class ExampleTable:
         self.offsets = self._open("offsets")
         self.candidates = self._open("candidates")
         self.relevance = self._open("relevance")
+        self.grades = self._open("grades") if self.has_grades else self.relevance
+        self.stated = self._open("stated")
         self.teacher = self._open("teacher")
         self.confidence = self._open("confidence")
         self.dataset = self._open("dataset")
@@ -114,6 +119,11 @@ class ExampleTable:
         return bool(self.meta["has_teacher"])
 
     @property
+    def has_grades(self) -> bool:
+        """Whether some example has labels beside its lists of positives and negatives."""
+        return bool(self.meta["has_grades"])
+
+    @property
     def notes(self) -> dict[str, int]:
         """What was counted while the texts were tokenised, by name."""
         return dict(self.meta["notes"])
@@ -128,11 +138,22 @@ class ExampleTable:
     def id(self, example: int) -> str:
         return bytes(self._ids[self._id_offsets[example] : self._id_offsets[example + 1]]).decode()
 
+    def relevant(self, wanted_by: str) -> np.ndarray:
+        """[slots] bool: which candidates are positives. Raises UnknownRelevance naming who wants to know."""
+        stated = np.asarray(self.stated)
+        unknown = np.flatnonzero(stated == UNKNOWN)
+        if len(unknown):
+            owner = int(np.searchsorted(self.offsets, unknown[0], side="right")) - 1
+            name = self.meta["datasets"][int(self.dataset[owner])]
+            met = self.meta["labels"].get(name) or np.asarray(self.relevance)[unknown].tolist()
+            raise UnknownRelevance(name, wanted_by, met)
+        return stated == RELEVANT
+
     def known_positives(self, query_row: int) -> np.ndarray:
-        """Rows that any example of this query marks as relevant (relevance > 0), sorted."""
+        """Rows that any example of this query marks as relevant, sorted. Raises UnknownRelevance."""
         if self._positives is None:
             example_of_slot = np.repeat(np.arange(len(self)), np.diff(self.offsets))
-            relevant = np.asarray(self.relevance) > 0
+            relevant = self.relevant("a pool of negatives")
             pairs = np.stack([self.query[example_of_slot][relevant], self.candidates[relevant]], axis=1)
             pairs = np.unique(pairs, axis=0)
             starts = np.searchsorted(pairs[:, 0], np.arange(self.num_rows + 1))
@@ -206,16 +227,16 @@ class _Builder:
         self.rows: dict[bytes, int] = {}
         self.waiting: list[str] = []
         self.token_counts: list[np.ndarray] = []
-        self.query: list[int] = []
-        self.counts: list[int] = []
-        self.candidates: list[int] = []
-        self.relevance: list[float] = []
-        self.teacher: list[float] = []
-        self.confidence: list[float] = []
-        self.dataset: list[int] = []
+        self.names: list[str] = []
+        self.has_grades = False
+        # arrays of machine numbers: lists of Python's take four times the memory, for millions of examples
+        self.query, self.counts, self.candidates = array("q"), array("q"), array("q")
+        self.relevance, self.grades, self.teacher, self.confidence = (array("f") for _ in range(4))
+        self.stated, self.dataset = array("b"), array("h")
         self.ids: list[bytes] = []
 
     def add(self, number: int, dataset: Dataset) -> None:
+        self.names.append(dataset.name)
         for example in dataset.examples():
             try:
                 query, candidates = self.pieces.texts(example)
@@ -226,6 +247,9 @@ class _Builder:
             self.candidates.extend(self._row(text) for text in candidates)
             self.counts.append(len(example.candidates))
             self.relevance.extend(example.relevance)
+            self.grades.extend(example.relevance if example.grades is None else example.grades)
+            self.has_grades |= example.grades is not None
+            self.stated.extend([UNKNOWN] * len(example.candidates) if example.relevant is None else example.relevant)
             self.teacher.extend(example.teacher or [float("nan")] * len(example.candidates))
             self.confidence.append(float("nan") if example.confidence is None else example.confidence)
             self.dataset.append(number)
@@ -250,16 +274,20 @@ class _Builder:
         self.waiting.clear()
 
     def finish(self, folder: Path, reports: Mapping[str, Mapping[str, object]]) -> None:
-        """Writes the arrays. reports: what each dataset met while it was read (`sources.PassReport`), by name."""
+        """Writes the arrays. reports: what each dataset met while it was read (`records.PassReport`), by name."""
         self._flush()
         self.file.flush()
         teacher = np.array(self.teacher, dtype=np.float32)
+        relevance = np.array(self.relevance, dtype=np.float32)
+        owners = np.repeat(np.array(self.dataset, dtype=np.int16), np.array(self.counts, dtype=np.int64))
+        stated = np.array(self.stated, dtype=np.int8)
         arrays = {
             "token_offsets": _offsets(np.concatenate(self.token_counts) if self.token_counts else np.zeros(0, int)),
             "query": np.array(self.query, dtype=np.int64),
             "offsets": _offsets(np.array(self.counts, dtype=np.int64)),
             "candidates": np.array(self.candidates, dtype=np.int64),
-            "relevance": np.array(self.relevance, dtype=np.float32),
+            "relevance": relevance,
+            "stated": completed(stated, relevance, owners),
             "teacher": teacher,
             "confidence": np.array(self.confidence, dtype=np.float32),
             "dataset": np.array(self.dataset, dtype=np.int16),
@@ -267,11 +295,21 @@ class _Builder:
             "id_offsets": _offsets(np.array([len(name) for name in self.ids], dtype=np.int64)),
             "ids": np.frombuffer(b"".join(self.ids), dtype=np.uint8),
         }
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        if self.has_grades:
+            arrays["grades"] = np.array(self.grades, dtype=np.float32)
+        for name, values in arrays.items():
+            np.save(folder / f"{name}.npy", values, allow_pickle=False)
         notes = {} if self.pieces.notes is None else dict(self.pieces.notes())
         has_teacher = bool(len(teacher) and not np.isnan(teacher).any())
-        meta = {"format": FORMAT_VERSION, "has_teacher": has_teacher, "notes": notes, "reports": reports}
+        meta = {
+            "format": FORMAT_VERSION,
+            "datasets": self.names,
+            "has_teacher": has_teacher,
+            "has_grades": self.has_grades,
+            "labels": {name: met["labels"] for name, met in reports.items() if met.get("labels")},
+            "notes": notes,
+            "reports": reports,
+        }
         (folder / "meta.json").write_text(json.dumps(meta))
 
 

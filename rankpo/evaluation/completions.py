@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rankpo.data.loaders.completion import best_slots
+from rankpo.data.relevance import IRRELEVANT, RELEVANT
 from rankpo.data.table import Dataset, ExampleTable
 from rankpo.evaluation.base import Evaluator, PreferenceEvaluator, Result, Say, slot_scores
 from rankpo.losses.base import Loss
@@ -151,7 +152,7 @@ class LikelihoodEvaluator(Evaluator):
     """Each example's best completion, as sft learns it: nats per token over all of them, and what follows from it.
 
     logps: mean log-probability per token, the metric to maximise; loss = -logps; perplexity = e^loss. With losses that
-    have a reference also rewards of all completions: `rewards/chosen` of the desirable ones (relevance > 0),
+    have a reference also rewards of all completions: `rewards/chosen` of the desirable ones,
     `rewards/rejected` of the others, `rewards/margins` between these means, `rewards/accuracies` over all pairs of
     different relevance within an example; and `kl/…` where the trainer holds the reference model.
     """
@@ -196,13 +197,14 @@ class LikelihoodEvaluator(Evaluator):
             return {}
         further = {name: of_slots.astype(np.float64) for name, of_slots in values.items()}
         gained = self.compared.beta * (further.pop("scores") - further.pop("reference"))
-        desirable = np.asarray(table.relevance) > 0
+        stated = np.asarray(table.stated)
+        desirable, undesirable = stated == RELEVANT, stated == IRRELEVANT
         metrics = {}
         for name, of_slots in {"rewards": gained, **further}.items():
-            for kind, chosen in (("chosen", desirable), ("rejected", ~desirable)):
+            for kind, chosen in (("chosen", desirable), ("rejected", undesirable)):
                 if chosen.any():
                     metrics[f"{name}/{kind}"] = float(of_slots[chosen].mean())
-            if desirable.any() and not desirable.all():
+            if desirable.any() and undesirable.any():
                 metrics[f"{name}/margins"] = metrics[f"{name}/chosen"] - metrics[f"{name}/rejected"]
         pairs = ordered_pairs(table)
         if len(pairs):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rankpo.data.readers.records import Records
 from rankpo.data.table import Dataset, ExampleTable
 from rankpo.evaluation.base import Evaluator, Result, Say, slot_scores
 from rankpo.evaluation.metrics import evaluate_run
@@ -32,7 +33,7 @@ class ListwiseEvaluator(Evaluator):
 
     Grades are the labels as they were before scaling, less the smallest: gains of nDCG are 2^grade - 1 of these, while
     training sees the scaled ones, in [0, 1]. Of a scale longer than 1, a grade of 1 is relevant, else half the scale
-    (of labels without a range, 0.5). Ties go by a digest of the text, so that the order of a file never breaks one:
+    (of labels without a range, 0.5), unless the dataset's relevant_from says. Ties go by a digest of the text, so that the order of a file never breaks one:
     files list the relevant first. Equal texts of a query count once, with the larger grade.
     """
 
@@ -45,9 +46,11 @@ class ListwiseEvaluator(Evaluator):
         smallest, largest = getattr(dataset, "min_label", None), getattr(dataset, "max_label", None)
         self.scale = 1.0 if smallest is None or largest is None else float(largest - smallest)
         self.relevant_from = 1.0 if self.scale > 1 else self.scale / 2
+        if isinstance(dataset, Records) and dataset.relevant_from is not None:
+            self.relevant_from = dataset.relevant_from - (dataset.min_label or 0.0)
 
     def depends_on(self) -> tuple[object, ...]:
-        return (self.metrics, self.scale)
+        return (self.metrics, self.scale, self.relevant_from)
 
     def evaluate(self, model: RankingModel) -> Result:
         table = self.table(model.inputs.pieces())

@@ -114,6 +114,10 @@ class Loss:
         """
         return {"loss": torch.ones(len(labels), device=labels.relevance.device)}
 
+    def teaches(self, labels: Labels) -> Tensor:
+        """[B] bool: lists from which anything can be learned, as far as the labels tell."""
+        return torch.ones(len(labels), dtype=torch.bool)
+
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         raise TypeError(f"{type(self).__name__} does not act on scores")
 

@@ -98,6 +98,10 @@ class ContrastiveLoss(Loss):
         if self.hardness.mode == "in_batch" and self.hardness.strength:
             raise ValueError("hardness.mode=in_batch needs negatives=in_batch, got own; or set mode=hard_negatives")
 
+    def teaches(self, labels: Labels) -> Tensor:
+        """With negatives=own: a positive and at least one negative."""
+        return labels.mask.sum(1) > 1
+
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"vectors"})

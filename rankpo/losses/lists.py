@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,13 +20,16 @@ LARGEST_GRADE = 30  # 2^30 - 1 is still exact in float64, and no scale of grades
 class ListLoss(Loss):
     """Base of the losses on lists of G candidates: scores [B, G] become s = scores/τ, labels the target y.
 
-    target: `relevance`, or `teacher`, the teacher's scores; constants either way. A list from which nothing can be
+    target: `relevance`, the labels (scores that stand beside lists of positives and negatives are labels), or `teacher`,
+    the teacher's scores; constants either way. A list from which nothing can be
     learned (`usable`) has loss 0, gradient 0 and weight 0, and is counted in `scores/empty`. Masked candidates
     enter nothing, whatever number stands there.
     """
 
     temperature: float = 1.0
     target: str = "relevance"
+
+    reads_grades: ClassVar[bool] = True  # False: positives and negatives decide, whatever labels stand beside them
 
     def __post_init__(self) -> None:
         require_positive(temperature=self.temperature)
@@ -46,6 +50,11 @@ class ListLoss(Loss):
         """[B] bool: lists with at least one ordered pair."""
         return ordered_pairs(target, labels.mask).flatten(1).any(1)
 
+    def teaches(self, labels: Labels) -> Tensor:
+        if self.target == "teacher" and labels.teacher is None:
+            return super().teaches(labels)  # what is missing is the trainer's to say
+        return self.usable(self.target_of(labels), labels)
+
     def list_weights(self, target: Tensor, labels: Labels) -> Tensor:
         """Weights [B] of usable lists: 1 each, so that long lists do not outweigh short ones."""
         return torch.ones(len(labels), device=target.device)
@@ -58,7 +67,8 @@ class ListLoss(Loss):
 
     def target_of(self, labels: Labels) -> Tensor:
         """y [B, G] in at least float32, 0 where masked. Raises ValueError where the teacher is missing."""
-        chosen = labels.relevance if self.target == "relevance" else labels.teacher
+        relevance = labels.grades if self.reads_grades and labels.grades is not None else labels.relevance
+        chosen = relevance if self.target == "relevance" else labels.teacher
         if chosen is None:
             raise ValueError(f"{type(self).__name__} learns from teacher scores, and the data has none")
         return at_least_float32(chosen.detach()).masked_fill(~labels.mask, 0.0)

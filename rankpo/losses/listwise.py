@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,8 +40,11 @@ class ListNetLoss(ListLoss):
 class SoftmaxLoss(ListLoss):
     """-Σ_i t_i log softmax(s)_i with t = y/Σy: with one positive, cross-entropy against its group (FlagEmbedding).
 
-    Raises ValueError for a negative y.
+    Of records with lists of positives and negatives, y is 1 and 0 whatever scores they have. Raises ValueError for a
+    negative y.
     """
+
+    reads_grades: ClassVar[bool] = False
 
     def check(self, target: Tensor, mask: Tensor) -> None:
         if bool((target < 0).any()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rankpo.losses.base import Loss, require_positive
@@ -42,6 +43,9 @@ class MixtureLoss(Loss):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset().union(*(loss.needs for loss in self.losses.values()))
+
+    def teaches(self, labels: Labels) -> Tensor:
+        return torch.stack([loss.teaches(labels) for loss in self.losses.values()]).any(0)
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         by_name = {}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rankpo.data.relevance import relevant
 from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import TextSource, text_id, text_key
 
@@ -61,9 +62,8 @@ def read(datasets: Iterable[Any], corpus: TextSource) -> MiningData:
         for example in dataset.examples():
             query = queries.setdefault(text_key(example.query), Query(example.id, example.query))
             query.rows += 1
-            for text, relevance in zip(example.candidates, example.relevance, strict=True):
-                if relevance <= 0:
-                    continue
+            known = relevant(example, dataset.name, "task=mine")
+            for text in (text for text, positive in zip(example.candidates, known, strict=True) if positive):
                 key = text_key(text)
                 if key not in numbers:
                     numbers[key] = len(texts)

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import torch
 
     from rankpo.config.build import Experiment
+    from rankpo.data.loaders.ranking import DataLoader
     from rankpo.evaluation.base import Evaluator
+    from rankpo.losses.base import Loss
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.models.reference import Reference
     from rankpo.runs.logger import MetricsLogger
@@ -39,6 +41,7 @@ class Train:
 
     def __call__(self, experiment: Experiment) -> Mapping[str, float]:
         """Returns the metrics of the last evaluation."""
+        from rankpo.config.moved import comparable
         from rankpo.runs import processes
         from rankpo.runs.folder import claim, enter_run_dir, start_again
         from rankpo.runs.logger import MetricsLogger
@@ -52,7 +55,7 @@ class Train:
             unfinished = True
             if main:
                 unfinished = enter_run_dir(
-                    experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume
+                    experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume, comparable
                 )
             if not processes.broadcast_object(unfinished):
                 MetricsLogger(main=main).say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
@@ -99,6 +102,7 @@ def assemble(
             batch_size=replay_size,
             seed=experiment.seed,
         )
+    check_teaches(experiment.loss, loader, logger.say)
     if logger.main:
         report_data(experiment, inputs, table, evaluators, logger.say)
     model = build_model(experiment, inputs, logger.say)
@@ -136,6 +140,16 @@ def assemble(
         ),
     )
     return trainer
+
+
+def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
+    """Raises ConfigError for data from which the loss cannot learn; says what part of it teaches nothing."""
+    from rankpo.trainers.empty_updates import check
+
+    try:
+        check(loss, loader, say)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
 
 
 def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:

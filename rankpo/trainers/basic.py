@@ -28,6 +28,8 @@ from rankpo.trainers.strategies.choose import make_strategy
 from rankpo.trainers.update import Ahead, MicroBatch, Update, denominators, total
 from rankpo.types import Batch, LossOutput
 
+FIRST_UPDATES = 3  # in which a loss of exactly 0 is reported
+
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient that is NaN or infinite; nothing was updated or overwritten."""
@@ -62,6 +64,7 @@ class BasicTrainer:
         self.running = RunningMetrics()
         self.observed = RunningMetrics()  # of the current update alone, for losses with a state
         self.finite_loss = True  # of this rank's part of the current update
+        self.learning = False  # whether this rank has met a loss other than 0
         self.saved_step: int | None = None
         try:
             self.schedule.check(self.total_steps)
@@ -206,6 +209,7 @@ class BasicTrainer:
     ) -> None:
         """Adds a micro-batch to the metrics of the current log line; an uncounted one only makes their names known."""
         self.finite_loss = self.finite_loss and math.isfinite(value)
+        self.learning = self.learning or value != 0
         self.running.add_sum(f"{prefix}loss", value)
         metrics = dict(output.metrics)
         if output.terms:
@@ -223,6 +227,11 @@ class BasicTrainer:
         step, per_epoch = self.state.step, self.loader.updates_per_epoch
         settings = self.settings
         last = step == self.total_steps
+        if step == min(FIRST_UPDATES, self.total_steps) and not processes.any_rank(self.learning):
+            self.logger.say(
+                f"warning: the loss is exactly 0 in the first {step} updates: nothing is learned from them; look at "
+                "data_report.json, at the loss and its margins, and at trainer.batch_size"
+            )
         if step % settings.log_every == 0 or last:
             self.log()
         if settings.is_due(settings.eval_every, step, per_epoch) or (last and self.evaluators):

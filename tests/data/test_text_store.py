@@ -12,7 +12,9 @@ from rankpo.types import Example
 
 EXAMPLES = [
     Example("red", ("apple", "sky"), (1.0, 0.0), "a"),
-    Example("blue", ("sky", "apple", "apple pie"), (2.0, 0.0, 0.0), "b", confidence=0.75),
+    Example(
+        "blue", ("sky", "apple", "apple pie"), (2.0, 0.0, 0.0), "b", confidence=0.75, relevant=(True, False, False)
+    ),
     Example("red", ("apple pie", "sea"), (1.0, 0.0), "c"),
 ]
 

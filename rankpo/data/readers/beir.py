@@ -110,8 +110,13 @@ class Beir:
         for query_id, text in self.queries():
             judged = qrels.get(query_id, {})
             if judged:
-                relevance = tuple(float(max(0, grade)) for grade in judged.values())
-                yield Example(text, tuple(texts[name] for name in judged), relevance, f"{self.name}:{query_id}")
+                yield Example(
+                    text,
+                    tuple(texts[name] for name in judged),
+                    tuple(float(max(0, grade)) for grade in judged.values()),
+                    f"{self.name}:{query_id}",
+                    relevant=tuple(grade >= self.relevant_from for grade in judged.values()),
+                )
 
 
 def write_beir(

@@ -17,6 +17,7 @@ from rankpo.data.readers.chat_turns import unused_keys
 from rankpo.data.readers.fields import BadRecord
 from rankpo.data.readers.hub import HubRecords
 from rankpo.data.readers.records import PassReport
+from rankpo.data.relevance import threshold
 from rankpo.types import Example, Prompt
 
 VERSION = 2  # raise it with any change of what a record becomes
@@ -31,14 +32,16 @@ class ChatRecords(HubRecords):
     record. split: records of files that name a split of their own are left out unless it is this one. train_turns: of a
     conversation with several turns of the assistant, the `last` is trained, or `all`, each as an example behind the
     turns before it; turns with weight 0 or train false are not. max_pairs: examples of one prompt at most, the first
-    ones. filtered: counts what split, format, flags and max_pairs left out. unused: fields that no reader used, with
-    the number of records that have them.
+    ones. relevant_from: the smallest reward of a desirable completion, for losses that need to know. filtered: counts
+    what split, format, flags and max_pairs left out. unused: fields that no reader used, with the number of records
+    that have them.
     """
 
     config: str | None = None
     format: str = "auto"
     train_turns: str = "last"
     max_pairs: int | None = None
+    relevant_from: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,7 +59,8 @@ class ChatRecords(HubRecords):
 
     def fingerprint(self) -> str:
         """Of the contents and of the settings that choose and read them. A hub dataset is named by its revision."""
-        settings = [self.split, self.format, self.train_turns, self.max_pairs, self.limit, self.on_bad_record]
+        settings = [self.split, self.format, self.train_turns, self.max_pairs, self.relevant_from]
+        settings += [self.limit, self.on_bad_record]
         return xxhash.xxh3_128_hexdigest(json.dumps([VERSION, self.content(), *settings]).encode())
 
     def examples(self) -> Iterator[Example]:
@@ -69,6 +73,7 @@ class ChatRecords(HubRecords):
                 relevance=chat.relevance,
                 id=f"{self.name}:{place}" if chat.place is None else f"{self.name}:{place}#{chat.place}",
                 source=place,
+                relevant=threshold(chat.relevance, self.relevant_from),
                 finished=chat.finished,
             )
         self.complain()

@@ -49,14 +49,20 @@ ROLES = tuple(item.name for item in fields(FieldMap))
 
 @dataclass(frozen=True)
 class Options:
-    """Field names by role, as the field map gives them; the label range; the dataset's key, for remedies."""
+    """Field names by role, as the field map gives them; the label range; the dataset's key, for remedies.
+
+    relevant_from: the smallest label that is relevant, in the units of the file; None where it is not known.
+    found: the roles that some record had. labels: the smallest and the largest label met, in the units of the file.
+    """
 
     fields: Mapping[str, Any]
     min_label: float | None = None
     max_label: float | None = None
     scores_are: str = "relevance"
     key: str = "datasets.NAME"
-    found: set[str] = field(default_factory=set)  # the roles that some record had
+    relevant_from: float | None = None
+    found: set[str] = field(default_factory=set)
+    labels: list[float] = field(default_factory=list)
 
     def get(self, record: Record, role: str, default: str | None = None) -> Any:
         """The value of a role. Raises BadRecord naming the found keys and the key to set."""
@@ -80,6 +86,13 @@ class Options:
         if value is not None:
             self.found.add(role)
         return value
+
+    def relevant(self, labels: Sequence[float]) -> list[bool] | None:
+        """Whether labels of the file's own units are relevant ones, or None without a threshold."""
+        if labels:
+            met = [*self.labels, *labels]
+            self.labels[:] = [min(met), max(met)]
+        return None if self.relevant_from is None else [label >= self.relevant_from for label in labels]
 
     def scaled(self, label: float) -> float:
         """(label - min_label)/(max_label - min_label), or the label itself without a range."""

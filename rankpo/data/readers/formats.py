@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rankpo.data.readers.fields import BadRecord, Options, Record, extract, inner, normal, number, numbers, text, texts
@@ -11,21 +11,26 @@ from rankpo.data.readers.fields import BadRecord, Options, Record, extract, inne
 
 @dataclass(frozen=True)
 class Parsed:
-    """An example before it has an id and a place."""
+    """An example before it has an id and a place. relevant, grades: as in `types.Example`."""
 
     query: str
     candidates: list[str]
     relevance: list[float]
     teacher: list[float] | None = None
     confidence: float | None = None
+    relevant: list[bool] | None = None
+    grades: list[float] | None = None
 
 
 def contrastive(record: Record, options: Options) -> Parsed:
-    """{"query", "positives": [..], "negatives"?: [..]}."""
+    """{"query", "positives": [..], "negatives"?: [..], "pos_scores"?, "neg_scores"?}."""
     query = text(options.get(record, "query"), "query")
     positives = texts(_lone(options.get(record, "positives"), "positives", options), "positives")
     given = _lone(options.optional(record, "negatives"), "negatives", options)
-    return _two_lists(query, positives, [] if given is None else texts(given, "negatives"), record, options)
+    if not positives:
+        raise BadRecord("positives is empty")
+    negatives = None if given is None else texts(given, "negatives")
+    return two_lists(query, positives, negatives, record, options, ("positives", "negatives"))
 
 
 def _lone(value: Any, role: str, options: Options) -> Any:
@@ -41,28 +46,55 @@ def contrastive_raw(record: Record, options: Options) -> Parsed:
     if "index" in given:
         numbers(given["index"], len(positives), "positives.index", "positives.text")
     negatives = options.optional(record, "negatives")
-    return _two_lists(
+    if not positives:
+        raise BadRecord("positives is empty")
+    return of_lists(
         query, positives, [] if negatives is None else texts(inner(negatives, "negatives"), "negatives.text")
     )
 
 
-def _two_lists(
+def of_lists(query: str, positives: list[str], negatives: list[str]) -> Parsed:
+    """Positives and negatives without any score."""
+    relevant = [True] * len(positives) + [False] * len(negatives)
+    return Parsed(query, positives + negatives, [float(value) for value in relevant], relevant=relevant)
+
+
+def two_lists(
     query: str,
     positives: list[str],
-    negatives: list[str],
-    record: Record | None = None,
-    options: Options | None = None,
+    negatives: list[str] | None,
+    record: Record,
+    options: Options,
+    names: tuple[str, str] = ("pos", "neg"),
 ) -> Parsed:
-    """Positives and negatives of a record; with scores_are=teacher, its pos_scores and neg_scores as the teacher's."""
-    if not positives:
-        raise BadRecord("positives is empty")
-    teacher = None
-    if record is not None and options is not None and options.scores_are == "teacher":
-        given = options.optional(record, "pos_scores"), options.optional(record, "neg_scores")
-        if any(scores is not None for scores in given):
-            teacher = numbers(given[0], len(positives), "pos_scores", "positives")
-            teacher += numbers(given[1], len(negatives), "neg_scores", "negatives") if negatives else []
-    return Parsed(query, positives + negatives, [1.0] * len(positives) + [0.0] * len(negatives), teacher)
+    """Positives and negatives, which decide what is relevant whatever the scores of a record are.
+
+    Scores are labels and a teacher's values at once (with scores_are=teacher, the latter alone); where one list has
+    none, its labels are 1 or 0, as in RAG-Retrieval. A record with scores and without a list of negatives may hold good
+    and bad texts under its one list: the scores are its labels, and only a threshold says which of them are relevant.
+    """
+    scores = options.optional(record, "pos_scores"), options.optional(record, "neg_scores")
+    if scores[1] is not None and negatives is None:
+        raise BadRecord(f"neg_scores without {names[1]}")
+    if scores[0] is None and scores[1] is None:
+        return of_lists(query, positives, negatives or [])
+    given = [None if scores[0] is None else numbers(scores[0], len(positives), "pos_scores", names[0])]
+    given.append(None if scores[1] is None else numbers(scores[1], len(negatives or []), "neg_scores", names[1]))
+    if negatives is None:
+        return labelled(query, list(zip(positives, given[0] or [], strict=True)), options)
+    lists = of_lists(query, positives, negatives)
+    whole = [values for values, size in zip(given, (len(positives), len(negatives)), strict=True) if size]
+    teacher = [value for values in whole for value in values or []]
+    known = all(values is not None for values in whole)
+    if options.scores_are == "teacher":
+        if not known:
+            raise BadRecord(f"{names[0]} and {names[1]} must both have scores with scores_are=teacher")
+        return replace(lists, teacher=teacher)
+    filled = [
+        [options.scaled(value) for value in values] if values is not None else [1.0 - end] * size
+        for end, (values, size) in enumerate(zip(given, (len(positives), len(negatives)), strict=True))
+    ]
+    return replace(lists, teacher=teacher if known else None, grades=filled[0] + filled[1])
 
 
 def preferences(record: Record, options: Options) -> Parsed:
@@ -84,35 +116,30 @@ def preferences(record: Record, options: Options) -> Parsed:
 
 
 def pos_neg(record: Record, options: Options) -> Parsed:
-    """{"query", "pos": [..], "neg"?: [..], "pos_scores"?, "neg_scores"?}: FlagEmbedding, RAG-Retrieval."""
+    """{"query", "pos": [..], "neg"?: [..], "pos_scores"? or "scores"?, "neg_scores"?}: FlagEmbedding, RAG-Retrieval."""
     query = text(options.get(record, "query"), "query")
     positives = texts(options.get(record, "positives", "pos"), "pos")
     given = options.optional(record, "negatives", "neg")
-    negatives = texts(given, "neg") if given is not None else []
+    negatives = None if given is None else texts(given, "neg")
     if not positives and not negatives:
         raise BadRecord("no candidate at all")
-    relevance = [1.0] * len(positives) + [0.0] * len(negatives)
-    teacher = None
-    scores = [options.optional(record, "pos_scores"), options.optional(record, "neg_scores")]
-    if scores[1] is not None and given is None:
-        raise BadRecord("neg_scores without neg")
-    if any(score is not None for score in scores):
-        values = numbers(scores[0], len(positives), "pos_scores", "pos")
-        values += numbers(scores[1], len(negatives), "neg_scores", "neg") if negatives else []
-        if options.scores_are == "teacher":
-            teacher = values
-        else:
-            relevance = [options.scaled(value) for value in values]
-    return Parsed(query, positives + negatives, relevance, teacher)
+    if "scores" in record and "pos_scores" not in record and "pos_scores" not in options.fields:
+        record = {**record, "pos_scores": record["scores"]}  # RAG-Retrieval's name in files for embedding models
+    return two_lists(query, positives, negatives, record, options)
 
 
 def grouped(record: Record, options: Options) -> Parsed:
-    """{"query", "hits": [{"content", "label" or "score"}, ..]}."""
+    """{"query", "hits": [{"content", "label" or "score"}, ..]}; beside a label, a score is a teacher's."""
     query = text(options.get(record, "query"), "query")
     hits = options.get(record, "hits")
     if not isinstance(hits, list) or not hits:
         raise BadRecord("hits must be a list that is not empty")
-    return labelled(query, [labelled_text(hit, options, f"hits[{index}].") for index, hit in enumerate(hits)], options)
+    parsed = labelled(
+        query, [labelled_text(hit, options, f"hits[{index}].") for index, hit in enumerate(hits)], options
+    )
+    if "label" in options.fields or not all("label" in hit and "score" in hit for hit in hits):
+        return parsed
+    return replace(parsed, teacher=[number(hit["score"], f"hits[{index}].score") for index, hit in enumerate(hits)])
 
 
 def labelled_text(record: Any, options: Options, place: str = "") -> tuple[str, float]:
@@ -132,8 +159,10 @@ def labelled_text(record: Any, options: Options, place: str = "") -> tuple[str, 
 def labelled(query: str, pairs: Sequence[tuple[str, float]], options: Options) -> Parsed:
     """A list of (text, label) as an example; with scores_are=teacher the labels are the teacher's scores too."""
     candidates, labels = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    teacher = labels if options.scores_are == "teacher" else None
-    return Parsed(query, candidates, labels if teacher else [options.scaled(value) for value in labels], teacher)
+    relevant = options.relevant(labels)
+    if options.scores_are == "teacher":
+        return Parsed(query, candidates, labels, labels, relevant=relevant)
+    return Parsed(query, candidates, [options.scaled(value) for value in labels], relevant=relevant)
 
 
 def columns(record: Record, options: Options) -> Parsed:
@@ -145,10 +174,14 @@ def columns(record: Record, options: Options) -> Parsed:
         values = numbers(given if isinstance(given, list) else [given], len(candidates), "relevance", "candidates")
         if not candidates:
             raise BadRecord("candidates is empty")
-        return Parsed(query, candidates, [options.scaled(value) for value in values])
+        relevant = options.relevant(values)
+        return Parsed(query, candidates, [options.scaled(value) for value in values], relevant=relevant)
     positives = texts(_list(options.get(record, "positives")), "positives")
     given = options.optional(record, "negatives")
-    return _two_lists(query, positives, texts(_list(given), "negatives") if given is not None else [], record, options)
+    if not positives:
+        raise BadRecord("positives is empty")
+    negatives = None if given is None else texts(_list(given), "negatives")
+    return two_lists(query, positives, negatives, record, options, ("positives", "negatives"))
 
 
 def _list(value: Any) -> Any:

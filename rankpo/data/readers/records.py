@@ -15,6 +15,7 @@ import xxhash
 from rankpo.data.readers import fields, files, formats
 from rankpo.data.readers.fields import BadRecord, FieldMap, Options, extract, normal
 from rankpo.data.readers.formats import Parsed
+from rankpo.data.relevance import binary
 from rankpo.types import Example
 
 MAX_SHOWN = 20
@@ -46,7 +47,8 @@ class PassReport:
     """What a pass over a dataset met, where nothing else would say so.
 
     rows: records used. filtered: by `where` or `min_confidence`. merged: equal candidates of one example. conflicts:
-    of those, one relevant and the other not. places: of bad records, `dataset: file:line: why`. unused: fields that
+    of those, one relevant and the other not. places: of bad records, `dataset: file:line: why`. labels: the smallest
+    and the largest label of records that have labels in place of lists, in the units of the file. unused: fields that
     nothing reads.
     """
 
@@ -58,6 +60,7 @@ class PassReport:
     conflicts: int = 0
     conflict_places: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
+    labels: list[float] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
@@ -78,6 +81,9 @@ class Records(FieldMap):
     """Records of files in one of the formats of `formats.py`, told apart by their keys unless `format` says.
 
     The roles of `FieldMap` say where a file keeps what under other names. min_confidence: 0 to 100, of preferences.
+    min_label, max_label: the range that labels are scaled from, to 0 to 1; max_label alone counts from 0. relevant_from:
+    the smallest label of the file that is relevant, for records with labels in place of lists of positives and
+    negatives; None asks for it where it matters.
     corpus: the file whose lines (from 0) `positives.index` of raw records name; text and line must agree.
     where: path -> allowed values. limit: the first so many examples. on_bad_record: `error` collects up to twenty and
     raises BadRecords once, `skip` leaves them out and lists them in `report`. conflicts: a text that is both positive
@@ -90,6 +96,7 @@ class Records(FieldMap):
     format: str = "auto"
     min_label: float | None = None
     max_label: float | None = None
+    relevant_from: float | None = None
     scores_are: str = "relevance"
     corpus: str | None = None
     min_confidence: float = 0
@@ -110,9 +117,9 @@ class Records(FieldMap):
                 raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
         if not 0 <= self.min_confidence <= 100:
             raise ValueError(f"min_confidence must be in 0 to 100, got {self.min_confidence}")
-        if (self.min_label is None) != (self.max_label is None) or (
-            self.min_label is not None and self.max_label is not None and not self.max_label > self.min_label
-        ):
+        if self.min_label is None and self.max_label is not None:
+            self.min_label = 0.0
+        if self.min_label is not None and (self.max_label is None or not self.max_label > self.min_label):
             raise ValueError(f"max_label must be > min_label, got {self.min_label} and {self.max_label}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be >= 1 or null, got {self.limit}")
@@ -157,7 +164,10 @@ class Records(FieldMap):
 
     def _options(self) -> Options:
         key = f"datasets.{self.name}"
-        return Options(self.mapped(), self.min_label, self.max_label, self.scores_are, key, self._found)
+        range_ = self.min_label, self.max_label
+        return Options(
+            self.mapped(), *range_, self.scores_are, key, self.relevant_from, self._found, self.report.labels
+        )
 
     def _of_file(self, path: Path) -> Iterator[Example]:
         chosen = self.format
@@ -242,40 +252,47 @@ class Records(FieldMap):
         return enough
 
     def _example(self, parsed: Parsed, record: Mapping[str, Any], place: str) -> Example:
-        first: dict[str, int] = {}
-        texts: list[str] = []
-        relevance: list[float] = []
-        teacher: list[float] = []
+        kept = self._distinct(parsed, place)
+        name = extract(record, self.id or "id")
+        self.report.rows += 1
+
+        def taken(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
+            return None if values is None else tuple(values[index] for index in kept)
+
+        return Example(
+            query=parsed.query,
+            candidates=tuple(parsed.candidates[index] for index in kept),
+            relevance=tuple(parsed.relevance[index] for index in kept),
+            id=str(name) if name is not None else f"{self.name}:{place}",
+            teacher=taken(parsed.teacher),
+            confidence=parsed.confidence,
+            source=place,
+            relevant=taken(parsed.relevant),
+            grades=taken(parsed.grades),
+        )
+
+    def _distinct(self, parsed: Parsed, place: str) -> list[int]:
+        """Numbers of the candidates that stay: of equal texts one, a positive before others, then the larger label."""
         query = normal(parsed.query)
+        stays: dict[str, int] = {}
         for index, candidate in enumerate(parsed.candidates):
             key = normal(candidate)
             if key == query:
                 raise BadRecord("a candidate is equal to the query")
-            value, score = parsed.relevance[index], parsed.teacher[index] if parsed.teacher else 0.0
-            known = first.setdefault(key, len(texts))
-            if known == len(texts):
-                texts.append(candidate)
-                relevance.append(value)
-                teacher.append(score)
-                continue
-            self._note_merge(relevance[known], value, place)
-            if value > relevance[known]:
-                relevance[known], teacher[known] = value, score
-        name = extract(record, self.id or "id")
-        self.report.rows += 1
-        return Example(
-            query=parsed.query,
-            candidates=tuple(texts),
-            relevance=tuple(relevance),
-            id=str(name) if name is not None else f"{self.name}:{place}",
-            teacher=tuple(teacher) if parsed.teacher else None,
-            confidence=parsed.confidence,
-            source=place,
-        )
+            known = stays.setdefault(key, index)
+            if known != index:
+                self._note_merge(parsed, known, index, place)
+                if parsed.relevance[index] > parsed.relevance[known]:
+                    stays[key] = index
+        return list(stays.values())
 
-    def _note_merge(self, first: float, second: float, place: str) -> None:
-        """An equal candidate stands once, with the larger relevance; unequal labels are a conflict."""
-        if (first > 0) != (second > 0):
+    def _note_merge(self, parsed: Parsed, first: int, second: int, place: str) -> None:
+        """An equal candidate stands once, with the larger relevance; one that is relevant and irrelevant is a conflict."""
+        values = [parsed.relevance[first], parsed.relevance[second]]
+        known = [value == 1 for value in values] if binary(values) else [True, True]
+        if parsed.relevant is not None:
+            known = [parsed.relevant[first], parsed.relevant[second]]
+        if known[0] != known[1]:
             if self.conflicts == "error":
                 raise BadRecord("a candidate is both positive and negative; set conflicts=merge to keep the positive")
             self.report.conflicts += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -224,7 +225,7 @@ class CompletionInputs:
         lengths = np.zeros(labels.relevance.shape, dtype=np.int64)
         for b, group in enumerate(groups):
             lengths[b, : len(group.candidates)] = self.completion_lengths(table, self._pieces(group))
-        return Labels(labels.relevance, labels.mask, labels.confidence, labels.teacher, torch.from_numpy(lengths))
+        return replace(labels, lengths=torch.from_numpy(lengths))
 
     def collate(
         self,
@@ -253,7 +254,8 @@ class CompletionInputs:
     def slot_pieces(self, table: ExampleTable) -> list[Piece]:
         """The piece of every candidate slot of the table."""
         prompts = np.repeat(np.asarray(table.query), np.diff(table.offsets)).tolist()
-        rows = zip(prompts, np.asarray(table.candidates).tolist(), np.asarray(table.relevance).tolist(), strict=True)
+        relevance = table.relevant("model.control_tokens") if self.control else np.asarray(table.relevance)
+        rows = zip(prompts, np.asarray(table.candidates).tolist(), relevance.tolist(), strict=True)
         return [self.piece(*row) for row in rows]
 
     def report(self, table: ExampleTable) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -135,9 +136,7 @@ class ListwiseInputs:
         lengths = torch.where(labels.mask, 1 + len(own.between), 0)
         last = torch.arange(labels.mask.shape[1])[None] == counts[:, None] - 1
         closing = 1 + len(own.tail) + len(self.layout.end)
-        return Labels(
-            labels.relevance, labels.mask, labels.confidence, labels.teacher, torch.where(last, closing, lengths)
-        )
+        return replace(labels, lengths=torch.where(last, closing, lengths))
 
     def collate(
         self,
