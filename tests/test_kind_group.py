@@ -105,7 +105,6 @@ def test_by_kind_of_a_model_yaml_is_checked():
 def test_what_nobody_states_the_architecture_decides(model, pooling, head):
     """Pooling of an embedding model, head of a reranker: without the settings that the tiny yamls bring."""
     quiet = lambda message: None  # noqa: E731
-    bare = "++model.by_kind={}"
     for kind, key, value in (("embedding", "pooling", pooling), ("reranker", "head", head)):
         composed = compose([f"model={model}", f"kind={kind}", "loss=dpo"]).model
         made = type(composed)(random=composed.random)

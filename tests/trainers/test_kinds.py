@@ -74,5 +74,5 @@ def test_it_is_refused_in_one_sentence(monkeypatch, loss, kind):
     with pytest.raises(ConfigError) as error:
         compose((*DATA, *MODELS[kind][:3], f"loss={loss}"))
     assert len(error.value.problems) == 1
-    expected = rf"\w+Loss needs token log-probabilities; model .* of kind {kind} and gives none\. Try model=llama, qwen or pythia\."
+    expected = rf"\w+Loss needs token log-probabilities; model .* of kind {kind} and gives none\. Add kind=causal_lm with a decoder, such as model=llama, qwen or pythia\."
     assert re.fullmatch(expected, error.value.problems[0])

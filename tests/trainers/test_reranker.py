@@ -221,7 +221,7 @@ def test_final_is_what_was_measured_last(tmp_path, lists):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (("loss=contrastive",), r"ContrastiveLoss needs embeddings; .* kind reranker.* Try loss=softmax"),
+        (("loss=contrastive",), r"ContrastiveLoss needs embeddings; .* kind reranker.* try loss=softmax"),
         (("loss=rankpo", "loss.matryoshka_dims=[8]"), "loss.matryoshka_dims needs embeddings"),
         (
             ("loss=rankpo", "loss.replay_weight=0.5", "loss.replay_temperature=1"),
