@@ -114,6 +114,8 @@ class Batch:
     candidates: [B, G] int64; rows of masked candidates are 0 and never used.
     positives: [P, 2] int64 pairs (query, row): the row's text is known, from anywhere in the data, to be
     relevant to that query. None where the loss does not ask for it.
+    judged, grades: [J, 2] int64 pairs (query, row) and [J] float32: the relevance that any example of the data states
+    for the row's text and that query. None where the loss does not ask for it.
     reference: [B, G] scores of the reference model, computed before the run, or None.
     ids: the B example ids, for messages.
     """
@@ -125,6 +127,8 @@ class Batch:
     ids: tuple[str, ...]
     positives: Tensor | None = None
     reference: Tensor | None = None
+    judged: Tensor | None = None
+    grades: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.candidates.shape[0])
@@ -138,6 +142,8 @@ class Batch:
             labels=self.labels.to(device),
             positives=None if self.positives is None else self.positives.to(device),
             reference=None if self.reference is None else self.reference.to(device),
+            judged=None if self.judged is None else self.judged.to(device),
+            grades=None if self.grades is None else self.grades.to(device),
         )
 
 

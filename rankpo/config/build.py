@@ -309,7 +309,7 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
         problems.append("trainer.reference=adapters needs model.use_peft=true: there are no adapters to switch off")
     if settings is not None and loss is not None and settings.precision == "fp16" and settings.max_grad_norm is None:
         problems.append("trainer.precision=fp16 needs trainer.max_grad_norm: overflowing updates are found by the norm")
-    if loss is not None and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer") and not _is_contrastive(loss):
+    if loss is not None and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer") and not _is_in_batch(loss):
         problems.append(f"trainer=contrastive cannot train {type(loss).__name__}; leave trainer out: loss=… chooses it")
     if loss is not None and model is not None:
         problems += _unmet_needs(loss, model)
@@ -327,10 +327,10 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
     return problems
 
 
-def _is_contrastive(loss: Loss) -> bool:
-    from rankpo.losses.contrastive import ContrastiveLoss
+def _is_in_batch(loss: Loss) -> bool:
+    from rankpo.losses.in_batch import InBatchLoss
 
-    return isinstance(loss, ContrastiveLoss)
+    return isinstance(loss, InBatchLoss)
 
 
 # Need of a loss: what it is, and what to try where the model's kind does not give it.

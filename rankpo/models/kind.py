@@ -131,6 +131,7 @@ class WeightsConfig:
     def _adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> Any:
         """The backbone under new adapters. task_type: peft's; more: further keys of its LoraConfig."""
         from peft import LoraConfig, get_peft_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
         from rankpo.models.loading import LoadingError
 
@@ -143,13 +144,20 @@ class WeightsConfig:
             target_modules=lora.target_modules,
             **more,
         )
+        tied = _tied_embeddings(backbone)
         try:
-            return get_peft_model(backbone, config)
+            adapted = get_peft_model(backbone, config)
         except ValueError as error:  # peft's own is one, and its text is a trace's
             raise LoadingError(
                 f"model.peft.target_modules={lora.target_modules}: {str(error).splitlines()[0]}; "
                 "all-linear suits most models, else give names of linear layers, such as [query,value]"
             ) from error
+        if tied is not None and isinstance(backbone.get_input_embeddings(), BaseTunerLayer):
+            raise LoadingError(
+                f"model.peft.target_modules={lora.target_modules} puts adapters on {tied}, whose weights the output head "
+                "shares: merged, they would change both; leave it out"
+            )
+        return adapted
 
     def summary(self, model: Any) -> str:
         """One line about a built model: origin, sizes, layout."""
@@ -158,6 +166,14 @@ class WeightsConfig:
             f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
             f"{'packed' if model.packed else 'padded'} {self.attn_implementation}"
         )
+
+
+def _tied_embeddings(backbone: PreTrainedModel) -> str | None:
+    """The name of the input embeddings, where the output head has the same weights."""
+    inputs, outputs = backbone.get_input_embeddings(), backbone.get_output_embeddings()
+    if outputs is None or outputs.weight is not inputs.weight:
+        return None
+    return next(name for name, module in backbone.named_modules() if module is inputs)
 
 
 def prefer(saved: Settings, given: Settings, explicit: Collection[str], say: Say, folder: str) -> Settings:

@@ -91,7 +91,8 @@ def assemble(
     check_best_metric(experiment.settings.best_metric, evaluators)
     table = open_table(experiment.cache_dir, experiment.datasets, inputs.pieces(), logger.say)
     common = {"batch_size": experiment.settings.batch_size, "seed": experiment.seed}
-    loader = experiment.dataloader.make(table=table, weights=weights(experiment.datasets), **common)
+    left_out = equal_pairs(experiment, inputs, table, logger.say)
+    loader = experiment.dataloader.make(table=table, weights=weights(experiment.datasets), left_out=left_out, **common)
     replay = None
     if experiment.replay_datasets:
         replay_table = open_table(experiment.cache_dir, experiment.replay_datasets, inputs.pieces(), logger.say)
@@ -111,6 +112,8 @@ def assemble(
         logger.say(cut)
     if not experiment.settings.dropout:
         disable_dropout(model)
+        if experiment.model.use_peft and (asked := experiment.model.lora.lora_dropout):
+            logger.say(f"model.peft.lora_dropout={asked} has no effect: trainer.dropout is false; set it to true")
     reference, stored = make_reference(experiment, model, table, logger.say, accelerator.autocast)
     for evaluator in evaluators:
         evaluator.compare_with(model, accelerator.autocast, reference)
@@ -171,6 +174,18 @@ def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:
         raise ConfigError([problem])
 
 
+def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[str], None]) -> list[int]:
+    """The pairs of completions that differ behind the cut alone: they are counted, and left out of training."""
+    from rankpo.data.loaders.ranking import PairedPreferenceDataLoader
+
+    if experiment.model.kind != "causal_lm" or not issubclass(experiment.dataloader.load(), PairedPreferenceDataLoader):
+        return []
+    found: list[int] = inputs.equal_pairs(table)
+    if found:
+        say(f"{len(found)} of {len(table)} pairs are left out: cut to model.max_length, both answers are equal")
+    return found
+
+
 def seed_everything(seed: int) -> None:
     """Seeds what libraries draw from: new adapters and heads, dropout. Data order has its own (data/random_keys.py)."""
     import random
@@ -191,13 +206,15 @@ def weights(datasets: Sequence[Any]) -> list[float]:
 def make_evaluators(
     experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None], top_k: int = 100
 ) -> list[Evaluator]:
-    """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared.
+    """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared, and
+    scores of single pairs of texts correlated.
 
     top_k: documents kept per query; more where a metric looks deeper.
     """
     from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator
     from rankpo.evaluation.completions import completion_evaluator
     from rankpo.evaluation.lists import ListwiseEvaluator, has_lists
+    from rankpo.evaluation.scored_pairs import ScoredPairsEvaluator, has_scored_pairs
 
     if experiment.model.kind == "causal_lm":
         from rankpo.trainers.paired_preference import PairedPreferenceTrainer
@@ -213,6 +230,8 @@ def make_evaluators(
         if hasattr(dataset, "qrels") and not pairs and experiment.model.kind == "embedding":
             deepest = max((int(name.rpartition("@")[2]) for name in metrics if "@" in name), default=100)
             made.append(RetrievalEvaluator(dataset, experiment.cache_dir, metrics, say, top_k=max(top_k, deepest)))
+        elif not pairs and has_scored_pairs(dataset):
+            made.append(ScoredPairsEvaluator(dataset, experiment.cache_dir, say))
         elif not pairs and has_lists(dataset):
             made.append(ListwiseEvaluator(dataset, experiment.cache_dir, metrics, say))
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankpo.data.text.rendering import template_text
+from rankpo.errors import ConfigError
 from rankpo.models.causal_lm.settings import CausalSettings
 from rankpo.models.kind import WeightsConfig, prefer
 
@@ -77,13 +78,16 @@ class CausalModelConfig(WeightsConfig):
     def build(
         self, inputs: CompletionInputs, say: Callable[[str], None], gradient_checkpointing: bool = False
     ) -> CausalLanguageModel:
-        """The model on the CPU in float32. Raises LoadingError where weights cannot be found or read."""
+        """The model on the CPU in float32. Raises LoadingError where weights cannot be found or read, ConfigError for a
+        length beyond its positions.
+        """
         from rankpo.models.causal_lm.model import CausalLanguageModel
+        from rankpo.models.engine.positions import check_positions
 
         backbone = self._decoder()
         embeddings: Any = backbone.get_input_embeddings()
-        added = len(inputs.tokenizer) > embeddings.num_embeddings
-        if added:  # control tokens; checkpoints often hold more rows than tokens, and those are kept
+        rows = int(embeddings.num_embeddings)
+        if len(inputs.tokenizer) > rows:  # control tokens; checkpoints often hold more rows than tokens, which are kept
             backbone.resize_token_embeddings(len(inputs.tokenizer))
         model = CausalLanguageModel(
             backbone,
@@ -93,10 +97,12 @@ class CausalModelConfig(WeightsConfig):
             chunk_tokens=self.chunk_tokens,
             share_prompts=self.share_prompts,
         )
+        check_positions(inputs.settings.max_length, backbone, model.position_offset)
         if gradient_checkpointing:
             backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.use_peft:
-            model.backbone = self._with_adapters(backbone, trains_embeddings=added)
+            self._refuse_new_rows(inputs, len(inputs.tokenizer) - rows)
+            model.backbone = self._with_adapters(backbone)
         if self.compile:
             model.base.base_model.compile(dynamic=True)
         say(self.summary(model))
@@ -107,19 +113,46 @@ class CausalModelConfig(WeightsConfig):
 
         return self._backbone(AutoModelForCausalLM)
 
-    def _with_adapters(self, backbone: PreTrainedModel, trains_embeddings: bool) -> Any:
+    def _refuse_new_rows(self, inputs: CompletionInputs, count: int) -> None:
+        """Raises ConfigError for adapters on a model whose tokenizer has tokens without a row of the embeddings."""
+        if count <= 0:
+            return
+        if self.control_tokens is not None:
+            why = "model.control_tokens adds rows to the embeddings"
+        else:
+            tokens = inputs.tokenizer.convert_ids_to_tokens(
+                list(range(len(inputs.tokenizer) - count, len(inputs.tokenizer)))
+            )
+            why = (
+                f"the tokenizer of {self.origin} has {count} tokens more than the model has embeddings "
+                f"({', '.join(tokens[:5])}{', …' if count > 5 else ''}), which adds rows to the embeddings"
+            )
+        raise ConfigError([f"{why}, and adapters leave embeddings frozen; set model.use_peft=false"])
+
+    def _with_adapters(self, backbone: PreTrainedModel) -> Any:
         from peft import PeftModel
 
         from rankpo.models import loading
 
-        if trains_embeddings:
-            raise ValueError(
-                "model.control_tokens adds rows to the embeddings, which adapters leave frozen; set use_peft=false"
-            )
         if self.load_lora_from is not None:
             loading.check_adapters(self.load_lora_from)
+            self._refuse_merged()
             return PeftModel.from_pretrained(backbone, self.load_lora_from, is_trainable=True)
         return self._adapted(backbone, "CAUSAL_LM")
+
+    def _refuse_merged(self) -> None:
+        """Raises ConfigError for adapters that the weights already have inside: FINAL with its own adapter/ folder."""
+        if self._is_random:
+            return
+        given, kept = Path(self.load_lora_from or ""), Path(self.source().path) / "adapter"
+        files = [folder / "adapter_model.safetensors" for folder in (given, kept)]
+        if all(file.exists() for file in files) and files[0].read_bytes() == files[1].read_bytes():
+            raise ConfigError(
+                [
+                    f"model.load_lora_from={self.load_lora_from} is merged into {self.origin} already and would act "
+                    "twice; leave it out, or load the base model that the adapters were trained on"
+                ]
+            )
 
 
 def read_causal_settings(folder: Path, kind: str = "causal_lm") -> CausalSettings | None:

@@ -71,6 +71,12 @@ class CompletionInputs:
         ids = [self.tokenizer.encode(token, add_special_tokens=False) for token in (good, bad)]
         return ids[0][0], ids[1][0]
 
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Ids of the tokens that end what the model writes: that of a turn, and eos, behind plain texts."""
+        last = self.continuation.whole([self.chat.ending])[0][-1]
+        return tuple(sorted({int(last), int(self.tokenizer.eos_token_id)}))
+
     def pieces(self) -> Pieces:
         state = self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else repr(self.tokenizer)
         parts = [VERSION, state, self.chat.template, self.head, self.empty, self.settings.max_prompt_length]
@@ -257,6 +263,20 @@ class CompletionInputs:
         relevance = table.relevant("model.control_tokens") if self.control else np.asarray(table.relevance)
         rows = zip(prompts, np.asarray(table.candidates).tolist(), relevance.tolist(), strict=True)
         return [self.piece(*row) for row in rows]
+
+    def equal_pairs(self, table: ExampleTable) -> list[int]:
+        """Numbers of the examples of two completions that are equal after the cut: nothing can be learned from them."""
+        pieces = self.slot_pieces(table)
+        kept, found = self.completion_lengths(table, pieces), []
+        for example in np.flatnonzero(np.diff(table.offsets) == 2).tolist():
+            first, second = table.slots(example).tolist()
+            rows, lengths = (pieces[first].completion, pieces[second].completion), (kept[first], kept[second])
+            if lengths[0] != lengths[1]:
+                continue
+            one, other = (table.tokens(row)[: lengths[0]] for row in rows)
+            if rows[0] == rows[1] or np.array_equal(one, other):
+                found.append(example)
+        return found
 
     def report(self, table: ExampleTable) -> str | None:
         """What the maximum lengths cut off from this table, or None where nothing was."""

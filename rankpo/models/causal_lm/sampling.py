@@ -90,7 +90,7 @@ class Reader:
         self.tokenizer: Any = inputs.tokenizer
         ending = inputs.chat.ending
         last = self.tokenizer(ending, add_special_tokens=False)["input_ids"][-1]
-        self.stops = sorted({int(last), int(self.tokenizer.eos_token_id)})
+        self.stops = list(inputs.stops)
         # what a template puts between a content and the token that ends it, such as a line break
         self.before_stop = ending.removesuffix(self._decode([last], special=True))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankpo.models.causal_lm.final import control_lines, final_generation_config, final_settings, final_tokenizer
 from rankpo.models.embedding.saving import SETTINGS_FILE, ExportError, merged
 from rankpo.models.older_transformers import for_older_readers
 from rankpo.storage.folders import written_whole
@@ -26,17 +27,17 @@ def export_causal(folder: Path, model: CausalLanguageModel, description: Mapping
     from rankpo.models.causal_lm.value_head import VALUE_HEAD_FILE
 
     backbone = merged(model)
-    asked = backbone.config._attn_implementation
-    tokenizer = model.tokenizer
-    given = tokenizer.chat_template
+    asked, generation = backbone.config._attn_implementation, backbone.generation_config
+    tokenizer = final_tokenizer(model.inputs, model.kind)
+    settings = final_settings(model.inputs, tokenizer)
     backbone.config._attn_implementation = "sdpa" if model.packed else asked
-    tokenizer.chat_template = model.inputs.chat.template  # the format that it was trained with, whosesoever it was
+    backbone.generation_config = final_generation_config(backbone, model.inputs)
     try:
         with written_whole(folder) as temporary:
             backbone.save_pretrained(temporary, safe_serialization=True)
             tokenizer.save_pretrained(temporary)
             for_older_readers(temporary)
-            record = {"kind": model.kind, "format": 1, "settings": model.settings.to_json(), **description}
+            record = {"kind": model.kind, "format": 1, "settings": settings, **description}
             (temporary / SETTINGS_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             (temporary / "README.md").write_text(causal_card(model, description))
             if model.value_head is not None:
@@ -47,7 +48,7 @@ def export_causal(folder: Path, model: CausalLanguageModel, description: Mapping
                 tokenizer.save_pretrained(temporary / "adapter")
     finally:
         backbone.config._attn_implementation = asked
-        tokenizer.chat_template = given
+        backbone.generation_config = generation
     return verify(folder, model)
 
 
@@ -92,6 +93,7 @@ def causal_card(model: CausalLanguageModel, description: Mapping[str, Any]) -> s
         "",
         f"A causal language model trained with rankpo (loss {description.get('loss', '')}) from {base}.",
         f"Prompts up to {model.settings.max_prompt_length} tokens, {model.settings.max_length} with the completion.",
+        *control_lines(model.inputs),
         "",
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",

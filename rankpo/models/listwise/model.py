@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from rankpo.models.base import RankingModel
 from rankpo.models.causal_lm.model import CausalLanguageModel, scored_counts, scored_labels, sum_by_sequence
+from rankpo.models.engine.positions import usable_positions
 from rankpo.models.engine.token_logps import TokenRequest, token_values
 from rankpo.models.listwise.inputs import ListwiseInputs
 from rankpo.models.listwise.settings import DECODE
@@ -73,7 +74,7 @@ class ListwiseModel(CausalLanguageModel):
         self._prove_head()
 
     def _check_positions(self) -> None:
-        limit = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
+        limit = usable_positions(self.base, self.position_offset)
         settings = self.settings
         if limit is not None and settings.max_length + settings.reasoning_tokens > limit:
             reasoning = f" with model.reasoning_tokens={settings.reasoning_tokens}" if settings.reasoning_tokens else ""

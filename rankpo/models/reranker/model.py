@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from rankpo.data.batch import select
 from rankpo.data.loaders.planner import deal
 from rankpo.models.base import RankingModel
+from rankpo.models.engine.positions import check_positions
 from rankpo.models.reranker.heads import ScoreHead, find_head
 from rankpo.models.reranker.inputs import RerankerInputs
 from rankpo.models.reranker.layout import answer_ids
@@ -198,16 +199,6 @@ def answers_of(inputs: RerankerInputs) -> tuple[int, ...]:
     settings = inputs.settings
     words = [settings.yes_word, *([settings.no_word] if settings.readout == "difference" else [])]
     return answer_ids(inputs.tokenizer, words, inputs.layout.tail)
-
-
-def check_positions(max_length: int, backbone: PreTrainedModel, offset: int) -> None:
-    """Raises ValueError for a length above the model's usable positions (XLM-R: 514 rows give 512)."""
-    limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and max_length > int(limit) - offset:
-        raise ValueError(
-            f"model.max_length={max_length}, but the model has {int(limit) - offset} positions; "
-            f"lower it to {int(limit) - offset} or less"
-        )
 
 
 def _pair(value: Any, index: int) -> Pair:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankpo.models.causal_lm.final import final_settings, final_tokenizer
 from rankpo.models.embedding.saving import SETTINGS_FILE, ExportError, merged
 from rankpo.models.older_transformers import for_older_readers
 from rankpo.storage.folders import written_whole
@@ -24,13 +25,13 @@ def export_reward(folder: Path, model: RewardModel, description: Mapping[str, An
     Raises ExportError if that exceeds 1e-4. description: loss, data, metrics and versions for rankpo.json and the card.
     """
     classifier = _classifier(model)
+    tokenizer = final_tokenizer(model.inputs, model.kind)
+    settings = final_settings(model.inputs, tokenizer)
     with written_whole(folder) as temporary:
         classifier.save_pretrained(temporary, safe_serialization=True)
-        tokenizer = copy.deepcopy(model.tokenizer)
-        tokenizer.chat_template = model.inputs.chat.template  # the format that it was trained with, whosesoever it was
         tokenizer.save_pretrained(temporary)
         for_older_readers(temporary)
-        record = {"kind": model.kind, "format": 1, "settings": model.settings.to_json(), **description}
+        record = {"kind": model.kind, "format": 1, "settings": settings, **description}
         (temporary / SETTINGS_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         (temporary / "README.md").write_text(_card(description))
     return _verify(folder, model)
@@ -91,6 +92,15 @@ def _card(description: Mapping[str, Any]) -> str:
         "",
         f"A reward model trained with rankpo (loss {description.get('loss', '')}) from {base}. Its one logit, at the",
         "last token of a conversation, is the reward; only differences of rewards to one prompt mean something.",
+        "",
+        "```python",
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        'model = AutoModelForSequenceClassification.from_pretrained("FOLDER")',
+        'turns = [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]',
+        'inputs = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)',
+        "reward = model(**inputs).logits[0, 0]",
+        "```",
         "",
         *training_list(description),
         *metrics_table(description),
