@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -110,7 +110,7 @@ class Experiment:
     judge: Any = None  # with task=annotate
 
 
-def locate(target: str) -> Any:
+def locate(target: Any) -> Any:
     """The class of a `_target_`. Raises ValueError for anything outside the allowed packages, or not there.
 
     A name that an allowed module only imports from elsewhere is outside, and a function is no class.
@@ -133,12 +133,25 @@ def permit(target: Any) -> None:
         raise ValueError(f"_target_={target} is not allowed; it must begin with {', '.join(ALLOWED_TARGETS)}")
 
 
+def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """The config as a run's folder keeps it: resolved, with `~` as the home directory, and with the settings of the
+    model that follow from its weights. Raises ConfigError.
+    """
+    tree: dict[str, Any] = _at_home(OmegaConf.to_container(config, resolve=True))
+    try:
+        target = locate(tree["model"].get("_target_"))
+    except ValueError as error:
+        raise ConfigError([f"model.{error}"]) from error
+    tree["model"] = settled(tree["model"], target, _model_keys(overrides))
+    return tree
+
+
 def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment that a config describes. Raises ConfigError with every problem, one line each."""
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError([f"{key} is not set; add {key}=…" for key in missing])
-    tree: dict[str, Any] = _at_home(OmegaConf.to_container(config, resolve=True))
+    tree = plain_tree(config, overrides)
     if found := secrets(list(leaves(tree))):
         raise ConfigError(found)  # alone: other messages would show the values
     problems = [unknown("the config", name, (*RUN_KEYS, *GROUPS)) for name in tree if name not in (*RUN_KEYS, *GROUPS)]
@@ -154,9 +167,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     made: dict[str, Any] = {}
     for name in ("task", "loss", "scheduler"):
         made[name] = attempt(partial(build, tree[name], name))
-    explicit = frozenset(_model_keys(overrides))
-    tree["model"] = attempt(partial(_model_node, tree["model"], made["loss"], explicit))
-    made["model"] = tree["model"] and attempt(partial(build, tree["model"], "model"))
+    made["model"] = attempt(partial(build, tree["model"], "model"))
     made["schedule"] = made.pop("scheduler")
     for name in ("mining", "judge"):
         if name in tree:
@@ -181,7 +192,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         **made,
         tracker=tree["tracker"],
         config=tree,
-        explicit=explicit,
+        explicit=frozenset(_model_keys(overrides)),
         cache_dir=Path(tree["cache_dir"]),
         run_dir=Path(tree["run_dir"]),
         **{name: tree[name] for name in RUN_KEYS if name not in ("cache_dir", "run_count", "run_dir")},
@@ -203,26 +214,6 @@ def _at_home(value: Any) -> Any:
     if isinstance(value, list):
         return [_at_home(item) for item in value]
     return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
-
-
-def _model_node(node: Mapping[str, Any], loss: Loss | None, explicit: Collection[str]) -> dict[str, Any]:
-    """The keys of `model`, with what its weights say of the kind. Raises ConfigError.
-
-    A kind without control tokens loses those that loss=csft sets: the loss is refused for its need of token
-    log-probabilities, and a second line about its key would not help.
-    """
-    try:
-        target = locate(node["_target_"])
-    except ValueError as error:
-        raise ConfigError([f"model.{error}"]) from error
-    made = settled(node, target, explicit)
-    if (
-        loss is not None
-        and "control_tokens" in loss.needs
-        and "control_tokens" not in inspect.signature(target).parameters
-    ):
-        made.pop("control_tokens", None)
-    return made
 
 
 def run(experiment: Experiment) -> None:
