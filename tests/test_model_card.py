@@ -1,12 +1,15 @@
 """The card: a head that hubs read, code that runs as it stands, no path of this machine."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from rankpo.models.embedding.saving import EmbeddingFolder
 from rankpo.models.embedding.settings import EmbeddingSettings
-from rankpo.models.model_card import card, public_name
+from rankpo.models.model_card import public_name
+from tests.models.saved import saved
 from tests.test_export import model_of
 
 DESCRIPTION = {
@@ -19,6 +22,10 @@ DESCRIPTION = {
     "metrics_before": {"jobs_dev/ndcg@20": 0.5},
     "metrics_after": {"jobs_dev/ndcg@20": 0.61234, "jobs_dev/mrr@10": 0.7},
 }
+
+
+def card(settings, description):
+    return EmbeddingFolder().card(SimpleNamespace(settings=settings), description)
 
 
 def head(text):
@@ -68,7 +75,7 @@ def test_public_name(given, shown):
 def test_its_code_runs(tmp_path):
     """All three libraries, as written, with the folder's name put in."""
     pytest.importorskip("sentence_transformers")
-    model_of(normalize=False).export(tmp_path / "FINAL", DESCRIPTION)
+    saved(model_of(normalize=False), tmp_path / "FINAL", DESCRIPTION)
     (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "FINAL" / "README.md").read_text(), flags=re.DOTALL)
     assert code.count('"FOLDER"') == 4
     names = {}

@@ -13,7 +13,7 @@ from rankpo.errors import ConfigError, unknown
 from rankpo.models.known import known_settings
 
 if TYPE_CHECKING:
-    from rankpo.models.kind import WeightsConfig
+    from rankpo.models.kind import ModelKind
 
 
 def settled(node: Mapping[str, Any], target: Any, explicit: Collection[str]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def settled(node: Mapping[str, Any], target: Any, explicit: Collection[str]) -> 
     return kept
 
 
-def other_kind(model: WeightsConfig, overrides: Sequence[str]) -> str | None:
+def other_kind(model: ModelKind, overrides: Sequence[str]) -> str | None:
     """Why a folder that a run of rankpo wrote is not what the loss or the task would make of it, or None.
 
     A kind that the command line names is taken as it is: its class then reads the folder, or refuses it.

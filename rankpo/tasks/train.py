@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
     from rankpo.evaluation.base import Evaluator
     from rankpo.losses.base import Loss
     from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.kind import ModelKind
     from rankpo.models.reference import Reference
     from rankpo.runs.logger import MetricsLogger
     from rankpo.trainers.basic import BasicTrainer
 
+COMPLETIONS = frozenset({"token_logps", "rewards"})  # what kinds give that read a prompt and its completion
 DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
 
 
@@ -155,14 +159,22 @@ def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) ->
         raise ConfigError([str(error)]) from error
 
 
-def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
-    """The model on the CPU, with the scalar head that the loss needs."""
-    from rankpo.models.causal_lm.value_head import with_head
+def trained_kind(experiment: Experiment) -> ModelKind:
+    """The kind of the trained model: loss=bradley-terry makes a reward model of a causal language model."""
+    from dataclasses import fields
 
-    heads = {"value_head": "value", "reward_head": "reward"}
-    head = next((name for need, name in heads.items() if need in experiment.loss.needs), None)
-    model = experiment.model.build(inputs, say, experiment.settings.gradient_checkpointing)
-    return with_head(model, head, experiment.model.load_from)
+    from rankpo.models.reward_model.config import RewardKind
+
+    chosen = experiment.model
+    if "reward_head" not in experiment.loss.needs or chosen.kind != "causal_lm":
+        return chosen
+    return RewardKind(**{item.name: getattr(chosen, item.name) for item in fields(chosen)})
+
+
+def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
+    """The model of the experiment with what its loss needs."""
+    kind = trained_kind(experiment)
+    return kind.build(inputs, say, experiment.settings.gradient_checkpointing, experiment.loss.needs)
 
 
 def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:
@@ -178,7 +190,9 @@ def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[
     """The pairs of completions that differ behind the cut alone: they are counted, and left out of training."""
     from rankpo.data.loaders.ranking import PairedPreferenceDataLoader
 
-    if experiment.model.kind != "causal_lm" or not issubclass(experiment.dataloader.load(), PairedPreferenceDataLoader):
+    if not experiment.model.gives & COMPLETIONS or not issubclass(
+        experiment.dataloader.load(), PairedPreferenceDataLoader
+    ):
         return []
     found: list[int] = inputs.equal_pairs(table)
     if found:
@@ -216,7 +230,7 @@ def make_evaluators(
     from rankpo.evaluation.lists import ListwiseEvaluator, has_lists
     from rankpo.evaluation.scored_pairs import ScoredPairsEvaluator, has_scored_pairs
 
-    if experiment.model.kind == "causal_lm":
+    if experiment.model.gives & COMPLETIONS:
         from rankpo.trainers.paired_preference import PairedPreferenceTrainer
 
         paired = issubclass(experiment.trainer.load(), PairedPreferenceTrainer)
@@ -243,12 +257,12 @@ def report_data(
     experiment: Experiment, inputs: Any, table: Any, evaluators: Sequence[Evaluator], say: Callable[[str], None]
 ) -> None:
     """Says what the training data holds and shares with evaluation, and writes `run_dir`/data_report.json."""
-    from rankpo.data.batch import EmbeddingInputs
     from rankpo.data.report import data_report, lines, write_report
+    from rankpo.models.inputs import TextInputs
 
     tables = {evaluator.name: evaluator.table(inputs.pieces()) for evaluator in evaluators}
     evaluations = {e.name: (tables[e.name], e.pairs(tables[e.name])) for e in evaluators}
-    kept = inputs.kept if isinstance(inputs, EmbeddingInputs) else None
+    kept = inputs.kept if isinstance(inputs, TextInputs) else None
     report = data_report(table, [dataset.name for dataset in experiment.datasets], kept, evaluations)
     for line in lines(report):
         say(line)
@@ -320,7 +334,7 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
         if processes.rank() == 0:
             folder = experiment.run_dir / "FINAL"
             whole = model if weights is None else complete(experiment, inputs, weights)
-            difference = whole.export(folder, describe(experiment, metrics))
+            difference = trained_kind(experiment).save(folder, whole, describe(experiment, metrics))
             say(f"{folder} written; loaded by transformers it differs by {difference:.0e}")
         processes.barrier()
 
@@ -365,10 +379,14 @@ def describe(experiment: Experiment, metrics: Mapping[str, Any]) -> dict[str, An
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that runs, or None outside of one."""
+    """The commit of the checkout that runs, or None outside of one.
+
+    git is looked for in the absolute folders of PATH: one in the folder that a run is started from is not called.
+    """
     root = Path(__file__).parents[2]
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_absolute()]
+    git = shutil.which("git", path=os.pathsep.join(folders) or os.defpath)
+    if git is None or not Path(git).is_absolute():
         return None
+    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rankpo.data.batch import EmbeddingInputs, select
+from rankpo.data.batch import select
 from rankpo.data.judged import with_grades
 from rankpo.data.loaders.planner import cut, deal, pad_equal
 from rankpo.data.loaders.ranking import ContrastiveDataLoader, DataLoader, Group, ListwiseDataLoader
 from rankpo.data.table import ExampleTable
 from rankpo.losses.contrastive import ContrastiveLoss
 from rankpo.losses.in_batch import InBatchLoss
+from rankpo.models.inputs import Inputs
 from rankpo.runs import processes
 from rankpo.trainers.update import sums, total
 from rankpo.types import Batch, LossOutput
@@ -65,7 +66,7 @@ def check_loader(loss: InBatchLoss, loader: DataLoader, key: str) -> None:
 
 
 def prepare(
-    loss: InBatchLoss, inputs: EmbeddingInputs, table: ExampleTable, groups: list[Group], max_tokens: int
+    loss: InBatchLoss, inputs: Inputs, table: ExampleTable, groups: list[Group], max_tokens: int
 ) -> InBatchUpdate:
     """Deals one update's sequences and queries over ranks; the same plan on all of them."""
     ranks, rank = processes.world_size(), processes.rank()

@@ -17,6 +17,7 @@ import rankpo
 from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
 from rankpo.models.loading import LoadingError, byte_tokenizer
+from tests.models.saved import saved
 from tests.runs import train, trainer_of
 
 CHATML = (
@@ -56,7 +57,8 @@ def checkpoint(folder, *, tied=False, positions=512, extra=(), template=CHATML):
 
 def options(source, *more):
     return (
-        "model=causal_lm",
+        "model=base",
+        "kind=causal_lm",
         f"model.name_or_path={source}",
         "model.max_length=192",
         "model.max_prompt_length=160",
@@ -114,7 +116,7 @@ def test_a_reward_is_read_where_it_was_trained(tmp_path):
     base = AutoTokenizer.from_pretrained(tmp_path / "base")
     assert asked == base.apply_chat_template(several, tokenize=False, add_generation_prompt=True)
     # written again, it is the same
-    rankpo.load(final, "cpu").export(tmp_path / "again", {})
+    saved(rankpo.load(final, "cpu"), tmp_path / "again")
     assert AutoTokenizer.from_pretrained(tmp_path / "again").chat_template == tokenizer.chat_template
 
 

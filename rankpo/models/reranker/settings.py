@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
+
+from rankpo.models.settings import Settings
 
 HEADS = ("encoder", "decoder", "causal_lm")
 AUTO = "auto"  # as a key of the config: the architecture decides
@@ -21,7 +21,7 @@ class Format:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RerankerSettings:
+class RerankerSettings(Settings):
     """The keys of a reranker's yaml that its folder keeps.
 
     head: "encoder" (a classification head with one label), "decoder" (a linear score on the last token) or
@@ -87,10 +87,6 @@ class RerankerSettings:
                         f"{name} ({value!r}); set separator to a text"
                     )
 
-    def for_architecture(self, decodes: bool) -> RerankerSettings:
-        """The settings with head=auto decided: a decoder's last token carries the score, an encoder has a head."""
-        return replace(self, head="decoder" if decodes else "encoder") if self.head == AUTO else self
-
     @property
     def query(self) -> Format:
         return _parsed("query_format", self.query_format, "query", self.instruction)
@@ -98,18 +94,6 @@ class RerankerSettings:
     @property
     def document(self) -> Format:
         return _parsed("document_format", self.document_format, "document", self.instruction)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> RerankerSettings:
-        """Settings from `to_json`'s form; keys of later versions are refused by name."""
-        known = {item.name for item in fields(cls)}
-        strange = sorted(set(values) - known)
-        if strange:
-            raise ValueError(f"unknown reranker settings {', '.join(strange)}; known: {', '.join(sorted(known))}")
-        return cls(**values)
 
 
 def _parsed(key: str, template: str, role: str, instruction: str) -> Format:
