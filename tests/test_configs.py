@@ -106,8 +106,10 @@ def test_models_as_every_kind(model, kind):
         assert len(policy.compute_score([("query", "a text"), ("query", "another")])) == 2
     elif kind == "listwise":
         assert sorted(policy.rank("a query", ["a text", "another"])) is not None
+    elif kind == "reward_model":
+        assert policy.rewards(["a prompt"], ["a completion"]).shape == (1,)
     else:
-        assert len(policy.logps(["a prompt"], ["a completion"])) == 1
+        assert policy.logps(["a prompt"], ["a completion"]).shape == (1,)
 
 
 @pytest.fixture(scope="module")
