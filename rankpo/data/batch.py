@@ -40,6 +40,7 @@ class EmbeddingInputs:
             query_prefix=prompts[0],
             candidate_prefix=prompts[1],
             fingerprint=xxhash.xxh3_128_hexdigest(json.dumps([state, prompts]).encode()),
+            own_prompts=True,
         )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -110,6 +111,7 @@ class EmbeddingInputs:
             labels=labels_of(groups, width),
             ids=tuple(group.id for group in groups),
             positives=self._positives(table, groups, index, same_length) if with_positives else None,
+            own_negatives=own_negatives(groups),
             reference=None if reference is None else stored_reference(groups, width, reference),
         )
 
@@ -124,6 +126,12 @@ class EmbeddingInputs:
             if (int(row), role) in index
         ]
         return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+
+
+def own_negatives(groups: Sequence[Group]) -> torch.Tensor | None:
+    """[B] bool: queries to which other queries' candidates are no negatives; None where there are none such."""
+    flags = [group.own_negatives for group in groups]
+    return torch.tensor(flags) if any(flags) else None
 
 
 def labels_of(groups: Sequence[Group], width: int | None = None) -> Labels:

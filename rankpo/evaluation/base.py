@@ -23,7 +23,7 @@ from rankpo.runs import processes
 from rankpo.types import Example
 
 if TYPE_CHECKING:
-    from rankpo.data.readers.records import EvaluationSet
+    from rankpo.data.readers.beir import EvaluationSet
     from rankpo.models.base import RankingModel
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.models.reference import Reference

@@ -7,7 +7,7 @@ import pytest
 from rankpo.data.readers.chat import ChatRecords
 from rankpo.data.readers.chat_formats import FORMATS, Chat, detect
 from rankpo.data.readers.fields import BadRecord
-from rankpo.data.readers.records import BadRecords
+from rankpo.data.readers.passes import BadRecords
 from rankpo.tasks.demo import compose
 
 USER, BLUE, GREEN = ("user", "Sky?"), "Blue.", "Green."
