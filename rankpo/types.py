@@ -87,6 +87,45 @@ class Sequences:
 
 
 @dataclass(frozen=True)
+class Vectors:
+    """The vectors of N sequences, one sequence after another.
+
+    rows: [R, D]. counts: [N] int64 on the CPU, rows of each sequence: 1 for models with one vector a text.
+    """
+
+    rows: Tensor
+    counts: Tensor
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def single(self) -> bool:
+        """Whether every sequence has exactly one row, so that `rows` is [N, D]."""
+        return bool((self.counts == 1).all())
+
+    def places(self, chosen: Tensor) -> Tensor:
+        """[r] int64 on the CPU: rows of the chosen sequences, in their order."""
+        chosen = chosen.cpu()
+        if self.single:
+            return chosen
+        counts = self.counts[chosen]
+        starts = (self.counts.cumsum(0) - self.counts)[chosen]
+        first = counts.cumsum(0) - counts  # [n] places in the result
+        numbers = (starts - first).repeat_interleave(counts)
+        return numbers + numbers.new_ones(len(numbers)).cumsum(0) - 1
+
+    def select(self, chosen: Tensor) -> Vectors:
+        """The vectors of the chosen sequences, in their order; gradients flow through. chosen: [n] int64."""
+        if self.single:
+            return Vectors(self.rows[chosen.to(self.rows.device)], self.counts[chosen.cpu()])
+        return Vectors(self.rows[self.places(chosen).to(self.rows.device)], self.counts[chosen.cpu()])
+
+    def cpu(self) -> Vectors:
+        return Vectors(self.rows.cpu(), self.counts)
+
+
+@dataclass(frozen=True)
 class Labels:
     """What is known of B queries before any model runs: enough for a loss to weigh its terms.
 
@@ -121,6 +160,8 @@ class Batch:
     candidates: [B, G] int64; rows of masked candidates are 0 and never used.
     positives: [P, 2] int64 pairs (query, row): the row's text is known, from anywhere in the data, to be
     relevant to that query. None where the loss does not ask for it.
+    judged, grades: [J, 2] int64 pairs (query, row) and [J] float32: the relevance that any example of the data states
+    for the row's text and that query. None where the loss does not ask for it.
     reference: [B, G] scores of the reference model, computed before the run, or None.
     ids: the B example ids, for messages. own_negatives: [B] bool, queries to which other queries' candidates are no
     negatives; None: no query is one of these.
@@ -134,6 +175,8 @@ class Batch:
     positives: Tensor | None = None
     reference: Tensor | None = None
     own_negatives: Tensor | None = None
+    judged: Tensor | None = None
+    grades: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.candidates.shape[0])
@@ -148,6 +191,8 @@ class Batch:
             positives=None if self.positives is None else self.positives.to(device),
             reference=None if self.reference is None else self.reference.to(device),
             own_negatives=None if self.own_negatives is None else self.own_negatives.to(device),
+            judged=None if self.judged is None else self.judged.to(device),
+            grades=None if self.grades is None else self.grades.to(device),
         )
 
 

@@ -31,6 +31,10 @@ RERANKER = (
     "optimizer.lr=1",
 )
 LISTS = (*SGD, "model=tiny_listwise", "datasets=[toy_lists]", "datasets.toy_lists.num_examples=11")
+GRADED_MARGIN = (*GRADED, "loss=graded_margin", "loss.temperature=0.5", "dataloader.group_size=7")
+OF_SCORED_PAIRS = ("cosent", "angle", "cosine_mse")
+OF_LABELLED_PAIRS = ("contrastive_pairs", "online_contrastive")
+BINARY = ("datasets=[toy_pairs]",)  # two candidates of grades 1 and 0
 OF_PAIRS = (
     *("apo-down", "apo-zero", "bco", "bradley-terry", "cdpo", "cpo", "dpo", "exo", "ipo", "nca", "orpo", "robust_dpo"),
     *("simpo", "slic", "sppo"),
@@ -56,6 +60,10 @@ OF_WINDOWS = ("listwise_combined", "listwise_generation", "listwise_ranking")
 STRONG = {name: ("loss.beta=1",) for name in ("apo-down", "bco", "nca")} | {"sppo": ("loss.beta=0.1",)}
 LOSSES: dict[str, tuple[str, ...]] = {
     "contrastive": CONTRASTIVE,
+    "graded_margin": GRADED_MARGIN,
+    "triplet": (*TINY, "loss=triplet", "datasets=[toy_contrastive]"),
+    **{name: (*GRADED, f"loss={name}") for name in OF_SCORED_PAIRS},
+    **{name: (*GRADED, f"loss={name}", "loss.margin=0.9", *BINARY) for name in OF_LABELLED_PAIRS},
     "rankpo": RANKPO,
     **{name: (*PAIRS, f"loss={name}", *STRONG.get(name, ())) for name in OF_PAIRS},
     **{name: (*GRADED, f"loss={name}") for name in OF_LISTS},
@@ -71,7 +79,22 @@ REPLAY = (
     "replay_datasets=[toy_contrastive]",
     "trainer.replay_batch_size=3",
 )
+GRADED_REPLAY = (
+    *(key for key in REPLAY if key != "replay_datasets=[toy_contrastive]"),
+    "loss.replay_kind=graded_margin",
+    "replay_datasets=[toy_graded]",
+    "replay_dataloader=listwise",
+    "replay_dataloader.group_size=5",
+)
 VARIANTS: dict[str, tuple[str, ...]] = {
+    "triplet, in batch": (*TINY, "loss=triplet", "loss.negatives=in_batch", "datasets=[toy_contrastive]"),
+    "online contrastive, mean": (
+        *(*GRADED, "loss=online_contrastive", *BINARY),
+        *("loss.reduction=mean", "loss.distance=euclidean", "loss.margin=0.9"),
+    ),
+    "graded margin, own": (*GRADED_MARGIN, "loss.negatives=own"),
+    "graded margin, unknown irrelevant": (*GRADED_MARGIN, "loss.unknown=irrelevant"),
+    "graded replay": GRADED_REPLAY,
     "own negatives": (*CONTRASTIVE, "loss.negatives=own"),
     "symmetric": (*CONTRASTIVE, "loss.symmetric=true", "loss.query_query=true"),
     "matryoshka": (*CONTRASTIVE, "loss.matryoshka_dims=[16,8]"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from rankpo.errors import ConfigError
 from rankpo.sweeps import optuna as module
@@ -47,6 +48,7 @@ class Driver:
                 name=name,
                 folder=folder,
                 digest=name,
+                config=OmegaConf.create(),
                 overwrite=overwrite,
             )
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from rankpo.config.messages import multirun_refusal
 from rankpo.errors import ConfigError
@@ -126,7 +127,15 @@ class Small:
         monkeypatch.setattr(jobs, "arguments", lambda job, _: [sys.executable, "-c", job.overrides[0]])
 
     def job(self, name: str, code: str, **more: bool) -> Job:
-        return Job(overrides=[code], changes=[name], name=name, folder=self.folder / name, digest=code, **more)
+        return Job(
+            overrides=[code],
+            changes=[name],
+            name=name,
+            folder=self.folder / name,
+            digest=code,
+            config=OmegaConf.create(),
+            **more,
+        )
 
     def states(self) -> dict[str, str]:
         return {

@@ -18,13 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from rankpo.config.guard import leaves, secrets
 from rankpo.config.messages import unknown
+from rankpo.config.moved import current
 from rankpo.config.value_types import type_problem, type_problems
 from rankpo.errors import ConfigError
 from rankpo.trainers.settings import TrainerSettings
 
 if TYPE_CHECKING:
     from rankpo.losses.base import Loss
-    from rankpo.models.embedding.config import EmbeddingModelConfig
+    from rankpo.models.kind import ModelKind
     from rankpo.trainers.schedules import Schedule
 
 ALLOWED_TARGETS = ("rankpo.", "torch.optim.", "transformers.", "peft.")
@@ -83,7 +84,7 @@ class Experiment:
 
     task: Any
     loss: Loss
-    model: EmbeddingModelConfig
+    model: ModelKind
     datasets: Sequence[Any]
     eval_datasets: Sequence[Any]
     replay_datasets: Sequence[Any]
@@ -113,6 +114,7 @@ def locate(target: str) -> Any:
 
     A name that an allowed module only imports from elsewhere is outside, and a function is no class.
     """
+    target = current(target) if isinstance(target, str) else target  # `permit` refuses what is no text
     permit(target)
     module, _, name = target.rpartition(".")
     try:
@@ -294,7 +296,7 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
         problems.append("trainer.reference=adapters needs model.use_peft=true: there are no adapters to switch off")
     if settings is not None and loss is not None and settings.precision == "fp16" and settings.max_grad_norm is None:
         problems.append("trainer.precision=fp16 needs trainer.max_grad_norm: overflowing updates are found by the norm")
-    if loss is not None and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer") and not _is_contrastive(loss):
+    if loss is not None and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer") and not _is_in_batch(loss):
         problems.append(f"trainer=contrastive cannot train {type(loss).__name__}; leave trainer out: loss=… chooses it")
     if loss is not None and model is not None:
         problems += _unmet_needs(loss, model)
@@ -312,10 +314,10 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
     return problems
 
 
-def _is_contrastive(loss: Loss) -> bool:
-    from rankpo.losses.contrastive import ContrastiveLoss
+def _is_in_batch(loss: Loss) -> bool:
+    from rankpo.losses.in_batch import InBatchLoss
 
-    return isinstance(loss, ContrastiveLoss)
+    return isinstance(loss, InBatchLoss)
 
 
 # Need of a loss: what it is, and what to try where the model's kind does not give it.
@@ -330,7 +332,7 @@ GIVEN_BY_KINDS = {
 }
 
 
-def _unmet_needs(loss: Loss, model: EmbeddingModelConfig) -> list[str]:
+def _unmet_needs(loss: Loss, model: ModelKind) -> list[str]:
     """A line for every need of the loss that the kind of the model does not give."""
     chosen = model.name_or_path or "of random weights"
     return [
@@ -340,9 +342,7 @@ def _unmet_needs(loss: Loss, model: EmbeddingModelConfig) -> list[str]:
     ]
 
 
-def _reference_problems(
-    tree: Mapping[str, Any], loss: Loss, model: EmbeddingModelConfig, settings: TrainerSettings
-) -> list[str]:
+def _reference_problems(tree: Mapping[str, Any], loss: Loss, model: ModelKind, settings: TrainerSettings) -> list[str]:
     """Reference scores that are asked for and that the loss cannot use, or that two keys want from two places."""
     asked = [key for key in ("cache_reference_logprobs", "load_reference_logprobs") if tree[key]]
     needs = loss.needs_with(model.gives)

@@ -111,6 +111,7 @@ class ExampleTable:
         self._ids = self._open("ids")
         self.lengths = np.diff(self._token_offsets)
         self._positives: tuple[np.ndarray, np.ndarray] | None = None
+        self._by_query: tuple[np.ndarray, np.ndarray] | None = None
 
     def _open(self, name: str) -> np.ndarray:
         path = self.folder / f"{name}.npy"
@@ -170,6 +171,16 @@ class ExampleTable:
             self._positives = starts, pairs[:, 1]
         starts, rows = self._positives
         return rows[starts[query_row] : starts[query_row + 1]]
+
+    def judged(self, query_row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of all candidates of all examples of this query, [n], and their relevance, [n]."""
+        if self._by_query is None:
+            query_of_slot = np.repeat(np.asarray(self.query), np.diff(self.offsets))
+            order = np.argsort(query_of_slot, kind="stable")
+            self._by_query = np.searchsorted(query_of_slot[order], np.arange(self.num_rows + 1)), order
+        starts, order = self._by_query
+        slots = order[starts[query_row] : starts[query_row + 1]]
+        return np.asarray(self.candidates)[slots], np.asarray(self.relevance)[slots]
 
 
 def open_table(

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rankpo.losses.matryoshka import Matryoshka
 from rankpo.types import Labels, LossOutput
+
+if TYPE_CHECKING:
+    from rankpo.losses.in_batch import InBatchLoss
 
 # A loss may need:
 #   vectors         one embedding of each text: the loss compares texts of the whole update, or truncates vectors
@@ -65,12 +69,12 @@ class Loss:
 
     @property
     def replay_weight(self) -> float:
-        """The weight of the contrastive loss on `replay_datasets`; 0 where the loss replays nothing."""
+        """The weight of the loss on `replay_datasets`; 0 where the loss replays nothing."""
         return 0.0
 
     @property
-    def replay_temperature(self) -> float | None:
-        """The temperature of the contrastive loss on `replay_datasets`; a number where `replay_weight` is > 0."""
+    def replay_loss(self) -> InBatchLoss | None:
+        """The loss on `replay_datasets`, which the trainer weighs by `replay_weight`; None where nothing is replayed."""
         return None
 
     @property

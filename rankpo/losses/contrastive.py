@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from rankpo.losses.base import (
-    Loss,
     at_least_float32,
     require_choice,
     require_not_negative,
     require_positive,
 )
+from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.matryoshka import Matryoshka, matryoshka, matryoshka_of
 from rankpo.losses.pool import Pool, build_pool, own_candidates
 from rankpo.types import Batch, Labels, LossOutput
@@ -63,7 +63,7 @@ class Hardness:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastiveLoss(Loss):
+class ContrastiveLoss(InBatchLoss):
     """-a_p + log Σ_j e^{a_j} over positive and negatives, a = s/τ + hardness. https://arxiv.org/abs/1807.03748 eq. 4.
 
     Candidate 0 is the positive, the others are hard negatives. negatives: `own`, the query's candidates only, by
@@ -103,6 +103,18 @@ class ContrastiveLoss(Loss):
         return labels.mask.sum(1) > 1
 
     @property
+    def in_batch_wanted(self) -> bool:
+        return self.negatives == "in_batch"
+
+    @property
+    def over_all_ranks(self) -> bool:
+        return self.cross_device
+
+    @property
+    def knows(self) -> frozenset[str]:
+        return frozenset({"positives"}) if self.false_negatives.same_text or not self.in_batch_wanted else frozenset()
+
+    @property
     def needs(self) -> frozenset[str]:
         return frozenset({"vectors"})
 
@@ -128,12 +140,6 @@ class ContrastiveLoss(Loss):
         return LossOutput(losses, self.weights(labels)["loss"], _metrics(scores, positive, eligible, kept))
 
     def in_batch(self, embeddings: Tensor, batch: Batch, queries: Tensor | None = None) -> LossOutput:
-        """Losses [b] of `queries`, indices into the update, or None for all B.
-
-        embeddings [N, D] of all sequences of the update, in the rows of batch.sequences, already of length 1 if
-        scores are cosines; batch: the whole update, over all ranks. The sum over disjoint `queries` that cover the
-        update is the loss of the whole, and so is its gradient.
-        """
         if self.negatives != "in_batch":
             raise ValueError("negatives=own reads scores: call the loss itself, or set negatives=in_batch")
         pool = build_pool(batch, queries, self.deduplicate_pool)

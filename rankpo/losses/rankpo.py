@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rankpo.losses.base import Loss, require_choice, require_not_negative, require_positive
+from rankpo.losses.contrastive import ContrastiveLoss
+from rankpo.losses.graded_margin import GradedMarginLoss
+from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.maths import candidate_kl, negative_log_sigmoid
 from rankpo.losses.matryoshka import Matryoshka, matryoshka_of
 from rankpo.losses.pairs import check_preference, fixed_reference, gap, pair_metrics, pair_scores, preference
@@ -25,7 +28,9 @@ class RankPOLoss(Loss):
     - sft: ℓ((s_w - s_l)/τ), cross-entropy over the two candidates.
     - kl: KL between softmax(r/τ_k) and softmax(s/τ_k) over the unmasked candidates, τ_k = kl_temperature, in the
       `forward` direction KL(reference ‖ policy) or `reverse`; needs the reference even where `reference_free`.
-    - replay: InfoNCE on data of stage one at replay_temperature. The trainer draws the data and computes it.
+    - replay: a loss on data of stage one at replay_temperature, of which the trainer draws queries beside the pairs.
+      replay_kind: `contrastive`, InfoNCE, or `graded_margin`, which teaches every grade above the lower ones, with
+      replay_margin (2 unless set) and replay_unknown (masked unless set): `GradedMarginLoss`.
 
     confidence of a pair, c in [.5, 1]: `weight` weighs preference and sft by 2c - 1; `smoothing` sets ε = 1 - c,
     so that the optimum is σ(βz) = c; `margin` adds confidence_scale·(2c - 1) to the margin (as 2402.10571).
@@ -48,6 +53,9 @@ class RankPOLoss(Loss):
     kl_direction: str = "forward"
     replay_weight: float = 0.0
     replay_temperature: float | None = None
+    replay_kind: str = "contrastive"
+    replay_margin: float | None = None
+    replay_unknown: str | None = None
     matryoshka_dims: tuple[int, ...] | None = None
     matryoshka_weights: tuple[float, ...] | None = None
 
@@ -74,6 +82,24 @@ class RankPOLoss(Loss):
             raise ValueError("rankpo_weight and sft_weight are both 0: nothing would learn from the preferences")
         self._check_term("kl", self.kl_weight, self.kl_temperature)
         self._check_term("replay", self.replay_weight, self.replay_temperature)
+        require_choice(("contrastive", "graded_margin"), replay_kind=self.replay_kind)
+        for name in ("replay_margin", "replay_unknown"):
+            if getattr(self, name) is not None and self.replay_kind != "graded_margin":
+                raise ValueError(
+                    f"{name}={getattr(self, name)} needs replay_kind=graded_margin, got {self.replay_kind}"
+                )
+        _ = self.replay_loss
+
+    @property
+    def replay_loss(self) -> InBatchLoss | None:
+        """The loss on `replay_datasets`, before replay_weight; None where nothing is replayed."""
+        if not self.replay_weight or self.replay_temperature is None:
+            return None
+        if self.replay_kind == "contrastive":
+            return ContrastiveLoss(temperature=self.replay_temperature)
+        margin = 2.0 if self.replay_margin is None else self.replay_margin
+        unknown = self.replay_unknown or "masked"
+        return GradedMarginLoss(temperature=self.replay_temperature, margin=margin, unknown=unknown)
 
     def _take_alias(self) -> None:
         if self.gamma_beta_ratio is None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from rankpo.data.batch import EmbeddingInputs
 from rankpo.mining.data import MiningData
+from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
 from rankpo.runs import processes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from rankpo.errors import StorageError
 from rankpo.storage import locks
 from rankpo.storage.atomic import replace_text
 from rankpo.storage.folders import recover
+
+Comparable = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 TRACKER_ID = "tracker_id"
 # may differ between the start of a run and its continuation
@@ -39,12 +41,20 @@ def claim(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def enter_run_dir(run_dir: Path, config: Mapping[str, Any], overwrite: bool, resume: str | None) -> bool:
+def enter_run_dir(
+    run_dir: Path,
+    config: Mapping[str, Any],
+    overwrite: bool,
+    resume: str | None,
+    comparable: Comparable = lambda tree: tree,
+) -> bool:
     """Makes the directory ready and says whether there is something to do; or raises StorageError with the key to set.
 
     A finished run (FINAL is there) is not overwritten without overwrite=true; an unfinished one is continued with
     resume=auto, if its config is the same up to keys that cannot change the result. With resume=auto, a finished
     one of the same config stays as it is: False.
+
+    comparable: gives the form in which the saved config and this one are compared; see `config.moved.comparable`.
     """
     saved_path = run_dir / "config.json"
     recover(run_dir / "FINAL")
@@ -60,7 +70,7 @@ def enter_run_dir(run_dir: Path, config: Mapping[str, Any], overwrite: bool, res
         raise StorageError(f"{run_dir} holds a finished run; set overwrite=true or another exp_name")
     if resume != "auto":
         raise StorageError(f"{run_dir} holds an unfinished run; set resume=auto to continue it, or overwrite=true")
-    different = differences(json.loads(saved_path.read_text()), config)
+    different = differences(comparable(json.loads(saved_path.read_text())), comparable(config))
     if different:
         raise StorageError(f"{run_dir} was started with another config: {'; '.join(different)}; set overwrite=true")
     return not finished

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rankpo.losses.contrastive import ContrastiveLoss
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
 from rankpo.trainers.update import Update
@@ -34,18 +33,19 @@ class ReplayedUpdate:
 class PairedPreferenceTrainer(BasicTrainer):
     """rankpo, dpo and their relatives.
 
-    Replay: InfoNCE on stage-one groups, with a denominator and metrics of its own (`replay/…`), is what keeps the
+    Replay: InfoNCE or graded margin on stage-one groups, with a denominator and metrics of its own (`replay/…`), is what keeps the
     embedding useful for retrieval: E2Rank, https://arxiv.org/abs/2510.22733, table of ablations.
     """
 
     def check(self) -> None:
-        weight, temperature = self.loss.replay_weight, self.loss.replay_temperature
+        weight, replay_loss = self.loss.replay_weight, self.loss.replay_loss
         if weight > 0 and self.replay is None:
             raise ValueError("loss.replay_weight > 0 needs replay_datasets=[…], such as the data of stage one")
         if weight == 0 and self.replay is not None:
             raise ValueError("replay_datasets are given, but loss.replay_weight is 0; set it to .1 to 1")
-        if temperature is not None:
-            self.replay_loss = ContrastiveLoss(temperature=temperature)
+        if replay_loss is not None and self.replay is not None:
+            self.replay_loss = replay_loss
+            in_batch.check_loader(replay_loss, self.replay, "replay_dataloader")
 
     def prepare(self, step: int) -> Any:
         pairs = super().prepare(step)

@@ -25,7 +25,8 @@ PAIRS_WITH_REFERENCE = [
 ]
 EXPECTED = {
     **{name: {"reference"} for name in PAIRS_WITH_REFERENCE},
-    "contrastive": {"vectors"},
+    **{name: {"vectors"} for name in ("contrastive", "graded_margin", "triplet", "cosent", "angle", "cosine_mse")},
+    **{name: {"vectors"} for name in ("contrastive_pairs", "online_contrastive")},
     "kto": {"reference", "live_reference"},
     "tdpo": {"reference", "live_reference", "token_logps"},
     "ra-dpo": {"reference", "live_reference", "token_logps"},
@@ -62,6 +63,7 @@ def test_needs_of_every_loss(name: str):
         ("plackett_luce", "loss.reference_free=false", {"reference"}),
         ("plackett_luce", "loss.target=teacher", {"teacher"}),
         ("rankpo", "loss.matryoshka_dims=[8]", {"vectors"}),
+        ("graded_margin", "loss.negatives=own", set()),
     ],
 )
 def test_needs_follow_the_keys_of_the_loss(name: str, override: str, needs: set[str]):
