@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from rankpo.config.compose import compose
 from rankpo.data.readers.passes import BadRecords
 from rankpo.data.readers.records import Records
 from rankpo.errors import ConfigError
-from rankpo.tasks.demo import compose
 
 PAIR = {"query": "q", "passage1": "a", "passage2": "b", "preferred": "A"}
 
