@@ -29,7 +29,9 @@ class ContrastiveTrainer(BasicTrainer):
         if not self._in_batch:
             return super().prepare(step)
         groups = self.loader.groups(step)
-        return in_batch.prepare(self.loss, self.policy.inputs, self.loader.table, groups, self.settings.max_tokens)
+        update = in_batch.prepare(self.loss, self.policy.inputs, self.loader.table, groups, self.settings.max_tokens)
+        counts = self.policy.counts(update.batch.sequences)
+        return replace(update, counts=counts, similarity=self.policy.similarity)
 
     def collate(self, groups: Sequence[Group]) -> Batch:
         known = "positives" in self.loss.knows
