@@ -167,19 +167,21 @@ class ContrastiveLoss(InBatchLoss):
         scores = similarity(query, texts)  # [b, P]
         others = torch.ones_like(pool.own).scatter(1, pool.positive[:, None], False)
         eligible = others & ~pool.known if same_text else others
+        if pool.alone is not None:
+            eligible = eligible & (pool.own | ~pool.alone[:, None])
         kept = self._kept(scores, pool.positive, eligible, pool.teacher)
         parts = [self._logits(scores, pool.positive, pool.own, kept)]
         own_query = torch.zeros_like(pool.same_query).scatter(1, pool.query[:, None], True)
         if self.query_query:
-            hidden = pool.same_query if same_text else own_query
+            hidden = _with_alone(pool.same_query if same_text else own_query, pool)
             parts.append(self._hide(similarity(query, asked), hidden))
         if self.document_document:
-            hidden = pool.own | pool.known if same_text else pool.own
+            hidden = _with_alone(pool.own | pool.known if same_text else pool.own, pool)
             parts.append(self._hide(similarity(positive, texts), hidden))
         losses = _cross_entropy(torch.cat(parts, 1), pool.positive)
         metrics = _metrics(scores, pool.positive, others, kept)
         if self.symmetric:
-            sharing = pool.shared & ~own_query if same_text else torch.zeros_like(own_query)
+            sharing = _with_alone(pool.shared if same_text else torch.zeros_like(own_query), pool) & ~own_query
             backward = _cross_entropy(self._hide(similarity(asked, positive).T, sharing), pool.query)
             metrics["loss/query_to_document"] = losses.detach() / 2
             metrics["loss/document_to_query"] = backward.detach() / 2
@@ -211,6 +213,11 @@ class ContrastiveLoss(InBatchLoss):
         hardness = (self.hardness.strength * scores.detach()).masked_fill(~hard, 0.0)
         visible = kept.scatter(1, positive[:, None], True)
         return (scores / self.temperature + hardness).masked_fill(~visible, -torch.inf)
+
+
+def _with_alone(hidden: Tensor, pool: Pool) -> Tensor:
+    """`hidden` [b, columns] with every column of queries that see their own negatives alone."""
+    return hidden if pool.alone is None else hidden | pool.alone[:, None]
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
