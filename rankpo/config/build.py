@@ -59,6 +59,9 @@ GROUPS = [
     "search",
 ]
 
+OPTIONAL = ("datasets", "eval_datasets", "replay_datasets", "mining", "judge", "search")
+NEEDED = [name for name in GROUPS if name not in OPTIONAL]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Maker:
@@ -146,11 +149,26 @@ def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
+def _absent(config: DictConfig) -> list[str]:
+    """One line for each key and group that every run needs and that this config does not have, such as by ~scheduler."""
+    problems = [
+        f"{name} is not set, and every run needs it; leave ~{name} out" for name in RUN_KEYS if name not in config
+    ]
+    for name in NEEDED:
+        if name not in config:
+            problems.append(f"{name} is not set, and every run needs one; leave ~{name} out, or choose {name}=…")
+        elif not isinstance(config[name], DictConfig):
+            problems.append(f"{name} must be an option of its group, got {config[name]!r}; choose {name}=…")
+    return problems
+
+
 def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment that a config describes. Raises ConfigError with every problem, one line each."""
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError([f"{key} is not set; add {key}=…" for key in missing])
+    if absent := _absent(config):
+        raise ConfigError(absent)
     tree = plain_tree(config, overrides)
     if found := secrets(list(leaves(tree))):
         raise ConfigError(found)  # alone: other messages would show the values
