@@ -12,7 +12,8 @@ from hydra import initialize_config_dir
 
 import rankpo
 from rankpo.config.aliases import ALIASES, modern
-from rankpo.config.compose import CONFIG, compose
+from rankpo.config.compose import compose
+from rankpo.config.places import CONFIG
 from rankpo.errors import ConfigError
 from rankpo.models.known import known_settings, table
 from rankpo.models.loading import LoadingError

@@ -13,7 +13,7 @@ from rankpo.runs.checkpoints import Checkpoint, CheckpointStore
 from rankpo.storage.folders import damage
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.evaluation.base import Evaluator, Result
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.runs.logger import MetricsLogger
@@ -134,7 +134,7 @@ def started_from(config: Any, start: str) -> Any:
 
 def model_of_run(folder: Path) -> tuple[Any, int]:
     """The model settings and the seed a run was started with. Raises ConfigError where the folder is no run."""
-    from rankpo.config.build import build
+    from rankpo.config.construct import build
 
     if not (folder / "config.json").exists() or not ((folder / "FINAL").is_dir() or CheckpointStore(folder).list()):
         raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])
