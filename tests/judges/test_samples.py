@@ -41,7 +41,7 @@ def lines(path):
 
 def annotate(folder, name, *overrides):
     samples = f"task.samples={folder}/policy/sample/samples.jsonl"
-    mode = ("task=annotate", "task.mode=samples", samples)
+    mode = ("task=annotate", "kind=causal_lm", "task.mode=samples", samples)
     train(*TINY, *mode, *overrides, f"cache_dir={folder}", f"exp_name={name}")
     return folder / name / "annotate" / "feedback.jsonl"
 
