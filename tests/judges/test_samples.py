@@ -184,4 +184,4 @@ def test_faults_say_what_to_change(tmp_path, overrides, message):
     names = {name: tmp_path / f"{name}.jsonl" for name in ("good", "judged")}
     given = [item.format(**names) for item in overrides]
     with pytest.raises((ConfigError, ValueError), match=message):
-        train("task=annotate", *TINY, *given, f"cache_dir={tmp_path}")
+        train("task=annotate", "kind=causal_lm", *TINY, *given, f"cache_dir={tmp_path}")
