@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rankpo import errors
 from rankpo.config.aliases import ALIASES
+from rankpo.config.places import CONFIG
 from rankpo.config.renamed import RENAMED
 from rankpo.errors import ConfigError
 from rankpo.storage.atomic import UNWRITTEN, remedy, room
@@ -76,7 +77,7 @@ def null_group(error: Exception, arguments: Sequence[str]) -> str | None:
     """The message for a group that the command line sets to null, which Hydra refuses with a trace; else None."""
     if not isinstance(error, ValueError) or "Config group override must be a string or a list" not in str(error):
         return None
-    groups = {path.name for path in (Path(__file__).parents[2] / "config").iterdir() if path.is_dir()}
+    groups = {path.name for path in CONFIG.iterdir() if path.is_dir()}
     given = (argument.lstrip("+").partition("=") for argument in arguments)
     names = [name for name, _, value in given if value in ("null", "") and name in groups]
     name = names[0] if names else "a group"
@@ -84,7 +85,7 @@ def null_group(error: Exception, arguments: Sequence[str]) -> str | None:
 
 
 def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (Path(__file__).parents[2] / "config" / group).glob("*.yaml"))
+    return sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -131,7 +132,7 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
     kept = [item for item in kept if item.lstrip("+~").split("=", 1)[0] != key]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(Path(__file__).parents[2] / "config"), version_base="1.3"):
+        with initialize_config_dir(str(CONFIG), version_base="1.3"):
             config = compose("config", overrides=[item for item in kept if not item.startswith("hydra")])
     except HydraException as error:
         return " ".join(str(error).split())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rankpo.config.build import GROUPS, NEEDED, OPTIONAL
+from rankpo.config.check import GROUPS, NEEDED, OPTIONAL
 from rankpo.config.compose import compose
 from rankpo.config.messages import null_group
 from rankpo.errors import ConfigError
