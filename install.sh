@@ -69,6 +69,7 @@ case "${1:-}" in
     "$python" -m ruff check .
     "$python" -m ruff format --check .
     "$python" -m mypy rankpo launch.py
+    $venv/bin/lint-imports --no-logo
     export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
     exec "$python" -m pytest -n 2 "$@"
     ;;

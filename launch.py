@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from types import TracebackType
 from typing import Any, NoReturn
 
 import hydra
@@ -17,9 +18,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rankpo.config.guard import guarded
-from rankpo.config.messages import ConfigError, explain, multirun_refusal, run_error
+from rankpo.config.aliases import modern
+from rankpo.config.guard import announced, guarded
+from rankpo.config.messages import explain, multirun_refusal, run_error
+from rankpo.errors import ConfigError
 from rankpo.runs.signals import REQUEUE, Interrupted, leaving_at_once
+from rankpo.storage.printable import shown
 
 
 @hydra.main(version_base="1.3", config_path="config", config_name="config")
@@ -35,6 +39,8 @@ def compose_and_run(config: DictConfig) -> None:
         submitit.join()
         in_sweep(config, overrides, run)
         return
+    if (notice := announced(overrides)) is not None and os.environ.get("RANK", "0") == "0":
+        say(notice)
     try:
         run(check(config, overrides=overrides))
         close_processes()
@@ -56,8 +62,19 @@ def close_processes() -> None:
 
 def stop(message: str, code: int) -> NoReturn:
     """Ends with the message alone: Hydra would put a line of its own before an exception."""
-    sys.stderr.write(f"{message}\n")
+    say(message)
     sys.exit(code)
+
+
+def say(message: str) -> None:
+    sys.stderr.write(f"{shown(message)}\n")
+
+
+def say_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's own trace of an error that nobody foresaw, without secrets and control characters."""
+    import traceback
+
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def exit_code(error: Exception) -> int:
@@ -72,8 +89,16 @@ def main() -> int:
     """
     refusal = multirun_refusal(sys.argv[1:], os.environ)
     if refusal:
-        sys.stderr.write(f"{refusal}\n")
+        say(refusal)
         return 2
+    try:
+        sys.argv[1:], notes = modern(sys.argv[1:])
+    except ConfigError as error:
+        say(str(error))
+        return 2
+    if os.environ.get("RANK", "0") == "0":
+        for note in notes:
+            say(note)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would print a trace of its own instead of raising
     try:
         try:
@@ -83,13 +108,13 @@ def main() -> int:
             if "rankpo.sweeps.folder" in sys.modules:
                 sys.modules["rankpo.sweeps.folder"].close_all()
     except (HydraException, OmegaConfBaseException) as error:
-        sys.stderr.write(f"{explain(error, sys.argv[1:])}\n")
+        say(explain(error, sys.argv[1:]))
         return 2
     except (ValueError, RuntimeError, OSError) as error:  # of a job of a sweep: its other jobs have run
         message = run_error(error, os.environ)
         if message is None:
             raise
-        sys.stderr.write(f"{message}\n")
+        say(message)
         return exit_code(error)
     return 0
 
@@ -104,6 +129,7 @@ def leave(code: Any) -> NoReturn:
 
 
 if __name__ == "__main__":
+    sys.excepthook = say_trace
     try:
         ended: Any = main()
     except SystemExit as ending:

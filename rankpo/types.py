@@ -25,10 +25,17 @@ class Example:
     """One query with its candidates: what every dataset yields. Text only, never modified.
 
     query: text, or the turns of a conversation, whose next assistant turn each candidate is.
-    relevance: one number per candidate; a preference pair is (chosen, rejected) with relevance (1, 0).
+    relevance: one number per candidate: 1 and 0 of positives and negatives, else the label; a preference pair is
+    (chosen, rejected) with relevance (1, 0).
     teacher: one teacher score per candidate, or None.
     confidence: of a preference, a fraction of 1, or None where nobody stated one.
     source: `file:line` (or `dataset[index]`) for messages.
+    query_prompt: what the record has in front of its query, in place of the model's own prompt; None: the model's.
+    symmetric: candidates get the query's prompt too (similarity and clustering data of FlagEmbedding).
+    own_negatives: other queries' candidates are no negatives of this one. max_negatives: of its own, at most so many.
+    relevant: whether each candidate is a positive, where lists or a threshold say so; see `data.relevance`.
+    grades: the labels of a record that has both lists and scores, for losses on labels; None: `relevance` is the label.
+    finished: per candidate, False for a completion that was cut when it was written; None: all are whole.
     """
 
     query: Prompt
@@ -38,6 +45,13 @@ class Example:
     teacher: tuple[float, ...] | None = None
     confidence: float | None = None
     source: str = ""
+    query_prompt: str | None = None
+    symmetric: bool = False
+    own_negatives: bool = False
+    max_negatives: int | None = None
+    relevant: tuple[bool, ...] | None = None
+    grades: tuple[float, ...] | None = None
+    finished: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,45 @@ class Sequences:
 
 
 @dataclass(frozen=True)
+class Vectors:
+    """The vectors of N sequences, one sequence after another.
+
+    rows: [R, D]. counts: [N] int64 on the CPU, rows of each sequence: 1 for models with one vector a text.
+    """
+
+    rows: Tensor
+    counts: Tensor
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def single(self) -> bool:
+        """Whether every sequence has exactly one row, so that `rows` is [N, D]."""
+        return bool((self.counts == 1).all())
+
+    def places(self, chosen: Tensor) -> Tensor:
+        """[r] int64 on the CPU: rows of the chosen sequences, in their order."""
+        chosen = chosen.cpu()
+        if self.single:
+            return chosen
+        counts = self.counts[chosen]
+        starts = (self.counts.cumsum(0) - self.counts)[chosen]
+        first = counts.cumsum(0) - counts  # [n] places in the result
+        numbers = (starts - first).repeat_interleave(counts)
+        return numbers + numbers.new_ones(len(numbers)).cumsum(0) - 1
+
+    def select(self, chosen: Tensor) -> Vectors:
+        """The vectors of the chosen sequences, in their order; gradients flow through. chosen: [n] int64."""
+        if self.single:
+            return Vectors(self.rows[chosen.to(self.rows.device)], self.counts[chosen.cpu()])
+        return Vectors(self.rows[self.places(chosen).to(self.rows.device)], self.counts[chosen.cpu()])
+
+    def cpu(self) -> Vectors:
+        return Vectors(self.rows.cpu(), self.counts)
+
+
+@dataclass(frozen=True)
 class Labels:
     """What is known of B queries before any model runs: enough for a loss to weigh its terms.
 
@@ -80,6 +133,8 @@ class Labels:
     confidence: [B] float32 in [0, 1], 1 where none was stated. teacher: [B, G] float32 or None.
     lengths: [B, G] int64, scored tokens of each candidate (0 on padding), where scores are sums of log-probabilities
     over tokens, as a causal language model's; None where a score is one number for the whole candidate.
+    grades: [B, G] float32, labels that differ from the relevance: scores beside lists of positives and negatives; or
+    None where the relevance is the label.
     """
 
     relevance: Tensor
@@ -87,6 +142,7 @@ class Labels:
     confidence: Tensor
     teacher: Tensor | None = None
     lengths: Tensor | None = None
+    grades: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.relevance.shape[0])
@@ -104,8 +160,11 @@ class Batch:
     candidates: [B, G] int64; rows of masked candidates are 0 and never used.
     positives: [P, 2] int64 pairs (query, row): the row's text is known, from anywhere in the data, to be
     relevant to that query. None where the loss does not ask for it.
+    judged, grades: [J, 2] int64 pairs (query, row) and [J] float32: the relevance that any example of the data states
+    for the row's text and that query. None where the loss does not ask for it.
     reference: [B, G] scores of the reference model, computed before the run, or None.
-    ids: the B example ids, for messages.
+    ids: the B example ids, for messages. own_negatives: [B] bool, queries to which other queries' candidates are no
+    negatives; None: no query is one of these.
     """
 
     sequences: Sequences
@@ -115,6 +174,9 @@ class Batch:
     ids: tuple[str, ...]
     positives: Tensor | None = None
     reference: Tensor | None = None
+    own_negatives: Tensor | None = None
+    judged: Tensor | None = None
+    grades: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.candidates.shape[0])
@@ -128,6 +190,9 @@ class Batch:
             labels=self.labels.to(device),
             positives=None if self.positives is None else self.positives.to(device),
             reference=None if self.reference is None else self.reference.to(device),
+            own_negatives=None if self.own_negatives is None else self.own_negatives.to(device),
+            judged=None if self.judged is None else self.judged.to(device),
+            grades=None if self.grades is None else self.grades.to(device),
         )
 
 

@@ -14,7 +14,8 @@ SGD = (
 )
 CHAT = (
     *SGD,
-    "model=tiny_llama_lm",
+    "model=tiny_llama",
+    "kind=causal_lm",
     "model.random.num_hidden_layers=1",
     "model.max_length=192",
     "model.max_prompt_length=160",
@@ -25,12 +26,17 @@ PAIRS = (*RANKPO, "loss.temperature=0.1")
 GRADED = (*TINY, "datasets=[toy_graded]", "optimizer.lr=0.05")
 RERANKER = (
     *SGD,
-    "model=tiny_decoder_reranker",
+    "model=tiny_llama",
+    "kind=reranker",
     "model.random.num_hidden_layers=1",
     "model.max_length=128",
     "optimizer.lr=1",
 )
-LISTS = (*SGD, "model=tiny_listwise", "datasets=[toy_lists]", "datasets.toy_lists.num_examples=11")
+LISTS = (*SGD, "model=tiny_llama_wide", "kind=listwise", "datasets=[toy_lists]", "datasets.toy_lists.num_examples=11")
+GRADED_MARGIN = (*GRADED, "loss=graded_margin", "loss.temperature=0.5", "dataloader.group_size=7")
+OF_SCORED_PAIRS = ("cosent", "angle", "cosine_mse")
+OF_LABELLED_PAIRS = ("contrastive_pairs", "online_contrastive")
+BINARY = ("datasets=[toy_pairs]",)  # two candidates of grades 1 and 0
 OF_PAIRS = (
     *("apo-down", "apo-zero", "bco", "bradley-terry", "cdpo", "cpo", "dpo", "exo", "ipo", "nca", "orpo", "robust_dpo"),
     *("simpo", "slic", "sppo"),
@@ -56,6 +62,10 @@ OF_WINDOWS = ("listwise_combined", "listwise_generation", "listwise_ranking")
 STRONG = {name: ("loss.beta=1",) for name in ("apo-down", "bco", "nca")} | {"sppo": ("loss.beta=0.1",)}
 LOSSES: dict[str, tuple[str, ...]] = {
     "contrastive": CONTRASTIVE,
+    "graded_margin": GRADED_MARGIN,
+    "triplet": (*TINY, "loss=triplet", "datasets=[toy_contrastive]"),
+    **{name: (*GRADED, f"loss={name}") for name in OF_SCORED_PAIRS},
+    **{name: (*GRADED, f"loss={name}", "loss.margin=0.9", *BINARY) for name in OF_LABELLED_PAIRS},
     "rankpo": RANKPO,
     **{name: (*PAIRS, f"loss={name}", *STRONG.get(name, ())) for name in OF_PAIRS},
     **{name: (*GRADED, f"loss={name}") for name in OF_LISTS},
@@ -71,7 +81,22 @@ REPLAY = (
     "replay_datasets=[toy_contrastive]",
     "trainer.replay_batch_size=3",
 )
+GRADED_REPLAY = (
+    *(key for key in REPLAY if key != "replay_datasets=[toy_contrastive]"),
+    "loss.replay_kind=graded_margin",
+    "replay_datasets=[toy_graded]",
+    "replay_dataloader=listwise",
+    "replay_dataloader.group_size=5",
+)
 VARIANTS: dict[str, tuple[str, ...]] = {
+    "triplet, in batch": (*TINY, "loss=triplet", "loss.negatives=in_batch", "datasets=[toy_contrastive]"),
+    "online contrastive, mean": (
+        *(*GRADED, "loss=online_contrastive", *BINARY),
+        *("loss.reduction=mean", "loss.distance=euclidean", "loss.margin=0.9"),
+    ),
+    "graded margin, own": (*GRADED_MARGIN, "loss.negatives=own"),
+    "graded margin, unknown irrelevant": (*GRADED_MARGIN, "loss.unknown=irrelevant"),
+    "graded replay": GRADED_REPLAY,
     "own negatives": (*CONTRASTIVE, "loss.negatives=own"),
     "symmetric": (*CONTRASTIVE, "loss.symmetric=true", "loss.query_query=true"),
     "matryoshka": (*CONTRASTIVE, "loss.matryoshka_dims=[16,8]"),
@@ -99,7 +124,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 EVERY = {**LOSSES, **VARIANTS}
 # trainer.max_tokens that holds every update whole, and those under which each is cut into several micro-batches
 WHOLE = 100000
-PARTS = {name: 60 if "model=tiny_listwise" in recipe else 150 for name, recipe in EVERY.items()}
+PARTS = {name: 60 if "kind=listwise" in recipe else 150 for name, recipe in EVERY.items()}
 # for many updates: at the rates of a few, some go so far that rounding, amplified, shows in the curve
 GENTLE = dict.fromkeys(
     ("bradley-terry", "contrastive", "orpo", "rankpo", "simpo", "slic", "own negatives", "symmetric", "matryoshka"),

@@ -8,17 +8,11 @@ import sys
 
 import pytest
 
-from rankpo.runs import checkpoints
-from rankpo.runs.checkpoints import (
-    CheckpointError,
-    CheckpointStore,
-    claim,
-    damage,
-    differences,
-    enter_run_dir,
-    start_again,
-    written_whole,
-)
+from rankpo.errors import StorageError
+from rankpo.runs.checkpoints import CheckpointStore
+from rankpo.runs.folder import claim, differences, enter_run_dir, start_again
+from rankpo.storage import folders
+from rankpo.storage.folders import damage, written_whole
 
 CONFIG = {"seed": 1, "trainer": {"batch_size": 4, "max_tokens": 100, "betas": [0.9, 0.99]}, "resume": None}
 
@@ -88,7 +82,7 @@ def test_a_full_disk_says_so(tmp_path):
     def full(folder):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(CheckpointError, match="the disk is full; nothing was replaced"):
+    with pytest.raises(StorageError, match="the disk is full; nothing was replaced"):
         CheckpointStore(tmp_path).save(1, full, {})
 
 
@@ -119,8 +113,8 @@ def test_being_killed_while_the_folders_change_places_loses_nothing(tmp_path, mo
 
 def test_files_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     order = []
-    fsync, rename = checkpoints._fsync, type(tmp_path).rename
-    monkeypatch.setattr(checkpoints, "_fsync", lambda path: (order.append(path.name), fsync(path)))
+    fsync, rename = folders._fsync, type(tmp_path).rename
+    monkeypatch.setattr(folders, "_fsync", lambda path: (order.append(path.name), fsync(path)))
     monkeypatch.setattr(type(tmp_path), "rename", lambda a, b: (order.append("renamed"), rename(a, b))[1])
     with written_whole(tmp_path / "FINAL") as folder:
         (folder / "weights").write_text("w")
@@ -150,8 +144,8 @@ def test_a_damaged_future_does_not_push_out_the_present(tmp_path):
 
 def test_two_runs_cannot_hold_one_directory(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from rankpo.runs.checkpoints import claim, CheckpointError\n"
-        "try:\n  with claim(Path(sys.argv[1])): pass\nexcept CheckpointError as error: print(error)\nelse: print('free')"
+        "import sys; from pathlib import Path; from rankpo.runs.folder import claim; from rankpo.errors import StorageError\n"
+        "try:\n  with claim(Path(sys.argv[1])): pass\nexcept StorageError as error: print(error)\nelse: print('free')"
     )
 
     def other():
@@ -173,7 +167,7 @@ def begin(folder, **changes):
 def test_a_finished_run_is_not_overwritten(tmp_path):
     begin(tmp_path)
     (tmp_path / "FINAL").mkdir()
-    with pytest.raises(CheckpointError, match="holds a finished run; set overwrite=true or another exp_name"):
+    with pytest.raises(StorageError, match="holds a finished run; set overwrite=true or another exp_name"):
         enter_run_dir(tmp_path, CONFIG, overwrite=False, resume=None)
     assert (tmp_path / "FINAL").exists()
     assert enter_run_dir(tmp_path, CONFIG, overwrite=False, resume="auto") is False  # nothing is left to do
@@ -187,10 +181,10 @@ def test_a_finished_run_is_not_overwritten(tmp_path):
 
 def test_an_unfinished_run_is_continued_only_with_its_own_config(tmp_path):
     begin(tmp_path)
-    with pytest.raises(CheckpointError, match="holds an unfinished run; set resume=auto"):
+    with pytest.raises(StorageError, match="holds an unfinished run; set resume=auto"):
         enter_run_dir(tmp_path, CONFIG, overwrite=False, resume=None)
     changed = {"seed": 1, "trainer": {"batch_size": 8, "max_tokens": 900}, "resume": "auto", "loss": {"beta": 2.0}}
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(StorageError) as caught:
         enter_run_dir(tmp_path, changed, overwrite=False, resume="auto")
     for part in ("loss.beta: None -> 2.0", "trainer.batch_size: 4 -> 8", "trainer.betas: [0.9, 0.99] -> None"):
         assert part in str(caught.value)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from tests.losses.test_risk import naive_cvar
 from tests.runs import trainer_of
 from tests.trainers.test_causal import TINY
@@ -182,8 +182,12 @@ def test_groups_of_scored_completions(tmp_path):
     gains = [logp(p, ids) - logp(q, ids) for p, q, ids in group]
     better = ((0, 1), (0, 2), (0, 3), (2, 1), (2, 3))
     assert_close(metrics["rewards/accuracies"], mean(gains[w] > gains[r] for w, r in better))
-    assert_close(metrics["rewards/chosen"], mean(gains), atol=1e-4, rtol=1e-4)
-    assert "rewards/rejected" not in metrics
+    assert not {"rewards/chosen", "rewards/rejected"} & set(metrics), "rewards alone do not say what is desirable"
+    known = evaluated(
+        moved(trainer_of(*TINY, *data, "eval_datasets.chat.relevant_from=0.5", "loss=grpo", f"cache_dir={tmp_path}"))
+    )
+    assert_close(known["rewards/chosen"], mean([gains[0], gains[2]]), atol=1e-4, rtol=1e-4)
+    assert_close(known["rewards/rejected"], mean([gains[1], gains[3]]), atol=1e-4, rtol=1e-4)
 
 
 def test_what_may_choose_the_best(tmp_path):

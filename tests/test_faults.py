@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rankpo.runs.checkpoints import CheckpointStore, damage
+from rankpo.runs.checkpoints import CheckpointStore
+from rankpo.storage.folders import damage
 from rankpo.tasks.annotate import Unfinished
 from tests.judges.server import Server, serving
 from tests.judges.test_annotate import QUERIES, check, files, overrides  # noqa: F401 (`files` is a fixture)

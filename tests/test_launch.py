@@ -10,7 +10,8 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from hydra.core.global_hydra import GlobalHydra
 
-from rankpo.config.messages import ConfigError, run_error
+from rankpo.config.messages import run_error
+from rankpo.errors import ConfigError
 from rankpo.models.engine.packing import window_mask
 from tests.runs import RANKPO, ROOT, TINY, train
 
@@ -89,7 +90,7 @@ def test_what_cannot_work(tmp_path, monkeypatch, capsys, options, code, words):
 
 
 def test_a_finished_run_and_one_in_use(tmp_path, monkeypatch, capsys):
-    from rankpo.runs.checkpoints import claim
+    from rankpo.runs.folder import claim
 
     options = (*RANKPO, "trainer.max_steps=1", "exp_name=run", f"cache_dir={tmp_path}")
     train(*options)

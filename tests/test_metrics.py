@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.runs.logger import MetricsLogger, RunningMetrics, counting
 from tests.runs import RANKPO, curve, launch, train
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from rankpo.evaluation.metrics import METRICS, area_under_curve, evaluate_run, order, parse_metric, preference_accuracy
+from rankpo.data.readers.trec import order
+from rankpo.evaluation.metrics import METRICS, area_under_curve, evaluate_run, parse_metric, preference_accuracy
 
 QRELS = {"q": {"d1": 3, "d2": 2, "d3": 1, "d4": 0, "d5": 1}}
 RUN = {"q": {"d2": 0.9, "d9": 0.8, "d1": 0.7, "d4": 0.6, "d3": 0.5}}  # d5 missed, d9 unjudged
@@ -260,3 +261,25 @@ def test_an_unknown_gain_is_refused():
 def test_preference_accuracy_counts_ties_half():
     """Right, wrong, tied, right: 2.5 of 4."""
     assert preference_accuracy(np.array([2.0, 1, 3, 5]), np.array([1.0, 2, 3, 4])) == (0.625, 1)
+
+
+@pytest.mark.parametrize("relevant_from", [-1, 0])
+def test_unjudged_documents_are_never_relevant(relevant_from):
+    """From grade 0 on, all five judged documents are relevant, and d9 of the run is not.
+
+    Grades one higher and a bar of 1 say the same to ir_measures, which takes no bar of 0.
+    """
+    ir_measures = pytest.importorskip("ir_measures", reason="the dev extra is not installed")
+    assert value("recall@5", relevant_from=relevant_from) == 4 / 5
+    assert value("precision@2", relevant_from=relevant_from) == 1 / 2
+    raised = {"q": {name: grade + 1 for name, grade in QRELS["q"].items()}}
+    measures = [ir_measures.parse_measure(name) for name in ("R@5", "AP")]
+    expected = ir_measures.calc_aggregate(measures, raised, RUN)
+    found = evaluate_run(RUN, QRELS, ["recall@5", "map"], relevant_from=relevant_from).metrics
+    assert list(found.values()) == pytest.approx([expected[measure] for measure in measures])
+
+
+def test_judgements_below_the_bar_are_not_relevant_where_found_or_missed():
+    """Grades -1 and 0 with the bar at 0: one relevant document, found second."""
+    found = evaluate_run({"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": -1, "b": 0}}, ["recall@2", "mrr@2"], relevant_from=0)
+    assert found.metrics == {"recall@2": 1.0, "mrr@2": 0.5}

@@ -24,7 +24,6 @@ ELSEWHERE = {
 }
 TINY = {
     "model=minilm": "model=tiny_bert",
-    "model=minilm_reranker": "model=tiny_reranker",
     "model=pythia": "model=tiny_pythia",
     "search.num_trials=20": "search.num_trials=1",
 }
@@ -52,6 +51,8 @@ def workplace(tmp_path_factory) -> Path:
         for row in rows
     ]
     (folder / "clicks.jsonl").write_text("".join(json.dumps(record) + "\n" for record in clicks))
+    scored = [{"sentence1": f"a red cat {number}", "sentence2": "a cat", "score": number % 6} for number in range(8)]
+    (folder / "sts.jsonl").write_text("".join(json.dumps(record) + "\n" for record in scored))
     chat = [{**CHAT, "prompt": f"{CHAT['prompt']} ({number})"} for number in range(8)]
     (folder / "chat.jsonl").write_text("".join(json.dumps(record) + "\n" for record in chat))
     return folder

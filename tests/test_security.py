@@ -13,13 +13,14 @@ import torch
 from safetensors import SafetensorError
 
 from rankpo.config.build import locate
+from rankpo.config.compose import compose
 from rankpo.config.guard import foreign
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.judges.base import JudgeStopped
 from rankpo.judges.server import ServerJudge
 from rankpo.judges.templates import Template
-from rankpo.runs.checkpoints import MANIFEST, CheckpointStore, checksum
-from rankpo.tasks.demo import compose
+from rankpo.runs.checkpoints import CheckpointStore
+from rankpo.storage.folders import MANIFEST, checksum
 from tests.judges.server import Handler, serving
 from tests.runs import RANKPO, TINY, train
 from tests.starts import ROOT
@@ -154,7 +155,7 @@ def remember(folder: Path) -> None:
         "rankpo.config.build.import_module",  # a function that the module only uses
         "rankpo.tasks.train.subprocess.run",
         "rankpo.runs.checkpoints.shutil.rmtree",
-        "rankpo.runs.checkpoints.recover",  # ours, and no class
+        "rankpo.storage.folders.recover",  # ours, and no class
         "rankpo.runs.checkpoints.Path",  # a class from elsewhere
         "torch.optim.adamw.cast",
         "transformers.pipeline",

@@ -56,3 +56,20 @@ def test_compare_counts_and_pairs():
 def test_pairs_of_one_query_are_one_value():
     items = {"q/0": {"accuracy": 1.0, "group": 7}, "q/1": {"accuracy": 0.0, "group": 7}, "r": {"accuracy": 1.0}}
     assert grouped(items, "accuracy") == {"7": 0.5, "r": 1.0}
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-9, 1e-14, 1e6])
+def test_the_t_test_is_there_at_any_size_of_difference(size):
+    """Differences of 1, 2, 4 times `size` against 0: t = 7/3 / √(7/9), whatever the unit."""
+    new = {"a": size, "b": 2 * size, "c": 4 * size}
+    expected = stats.ttest_1samp([1, 2, 4], 0).pvalue
+    assert compare(new, dict.fromkeys(new, 0.0)).t_p == pytest.approx(expected)
+
+
+def test_equal_differences_have_no_t_test_though_rounding_tells_them_apart():
+    """0.3 - 0.2 and 0.8 - 0.7 are a tenth each, and differ in the last digit."""
+    assert 0.3 - 0.2 != 0.8 - 0.7
+    found = compare({"a": 0.3, "b": 0.8}, {"a": 0.2, "b": 0.7})
+    assert math.isnan(found.t_p) and found.difference == pytest.approx(0.1)
+    slightly = compare({"a": 0.3, "b": 0.8 + 1e-7}, {"a": 0.2, "b": 0.7})
+    assert slightly.t_p == pytest.approx(2 / math.pi * 5e-7, rel=1e-3)  # one degree of freedom: t = .1/(5e-8)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from torch.testing import assert_close
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.runs import submitit
 from tests.runs import CONTRASTIVE, ROOT, curve, train
 from tests.slurm import cluster, skip_without_slurm

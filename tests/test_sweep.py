@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from rankpo.config.messages import ConfigError, multirun_refusal
+from rankpo.config.messages import multirun_refusal
+from rankpo.errors import ConfigError
 from rankpo.runs.signals import Interrupted
 from rankpo.sweeps import folder, jobs
 from rankpo.sweeps.jobs import Job, Launching, Overseer, command, own_words, quoted
@@ -125,7 +127,15 @@ class Small:
         monkeypatch.setattr(jobs, "arguments", lambda job, _: [sys.executable, "-c", job.overrides[0]])
 
     def job(self, name: str, code: str, **more: bool) -> Job:
-        return Job(overrides=[code], changes=[name], name=name, folder=self.folder / name, digest=code, **more)
+        return Job(
+            overrides=[code],
+            changes=[name],
+            name=name,
+            folder=self.folder / name,
+            digest=code,
+            config=OmegaConf.create(),
+            **more,
+        )
 
     def states(self) -> dict[str, str]:
         return {

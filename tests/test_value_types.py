@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from rankpo.config.build import ALLOWED_TARGETS, construct, locate, maker
-from rankpo.config.messages import ConfigError
 from rankpo.config.value_types import type_problem
+from rankpo.errors import ConfigError
 from rankpo.trainers.settings import TrainerSettings
 from tests.runs import compose
 

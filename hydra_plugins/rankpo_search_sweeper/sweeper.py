@@ -44,7 +44,7 @@ class SearchSweeper(Sweeper):
 
         assert self.config is not None and self.hydra_context is not None
         if "search" not in self.config:
-            from rankpo.config.messages import ConfigError
+            from rankpo.errors import ConfigError
 
             raise ConfigError(["hydra/sweeper=rankpo_search has no keys of its own; set search=optuna instead"])
         settings = build(OmegaConf.to_container(self.config.search, resolve=True), "search")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from rankpo.config.guard import leaves, secrets
-from rankpo.config.messages import ConfigError, unknown
+from rankpo.config.messages import unknown
+from rankpo.config.moved import current
 from rankpo.config.value_types import type_problem, type_problems
+from rankpo.config.weights import other_kind, settled
+from rankpo.errors import ConfigError
 from rankpo.trainers.settings import TrainerSettings
 
 if TYPE_CHECKING:
     from rankpo.losses.base import Loss
-    from rankpo.models.embedding.config import EmbeddingModelConfig
+    from rankpo.models.kind import ModelKind
     from rankpo.trainers.schedules import Schedule
 
 ALLOWED_TARGETS = ("rankpo.", "torch.optim.", "transformers.", "peft.")
@@ -82,7 +85,7 @@ class Experiment:
 
     task: Any
     loss: Loss
-    model: EmbeddingModelConfig
+    model: ModelKind
     datasets: Sequence[Any]
     eval_datasets: Sequence[Any]
     replay_datasets: Sequence[Any]
@@ -107,11 +110,12 @@ class Experiment:
     judge: Any = None  # with task=annotate
 
 
-def locate(target: str) -> Any:
+def locate(target: Any) -> Any:
     """The class of a `_target_`. Raises ValueError for anything outside the allowed packages, or not there.
 
     A name that an allowed module only imports from elsewhere is outside, and a function is no class.
     """
+    target = current(target) if isinstance(target, str) else target  # `permit` refuses what is no text
     permit(target)
     module, _, name = target.rpartition(".")
     try:
@@ -129,12 +133,25 @@ def permit(target: Any) -> None:
         raise ValueError(f"_target_={target} is not allowed; it must begin with {', '.join(ALLOWED_TARGETS)}")
 
 
+def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """The config as a run's folder keeps it: resolved, with `~` as the home directory, and with the settings of the
+    model that follow from its weights. Raises ConfigError.
+    """
+    tree: dict[str, Any] = _at_home(OmegaConf.to_container(config, resolve=True))
+    try:
+        target = locate(tree["model"].get("_target_"))
+    except ValueError as error:
+        raise ConfigError([f"model.{error}"]) from error
+    tree["model"] = settled(tree["model"], target, _model_keys(overrides))
+    return tree
+
+
 def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment that a config describes. Raises ConfigError with every problem, one line each."""
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError([f"{key} is not set; add {key}=…" for key in missing])
-    tree: dict[str, Any] = _at_home(OmegaConf.to_container(config, resolve=True))
+    tree = plain_tree(config, overrides)
     if found := secrets(list(leaves(tree))):
         raise ConfigError(found)  # alone: other messages would show the values
     problems = [unknown("the config", name, (*RUN_KEYS, *GROUPS)) for name in tree if name not in (*RUN_KEYS, *GROUPS)]
@@ -150,12 +167,13 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     made: dict[str, Any] = {}
     for name in ("task", "loss", "scheduler"):
         made[name] = attempt(partial(build, tree[name], name))
-    made["model"] = attempt(partial(_build_model, tree["model"], made["loss"]))
+    made["model"] = attempt(partial(build, tree["model"], "model"))
     made["schedule"] = made.pop("scheduler")
     for name in ("mining", "judge"):
         if name in tree:
             made[name] = attempt(partial(build, tree[name], name))
-    made["loss"] = _fitted(made["loss"], made["model"])
+    if made["loss"] is not None and made["model"] is not None:
+        made["loss"] = made["loss"].fitted(made["model"].logps)
     for group in ("datasets", "eval_datasets", "replay_datasets"):
         nodes = tree.get(group) or {}
         made[group] = [attempt(partial(build, nodes[name], f"{group}.{name}")) for name in nodes]
@@ -166,6 +184,8 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     for name in ("dataloader", "replay_dataloader", "optimizer"):
         made[name] = attempt(partial(maker, tree[name], name))
     problems.extend(_compatibility(made, tree))
+    if made["model"] is not None and (problem := other_kind(made["model"], overrides)):
+        problems.append(problem)
     if problems:
         raise ConfigError(problems)
     return Experiment(
@@ -194,25 +214,6 @@ def _at_home(value: Any) -> Any:
     if isinstance(value, list):
         return [_at_home(item) for item in value]
     return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
-
-
-def _build_model(node: Mapping[str, Any], loss: Any) -> Any:
-    """The model's config. Tokens that loss=csft sets for a model that has no use for them are not its fault: that it has
-    no token log-probabilities is said of it."""
-    if getattr(loss, "needs_control_tokens", False):
-        try:
-            taken = inspect.signature(locate(node["_target_"])).parameters
-        except ValueError as error:
-            raise ConfigError([f"model.{error}"]) from error
-        node = {name: value for name, value in node.items() if name != "control_tokens" or name in taken}
-    return build(node, "model")
-
-
-def _fitted(loss: Any, model: Any) -> Any:
-    """The loss with `logps: auto` decided by what the model's scores are; see `functional.logps_from_scores`."""
-    if model is None or getattr(loss, "logps", None) != "auto":
-        return loss
-    return replace(loss, logps=getattr(model, "logps", "candidates"))
 
 
 def run(experiment: Experiment) -> None:
@@ -276,7 +277,7 @@ def signature(target: Any, arguments: Mapping[str, Any], key: str, complete: boo
 
 def _prefixed(key: str, message: str, names: Iterable[str]) -> str:
     """The message with the group's key in front, unless it names it already. names: of the keys of the group."""
-    if message.startswith((f"{key}.", f"{key}:", f"{key} ")):
+    if message.startswith((f"{key}.", f"{key}:", f"{key} ", "datasets.")):
         return message
     first = re.split(r"[^\w]", message, maxsplit=1)[0]
     return f"{key}.{message}" if first in names else f"{key}: {message}"
@@ -286,17 +287,6 @@ def _model_keys(overrides: Sequence[str]) -> list[str]:
     """Keys under `model` that the command line sets."""
     names = (item.lstrip("+~").split("=", 1)[0] for item in overrides)
     return [name.removeprefix("model.") for name in names if name.startswith("model.")]
-
-
-def _needs_embeddings(loss: Loss) -> str | None:
-    """The key by which a loss asks for embeddings rather than scores, or None."""
-    values = {
-        "loss.matryoshka_dims": getattr(loss, "matryoshka_dims", None),
-        "loss.replay_weight": getattr(loss, "replay_weight", 0),
-    }
-    if hasattr(loss, "in_batch"):
-        return type(loss).__name__
-    return next((key for key, value in values.items() if value), None)
 
 
 def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
@@ -310,32 +300,12 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
         problems.append("trainer.reference=adapters needs model.use_peft=true: there are no adapters to switch off")
     if settings is not None and loss is not None and settings.precision == "fp16" and settings.max_grad_norm is None:
         problems.append("trainer.precision=fp16 needs trainer.max_grad_norm: overflowing updates are found by the norm")
-    if loss is not None and model is not None and loss.needs_tokens and model.kind != "causal_lm":
-        chosen = model.name_or_path or "of random weights"
-        problems.append(
-            f"{type(loss).__name__} needs token log-probabilities; model {chosen} is of kind {model.kind} and has none. "
-            "Try model=llama, qwen or pythia."
-        )
-    if (
-        loss is not None
-        and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer")
-        and not hasattr(loss, "in_batch")
-    ):
+    if loss is not None and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer") and not _is_in_batch(loss):
         problems.append(f"trainer=contrastive cannot train {type(loss).__name__}; leave trainer out: loss=… chooses it")
+    if loss is not None and model is not None:
+        problems += _unmet_needs(loss, model)
     if loss is not None and model is not None and settings is not None:
-        problems += _policy_problems(loss, model.kind, settings)
-        problems += _reference_problems(tree, loss, model.kind, settings)
-    if loss is not None and model is not None and model.kind == "causal_lm" and hasattr(loss, "in_batch"):
-        problems.append(
-            f"{type(loss).__name__} compares embeddings, and a causal language model gives log-probabilities; "
-            "try model=llama_embedding or qwen3_embedding"
-        )
-    if loss is not None and model is not None and model.kind == "reranker" and (key := _needs_embeddings(loss)):
-        problems.append(
-            f"{key} compares embeddings; model {model.name_or_path or 'of random weights'} is of kind reranker, which "
-            "reads query and candidate together and has none. Try loss=softmax, which sets a positive against its own "
-            "list, or model=minilm, bge_m3 or e5."
-        )
+        problems += _reference_problems(tree, loss, model, settings)
     if "search" in tree:
         problems.append("search=optuna chooses the jobs of a sweep; start it with: python launch.py -m search=optuna …")
     if tree["resume"] not in (None, "auto"):
@@ -348,14 +318,45 @@ def _compatibility(made: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str
     return problems
 
 
-def _reference_problems(tree: Mapping[str, Any], loss: Loss, kind: str, settings: TrainerSettings) -> list[str]:
+def _is_in_batch(loss: Loss) -> bool:
+    from rankpo.losses.in_batch import InBatchLoss
+
+    return isinstance(loss, InBatchLoss)
+
+
+# Need of a loss: what it is, and what to try where the model's kind does not give it.
+GIVEN_BY_KINDS = {
+    "token_logps": (
+        "token log-probabilities",
+        "Add kind=causal_lm with a decoder, such as model=llama, qwen or pythia.",
+    ),
+    "vectors": (
+        "embeddings",
+        "Add kind=embedding; or try loss=softmax, which compares a positive with the candidates of its own list.",
+    ),
+    "lists": ("rankings of whole lists", "Add kind=listwise with a decoder, such as model=llama, qwen or mistral."),
+}
+
+
+def _unmet_needs(loss: Loss, model: ModelKind) -> list[str]:
+    """A line for every need of the loss that the kind of the model does not give."""
+    chosen = model.name_or_path or "of random weights"
+    return [
+        f"{loss.asked_by(need)} needs {name}; model {chosen} is of kind {model.kind} and gives none. {advice}"
+        for need, (name, advice) in GIVEN_BY_KINDS.items()
+        if need in loss.needs and need not in model.gives
+    ]
+
+
+def _reference_problems(tree: Mapping[str, Any], loss: Loss, model: ModelKind, settings: TrainerSettings) -> list[str]:
     """Reference scores that are asked for and that the loss cannot use, or that two keys want from two places."""
     asked = [key for key in ("cache_reference_logprobs", "load_reference_logprobs") if tree[key]]
+    needs = loss.needs_with(model.gives)
     problems = []
     for key in asked:
-        if not loss.needs_reference:
+        if "reference" not in needs:
             problems.append(f"{key}: {type(loss).__name__} has no reference; leave it out")
-        elif loss.needs_live_reference(kind):
+        elif "live_reference" in needs:
             problems.append(f"{key}: {type(loss).__name__} needs the reference model itself, not stored scores")
         elif settings.reference not in ("auto", "stored"):
             problems.append(
@@ -363,15 +364,7 @@ def _reference_problems(tree: Mapping[str, Any], loss: Loss, kind: str, settings
             )
     if len(asked) == 2:
         problems.append("cache_reference_logprobs would compute what load_reference_logprobs brings; set one of them")
-    return problems
-
-
-def _policy_problems(loss: Loss, kind: str, settings: TrainerSettings) -> list[str]:
-    """Old policies and references that a model of this kind cannot give the loss."""
-    problems = []
-    if kind != "causal_lm" and getattr(loss, "old_policy", None) == "batch":
-        problems.append(f"loss.old_policy=batch acts on tokens; a model of kind {kind} needs old_policy=reference")
-    if settings.reference == "stored" and loss.needs_reference and loss.needs_live_reference(kind):
+    if settings.reference == "stored" and "live_reference" in needs:
         problems.append(
             f"trainer.reference=stored: {type(loss).__name__} needs the reference model itself, not stored scores; "
             "set trainer.reference=live, or auto"

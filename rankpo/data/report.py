@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from rankpo.data.relevance import IRRELEVANT, RELEVANT
 from rankpo.data.table import ExampleTable
 from rankpo.storage.atomic import replace_text
 
@@ -51,7 +52,7 @@ def dataset_report(table: ExampleTable, number: int, kept: Kept | None = None) -
     slots = np.flatnonzero(np.repeat(np.asarray(table.dataset) == number, counts))
     queries, candidates = np.asarray(table.query)[examples], np.asarray(table.candidates)[slots]
     owners = np.repeat(np.arange(len(table)), counts)[slots]
-    relevance = np.asarray(table.relevance)[slots]
+    relevance, stated = np.asarray(table.relevance)[slots], np.asarray(table.stated)[slots]
     distinct, repeats = np.unique(queries, return_counts=True)
     report: Report = {
         "examples": len(examples),
@@ -67,12 +68,12 @@ def dataset_report(table: ExampleTable, number: int, kept: Kept | None = None) -
         },
         "labels": histogram(relevance),
         "confidence": histogram(np.asarray(table.confidence)[examples]),
-        "without_relevant": len(examples) - len(np.unique(owners[relevance > 0])),
+        "without_relevant": len(examples) - len(np.unique(owners[stated != IRRELEVANT])),
     }
     if len(examples) and (counts[examples] == 2).all():
         report["pairs_also_reversed"] = _reversed_pairs(table, examples)
     else:
-        report["positive_and_negative"] = _contradictions(table, owners, candidates, relevance)
+        report["positive_and_negative"] = _contradictions(table, owners, candidates, stated)
     return report
 
 
@@ -102,10 +103,10 @@ def _lengths(lengths: np.ndarray, role: str, kept: Kept | None) -> Report:
     return report
 
 
-def _contradictions(table: ExampleTable, owners: np.ndarray, candidates: np.ndarray, relevance: np.ndarray) -> Report:
+def _contradictions(table: ExampleTable, owners: np.ndarray, candidates: np.ndarray, stated: np.ndarray) -> Report:
     """Candidates that one example of a query calls relevant and another one not."""
     pairs = np.asarray(table.query)[owners].astype(np.int64) * table.num_rows + candidates
-    both = np.intersect1d(pairs[relevance > 0], pairs[relevance <= 0])
+    both = np.intersect1d(pairs[stated == RELEVANT], pairs[stated == IRRELEVANT])
     places = np.flatnonzero(np.isin(pairs, both[:MAX_NAMED]))
     named = list(dict.fromkeys(table.id(int(owner)) for owner in owners[places]))
     return {"count": len(both), "first_examples": named}
@@ -198,6 +199,10 @@ def _notes(part: Report) -> list[str]:
         notes.append(f"{len(bad)} bad records left out, the first: {bad[0]}")
     if met and met["filtered"]:
         notes.append(f"{met['filtered']:,} records filtered out")
+    if met and (order := met["order"]):
+        notes.append(f"columns are read in their order: {', '.join(order)}; other roles by the keys of the field map")
+    if met and (unused := met["unused"]):
+        notes.append(f"{len(unused)} fields are not used: {', '.join(unused)}")
     both = part.get("positive_and_negative", {}).get("count", 0)
     if both:
         where = ", ".join(part["positive_and_negative"]["first_examples"])

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from rankpo.data.loaders.completion import best_slots
+from rankpo.data.relevance import IRRELEVANT, RELEVANT
 from rankpo.data.table import Dataset, ExampleTable
-from rankpo.evaluation.base import Evaluator, PreferenceEvaluator, Result, Say, slot_scores
+from rankpo.evaluation.base import Evaluator, PreferenceEvaluator, Result, Say
 from rankpo.losses.base import Loss
 from rankpo.losses.pairs import pair_metrics
 from rankpo.losses.risk import kl
@@ -58,7 +59,7 @@ class Compared:
 
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
-        self.beta = float(getattr(loss, "beta", 0.0)) or 1.0
+        self.beta = loss.reward_scale
         self.start: np.ndarray | None = None
         self.reference: Reference | None = None
 
@@ -73,7 +74,7 @@ class Compared:
         """Takes the reference where the trainer holds its model, else the start model's stored scores."""
         from rankpo.models.reference import StoredReference, stored_scores
 
-        if not self.loss.needs_reference:
+        if "reference" not in self.loss.needs:
             return
         if reference is None or isinstance(reference, StoredReference):
             self.start = stored_scores(model, table, *folder, autocast)
@@ -84,7 +85,7 @@ class Compared:
         """[slots] float32 by name: `scores`; `reference`, if there is one; divergences, if its model is at hand."""
         if self.reference is not None:
             return model.slot_values(table, self.reference.states, self.measures)
-        found = {"scores": slot_scores(model, table)}
+        found = {"scores": model.slot_scores(table)}
         return found if self.start is None else {**found, "reference": self.start}
 
     def depends_on(self) -> tuple[object, ...]:
@@ -110,7 +111,7 @@ class RewardEvaluator(PreferenceEvaluator):
         super().__init__(dataset, cache_dir, say)
         self.paired = paired
         self.compared = Compared(loss)
-        if paired or loss.needs_reference:
+        if paired or "reference" in loss.needs:
             self.metrics = ("accuracy", "margin", "rewards/accuracies", "rewards/margins")
 
     def compare_with(self, model: RankingModel, autocast: Any, reference: Reference | None) -> None:
@@ -129,7 +130,7 @@ class RewardEvaluator(PreferenceEvaluator):
         loss = self.compared.loss
         columns = {name: torch.from_numpy(of_slots[pairs]) for name, of_slots in values.items()}  # [P, 2] each
         scores, reference = columns.pop("scores"), columns.pop("reference", None)
-        if reference is None and (loss.needs_reference or not self.paired):
+        if reference is None and ("reference" in loss.needs or not self.paired):
             return {}  # of a model by itself: there is nothing that it gained
         labels = _labels_of_pairs(model, table, pairs)
         metrics: dict[str, Tensor] = {}
@@ -151,7 +152,7 @@ class LikelihoodEvaluator(Evaluator):
     """Each example's best completion, as sft learns it: nats per token over all of them, and what follows from it.
 
     logps: mean log-probability per token, the metric to maximise; loss = -logps; perplexity = e^loss. With losses that
-    have a reference also rewards of all completions: `rewards/chosen` of the desirable ones (relevance > 0),
+    have a reference also rewards of all completions: `rewards/chosen` of the desirable ones,
     `rewards/rejected` of the others, `rewards/margins` between these means, `rewards/accuracies` over all pairs of
     different relevance within an example; and `kl/…` where the trainer holds the reference model.
     """
@@ -196,13 +197,14 @@ class LikelihoodEvaluator(Evaluator):
             return {}
         further = {name: of_slots.astype(np.float64) for name, of_slots in values.items()}
         gained = self.compared.beta * (further.pop("scores") - further.pop("reference"))
-        desirable = np.asarray(table.relevance) > 0
+        stated = np.asarray(table.stated)
+        desirable, undesirable = stated == RELEVANT, stated == IRRELEVANT
         metrics = {}
         for name, of_slots in {"rewards": gained, **further}.items():
-            for kind, chosen in (("chosen", desirable), ("rejected", ~desirable)):
+            for kind, chosen in (("chosen", desirable), ("rejected", undesirable)):
                 if chosen.any():
                     metrics[f"{name}/{kind}"] = float(of_slots[chosen].mean())
-            if desirable.any() and not desirable.all():
+            if desirable.any() and undesirable.any():
                 metrics[f"{name}/margins"] = metrics[f"{name}/chosen"] - metrics[f"{name}/rejected"]
         pairs = ordered_pairs(table)
         if len(pairs):

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rankpo.data.readers.records import Records
 from rankpo.data.table import Dataset, ExampleTable
-from rankpo.evaluation.base import Evaluator, Result, Say, slot_scores
+from rankpo.evaluation.base import Evaluator, Result, Say
 from rankpo.evaluation.metrics import evaluate_run
 
 if TYPE_CHECKING:
     from rankpo.models.base import RankingModel
 
 FURTHER_METRICS = ("map", "auc", "rankpo/auc@100")
+GRADE_DIGITS = 9  # 1/49 · 49 is not 1 in floats, and a grade of 1 would not be relevant
 PEEKED = 100  # examples that are looked at to tell lists from pairs
 
 
@@ -29,8 +31,9 @@ def has_lists(dataset: Dataset) -> bool:
 class ListwiseEvaluator(Evaluator):
     """Every candidate of every query is scored, and the lists compared with their labels.
 
-    Grades are the labels as they were before scaling, less the smallest; of a scale longer than 1, a grade of 1 is
-    relevant, else half the scale. Ties go by a digest of the text, so that the order of a file never breaks one:
+    Grades are the labels as they were before scaling, less the smallest: gains of nDCG are 2^grade - 1 of these, while
+    training sees the scaled ones, in [0, 1]. Of a scale longer than 1, a grade of 1 is relevant, else half the scale
+    (of labels without a range, 0.5), unless the dataset's relevant_from says. Ties go by a digest of the text, so that the order of a file never breaks one:
     files list the relevant first. Equal texts of a query count once, with the larger grade.
     """
 
@@ -42,13 +45,16 @@ class ListwiseEvaluator(Evaluator):
         self.say = say
         smallest, largest = getattr(dataset, "min_label", None), getattr(dataset, "max_label", None)
         self.scale = 1.0 if smallest is None or largest is None else float(largest - smallest)
+        self.relevant_from = 1.0 if self.scale > 1 else self.scale / 2
+        if isinstance(dataset, Records) and dataset.relevant_from is not None:
+            self.relevant_from = dataset.relevant_from - (dataset.min_label or 0.0)
 
     def depends_on(self) -> tuple[object, ...]:
-        return (self.metrics, self.scale)
+        return (self.metrics, self.scale, self.relevant_from)
 
     def evaluate(self, model: RankingModel) -> Result:
         table = self.table(model.inputs.pieces())
-        return self.measure(slot_scores(model, table), table)
+        return self.measure(model.slot_scores(table), table)
 
     def measure(self, scores: np.ndarray, table: ExampleTable) -> Result:
         """Metrics of these scores, [slots] of the table of this dataset."""
@@ -61,6 +67,8 @@ class ListwiseEvaluator(Evaluator):
             for text, relevance, score in zip(example.candidates, example.relevance, values, strict=True):
                 document = hashlib.sha256(text.encode()).hexdigest()[:16]
                 run[name][document] = score
-                qrels[name][document] = max(qrels[name].get(document, 0.0), relevance * self.scale)
-        evaluation = evaluate_run(run, qrels, self.metrics, relevant_from=1 if self.scale > 1 else 0.5)
+                grade = round(relevance * self.scale, GRADE_DIGITS)
+                qrels[name][document] = max(qrels[name].get(document, 0.0), grade)
+        threshold = round(self.relevant_from, GRADE_DIGITS)
+        evaluation = evaluate_run(run, qrels, self.metrics, relevant_from=threshold)
         return Result(evaluation.metrics, evaluation.per_query, run, evaluation.counts, evaluation.undefined)

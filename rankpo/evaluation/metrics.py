@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-Run = Mapping[str, Mapping[str, float]]
+from rankpo.data.readers.trec import Run, order
+
 Qrels = Mapping[str, Mapping[str, float]]
 
 RANKPO_DEPTH = 100  # RankPO's evaluation looks at the first hundred documents only
@@ -47,16 +48,12 @@ class Evaluation:
 Metric = Callable[[Judged, "int | None", str], float]
 
 
-def order(scores: Mapping[str, float]) -> list[str]:
-    """Document ids, best first: by score downwards, ties by id downwards as text (trec_eval's rule)."""
-    return sorted(scores, key=lambda name: (scores[name], name), reverse=True)
-
-
 def evaluate_run(
     run: Run, qrels: Qrels, metrics: Sequence[str], *, relevant_from: float = 1, gain: str = "exp"
 ) -> Evaluation:
     """Means and values per query. A judged query that the run lacks scores 0; one without a relevant document is left out.
 
+    relevant_from: the smallest grade that counts as relevant; an unjudged document never does, also from grade 0 on.
     gain: of ndcg@k, `exp` 2^g - 1 or `linear` g; where a grade exceeds 1, ndcg_exp@k and ndcg_linear@k are added.
     Raises ValueError for an unknown metric, and for a score that is NaN or infinite.
     """
@@ -112,11 +109,12 @@ def _judge(query: str, scores: Mapping[str, float], judgements: Mapping[str, flo
         if not np.isfinite(score):
             raise ValueError(f"query {query}, document {document}: the score is {score}")
     ranking = order(scores)
-    grades = np.array([max(0, judgements.get(name, 0)) for name in ranking], dtype=np.float64)
+    given = np.array([judgements.get(name, -np.inf) for name in ranking], dtype=np.float64)  # unjudged: below any grade
+    grades = np.maximum(given, 0)
     return Judged(
         grades=grades,
-        relevant=grades >= relevant_from,
-        judged=np.array([name in judgements for name in ranking], dtype=bool),
+        relevant=given >= relevant_from,
+        judged=given > -np.inf,
         scores=np.array([scores[name] for name in ranking], dtype=np.float64),
         ideal=np.sort(np.array([max(0, grade) for grade in judgements.values()], dtype=np.float64))[::-1],
         num_relevant=sum(grade >= relevant_from for grade in judgements.values()),

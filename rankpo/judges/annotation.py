@@ -14,7 +14,7 @@ from rankpo.judges.base import Judge, JudgeFailed, JudgeStopped
 from rankpo.judges.costs import Costs
 from rankpo.judges.pairs import Pair
 from rankpo.judges.records import Records, digest
-from rankpo.judges.verdicts import Preference, Unparsable, Verdict, combine, parse
+from rankpo.judges.verdicts import Preference, Unparsable, Unreadable, Verdict, combine, parse
 from rankpo.types import Prompt
 
 ORDERS = ("both", "random", "given")
@@ -114,11 +114,7 @@ class Annotator:
         request = dict(self.judge.request(query, a, b))
         for attempt in range(self.max_reasks + 1):
             key = digest({"request": request, "attempt": attempt} if attempt else request)
-            record = self.answers.get(key)
-            if record is None:
-                record = self._ask(key, request)
-            else:
-                self.costs.add_cached()
+            record = self._answer(key, request)
             try:
                 verdict = parse(record["text"])
             except Unparsable as error:
@@ -130,6 +126,17 @@ class Annotator:
             return verdict
         raise AssertionError("the last attempt returns or raises")
 
+    def _answer(self, key: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The cached answer, or a new one; of several annotators that need the same at once, one asks."""
+        record = self.answers.get(key)
+        if record is None:
+            with self.answers.claimed(key):
+                record = self.answers.fresh(key)
+                if record is None:
+                    return self._ask(key, request)
+        self.costs.add_cached()
+        return record
+
     def _ask(self, key: str, request: Mapping[str, Any]) -> dict[str, Any]:
         self._spend()
         try:
@@ -138,6 +145,12 @@ class Annotator:
             self.costs.add_failed()
             raise
         self.costs.add(key, reply)
+        try:
+            parse(reply.text)
+        except Unreadable as error:  # kept, it would be read again by every later start
+            raise JudgeFailed(f"{error}; it is not kept") from error
+        except Unparsable:
+            pass  # words are an answer, and another attempt is asked for under a key of its own
         record = {"prompt_hash": key, "text": reply.text, "model": reply.model, "usage": dict(reply.usage)}
         self.answers.add({**record, "seconds": round(reply.seconds, 3), "retries": reply.retries})
         return record

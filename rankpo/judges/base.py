@@ -44,6 +44,9 @@ class Judge(ABC):
         """How many of the texts are longer than the judge is shown."""
         return 0
 
+    def close(self) -> None:  # noqa: B027  (most judges have nothing to end)
+        """Ends connections and threads, if the judge has any."""
+
     @abstractmethod
     def ask(self, request: Mapping[str, Any]) -> Reply:
         """Raises JudgeFailed for a call without an answer, JudgeStopped where no call can succeed."""

@@ -1,42 +1,37 @@
-"""The rankings that pairs are drawn from: a TREC run, or a search with the model of the config."""
+"""Rankings that pairs are drawn from: a TREC run, or a search with a bi-encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankpo.config.messages import ConfigError
+from rankpo.data.readers.trec import order, read_run
+from rankpo.errors import ConfigError
+from rankpo.retrieval.dense import check_memory, dense_search
+from rankpo.retrieval.embeddings import TextList, cached_embeddings
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.models.embedding.model import EmbeddingModel
 
 Ranking = tuple[list[str], list[float]]
 
 
-def rankings(
-    experiment: Experiment,
-    run: str | None,
+def searched(
+    model: EmbeddingModel,
     queries: Mapping[str, str],
     texts: Mapping[str, str],
     top_k: int,
+    cache_dir: Path,
     say: Callable[[str], None],
 ) -> dict[str, Ranking]:
-    """{query id: (ids, scores), best first}. Raises ConfigError for a run that knows none of the queries or texts."""
-    if run is not None:
-        return _of_run(run, queries, texts, top_k, say)
-    from rankpo.retrieval.dense import check_memory, dense_search
-    from rankpo.retrieval.embeddings import TextList, cached_embeddings
-    from rankpo.runs import processes
-    from rankpo.tasks.encode import embedding_model
-
-    accelerator = processes.make_accelerator()
-    model = embedding_model(experiment, accelerator.device, say)
-    check_memory(len(queries), len(texts), model.dim, top_k, accelerator.device, say, None)
+    """{query id: (ids, scores), best first} by exact search; embeddings are cached under `cache_dir`."""
+    check_memory(len(queries), len(texts), model.dim, top_k, model.device, say, None)
     ids = list(texts)
-    corpus = cached_embeddings(experiment.cache_dir, model, TextList(ids, list(texts.values())), "passage", say)
+    corpus = cached_embeddings(cache_dir, model, TextList(ids, list(texts.values())), "passage", say)
     asked = TextList(list(queries), list(queries.values()))
-    vectors = cached_embeddings(experiment.cache_dir, model, asked, "query", say)
-    hits = dense_search(vectors, corpus, min(top_k, len(ids)), accelerator.device, say)
+    vectors = cached_embeddings(cache_dir, model, asked, "query", say)
+    hits = dense_search(vectors, corpus, min(top_k, len(ids)), model.device, say)
     found: dict[str, Ranking] = {}
     for query, numbers, scores in zip(queries, hits.numbers.tolist(), hits.scores.tolist(), strict=True):
         kept = [(ids[number], score) for number, score in zip(numbers, scores, strict=True) if number >= 0]
@@ -44,12 +39,10 @@ def rankings(
     return found
 
 
-def _of_run(
+def of_run(
     path: str, queries: Mapping[str, str], texts: Mapping[str, str], top_k: int, say: Callable[[str], None]
 ) -> dict[str, Ranking]:
-    from rankpo.data.readers.trec import read_run
-    from rankpo.evaluation.metrics import order
-
+    """{query id: (ids, scores), best first} of a TREC run. Raises ConfigError for a run that shares no query or text."""
     found: dict[str, Ranking] = {}
     unknown = 0
     run = read_run(path)

@@ -1,39 +1,84 @@
-"""Append-only JSON Lines that survive a kill at any moment: every line is on the disk before it counts."""
+"""Append-only JSON Lines that survive a kill at any moment and may be shared: every line is on the disk before it counts.
+
+Lines are ASCII: no character of a foreign text, be it a line separator or half of a surrogate pair, breaks a line.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from rankpo.storage import locks
+
+NUM_CLAIMS = 256  # lock files for keys, by the first byte of their hash
+LONGEST_WAIT = 900.0  # seconds for another's answer; then the same is asked twice
+
 
 class Records:
-    """Records by key. Opening removes a last line that was torn by a kill; adding returns once it is on the disk."""
+    """Records by key. Opening removes a last line that was torn by a kill; adding returns once it is on the disk.
 
-    def __init__(self, path: Path, key: str) -> None:
-        self.path, self.key = path, key
+    shared: several processes have the file open. Each write then happens under a lock, `fresh` reads what others have
+    added, and `claimed` keeps them from making the same record twice.
+    """
+
+    def __init__(self, path: Path, key: str, *, shared: bool = False) -> None:
+        self.path, self.key, self.shared = path, key, shared
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
-        self._records = dict(self._read())
+        self._file = path.open("a+b", buffering=0)
+        self._records: dict[str, dict[str, Any]] = {}
+        self._place = self._line = 0  # bytes and lines read
+        with self._alone():
+            self._mend()
+            self._read()
 
-    def _read(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        self._file.seek(0)
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread and no other process writes meanwhile."""
+        with self._lock, ExitStack() as stack:
+            if self.shared:
+                stack.enter_context(locks.locked(self.path.with_name(f"{self.path.name}.lock")))
+            yield
+
+    def _mend(self) -> int:
+        """Removes a torn last line, whose writer is dead: it would hold the lock. Returns the file's size."""
+        size = end = self._file.seek(0, os.SEEK_END)
+        step = 1  # nearly always the last byte ends a line
+        while end > 0:
+            start = max(0, end - step)
+            self._file.seek(start)
+            found = self._file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                end = start + found + 1
+                break
+            end, step = start, 1 << 16
+        if end < size:
+            self._file.truncate(end)
+            os.fsync(self._file.fileno())
+        return end
+
+    def _read(self) -> None:
+        """Takes in the whole lines from the place reached so far."""
+        self._file.seek(self._place)
         content = self._file.read()
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            self._file.truncate(whole)
-            os.fsync(self._file.fileno())
-        for number, line in enumerate(content[:whole].splitlines(), 1):
+        for line in content[:whole].split(b"\n")[:-1]:
+            self._line += 1
             try:
                 record = json.loads(line)
-                yield str(record[self.key]), record
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{self.path}:{number}: not a record with {self.key!r}; remove the line") from error
+                self._records[str(record[self.key])] = record
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ValueError(
+                    f"{self.path}:{self._line}: not a record with {self.key!r}; remove the line"
+                ) from error
+        self._place += whole
 
     def __len__(self) -> int:
         return len(self._records)
@@ -44,14 +89,38 @@ class Records:
     def get(self, key: str) -> dict[str, Any] | None:
         return self._records.get(key)
 
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Raises OSError where the disk is full; the record then does not count."""
-        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    def fresh(self, key: str) -> dict[str, Any] | None:
+        """`get`, after reading what other processes have added."""
         with self._lock:
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._records[str(record[self.key])] = dict(record)
+            if os.fstat(self._file.fileno()).st_size > self._place:
+                self._read()
+        return self._records.get(key)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Raises OSError where the disk is full; the record then does not count, and the file is as it was."""
+        line = json.dumps(record).encode() + b"\n"
+        with self._alone():
+            before = self._mend()
+            try:
+                if self._file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                os.fsync(self._file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    self._file.truncate(before)
+                raise
+            self._read()
+
+    @contextmanager
+    def claimed(self, key: str) -> Iterator[None]:
+        """Holds a key against other threads and processes that would make the same record."""
+        number = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % NUM_CLAIMS
+        path = self.path.with_name(f"{self.path.name}.claims") / f"{number:02x}.lock"
+        with ExitStack() as stack:
+            if self.shared:
+                with suppress(locks.Busy):
+                    stack.enter_context(locks.locked(path, LONGEST_WAIT))
+            yield
 
     def close(self) -> None:
         self._file.close()
@@ -59,4 +128,5 @@ class Records:
 
 def digest(request: Mapping[str, Any]) -> str:
     """SHA-256 of a request: model, messages and parameters."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(request, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

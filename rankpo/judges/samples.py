@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rankpo.data.readers import files
-from rankpo.data.readers.chat_formats import needed, turns
+from rankpo.data.readers.chat_turns import needed, turns
 from rankpo.data.readers.fields import BadRecord
 from rankpo.data.text.conversations import prompt_record
 from rankpo.judges.records import Records, digest
@@ -21,13 +21,15 @@ from rankpo.types import Prompt
 @dataclass
 class Samples:
     """prompts: by prompt id. completions: text by the completion's id. of: ids of each prompt's completions, in the
-    order of the files. empty: how many completions were nothing but white space, and left out.
+    order of the files. empty: how many completions were nothing but white space, and left out. cut: prompt id and text
+    of completions that were cut when they were written, and have no end.
     """
 
     prompts: dict[str, Prompt] = field(default_factory=dict)
     completions: dict[str, str] = field(default_factory=dict)
     of: dict[str, list[str]] = field(default_factory=dict)
     empty: int = 0
+    cut: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, record: Any) -> None:
         """Raises BadRecord for what is no sample, or has another prompt than its id had before."""
@@ -47,6 +49,8 @@ class Samples:
         several = self.of.setdefault(name, [])
         several.append(f"{name}#{len(several)}")
         self.completions[several[-1]] = output
+        if record.get("finished") is False:
+            self.cut.add((name, output))
 
     def rankings(self, top_k: int) -> dict[str, tuple[list[str], list[float]]]:
         """Completions in the order of the files: nobody has ranked them yet, so that all scores are 0."""
@@ -55,7 +59,7 @@ class Samples:
     def feedback(self, kind: str, prompt_id: str, values: Mapping[str, Any]) -> str:
         """A line of HALOs' JSON (interop.md 1.5)."""
         head = {"type": f"{kind}_feedback", "prompt_id": prompt_id, "prompt": prompt_record(self.prompts[prompt_id])}
-        return json.dumps({**head, **values}, ensure_ascii=False) + "\n"
+        return json.dumps({**head, **values}) + "\n"
 
     def pairwise(self, record: Mapping[str, Any]) -> str:
         """What a judge said of a pair, as the annotator records it; with its p and confidence beside HALOs' keys."""
@@ -66,7 +70,14 @@ class Samples:
             "p": record["p"],
             "confidence_score": record["confidence_score"],
         }
-        return self.feedback("pairwise", record["query_id"], values)
+        name = record["query_id"]
+        for letter, text in (("A", record["passage1"]), ("B", record["passage2"])):
+            values |= self.ending(name, text, f"finished_{letter}")
+        return self.feedback("pairwise", name, values)
+
+    def ending(self, prompt_id: str, text: str, key: str) -> dict[str, bool]:
+        """{key: False} for a completion that was cut, which must not be trained with an end token."""
+        return {key: False} if (prompt_id, text) in self.cut else {}
 
 
 def read_samples(path: str) -> Samples:
@@ -103,9 +114,9 @@ def reward(
                 record = {"key": key, "prompt_id": name, "scores": judge.score(samples.prompts[name], texts)}
                 records.add(record)
             pairs = zip(texts, record["scores"], strict=True)
-            lines += [
-                samples.feedback("scalar", name, {"output": _turn(text), "reward": score}) for text, score in pairs
-            ]
+            for text, score in pairs:
+                values = {"output": _turn(text), "reward": score, **samples.ending(name, text, "finished")}
+                lines.append(samples.feedback("scalar", name, values))
     finally:
         records.close()
     write_feedback(folder, lines)

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 from rankpo.judges.base import Judge, JudgeFailed, JudgeStopped, Reply
 from rankpo.judges.templates import Template
+from rankpo.judges.transport import LONGEST_PAUSE, NoAnswer, Transport
+from rankpo.storage.printable import one_line
+from rankpo.storage.secrets import redact, register
 from rankpo.types import Prompt
 
 RETRIED = (408, 409, 425, 429)
-LONGEST_PAUSE = 120.0
+KEY = re.compile(r"[!-~]+")  # what a header can hold: printable ASCII without blanks
+MOST_TOKENS = 10**8  # of one call; a server that counts more is not believed
+LONGEST_NAME = 200
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -34,10 +40,11 @@ SCHEMA = {
 class ServerJudge(Judge):
     """Chat completions at `base_url`/chat/completions.
 
-    api_key_env: the environment variable that holds the key; the key itself is never written anywhere. structured:
-    asks the server to constrain its answer to a JSON schema. timeout: seconds of one call. Time-outs, lost
-    connections, 408, 409, 425, 429, 5xx and answers that are no answer are tried again up to max_retries times, after
-    `backoff`·2^n seconds with jitter, or after what Retry-After says. price: dollars per million tokens, null where none is known. extra: further keys of
+    api_key_env: the environment variable that holds the key; the key itself is never written anywhere, not even where
+    the server repeats it. structured: asks the server to constrain its answer to a JSON schema. timeout: seconds of one
+    attempt, from the connection to the last byte of the answer. Time-outs, lost connections, 408, 409, 425, 429, 5xx
+    and answers that cannot be read are tried again up to max_retries times, after `backoff`·2^n seconds with jitter, or
+    after what Retry-After says. price: dollars per million tokens, null where none is known. extra: further keys of
     the request body.
     """
 
@@ -56,8 +63,8 @@ class ServerJudge(Judge):
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url must begin with http:// or https://, got {self.base_url!r}")
+        self._check_address()
+        self._check_key()
         for name in ("concurrency", "timeout", "max_tokens"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
@@ -67,15 +74,42 @@ class ServerJudge(Judge):
         strange = sorted(set(self.price) - {"input", "cached_input", "output"})
         if strange:
             raise ValueError(f"price has no {', '.join(strange)}; allowed: input, cached_input, output")
-        self.price = {name: value for name, value in self.price.items() if value is not None}
+        self.price = price = {name: value for name, value in self.price.items() if value is not None}
+        if negative := [name for name, value in price.items() if not value >= 0]:
+            raise ValueError(f"price.{negative[0]} must be >= 0, got {price[negative[0]]}")
         self.name = self.model
 
-    @cached_property
-    def _client(self) -> Any:
-        import httpx
+    def _check_address(self) -> None:
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url must begin with http:// or https://, got {redact(self.base_url)!r}")
+        try:
+            parts = urlsplit(self.base_url)
+            plain = bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            plain = False
+        if not plain or not KEY.fullmatch(self.base_url):
+            raise ValueError("base_url must be an address such as http://localhost:8000/v1")
+        if parts.query or parts.fragment or "@" in parts.netloc:
+            raise ValueError(f"base_url must hold no user, query or fragment; set the key in ${self.api_key_env}")
 
-        limits = httpx.Limits(max_connections=self.concurrency)
-        return httpx.Client(timeout=httpx.Timeout(self.timeout), limits=limits)
+    def _check_key(self) -> None:
+        """Refuses, before any call is made, a key that no header can hold; the message names the variable alone."""
+        register(self.api_key_env)
+        key = os.environ.get(self.api_key_env, "")
+        if key and not KEY.fullmatch(key):
+            where = (
+                "ends with white space"
+                if key.rstrip() != key and KEY.fullmatch(key.rstrip())
+                else ("holds white space, a control character or a character that is not ASCII")
+            )
+            raise ValueError(f"api_key_env={self.api_key_env}: the variable {where}; set it to the key alone")
+
+    @cached_property
+    def _transport(self) -> Transport:
+        return Transport(self.concurrency, self.timeout)
+
+    def close(self) -> None:
+        self._transport.close()
 
     def request(self, query: Prompt, a: str, b: str) -> dict[str, Any]:
         body = {
@@ -102,65 +136,56 @@ class ServerJudge(Judge):
                 return Reply(reply.text, reply.model, reply.usage, time.monotonic() - started, attempt)
             if attempt < self.max_retries:
                 time.sleep(pause if pause is not None else self._pause(attempt))
-        raise JudgeFailed(f"{problem} (after {self.max_retries} retries)")
+        raise JudgeFailed(f"{one_line(redact(problem))} (after {self.max_retries} retries)")
 
     def _pause(self, attempt: int) -> float:
         """Exponential, with jitter, so that calls that failed together do not come back together."""
-        return min(LONGEST_PAUSE, self.backoff * 2**attempt) * (0.5 + random.random() / 2)
+        return min(LONGEST_PAUSE, self.backoff * 2 ** min(attempt, 20)) * (0.5 + random.random() / 2)
 
     def _once(self, request: Mapping[str, Any]) -> tuple[Reply | None, str, float | None]:
         """The reply; or what went wrong, and the pause that the server asks for."""
-        import httpx
-
         key = os.environ.get(self.api_key_env, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        url = f"{self.base_url.rstrip('/')}/chat/completions"
         try:
-            response = self._client.post(
-                f"{self.base_url.rstrip('/')}/chat/completions", json=dict(request), headers=headers
-            )
-        except httpx.TimeoutException:
-            return None, f"no answer within {self.timeout:g} s", None
-        except httpx.TransportError as error:
-            return None, f"connection to {self.base_url}: {error}", None
-        if response.status_code in RETRIED or response.status_code >= 500:
-            return None, f"status {response.status_code}", _retry_after(response.headers.get("retry-after"))
-        if response.status_code != 200:
-            # servers repeat the key that they refuse
-            words = response.text.replace(key, f"${self.api_key_env}") if key else response.text
+            answer = self._transport.post(url, json.dumps(request).encode(), headers)
+        except NoAnswer as error:
+            return None, str(error), None
+        if answer.status in RETRIED or answer.status >= 500:
+            return None, f"status {answer.status}", answer.retry_after
+        if answer.status != 200:
+            words = redact(answer.content.decode(errors="replace"))  # servers repeat the key that they refuse
             raise JudgeStopped(
-                f"{self.base_url} answers {response.status_code}: {words[:300]!r}; "
+                f"{self.base_url} answers {answer.status}: {one_line(words[:300])!r}; "
                 f"check judge.base_url, judge.model and the key in ${self.api_key_env}"
             )
-        return self._read(response.content)
-
-    def _read(self, content: bytes) -> tuple[Reply | None, str, float | None]:
         try:
-            body = json.loads(content)
-            text = body["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            return None, f"the answer is no chat completion ({type(error).__name__}: {error})", None
+            return self._read(answer.content), "", None
+        except Exception as error:  # whatever a parser makes of hostile bytes, RecursionError among it, is no crash
+            return None, f"the answer is no chat completion ({type(error).__name__}: {str(error)[:200]})", None
+
+    def _read(self, content: bytes) -> Reply:
+        """Raises any exception for what is no chat completion."""
+        body = json.loads(content)
+        text = body["choices"][0]["message"]["content"]
         if not isinstance(text, str):
-            return None, "the answer holds no text", None
-        return Reply(text, str(body.get("model") or self.model), _usage(body.get("usage"))), "", None
+            raise TypeError("it holds no text")
+        named = body.get("model")
+        model = one_line(redact(named))[:LONGEST_NAME] if isinstance(named, str) and named else self.model
+        return Reply(redact(text), model, usage_of(body.get("usage")))
 
 
-def _usage(usage: Any) -> dict[str, int]:
+def usage_of(usage: Any) -> dict[str, int]:
+    """The tokens that a server counted; {} where it counts none. Raises ValueError for counts that cannot be."""
     if not isinstance(usage, dict):
         return {}
-    kept = {name: usage[name] for name in ("prompt_tokens", "completion_tokens") if isinstance(usage.get(name), int)}
     details = usage.get("prompt_tokens_details")
-    if isinstance(details, dict) and isinstance(details.get("cached_tokens"), int):
-        kept["cached_tokens"] = details["cached_tokens"]
+    named = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    named["cached_tokens"] = details.get("cached_tokens") if isinstance(details, dict) else None
+    kept = {name: count for name, count in named.items() if isinstance(count, int) and not isinstance(count, bool)}
+    for name, count in kept.items():
+        if not 0 <= count <= MOST_TOKENS:
+            raise ValueError(f"usage.{name} must be in 0 to {MOST_TOKENS}, got {str(count)[:20]}")
+    if kept.get("cached_tokens", 0) > kept.get("prompt_tokens", 0):
+        raise ValueError("usage counts more cached tokens than prompt tokens")
     return kept
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number or a date."""
-    if value is None:
-        return None
-    if value.strip().replace(".", "", 1).isdigit():
-        return min(LONGEST_PAUSE, float(value))
-    try:
-        return min(LONGEST_PAUSE, max(0.0, parsedate_to_datetime(value).timestamp() - time.time()))
-    except ValueError:
-        return None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rankpo.data.relevance import stated
 from rankpo.judges.records import Records
 from rankpo.judges.scores import ScoresJudge
 from rankpo.storage.atomic import replace_text
@@ -16,38 +17,58 @@ from rankpo.types import Example
 def teach(
     judge: ScoresJudge, examples: Iterable[Example], folder: Path, limit: int | None, say: Callable[[str], None]
 ) -> int:
-    """Writes `folder`/teacher.jsonl in pos/neg form with scores (rerankers.md 1.5); returns its number of lines.
+    """Writes `folder`/teacher.jsonl with the judge's score of every candidate; returns its number of lines.
 
-    Each query is on the disk before the next is scored: started again, the work goes on where it stopped.
+    Positives and negatives give pos/neg records with scores, FlagEmbedding's form; where some example has labels that
+    do not say what is relevant, all are records of hits with label and score. Each query is on the disk before the
+    next is scored: started again, the work goes on where it stopped.
     """
     records = Records(folder / "scores.jsonl", "key")
-    lines: list[str] = []
+    scored: list[tuple[Example, list[float]]] = []
     try:
         for number, example in enumerate(examples):
             if limit is not None and number >= limit:
                 break
             key = f"{number}:{example.id}"
             record = records.get(key)
-            if record is None:
-                record = {"key": key, **scored(judge, example)}
+            if record is None or "scores" not in record:  # an earlier version wrote whole lines
+                record = {"key": key, "scores": _scores(judge, example)}
                 records.add(record)
-            lines.append(json.dumps({k: v for k, v in record.items() if k != "key"}, ensure_ascii=False))
+            scored.append((example, record["scores"]))
     finally:
         records.close()
+    form = pos_neg if all(stated(example) is not None for example, _ in scored) else hits
     path = folder / "teacher.jsonl"
+    lines = (json.dumps(form(example, scores)) for example, scores in scored)
     replace_text(path, "".join(f"{line}\n" for line in lines))
-    say(f"{path}: {len(lines)} queries scored by {judge.name}")
-    return len(lines)
+    say(f"{path}: {len(scored)} queries scored by {judge.name}")
+    return len(scored)
 
 
-def scored(judge: ScoresJudge, example: Example) -> dict[str, Any]:
-    """One line: relevant candidates under pos, the others under neg, each with the teacher's score. Raises ValueError for turns."""
+def _scores(judge: ScoresJudge, example: Example) -> list[float]:
+    """Raises ValueError for turns."""
     if not isinstance(example.query, str):
         raise ValueError(f"{example.source}: a conversation cannot be scored as a query; give plain texts")
-    scores = judge.score(example.query, example.candidates)
+    return judge.score(example.query, example.candidates)
+
+
+def pos_neg(example: Example, scores: Sequence[float]) -> dict[str, Any]:
+    """Relevant candidates under pos, the others under neg, each with the teacher's score."""
     line: dict[str, Any] = {"query": example.query, "pos": [], "neg": [], "pos_scores": [], "neg_scores": []}
-    for text, relevance, score in zip(example.candidates, example.relevance, scores, strict=True):
-        side = "pos" if relevance > 0 else "neg"
+    for text, positive, score in zip(example.candidates, stated(example) or (), scores, strict=True):
+        side = "pos" if positive else "neg"
         line[side].append(text)
         line[f"{side}_scores"].append(score)
-    return {**line, "id": example.id}
+    return {**line, **_about(example)}
+
+
+def hits(example: Example, scores: Sequence[float]) -> dict[str, Any]:
+    """Candidates with their labels and the teacher's scores."""
+    found = zip(example.candidates, example.relevance, scores, strict=True)
+    listed = [{"content": text, "label": label, "score": score} for text, label, score in found]
+    return {"query": example.query, "hits": listed, **_about(example)}
+
+
+def _about(example: Example) -> dict[str, Any]:
+    prompt = {} if example.query_prompt is None else {"prompt": example.query_prompt}
+    return {"id": example.id, **prompt}

@@ -6,19 +6,29 @@ import json
 import re
 from dataclasses import dataclass
 
-ANY_PREFERRED = re.compile(r"^\W*preferred(?:\s+(?:candidate|passage))?\s*:", re.IGNORECASE | re.MULTILINE)
+# Each repetition has a bound: an answer of a hostile server must not cost more than its length.
+LABEL = r"preferred(?:\s{1,20}(?:candidate|passage))?\s{0,20}:"
+ANY_PREFERRED = re.compile(rf"^[^\w\n]{{0,40}}{LABEL}", re.IGNORECASE | re.MULTILINE)
 CHOICE = re.compile(
-    r"""\W*preferred(?:\s+(?:candidate|passage))?\s*:[\s"'(\[]*(?:candidate\b|passage\b)?[\s"'(\[]*(?P<letter>[AB])(?!\w)""",
+    rf"""[^\w\n]{{0,40}}{LABEL}[\s"'(\[]{{0,20}}(?:candidate\b|passage\b)?[\s"'(\[]{{0,20}}(?P<letter>[AB])(?!\w)""",
     re.IGNORECASE,
 )
-ENDS = re.compile(r"""\s*(?:$|[.,;:)\]"'\n]|confidence)""", re.IGNORECASE)
-SECOND = re.compile(r"""[\s"')\]]*(?:or|and|/|&|=|,)\s*(?:candidate|passage)?\s*["'(]?[AB]\b""", re.IGNORECASE)
-CONFIDENCE = re.compile(r"confidence(?:[_\s]+score)?\W*?:?\s*(\d+(?:\.\d+)?)\s*%?", re.IGNORECASE)
-THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+ENDS = re.compile(r"""\s{0,20}(?:$|[.,;:)\]"'\n]|confidence)""", re.IGNORECASE)
+SECOND = re.compile(
+    r"""[\s"')\]]{0,20}(?:or|and|/|&|=|,)\s{0,20}(?:candidate|passage)?\s{0,20}["'(]?[AB]\b""", re.IGNORECASE
+)
+CONFIDENCE = re.compile(r"confidence(?:[_\s]{1,5}score)?\W{0,30}?([0-9]{1,6}(?:\.[0-9]{1,20})?)", re.IGNORECASE)
+THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+FENCED = re.compile(r"```(?:json)?\s{0,20}\{")
+MAX_CHARACTERS = 50_000  # of an answer without its thoughts
 
 
 class Unparsable(ValueError):
     """Words that name no preference, or more than one."""
+
+
+class Unreadable(Unparsable):
+    """Words that are not to be read or kept at all: too long, or nested too deeply."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +45,9 @@ def parse(text: str) -> Verdict:
     JSON with `preferred` (and `confidence_score`), else the last line beginning `Preferred:` and the first confidence
     after it. Line ends and last lines are not relied on: real answers go on with prose, or with blanks.
     """
-    bare = THINKING.sub("", text)
-    if re.search(r"<think(?:ing)?>", bare, re.IGNORECASE):
-        raise Unparsable("the thinking block does not end")
+    bare = _without_thoughts(text)
+    if len(bare) > MAX_CHARACTERS:
+        raise Unreadable(f"the answer has {len(bare)} characters, more than {MAX_CHARACTERS}")
     bare = bare.replace("**", "").replace("__", "").strip()
     record = _json(bare)
     if record is not None:
@@ -66,30 +76,54 @@ def _letter(line: str) -> tuple[str, str] | None:
     return letter.upper(), rest
 
 
+def _without_thoughts(text: str) -> str:
+    """The words outside of <think> blocks, in one pass; a block without a beginning begins where the text does."""
+    kept: list[str] = []
+    start, thinking = 0, False
+    for tag in THINKING.finditer(text):
+        if tag.group(1) and not thinking:  # templates put the opening tag into the prompt
+            kept.clear()
+        elif not thinking:
+            kept.append(text[start : tag.start()])
+        thinking, start = not tag.group(1), tag.end()
+    if thinking:
+        raise Unparsable("the thinking block does not end")
+    return "".join([*kept, text[start:]])
+
+
 def _json(text: str) -> dict[str, object] | None:
     """The object that the words are, or hold between fences; None for words that are not JSON."""
-    fenced = re.search(r"```(?:json)?\s*(\{.*?\})\s*```", text, re.DOTALL)
-    candidate = fenced.group(1) if fenced else text
-    if not candidate.startswith("{"):
-        return None
+    start = 0
+    if not text.startswith("{"):
+        fence = FENCED.search(text)
+        if fence is None:
+            return None
+        start = fence.end() - 1
     try:
-        value = json.loads(candidate)
+        value, end = json.JSONDecoder().raw_decode(text, start)
     except ValueError:
+        return None
+    except RecursionError:
+        raise Unreadable("the answer is nested too deeply") from None
+    if text[end:].strip() and not (start and text[end:].lstrip().startswith("```")):
         return None
     return value if isinstance(value, dict) and "preferred" in value else None
 
 
 def _of_record(record: dict[str, object]) -> Verdict:
-    letter = str(record["preferred"]).strip().upper().removeprefix("CANDIDATE").removeprefix("PASSAGE").strip()
+    named, stated = record["preferred"], record.get("confidence_score", record.get("confidence"))
+    if not isinstance(named, str) or not isinstance(stated, int | float | str | None) or isinstance(stated, bool):
+        raise Unparsable("preferred must be a text, and confidence_score a number")
+    letter = named.strip().upper().removeprefix("CANDIDATE").removeprefix("PASSAGE").strip()
     if letter not in ("A", "B"):
-        raise Unparsable(f"preferred is {record['preferred']!r}; allowed: A, B")
-    stated = record.get("confidence_score", record.get("confidence"))
+        raise Unparsable(f"preferred is {named[:60]!r}; allowed: A, B")
     if stated is None:
         return Verdict(letter)
     try:
         return Verdict(letter, _confidence(float(str(stated).strip().rstrip("%"))))
     except ValueError as error:
-        raise Unparsable(f"confidence_score is {stated!r}; a number from 0 to 100 is needed") from error
+        shown = str(stated)[:60]
+        raise Unparsable(f"confidence_score is {shown!r}; a number from 0 to 100 is needed") from error
 
 
 def _confidence(value: float) -> float:

@@ -8,11 +8,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from rankpo.losses.matryoshka import Matryoshka
 from rankpo.types import Labels, LossOutput
+
+if TYPE_CHECKING:
+    from rankpo.losses.in_batch import InBatchLoss
+
+# A loss may need:
+#   vectors         one embedding of each text: the loss compares texts of the whole update, or truncates vectors
+#   token_logps     log-probabilities of the tokens of a completion
+#   lists           a model that reads all candidates of a query in one prompt
+#   answers         the written order of such a list behind the prompt, and its log-probability
+#   reference       scores of the reference model for `__call__`
+#   live_reference  the reference model itself: stored scores per candidate are not enough
+#   teacher         `labels.teacher`, a teacher's score of every candidate
+#   control_tokens  `model.control_tokens` before desirable and undesirable completions
+#   value_head      a critic, which estimates the value of every token of a completion
+#   reward_head     a scalar reward of a whole completion, in place of its log-probability
+NEEDS = frozenset(
+    [
+        "vectors",
+        "token_logps",
+        "lists",
+        "answers",
+        "reference",
+        "live_reference",
+        "teacher",
+        "control_tokens",
+        "value_head",
+        "reward_head",
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,25 +55,49 @@ class Loss:
     """
 
     @property
-    def needs_reference(self) -> bool:
-        """Whether `__call__` must be given reference scores."""
-        return False
+    def needs(self) -> frozenset[str]:
+        """What the loss must be given beside the scores and labels of candidates, out of `NEEDS`."""
+        return frozenset()
+
+    def needs_with(self, gives: frozenset[str]) -> frozenset[str]:
+        """The needs of the loss where the model's kind gives `gives`; some losses act on tokens where there are any."""
+        return self.needs
+
+    def asked_by(self, need: str) -> str:
+        """The key whose value makes the loss need `need`, or the name of the loss where it always does."""
+        return type(self).__name__
 
     @property
-    def needs_tokens(self) -> bool:
-        """Whether it acts on log-probabilities of tokens, which only causal language models have."""
-        return False
-
-    def needs_live_reference(self, kind: str) -> bool:
-        """Whether stored reference scores per candidate are not enough: for models of this kind, the reference model
-        itself must be at hand."""
-        return False
+    def replay_weight(self) -> float:
+        """The weight of the loss on `replay_datasets`; 0 where the loss replays nothing."""
+        return 0.0
 
     @property
-    def head(self) -> str | None:
-        """The scalar head that a causal language model needs for this loss: "value" (of each token), "reward" (of the
-        whole completion) or None. Other models are scored as they are."""
+    def replay_loss(self) -> InBatchLoss | None:
+        """The loss on `replay_datasets`, which the trainer weighs by `replay_weight`; None where nothing is replayed."""
         return None
+
+    @property
+    def matryoshka(self) -> Matryoshka | None:
+        """The sizes of embeddings on which the loss is taken; None: the full size alone."""
+        return None
+
+    @property
+    def value_max_grad_norm(self) -> float | None:
+        """The norm to which the gradient of the value head is clipped by itself; None: with all other parameters."""
+        return None
+
+    @property
+    def reward_scale(self) -> float:
+        """The factor by which an evaluation turns log-ratios into rewards, for losses that have no value on pairs."""
+        return 1.0
+
+    def fitted(self, logps: str) -> Loss:
+        """The loss with its key `logps=auto` decided by how the model's scores become log-probabilities.
+
+        logps: `ModelKind.logps`; see `maths.logps_from_scores`. A loss without the key is returned unchanged.
+        """
+        return self
 
     def initial_state(self) -> dict[str, float]:
         """Numbers that the loss carries from update to update, given to `__call__` as `state`; most carry none.
@@ -62,6 +117,10 @@ class Loss:
         each rank divides by the same global denominators.
         """
         return {"loss": torch.ones(len(labels), device=labels.relevance.device)}
+
+    def teaches(self, labels: Labels) -> Tensor:
+        """[B] bool: lists from which anything can be learned, as far as the labels tell."""
+        return torch.ones(len(labels), dtype=torch.bool)
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         raise TypeError(f"{type(self).__name__} does not act on scores")

@@ -28,8 +28,8 @@ class BradleyTerryLoss(Loss):
         require_not_negative(margin=self.margin, center=self.center)
 
     @property
-    def head(self) -> str | None:
-        return "reward"  # log-probabilities are no rewards
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reward_head"})  # a log-probability is not a reward
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)

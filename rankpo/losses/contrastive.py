@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from rankpo.losses.base import (
-    Loss,
     at_least_float32,
     require_choice,
     require_not_negative,
     require_positive,
 )
-from rankpo.losses.matryoshka import check_matryoshka, matryoshka
+from rankpo.losses.in_batch import InBatchLoss
+from rankpo.losses.matryoshka import Matryoshka, matryoshka, matryoshka_of
 from rankpo.losses.pool import Pool, build_pool, own_candidates
-from rankpo.types import Batch, Labels, LossOutput
+from rankpo.losses.vectors import Similarity, as_vectors, inner_products
+from rankpo.types import Batch, Labels, LossOutput, Vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class Hardness:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastiveLoss(Loss):
+class ContrastiveLoss(InBatchLoss):
     """-a_p + log Σ_j e^{a_j} over positive and negatives, a = s/τ + hardness. https://arxiv.org/abs/1807.03748 eq. 4.
 
     Candidate 0 is the positive, the others are hard negatives. negatives: `own`, the query's candidates only, by
@@ -89,7 +90,7 @@ class ContrastiveLoss(Loss):
     def __post_init__(self) -> None:
         require_positive(temperature=self.temperature)
         require_choice(("in_batch", "own"), negatives=self.negatives)
-        check_matryoshka(self.matryoshka_dims, self.matryoshka_weights)
+        _ = self.matryoshka
         if self.negatives == "in_batch":
             return
         for name in ("query_query", "document_document", "symmetric"):
@@ -97,6 +98,30 @@ class ContrastiveLoss(Loss):
                 raise ValueError(f"{name}=True compares with other queries: it needs negatives=in_batch, got own")
         if self.hardness.mode == "in_batch" and self.hardness.strength:
             raise ValueError("hardness.mode=in_batch needs negatives=in_batch, got own; or set mode=hard_negatives")
+
+    def teaches(self, labels: Labels) -> Tensor:
+        """With negatives=own: a positive and at least one negative."""
+        return labels.mask.sum(1) > 1
+
+    @property
+    def in_batch_wanted(self) -> bool:
+        return self.negatives == "in_batch"
+
+    @property
+    def over_all_ranks(self) -> bool:
+        return self.cross_device
+
+    @property
+    def knows(self) -> frozenset[str]:
+        return frozenset({"positives"}) if self.false_negatives.same_text or not self.in_batch_wanted else frozenset()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"vectors"})
+
+    @property
+    def matryoshka(self) -> Matryoshka | None:
+        return matryoshka_of(self.matryoshka_dims, self.matryoshka_weights)
 
     def own_mask(self, batch: Batch) -> Tensor:
         """Mask [B, G] for the labels of `__call__`: without repeated texts and known positives, as the keys say."""
@@ -115,47 +140,49 @@ class ContrastiveLoss(Loss):
         losses = _cross_entropy(logits, positive)
         return LossOutput(losses, self.weights(labels)["loss"], _metrics(scores, positive, eligible, kept))
 
-    def in_batch(self, embeddings: Tensor, batch: Batch, queries: Tensor | None = None) -> LossOutput:
-        """Losses [b] of `queries`, indices into the update, or None for all B.
-
-        embeddings [N, D] of all sequences of the update, in the rows of batch.sequences, already of length 1 if
-        scores are cosines; batch: the whole update, over all ranks. The sum over disjoint `queries` that cover the
-        update is the loss of the whole, and so is its gradient.
-        """
+    def in_batch(
+        self,
+        embeddings: Tensor | Vectors,
+        batch: Batch,
+        queries: Tensor | None = None,
+        similarity: Similarity = inner_products,
+    ) -> LossOutput:
         if self.negatives != "in_batch":
             raise ValueError("negatives=own reads scores: call the loss itself, or set negatives=in_batch")
         pool = build_pool(batch, queries, self.deduplicate_pool)
         # a half-precision product, times 1/τ = 100, would be off by a nat
-        with torch.autocast(embeddings.device.type, enabled=False):
+        vectors = as_vectors(embeddings)
+        with torch.autocast(vectors.rows.device.type, enabled=False):
             return matryoshka(
-                lambda truncated: self._against(truncated, pool),
-                at_least_float32(embeddings),
-                self.matryoshka_dims,
-                self.matryoshka_weights,
+                lambda truncated: self._against(Vectors(truncated, vectors.counts), pool, similarity),
+                vectors.rows,
+                self.matryoshka,
             )
 
-    def _against(self, embeddings: Tensor, pool: Pool) -> LossOutput:
-        """Losses [b] of the pool's queries, embeddings [N, D]."""
+    def _against(self, vectors: Vectors, pool: Pool, similarity: Similarity) -> LossOutput:
+        """Losses [b] of the pool's queries, vectors of all N texts."""
         same_text = self.false_negatives.same_text
-        texts, asked = embeddings[pool.rows], embeddings[pool.query_rows]  # [P, D], [Q, D]
-        query, positive = asked[pool.query], texts[pool.positive]  # [b, D]
-        scores = query @ texts.T  # [b, P]
+        texts, asked = vectors.select(pool.rows), vectors.select(pool.query_rows)  # of P and Q texts
+        query, positive = asked.select(pool.query), texts.select(pool.positive)  # of b texts
+        scores = similarity(query, texts)  # [b, P]
         others = torch.ones_like(pool.own).scatter(1, pool.positive[:, None], False)
         eligible = others & ~pool.known if same_text else others
+        if pool.alone is not None:
+            eligible = eligible & (pool.own | ~pool.alone[:, None])
         kept = self._kept(scores, pool.positive, eligible, pool.teacher)
         parts = [self._logits(scores, pool.positive, pool.own, kept)]
         own_query = torch.zeros_like(pool.same_query).scatter(1, pool.query[:, None], True)
         if self.query_query:
-            hidden = pool.same_query if same_text else own_query
-            parts.append(self._hide(query @ asked.T, hidden))
+            hidden = _with_alone(pool.same_query if same_text else own_query, pool)
+            parts.append(self._hide(similarity(query, asked), hidden))
         if self.document_document:
-            hidden = pool.own | pool.known if same_text else pool.own
-            parts.append(self._hide(positive @ texts.T, hidden))
+            hidden = _with_alone(pool.own | pool.known if same_text else pool.own, pool)
+            parts.append(self._hide(similarity(positive, texts), hidden))
         losses = _cross_entropy(torch.cat(parts, 1), pool.positive)
         metrics = _metrics(scores, pool.positive, others, kept)
         if self.symmetric:
-            sharing = pool.shared & ~own_query if same_text else torch.zeros_like(own_query)
-            backward = _cross_entropy(self._hide(positive @ asked.T, sharing), pool.query)
+            sharing = _with_alone(pool.shared if same_text else torch.zeros_like(own_query), pool) & ~own_query
+            backward = _cross_entropy(self._hide(similarity(asked, positive).T, sharing), pool.query)
             metrics["loss/query_to_document"] = losses.detach() / 2
             metrics["loss/document_to_query"] = backward.detach() / 2
             losses = (losses + backward) / 2
@@ -188,9 +215,15 @@ class ContrastiveLoss(Loss):
         return (scores / self.temperature + hardness).masked_fill(~visible, -torch.inf)
 
 
+def _with_alone(hidden: Tensor, pool: Pool) -> Tensor:
+    """`hidden` [b, columns] with every column of queries that see their own negatives alone."""
+    return hidden if pool.alone is None else hidden | pool.alone[:, None]
+
+
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Losses [b] of logits [b, columns] and target columns [b]; 0 where the target stands alone."""
-    return logits.logsumexp(1) - logits.gather(1, target[:, None])[:, 0]
+    # log_softmax takes the largest logit off first: logsumexp alone has a gradient of |logit| · 1e-7 where it should be 0
+    return -logits.log_softmax(1).gather(1, target[:, None])[:, 0]
 
 
 def _metrics(scores: Tensor, positive: Tensor, others: Tensor, kept: Tensor) -> dict[str, Tensor]:

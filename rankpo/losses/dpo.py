@@ -7,8 +7,9 @@ scores of embedding models and rerankers as for log-probabilities of causal lang
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from rankpo.losses.pairs import (
     pair_scores,
     per_token,
     preference,
+    weights_of_means,
 )
 from rankpo.types import Labels, LossOutput, Term
 
@@ -51,8 +53,11 @@ class DPOLoss(Loss):
         check_preference(self.kind, self.label_smoothing)
 
     @property
-    def needs_reference(self) -> bool:
-        return True
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference"})
+
+    def fitted(self, logps: str) -> Self:
+        return replace(self, logps=logps) if self.logps == "auto" else self
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         ones = super().weights(labels)["loss"]
@@ -117,8 +122,8 @@ class EXOLoss(Loss):
         check_preference("sigmoid", self.label_smoothing)
 
     @property
-    def needs_reference(self) -> bool:
-        return True
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference"})
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
@@ -134,7 +139,8 @@ class IPOLoss(Loss):
     """(h̄_w - h̄_l - 1/(2β))², h̄ the log-ratio per token: https://arxiv.org/abs/2310.12036 eq. 17.
 
     scores, reference [B, 2]; with `labels.lengths`, log-probabilities of a causal language model. The key `lengths`:
-    `mean` divides each log-ratio by its own length, `sum` is the paper's literal form.
+    `mean` divides each log-ratio by its own length, and a pair with a completion of no scored token weighs 0; `sum` is
+    the paper's literal form.
     """
 
     beta: float = 0.1  # the paper's τ
@@ -146,8 +152,11 @@ class IPOLoss(Loss):
         require_choice(("mean", "sum"), lengths=self.lengths)
 
     @property
-    def needs_reference(self) -> bool:
-        return True
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference"})
+
+    def weights(self, labels: Labels) -> Mapping[str, Tensor]:
+        return weights_of_means(labels) if self.lengths == "mean" else super().weights(labels)
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)

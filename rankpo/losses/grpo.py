@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -51,8 +52,22 @@ class GRPOLoss(TokenPolicyLoss):
         require_choice(LOGPS, logps=self.logps)
 
     @property
-    def needs_reference(self) -> bool:
-        return self.old_policy == "reference" or self.beta > 0
+    def needs(self) -> frozenset[str]:
+        wanted = {
+            "reference": self.old_policy == "reference" or self.beta > 0,
+            "token_logps": self.old_policy == "batch",  # the policy as an update finds it is known by its tokens
+        }
+        return frozenset(need for need, asked in wanted.items() if asked)
+
+    def asked_by(self, need: str) -> str:
+        return "loss.old_policy=batch" if need == "token_logps" else super().asked_by(need)
+
+    @property
+    def reward_scale(self) -> float:
+        return self.beta or 1.0
+
+    def fitted(self, logps: str) -> Self:
+        return replace(self, logps=logps) if self.logps == "auto" else self
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -107,7 +122,9 @@ class GRPOLoss(TokenPolicyLoss):
 
     def _losses(self, tokens: PolicyTokens, advantages: Tensor, weights: Tensor | None) -> LossOutput:
         logps = at_least_float32(tokens.logps)
-        ratio = (logps - at_least_float32(tokens.old_logps).detach()).exp()
+        log_ratio = logps - at_least_float32(tokens.old_logps).detach()
+        # without an advantage nothing is learnt, also where ρ is too large for a float: 0 · inf would be NaN
+        ratio = torch.where(advantages != 0, log_ratio, log_ratio.detach().clamp(max=0)).exp()
         losses, clipped = clipped_policy_loss(ratio, advantages, *self.bounds)
         distance = k3(logps - at_least_float32(tokens.reference_logps).detach())
         terms = {"kl": Term(distance, weights, self.beta)} if self.beta else {}
@@ -116,7 +133,7 @@ class GRPOLoss(TokenPolicyLoss):
 
 def group_deviations(labels: Labels) -> Tensor:
     """[B] population standard deviation of each group's rewards; 0 where nothing is to be learnt."""
-    rewards = labels.relevance
+    rewards = at_least_float32(labels.relevance)
     mean = _list_means(rewards[labels.mask], labels.mask)[:, None]
     return _list_means((rewards - mean).square()[labels.mask], labels.mask).sqrt()
 

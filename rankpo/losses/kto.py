@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -50,16 +51,21 @@ class KTOLoss(Loss):
         require_choice(LOGPS, logps=self.logps)
 
     @property
-    def needs_reference(self) -> bool:
-        return True
+    def needs(self) -> frozenset[str]:
+        # Mismatched pairs are drawn anew every epoch, so no score of them can be stored.
+        return frozenset({"reference", "live_reference"} if self.needs_reference_point else {"reference"})
+
+    @property
+    def reward_scale(self) -> float:
+        return self.beta
+
+    def fitted(self, logps: str) -> Self:
+        return replace(self, logps=logps) if self.logps == "auto" else self
 
     @property
     def needs_reference_point(self) -> bool:
         """Whether `point` must be measured on mismatched pairs."""
         return True
-
-    def needs_live_reference(self, kind: str) -> bool:
-        return self.needs_reference_point  # mismatched pairs are drawn anew every epoch: no score of them is stored
 
     def log_ratios(self, scores: Tensor, reference: Tensor | None) -> Tensor:
         """h, of the shape of the scores; the reference is a constant."""

@@ -33,7 +33,10 @@ class LambdaLoss(ListLoss):
     With i the position of a candidate by score from 1, D_i = log2(1 + i) and G = (2^y - 1)/maxDCG@k, w_ij is
     `none` 1; `lambdarank` |1/D_i - 1/D_j|·|G_i - G_j|; `ndcg1` G_i/D_i, over all i ≠ j; `ndcg2`
     |1/D_d - 1/D_{d+1}|·|G_i - G_j| with d = |i - j|; `ndcg2pp` mu·ndcg2 + lambdarank. Weights are constants.
-    k: pairs of which at least one candidate is among the first k by score; None for all. log: of the logistic loss,
+    y is the relevance times grade_scale. A dataset with min_label and max_label scales its labels to [0, 1], and the
+    gains become flat: grades 1 and 3 of 0 to 3 have gains .26 and 1, and raw 1 and 7. grade_scale = max_label -
+    min_label restores the raw gains, those of evaluations; 1 takes the relevance as it is. It acts on the gains and on
+    the logged ndcg@10 alone. k: pairs of which at least one candidate is among the first k by score; None for all. log: of the logistic loss,
     "2" as in the paper, or "e". pool_pairs: see RankNetLoss; without k, since it counts pairs by labels alone.
     Raises ValueError for grades below 0 or above 30.
     """
@@ -43,12 +46,13 @@ class LambdaLoss(ListLoss):
     k: int | None = None
     log: str | int = "2"
     pool_pairs: bool = False
+    grade_scale: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice(SCHEMES, scheme=self.scheme)
         require_choice(("2", "e"), log=str(self.log))
-        require_positive(mu=self.mu)
+        require_positive(mu=self.mu, grade_scale=self.grade_scale)
         if self.k is not None and self.k < 1:
             raise ValueError(f"k must be >= 1 or null, got {self.k}")
         if self.k is not None and self.pool_pairs:
@@ -58,9 +62,13 @@ class LambdaLoss(ListLoss):
         outside = target[(target < 0) | (target > LARGEST_GRADE)]
         if len(outside):
             raise ValueError(
-                f"loss=lambdarank needs a {self.target} in [0, {LARGEST_GRADE}] for the gains 2^y - 1, got "
+                f"LambdaLoss needs a {self.target} in [0, {LARGEST_GRADE}] for the gains 2^y - 1, got "
                 f"{float(outside[0]):g}; set datasets.<name>.min_label and max_label to the range of its labels"
+                + (f", or lower loss.grade_scale={self.grade_scale:g}" if self.grade_scale != 1 else "")
             )
+
+    def target_of(self, labels: Labels) -> Tensor:
+        return super().target_of(labels) * self.grade_scale
 
     def list_weights(self, target: Tensor, labels: Labels) -> Tensor:
         if not self.pool_pairs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ LARGEST_GRADE = 30  # 2^30 - 1 is still exact in float64, and no scale of grades
 class ListLoss(Loss):
     """Base of the losses on lists of G candidates: scores [B, G] become s = scores/τ, labels the target y.
 
-    target: `relevance`, or `teacher`, the teacher's scores; constants either way. A list from which nothing can be
+    target: `relevance`, the labels (scores that stand beside lists of positives and negatives are labels), or `teacher`,
+    the teacher's scores; constants either way. A list from which nothing can be
     learned (`usable`) has loss 0, gradient 0 and weight 0, and is counted in `scores/empty`. Masked candidates
     enter nothing, whatever number stands there.
     """
@@ -27,13 +29,15 @@ class ListLoss(Loss):
     temperature: float = 1.0
     target: str = "relevance"
 
+    reads_grades: ClassVar[bool] = True  # False: positives and negatives decide, whatever labels stand beside them
+
     def __post_init__(self) -> None:
         require_positive(temperature=self.temperature)
         require_choice(("relevance", "teacher"), target=self.target)
 
     @property
-    def needs_teacher(self) -> bool:
-        return self.target == "teacher"
+    def needs(self) -> frozenset[str]:
+        return frozenset({"teacher"} if self.target == "teacher" else ())
 
     def of_lists(self, scores: Tensor, target: Tensor, labels: Labels) -> Tensor:
         """Losses [B] of s and y [B, G], both 0 where masked; finite also for lists that are not usable."""
@@ -45,6 +49,11 @@ class ListLoss(Loss):
     def usable(self, target: Tensor, labels: Labels) -> Tensor:
         """[B] bool: lists with at least one ordered pair."""
         return ordered_pairs(target, labels.mask).flatten(1).any(1)
+
+    def teaches(self, labels: Labels) -> Tensor:
+        if self.target == "teacher" and labels.teacher is None:
+            return super().teaches(labels)  # what is missing is the trainer's to say
+        return self.usable(self.target_of(labels), labels)
 
     def list_weights(self, target: Tensor, labels: Labels) -> Tensor:
         """Weights [B] of usable lists: 1 each, so that long lists do not outweigh short ones."""
@@ -58,7 +67,8 @@ class ListLoss(Loss):
 
     def target_of(self, labels: Labels) -> Tensor:
         """y [B, G] in at least float32, 0 where masked. Raises ValueError where the teacher is missing."""
-        chosen = labels.relevance if self.target == "relevance" else labels.teacher
+        relevance = labels.grades if self.reads_grades and labels.grades is not None else labels.relevance
+        chosen = relevance if self.target == "relevance" else labels.teacher
         if chosen is None:
             raise ValueError(f"{type(self).__name__} learns from teacher scores, and the data has none")
         return at_least_float32(chosen.detach()).masked_fill(~labels.mask, 0.0)
@@ -120,7 +130,11 @@ def positions(scores: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 def list_metrics(scores: Tensor, target: Tensor, mask: Tensor, graded: bool) -> dict[str, Tensor]:
     """`scores/accuracies`, `scores/ties` (shares of the ordered pairs), `scores/top1` (a best one stands first,
-    alone) and, if graded, `ndcg@10`; one value for each list with an ordered pair."""
+    alone) and, if graded, `ndcg@10`; one value for each list with an ordered pair.
+
+    target: the relevance that the loss is trained on. Its scale is that of the training data: with a label range, in
+    [0, 1], so that these gains are flatter than those of an evaluation, which takes the labels before scaling.
+    """
     pairs = ordered_pairs(target, mask)
     told = pairs.flatten(1).any(1)
     difference = gaps(scores)

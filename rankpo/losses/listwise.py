@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,8 +40,11 @@ class ListNetLoss(ListLoss):
 class SoftmaxLoss(ListLoss):
     """-Σ_i t_i log softmax(s)_i with t = y/Σy: with one positive, cross-entropy against its group (FlagEmbedding).
 
-    Raises ValueError for a negative y.
+    Of records with lists of positives and negatives, y is 1 and 0 whatever scores they have. Raises ValueError for a
+    negative y.
     """
+
+    reads_grades: ClassVar[bool] = False
 
     def check(self, target: Tensor, mask: Tensor) -> None:
         if bool((target < 0).any()):
@@ -109,8 +113,12 @@ class PlackettLuceLoss(ListLoss):
             raise ValueError(f"first must be >= 1 or null, got {self.first}")
 
     @property
-    def needs_reference(self) -> bool:
-        return not self.reference_free
+    def needs(self) -> frozenset[str]:
+        return super().needs if self.reference_free else super().needs | {"reference"}
+
+    @property
+    def reward_scale(self) -> float:
+        return self.beta
 
     def scaled(self, scores: Tensor, reference: Tensor | None) -> Tensor:
         if self.reference_free:
@@ -147,6 +155,7 @@ class ADRMSELoss(ListLoss):
 def choice_terms(scores: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """logsumexp_{j ≥ k} s_(j) - s_(k) [B, G] in the order of the target, 0 beyond the list, and where it is not."""
     order = torch.where(mask, target, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    scores = scores - scores.detach().amax(1, keepdim=True)  # the value is the same, and large scores lose no digits
     ordered, counted = scores.gather(1, order), mask.gather(1, order)
     numbers = torch.arange(mask.shape[1], device=mask.device)
     left = (numbers[None, :] >= numbers[:, None]) & counted[:, None, :]  # [B, k, j]: still to be chosen at k

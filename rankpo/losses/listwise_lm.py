@@ -35,20 +35,17 @@ class ListwiseLMLoss(Loss):
             raise ValueError(f"ranking must be {wanted} with objective={self.objective}")
 
     @property
-    def needs_answers(self) -> bool:
+    def needs(self) -> frozenset[str]:
+        of_ranking = frozenset() if self.ranking is None else self.ranking.needs
+        return of_ranking | {"lists"} | ({"answers"} if self._reads_answers else set())
+
+    @property
+    def _reads_answers(self) -> bool:
         """Whether the answer is written behind the prompt."""
         return self.objective != "ranking"
 
-    @property
-    def needs_reference(self) -> bool:
-        return self.ranking is not None and self.ranking.needs_reference
-
-    @property
-    def needs_teacher(self) -> bool:
-        return bool(getattr(self.ranking, "needs_teacher", False))
-
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
-        if self.ranking is not None and not self.needs_answers:
+        if self.ranking is not None and not self._reads_answers:
             return self.ranking.weights(labels)
         weights = {"loss": _answer_tokens(labels)}
         if self.ranking is not None:
@@ -60,12 +57,13 @@ class ListwiseLMLoss(Loss):
     ) -> LossOutput:
         """scores [B, G]: identifier logits. answer_logps [B]: summed log-probabilities of the answers, in nats."""
         ranked = None if self.ranking is None else self.ranking(scores, labels, reference)
-        if ranked is not None and not self.needs_answers:
+        if ranked is not None and not self._reads_answers:
             return ranked
         if answer_logps is None:
             raise ValueError(f"objective={self.objective} needs the log-probabilities of the answers [B], got None")
         tokens = _answer_tokens(labels)
-        losses = -at_least_float32(answer_logps) / tokens  # per answer token, weighed by their number
+        # per answer token, weighed by their number: an answer of none has the sum 0, and weighs 0
+        losses = -at_least_float32(answer_logps) / tokens.clamp(min=1)
         if ranked is None:
             mask = labels.mask
             target = labels.relevance.to(scores.dtype).masked_fill(~mask, 0.0)

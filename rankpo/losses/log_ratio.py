@@ -6,7 +6,8 @@ h = lp - reference lp. These need log-probabilities: `logps` says how scores bec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -30,8 +31,11 @@ class LogRatioLoss(Loss):
         require_choice(LOGPS, logps=self.logps)
 
     @property
-    def needs_reference(self) -> bool:
-        return True
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference"})
+
+    def fitted(self, logps: str) -> Self:
+        return replace(self, logps=logps) if self.logps == "auto" else self
 
     def rewards(self, scores: Tensor, labels: Labels, reference: Tensor | None) -> Tensor:
         """βh [B, 2] of chosen and rejected."""
@@ -81,7 +85,9 @@ class NCALoss(LogRatioLoss):
 class SPPOLoss(LogRatioLoss):
     """(h_w - (P - ½)/β)² + (h_l + (P - ½)/β)², P = the chosen one's win rate. https://arxiv.org/abs/2405.00675.
 
-    win_rate: `certain`, P = 1, the paper's hard form; `confidence`, P = the pair's stated confidence.
+    win_rate: `certain`, P = 1, the paper's hard form; `confidence`, P = the pair's stated confidence. A confidence
+    below ½ counts as ½, a coin toss, as in every loss that reads it: it is doubt about the label, not a vote for the
+    rejected one, and must not turn the pair around.
     """
 
     beta: float = 0.001  # 1/η of the paper; for cosines use 0.1 and more
@@ -92,7 +98,7 @@ class SPPOLoss(LogRatioLoss):
         require_choice(("certain", "confidence"), win_rate=self.win_rate)
 
     def of_rewards(self, chosen: Tensor, rejected: Tensor, labels: Labels) -> Tensor:
-        advantage = 0.5 if self.win_rate == "certain" else labels.confidence.to(chosen) - 0.5
+        advantage = 0.5 if self.win_rate == "certain" else labels.confidence.to(chosen).clamp(0.5, 1.0) - 0.5
         return ((chosen - advantage).square() + (rejected + advantage).square()) / self.beta**2
 
 

@@ -36,10 +36,11 @@ def logps_from_scores(scores: Tensor, mask: Tensor, temperature: float, logps: s
     """Log-probabilities [B, G] of candidates from raw scores [B, G], for losses that need more than differences.
 
     logps: `candidates`, log-softmax of s/τ over the query's unmasked candidates; `sigmoid`, log σ(s/τ), each
-    candidate relevant or not by itself; `none`, s/τ already is a log-probability. mask [B, G] bool. `auto` stands in
-    configs until the model is known (build.py), and is an error here.
+    candidate relevant or not by itself; `none`, s/τ already is a log-probability. mask [B, G] bool: a masked candidate
+    has a finite value without gradient, whatever number stands there. `auto` stands in configs until the model is
+    known (build.py), and is an error here.
     """
-    scaled = scores / temperature
+    scaled = (scores / temperature).masked_fill(~mask, 0.0)
     if logps == "candidates":
         return masked_log_softmax(scaled, mask)
     if logps == "sigmoid":
@@ -47,6 +48,21 @@ def logps_from_scores(scores: Tensor, mask: Tensor, temperature: float, logps: s
     if logps == "none":
         return scaled
     raise ValueError(f"logps must be one of {', '.join(LOGPS[1:])}, got {logps!r}")
+
+
+def candidate_log_odds(scores: Tensor, mask: Tensor) -> Tensor:
+    """log p - log(1 - p) [B, G] in nats, p the softmax of scores [B, G] over the unmasked candidates; 0 elsewhere.
+
+    1 - p is the probability of the other candidates, so that the value is s_i - logsumexp_{j ≠ i} s_j: exact where p
+    has rounded to 1. A candidate that stands alone has p = 1; its value here is 0, without gradient.
+    """
+    diagonal = torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
+    others = mask[:, None, :] & ~diagonal  # [B, G, G]
+    counted = mask & others.any(2)
+    hidden = ~others & counted[:, :, None]  # a row without any other candidate is left whole: finite, and not used
+    kept = scores.masked_fill(~mask, 0.0)
+    rest = kept[:, None, :].expand(others.shape).masked_fill(hidden, -torch.inf).logsumexp(2)
+    return (kept - rest).masked_fill(~counted, 0.0)
 
 
 def candidate_kl(scores: Tensor, reference: Tensor, mask: Tensor, temperature: float, direction: str) -> Tensor:

@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from rankpo.types import LossOutput, Term
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matryoshka:
+    """The sizes of embeddings on which a loss is taken, and the weight of each; weights None: 1 each.
+
+    Raises ValueError for dims that are not distinct positive integers, and for weights that do not fit them.
+    """
+
+    dims: Sequence[int]
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        check_matryoshka(self.dims, self.weights)
+
+
+def matryoshka_of(dims: Sequence[int] | None, weights: Sequence[float] | None) -> Matryoshka | None:
+    """The sizes that the keys `matryoshka_dims` and `matryoshka_weights` describe, or None for the full size alone.
+
+    Raises ValueError where `Matryoshka` does, and for weights without dims.
+    """
+    check_matryoshka(dims, weights)
+    return None if dims is None else Matryoshka(dims=dims, weights=weights)
 
 
 def truncate(embeddings: Tensor, dim: int) -> Tensor:
@@ -46,20 +70,15 @@ def sizes_and_weights(dims: Sequence[int], weights: Sequence[float] | None, size
     return dict(sorted(weight_of.items(), reverse=True))
 
 
-def matryoshka(
-    loss_of: Callable[[Tensor], LossOutput],
-    embeddings: Tensor,
-    dims: Sequence[int] | None,
-    weights: Sequence[float] | None = None,
-) -> LossOutput:
+def matryoshka(loss_of: Callable[[Tensor], LossOutput], embeddings: Tensor, sizes: Matryoshka | None) -> LossOutput:
     """Weighted mean over sizes of `loss_of(truncate(embeddings, size))`, in losses and in every term.
 
     embeddings [N, D]. A mean, so that the learning rate of the plain loss still fits: sentence-transformers sums.
-    Metrics are those of the full size, and `loss/dim_<m>` [B] of each. dims None: the loss of the embeddings as given.
+    Metrics are those of the full size, and `loss/dim_<m>` [B] of each. sizes None: the loss of the embeddings as given.
     """
-    if dims is None:
+    if sizes is None:
         return loss_of(embeddings)
-    weight_of = sizes_and_weights(dims, weights, embeddings.shape[-1])
+    weight_of = sizes_and_weights(sizes.dims, sizes.weights, embeddings.shape[-1])
     outputs = {size: loss_of(truncate(embeddings, size)) for size in weight_of}
     total = sum(weight_of.values())
 

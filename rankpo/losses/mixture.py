@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rankpo.losses.base import Loss, require_positive
@@ -30,6 +31,9 @@ class MixtureLoss(Loss):
             )
         if reserved := set(self.losses) & {"loss"}:
             raise ValueError(f"losses must not use the name {reserved.pop()}: it is the sum's")
+        for name, loss in self.losses.items():
+            if isinstance(loss, MixtureLoss):
+                raise ValueError(f"losses.{name} is a mixture itself: give its losses here, with their weights")
         require_positive(**{f"term_weights.{name}": weight for name, weight in self.term_weights.items()})
 
     @property
@@ -37,15 +41,21 @@ class MixtureLoss(Loss):
         return next(iter(self.losses))
 
     @property
-    def needs_reference(self) -> bool:
-        return any(loss.needs_reference for loss in self.losses.values())
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(loss.needs for loss in self.losses.values()))
 
-    @property
-    def needs_teacher(self) -> bool:
-        return any(getattr(loss, "needs_teacher", False) for loss in self.losses.values())
+    def teaches(self, labels: Labels) -> Tensor:
+        return torch.stack([loss.teaches(labels) for loss in self.losses.values()]).any(0)
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
-        by_name = {name: loss.weights(labels)["loss"] for name, loss in self.losses.items()}
+        by_name = {}
+        for name, loss in self.losses.items():
+            weights = loss.weights(labels)
+            if more := sorted(set(weights) - {"loss"}):
+                raise ValueError(
+                    f"losses.{name} has terms of its own ({', '.join(more)}), which a mixture cannot weigh"
+                )
+            by_name[name] = weights["loss"]
         return {"loss": by_name[self.main], **{name: by_name[name] for name in by_name if name != self.main}}
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rankpo.losses.base import at_least_float32, require_below, require_choice, require_reference
 from rankpo.losses.maths import negative_log_sigmoid
+from rankpo.types import Labels
 
 KINDS = ("sigmoid", "hinge")
 
@@ -28,8 +30,19 @@ def gap(values: Tensor) -> Tensor:
 
 
 def per_token(logps: Tensor, lengths: Tensor | None) -> Tensor:
-    """Means per scored token [B, 2] of sums [B, 2 or more]; without lengths a score is one unit and stays as it is."""
-    return logps[:, :2] if lengths is None else logps[:, :2] / lengths[:, :2]
+    """Means per scored token [B, 2] of sums [B, 2 or more]; without lengths a score is one unit and stays as it is.
+
+    The mean over no token is 0, as the sum is.
+    """
+    return logps[:, :2] if lengths is None else logps[:, :2] / lengths[:, :2].clamp(min=1)
+
+
+def weights_of_means(labels: Labels) -> dict[str, Tensor]:
+    """Weights [B] of losses that compare means per token: 0 where the chosen or the rejected one has no scored token."""
+    ones = torch.ones(len(labels), device=labels.relevance.device)
+    if labels.lengths is None:
+        return {"loss": ones}
+    return {"loss": ones * (labels.lengths[:, :2] > 0).all(1)}
 
 
 def chosen_nll(logps: Tensor, lengths: Tensor | None, nll: str) -> Tensor:

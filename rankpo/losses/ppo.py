@@ -102,8 +102,10 @@ class TokenPolicyLoss(Loss):
         require_positive(epochs=self.epochs)
         require_choice(OLD_POLICIES, old_policy=self.old_policy)
 
-    def needs_live_reference(self, kind: str) -> bool:
-        return kind == "causal_lm" and self.needs_reference  # tokens are compared, and scores are stored
+    def needs_with(self, gives: frozenset[str]) -> frozenset[str]:
+        # Stored scores are one per completion; the ratios compare token by token.
+        compares_tokens = "token_logps" in gives and "reference" in self.needs
+        return self.needs | {"live_reference"} if compares_tokens else self.needs
 
     @property
     def num_passes(self) -> int:
@@ -149,16 +151,8 @@ class PPOLoss(TokenPolicyLoss):
             require_positive(value_max_grad_norm=self.value_max_grad_norm)
 
     @property
-    def needs_reference(self) -> bool:
-        return True
-
-    @property
-    def needs_tokens(self) -> bool:
-        return True
-
-    @property
-    def head(self) -> str | None:
-        return "value"
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference", "token_logps", "value_head"})
 
     @property
     def measures(self) -> Mapping[str, Callable[[Tensor, Tensor], Tensor]]:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rankpo.losses.base import Loss, require_choice, require_not_negative, require_positive
+from rankpo.losses.contrastive import ContrastiveLoss
+from rankpo.losses.graded_margin import GradedMarginLoss
+from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.maths import candidate_kl, negative_log_sigmoid
-from rankpo.losses.matryoshka import check_matryoshka
+from rankpo.losses.matryoshka import Matryoshka, matryoshka_of
 from rankpo.losses.pairs import check_preference, fixed_reference, gap, pair_metrics, pair_scores, preference
 from rankpo.types import Labels, LossOutput, Term
 
@@ -25,7 +28,9 @@ class RankPOLoss(Loss):
     - sft: ℓ((s_w - s_l)/τ), cross-entropy over the two candidates.
     - kl: KL between softmax(r/τ_k) and softmax(s/τ_k) over the unmasked candidates, τ_k = kl_temperature, in the
       `forward` direction KL(reference ‖ policy) or `reverse`; needs the reference even where `reference_free`.
-    - replay: InfoNCE on data of stage one at replay_temperature. The trainer draws the data and computes it.
+    - replay: a loss on data of stage one at replay_temperature, of which the trainer draws queries beside the pairs.
+      replay_kind: `contrastive`, InfoNCE, or `graded_margin`, which teaches every grade above the lower ones, with
+      replay_margin (2 unless set) and replay_unknown (masked unless set): `GradedMarginLoss`.
 
     confidence of a pair, c in [.5, 1]: `weight` weighs preference and sft by 2c - 1; `smoothing` sets ε = 1 - c,
     so that the optimum is σ(βz) = c; `margin` adds confidence_scale·(2c - 1) to the margin (as 2402.10571).
@@ -48,6 +53,9 @@ class RankPOLoss(Loss):
     kl_direction: str = "forward"
     replay_weight: float = 0.0
     replay_temperature: float | None = None
+    replay_kind: str = "contrastive"
+    replay_margin: float | None = None
+    replay_unknown: str | None = None
     matryoshka_dims: tuple[int, ...] | None = None
     matryoshka_weights: tuple[float, ...] | None = None
 
@@ -64,7 +72,7 @@ class RankPOLoss(Loss):
         check_preference(self.kind, self.label_smoothing)
         require_choice(("none", "weight", "smoothing", "margin"), confidence=self.confidence)
         require_choice(("forward", "reverse"), kl_direction=self.kl_direction)
-        check_matryoshka(self.matryoshka_dims, self.matryoshka_weights)
+        _ = self.matryoshka
         if self.confidence == "smoothing" and (self.kind == "hinge" or self.label_smoothing > 0):
             raise ValueError(
                 "confidence=smoothing needs kind=sigmoid and label_smoothing=0, "
@@ -74,6 +82,24 @@ class RankPOLoss(Loss):
             raise ValueError("rankpo_weight and sft_weight are both 0: nothing would learn from the preferences")
         self._check_term("kl", self.kl_weight, self.kl_temperature)
         self._check_term("replay", self.replay_weight, self.replay_temperature)
+        require_choice(("contrastive", "graded_margin"), replay_kind=self.replay_kind)
+        for name in ("replay_margin", "replay_unknown"):
+            if getattr(self, name) is not None and self.replay_kind != "graded_margin":
+                raise ValueError(
+                    f"{name}={getattr(self, name)} needs replay_kind=graded_margin, got {self.replay_kind}"
+                )
+        _ = self.replay_loss
+
+    @property
+    def replay_loss(self) -> InBatchLoss | None:
+        """The loss on `replay_datasets`, before replay_weight; None where nothing is replayed."""
+        if not self.replay_weight or self.replay_temperature is None:
+            return None
+        if self.replay_kind == "contrastive":
+            return ContrastiveLoss(temperature=self.replay_temperature)
+        margin = 2.0 if self.replay_margin is None else self.replay_margin
+        unknown = self.replay_unknown or "masked"
+        return GradedMarginLoss(temperature=self.replay_temperature, margin=margin, unknown=unknown)
 
     def _take_alias(self) -> None:
         if self.gamma_beta_ratio is None:
@@ -92,8 +118,21 @@ class RankPOLoss(Loss):
             raise ValueError(f"{name}_temperature must be set with {name}_weight={weight}: use that of stage one")
 
     @property
-    def needs_reference(self) -> bool:
-        return not self.reference_free or self.kl_weight > 0
+    def needs(self) -> frozenset[str]:
+        wanted = {
+            "reference": not self.reference_free or self.kl_weight > 0,
+            "vectors": self.matryoshka_dims is not None or self.replay_weight > 0,
+        }
+        return frozenset(need for need, asked in wanted.items() if asked)
+
+    def asked_by(self, need: str) -> str:
+        if need != "vectors":
+            return super().asked_by(need)
+        return "loss.matryoshka_dims" if self.matryoshka_dims is not None else "loss.replay_weight"
+
+    @property
+    def matryoshka(self) -> Matryoshka | None:
+        return matryoshka_of(self.matryoshka_dims, self.matryoshka_weights)
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         ones = super().weights(labels)["loss"]
@@ -104,7 +143,7 @@ class RankPOLoss(Loss):
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
-        fixed = fixed_reference(self, reference) if self.needs_reference else None
+        fixed = fixed_reference(self, reference) if "reference" in self.needs else None
         gains = scores if self.reference_free or fixed is None else scores - fixed  # [B, G]
         # the margin comes after the division by τ: it is the γ/β of the authors' code, not their γ
         z = gap(gains) / self.temperature - self._margin(labels)  # [B]

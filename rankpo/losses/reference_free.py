@@ -5,13 +5,15 @@ lp = log-probability of a completion, lp̄ = its mean per scored token (by `labe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor
 
 from rankpo.losses.base import Loss, require_choice, require_not_negative, require_positive
-from rankpo.losses.maths import LOGPS, log1mexp, logps_from_scores, negative_log_sigmoid
-from rankpo.losses.pairs import chosen_nll, gap, pair_metrics, pair_scores, per_token
+from rankpo.losses.maths import LOGPS, candidate_log_odds, log1mexp, logps_from_scores, negative_log_sigmoid
+from rankpo.losses.pairs import chosen_nll, gap, pair_metrics, pair_scores, per_token, weights_of_means
 from rankpo.types import Labels, LossOutput
 
 NLL = ("mean", "sum")
@@ -19,7 +21,10 @@ NLL = ("mean", "sum")
 
 @dataclass(frozen=True, kw_only=True)
 class SimPOLoss(Loss):
-    """ℓ(β(lp̄_w - lp̄_l - margin)), https://arxiv.org/abs/2405.14734 eq. 6. scores [B, 2]."""
+    """ℓ(β(lp̄_w - lp̄_l - margin)), https://arxiv.org/abs/2405.14734 eq. 6. scores [B, 2].
+
+    A pair with a completion of no scored token has no mean, and weighs 0.
+    """
 
     beta: float = 2.5
     temperature: float = 1.0
@@ -28,6 +33,9 @@ class SimPOLoss(Loss):
     def __post_init__(self) -> None:
         require_positive(beta=self.beta, temperature=self.temperature)
         require_not_negative(margin=self.margin)
+
+    def weights(self, labels: Labels) -> Mapping[str, Tensor]:
+        return weights_of_means(labels)
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
@@ -55,6 +63,9 @@ class CPOLoss(Loss):
         require_choice(NLL, nll=self.nll)
         require_choice(LOGPS, logps=self.logps)
 
+    def fitted(self, logps: str) -> Self:
+        return replace(self, logps=logps) if self.logps == "auto" else self
+
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
         logps = logps_from_scores(scores, labels.mask, self.temperature, self.logps)
@@ -67,7 +78,8 @@ class CPOLoss(Loss):
 class ORPOLoss(Loss):
     """nll_w + λℓ(o_w - o_l), log-odds o = lp̄ - log(1 - e^lp̄): https://arxiv.org/abs/2403.07691 eqs. 6 and 7.
 
-    scores [B, 2]. The log-odds are of means: with sums they would reward length.
+    scores [B, 2]. The log-odds are of means: with sums they would reward length. A pair with a completion of no
+    scored token has no mean, and weighs 0.
     """
 
     lambda_: float = 0.1
@@ -81,14 +93,27 @@ class ORPOLoss(Loss):
         require_choice(NLL, nll=self.nll)
         require_choice(LOGPS, logps=self.logps)
 
+    def fitted(self, logps: str) -> Self:
+        return replace(self, logps=logps) if self.logps == "auto" else self
+
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
         logps = logps_from_scores(scores, labels.mask, self.temperature, self.logps)
         means = per_token(logps, labels.lengths)
-        log_odds = means - log1mexp(means)  # [B, 2]
-        preferred = self.lambda_ * negative_log_sigmoid(gap(log_odds))
+        preferred = self.lambda_ * negative_log_sigmoid(gap(self._log_odds(scores, means, labels)))
         metrics = pair_metrics(scores, self.lambda_ * means, labels.lengths)  # λ in the place of β, as TRL logs it
         return _sum(self, labels, preferred, chosen_nll(logps, labels.lengths, self.nll), metrics)
+
+    def weights(self, labels: Labels) -> Mapping[str, Tensor]:
+        return weights_of_means(labels)
+
+    def _log_odds(self, scores: Tensor, means: Tensor, labels: Labels) -> Tensor:
+        """log p - log(1 - p) [B, 2 or more]. Scores say it without 1 - p, which rounds to 0 in float32 from 16 nats on."""
+        if labels.lengths is None and self.logps == "candidates":
+            return candidate_log_odds(scores / self.temperature, labels.mask)
+        if labels.lengths is None and self.logps == "sigmoid":
+            return scores / self.temperature
+        return means - log1mexp(means)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +134,9 @@ class SLiCLoss(Loss):
         require_not_negative(lambda_=self.lambda_)
         require_choice(NLL, nll=self.nll)
         require_choice(LOGPS, logps=self.logps)
+
+    def fitted(self, logps: str) -> Self:
+        return replace(self, logps=logps) if self.logps == "auto" else self
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)

@@ -21,8 +21,8 @@ class SFTLoss(Loss):
     """
 
     @property
-    def needs_tokens(self) -> bool:
-        return True
+    def needs(self) -> frozenset[str]:
+        return frozenset({"token_logps"})
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         return {"loss": _lengths(labels)}
@@ -30,7 +30,7 @@ class SFTLoss(Loss):
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         logps = at_least_float32(scores)[:, 0]  # [B]
         weights = self.weights(labels)["loss"]
-        per_token = logps / weights
+        per_token = logps / weights.clamp(min=1)  # a completion of no token has the sum 0, and weighs 0
         metrics = {"logps/chosen": logps.detach(), "logps/token": per_token.detach()}
         return LossOutput(-per_token, weights, metrics)
 
@@ -43,7 +43,9 @@ class ConditionalSFTLoss(SFTLoss):
     scored. At inference the prompt ends with the first one.
     """
 
-    needs_control_tokens = True
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"control_tokens"}
 
 
 def _lengths(labels: Labels) -> Tensor:

@@ -36,15 +36,8 @@ class TokenPreferenceLoss(Loss):
             raise ValueError(f"variant must be 1 or 2, got {self.variant!r}")
 
     @property
-    def needs_reference(self) -> bool:
-        return True
-
-    @property
-    def needs_tokens(self) -> bool:
-        return True
-
-    def needs_live_reference(self, kind: str) -> bool:
-        return True
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference", "live_reference", "token_logps"})
 
     @property
     def main_divergence(self) -> str:
@@ -91,7 +84,7 @@ class TDPOLoss(TokenPreferenceLoss):
     if_tdpo2: bool | None = None  # the authors' name for variant 2
 
     def __post_init__(self) -> None:
-        _take_variant(self, "if_tdpo2")
+        _take_variant(self, "if_tdpo2", self.if_tdpo2)
         super().__post_init__()
 
 
@@ -110,7 +103,7 @@ class RaDPOLoss(TokenPreferenceLoss):
     if_ra_dpo2: bool | None = None  # the authors' name for variant 2
 
     def __post_init__(self) -> None:
-        _take_variant(self, "if_ra_dpo2")
+        _take_variant(self, "if_ra_dpo2", self.if_ra_dpo2)
         super().__post_init__()
         _ = self.measures
 
@@ -129,9 +122,8 @@ class RaDPOLoss(TokenPreferenceLoss):
         return {"risk": risk, "kl": kl}  # KL is reported too: runs are compared at equal KL, not at equal β
 
 
-def _take_variant(loss: TokenPreferenceLoss, alias: str) -> None:
+def _take_variant(loss: TokenPreferenceLoss, alias: str, flag: bool | None) -> None:
     """Turns the authors' flag into `variant`; raises ValueError where both are given and disagree."""
-    flag = getattr(loss, alias)
     if flag is None:
         return
     wanted = 2 if flag else 1

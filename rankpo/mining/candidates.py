@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.mining.data import MiningData
 from rankpo.mining.sampling import random_rows
 from rankpo.mining.scores import DenseScores
@@ -119,8 +119,7 @@ def _at_random(settings: MiningSettings, data: MiningData, query: int, seed: int
 
 def _from_run(settings: MiningSettings, data: MiningData, say: Say) -> list[Found]:
     """Raises ConfigError where the run and the data share no query or no document."""
-    from rankpo.data.readers.trec import read_run
-    from rankpo.evaluation.metrics import order
+    from rankpo.data.readers.trec import order, read_run
 
     assert settings.run is not None
     run = read_run(settings.run)

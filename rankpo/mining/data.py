@@ -6,18 +6,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.data.relevance import relevant
+from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import TextSource, text_id, text_key
 
 
 @dataclass
 class Query:
-    """One distinct query text. positives: text numbers, of all rows and datasets. rows: examples with this text."""
+    """One distinct query text with its prompt. positives: text numbers, of all rows and datasets. rows: examples with
+    this text. prompt: of the records, in place of the model's own; None: the model's.
+    """
 
     id: str
     text: str
     positives: list[int] = field(default_factory=list)
     rows: int = 0
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,11 @@ def read(datasets: Iterable[Any], corpus: TextSource) -> MiningData:
     queries: dict[bytes, Query] = {}
     for dataset in datasets:
         for example in dataset.examples():
-            query = queries.setdefault(text_key(example.query), Query(example.id, example.query))
+            key = text_key(example.query) + text_key(f"={example.query_prompt}")
+            query = queries.setdefault(key, Query(example.id, example.query, prompt=example.query_prompt))
             query.rows += 1
-            for text, relevance in zip(example.candidates, example.relevance, strict=True):
-                if relevance <= 0:
-                    continue
+            known = relevant(example, dataset.name, "task=mine")
+            for text in (text for text, positive in zip(example.candidates, known, strict=True) if positive):
                 key = text_key(text)
                 if key not in numbers:
                     numbers[key] = len(texts)

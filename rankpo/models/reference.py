@@ -16,12 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.table import ExampleTable
-from rankpo.evaluation.base import slot_scores
+from rankpo.errors import ConfigError, StorageError
 from rankpo.models.engine.token_logps import ReferenceStates
 from rankpo.runs import processes
-from rankpo.runs.checkpoints import CheckpointError
 from rankpo.runs.computed_once import must_compute
 from rankpo.storage.atomic import replacing
 from rankpo.types import Batch, Sequences
@@ -84,14 +82,10 @@ class AdapterReference(Reference):
 
     @torch.no_grad()
     def scores(self, batch: Batch) -> Tensor:
-        training = self.model.training
-        self.model.eval()
-        try:
+        with self.model.evaluating():
             with self.model.adapters_off(), self.autocast():
                 rows = self.model(batch.sequences)
             return self.model.score(rows, batch)
-        finally:
-            self.model.train(training)
 
     def states(self, sequences: Sequences) -> ReferenceStates:
         with self.model.adapters_off(), self.autocast():
@@ -123,7 +117,7 @@ def stored_scores(
             return _read(path)[0]
         say(f"computing reference scores of {len(table.candidates)} candidates")
         with _forward_under(model, autocast):
-            scores = slot_scores(model, table)
+            scores = model.slot_scores(table)
         _write(path, scores, table, model.settings)
         return scores
 
@@ -156,14 +150,14 @@ def _write(path: Path, scores: np.ndarray, table: ExampleTable, settings: Any) -
 
 
 def _read(path: Path) -> tuple[np.ndarray, dict[str, str]]:
-    """Scores and what they belong to. Raises CheckpointError where they are not those that were written."""
+    """Scores and what they belong to. Raises StorageError where they are not those that were written."""
     try:
         with safe_open(path, framework="np") as opened:
             found, scores = dict(opened.metadata() or {}), opened.get_tensor("scores")
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error})") from error
+        raise StorageError(f"{path} is damaged ({error})") from error
     if found.get("checksum") != _digest(scores):
-        raise CheckpointError(f"{path} is damaged (its scores are not those that were written)")
+        raise StorageError(f"{path} is damaged (its scores are not those that were written)")
     return scores, found
 
 
@@ -176,7 +170,7 @@ def _drop_damaged(path: Path, say: Callable[[str], None]) -> None:
     if processes.rank() == 0 and path.exists():
         try:
             _read(path)
-        except CheckpointError as error:
+        except StorageError as error:
             say(f"{error}; they are computed again")
             path.unlink()
 
@@ -195,7 +189,7 @@ def save_scores(path: Path, scores: np.ndarray, table: ExampleTable, settings: A
 def load_scores(path: str, table: ExampleTable, settings: Any, say: Callable[[str], None]) -> np.ndarray:
     """[slots] scores from a file of `save_scores`, or from a run directory that has one; of whatever model.
 
-    Raises ConfigError where it is not there, or was computed for other data, tokens or lengths; CheckpointError where
+    Raises ConfigError where it is not there, or was computed for other data, tokens or lengths; StorageError where
     it is damaged.
     """
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)

@@ -11,6 +11,7 @@ from rankpo.report.scales import Axis, Frame, Scale, axes, opened, scales
 
 FRAME = Frame(width=1200, height=520, left=74, right=30, top=24, bottom=52)
 LINE_HEIGHT = 17
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 CHARACTER = 7.2  # pixels of a letter in a label, for placing labels apart
 
 
@@ -57,7 +58,7 @@ def chart(points: Sequence[Point], kept: str, agreement: str) -> str:
     x_scale, y_scale = scales(FRAME, xs, ys)
     axis = axes(FRAME, x_scale, y_scale, Axis(label=kept, written=_percent), Axis(label=agreement))
     drawn = [axis, _pareto_line(points, x_scale, y_scale)]
-    taken: list[tuple[float, float, float, float]] = [_marker_box(p, x_scale, y_scale) for p in points]
+    taken = [box for point in points for box in _boxes(point, x_scale, y_scale)]
     for point in sorted(points, key=lambda point: -point.y):
         drawn.append(_point(point, x_scale, y_scale, taken))
     title = f"{agreement} against {kept}"
@@ -76,7 +77,7 @@ def _pareto_line(points: Sequence[Point], x_scale: Scale, y_scale: Scale) -> str
     return f'<polyline class="pareto" points="{path}"/>'
 
 
-def _point(point: Point, x_scale: Scale, y_scale: Scale, taken: list[tuple[float, float, float, float]]) -> str:
+def _point(point: Point, x_scale: Scale, y_scale: Scale, taken: list[Box]) -> str:
     x, y = x_scale(point.x), y_scale(point.y)
     parts = [f"<title>{escape(_title(point))}</title>", _whiskers(point, x_scale, y_scale)]
     if point.role in ("baseline", "oracle"):
@@ -123,17 +124,17 @@ def marker(shape: str, x: float, y: float, size: float) -> str:
     return f'<polygon class="dot" points="{path}"/>'
 
 
-def _marker_box(point: Point, x_scale: Scale, y_scale: Scale) -> tuple[float, float, float, float]:
+def _boxes(point: Point, x_scale: Scale, y_scale: Scale) -> list[Box]:
+    """What labels must not cover: the marker, and the whiskers to both sides."""
     x, y = x_scale(point.x), y_scale(point.y)
-    return x - 9, y - 9, x + 9, y + 9
+    left, right = x_scale(point.x - point.x_spread), x_scale(point.x + point.x_spread)
+    low, high = y_scale(point.y - point.y_spread), y_scale(point.y + point.y_spread)
+    return [(x - 9, y - 9, x + 9, y + 9), (left, y - 4, right, y + 4), (x - 4, high, x + 4, low)]
 
 
-def _place_label(
-    point: Point, x: float, y: float, taken: list[tuple[float, float, float, float]]
-) -> tuple[float, float, str]:
+def _place_label(point: Point, x: float, y: float, taken: list[Box]) -> tuple[float, float, str]:
     """A place for the label where it covers no other label or marker, near the point: right, left, above or below."""
     width = CHARACTER * len(point.label)
-    own = (x - 9, y - 9, x + 9, y + 9)
     chosen = None
     for shift in (0, *(sign * LINE_HEIGHT * step for step in range(1, 14) for sign in (-1, 1))):
         for anchor, left in (("start", x + 16), ("end", x - 16 - width)):
@@ -141,7 +142,7 @@ def _place_label(
             inside = (
                 box[0] >= FRAME.left and box[2] <= FRAME.width and FRAME.top <= y + shift < FRAME.height - FRAME.bottom
             )
-            free = not any(_overlap(box, other) for other in taken if other != own)
+            free = not any(_overlap(box, other) for other in taken)
             if inside and free:
                 taken.append(box)
                 return (left if anchor == "start" else left + width), y + shift + 5, anchor
@@ -150,5 +151,5 @@ def _place_label(
     return chosen
 
 
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -151,7 +151,7 @@ def _compared(content: Content, groups: Sequence[Group]) -> dict[str, Any]:
         "tables": _tables(chosen, pairs, cells),
         "baseline": reference.name,
         "comparisons": sum(cell.comparison is not None for row in cells.values() for cell in row.values()),
-        "frontier": _frontier(found),
+        "frontier": _frontier(found, groups),
         "queries": browser(chosen, pairs, reference, library),
         "notes": library.notes,
     }
@@ -172,10 +172,16 @@ def _tables(
     return found
 
 
-def _frontier(found: contents.Frontier | None) -> dict[str, Any] | None:
+def _frontier(found: contents.Frontier | None, groups: Sequence[Group]) -> dict[str, Any] | None:
     if found is None:
         return None
     kept = f"share of the baseline's {found.kept[1]} on {found.kept[0]} that is kept"
     agreement = f"agreement with the preferences of {found.agreement[0]}"
     best = {point.name for point in frontier.pareto(found.points)}
-    return {"svg": frontier.chart(found.points, kept, agreement), "points": found.points, "best": best}
+    shown = {point.key for point in found.points}
+    return {
+        "svg": frontier.chart(found.points, kept, agreement),
+        "points": found.points,
+        "best": best,
+        "groups": [group for group in groups if group.key in shown],
+    }

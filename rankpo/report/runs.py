@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.report.stages import has_stages
 from rankpo.sweeps.folder import JOB_FILE, SWEEP_FILE
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
 from rankpo.runs import processes
+from rankpo.storage import locks
 
 POLL_SECONDS = 0.5
 
@@ -21,10 +20,9 @@ def must_compute(path: Path, say: Callable[[str], None]) -> Iterator[bool]:
     While one job does, others wait; where it ends without the file, the next one takes over. Rank 0 asks for the lock
     and never waits for it: the other ranks sit in a collective call, which would time out.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("w") as file:
-        said = False
-        while (answer := processes.broadcast_object(_answer(path, file))) == "wait":
+    said = False
+    with ExitStack() as lock:
+        while (answer := processes.broadcast_object(_answer(path, lock))) == "wait":
             if not said:
                 say(f"another job computes {path}; waiting for it")
                 said = True
@@ -32,13 +30,13 @@ def must_compute(path: Path, say: Callable[[str], None]) -> Iterator[bool]:
         yield answer == "ours"
 
 
-def _answer(path: Path, file: IO[str]) -> str:
-    """`there`, `ours` or `wait`; only rank 0's counts."""
+def _answer(path: Path, lock: ExitStack) -> str:
+    """`there`, `ours` or `wait`; only rank 0's counts, which then holds the lock as long as `lock` is open."""
     if processes.rank() != 0:
         return ""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.enter_context(locks.locked(path.with_name(f"{path.name}.lock"), wait=0))
+    except locks.Busy:
         return "wait"
     # looked for under the lock: whoever had it before may have written the file
     return "there" if path.exists() else "ours"

@@ -20,7 +20,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.runs.launcher import PRECISIONS, contradiction, processes_asked, strategy_asked
 
 

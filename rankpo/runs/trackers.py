@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rankpo.config.messages import ConfigError
-from rankpo.runs.checkpoints import TRACKER_ID
+from rankpo.errors import ConfigError
+from rankpo.runs.folder import TRACKER_ID
 
 Tracker = Callable[[int, Mapping[str, float]], None]
 

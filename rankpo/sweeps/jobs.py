@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankpo.config.messages import ConfigError
+from omegaconf import DictConfig
+
+from rankpo.errors import ConfigError
 from rankpo.runs.logger import MetricsLogger
 from rankpo.sweeps.folder import config_hash, is_finished, job_name, read_note, varied, write_job
 
@@ -32,10 +34,11 @@ class Job:
     name: str
     folder: Path
     digest: str
+    config: DictConfig
     overwrite: bool = False
 
     @classmethod
-    def of(cls, overrides: Sequence[str], composed: Any) -> Job:
+    def of(cls, overrides: Sequence[str], composed: DictConfig) -> Job:
         """A job from its overrides and its composed config."""
         parent = Path(str(composed.run_dir))
         changes = varied(overrides, read_note(parent)["arguments"])
@@ -46,6 +49,7 @@ class Job:
             name=name,
             folder=parent / name,
             digest=config_hash(composed),
+            config=composed,
             overwrite=bool(composed.overwrite),
         )
 
@@ -123,7 +127,7 @@ class _Runs:
         return self.failures
 
     def begin(self, job: Job) -> None:
-        if is_finished(job.folder, job.digest) and not job.overwrite:
+        if is_finished(job.folder, job.digest, job.config, job.overrides) and not job.overwrite:
             self.done += 1
             self.logger.say(f"{job.name}: finished before ({self.done}/{self.total})")
             self.overseer.ended(job)

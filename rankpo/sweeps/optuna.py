@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.runs.logger import MetricsLogger
 from rankpo.sweeps.folder import find_metric, last_metrics, read_job
 from rankpo.sweeps.jobs import Job, Overseer

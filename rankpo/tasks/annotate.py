@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.readers import files
+from rankpo.errors import ConfigError
 from rankpo.judges.annotation import ORDERS
 from rankpo.judges.pairs import Pair, PairSettings
 from rankpo.retrieval.corpus import check_source, open_source, text_key
@@ -90,7 +90,7 @@ class Annotate:
         """The report. Raises Unfinished where a budget or the server ended the work before its end."""
         from rankpo.judges.estimate import estimate, say_cut
         from rankpo.runs import processes
-        from rankpo.runs.checkpoints import claim
+        from rankpo.runs.folder import claim
         from rankpo.runs.logger import MetricsLogger
 
         if processes.world_size() > 1:
@@ -159,9 +159,14 @@ class Annotate:
     def _rankings(
         self, experiment: Experiment, queries: Mapping[str, str], texts: Mapping[str, str], logger: MetricsLogger
     ) -> dict[str, Ranking]:
-        from rankpo.judges.rankings import rankings
+        from rankpo.judges import rankings
+        from rankpo.runs import processes
+        from rankpo.tasks.encode import embedding_model
 
-        return rankings(experiment, self.run, queries, texts, self.pairs.top_k, logger.say)
+        if self.run is not None:
+            return rankings.of_run(self.run, queries, texts, self.pairs.top_k, logger.say)
+        model = embedding_model(experiment, processes.make_accelerator().device, logger.say)
+        return rankings.searched(model, queries, texts, self.pairs.top_k, experiment.cache_dir, logger.say)
 
     def _draw(self, found: Mapping[str, Ranking], texts: Mapping[str, str], seed: int) -> list[Pair]:
         from rankpo.judges.annotation import equal_texts
@@ -195,7 +200,7 @@ class Annotate:
         folder = Path(self.output)
         judge = experiment.judge
         annotations = Records(folder / "annotations.jsonl", "asked")
-        answers = Records(answers_file(experiment.cache_dir, judge), "prompt_hash")
+        answers = Records(answers_file(experiment.cache_dir, judge), "prompt_hash", shared=True)
         spent = Records(folder / "cost.jsonl", "call")
         costs = Costs(judge.price, spent)
         annotator = Annotator(
@@ -215,6 +220,7 @@ class Annotate:
             records = [record for name in names if (record := annotations.get(name)) is not None]
             return self._finish(folder, records, len(drawn), failures, costs, reason, samples, logger)
         finally:
+            judge.close()
             for file in (annotations, answers, spent):
                 file.close()
 
@@ -309,6 +315,6 @@ def _write_kept(folder: Path, kept: Sequence[Mapping[str, Any]], samples: Sample
     if samples is not None:
         write_feedback(folder, [samples.pairwise(record) for record in kept])
         return folder / "feedback.jsonl"
-    lines = [json.dumps({k: v for k, v in record.items() if k != "asked"}, ensure_ascii=False) for record in kept]
+    lines = [json.dumps({k: v for k, v in record.items() if k != "asked"}) for record in kept]
     replace_text(folder / "preferences.jsonl", "".join(f"{line}\n" for line in lines))
     return folder / "preferences.jsonl"

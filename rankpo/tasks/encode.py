@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import check_source, open_source
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Encode:
         """The table's row."""
         from rankpo.retrieval.embeddings import describe_encoding, encode_texts
         from rankpo.runs import processes
-        from rankpo.runs.checkpoints import claim
+        from rankpo.runs.folder import claim
         from rankpo.runs.logger import MetricsLogger
 
         source = open_source(self.corpus, self.role, experiment.datasets)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
-from rankpo.runs.checkpoints import Checkpoint, CheckpointError, CheckpointStore, damage
+from rankpo.errors import ConfigError, StorageError
+from rankpo.runs.checkpoints import Checkpoint, CheckpointStore
+from rankpo.storage.folders import damage
 
 if TYPE_CHECKING:
     from rankpo.config.build import Experiment
@@ -152,15 +153,15 @@ def build_model(config: Any, explicit: Collection[str], device: Any, say: Callab
 
 
 def load_weights(model: EmbeddingModel, checkpoint: Checkpoint) -> None:
-    """Puts a checkpoint's trained weights into a model of the same run. Raises CheckpointError if it is damaged."""
+    """Puts a checkpoint's trained weights into a model of the same run. Raises StorageError if it is damaged."""
     from safetensors.torch import load_file
 
     fault = damage(checkpoint.path)
     if fault is not None:
-        raise CheckpointError(f"{checkpoint.path} is damaged ({fault}); remove it")
+        raise StorageError(f"{checkpoint.path} is damaged ({fault}); remove it")
     missing = model.load_state_dict(load_file(checkpoint.path / "weights.safetensors"), strict=False)
     if missing.unexpected_keys:
-        raise CheckpointError(f"{checkpoint.path} holds weights that the model lacks: {missing.unexpected_keys[:3]}")
+        raise StorageError(f"{checkpoint.path} holds weights that the model lacks: {missing.unexpected_keys[:3]}")
 
 
 def source_of(name: str, datasets: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.storage.atomic import replace_text
 
 if TYPE_CHECKING:

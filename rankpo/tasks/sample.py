@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.readers import files
 from rankpo.data.text.conversations import plain_text, prompt_record
+from rankpo.errors import ConfigError
 from rankpo.models.engine.vllm import check_backend, choose_backend
 from rankpo.storage.atomic import replace_text
 
@@ -66,7 +66,7 @@ class Sample:
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The table's row; {} on other ranks than the first."""
         from rankpo.runs import processes
-        from rankpo.runs.checkpoints import claim
+        from rankpo.runs.folder import claim
         from rankpo.runs.logger import MetricsLogger
         from rankpo.tasks.train import seed_everything
 
@@ -176,7 +176,7 @@ class Sample:
     ) -> dict[str, Any]:
         known = _known(folder, draws)
         ordered = [known[_key(draw)] for draw in draws]
-        names = ("prompt_id", "prompt", "output", "sample_id", "dataset")
+        names = ("prompt_id", "prompt", "output", "finished", "sample_id", "dataset")
         lines = [{"type": "sample", **{name: record[name] for name in names}} for record in ordered]
         replace_text(folder / "samples.jsonl", "".join(_json(line) + "\n" for line in lines))
         kept = ("dataset", "instruction", "output", "generator")
@@ -254,7 +254,9 @@ def _enter(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
 
 
 def _check_positions(model: Any, sampling: Sampling) -> None:
-    limit = getattr(model.base.config.get_text_config(), "max_position_embeddings", None)
+    from rankpo.models.engine.positions import usable_positions
+
+    limit = usable_positions(model.base, model.position_offset)
     longest = model.settings.max_prompt_length + (model.inputs.control is not None)
     if limit is not None and longest + sampling.max_new_tokens > limit:
         raise ConfigError(

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import check_source, open_source
 from rankpo.retrieval.faiss_index import FaissSettings
 from rankpo.storage.atomic import replace_text, replacing

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
     from rankpo.config.build import Experiment
+    from rankpo.data.loaders.ranking import DataLoader
     from rankpo.evaluation.base import Evaluator
+    from rankpo.losses.base import Loss
     from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.kind import ModelKind
     from rankpo.models.reference import Reference
     from rankpo.runs.logger import MetricsLogger
     from rankpo.trainers.basic import BasicTrainer
 
+COMPLETIONS = frozenset({"token_logps", "rewards"})  # what kinds give that read a prompt and its completion
 DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
 
 
@@ -39,8 +45,9 @@ class Train:
 
     def __call__(self, experiment: Experiment) -> Mapping[str, float]:
         """Returns the metrics of the last evaluation."""
+        from rankpo.config.moved import comparable
         from rankpo.runs import processes
-        from rankpo.runs.checkpoints import claim, enter_run_dir, start_again
+        from rankpo.runs.folder import claim, enter_run_dir, start_again
         from rankpo.runs.logger import MetricsLogger
 
         if not experiment.datasets:
@@ -52,7 +59,7 @@ class Train:
             unfinished = True
             if main:
                 unfinished = enter_run_dir(
-                    experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume
+                    experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume, comparable
                 )
             if not processes.broadcast_object(unfinished):
                 MetricsLogger(main=main).say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
@@ -78,7 +85,6 @@ def assemble(
 ) -> BasicTrainer:
     """The trainer of an experiment: tokenizer, data, evaluators and only then weights, reference and optimizer."""
     from rankpo.data.table import open_table
-    from rankpo.models.causal_lm.value_head import with_head
     from rankpo.runs.checkpoints import CheckpointStore
     from rankpo.trainers.baseline import Baseline
     from rankpo.trainers.parts import Parts
@@ -89,7 +95,8 @@ def assemble(
     check_best_metric(experiment.settings.best_metric, evaluators)
     table = open_table(experiment.cache_dir, experiment.datasets, inputs.pieces(), logger.say)
     common = {"batch_size": experiment.settings.batch_size, "seed": experiment.seed}
-    loader = experiment.dataloader.make(table=table, weights=weights(experiment.datasets), **common)
+    left_out = equal_pairs(experiment, inputs, table, logger.say)
+    loader = experiment.dataloader.make(table=table, weights=weights(experiment.datasets), left_out=left_out, **common)
     replay = None
     if experiment.replay_datasets:
         replay_table = open_table(experiment.cache_dir, experiment.replay_datasets, inputs.pieces(), logger.say)
@@ -100,15 +107,17 @@ def assemble(
             batch_size=replay_size,
             seed=experiment.seed,
         )
+    check_teaches(experiment.loss, loader, logger.say)
     if logger.main:
         report_data(experiment, inputs, table, evaluators, logger.say)
-    model = experiment.model.build(inputs, logger.say, experiment.settings.gradient_checkpointing)
-    model = with_head(model, experiment.loss.head, experiment.model.load_from)
+    model = build_model(experiment, inputs, logger.say)
     model.to(accelerator.device)
     if cut := model.truncation(table):
         logger.say(cut)
     if not experiment.settings.dropout:
         disable_dropout(model)
+        if experiment.model.use_peft and (asked := experiment.model.lora.lora_dropout):
+            logger.say(f"model.peft.lora_dropout={asked} has no effect: trainer.dropout is false; set it to true")
     reference, stored = make_reference(experiment, model, table, logger.say, accelerator.autocast)
     for evaluator in evaluators:
         evaluator.compare_with(model, accelerator.autocast, reference)
@@ -140,6 +149,34 @@ def assemble(
     return trainer
 
 
+def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
+    """Raises ConfigError for data from which the loss cannot learn; says what part of it teaches nothing."""
+    from rankpo.trainers.empty_updates import check
+
+    try:
+        check(loss, loader, say)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+
+
+def trained_kind(experiment: Experiment) -> ModelKind:
+    """The kind of the trained model: loss=bradley-terry makes a reward model of a causal language model."""
+    from dataclasses import fields
+
+    from rankpo.models.reward_model.config import RewardKind
+
+    chosen = experiment.model
+    if "reward_head" not in experiment.loss.needs or chosen.kind != "causal_lm":
+        return chosen
+    return RewardKind(**{item.name: getattr(chosen, item.name) for item in fields(chosen)})
+
+
+def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
+    """The model of the experiment with what its loss needs."""
+    kind = trained_kind(experiment)
+    return kind.build(inputs, say, experiment.settings.gradient_checkpointing, experiment.loss.needs)
+
+
 def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:
     """Raises ConfigError for what the strategy that was launched cannot train, before anything is read or written."""
     from rankpo.trainers.strategies.choose import name_of, unfit
@@ -147,6 +184,20 @@ def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:
     evaluated = bool(experiment.eval_datasets)
     if problem := unfit(name_of(accelerator), experiment.model.kind, experiment.loss, evaluated):
         raise ConfigError([problem])
+
+
+def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[str], None]) -> list[int]:
+    """The pairs of completions that differ behind the cut alone: they are counted, and left out of training."""
+    from rankpo.data.loaders.ranking import PairedPreferenceDataLoader
+
+    if not experiment.model.gives & COMPLETIONS or not issubclass(
+        experiment.dataloader.load(), PairedPreferenceDataLoader
+    ):
+        return []
+    found: list[int] = inputs.equal_pairs(table)
+    if found:
+        say(f"{len(found)} of {len(table)} pairs are left out: cut to model.max_length, both answers are equal")
+    return found
 
 
 def seed_everything(seed: int) -> None:
@@ -169,15 +220,17 @@ def weights(datasets: Sequence[Any]) -> list[float]:
 def make_evaluators(
     experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None], top_k: int = 100
 ) -> list[Evaluator]:
-    """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared.
+    """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared, and
+    scores of single pairs of texts correlated.
 
     top_k: documents kept per query; more where a metric looks deeper.
     """
     from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator
     from rankpo.evaluation.completions import completion_evaluator
     from rankpo.evaluation.lists import ListwiseEvaluator, has_lists
+    from rankpo.evaluation.scored_pairs import ScoredPairsEvaluator, has_scored_pairs
 
-    if experiment.model.kind == "causal_lm":
+    if experiment.model.gives & COMPLETIONS:
         from rankpo.trainers.paired_preference import PairedPreferenceTrainer
 
         paired = issubclass(experiment.trainer.load(), PairedPreferenceTrainer)
@@ -191,6 +244,8 @@ def make_evaluators(
         if hasattr(dataset, "qrels") and not pairs and experiment.model.kind == "embedding":
             deepest = max((int(name.rpartition("@")[2]) for name in metrics if "@" in name), default=100)
             made.append(RetrievalEvaluator(dataset, experiment.cache_dir, metrics, say, top_k=max(top_k, deepest)))
+        elif not pairs and has_scored_pairs(dataset):
+            made.append(ScoredPairsEvaluator(dataset, experiment.cache_dir, say))
         elif not pairs and has_lists(dataset):
             made.append(ListwiseEvaluator(dataset, experiment.cache_dir, metrics, say))
         else:
@@ -202,12 +257,12 @@ def report_data(
     experiment: Experiment, inputs: Any, table: Any, evaluators: Sequence[Evaluator], say: Callable[[str], None]
 ) -> None:
     """Says what the training data holds and shares with evaluation, and writes `run_dir`/data_report.json."""
-    from rankpo.data.batch import EmbeddingInputs
     from rankpo.data.report import data_report, lines, write_report
+    from rankpo.models.inputs import TextInputs
 
     tables = {evaluator.name: evaluator.table(inputs.pieces()) for evaluator in evaluators}
     evaluations = {e.name: (tables[e.name], e.pairs(tables[e.name])) for e in evaluators}
-    kept = inputs.kept if isinstance(inputs, EmbeddingInputs) else None
+    kept = inputs.kept if isinstance(inputs, TextInputs) else None
     report = data_report(table, [dataset.name for dataset in experiment.datasets], kept, evaluations)
     for line in lines(report):
         say(line)
@@ -230,14 +285,14 @@ def make_reference(
     """The source of reference scores, and the stored ones where that is the source. autocast: the policy's."""
     from rankpo.models import reference
 
-    if not experiment.loss.needs_reference:
+    if "reference" not in experiment.loss.needs:
         return None, None
     if experiment.load_reference_logprobs is not None:
         scores = reference.load_scores(experiment.load_reference_logprobs, table, model.settings, say)
         return reference.StoredReference(), scores
     chosen = experiment.settings.reference
     if chosen == "auto":
-        live = "live" if experiment.loss.needs_live_reference(model.kind) else "stored"
+        live = "live" if "live_reference" in experiment.loss.needs_with(experiment.model.gives) else "stored"
         # adapters that an earlier run trained belong to the start model: switched off, another one would be left
         fresh = model.has_adapters and not getattr(experiment.model, "load_lora_from", None)
         chosen = "adapters" if fresh and not experiment.cache_reference_logprobs else live
@@ -279,7 +334,7 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
         if processes.rank() == 0:
             folder = experiment.run_dir / "FINAL"
             whole = model if weights is None else complete(experiment, inputs, weights)
-            difference = whole.export(folder, describe(experiment, metrics))
+            difference = trained_kind(experiment).save(folder, whole, describe(experiment, metrics))
             say(f"{folder} written; loaded by transformers it differs by {difference:.0e}")
         processes.barrier()
 
@@ -288,10 +343,7 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
 
 def complete(experiment: Experiment, inputs: Any, weights: Mapping[str, Any]) -> Any:
     """The experiment's model once more, on the CPU, with these weights: for one that is split over ranks."""
-    from rankpo.models.causal_lm.value_head import with_head
-
-    model = experiment.model.build(inputs, _silent, experiment.settings.gradient_checkpointing)
-    model = with_head(model, experiment.loss.head, experiment.model.load_from)
+    model = build_model(experiment, inputs, _silent)
     model.load_state_dict(weights)
     if not experiment.settings.dropout:
         disable_dropout(model)
@@ -327,10 +379,14 @@ def describe(experiment: Experiment, metrics: Mapping[str, Any]) -> dict[str, An
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that runs, or None outside of one."""
+    """The commit of the checkout that runs, or None outside of one.
+
+    git is looked for in the absolute folders of PATH: one in the folder that a run is started from is not called.
+    """
     root = Path(__file__).parents[2]
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_absolute()]
+    git = shutil.which("git", path=os.pathsep.join(folders) or os.defpath)
+    if git is None or not Path(git).is_absolute():
         return None
+    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

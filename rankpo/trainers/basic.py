@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.loaders.planner import plan
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.random_keys import random_keys
+from rankpo.errors import ConfigError
 from rankpo.losses.matryoshka import matryoshka
 from rankpo.runs import processes
 from rankpo.runs.logger import RunningMetrics
@@ -27,6 +27,8 @@ from rankpo.trainers.state import TrainerState, load_best, load_state, save_stat
 from rankpo.trainers.strategies.choose import make_strategy
 from rankpo.trainers.update import Ahead, MicroBatch, Update, denominators, total
 from rankpo.types import Batch, LossOutput
+
+FIRST_UPDATES = 3  # in which a loss of exactly 0 is reported
 
 
 class NonFiniteError(RuntimeError):
@@ -62,8 +64,10 @@ class BasicTrainer:
         self.running = RunningMetrics()
         self.observed = RunningMetrics()  # of the current update alone, for losses with a state
         self.finite_loss = True  # of this rank's part of the current update
+        self.learning = False  # whether this rank has met a loss other than 0
         self.saved_step: int | None = None
         try:
+            self.schedule.check(self.total_steps)
             self.check()
         except ValueError as error:  # of a combination of keys that only loss, data and trainer together show
             raise ConfigError([str(error)]) from error
@@ -117,14 +121,13 @@ class BasicTrainer:
         """The loss of a micro-batch, not reduced."""
         embeddings = self.model(batch.sequences)  # [N, D]
         reference = None
-        if self.loss.needs_reference and self.reference is not None:
+        if "reference" in self.loss.needs and self.reference is not None:
             reference = self.reference.scores(batch)
 
         def loss_of(vectors: Tensor) -> LossOutput:
             return self.loss(self.policy.score(vectors, batch), batch.labels, reference, **self.loss_arguments())
 
-        dims: Sequence[int] | None = getattr(self.loss, "matryoshka_dims", None)
-        return matryoshka(loss_of, embeddings, dims, getattr(self.loss, "matryoshka_weights", None))
+        return matryoshka(loss_of, embeddings, self.loss.matryoshka)
 
     def loss_arguments(self) -> Mapping[str, Any]:
         """Keyword arguments of the loss that are the same for the whole update."""
@@ -146,6 +149,8 @@ class BasicTrainer:
         self.policy.train()
         fresh = self.state.step == 0 and self.state.start_metrics is None
         self.logger.start(self.total_steps, self.state.step, afresh=fresh)
+        if remark := self.schedule.remark(self.total_steps):
+            self.logger.say(remark)
         ahead = Ahead(self.prepare, self.total_steps)
         try:
             if fresh and self.settings.eval_at_start:
@@ -204,6 +209,7 @@ class BasicTrainer:
     ) -> None:
         """Adds a micro-batch to the metrics of the current log line; an uncounted one only makes their names known."""
         self.finite_loss = self.finite_loss and math.isfinite(value)
+        self.learning = self.learning or value != 0
         self.running.add_sum(f"{prefix}loss", value)
         metrics = dict(output.metrics)
         if output.terms:
@@ -221,6 +227,11 @@ class BasicTrainer:
         step, per_epoch = self.state.step, self.loader.updates_per_epoch
         settings = self.settings
         last = step == self.total_steps
+        if step == min(FIRST_UPDATES, self.total_steps) and not processes.any_rank(self.learning):
+            self.logger.say(
+                f"warning: the loss is exactly 0 in the first {step} updates: nothing is learned from them; look at "
+                "data_report.json, at the loss and its margins, and at trainer.batch_size"
+            )
         if step % settings.log_every == 0 or last:
             self.log()
         if settings.is_due(settings.eval_every, step, per_epoch) or (last and self.evaluators):

@@ -1,4 +1,4 @@
-"""Contrastive training: with its own negatives a loss like any other, in batch through the gradient at the embeddings."""
+"""Contrastive training: on a query's own candidates a loss like any other, in batch by the gradient at the embeddings."""
 
 from __future__ import annotations
 
@@ -7,29 +7,35 @@ from dataclasses import replace
 from typing import Any
 
 from rankpo.data.loaders.ranking import Group
-from rankpo.losses.contrastive import ContrastiveLoss
+from rankpo.losses.in_batch import InBatchLoss
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
 from rankpo.types import Batch
 
 
 class ContrastiveTrainer(BasicTrainer):
-    """In-batch and cross-rank negatives."""
+    """Losses on the texts of a whole update, over all ranks; or, where the loss wants that, on each query by itself."""
 
-    loss: ContrastiveLoss
+    loss: InBatchLoss
 
     @property
     def _in_batch(self) -> bool:
-        return self.loss.negatives == "in_batch"
+        return self.loss.in_batch_wanted
+
+    def check(self) -> None:
+        in_batch.check_loader(self.loss, self.loader, "dataloader")
 
     def prepare(self, step: int) -> Any:
         if not self._in_batch:
             return super().prepare(step)
         groups = self.loader.groups(step)
-        return in_batch.prepare(self.loss, self.policy.inputs, self.loader.table, groups, self.settings.max_tokens)
+        update = in_batch.prepare(self.loss, self.policy.inputs, self.loader.table, groups, self.settings.max_tokens)
+        counts = self.policy.counts(update.batch.sequences)
+        return replace(update, counts=counts, similarity=self.policy.similarity)
 
     def collate(self, groups: Sequence[Group]) -> Batch:
-        batch = self.policy.inputs.collate(self.loader.table, groups, with_positives=True)
+        known = "positives" in self.loss.knows
+        batch = self.policy.inputs.collate(self.loader.table, groups, with_positives=known, reference=self.stored)
         return replace(batch, labels=replace(batch.labels, mask=self.loss.own_mask(batch)))
 
     def backward(self, update: Any, last: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""InfoNCE over the candidates of a whole update: the loss at the embeddings, then back through the model in parts.
+"""Losses over the texts of a whole update: the loss at the embeddings, then back through the model in parts.
 
 Gradient cache (Gao et al. 2021, https://arxiv.org/abs/2101.06983): where an update exceeds `max_tokens`, embeddings
 are first made without a graph, the loss gives its gradient at them, and each part is encoded again and receives its
@@ -18,14 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rankpo.data.batch import EmbeddingInputs, select
+from rankpo.data.batch import select
+from rankpo.data.judged import with_grades
 from rankpo.data.loaders.planner import cut, deal, pad_equal
-from rankpo.data.loaders.ranking import Group
+from rankpo.data.loaders.ranking import ContrastiveDataLoader, DataLoader, Group, ListwiseDataLoader
 from rankpo.data.table import ExampleTable
 from rankpo.losses.contrastive import ContrastiveLoss
+from rankpo.losses.in_batch import InBatchLoss
+from rankpo.losses.vectors import Similarity, inner_products
+from rankpo.models.inputs import Inputs
 from rankpo.runs import processes
-from rankpo.trainers.update import denominators, total
-from rankpo.types import Batch, LossOutput
+from rankpo.trainers.update import sums, total
+from rankpo.types import Batch, LossOutput, Vectors
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class InBatchUpdate:
     """One update on every rank.
 
     batch: with one pool over all ranks, everybody's queries; else this rank's. parts: rows of `batch.sequences` this
-    rank encodes, one array per micro-batch. queries: [b] of the batch whose losses this rank takes.
+    rank encodes, one array per micro-batch. queries: [b] of the batch whose losses this rank takes. counts: [N] vectors
+    of each sequence, None for 1 each; similarity: how the model scores queries with candidates.
     """
 
     batch: Batch
@@ -44,14 +49,36 @@ class InBatchUpdate:
     num_tokens: int
     ids: tuple[str, ...]
     shared: bool
+    counts: Tensor | None = None
+    similarity: Similarity = inner_products
+
+    def rows_of(self, part: np.ndarray) -> int:
+        """Rows of vectors that the sequences of a part have."""
+        return len(part) if self.counts is None else int(self.counts[torch.from_numpy(part)].sum())
+
+
+def check_loader(loss: InBatchLoss, loader: DataLoader, key: str) -> None:
+    """Raises ValueError where the loader hides what the loss teaches. key: of the loader in the config."""
+    if isinstance(loss, ContrastiveLoss) and isinstance(loader, ListwiseDataLoader):
+        raise ValueError(
+            f"{key}=listwise shows lists of grades, and ContrastiveLoss needs a positive before negatives; "
+            f"set {key}=contrastive, or take graded_margin as the loss"
+        )
+    grades = np.unique(np.asarray(loader.table.relevance))
+    if "grades" in loss.knows and isinstance(loader, ContrastiveDataLoader) and len(grades) > 2:
+        shown = ", ".join(f"{grade:g}" for grade in grades[:5])
+        raise ValueError(
+            f"{type(loss).__name__} teaches the order of the grades {shown}{' …' if len(grades) > 5 else ''}, and "
+            f"{key}=contrastive shows one positive of whatever grade beside negatives; set {key}=listwise"
+        )
 
 
 def prepare(
-    loss: ContrastiveLoss, inputs: EmbeddingInputs, table: ExampleTable, groups: list[Group], max_tokens: int
+    loss: InBatchLoss, inputs: Inputs, table: ExampleTable, groups: list[Group], max_tokens: int
 ) -> InBatchUpdate:
     """Deals one update's sequences and queries over ranks; the same plan on all of them."""
     ranks, rank = processes.world_size(), processes.rank()
-    shared = loss.cross_device or ranks == 1
+    shared = loss.over_all_ranks or ranks == 1
     num_queries = len(groups)
     if not shared:
         groups = [groups[index] for index in deal(inputs.costs(table, groups), ranks)[rank]]
@@ -59,7 +86,9 @@ def prepare(
             raise ValueError(
                 "trainer.batch_size is smaller than the number of processes; loss.cross_device=false needs more"
             )
-    batch = inputs.collate(table, groups, with_positives=loss.false_negatives.same_text)
+    batch = inputs.collate(table, groups, with_positives="positives" in loss.knows)
+    if "grades" in loss.knows:
+        batch = with_grades(batch, table, groups)
     lengths = batch.sequences.lengths.numpy()
     shares = deal(lengths, ranks) if shared else [np.arange(len(lengths))]
     cuts = pad_equal([cut(rows, lengths, max_tokens) for rows in shares])
@@ -69,7 +98,7 @@ def prepare(
         batch=batch,
         parts=parts,
         queries=torch.from_numpy(queries),
-        denominators={"loss": float(num_queries)} if not shared else denominators(loss, batch.labels),
+        denominators=sums(loss.in_batch_weights(batch)) if shared else {"loss": float(num_queries)},
         num_queries=num_queries,
         num_tokens=int(sum(lengths[part].sum() for part in parts)),
         ids=tuple(group.id for group in groups),
@@ -78,7 +107,7 @@ def prepare(
 
 
 def backward(
-    loss: ContrastiveLoss,
+    loss: InBatchLoss,
     model: nn.Module,
     update: InBatchUpdate,
     backward_step: Callable[[Tensor], None],
@@ -100,11 +129,12 @@ def backward(
         with nullcontext() if number == kept else torch.no_grad(), no_sync() if kept or not last else nullcontext():
             embedded.append(model(select(update.batch.sequences, part)))
     end = _random_state()
-    rows = torch.from_numpy(np.concatenate(update.parts))
-    own = torch.cat([block[: len(part)] for block, part in zip(embedded, update.parts, strict=True)])
+    sizes = [update.rows_of(part) for part in update.parts]
+    own = torch.cat([block[:size] for block, size in zip(embedded, sizes, strict=True)])
+    rows = _rows(update)
     output, value, gradient = _loss_gradient(loss, update, own.detach().float(), rows)
     gradient = gradient[rows] * (scale * processes.world_size())  # DDP averages over ranks; the sum is wanted
-    shares = gradient.split([len(part) for part in update.parts])
+    shares = gradient.split(sizes)
     for number in (kept, *range(kept)):
         final = last and number == (kept - 1 if kept else kept)
         with nullcontext() if final else no_sync():
@@ -125,18 +155,27 @@ def _again(model: nn.Module, update: InBatchUpdate, part: np.ndarray, state: lis
 
 
 def _loss_gradient(
-    loss: ContrastiveLoss, update: InBatchUpdate, own: Tensor, rows: Tensor
+    loss: InBatchLoss, update: InBatchUpdate, own: Tensor, rows: Tensor
 ) -> tuple[LossOutput, float, Tensor]:
     """The loss over this rank's queries, its value, and dL/dE summed over ranks, [N, D]."""
-    count = len(update.batch.sequences)
+    counts = torch.ones(len(update.batch.sequences), dtype=torch.int64) if update.counts is None else update.counts
+    count = int(counts.sum())
     full = (processes.place_rows(own, rows, count) if update.shared else _place(own, rows, count)).requires_grad_()
     batch = update.batch.to(full.device)
     queries = update.queries.to(full.device)
-    output = loss.in_batch(full, batch, queries)
+    output = loss.in_batch(Vectors(full, counts), batch, queries, update.similarity)
     value = total(output, update.denominators)
     value.backward()  # type: ignore[no-untyped-call]
     gradient = torch.zeros_like(full) if full.grad is None else full.grad
     return output, float(value.detach()), processes.sum_over_ranks(gradient) if update.shared else gradient
+
+
+def _rows(update: InBatchUpdate) -> Tensor:
+    """[r] rows of the update's vectors that this rank's parts give, in their order."""
+    sequences = torch.from_numpy(np.concatenate(update.parts))
+    if update.counts is None:
+        return sequences
+    return Vectors(torch.empty(0), update.counts).places(sequences)
 
 
 def _place(own: Tensor, rows: Tensor, count: int) -> Tensor:

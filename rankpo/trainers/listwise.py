@@ -16,7 +16,7 @@ class ListwiseTrainer(BasicTrainer):
     main_term = "ranking"
 
     def check(self) -> None:
-        if getattr(self.loss, "needs_teacher", False) and not self.loader.table.has_teacher:
+        if "teacher" in self.loss.needs and not self.loader.table.has_teacher:
             raise ValueError(
                 f"{type(self.loss).__name__} learns from teacher scores, and the data has none for some candidate; "
                 "give records with scores and set datasets.<name>.scores_are=teacher"
@@ -39,7 +39,7 @@ class ListwiseTrainer(BasicTrainer):
                 f"dataloader.max_candidates={self.loader.max_candidates} is more than the model.window={window} "
                 f"passages of a prompt, and a list has {longest}; lower it to {window}"
             )
-        if self.loss.needs_reference and self.stored is not None:
+        if "reference" in self.loss.needs and self.stored is not None:
             raise ValueError(
                 "scores of a listwise reranker depend on the order of the prompt, which each epoch draws anew: they "
                 "cannot be stored; set trainer.reference=live"

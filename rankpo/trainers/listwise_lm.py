@@ -18,11 +18,11 @@ class ListwiseLMTrainer(ListwiseTrainer):
         policy: Any = self.policy
         if not isinstance(policy, ListwiseModel):
             raise ValueError(
-                f"loss=listwise_… trains listwise rerankers, not a model of kind {policy.kind}; try model=listwise_llm"
+                f"loss=listwise_… trains listwise rerankers, not a model of kind {policy.kind}; add kind=listwise"
             )
         super().check()
         # before the first update is prepared: what is read depends on the objective
-        policy.inputs.answers = bool(getattr(self.loss, "needs_answers", False))
+        policy.inputs.answers = "answers" in self.loss.needs
 
     def compute_loss(self, batch: Batch) -> LossOutput:
         policy: Any = self.policy
@@ -30,7 +30,7 @@ class ListwiseLMTrainer(ListwiseTrainer):
         policy.noise_key = (self.loader.seed, self.state.step)
         output = self.model(batch.sequences)
         reference = None
-        if loss.needs_reference and self.reference is not None:
+        if "reference" in loss.needs and self.reference is not None:
             reference = self.reference.scores(batch)
         scores = policy.score(output, batch)
         if output.answer_logps is None:

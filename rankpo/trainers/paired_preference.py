@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rankpo.losses.contrastive import ContrastiveLoss
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
 from rankpo.trainers.update import Update
@@ -34,21 +33,19 @@ class ReplayedUpdate:
 class PairedPreferenceTrainer(BasicTrainer):
     """rankpo, dpo and their relatives.
 
-    Replay: InfoNCE on stage-one groups, with a denominator and metrics of its own (`replay/…`), is what keeps the
+    Replay: InfoNCE or graded margin on stage-one groups, with a denominator and metrics of its own (`replay/…`), is what keeps the
     embedding useful for retrieval: E2Rank, https://arxiv.org/abs/2510.22733, table of ablations.
     """
 
     def check(self) -> None:
-        if self.replay_weight > 0 and self.replay is None:
+        weight, replay_loss = self.loss.replay_weight, self.loss.replay_loss
+        if weight > 0 and self.replay is None:
             raise ValueError("loss.replay_weight > 0 needs replay_datasets=[…], such as the data of stage one")
-        if self.replay_weight == 0 and self.replay is not None:
+        if weight == 0 and self.replay is not None:
             raise ValueError("replay_datasets are given, but loss.replay_weight is 0; set it to .1 to 1")
-        if self.replay_weight > 0:
-            self.replay_loss = ContrastiveLoss(temperature=getattr(self.loss, "replay_temperature"))  # noqa: B009
-
-    @property
-    def replay_weight(self) -> float:
-        return float(getattr(self.loss, "replay_weight", 0.0))
+        if replay_loss is not None and self.replay is not None:
+            self.replay_loss = replay_loss
+            in_batch.check_loader(replay_loss, self.replay, "replay_dataloader")
 
     def prepare(self, step: int) -> Any:
         pairs = super().prepare(step)
@@ -69,9 +66,9 @@ class PairedPreferenceTrainer(BasicTrainer):
             update.replayed,
             self.strategy.backward,
             self.no_sync,
-            scale=self.replay_weight,
+            scale=self.loss.replay_weight,
             last=False,
         )
-        self.running.add_sum("loss", self.replay_weight * value)
+        self.running.add_sum("loss", self.loss.replay_weight * value)
         self.record(output, value, update.replayed.denominators, prefix="replay/")
         super().backward(update.pairs, last)

@@ -25,8 +25,28 @@ class Schedule:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         for name in ("warmup", "decay", "final"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)}")
+
+    def check(self, total: int) -> None:
+        """Raises ValueError where warm-up and decay do not fit into a run of `total` updates: the rate would jump."""
+        if self.kind != "warmup_stable_decay":
+            return
+        warmup, decay = (value if value >= 1 else value * total for value in (self.warmup, self.decay))
+        if warmup + decay > total * (1 + 1e-9):  # fractions that add up to 1 may miss it by rounding
+            raise ValueError(
+                f"scheduler.warmup={self.warmup:g} and scheduler.decay={self.decay:g} take {warmup + decay:g} updates, "
+                f"and the run has {total}; lower them, or train longer (trainer.epochs, trainer.max_steps)"
+            )
+
+    def remark(self, total: int) -> str | None:
+        """What a user should know about the rates of a run of `total` updates, in one line, or None."""
+        if _updates(self.warmup, total) < total or self.warmup < 1:
+            return None
+        return (
+            f"scheduler.warmup={self.warmup:g} updates is all of this run of {total}: the learning rate never reaches "
+            "optimizer.lr. A warm-up below 1 is a fraction of the run"
+        )
 
     def factor(self, step: int, total: int) -> float:
         """Share of the full learning rate in update `step` (from 0) of `total`; 1 at the first after the warm-up."""

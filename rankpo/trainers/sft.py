@@ -14,5 +14,5 @@ class SFTTrainer(BasicTrainer):
     def check(self) -> None:
         if not isinstance(self.policy, CausalLanguageModel):
             raise ValueError(f"{type(self.loss).__name__} trains causal language models, not {self.policy.kind}")
-        if getattr(self.loss, "needs_control_tokens", False) and self.policy.settings.control_tokens is None:
+        if "control_tokens" in self.loss.needs and self.policy.settings.control_tokens is None:
             raise ValueError("loss=csft needs model.control_tokens, such as ['<|good|>', '<|bad|>']")

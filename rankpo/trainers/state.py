@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rankpo.errors import StorageError
 from rankpo.runs import processes
-from rankpo.runs.checkpoints import CheckpointError, damage
+from rankpo.storage.folders import damage
 from rankpo.trainers.strategies.base import OptimizerState
 
 if TYPE_CHECKING:
@@ -83,11 +84,11 @@ def load_state(trainer: BasicTrainer) -> None:
 
 
 def load_best(trainer: BasicTrainer) -> None:
-    """Puts the weights of `best_step` into the policy. Raises CheckpointError where they are gone or damaged."""
+    """Puts the weights of `best_step` into the policy. Raises StorageError where they are gone or damaged."""
     path = trainer.checkpoints.folder / f"step-{trainer.state.best_step}"
     fault = damage(path) if path.exists() else "it is not there"
     if fault is not None:
-        raise CheckpointError(f"trainer.final=best: {path} cannot be read ({fault}); set trainer.final=last")
+        raise StorageError(f"trainer.final=best: {path} cannot be read ({fault}); set trainer.final=last")
     trainer.strategy.load_weights(load_file(path / "weights.safetensors"))
 
 

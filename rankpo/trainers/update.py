@@ -41,7 +41,12 @@ class Update:
 
 def denominators(loss: Loss, labels: Labels) -> dict[str, float]:
     """Sums of the weights of each term, as plain numbers."""
-    return {name: float(weights.double().sum()) for name, weights in loss.weights(labels).items()}
+    return sums(loss.weights(labels))
+
+
+def sums(weights: Mapping[str, Tensor]) -> dict[str, float]:
+    """The sum of the weights [B] of each term, as plain numbers."""
+    return {name: float(of_term.double().sum()) for name, of_term in weights.items()}
 
 
 def total(output: LossOutput, sums: Mapping[str, float]) -> Tensor:

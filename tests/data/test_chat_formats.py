@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from rankpo.config.compose import compose
 from rankpo.data.readers.chat import ChatRecords
 from rankpo.data.readers.chat_formats import FORMATS, Chat, detect
 from rankpo.data.readers.fields import BadRecord
-from rankpo.data.readers.records import BadRecords
-from rankpo.tasks.demo import compose
+from rankpo.data.readers.passes import BadRecords
 
 USER, BLUE, GREEN = ("user", "Sky?"), "Blue.", "Green."
 PAIR = Chat((USER,), (BLUE, GREEN), (1.0, 0.0))
@@ -20,6 +20,7 @@ def turn(role, content):
 
 ASK, SAY_BLUE, SAY_GREEN = turn("user", "Sky?"), turn("assistant", "Blue."), turn("assistant", "Green.")
 EARLIER = [turn("user", "Hi"), turn("assistant", "Hello")]
+SYSTEM = ("system", "Be brief.")
 EARLIER_TURNS = (("user", "Hi"), ("assistant", "Hello"))
 
 CASES = {
@@ -71,6 +72,98 @@ CASES = {
     "binary": (
         {"type": "binary_feedback", "prompt": [ASK], "output": [SAY_BLUE], "label": 1, "reward": 2.1},
         Chat((USER,), (BLUE,), (1.0,)),
+    ),
+    "cut when written": (
+        {"type": "binary_feedback", "prompt": [ASK], "output": [SAY_BLUE], "label": 1, "finished": False},
+        Chat((USER,), (BLUE,), (1.0,), finished=(False,)),
+    ),
+    "pairwise, one cut": (
+        {
+            "type": "pairwise_feedback",
+            "prompt": [ASK],
+            "output_A": [SAY_GREEN],
+            "output_B": [SAY_BLUE],
+            "label": 0,
+            "finished_A": False,
+        },
+        Chat((USER,), (BLUE, GREEN), (1.0, 0.0), finished=(True, False)),
+    ),
+    "ShareGPT": (
+        {
+            "conversations": [{"from": "human", "value": "Sky?"}, {"from": "gpt", "value": "Blue."}],
+            "system": "Be brief.",
+        },
+        Chat((SYSTEM, USER), (BLUE,), (1.0,)),
+    ),
+    "ShareGPT preference": (
+        {
+            "conversations": [{"from": "human", "value": "Sky?"}],
+            "chosen": {"from": "gpt", "value": "Blue."},
+            "rejected": {"from": "gpt", "value": "Green."},
+        },
+        PAIR,
+    ),
+    "Alpaca": ({"instruction": "Sky?", "input": "", "output": "Blue."}, Chat((USER,), (BLUE,), (1.0,))),
+    "Alpaca with everything": (
+        {
+            "instruction": "Translate.",
+            "input": "bleu",
+            "output": "Blue.",
+            "system": "Be brief.",
+            "history": [["Hi", "Hello"]],
+        },
+        Chat((SYSTEM, *EARLIER_TURNS, ("user", "Translate.\nbleu")), (BLUE,), (1.0,)),
+    ),
+    "Alpaca preference": ({"instruction": "Sky?", "input": "", "chosen": "Blue.", "rejected": "Green."}, PAIR),
+    "turns before texts": ({"prompt": [ASK], "chosen": "Blue.", "rejected": "Green."}, PAIR),
+    "prompt before shared turns": (
+        {"prompt": EARLIER, "chosen": [ASK, SAY_BLUE], "rejected": [ASK, SAY_GREEN]},
+        Chat((*EARLIER_TURNS, USER), (BLUE, GREEN), (1.0, 0.0)),
+    ),
+    "text prompt before shared turns": (
+        {"prompt": "Hi", "chosen": [EARLIER[1], ASK, SAY_BLUE], "rejected": [EARLIER[1], ASK, SAY_GREEN]},
+        Chat((*EARLIER_TURNS, USER), (BLUE, GREEN), (1.0, 0.0)),
+    ),
+    "system before shared turns": (
+        {"prompt": [turn("system", "Be brief.")], "chosen": [ASK, SAY_BLUE], "rejected": [ASK, SAY_GREEN]},
+        Chat((SYSTEM, USER), (BLUE, GREEN), (1.0, 0.0)),
+    ),
+    "shared turns with a system before the prompt": (
+        {
+            "prompt": [ASK],
+            "chosen": [turn("system", "Be brief."), ASK, SAY_BLUE],
+            "rejected": [turn("system", "Be brief."), ASK, SAY_GREEN],
+        },
+        Chat((SYSTEM, USER), (BLUE, GREEN), (1.0, 0.0)),
+    ),
+    "prompt that ends with the assistant": (
+        {"prompt": [ASK, turn("assistant", "It is")], "chosen": " blue.", "rejected": " green."},
+        Chat((USER, ("assistant", "It is")), (" blue.", " green."), (1.0, 0.0)),
+    ),
+    "implicit words": (
+        {"chosen": "Sky: blue", "rejected": "Sky: black"},
+        Chat("Sky:", (" blue", " black"), (1.0, 0.0)),
+    ),
+    "implicit numbers": (
+        {"chosen": "In 1984.", "rejected": "In 1912."},
+        Chat("In", (" 1984.", " 1912."), (1.0, 0.0)),
+    ),
+    "implicit Chinese": (
+        {"chosen": "天空是蓝色", "rejected": "天空是绿色"},
+        Chat("天空是", ("蓝色", "绿色"), (1.0, 0.0)),
+    ),
+    "implicit, nothing shared": ({"chosen": "Blue", "rejected": "Black"}, Chat("", ("Blue", "Black"), (1.0, 0.0))),
+    "null keys of a turn": (
+        {"messages": [ASK, {**SAY_BLUE, "tool_calls": None, "name": None, "weight": None}]},
+        Chat((USER,), (BLUE,), (1.0,)),
+    ),
+    "weightless last turn": (
+        {"messages": [ASK, {**SAY_BLUE, "weight": 1}, turn("user", "Sure?"), {**SAY_GREEN, "train": False}]},
+        Chat((USER,), (BLUE,), (1.0,)),
+    ),
+    "weightless earlier turn": (
+        {"messages": [turn("user", "Hi"), turn("assistant", "Hello") | {"weight": 0}, ASK, SAY_BLUE]},
+        Chat((*EARLIER_TURNS, USER), (BLUE,), (1.0,)),
     ),
     "scalar": (
         {"type": "scalar_feedback", "prompt_id": 7, "prompt": [ASK], "output": [SAY_BLUE], "reward": 2.1},
@@ -142,11 +235,83 @@ def without(case, key):
         ({"type": "sample", "prompt": [ASK], "output": "Blue."}, "judge it first"),
         ({"type": "ranking", "prompt": [ASK]}, "type is 'ranking'; allowed: pairwise_feedback"),
         ({"question": "a"}, "no chat format has these keys"),
+        ({"messages": [ASK, {**SAY_BLUE, "tool_calls": [{"id": 1}]}]}, r"messages\[1\].tool_calls is not supported"),
+        (
+            {"messages": [ASK, {**SAY_BLUE, "reasoning_content": "x"}]},
+            r"messages\[1\].reasoning_content is not .*<think>",
+        ),
+        ({"messages": [{**ASK, "name": "Ann"}, SAY_BLUE]}, r"messages\[0\].name is not supported"),
+        ({"messages": [ASK, {**SAY_BLUE, "weight": 0.5}]}, r"messages\[1\].weight is 0.5; allowed: 0, 1, false, true"),
+        ({"messages": [ASK, {**SAY_BLUE, "weight": 1, "train": False}]}, "weight and train, which contradict"),
+        ({"messages": [ASK, SAY_BLUE], "tools": [{"name": "x"}]}, "tools are not supported"),
+        ({"messages": [ASK, SAY_BLUE], "chat_template_kwargs": {"x": 1}}, "chat_template_kwargs are not supported"),
+        (
+            {"prompt": [], "chosen": [SAY_BLUE], "rejected": [SAY_GREEN]},
+            "prompt is an empty list; it needs at least one",
+        ),
+        (
+            {"prompt": [ASK], "chosen": [{**SAY_BLUE, "weight": 0}], "rejected": [SAY_GREEN]},
+            "a pair trains both answers",
+        ),
+        ({"messages": [turn("system", "a"), ASK, SAY_BLUE], "system": "b"}, "are two system prompts"),
+        (
+            {
+                "prompt": [turn("system", "a"), ASK],
+                "chosen": [turn("system", "b"), SAY_BLUE],
+                "rejected": [turn("system", "b"), SAY_GREEN],
+            },
+            "begin with different system turns",
+        ),
+        ({"instruction": "a", "output": "b", "history": ["c"]}, r"history\[0\] must be a question and an answer"),
+        ({"type": "binary_feedback", "prompt": [ASK], "output": "b", "label": 1, "finished": "no"}, "finished is 'no'"),
     ],
 )
 def test_refused_by_name(record, message):
     with pytest.raises(BadRecord, match=message):
         FORMATS[detect(record)](record)
+
+
+def test_a_turn_that_is_not_trained_gives_nothing():
+    """Its record says so itself, so it is no bad record."""
+    for flag in ({"weight": 0}, {"train": False}, {"training": False}, {"loss": False}):
+        assert FORMATS["messages"]({"messages": [ASK, {**SAY_BLUE, **flag}]}) is None
+        assert FORMATS["trl_completion"]({"prompt": [ASK], "completion": [{**SAY_BLUE, **flag}]}) is None
+
+
+def test_all_turns_of_the_assistant(tmp_path):
+    """One example for each, behind the turns before it, and none for those that are flagged."""
+    last = [turn("user", "Sure?"), {**SAY_GREEN, "weight": 0}, turn("user", "Really?"), turn("assistant", "Yes.")]
+    path = write(tmp_path, [{"conversations": [*EARLIER, ASK, SAY_BLUE, *last]}, {"text": "Grass."}])
+    found = list(ChatRecords(name="x", path=path, train_turns="all").examples())
+    assert [(e.id, e.query, e.candidates) for e in found] == [
+        ("x:data.json[0]#1", EARLIER_TURNS[:1], ("Hello",)),
+        ("x:data.json[0]#3", (*EARLIER_TURNS, USER), (BLUE,)),
+        (
+            "x:data.json[0]#7",
+            (*EARLIER_TURNS, USER, ("assistant", BLUE), ("user", "Sure?"), ("assistant", GREEN), ("user", "Really?")),
+            ("Yes.",),
+        ),
+        ("x:data.json[1]", "", ("Grass.",)),
+    ]
+    (last_one, _) = ChatRecords(name="x", path=path).examples()
+    assert (last_one.id, last_one.candidates) == ("x:data.json[0]", ("Yes.",))
+    with pytest.raises(ValueError, match="train_turns must be one of last, all, got 'first'"):
+        ChatRecords(name="x", path=path, train_turns="first")
+
+
+def test_fields_that_nothing_reads_are_counted(tmp_path):
+    record = {"messages": [{**ASK, "timestamp": 3}, {**SAY_BLUE, "weight": 0}], "source": "a", "lang": None}
+    dataset = ChatRecords(name="x", path=write(tmp_path, [record, {**record, "source": "b"}]))
+    assert list(dataset.examples()) == []
+    assert dataset.report.unused == ["messages[].timestamp (2 records)", "source (2 records)"]
+    assert dataset.report.filtered == 2
+
+
+def test_scalar_feedback_keeps_which_completions_were_cut(tmp_path):
+    scalar = CASES["scalar"][0]
+    path = write(tmp_path, [scalar, {**scalar, "output": [SAY_GREEN], "finished": False}])
+    (example,) = ChatRecords(name="x", path=path).examples()
+    assert example.finished == (True, False)
 
 
 def write(folder, records, name="data.json"):

@@ -2,15 +2,17 @@
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from rankpo.data.loaders.completion import CompletionDataLoader
 from rankpo.data.table import open_table
-from rankpo.data.text.conversations import ChatFormat, plain_text, role, shortened
+from rankpo.data.text.conversations import plain_text, role, shortened
 from rankpo.models.causal_lm.inputs import CompletionInputs
 from rankpo.models.causal_lm.settings import CausalSettings
 from rankpo.models.loading import byte_tokenizer
 from rankpo.types import Example
+from tests.tokenizers import sentencepiece
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] | trim + '<|im_end|>\\n' }}{% endfor %}"
@@ -25,41 +27,6 @@ def tokenizer(template: str | None = None) -> PreTrainedTokenizerFast:
         made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     made.chat_template = template
     return made
-
-
-def test_default_format():
-    """Markers as plain text; the end token behind the assistant's turns alone, of which the last is the completion's."""
-    chat = ChatFormat.learn(tokenizer())
-    prompt = "<|system|>\nBe brief.\n<|user|>\nHi\n<|assistant|>\nHello[SEP]\n<|user|>\nSky?\n<|assistant|>\n"
-    assert chat.prompt(TURNS) == prompt
-    assert chat.completion("Blue. ") == "Blue. [SEP]"
-
-
-def test_a_tokenizers_own_format():
-    """The newline behind the end of a turn is not learned: no model should write on. White space goes as it does there."""
-    chat = ChatFormat.learn(tokenizer(CHATML))
-    assert chat.prompt(TURNS[-1:]) == "<|im_start|>user\nSky?<|im_end|>\n<|im_start|>assistant\n"
-    assert chat.completion(" Blue. ") == "Blue.<|im_end|>"
-    whole = tokenizer(CHATML).apply_chat_template(
-        [{"role": "user", "content": "Sky?"}, {"role": "assistant", "content": "Blue."}], tokenize=False
-    )
-    assert whole == chat.prompt(TURNS[-1:]) + chat.completion("Blue.") + "\n"
-
-
-def test_a_template_without_an_end_gets_the_end_token():
-    chat = ChatFormat.learn(
-        tokenizer("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}")
-    )
-    assert chat.completion("Blue.") == "Blue.[SEP]"
-
-
-def test_templates_that_cannot_serve():
-    with pytest.raises(ValueError, match="does not show the assistant's content"):
-        ChatFormat.learn(tokenizer("{{ messages[0]['content'] }}"))
-    mute = tokenizer()
-    mute.eos_token = None
-    with pytest.raises(ValueError, match="no eos token"):
-        ChatFormat.learn(mute)
 
 
 def test_roles_and_plain_text():
@@ -88,8 +55,9 @@ class Given:
         return iter(self.given)
 
 
-def example(query, *candidates, relevance=None):
-    return Example(query=query, candidates=candidates, relevance=relevance or (1.0,) * len(candidates), id=str(query))
+def example(query, *candidates, relevance=None, relevant=None):
+    labels = relevance or (1.0,) * len(candidates)
+    return Example(query=query, candidates=candidates, relevance=labels, id=str(query), relevant=relevant)
 
 
 def opened(tmp_path, *examples, **settings):
@@ -123,32 +91,129 @@ def test_sequences_of_text_and_turns(tmp_path):
     assert decoded(inputs, table) == [
         ("[CLS]Sky", " blue[SEP]"),
         ("[CLS]Sky", "Sky[SEP]"),
-        ("<|user|>\nSky\n<|assistant|>\n", "Sky[SEP]"),
+        ("[CLS]<|user|>\nSky\n<|assistant|>\n", "Sky[SEP]"),
         ("[CLS]", "Sky[SEP]"),
     ]
 
 
-def test_truncation_keeps_the_end_of_the_prompt_and_is_counted(tmp_path):
-    """An old exchange goes first; what is still too long loses its beginning; a completion loses its end, and eos."""
+def test_truncation_keeps_the_frame_of_the_turns_and_is_counted(tmp_path):
+    """An old exchange goes first; a turn that is still too long loses its beginning; a completion loses its end, and eos."""
     long = (("user", "x" * 50), ("assistant", "y"), ("user", "Sky?"))
     inputs, table = opened(
         tmp_path,
         example(long, "Blue."),
-        example((("user", "z" * 30 + "?"),), "Blue."),
+        example((("user", "abcdef" * 5 + "?"),), "Blue."),
         example("abcdef" * 10, "b" * 30),
         example("short", "c"),
         max_length=60,
         max_prompt_length=40,
     )
+    frame = len("<|user|>\n\n<|assistant|>\n") + 1  # and the first token
     assert decoded(inputs, table) == [
-        ("<|user|>\nSky?\n<|assistant|>\n", "Blue.[SEP]"),
-        (("<|user|>\n" + "z" * 30 + "?\n<|assistant|>\n")[-40:], "Blue.[SEP]"),
+        ("[CLS]<|user|>\nSky?\n<|assistant|>\n", "Blue.[SEP]"),
+        ("[CLS]<|user|>\n" + ("abcdef" * 5 + "?")[-(40 - frame) :] + "\n<|assistant|>\n", "Blue.[SEP]"),
         ("[CLS]" + ("abcdef" * 10)[-39:], "b" * 20),
         ("[CLS]short", "c[SEP]"),
     ]
     assert table.notes == {"prompts_shortened": 2, "prompts_cut": 2}
     said = "of 4 completions: 2 prompts shortened, 2 prompts cut, 1 completions cut (model.max_length)"
     assert inputs.report(table) == said
+
+
+def test_a_system_turn_keeps_its_beginning(tmp_path):
+    turns = (("system", "abcdefgh" * 10), ("user", "Sky?"))
+    inputs, table = opened(tmp_path, example(turns, "Blue."), max_length=80, max_prompt_length=60)
+    ((prompt, _),) = decoded(inputs, table)
+    frame = len("<|system|>\n\n<|user|>\nSky?\n<|assistant|>\n") + 1
+    assert prompt == "[CLS]<|system|>\n" + ("abcdefgh" * 10)[: 60 - frame] + "\n<|user|>\nSky?\n<|assistant|>\n"
+    inputs = CompletionInputs(tokenizer(), CausalSettings(max_length=40, max_prompt_length=10))
+    with pytest.raises(ValueError, match="max_prompt_length=10 is less than the 25 tokens that the chat template puts"):
+        inputs.tokenize([inputs.render(example((("user", "Sky?"),)))[0]])
+
+
+def with_ends(template=None):
+    """A tokenizer whose turns end otherwise than its texts, and which puts a first token in front."""
+    made = byte_tokenizer()
+    names = {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
+    made.add_special_tokens({**names, "additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    core = made.backend_tokenizer
+    first = made.convert_tokens_to_ids("<|begin|>")
+    core.post_processor = TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", first)])
+    made.chat_template = template
+    return made
+
+
+RENDERED = "<|begin|><|im_start|>user\nSky?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "expected"),
+    [
+        (RENDERED, "Blue.<|im_end|>\n", (RENDERED, "Blue.<|im_end|>")),
+        (RENDERED, "Blue.<|end|>", (RENDERED, "Blue.<|end|>")),
+        (RENDERED, "Blue.", (RENDERED, "Blue.<|end|>")),
+        ("Sky", " blue", ("<|begin|>Sky", " blue<|end|>")),
+        ("", RENDERED + "Blue.<|im_end|>\n", ("<|begin|>", RENDERED[9:] + "Blue.<|im_end|>")),
+        ("<|begin|>", "Blue", ("<|begin|>", "Blue<|end|>")),
+    ],
+)
+def test_first_and_last_tokens_stand_once(tmp_path, prompt, completion, expected):
+    inputs = CompletionInputs(with_ends(CHATML), CausalSettings())
+    table = open_table(tmp_path, [Given(example(prompt, completion))], inputs.pieces(), lambda message: None)
+    assert decoded(inputs, table) == [expected]
+
+
+def test_a_first_token_that_only_the_text_has_survives_the_cut(tmp_path):
+    inputs = CompletionInputs(byte_tokenizer(), CausalSettings(max_length=40, max_prompt_length=20))
+    inputs.tokenizer.backend_tokenizer.post_processor = None
+    inputs = CompletionInputs(inputs.tokenizer, inputs.settings)
+    assert inputs.head == ()
+    given = example("[CLS]" + "abcd" * 10, "x")
+    table = open_table(tmp_path, [Given(given)], inputs.pieces(), lambda message: None)
+    assert decoded(inputs, table) == [("[CLS]" + ("abcd" * 10)[-19:], "x[SEP]")]
+
+
+def test_a_completion_that_was_cut_has_no_end(tmp_path):
+    from dataclasses import replace
+
+    plain = replace(example("Sky", " blue", " gre"), finished=(True, False))
+    chat = replace(example((("user", "Sky?"),), "Blu"), finished=(False,))
+    inputs, table = opened(tmp_path, plain, chat)
+    assert [completion for _, completion in decoded(inputs, table)] == [" blue[SEP]", " gre", "Blu"]
+
+
+def llama_2() -> PreTrainedTokenizerFast:
+    """A blank in front of every text by the normaliser, bytes for what is unknown: as Llama 2 and Mistral have it."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+
+    core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{number:02X}>" for number in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special[:3], show_progress=False)
+    texts = ["A: because the sky is blue", "x = f(the) 19", "[INST] Sky? [/INST] because"] * 4
+    core.train_from_iterator(texts, trainer)
+    core.add_tokens(special[3:])
+    core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("make", [llama_2, sentencepiece, byte_tokenizer])
+@pytest.mark.parametrize(
+    ("prompt", "completion"), [("A:", "because"), ("A:", " because"), ("x = f(", "the)"), ("A: ", "the yes")]
+)
+def test_tokens_decode_to_the_text(make, prompt, completion):
+    """No blank is invented where a tokenizer puts one in front of every text."""
+    made = make()
+    inputs = CompletionInputs(made, CausalSettings())
+    text, (answer,) = inputs.render(example(prompt, completion))
+    given, scored = inputs.tokenize([text, answer])
+    head, rest = len(inputs.head), made(prompt, add_special_tokens=False)["input_ids"]
+    assert given[head:] == rest
+    known = made.decode(rest)  # letters that the tokenizer does not know are lost, whatever stands behind them
+    assert made.decode(rest + scored[:-1]) == known + completion
 
 
 def test_batches_count_scored_tokens_and_hold_each_pair_once(tmp_path):
@@ -170,12 +235,13 @@ def test_sft_learns_from_the_best_completion(tmp_path):
     _, table = opened(
         tmp_path,
         example("a", "x", "y", "z", relevance=(0.5, 2.0, 2.0)),
-        example("b", "x", relevance=(0.0,)),
-        example("c", "x", relevance=(1.0,)),
+        example("b", "x", relevance=(0.0,), relevant=(False,)),
+        example("c", "x", relevance=(1.0,), relevant=(True,)),
     )
     best = CompletionDataLoader(table=table, batch_size=8, seed=1, shuffle=False)
     assert best.items.tolist() == [[0, 1], [2, 4]]
-    assert len(CompletionDataLoader(table=table, batch_size=8, seed=1, completions="all").items) == 5
+    with pytest.raises(ValueError, match=r"dataloader\.completions=all needs to know which candidates are relevant"):
+        CompletionDataLoader(table=table, batch_size=8, seed=1, completions="all")
     with pytest.raises(ValueError, match=r"dataloader.completions must be one of best, all, got 'first'"):
         CompletionDataLoader(table=table, batch_size=8, seed=1, completions="first")
 

@@ -41,7 +41,7 @@ def without(record, path):
         ("contrastive", ["clay", "coins", "graphs"], [1, 0, 0]),
         ("contrastive_raw", ["clay", "coins", "graphs"], [1, 0, 0]),
         ("preferences", ["clay", "coins"], [1, 0]),  # B is passage2, and the chosen one stands first
-        ("pos_neg", ["clay", "coins"], [0.93, 0.21]),
+        ("pos_neg", ["clay", "coins"], [1, 0]),
         ("grouped", ["clay", "coins"], [2, 0]),
     ],
 )
@@ -51,7 +51,16 @@ def test_each_format_gives_candidates_and_relevance(name, candidates, relevance)
 
 
 def test_each_format_is_recognised_by_its_keys():
-    assert set(RECORDS) | {"flat", "columns"} == set(FORMATS)
+    of_other_tools = {
+        "labeled_list",
+        "tevatron",
+        "ids",
+        "nemo",
+        "swift_messages",
+        "swift",
+        "ordered",
+    }  # test_layouts.py
+    assert set(RECORDS) | {"flat", "columns"} | of_other_tools == set(FORMATS)
     for name, record in RECORDS.items():
         assert detect(record, {}) == name
     assert detect({"query": "q", "content": "c", "label": 1}, {}) == "flat"
@@ -66,7 +75,9 @@ def test_unknown_and_ambiguous_records_name_their_keys():
     with pytest.raises(
         BadRecord, match=r"no format has these keys \(found: ad, good\).*contrastive: query, positives;"
     ):
-        detect({"ad": "q", "good": ["a"]}, {})
+        detect({"ad": "q", "good": {"a": 1}}, {})
+    with pytest.raises(BadRecord, match=r"; datasets=\[chat\] reads records with such keys"):
+        detect({"prompt": "q", "chosen": "a", "rejected": "b"}, {})
     with pytest.raises(BadRecord, match="contrastive and pos_neg both have these keys"):
         detect({"query": "q", "positives": ["a"], "pos": ["a"]}, {})
 
@@ -116,7 +127,6 @@ BAD = [
     ("preferences", {"confidence_score": 101}, "confidence_score is 101; allowed: 0 to 100"),
     ("preferences", {"confidence_score": True}, "confidence_score must be a finite number, got True"),
     ("pos_neg", {"neg": None}, "neg_scores without neg"),
-    ("pos_neg", {"pos_scores": None}, "pos_scores must have one number for each of pos (1), got NoneType"),
     ("pos_neg", {"neg_scores": [0.1, 0.2]}, "neg_scores must have one number for each of neg (1), got 2"),
     ("pos_neg", {"pos_scores": [float("nan")]}, "pos_scores[0] must be a finite number, got nan"),
     ("pos_neg", {"pos": [], "neg": [], "pos_scores": None, "neg_scores": None}, "no candidate at all"),

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rankpo.data.batch import SpecialTokens
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import open_table
+from rankpo.data.text.cutting import fit
 from rankpo.data.text.prompt_templates import read_template
+from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.models.listwise.inputs import PASSAGE, QUERY, ListwiseInputs
-from rankpo.models.listwise.layout import fit
 from rankpo.models.listwise.settings import ListwiseSettings
 from rankpo.models.loading import byte_tokenizer
 from rankpo.types import Example

@@ -12,7 +12,7 @@ from tests.data.test_text_store import Fixed, Tokenizer
 from tests.runs import CONTRASTIVE, train
 
 LISTS = [
-    Example("red", ("apple", "sky", "sea"), (2.0, 0.0, 0.0), "a"),
+    Example("red", ("apple", "sky", "sea"), (2.0, 0.0, 0.0), "a", relevant=(True, False, False)),
     Example("blue", ("sky", "apple"), (1.0, 0.0), "b"),
     Example("red", ("sky", "plum"), (1.0, 0.0), "c"),  # sky was not relevant to red in a
     Example("red", ("plum",), (0.0,), "d"),

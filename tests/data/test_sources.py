@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.config.messages import ConfigError
-from rankpo.data.readers.records import BadRecords, Records
-from rankpo.tasks.demo import compose
+from rankpo.config.compose import compose
+from rankpo.data.readers.passes import BadRecords
+from rankpo.data.readers.records import Records
+from rankpo.errors import ConfigError
 
 PAIR = {"query": "q", "passage1": "a", "passage2": "b", "preferred": "A"}
 
@@ -64,7 +65,8 @@ def test_scores_of_a_teacher_beside_positives_and_negatives(tmp_path):
     row = {"query": "q", "positives": ["a"], "negatives": ["b", "c"], "pos_scores": [9], "neg_scores": [1, -2]}
     path = write(tmp_path, [row])
     assert next(load(path, scores_are="teacher").examples()).teacher == (9.0, 1.0, -2.0)
-    assert next(load(path).examples()).teacher is None
+    example = next(load(path).examples())
+    assert (example.teacher, example.grades, example.relevance) == ((9.0, 1.0, -2.0), (9.0, 1.0, -2.0), (1.0, 0.0, 0.0))
     short = write(tmp_path, [{**row, "neg_scores": [1]}], "short.jsonl")
     assert (
         "neg_scores must have one number for each of negatives (2), got 1"
@@ -135,7 +137,7 @@ def test_the_larger_label_keeps_its_teacher_score(tmp_path):
     (example,) = load(write(tmp_path, [row]), scores_are="teacher").examples()
     assert (example.candidates, example.relevance, example.teacher) == (("a", "b"), (1, 0), (0.2, 0.1))
     (example,) = load(write(tmp_path, [row])).examples()
-    assert example.relevance == (0.9, 0.1)
+    assert (example.relevance, example.relevant, example.grades) == ((1, 0), (True, False), (0.2, 0.1))
 
 
 def test_conflicts_can_be_an_error(tmp_path):
@@ -291,7 +293,7 @@ def test_skip_leaves_out_counts_and_lists(tmp_path):
 
 
 def test_an_unknown_format_is_said_once(tmp_path):
-    lines = bad_lines(load(write(tmp_path, [{"ad": "x", "good": ["a"]}] * 30)))
+    lines = bad_lines(load(write(tmp_path, [{"ad": "x", "good": {"a": 1}}] * 30)))
     assert len(lines) == 1 and "no format has these keys (found: ad, good)" in lines[0]
 
 

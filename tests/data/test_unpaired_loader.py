@@ -14,7 +14,7 @@ from tests.data.test_dataloaders import table_of, texts
 @pytest.fixture
 def pairs(tmp_path):
     examples = [Example(f"q{n}", (f"good{n}", f"bad{n}"), (1.0, 0.0), f"id{n}") for n in range(8)]
-    return table_of(tmp_path, [*examples, Example("q8", ("good8",), (0.5,), "id8")])
+    return table_of(tmp_path, [*examples, Example("q8", ("good8",), (0.5,), "id8", relevant=(True,))])
 
 
 def test_every_candidate_is_a_unit_once_an_epoch(pairs):

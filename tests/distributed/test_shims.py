@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.losses.dpo import DPOLoss
 from rankpo.runs import launcher
 from rankpo.runs.launcher import contradiction, processes_asked
@@ -129,10 +129,10 @@ def test_what_a_launcher_was_asked_for(words, asked):
 def test_what_a_configuration_file_asks_for(tmp_path, monkeypatch):
     """The one that is named, or the one that `accelerate config` wrote, which --cpu leaves aside."""
     (tmp_path / "two.yaml").write_text("distributed_type: MULTI_CPU\nnum_processes: 2\n")
-    launcher = ["python", "/bin/accelerate", "launch"]
+    words = ["python", "/bin/accelerate", "launch"]
 
     def asked(*options: str) -> int:
-        return launcher._asked_on(SimpleNamespace(cmdline=lambda: [*launcher, *options, "launch.py"]))
+        return launcher._asked_on(SimpleNamespace(cmdline=lambda: [*words, *options, "launch.py"]))
 
     assert asked(f"--config_file={tmp_path}/two.yaml") == 2
     monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(tmp_path / "two.yaml"))

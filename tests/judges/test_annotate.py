@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.judges.base import JudgeStopped
 from rankpo.judges.records import Records
 from rankpo.judges.server import ServerJudge

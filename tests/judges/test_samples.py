@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import rankpo
-from rankpo.config.messages import ConfigError
 from rankpo.data.readers.chat import ChatRecords
+from rankpo.errors import ConfigError
 from tests.judges.server import merit, serving
 from tests.runs import curve, train
 

@@ -64,7 +64,7 @@ GOLDEN = [
 def test_golden_values(loss, relevance, values):
     output = loss(S.expand(len(values), -1), lists(*relevance))
     assert_values(output.losses, *values)
-    assert not loss.needs_teacher and not loss.needs_reference
+    assert "teacher" not in loss.needs and "reference" not in loss.needs
 
 
 def test_golden_values_of_distillation():
@@ -76,7 +76,7 @@ def test_golden_values_of_distillation():
         (MarginMSELoss(), [5, 3, 1, 0], 3.0),
         (MarginMSELoss(), [9, 7, 5, 4], 3.0),
     ]:
-        assert loss.needs_teacher
+        assert "teacher" in loss.needs
         assert_values(loss(S, lists(A, teacher=[teacher])).losses, value, atol=1e-7)
 
 
@@ -234,7 +234,7 @@ def test_all_orders_of_plackett_luce_sum_to_one():
 def test_plackett_luce_of_two_with_a_reference_is_dpo():
     scores, reference = tensor([[0.7, 0.5], [0.1, 0.4]]).double(), tensor([[0.6, 0.5], [0.3, 0.4]]).double()
     loss = PlackettLuceLoss(reference_free=False, beta=0.3, temperature=0.5)
-    assert loss.needs_reference
+    assert "reference" in loss.needs
     dpo = RankPOLoss(beta=0.3, temperature=0.5)
     pairs = lists([1, 0], [1, 0])
     assert_close(loss(scores, pairs, reference).losses, dpo(scores, pairs, reference).losses)
@@ -322,7 +322,7 @@ def test_mixture_has_a_denominator_for_each_term():
         losses={"labels": RankNetLoss(), "teacher": MarginMSELoss(pairs="all")},
         term_weights={"labels": 0.25, "teacher": 2.0},
     )
-    assert loss.needs_teacher and not loss.needs_reference
+    assert "teacher" in loss.needs and "reference" not in loss.needs
     assert denominators(loss, known) == {"loss": 1.0, "teacher": 2.0}
     expected = 0.25 * log(1 + exp(-0.5)) + 2 * (0.5**2 + 3.0**2) / 2
     assert_values(total(loss(scores, known), denominators(loss, known)), expected, atol=1e-7)
@@ -402,3 +402,27 @@ def test_float32_labels_keep_what_float16_loses():
     value = PointwiseLoss()(tensor([[12.0, -12.0]]), known).losses.double()
     exact = (0.9998 * log(1 + e**-12) + 0.0002 * log(1 + e**12) + log(1 + e**-12)) / 2
     assert_close(value, tensor([exact], dtype=float64), rtol=1e-3, atol=0)  # float16 gives 6e-6 for .0012
+
+
+@pytest.mark.parametrize("scheme", ["lambdarank", "ndcg1", "ndcg2", "ndcg2pp"])
+def test_raw_gains_of_scaled_grades(scheme):
+    """Grades 3, 1, 0 scaled to 1, 1/3, 0: with grade_scale=3 the loss and ndcg@10 are those of the raw grades."""
+    raw, scaled = lists([3, 1, 0, 0]), lists([1, 1 / 3, 0, 0])
+    scores = S.flip(1)
+    expected = LambdaLoss(scheme=scheme)(scores, raw)
+    found = LambdaLoss(scheme=scheme, grade_scale=3.0)(scores, scaled)
+    assert_close(found.losses, expected.losses)
+    assert_close(found.metrics["ndcg@10"], expected.metrics["ndcg@10"])
+    flat = LambdaLoss(scheme=scheme)(scores, scaled)
+    assert (flat.losses - expected.losses).abs() > 1e-3
+    assert (flat.metrics["ndcg@10"] - expected.metrics["ndcg@10"]).abs() > 1e-3
+
+
+def test_a_mixture_refuses_what_it_would_lose():
+    """rankpo's kl is a term of its own: a weighted sum of main terms would leave it out."""
+    both = {"a": RankNetLoss(), "b": RankPOLoss(beta=1.0, temperature=1.0, sft_weight=1.0)}
+    mixture = MixtureLoss(losses=both, term_weights={"a": 1.0, "b": 1.0})
+    with pytest.raises(ValueError, match=r"losses.b has terms of its own \(sft\), which a mixture cannot weigh"):
+        mixture.weights(lists([1, 0]))
+    with pytest.raises(ValueError, match=r"losses\.m is a mixture itself"):
+        MixtureLoss(losses={"m": mixture, "a": RankNetLoss()}, term_weights={"m": 1.0, "a": 1.0})

@@ -29,7 +29,7 @@ from tests.losses.tables import FIXED, LOGPS, REFERENCE, SCORES, assert_values, 
 )
 def test_golden_values(loss, pair_1, pair_2):
     """h = (1, -.5) and (-2, 1)."""
-    assert loss.needs_reference
+    assert "reference" in loss.needs
     assert_values(loss(LOGPS, labels(2), REFERENCE).losses, pair_1, pair_2)
 
 
@@ -127,3 +127,10 @@ def test_gradients(loss):
 def test_errors_name_field_and_value(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.3, 0.5])
+def test_sppos_doubtful_pairs_are_coin_tosses_and_never_turned_around(confidence):
+    """h_w² + h_l² with h = (1, -.5): both are drawn to the reference, the chosen one not below the rejected."""
+    loss = SPPOLoss(beta=0.1, logps="none", win_rate="confidence")
+    assert_values(loss(LOGPS, labels(2, confidence=[confidence, 1.0]), REFERENCE).losses, 1.25, 85.0)

@@ -9,7 +9,7 @@ from torch.autograd import gradcheck
 from torch.testing import assert_close
 
 from rankpo.losses.contrastive import ContrastiveLoss
-from rankpo.losses.matryoshka import check_matryoshka, matryoshka, sizes_and_weights, truncate
+from rankpo.losses.matryoshka import Matryoshka, check_matryoshka, matryoshka, sizes_and_weights, truncate
 from rankpo.losses.rankpo import RankPOLoss
 from rankpo.types import LossOutput
 from tests.losses.tables import assert_values, labels
@@ -24,7 +24,7 @@ def own(embeddings: torch.Tensor) -> LossOutput:
 
 def test_golden():
     """Cosines .36, .64 on 4 dimensions and .6, .8 on 2; the mean of 2.8590328 and 2.1269280."""
-    output = matryoshka(own, EMBEDDINGS, (4, 2))
+    output = matryoshka(own, EMBEDDINGS, Matryoshka(dims=(4, 2)))
     assert_values(output.losses, 2.4929804)
     assert_values(output.metrics["loss/dim_4"], 2.8590328)
     assert_values(output.metrics["loss/dim_2"], 2.1269280)
@@ -33,8 +33,8 @@ def test_golden():
 
 def test_weights_are_normalised_and_the_full_size_joins():
     """(1·2.8590328 + 3·2.1269280)/4."""
-    assert_values(matryoshka(own, EMBEDDINGS, (2,), (3.0,)).losses, 2.3099542)
-    assert_values(matryoshka(own, EMBEDDINGS, (2, 4), (6.0, 2.0)).losses, 2.3099542)
+    assert_values(matryoshka(own, EMBEDDINGS, Matryoshka(dims=(2,), weights=(3.0,))).losses, 2.3099542)
+    assert_values(matryoshka(own, EMBEDDINGS, Matryoshka(dims=(2, 4), weights=(6.0, 2.0))).losses, 2.3099542)
     assert sizes_and_weights((2,), (3.0,), 4) == {4: 1.0, 2: 3.0}
     assert list(sizes_and_weights([2, 8, 4], None, 8)) == [8, 4, 2]
 
@@ -56,7 +56,7 @@ def test_terms_are_averaged_like_the_loss():
     def preference(embeddings):
         return loss(embeddings[:1] @ embeddings[1:].T, known)
 
-    output = matryoshka(preference, EMBEDDINGS, (4, 2))
+    output = matryoshka(preference, EMBEDDINGS, Matryoshka(dims=(4, 2)))
     term = output.terms["sft"]
     assert_values(output.losses, 2.4929804)  # reference-free at β 1 is the cross-entropy of the golden row
     assert_values(term.losses, 2.4929804)
@@ -67,8 +67,10 @@ def test_terms_are_averaged_like_the_loss():
 
 def test_gradients():
     embeddings = (EMBEDDINGS + 0.1).requires_grad_()
-    assert gradcheck(lambda e: matryoshka(own, e, (4, 2), (1.0, 2.0)).losses, (embeddings,))
-    assert not any(value.requires_grad for value in matryoshka(own, embeddings, (4, 2)).metrics.values())
+    assert gradcheck(lambda e: matryoshka(own, e, Matryoshka(dims=(4, 2), weights=(1.0, 2.0))).losses, (embeddings,))
+    assert not any(
+        value.requires_grad for value in matryoshka(own, embeddings, Matryoshka(dims=(4, 2))).metrics.values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,4 +91,4 @@ def test_errors_name_field_and_value(dims, weights, message):
 
 def test_a_size_above_the_embedding_is_an_error():
     with pytest.raises(ValueError, match=r"matryoshka_dims must be <= 4, the embedding size, got \[8, 2\]"):
-        matryoshka(own, EMBEDDINGS, (8, 2))
+        matryoshka(own, EMBEDDINGS, Matryoshka(dims=(8, 2)))

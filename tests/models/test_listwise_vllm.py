@@ -11,10 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from rankpo.config.messages import ConfigError
+from rankpo.config.compose import compose
+from rankpo.errors import ConfigError
 from rankpo.models.listwise.reranking import ListwiseReranker
 from rankpo.models.listwise.vllm import VllmListwiseModel
-from rankpo.tasks.demo import compose
+from tests.models.saved import saved
 from tests.models.test_listwise import TINY, model_of
 from tests.models.test_reranker import model_of as pointwise_model_of
 from tests.runs import train
@@ -64,7 +65,7 @@ def engine(asked, **arguments):
 
 @pytest.fixture
 def final(tmp_path):
-    model_of("model.decode=generate").export(tmp_path / "FINAL", {})
+    saved(model_of("model.decode=generate"), tmp_path / "FINAL", {})
     return tmp_path / "FINAL"
 
 
@@ -76,7 +77,7 @@ def rerank(folder, final, *overrides):
     requests = folder / "requests.jsonl"
     requests.write_text("".join(json.dumps({"query": f"q{n}", "documents": DOCUMENTS[n:]}) + "\n" for n in range(3)))
     keys = (f"model.load_from={final}", f"task.requests={requests}", f"cache_dir={folder}")
-    return train("task=rerank", "model=listwise_llm", *keys, *overrides).run_dir / "rerank"
+    return train("task=rerank", "model=base", "kind=listwise", *keys, *overrides).run_dir / "rerank"
 
 
 def test_the_run_is_that_of_transformers(tmp_path, final, vllm):
@@ -179,17 +180,17 @@ def test_what_vllm_cannot_do(tmp_path, final, vllm, overrides, message):
 
 
 def test_a_pointwise_reranker_needs_no_vllm(tmp_path, vllm):
-    pointwise_model_of("tiny_reranker").export(tmp_path / "FINAL", {})
+    saved(pointwise_model_of("encoder"), tmp_path / "FINAL", {})
     (tmp_path / "r.jsonl").write_text(json.dumps({"query": "q", "documents": ["a"]}) + "\n")
     with pytest.raises(ConfigError, match="writes answers of listwise rerankers; this one gives scores"):
         train(
-            "task=rerank", "model=tiny_reranker", f"model.load_from={tmp_path}/FINAL", "task.backend=vllm",
+            "task=rerank", "model=tiny_bert", "kind=reranker", f"model.load_from={tmp_path}/FINAL", "task.backend=vllm",
             f"task.requests={tmp_path}/r.jsonl", "exp_name=x", f"cache_dir={tmp_path}",
         )  # fmt: skip
 
 
 def test_from_python(final, vllm):
-    config = compose([*TINY, f"model.load_from={final}"]).model
+    config = compose([*TINY, "loss=softmax", f"model.load_from={final}"]).model
     inputs = config.open_inputs(lambda message: None)
     model = VllmListwiseModel(config, inputs, seed=1, arguments={"gpu_memory_utilization": 0.5})
     assert (vllm[0]["seed"], vllm[0]["gpu_memory_utilization"]) == (1, 0.5)

@@ -9,14 +9,16 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import rankpo
-from rankpo.models.embedding.saving import ExportError
+from rankpo.config.compose import compose
 from rankpo.models.loading import LoadingError, byte_tokenizer, random_backbone
-from rankpo.models.reranker.config import RerankerModelConfig
+from rankpo.models.reranker.config import RerankerKind
 from rankpo.models.reranker.inputs import RerankerInputs
 from rankpo.models.reranker.model import RerankerModel
 from rankpo.models.reranker.settings import RerankerSettings
-from rankpo.tasks.demo import compose
+from rankpo.models.saving import ExportError
 from tests.models.families import FAMILIES as SIZES
+from tests.models.saved import saved
+from tests.rerankers import RERANKERS
 from tests.tokenizers import bert, llama, qwen, sentencepiece
 
 PAIRS = [
@@ -27,7 +29,7 @@ PAIRS = [
 ]
 TEMPLATE = {"separator": "\n", "query_format": "query: {}", "document_format": "document: {}", "suffix": "\nrelevant:"}
 SLICES = ("model.long_document=max_slice",)
-TINY = ("tiny_reranker", "tiny_decoder_reranker", "tiny_yes_no")
+TINY = ("encoder", "decoder", "yes_no")
 
 
 def quiet(message):
@@ -36,7 +38,7 @@ def quiet(message):
 
 def model_of(name, *overrides, seed=3) -> RerankerModel:
     """A tiny reranker whose scores differ well: every weight is drawn anew."""
-    config = compose([f"model={name}", "loss=dpo", *overrides]).model
+    config = compose([*RERANKERS[name], "loss=dpo", *overrides]).model
     torch.manual_seed(seed)
     model = config.build(config.open_inputs(quiet), quiet)
     with torch.no_grad():
@@ -82,7 +84,7 @@ def by_transformers(model, pairs) -> torch.Tensor:
     """Logits of each pair alone, by the architecture's own forward pass: [pairs, labels or vocabulary]."""
     rows = []
     for pair in pairs:
-        sequences = model.inputs.sequences([pair])
+        sequences = model.inputs.sequences_of([pair])
         ids = {"input_ids": sequences.input_ids[None]}
         if sequences.token_types is not None:
             ids["token_type_ids"] = sequences.token_types[None]
@@ -102,7 +104,7 @@ def test_scores_are_the_architectures_own(family, layout):
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
     model = tiny(family, tokenizer, layout=layout)
     with torch.no_grad():
-        ours = model(model.inputs.sequences(PAIRS))
+        ours = model(model.inputs.sequences_of(PAIRS))
     assert ours.std() > 1e-3
     assert_close(ours, by_transformers(model, PAIRS)[:, 0], atol=2e-5, rtol=1e-4)
 
@@ -168,7 +170,7 @@ def test_neighbours_and_budgets_change_nothing(name):
 
 
 def test_compute_score_takes_one_pair_or_many():
-    model = model_of("tiny_reranker")
+    model = model_of("encoder")
     one = model.compute_score(("ab", "cd"))
     assert isinstance(one, float)
     assert model.compute_score(["ab", "cd"]) == one  # two strings of two letters each are one pair
@@ -189,11 +191,11 @@ def test_compute_score_takes_one_pair_or_many():
 )
 def test_what_is_no_pair_is_refused_by_its_place(pairs, error, message):
     with pytest.raises(error, match=message):
-        model_of("tiny_reranker").compute_score(pairs)
+        model_of("encoder").compute_score(pairs)
 
 
 def test_normalize_is_a_sigmoid_and_the_saved_activation_the_default():
-    model, saved = model_of("tiny_reranker"), model_of("tiny_reranker", "model.activation=sigmoid")
+    model, saved = model_of("encoder"), model_of("encoder", "model.activation=sigmoid")
     logits = model.compute_score(PAIRS)
     assert model.compute_score(PAIRS, normalize=False) == logits
     assert_close(model.compute_score(PAIRS, normalize=True), [1 / (1 + 2.718281828459045**-x) for x in logits])
@@ -202,7 +204,7 @@ def test_normalize_is_a_sigmoid_and_the_saved_activation_the_default():
 
 
 def test_rank_gives_places_in_the_input():
-    model = model_of("tiny_reranker")
+    model = model_of("encoder")
     documents = ["worms", "", "worms", "stones and " * 5]
     ranked = model.rank("moles", documents)
     scores = model.compute_score([("moles", document) for document in documents])
@@ -218,7 +220,7 @@ def test_rank_gives_places_in_the_input():
 
 
 def test_scoring_restores_the_training_state():
-    model = model_of("tiny_reranker").train()
+    model = model_of("encoder").train()
     model.base.dropout.p = 0.9
     assert model.compute_score(PAIRS) == model.compute_score(PAIRS)
     assert model.training
@@ -226,7 +228,7 @@ def test_scoring_restores_the_training_state():
 
 def test_long_documents_in_slices():
     """A document that fits scores as if cut; of a long one, every slice is read and the best counts."""
-    plain, slicing = (model_of("tiny_decoder_reranker", "model.max_length=80", *keys) for keys in ((), SLICES))
+    plain, slicing = (model_of("decoder", "model.max_length=80", *keys) for keys in ((), SLICES))
     assert slicing.compute_score(PAIRS[1:]) == plain.compute_score(PAIRS[1:])
     budget = slicing.inputs.room - len("query: cats") - len("document: ")
     words = "".join(chr(97 + n % 26) for n in range(3 * budget))
@@ -241,7 +243,7 @@ def test_long_documents_in_slices():
 
 
 def test_too_little_memory_halves_the_batch(monkeypatch):
-    model = model_of("tiny_reranker")
+    model = model_of("encoder")
     expected = model.compute_score(PAIRS)
     sizes, forward = [], RerankerModel.forward
 
@@ -292,7 +294,7 @@ def test_a_new_head_is_announced_and_drawn_from_the_seed(tmp_path):
     said, heads = [], []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        config = RerankerModelConfig(name_or_path=str(tmp_path), head="decoder", max_length=70, separator="\n")
+        config = RerankerKind(name_or_path=str(tmp_path), head="decoder", max_length=70, separator="\n")
         heads.append(config.build(config.open_inputs(said.append), said.append).base.score.weight.detach().clone())
     assert "new, drawn with the run's seed: score.weight" in said
     assert torch.equal(heads[0], heads[1])
@@ -308,31 +310,33 @@ def test_the_tokenizers_pad_id_wins_and_no_token_is_added(tmp_path):
     tokenizer.save_pretrained(tmp_path / "base")
     said = []
     keys = {"head": "decoder", "max_length": 70, "separator": "\n", "suffix": "."}
-    config = RerankerModelConfig(name_or_path=str(tmp_path / "base"), **keys)
+    config = RerankerKind(name_or_path=str(tmp_path / "base"), **keys)
     model = config.build(config.open_inputs(said.append), said.append).eval()
     assert any("no pad token; '<|reserved_0|>' is used" in message for message in said)
     assert model.base.config.pad_token_id == model.tokenizer.pad_token_id == 2
-    model.export(tmp_path / "FINAL", {})
+    saved(model, tmp_path / "FINAL", {})
     assert len(AutoTokenizer.from_pretrained(tmp_path / "FINAL")) == len(tokenizer) == len(llama())
-    saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "FINAL")
-    assert saved.get_input_embeddings().num_embeddings == len(tokenizer)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "FINAL")
+    assert again.get_input_embeddings().num_embeddings == len(tokenizer)
 
 
 def exported(tmp_path, name, *overrides) -> tuple[RerankerModel, Path]:
     model = model_of(name, *overrides)
     folder = tmp_path / "FINAL"
-    assert model.export(folder, {"exp_name": "a model", "loss": "a loss"}) < 1e-5
+    one_label = "model.export_one_label=true" in overrides
+    options = {"one_label": True} if one_label else {}
+    assert saved(model, folder, {"exp_name": "a model", "loss": "a loss"}, **options) < 1e-5
     return model, folder
 
 
 EXPORTS = [
     *((name,) for name in TINY),
-    ("tiny_reranker", "model.activation=sigmoid"),
-    ("tiny_reranker", "model.random.model_type=modernbert"),
-    ("tiny_decoder_reranker", "model.query_format='{}'", "model.document_format='{}'"),
-    ("tiny_yes_no", "model.readout='yes'"),
-    ("tiny_yes_no", "model.export_one_label=true"),
-    ("tiny_yes_no", "model.export_one_label=true", "model.readout='yes'"),
+    ("encoder", "model.activation=sigmoid"),
+    ("encoder", "model.random.model_type=modernbert"),
+    ("decoder", "model.query_format='{}'", "model.document_format='{}'"),
+    ("yes_no", "model.readout='yes'"),
+    ("yes_no", "model.export_one_label=true"),
+    ("yes_no", "model.export_one_label=true", "model.readout='yes'"),
     *((name, "model.use_peft=true", "model.peft.lora_r=2") for name in TINY),
 ]
 
@@ -351,7 +355,7 @@ def test_final_scores_alike_everywhere(tmp_path, keys):
     assert json.loads((folder / "rankpo.json").read_text())["kind"] == "reranker"
 
 
-@pytest.mark.parametrize("name", ["tiny_reranker", "tiny_decoder_reranker"])
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
 def test_final_scores_alike_in_plain_transformers(tmp_path, name):
     model, folder = exported(tmp_path, name)
     heads = model.inputs.layout.query_prefix, model.inputs.layout.document_prefix
@@ -365,15 +369,15 @@ def test_final_scores_alike_in_plain_transformers(tmp_path, name):
 
 
 def test_a_saved_model_needs_no_key_and_says_which_it_did_not_take(tmp_path):
-    model, folder = exported(tmp_path, "tiny_decoder_reranker", "model.max_length=200")
+    model, folder = exported(tmp_path, "decoder", "model.max_length=200")
     said = []
-    config = RerankerModelConfig(load_from=str(folder), max_length=512, activation="sigmoid", min_document_tokens=20)
+    config = RerankerKind(load_from=str(folder), max_length=512, activation="sigmoid", min_document_tokens=20)
     assert config.open_inputs(said.append, explicit={"min_document_tokens"}).settings == RerankerSettings(
         **{**model.settings.to_json(), "min_document_tokens": 20}
     )
     assert any("was saved with max_length=200: that is used, not the yaml's 512" in message for message in said)
     assert any("model.min_document_tokens=20 instead of 16" in message for message in said)
-    with pytest.raises(ValueError, match="unknown reranker settings beta"):
+    with pytest.raises(ValueError, match="settings has no 'beta'"):
         RerankerSettings.from_json({"beta": 1})
 
 
@@ -381,14 +385,12 @@ def test_an_end_that_transformers_cannot_find_is_an_export_error(tmp_path):
     """The suffix is the pad token: transformers reads the score one token too early."""
     model = tiny("mistral", sentencepiece(), suffix="</s>")
     with pytest.raises(ExportError, match="if the last token of a pair is the pad token"):
-        model.export(tmp_path / "FINAL", {})
+        saved(model, tmp_path / "FINAL", {})
 
 
-@pytest.mark.parametrize(
-    ("name", "head"), [("tiny_decoder_reranker", ["score"]), ("tiny_reranker", ["pooler", "classifier"])]
-)
+@pytest.mark.parametrize(("name", "head"), [("decoder", ["score"]), ("encoder", ["pooler", "classifier"])])
 def test_lora_trains_the_head_and_keeps_its_adapters(tmp_path, name, head):
-    config = compose([f"model={name}", "loss=dpo", "model.use_peft=true", "model.peft.lora_r=2"]).model
+    config = compose([*RERANKERS[name], "loss=dpo", "model.use_peft=true", "model.peft.lora_r=2"]).model
     model = config.build(config.open_inputs(quiet), quiet)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     whole = {name for name in trained if "lora" not in name}
@@ -403,7 +405,7 @@ def test_lora_trains_the_head_and_keeps_its_adapters(tmp_path, name, head):
     assert max(abs(a - b) for a, b in zip(before, changed, strict=True)) > 1e-3
     with model.adapters_off():
         assert_close(model.compute_score(PAIRS), before)
-    model.export(tmp_path / "FINAL", {})
+    saved(model, tmp_path / "FINAL", {})
     assert (tmp_path / "FINAL" / "adapter" / "adapter_model.safetensors").exists()
     assert_close(rankpo.load(tmp_path / "FINAL", "cpu").compute_score(PAIRS), changed, atol=1e-4, rtol=1e-4)
     assert_close(model.compute_score(PAIRS), changed)
@@ -437,8 +439,8 @@ def test_every_yaml_reads_and_scores(name):
 def test_half_precision_scores_are_float32_and_close(name):
     model = model_of(name)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        together = model(model.inputs.sequences(PAIRS))
-        alone = torch.cat([model(model.inputs.sequences([pair])) for pair in PAIRS])
+        together = model(model.inputs.sequences_of(PAIRS))
+        alone = torch.cat([model(model.inputs.sequences_of([pair])) for pair in PAIRS])
     assert together.dtype == torch.float32
     assert_close(together, alone, atol=2e-2, rtol=0)
 
@@ -449,7 +451,7 @@ def test_half_precision_scores_are_float32_and_close(name):
         ({}, "name_or_path or load_from, or else random, must say"),
         ({"name_or_path": "x", "random": {"model_type": "bert"}}, "name_or_path and random both say"),
         ({"name_or_path": "x", "trust_remote_code": "false"}, "trust_remote_code must be true or false, got 'false'"),
-        ({"name_or_path": "x", "export_one_label": True}, "it needs head=causal_lm, got encoder"),
+        ({"name_or_path": "x", "export_one_label": True}, "it needs head=causal_lm, got auto"),
         ({"name_or_path": "x", "chunk_tokens": 0}, "chunk_tokens must be >= 1 or null, got 0"),
         ({"name_or_path": "x", "layout": "flat"}, "layout must be one of auto, packed, padded, got 'flat'"),
         ({"name_or_path": "x", "peft": {"lora_r": 0}}, r"peft.lora_r must be >= 1, got 0"),
@@ -457,4 +459,4 @@ def test_half_precision_scores_are_float32_and_close(name):
 )
 def test_keys_that_cannot_be_are_refused(keys, message):
     with pytest.raises(ValueError, match=message):
-        RerankerModelConfig(**keys)
+        RerankerKind(**keys)

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from rankpo.config.messages import ConfigError
 from rankpo.data.readers.beir import write_beir
 from rankpo.data.readers.trec import read_run
+from rankpo.errors import ConfigError
 from rankpo.retrieval.embeddings import Embeddings, EncodingError
 from rankpo.tasks.encode import embedding_model
 from tests.runs import TINY, launch, train
@@ -54,7 +54,7 @@ def test_the_vectors_are_the_models_own(world):
 
 
 def encode_experiment(world):
-    from rankpo.tasks.demo import compose
+    from rankpo.config.compose import compose
 
     return compose([*common(world, "encoded"), "task=encode"])
 

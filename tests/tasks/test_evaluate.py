@@ -6,10 +6,9 @@ import json
 
 import pytest
 
-from rankpo.config.messages import ConfigError
+from rankpo.config.compose import compose
 from rankpo.data.readers.trec import read_run
-from rankpo.runs.checkpoints import CheckpointError
-from rankpo.tasks.demo import compose
+from rankpo.errors import ConfigError, StorageError
 from rankpo.tasks.evaluate import retention
 from tests.runs import train
 
@@ -111,7 +110,7 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path):
     shutil.copytree(run, copy)
     weights = copy / "checkpoints" / "step-2" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    with pytest.raises(CheckpointError, match=r"step-2 is damaged"):
+    with pytest.raises(StorageError, match=r"step-2 is damaged"):
         rows_of(f"task.run={copy}", f"cache_dir={tmp_path}", *SETS)
 
 

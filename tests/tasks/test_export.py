@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import rankpo
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.models.interpolation import InterpolationError, interpolate, round_weights, shared_names
 from tests.runs import CONTRASTIVE, TINY, train
 

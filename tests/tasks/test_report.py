@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError
 from rankpo.report.runs import open_runs, short_names
 from tests.runs import train
 
@@ -67,7 +67,7 @@ class Checker(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset") and value]
-        if tag not in self.empty and not self.open[-1:] == ["script"]:
+        if tag not in self.empty and self.open[-1:] != ["script"]:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):

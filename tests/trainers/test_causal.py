@@ -8,12 +8,13 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rankpo
-from rankpo.config.messages import ConfigError
-from rankpo.tasks.demo import compose
+from rankpo.config.compose import compose
+from rankpo.errors import ConfigError
 from tests.runs import curve, final_weights, train, trainer_of
 
 TINY = (
-    "model=tiny_llama_lm",
+    "model=tiny_llama",
+    "kind=causal_lm",
     "model.random.num_hidden_layers=1",
     "model.max_length=192",
     "model.max_prompt_length=160",
@@ -88,7 +89,7 @@ def test_chain_from_sft_to_dpo_and_what_final_holds(tmp_path):
         return_tensors="pt",
         return_dict=True,
     )
-    assert tokenizer.decode(ids["input_ids"][0]) == "<|user|>\nWhat colour is snow?\n<|assistant|>\n"
+    assert tokenizer.decode(ids["input_ids"][0]) == "[CLS]<|user|>\nWhat colour is snow?\n<|assistant|>\n"
     assert loaded.generate(**ids, max_new_tokens=3).shape[1] == ids["input_ids"].shape[1] + 3
 
 
@@ -160,7 +161,7 @@ def test_control_tokens_are_new_rows_of_the_vocabulary(tmp_path):
     ("overrides", "message"),
     [
         (("loss=sft", "model=tiny_bert"), "SFTLoss needs token log-probabilities; .* of kind embedding"),
-        (("loss=contrastive", "model=tiny_pythia"), "ContrastiveLoss compares embeddings"),
+        (("loss=contrastive", "model=tiny_pythia"), "ContrastiveLoss needs embeddings"),
         (("loss=sft", "model=tiny_pythia", "model.max_prompt_length=2000"), "model.max_prompt_length must be in 2 to"),
         (("loss=sft", "model=tiny_pythia", "model.load_lora_from=x"), "model.load_lora_from needs use_peft=true"),
     ],

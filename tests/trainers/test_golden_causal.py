@@ -55,7 +55,18 @@ GOLDEN = {
 }  # fmt: skip
 
 
+# turns behind their roles, and no first token in front: the template that the curves were written with
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
+    "{{ eos_token if message['role'] == 'assistant' else '' }}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_golden_curve(tmp_path, recipe):
-    train(*TINY, *RECIPES[recipe], f"cache_dir={tmp_path}", "exp_name=run")
+    template = tmp_path / "template.jinja"
+    template.write_text(TEMPLATE)
+    options = (f"model.chat_template={template}", f"cache_dir={tmp_path}", "exp_name=run")
+    train(*TINY, *RECIPES[recipe], *options)
     assert_close(curve(tmp_path / "run"), GOLDEN[recipe], rtol=1e-5, atol=1e-5)

@@ -8,9 +8,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import rankpo
-from rankpo.config.messages import ConfigError
+from rankpo.errors import ConfigError, StorageError
 from rankpo.evaluation.base import PreferenceEvaluator, Result
-from rankpo.runs.checkpoints import CheckpointError
 from rankpo.trainers.basic import NonFiniteError
 from tests.runs import CONTRASTIVE, RANKPO, curve, final_weights, train, trainer_of
 
@@ -198,9 +197,7 @@ def test_best_weights_that_are_damaged_are_not_replaced_by_others(tmp_path, monk
     )
     trainer.state.step, trainer.state.best_step = 6, 1
     (run_dir / "checkpoints" / "step-1" / "weights.safetensors").write_bytes(b"")
-    with pytest.raises(
-        CheckpointError, match=r"trainer\.final=best: .*step-1 cannot be read .*set trainer\.final=last"
-    ):
+    with pytest.raises(StorageError, match=r"trainer\.final=best: .*step-1 cannot be read .*set trainer\.final=last"):
         trainer.finish()
 
 

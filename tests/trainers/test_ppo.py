@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from rankpo.config.messages import ConfigError
-from rankpo.tasks.demo import compose
+from rankpo.config.compose import compose
+from rankpo.errors import ConfigError
 from rankpo.trainers.ppo import completion_tokens
 from rankpo.types import Batch, Labels, Sequences
 from tests.runs import RANKPO, curve, train, trainer_of
@@ -151,7 +151,10 @@ def test_a_completion_that_stands_twice_counts_twice():
     ("overrides", "message"),
     [
         (("loss=ppo",), "PPOLoss needs token log-probabilities"),
-        (("loss=grpo", "loss.old_policy=batch"), "loss.old_policy=batch acts on tokens; a model of kind embedding"),
+        (
+            ("loss=grpo", "loss.old_policy=batch"),
+            "loss.old_policy=batch needs token log-probabilities; model of random weights is of kind embedding",
+        ),
     ],
 )
 def test_what_embedding_models_cannot_do(overrides, message):

@@ -8,9 +8,11 @@ import pytest
 from torch.testing import assert_close
 
 import rankpo
-from rankpo.config.messages import ConfigError
+from rankpo.config.compose import compose
+from rankpo.errors import ConfigError
 from rankpo.evaluation.lists import ListwiseEvaluator
-from rankpo.tasks.demo import compose
+from rankpo.types import Example
+from tests.rerankers import RERANKERS
 from tests.runs import curve, final_weights, launch, train, trainer_of
 
 WORDS = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]
@@ -24,7 +26,7 @@ SMALL = (
     "scheduler=constant",
     "scheduler.warmup=0",
 )
-PAIRS = ("model=tiny_reranker", *SMALL, "model.max_length=256", "datasets=[toy_pairs]")
+PAIRS = ("model=tiny_bert", "kind=reranker", *SMALL, "model.max_length=256", "datasets=[toy_pairs]")
 
 
 def record(seed, **more):
@@ -56,7 +58,8 @@ def lists(tmp_path_factory):
 
 def on_lists(folder, *overrides):
     return (
-        "model=tiny_reranker",
+        "model=tiny_bert",
+        "kind=reranker",
         *SMALL,
         "datasets=[jsonl]",
         f"datasets.jsonl.path={folder}/train.jsonl",
@@ -77,9 +80,9 @@ def test_each_loss_learns_to_rank_held_out_queries(tmp_path, lists, loss):
     assert curve(tmp_path / "x", "eval/held_out/auc")[-1] > 0.97
 
 
-@pytest.mark.parametrize("model", ["tiny_decoder_reranker", "tiny_yes_no"])
-def test_decoders_learn_too(tmp_path, lists, model):
-    keys = (f"model={model}", "loss=ranknet", "trainer.epochs=8", "exp_name=x", f"cache_dir={tmp_path}")
+@pytest.mark.parametrize("head", ["decoder", "yes_no"])
+def test_decoders_learn_too(tmp_path, lists, head):
+    keys = (*RERANKERS[head], "loss=ranknet", "trainer.epochs=8", "exp_name=x", f"cache_dir={tmp_path}")
     train(*on_lists(lists, *keys))
     ndcg = curve(tmp_path / "x", "eval/held_out/ndcg@10")
     assert ndcg[-1] > max(0.97, ndcg[0])
@@ -90,7 +93,14 @@ def test_thirty_two_pairs_can_be_learned_by_heart(tmp_path):
     draw = random.Random(3)
     pairs = [(f"query {n}", chr(65 + n) * 3, draw.randint(0, 1)) for n in range(32)]
     path = write(tmp_path / "flat.jsonl", [{"query": q, "content": d, "label": y} for q, d, y in pairs])
-    keys = ("model=tiny_reranker", *SMALL, "loss=pointwise", "datasets=[jsonl]", f"datasets.jsonl.path={path}")
+    keys = (
+        "model=tiny_bert",
+        "kind=reranker",
+        *SMALL,
+        "loss=pointwise",
+        "datasets=[jsonl]",
+        f"datasets.jsonl.path={path}",
+    )
     more = ("optimizer=adamw", "optimizer.lr=0.02", "trainer.batch_size=32", "trainer.epochs=40")
     train(*keys, *more, "exp_name=x", f"cache_dir={tmp_path}")
     losses = curve(tmp_path / "x")
@@ -187,7 +197,7 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
 @pytest.mark.parametrize("source", ["stored", "live", "adapters"])
 def test_references_agree(tmp_path, source):
     """The first update's loss is ln 2 and the second's the same wherever the reference comes from."""
-    keys = ("model=tiny_decoder_reranker", "loss=dpo", "model.use_peft=true", "model.peft.lora_r=2")
+    keys = ("model=tiny_llama", "kind=reranker", "loss=dpo", "model.use_peft=true", "model.peft.lora_r=2")
     losses = {}
     for name in ("stored", source):
         more = (f"trainer.reference={name}", "trainer.max_steps=3", f"exp_name={name}", "overwrite=true")
@@ -211,18 +221,18 @@ def test_final_is_what_was_measured_last(tmp_path, lists):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (("loss=contrastive",), r"ContrastiveLoss compares embeddings; .* kind reranker.* Try loss=softmax"),
-        (("loss=rankpo", "loss.matryoshka_dims=[8]"), "loss.matryoshka_dims compares embeddings"),
+        (("loss=contrastive",), r"ContrastiveLoss needs embeddings; .* kind reranker.* try loss=softmax"),
+        (("loss=rankpo", "loss.matryoshka_dims=[8]"), "loss.matryoshka_dims needs embeddings"),
         (
             ("loss=rankpo", "loss.replay_weight=0.5", "loss.replay_temperature=1"),
-            "loss.replay_weight compares embeddings",
+            "loss.replay_weight needs embeddings",
         ),
         (("loss=tdpo",), "needs token log-probabilities"),
     ],
 )
 def test_losses_that_no_reranker_can_serve_are_refused(keys, message):
     with pytest.raises(ConfigError, match=message):
-        compose(["model=tiny_reranker", "datasets=[toy_pairs]", *keys])
+        compose(["model=tiny_bert", "kind=reranker", "datasets=[toy_pairs]", *keys])
 
 
 # lists as they are evaluated
@@ -236,8 +246,6 @@ class Lists:
         return "lists of the test"
 
     def examples(self):
-        from rankpo.types import Example
-
         yield Example("q", ("a", "b", "c"), (1.0, 0.5, 0.0), "first")
         yield Example("r", ("d", "e", "d"), (1.0, 0.5, 0.0), "second")
 
@@ -278,3 +286,24 @@ def test_ties_go_by_the_text_and_never_by_the_file(tmp_path):
     ideal = 3 + 1 / np.log2(3)
     assert run["first"]["ndcg@10"] == pytest.approx(1)
     assert run["second"]["ndcg@10"] == pytest.approx((1 + 3 / np.log2(3)) / ideal)
+
+
+@pytest.mark.parametrize("largest", [0.3, 0.5, 1.0, 2.0, 49.0])
+def test_lists_on_any_scale(tmp_path, largest):
+    """Grades in 49ths of the scale; a scale of at most 1 has its bar at the half, a longer one at grade 1."""
+
+    class Scaled(Lists):
+        max_label = largest
+
+        def fingerprint(self):
+            return f"lists up to {largest}"
+
+        def examples(self):
+            grades = (1.0, 0.5, 1 / 49, 0.0)
+            yield Example("q", ("a", "b", "c", "d"), grades, "first")
+
+    evaluator = ListwiseEvaluator(Scaled(), tmp_path, ["recall@2", "precision@4"], lambda message: None)
+    found = evaluator.evaluate(Scorer([0, 1, 3, 2])).metrics  # c d b a
+    relevant = 3 if largest == 49 else 2
+    assert found["precision@4"] == relevant / 4
+    assert found["recall@2"] == (relevant == 3) / relevant

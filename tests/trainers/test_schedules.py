@@ -2,7 +2,9 @@
 
 import pytest
 
+from rankpo.errors import ConfigError
 from rankpo.trainers.schedules import Schedule
+from tests.runs import CONTRASTIVE, train
 
 
 def values(total, **settings):
@@ -49,11 +51,42 @@ def test_a_warm_up_longer_than_the_run():
     ("settings", "message"),
     [
         ({"kind": "cosin"}, "kind must be one of constant, linear, cosine, warmup_stable_decay, got 'cosin'"),
-        ({"warmup": -1}, "warmup must be >= 0, got -1"),
-        ({"decay": float("nan")}, "decay must be >= 0, got nan"),
-        ({"final": -0.1}, "final must be >= 0, got -0.1"),
+        ({"warmup": -1}, "warmup must be >= 0 and finite, got -1"),
+        ({"decay": float("nan")}, "decay must be >= 0 and finite, got nan"),
+        ({"warmup": float("inf")}, "warmup must be >= 0 and finite, got inf"),
+        ({"final": -0.1}, "final must be >= 0 and finite, got -0.1"),
     ],
 )
 def test_refusals(settings, message):
     with pytest.raises(ValueError, match=message):
         Schedule(**settings)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "decay", "total"), [(0.1, 0.2, 1), (0.5, 0.5, 7), (5, 5, 10), (0.7, 3, 10), (0.1, 0.9, 10), (0, 4, 4)]
+)
+def test_warm_up_and_decay_fit(warmup, decay, total):
+    schedule = Schedule(kind="warmup_stable_decay", warmup=warmup, decay=decay)
+    schedule.check(total)
+    assert schedule.remark(total) is None
+
+
+@pytest.mark.parametrize(("warmup", "decay", "total"), [(6, 5, 10), (0.6, 0.5, 10), (0.8, 3, 10), (8, 0.3, 10)])
+def test_warm_up_and_decay_longer_than_the_run_are_refused(warmup, decay, total):
+    with pytest.raises(ValueError, match=f"take 11 updates, and the run has {total}; lower them"):
+        Schedule(kind="warmup_stable_decay", warmup=warmup, decay=decay).check(total)
+    Schedule(kind="cosine", warmup=warmup, decay=decay).check(total)  # no decay of its own
+
+
+def test_a_warm_up_as_long_as_the_run_is_said():
+    line = Schedule(kind="cosine", warmup=9).remark(9)
+    assert line is not None and line.startswith("scheduler.warmup=9 updates is all of this run of 9: the learning rate")
+    assert Schedule(kind="cosine", warmup=9).remark(10) is None
+
+
+def test_a_run_says_or_refuses_what_does_not_fit(tmp_path, capsys):
+    train(*CONTRASTIVE, "trainer.max_steps=2", "scheduler.warmup=5", f"cache_dir={tmp_path}", "exp_name=long")
+    assert "scheduler.warmup=5 updates is all of this run of 2" in capsys.readouterr().err
+    options = ("scheduler=warmup_stable_decay", "scheduler.warmup=2", "scheduler.decay=2", "trainer.max_steps=3")
+    with pytest.raises(ConfigError, match=r"scheduler.warmup=2 and scheduler.decay=2 take 4 updates"):
+        train(*CONTRASTIVE, *options, f"cache_dir={tmp_path}", "exp_name=both")

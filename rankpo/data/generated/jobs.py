@@ -176,9 +176,10 @@ class Jobs:
                 for profile in rng.sample(pool, min(len(pool), self.num_negatives)):
                     chosen.setdefault(profile.text, profile)
             grades = tuple(relevance(post, profile) / 2 * self.max_label for profile in chosen.values())
+            relevant = tuple(relevance(post, profile) >= self.relevant_from for profile in chosen.values())
             teacher = tuple(utility(post, profile) for profile in chosen.values())
             if len(set(grades)) > 1:
-                yield Example(post.text, tuple(chosen), grades, post.id, teacher=teacher)
+                yield Example(post.text, tuple(chosen), grades, post.id, teacher=teacher, relevant=relevant)
 
     def _preferences(self) -> Iterator[Example]:
         """Pairs of plausible profiles, most of them right by the rules, chosen and rejected by the judge."""

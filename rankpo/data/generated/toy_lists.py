@@ -15,7 +15,7 @@ VERSION = 1  # raise it with any change of what is generated
 
 @dataclass(kw_only=True)
 class ToyLists:
-    """num_examples lists of num_passages distinct digits in random order, relevance digit/9. part: train or test."""
+    """num_examples lists of num_passages distinct digits in random order, relevance digit/9, the largest relevant. part: train or test."""
 
     name: str
     part: str = "train"
@@ -44,5 +44,6 @@ class ToyLists:
                 query="largest",
                 candidates=tuple(str(digit) for digit in digits),
                 relevance=tuple(digit / 9 for digit in digits),
+                relevant=tuple(digit == max(digits) for digit in digits),
                 id=f"{self.name}:{number}",
             )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rankpo.data.loaders.ranking import DataLoader, Group
+from rankpo.data.relevance import IRRELEVANT, UNKNOWN
 from rankpo.data.table import ExampleTable
 
 
@@ -14,8 +15,8 @@ from rankpo.data.table import ExampleTable
 class CompletionDataLoader(DataLoader):
     """One completion per group.
 
-    completions: "best" takes the one of largest relevance of each example (the first of equals), where it is > 0;
-    "all" takes every one, desirable or not (loss=csft).
+    completions: "best" takes the one of largest relevance of each example (the first of equals), unless the data says
+    that it is not desirable; "all" takes every one, desirable or not (loss=csft): relevance is 1 or 0 then.
     """
 
     completions: str = "best"
@@ -27,22 +28,33 @@ class CompletionDataLoader(DataLoader):
 
     def make_items(self) -> np.ndarray:
         table = self.table
+        counts = np.diff(table.offsets)
         if self.completions == "all":
-            examples = np.repeat(np.arange(len(table)), np.diff(table.offsets))
+            self._relevant = table.relevant("dataloader.completions=all")
+            examples = np.repeat(np.arange(len(table)), counts)
             return np.stack([examples, np.arange(len(examples))], axis=1)
+        alone = np.repeat(counts == 1, counts)
+        if (np.asarray(table.stated)[alone] == UNKNOWN).any():  # nothing to be the best of
+            table.relevant("dataloader.completions=best")
         return best_slots(table)
 
     def group(self, epoch: int, item: np.ndarray) -> Group:
-        return self._make(int(item[0]), item[1:2])
+        group = self._make(int(item[0]), item[1:2])
+        if self.completions == "best":
+            return group
+        return replace(group, relevance=self._relevant[item[1:2]].astype(np.float32))
 
 
 def best_slots(table: ExampleTable) -> np.ndarray:
-    """[n, 2] int64: each example with a relevant candidate, and the slot of its most relevant one, the first of equals."""
-    relevance = np.asarray(table.relevance)
+    """[n, 2] int64: each example and the slot of its most relevant candidate, the first of equals.
+
+    Examples whose best candidate is known to be irrelevant are left out.
+    """
+    relevance, stated = np.asarray(table.relevance), np.asarray(table.stated)
     items = []
     for example in np.flatnonzero(np.diff(table.offsets)):
         slots = table.slots(int(example))
         best = slots[np.argmax(relevance[slots])]
-        if relevance[best] > 0:
+        if stated[best] != IRRELEVANT:
             items.append((example, best))
     return np.array(items, dtype=np.int64).reshape(-1, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,8 @@ class ListwisePromptDataLoader(DataLoader):
 
     max_candidates: longer lists give that many, another draw each epoch. variable_size: the share of lists that is
     cut to a random size in [min_size, n], order kept. shuffle_candidates: the share that is shown in random order,
-    after the cut. Lists of fewer than two candidates, or of equal relevance, teach no order and are left out.
+    after the cut. The order to learn is that of the labels. Lists of fewer than two candidates, or of equal labels,
+    teach no order and are left out.
     """
 
     max_candidates: int = 20
@@ -36,11 +37,11 @@ class ListwisePromptDataLoader(DataLoader):
         super().__post_init__()
 
     def make_items(self) -> np.ndarray:
-        relevance = np.asarray(self.table.relevance)
+        grades = np.asarray(self.table.grades)
         spread = [
             example
             for example in range(len(self.table))
-            if len(slots := self.table.slots(example)) > 1 and np.ptp(relevance[slots]) > 0
+            if len(slots := self.table.slots(example)) > 1 and np.ptp(grades[slots]) > 0
         ]
         return np.stack([np.array(spread, dtype=np.int64), np.full(len(spread), -1)], axis=1)
 
@@ -59,7 +60,7 @@ class ListwisePromptDataLoader(DataLoader):
             slots = slots[np.sort(drawn)]
         if chance_shuffle < self.shuffle_candidates:
             slots = slots[np.argsort(random_keys(len(slots), self.seed, epoch, key, 5), kind="stable")]
-        return self._make(example, slots)
+        return replace(self._make(example, slots), relevance=np.asarray(self.table.grades[slots]), grades=None)
 
 
 def _uniform(*parts: int) -> float:

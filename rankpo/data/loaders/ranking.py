@@ -21,6 +21,8 @@ class Group:
 
     query: row. candidates: [g] rows. slots: [g] positions in the table's candidate arrays (stored reference scores
     are looked up by them). relevance: [g]. teacher: [g] or None. confidence: fraction of 1 (1 where none is stated).
+    grades: [g] labels that differ from the relevance, or None. own_negatives: other queries' candidates are no negatives
+    of this one.
     """
 
     id: str
@@ -30,13 +32,16 @@ class Group:
     relevance: np.ndarray
     teacher: np.ndarray | None
     confidence: float
+    grades: np.ndarray | None = None
+    own_negatives: bool = False
 
 
 @dataclass(kw_only=True)
 class DataLoader:
     """Base of the loaders: deals items to updates; subclasses say what an item is and which group it gives.
 
-    weights: how often each dataset's examples occur in an epoch (1 = once), by dataset name.
+    weights: how often each dataset's examples occur in an epoch (1 = once), by dataset name. left_out: numbers of
+    examples that no update shows.
     """
 
     table: ExampleTable
@@ -44,10 +49,13 @@ class DataLoader:
     seed: int
     shuffle: bool = True
     weights: Sequence[float] = ()
+    left_out: Sequence[int] = ()
     sampler: Sampler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.items = self._weighted(self.make_items())
+        items = self.make_items()
+        shown = np.isin(items[:, 0], self.left_out, invert=True) if len(self.left_out) else slice(None)
+        self.items = self._weighted(items[shown])
         if not len(self.items):
             raise ValueError(
                 f"the training data holds no usable example: none of {len(self.table)} is one for "
@@ -105,6 +113,8 @@ class DataLoader:
             relevance=np.asarray(table.relevance[slots]),
             teacher=np.asarray(table.teacher[slots]) if table.has_teacher else None,
             confidence=1.0 if np.isnan(confidence) else confidence,
+            grades=np.asarray(table.grades[slots]) if table.has_grades else None,
+            own_negatives=bool(table.own_negatives[example]),
         )
 
 
@@ -113,7 +123,8 @@ class ContrastiveDataLoader(DataLoader):
     """A positive (column 0) and up to `num_negatives` of the query's own negatives, redrawn every epoch.
 
     positives: "one" draws one positive per query and epoch (as RankPO does); "all" makes a group of each.
-    A query with fewer negatives gives a shorter group; one without a positive is left out.
+    A query with fewer negatives gives a shorter group, as does one whose record allows fewer; one without a positive is
+    left out.
     """
 
     num_negatives: int = 5
@@ -128,8 +139,9 @@ class ContrastiveDataLoader(DataLoader):
 
     def make_items(self) -> np.ndarray:
         table = self.table
+        self._relevant = table.relevant("a loss on positives and negatives")
         example_of_slot = np.repeat(np.arange(len(table)), np.diff(table.offsets))
-        slots = np.flatnonzero(np.asarray(table.relevance) > 0)
+        slots = np.flatnonzero(self._relevant)
         if self.positives == "all":
             return np.stack([example_of_slot[slots], slots], axis=1)
         examples = np.unique(example_of_slot[slots])
@@ -140,10 +152,12 @@ class ContrastiveDataLoader(DataLoader):
         slots = self.table.slots(example)
         keys = self._keys(epoch, example, len(slots) + 1)
         order = slots[np.argsort(keys[1:], kind="stable")]
-        relevant = np.asarray(self.table.relevance[order]) > 0
+        relevant = self._relevant[order]
         if positive < 0:
             positive = int(order[relevant][0])
-        return self._make(example, np.concatenate([[positive], order[~relevant][: self.num_negatives]]))
+        limit = int(self.table.max_negatives[example])
+        count = self.num_negatives if limit < 0 else min(limit, self.num_negatives)
+        return self._make(example, np.concatenate([[positive], order[~relevant][:count]]))
 
 
 @dataclass(kw_only=True)
@@ -190,7 +204,7 @@ class PairedPreferenceDataLoader(DataLoader):
 class ListwiseDataLoader(DataLoader):
     """Lists of candidates of one query with graded relevance.
 
-    groups: "all" deals every candidate once per epoch into ceil(n / group_size) lists: sorted by relevance, ties in
+    groups: "all" deals every candidate once per epoch into ceil(n / group_size) lists: sorted by label, ties in
     random order, dealt round-robin, so that each list sees the spread of labels. "one" draws one list of
     `group_size` with `num_positives` relevant ones. group_size None: the whole list.
     """
@@ -208,6 +222,8 @@ class ListwiseDataLoader(DataLoader):
         super().__post_init__()
 
     def make_items(self) -> np.ndarray:
+        if self.groups_per_query == "one":
+            self._relevant = self.table.relevant("dataloader.groups_per_query=one")
         counts = np.diff(self.table.offsets)
         size = self.group_size or int(counts.max(initial=1))
         lists = -(-counts // size) if self.groups_per_query == "all" else np.minimum(counts, 1)
@@ -219,11 +235,12 @@ class ListwiseDataLoader(DataLoader):
         example, number = int(item[0]), int(item[1])
         slots = self.table.slots(example)
         shuffled = slots[np.argsort(self._keys(epoch, example, len(slots)), kind="stable")]
-        relevance = np.asarray(self.table.relevance[shuffled])
         size = self.group_size or len(slots)
         if self.groups_per_query == "all":
             num_lists = -(-len(slots) // size)
-            return self._make(example, shuffled[np.argsort(-relevance, kind="stable")][number::num_lists])
-        positives, others = shuffled[relevance > 0], shuffled[relevance <= 0]
+            grades = np.asarray(self.table.grades[shuffled])
+            return self._make(example, shuffled[np.argsort(-grades, kind="stable")][number::num_lists])
+        relevant = self._relevant[shuffled]
+        positives, others = shuffled[relevant], shuffled[~relevant]
         positives = positives[: self.num_positives]
         return self._make(example, np.concatenate([positives, others[: size - len(positives)]]))

@@ -7,12 +7,27 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import orjson
 import xxhash
 
 from rankpo.data.readers.files import NotARecord, content_fingerprint, records
 from rankpo.types import Example
+
+
+class EvaluationSet(Protocol):
+    """A corpus with graded judgements."""
+
+    name: str
+    ignore_identical_ids: bool
+    relevant_from: int
+    gain: str
+
+    def fingerprint(self) -> str: ...
+    def corpus(self) -> Iterator[tuple[str, str]]: ...
+    def queries(self) -> Iterator[tuple[str, str]]: ...
+    def qrels(self) -> dict[str, dict[str, int]]: ...
 
 
 @dataclass(kw_only=True)
@@ -110,8 +125,13 @@ class Beir:
         for query_id, text in self.queries():
             judged = qrels.get(query_id, {})
             if judged:
-                relevance = tuple(float(max(0, grade)) for grade in judged.values())
-                yield Example(text, tuple(texts[name] for name in judged), relevance, f"{self.name}:{query_id}")
+                yield Example(
+                    text,
+                    tuple(texts[name] for name in judged),
+                    tuple(float(max(0, grade)) for grade in judged.values()),
+                    f"{self.name}:{query_id}",
+                    relevant=tuple(grade >= self.relevant_from for grade in judged.values()),
+                )
 
 
 def write_beir(

@@ -13,11 +13,14 @@ import xxhash
 
 from rankpo.data.readers import chat_formats, files, oasst
 from rankpo.data.readers.chat_formats import Chat
+from rankpo.data.readers.chat_turns import unused_keys
 from rankpo.data.readers.fields import BadRecord
 from rankpo.data.readers.hub import HubRecords
+from rankpo.data.readers.passes import PassReport
+from rankpo.data.relevance import threshold
 from rankpo.types import Example, Prompt
 
-VERSION = 1  # raise it with any change of what a record becomes
+VERSION = 2  # raise it with any change of what a record becomes
 FORMATS = ("auto", *chat_formats.FORMATS, "oasst")
 
 
@@ -26,35 +29,52 @@ class ChatRecords(HubRecords):
     """Prompts with completions as `Example`s.
 
     config: of a hub dataset that comes in several. format: one of FORMATS, or auto, decided by the keys of the first
-    record. split: records of files that name a split of their own are left out unless it is this one. max_pairs:
-    examples of one prompt at most, the first ones. filtered: counts what split, format and max_pairs left out.
+    record. split: records of files that name a split of their own are left out unless it is this one. train_turns: of a
+    conversation with several turns of the assistant, the `last` is trained, or `all`, each as an example behind the
+    turns before it; turns with weight 0 or train false are not. max_pairs: examples of one prompt at most, the first
+    ones. relevant_from: the smallest reward of a desirable completion, for losses that need to know. filtered: counts
+    what split, format, flags and max_pairs left out. unused: fields that no reader used, with the number of records
+    that have them.
     """
 
     config: str | None = None
     format: str = "auto"
+    train_turns: str = "last"
     max_pairs: int | None = None
+    relevant_from: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of("format", FORMATS)
+        self._one_of("train_turns", ("last", "all"))
         self._positive("max_pairs")
         self.filtered = 0
+        self.unused: Counter[str] = Counter()
+
+    @property
+    def report(self) -> PassReport:
+        """What the last pass met, kept with the table and said before training."""
+        fields = [f"{name} ({count:,} records)" for name, count in self.unused.items()]
+        return PassReport(filtered=self.filtered, places=list(self.bad), unused=fields)
 
     def fingerprint(self) -> str:
         """Of the contents and of the settings that choose and read them. A hub dataset is named by its revision."""
-        settings = [self.split, self.format, self.max_pairs, self.limit, self.on_bad_record]
+        settings = [self.split, self.format, self.train_turns, self.max_pairs, self.relevant_from]
+        settings += [self.limit, self.on_bad_record]
         return xxhash.xxh3_128_hexdigest(json.dumps([VERSION, self.content(), *settings]).encode())
 
     def examples(self) -> Iterator[Example]:
         """Streams the examples. Raises BadRecords at the end of the bad ones, or after twenty."""
-        self.bad, self.filtered = [], 0
+        self.bad, self.filtered, self.unused = [], 0, Counter()
         for place, chat in islice(self._kept(), self.limit):
             yield Example(
                 query=chat.prompt,
                 candidates=chat.completions,
                 relevance=chat.relevance,
-                id=f"{self.name}:{place}",
+                id=f"{self.name}:{place}" if chat.place is None else f"{self.name}:{place}#{chat.place}",
                 source=place,
+                relevant=threshold(chat.relevance, self.relevant_from),
+                finished=chat.finished,
             )
         self.complain()
 
@@ -83,7 +103,9 @@ class ChatRecords(HubRecords):
         for place, several in groups.values():
             texts = [text for chat in several for text in chat.completions]
             relevance = [value for chat in several for value in chat.relevance]
-            yield place, Chat(several[0].prompt, tuple(texts), tuple(relevance))
+            finished = [whole for chat in several for whole in chat.finished or (True,) * len(chat.completions)]
+            whole = None if all(finished) else tuple(finished)
+            yield place, Chat(several[0].prompt, tuple(texts), tuple(relevance), finished=whole)
 
     def _chats(self) -> Iterator[tuple[str, Chat]]:
         if self.format == "oasst":
@@ -97,14 +119,20 @@ class ChatRecords(HubRecords):
                 kind = kind or record.get("type")
                 if chosen == "halos" and record.get("type") != kind:
                     raise BadRecord(f"type is {record.get('type')!r} in a file of {kind!r}")
-                chat = chat_formats.FORMATS[chosen](record)
+                chats = self._of(chosen, record)
             except BadRecord as error:
                 self.note(place, error)
                 continue
-            if chat is None:
-                self.filtered += 1
-            else:
-                yield place, chat
+            self.unused.update(unused_keys(record, ("split", *chat_formats.USED.get(chosen, record))))
+            self.filtered += not chats
+            yield from ((place, chat) for chat in chats)
+
+    def _of(self, chosen: str, record: Mapping[str, Any]) -> list[Chat]:
+        """The examples of a record: none where it is left out, several where each turn of the assistant is one."""
+        if chosen == "messages" and self.train_turns == "all" and "text" not in record:
+            return chat_formats.trained_turns(record, "all")
+        chat = chat_formats.FORMATS[chosen](record)
+        return [] if chat is None else [chat]
 
     def _good(self, records: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for place, record in records:

@@ -1,7 +1,8 @@
-"""Chat and preference records as prompt, completions and relevance: TRL's forms, messages, HALOs' JSON, and hub sets.
+"""Chat and preference records as prompt, completions and relevance: TRL's forms, messages, ShareGPT, Alpaca, HALOs'
+JSON, and hub sets.
 
-interop.md sections 1.4 and 1.5. A completion is one assistant turn's content; the prompt is text, or all turns before.
-Texts keep their white space: a completion may begin with a blank.
+A completion is one assistant turn's content; the prompt is text, or all turns before. Texts keep their white space: a
+completion may begin with a blank.
 """
 
 from __future__ import annotations
@@ -9,86 +10,119 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
+from rankpo.data.readers.chat_prompts import (
+    alpaca_turns,
+    common_text,
+    common_turns,
+    given_prompt,
+    in_front,
+    system_first,
+)
+from rankpo.data.readers.chat_turns import answer, flagged, needed, turns
 from rankpo.data.readers.fields import BadRecord, number
-from rankpo.data.text.conversations import role
-from rankpo.types import Prompt, Turn
+from rankpo.types import Prompt
 
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A prompt and its completions, before they have an id. group: records of equal group are one example."""
+    """A prompt and its completions, before they have an id. group: records of equal group are one example.
+
+    finished: per completion, False for one that was cut when it was written; None: all are whole. place: of the trained
+    turn in its conversation, where one record gives several examples.
+    """
 
     prompt: Prompt
     completions: tuple[str, ...]
     relevance: tuple[float, ...]
     group: str | None = None
+    finished: tuple[bool, ...] | None = None
+    place: int | None = None
 
 
 def preference(record: Record) -> Chat:
-    """TRL's {"prompt"?, "chosen", "rejected"}, each text or turns; without a prompt it is what both begin with."""
+    """TRL's {"prompt"?, "chosen", "rejected"}, each text or turns; without a prompt it is what both begin with.
+
+    Alpaca's `instruction` and ShareGPT's `conversations` are prompts too, whose answers are turns.
+    """
     chosen, rejected = needed(record, "chosen"), needed(record, "rejected")
+    given = given_prompt(record)
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise BadRecord("chosen and rejected must both be texts or both be lists of turns")
     if chosen == rejected:
         raise BadRecord("chosen and rejected are equal")
-    given = record.get("prompt")
+    if isinstance(chosen, str) and isinstance(given, tuple):
+        return Chat(given, _completions((chosen, rejected)), (1.0, 0.0))
     if isinstance(chosen, str):
-        prompt, texts = _common_text(chosen, rejected) if given is None else (given, (chosen, rejected))
+        prompt, texts = common_text(chosen, rejected) if given is None else (given, (chosen, rejected))
         return Chat(_prompt(prompt), _completions(texts), (1.0, 0.0))
-    common, last = _common_turns(turns(chosen, "chosen"), turns(rejected, "rejected"))
-    if given is not None and not any(name == "user" for name, _ in common):
-        start = ((("user", given),) if isinstance(given, str) else turns(given, "prompt")) if given else ()
-        common = (*start, *common)  # turns that both share already hold the prompt, and are not repeated
+    several = [flagged(value, key) for key, value in (("chosen", chosen), ("rejected", rejected))]
+    for key, messages_of in zip(("chosen", "rejected"), several, strict=True):
+        if messages_of[-1].trained is False:
+            raise BadRecord(f"{key} ends with a turn that is flagged not to be trained, and a pair trains both answers")
+    common, last = common_turns(*(tuple(message.turn for message in messages_of) for messages_of in several))
+    common = in_front(given, common)
     if not common:
         raise BadRecord("chosen and rejected share no first turn, and there is no prompt")
     return Chat(common, _completions(last), (1.0, 0.0))
 
 
-def _common_text(chosen: str, rejected: str) -> tuple[str, tuple[str, str]]:
-    common = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
-    if common in (chosen, rejected):
-        raise BadRecord("one of chosen and rejected begins with the whole other: where the prompt ends is unknown")
-    prompt = common.rstrip(" ")  # a blank at its end belongs to the completions, as their tokenizers expect
-    return prompt, (chosen[len(prompt) :], rejected[len(prompt) :])
+def completion(record: Record) -> Chat | None:
+    """TRL's {"prompt", "completion", "label"?}, texts or turns; without a label the completion is desirable.
 
-
-def _common_turns(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[str, str]]:
-    """The longest common run of turns, and what follows it: one assistant turn in each."""
-    count = 0
-    while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
-        count += 1
-    rest = chosen[count:], rejected[count:]
-    for key, left in zip(("chosen", "rejected"), rest, strict=True):
-        if [name for name, _ in left] != ["assistant"]:
-            found = ", ".join(name for name, _ in left) or "nothing"
-            raise BadRecord(f"{key} must go on with one assistant turn after the common turns, got {found}")
-    return tuple(chosen[:count]), (rest[0][0][1], rest[1][0][1])
-
-
-def completion(record: Record) -> Chat:
-    """TRL's {"prompt", "completion", "label"?}, texts or turns; without a label the completion is desirable."""
-    given, answer = needed(record, "prompt"), needed(record, "completion")
-    if isinstance(given, str) != isinstance(answer, str):
+    None where the completion is flagged not to be trained.
+    """
+    given, written = needed(record, "prompt"), needed(record, "completion")
+    if isinstance(given, str) != isinstance(written, str):
         raise BadRecord("prompt and completion must both be texts or both be lists of turns")
     relevance = _label(record["label"]) if "label" in record else 1.0
-    if isinstance(answer, str):
-        return Chat(_prompt(given), _completions([answer]), (relevance,))
-    return Chat(turns(given, "prompt"), _completions([_answer(answer, "completion")]), (relevance,))
+    finished = _finished(record, "finished")
+    if isinstance(written, str):
+        return Chat(_prompt(given), _completions([written]), (relevance,), finished=finished)
+    several = flagged(written, "completion")
+    if [message.trained for message in several] == [False]:
+        return None
+    return Chat(turns(given, "prompt"), _completions([answer(written, "completion")]), (relevance,), finished=finished)
 
 
-def messages(record: Record) -> Chat:
-    """{"messages": turns}: the last one, an assistant's, is the completion; or {"text"}: a completion of nothing."""
-    if "messages" not in record:
+def messages(record: Record) -> Chat | None:
+    """The last of `trained_turns`, None where none is trained; or {"text"}: a completion of nothing."""
+    if "messages" not in record and "conversations" not in record:
         return Chat("", _completions([needed(record, "text")]), (1.0,))
-    several = turns(record["messages"], "messages")
-    if several[-1][0] != "assistant" or len(several) < 2:
-        raise BadRecord(f"messages must end with an assistant turn behind another, got {[name for name, _ in several]}")
-    return Chat(several[:-1], _completions([several[-1][1]]), (1.0,))
+    return next(iter(trained_turns(record, "last")), None)
+
+
+def trained_turns(record: Record, which: str) -> list[Chat]:
+    """{"messages": turns} or ShareGPT's {"conversations": turns, "system"?}: an example of each turn of the assistant
+    that is trained, behind the turns before it.
+
+    which: "all" of the assistant's turns, or the "last" one, without those that are flagged not to be trained (weight 0,
+    train false), and without one that nothing stands before.
+    """
+    key = "messages" if record.get("messages") is not None else "conversations"
+    several = flagged(needed(record, key), key)
+    names = [message.turn[0] for message in several]
+    if names[-1] != "assistant" or len(several) < 2:
+        raise BadRecord(f"{key} must end with an assistant turn behind another, got {names}")
+    trained = [
+        place
+        for place, message in enumerate(several)
+        if place and message.turn[0] == "assistant" and message.trained is not False
+    ]
+    found = []
+    for place in trained if which == "all" else trained[-1:]:
+        before = system_first(record, tuple(earlier.turn for earlier in several[:place]))
+        own = place if which == "all" else None
+        found.append(Chat(before, _completions([several[place].turn[1]]), (1.0,), place=own))
+    return found
+
+
+def alpaca(record: Record) -> Chat:
+    """Alpaca's {"instruction", "input"?, "output", "system"?, "history"?}, as turns."""
+    return Chat(alpaca_turns(record), _completions([needed(record, "output")]), (1.0,))
 
 
 def halos(record: Record) -> Chat:
@@ -97,21 +131,32 @@ def halos(record: Record) -> Chat:
     prompt = given if isinstance(given, str) else turns(given, "prompt")  # task=sample leaves plain texts plain
     kind = needed(record, "type")
     if kind == "pairwise_feedback":
-        outputs = [_answer(needed(record, f"output_{letter}"), f"output_{letter}") for letter in "AB"]
+        outputs = [answer(needed(record, f"output_{letter}"), f"output_{letter}") for letter in "AB"]
         if outputs[0] == outputs[1]:
             raise BadRecord("output_A and output_B are equal")
-        if _label(needed(record, "label")) == 0:
-            outputs.reverse()
-        return Chat(prompt, _completions(outputs), (1.0, 0.0))
+        finished = [_finished(record, f"finished_{letter}") or (True,) for letter in "AB"]
+        order = (0, 1) if _label(needed(record, "label")) else (1, 0)
+        texts = _completions([outputs[index] for index in order])
+        whole = tuple(finished[index][0] for index in order)
+        return Chat(prompt, texts, (1.0, 0.0), finished=None if all(whole) else whole)
     if kind == "sample":
         raise BadRecord("type is sample: a completion without judgement; judge it first, with task=annotate")
     if kind not in ("binary_feedback", "scalar_feedback"):
         raise BadRecord(f"type is {kind!r}; allowed: pairwise_feedback, binary_feedback, scalar_feedback")
-    output = _completions([_answer(needed(record, "output"), "output")])
+    output = _completions([answer(needed(record, "output"), "output")])
     if kind == "binary_feedback":
-        return Chat(prompt, output, (_label(needed(record, "label")),))
+        return Chat(prompt, output, (_label(needed(record, "label")),), finished=_finished(record, "finished"))
     reward = number(needed(record, "reward"), "reward")
-    return Chat(prompt, output, (reward,), group=str(needed(record, "prompt_id")))
+    group = str(needed(record, "prompt_id"))
+    return Chat(prompt, output, (reward,), group=group, finished=_finished(record, "finished"))
+
+
+def _finished(record: Record, key: str) -> tuple[bool] | None:
+    """(False,) for a completion that was cut when it was written."""
+    value = record.get(key)
+    if value not in (None, True, False):
+        raise BadRecord(f"{key} is {value!r}; allowed: true, false")
+    return (False,) if value is False else None
 
 
 def hh(record: Record) -> Chat:
@@ -154,49 +199,6 @@ def imdb(record: Record, prompt_words: int = 8) -> Chat:
     return Chat(kept, _completions([text[len(kept) :]]), (_label(needed(record, "label")),))
 
 
-def needed(record: Record, key: str) -> Any:
-    """The value of a key. Raises BadRecord naming the found ones; and for images, which no model here reads."""
-    for refused in ("images", "image", "tools"):
-        if record.get(refused):
-            raise BadRecord(f"{refused} are not supported")
-    if record.get(key) is None:
-        raise BadRecord(f"no field {key!r} (found: {', '.join(record) or 'nothing'})")
-    return record[key]
-
-
-def turns(value: Any, key: str) -> tuple[Turn, ...]:
-    """A list of {"role", "content"} (or {"from", "value"}) as turns. Raises BadRecord."""
-    if isinstance(value, str):
-        return (("user", value),)
-    if not isinstance(value, list | tuple) or not value:
-        raise BadRecord(f"{key} must be a list of turns, got {type(value).__name__}")
-    return tuple(_turn(item, f"{key}[{index}]") for index, item in enumerate(value))
-
-
-def _turn(item: Any, place: str) -> Turn:
-    if not isinstance(item, Mapping):
-        raise BadRecord(f"{place} must be an object with role and content, got {type(item).__name__}")
-    name, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
-    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
-        content = "".join(part["text"] for part in content)
-    if not isinstance(name, str) or not isinstance(content, str):
-        raise BadRecord(f"{place} must hold a role and a text (found: {', '.join(item)})")
-    try:
-        return role(name), content
-    except ValueError as error:
-        raise BadRecord(f"{place}: {error}") from error
-
-
-def _answer(value: Any, key: str) -> str:
-    """The content of a lone assistant turn; a plain text is one."""
-    if isinstance(value, str):
-        return value
-    several = turns(value, key)
-    if [name for name, _ in several] != ["assistant"]:
-        raise BadRecord(f"{key} must be one assistant turn, got {[name for name, _ in several]}")
-    return several[0][1]
-
-
 def _prompt(value: Any) -> str:
     if not isinstance(value, str):
         raise BadRecord(f"prompt must be a text as the completions are, got {type(value).__name__}")
@@ -220,6 +222,7 @@ FORMATS: dict[str, Callable[[Record], Chat | None]] = {
     "trl_preference": preference,
     "trl_completion": completion,
     "messages": messages,
+    "alpaca": alpaca,
     "halos": halos,
     "hh": hh,
     "shp": shp,
@@ -231,6 +234,21 @@ KEYS: dict[str, tuple[str, ...]] = {
     "trl_preference": ("chosen", "rejected"),
     "trl_completion": ("prompt", "completion"),
     "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "alpaca": ("instruction", "output"),
+}
+NAMES = {"sharegpt": "messages"}  # the format that reads these keys
+ALPACA_KEYS = ("instruction", "input", "system", "history")
+# what each format reads, and `split`, by which records are chosen
+USED: dict[str, tuple[str, ...]] = {
+    "trl_preference": ("prompt", "chosen", "rejected", "conversations", *ALPACA_KEYS),
+    "trl_completion": ("prompt", "completion", "label", "finished"),
+    "messages": ("messages", "conversations", "system", "text"),
+    "alpaca": (*ALPACA_KEYS, "output"),
+    "halos": (
+        *("type", "prompt", "prompt_id", "output", "output_A", "output_B", "label", "reward"),
+        *("finished", "finished_A", "finished_B"),
+    ),
 }
 
 
@@ -238,7 +256,7 @@ def detect(record: Record) -> str:
     """The format of a file by the keys of its first record. Raises BadRecord where none fits."""
     for name, keys in KEYS.items():
         if all(key in record for key in keys):
-            return name
+            return NAMES.get(name, name)
     if "text" in record:
         return "messages"
     known = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in KEYS.items())

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
+from rankpo.data.readers import layouts
 from rankpo.data.readers.fields import BadRecord, Options, Record, extract, inner, normal, number, numbers, text, texts
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """An example before it has an id and a place."""
-
-    query: str
-    candidates: list[str]
-    relevance: list[float]
-    teacher: list[float] | None = None
-    confidence: float | None = None
+from rankpo.data.readers.parsed import Parsed, labelled, of_lists, two_lists
 
 
 def contrastive(record: Record, options: Options) -> Parsed:
-    """{"query", "positives": [..], "negatives"?: [..]}."""
+    """{"query", "positives": [..], "negatives"?: [..], "pos_scores"?, "neg_scores"?}."""
     query = text(options.get(record, "query"), "query")
     positives = texts(_lone(options.get(record, "positives"), "positives", options), "positives")
     given = _lone(options.optional(record, "negatives"), "negatives", options)
-    return _two_lists(query, positives, [] if given is None else texts(given, "negatives"), record, options)
+    if not positives:
+        raise BadRecord("positives is empty")
+    negatives = None if given is None else texts(given, "negatives")
+    return two_lists(query, positives, negatives, record, options, ("positives", "negatives"))
 
 
 def _lone(value: Any, role: str, options: Options) -> Any:
@@ -41,28 +35,11 @@ def contrastive_raw(record: Record, options: Options) -> Parsed:
     if "index" in given:
         numbers(given["index"], len(positives), "positives.index", "positives.text")
     negatives = options.optional(record, "negatives")
-    return _two_lists(
-        query, positives, [] if negatives is None else texts(inner(negatives, "negatives"), "negatives.text")
-    )
-
-
-def _two_lists(
-    query: str,
-    positives: list[str],
-    negatives: list[str],
-    record: Record | None = None,
-    options: Options | None = None,
-) -> Parsed:
-    """Positives and negatives of a record; with scores_are=teacher, its pos_scores and neg_scores as the teacher's."""
     if not positives:
         raise BadRecord("positives is empty")
-    teacher = None
-    if record is not None and options is not None and options.scores_are == "teacher":
-        given = options.optional(record, "pos_scores"), options.optional(record, "neg_scores")
-        if any(scores is not None for scores in given):
-            teacher = numbers(given[0], len(positives), "pos_scores", "positives")
-            teacher += numbers(given[1], len(negatives), "neg_scores", "negatives") if negatives else []
-    return Parsed(query, positives + negatives, [1.0] * len(positives) + [0.0] * len(negatives), teacher)
+    return of_lists(
+        query, positives, [] if negatives is None else texts(inner(negatives, "negatives"), "negatives.text")
+    )
 
 
 def preferences(record: Record, options: Options) -> Parsed:
@@ -84,35 +61,32 @@ def preferences(record: Record, options: Options) -> Parsed:
 
 
 def pos_neg(record: Record, options: Options) -> Parsed:
-    """{"query", "pos": [..], "neg"?: [..], "pos_scores"?, "neg_scores"?}: FlagEmbedding, RAG-Retrieval."""
+    """{"query", "pos": [..], "neg"?: [..], "pos_scores"? or "scores"?, "neg_scores"?}: FlagEmbedding, RAG-Retrieval."""
     query = text(options.get(record, "query"), "query")
     positives = texts(options.get(record, "positives", "pos"), "pos")
     given = options.optional(record, "negatives", "neg")
-    negatives = texts(given, "neg") if given is not None else []
+    negatives = None if given is None else texts(given, "neg")
     if not positives and not negatives:
         raise BadRecord("no candidate at all")
-    relevance = [1.0] * len(positives) + [0.0] * len(negatives)
-    teacher = None
-    scores = [options.optional(record, "pos_scores"), options.optional(record, "neg_scores")]
-    if scores[1] is not None and given is None:
-        raise BadRecord("neg_scores without neg")
-    if any(score is not None for score in scores):
-        values = numbers(scores[0], len(positives), "pos_scores", "pos")
-        values += numbers(scores[1], len(negatives), "neg_scores", "neg") if negatives else []
-        if options.scores_are == "teacher":
-            teacher = values
-        else:
-            relevance = [options.scaled(value) for value in values]
-    return Parsed(query, positives + negatives, relevance, teacher)
+    if "scores" in record and "pos_scores" not in record and "pos_scores" not in options.fields:
+        options.use("scores")
+        record = {**record, "pos_scores": record["scores"]}  # RAG-Retrieval's name in files for embedding models
+    return two_lists(query, positives, negatives, record, options)
 
 
 def grouped(record: Record, options: Options) -> Parsed:
-    """{"query", "hits": [{"content", "label" or "score"}, ..]}."""
+    """{"query", "hits": [{"content", "label" or "score"}, ..]}; beside a label, a score is a teacher's."""
     query = text(options.get(record, "query"), "query")
     hits = options.get(record, "hits")
     if not isinstance(hits, list) or not hits:
         raise BadRecord("hits must be a list that is not empty")
-    return labelled(query, [labelled_text(hit, options, f"hits[{index}].") for index, hit in enumerate(hits)], options)
+    parsed = labelled(
+        query, [labelled_text(hit, options, f"hits[{index}].") for index, hit in enumerate(hits)], options
+    )
+    if "label" in options.fields or not all("label" in hit and "score" in hit for hit in hits):
+        return parsed
+    options.use("hits")
+    return replace(parsed, teacher=[number(hit["score"], f"hits[{index}].score") for index, hit in enumerate(hits)])
 
 
 def labelled_text(record: Any, options: Options, place: str = "") -> tuple[str, float]:
@@ -120,8 +94,12 @@ def labelled_text(record: Any, options: Options, place: str = "") -> tuple[str, 
     if not isinstance(record, Mapping):
         raise BadRecord(f"{place.rstrip('.')} must be an object, got {type(record).__name__}")
     content = options.fields.get("content", "content")
+    if not place:  # of a line, not of a hit within one
+        options.use(content)
     label = options.fields.get("label") or next((key for key in ("label", "score") if key in record), "label")
     value = extract(record, label)
+    if not place:
+        options.use(label)
     if value is None:
         raise BadRecord(
             f"no field {place + str(label)!r} (found: {', '.join(map(str, record))}); a label is never assumed"
@@ -129,11 +107,11 @@ def labelled_text(record: Any, options: Options, place: str = "") -> tuple[str, 
     return text(extract(record, content), f"{place}{content}"), number(value, f"{place}{label}")
 
 
-def labelled(query: str, pairs: Sequence[tuple[str, float]], options: Options) -> Parsed:
-    """A list of (text, label) as an example; with scores_are=teacher the labels are the teacher's scores too."""
-    candidates, labels = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    teacher = labels if options.scores_are == "teacher" else None
-    return Parsed(query, candidates, labels if teacher else [options.scaled(value) for value in labels], teacher)
+def labelled_line(record: Record, options: Options) -> tuple[str, tuple[str, float]]:
+    """(query, (text, label)) of a line that has one text with its label."""
+    if options.order[1] is not None:
+        return layouts.labelled_pair(record, options)
+    return text(options.get(record, "query"), "query"), labelled_text(record, options)
 
 
 def columns(record: Record, options: Options) -> Parsed:
@@ -145,10 +123,14 @@ def columns(record: Record, options: Options) -> Parsed:
         values = numbers(given if isinstance(given, list) else [given], len(candidates), "relevance", "candidates")
         if not candidates:
             raise BadRecord("candidates is empty")
-        return Parsed(query, candidates, [options.scaled(value) for value in values])
+        relevant = options.relevant(values)
+        return Parsed(query, candidates, [options.scaled(value) for value in values], relevant=relevant)
     positives = texts(_list(options.get(record, "positives")), "positives")
     given = options.optional(record, "negatives")
-    return _two_lists(query, positives, texts(_list(given), "negatives") if given is not None else [], record, options)
+    if not positives:
+        raise BadRecord("positives is empty")
+    negatives = None if given is None else texts(_list(given), "negatives")
+    return two_lists(query, positives, negatives, record, options, ("positives", "negatives"))
 
 
 def _list(value: Any) -> Any:
@@ -163,34 +145,66 @@ FORMATS: dict[str, Callable[[Record, Options], Parsed]] = {
     "grouped": grouped,
     "flat": grouped,  # once its lines are gathered
     "columns": columns,
+    "labeled_list": layouts.labeled_list,
+    "tevatron": layouts.tevatron,
+    "ids": layouts.ids,
+    "nemo": layouts.nemo,
+    "swift_messages": layouts.swift_messages,
+    "swift": layouts.swift,
+    "ordered": layouts.ordered,
 }
-KEYS: dict[str, Sequence[str]] = {
+KEYS: dict[str, Sequence[str]] = {  # `a|b`: one of the two
     "contrastive": ("query", "positives"),
     "contrastive_raw": ("query.text", "positives.text"),
     "preferences": ("query", "passage1", "passage2"),
     "pos_neg": ("query", "pos"),
     "grouped": ("query", "hits"),
     "flat": ("query", "content"),
+    "labeled_list": ("query", "documents|docs", "labels|scores"),
+    "tevatron": ("query", "positive_passages"),
+    "ids": ("query_text|query", "positive_document_ids"),
+    "nemo": ("question|query", "pos_doc"),
+    "swift_messages": ("messages", "positive_messages"),
+    "swift": ("query", "response"),
+}
+ELSEWHERE = {  # keys of records that other datasets read
+    "chat": ("chosen", "rejected", "completion", "messages", "conversations", "prompt", "output_A"),
+    "ranked_lists": ("passages", "ranking"),
 }
 
 
 def detect(record: Record, fields: Mapping[str, Any]) -> str:
-    """The format of a file by the keys of a record. Raises BadRecord where none or several match."""
-    matches = [name for name, keys in KEYS.items() if all(extract(record, key) is not None for key in keys)]
+    """The format of a file by the keys of a record. Raises BadRecord where none or several match.
+
+    A file without any format's names is read by the order of its columns, as sentence-transformers reads it.
+    """
+    matches = [name for name, keys in KEYS.items() if all(_there(record, key, {}) for key in keys)]
     if "contrastive_raw" in matches:
         matches.remove("contrastive")  # the same keys, one level deeper
+    if "pos_neg" in matches and isinstance(record.get("pos"), str):
+        matches.remove("pos_neg")  # one text each: columns in order
     if not matches or "candidates" in fields:
-        of_map = [
-            name
-            for name, keys in KEYS.items()
-            if all(extract(record, fields.get(key, key)) is not None for key in keys)
-        ]
+        of_map = [name for name, keys in KEYS.items() if fields and all(_there(record, key, fields) for key in keys)]
         matches = ["columns"] if "candidates" in fields or ("positives" in fields and len(of_map) != 1) else of_map
+    if not matches and not set(fields) - {"id", "prompt"} and layouts.is_ordered(record) and _elsewhere(record) is None:
+        return "ordered"
     if len(matches) == 1:
         return matches[0]
-    known = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in KEYS.items())
+    known = "; ".join(f"{name}: {', '.join(keys).replace('|', ' or ')}" for name, keys in KEYS.items())
     what = "no format has" if not matches else f"{' and '.join(matches)} both have"
+    other = _elsewhere(record)
+    hint = f"; datasets=[{other}] reads records with such keys" if other and not matches else ""
     raise BadRecord(
-        f"{what} these keys (found: {', '.join(map(str, record))}); set format, or the keys of the field map. "
+        f"{what} these keys (found: {', '.join(map(str, record))}){hint}; set format, or the keys of the field map. "
         f"Known: {known}"
     )
+
+
+def _there(record: Record, key: str, fields: Mapping[str, Any]) -> bool:
+    """Whether a record has a key, or one of several, under the names of the field map."""
+    return any(extract(record, fields.get(name, name)) is not None for name in key.split("|"))
+
+
+def _elsewhere(record: Record) -> str | None:
+    """The dataset that reads a record's keys, where this one does not."""
+    return next((name for name, keys in ELSEWHERE.items() if sum(key in record for key in keys) >= 2), None)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from rankpo.data.readers.chat_formats import Chat, needed
+from rankpo.data.readers.chat_formats import Chat
+from rankpo.data.readers.chat_turns import needed
 from rankpo.data.text.conversations import role
 from rankpo.types import Turn
 

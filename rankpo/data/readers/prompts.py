@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankpo.data.readers import files
-from rankpo.data.readers.chat_formats import needed, turns
+from rankpo.data.readers.chat_turns import needed, turns
 from rankpo.data.readers.fields import BadRecord
 from rankpo.types import Prompt
 

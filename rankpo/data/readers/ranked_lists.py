@@ -17,10 +17,11 @@ import xxhash
 from rankpo.data.readers import files
 from rankpo.data.readers.fields import BadRecord, numbers, text
 from rankpo.data.readers.hub import HubRecords
+from rankpo.data.relevance import threshold
 from rankpo.data.text.list_conversations import RankedRecord, from_conversation
 from rankpo.types import Example
 
-VERSION = 1  # raise it with any change of what a record becomes
+VERSION = 2  # raise it with any change of what a record becomes
 
 
 @dataclass(kw_only=True)
@@ -28,10 +29,12 @@ class RankedLists(HubRecords):
     """Lists as `Example`s.
 
     relevance_from_rank: `reciprocal`, 1/r, or `linear`, (n - r)/(n - 1), of the rank r from 1; passages that a partial
-    ranking does not name stand together below it, at 0. A record's own `scores` are used as they are.
+    ranking does not name stand together below it, at 0. A record's own `scores` are used as they are. relevant_from:
+    the smallest relevance (or score) of a relevant passage, for losses that need positives; 1 is the first place alone.
     """
 
     relevance_from_rank: str = "reciprocal"
+    relevant_from: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,7 +42,7 @@ class RankedLists(HubRecords):
 
     def fingerprint(self) -> str:
         """Of the contents and of the settings that read them. A hub dataset is named by its own fingerprint."""
-        settings = [self.relevance_from_rank, self.limit, self.on_bad_record]
+        settings = [self.relevance_from_rank, self.relevant_from, self.limit, self.on_bad_record]
         return xxhash.xxh3_128_hexdigest(json.dumps([VERSION, self.content(), *settings]).encode())
 
     def examples(self) -> Iterator[Example]:
@@ -65,6 +68,7 @@ class RankedLists(HubRecords):
                 relevance=relevance,
                 id=str(name) if name is not None else f"{self.name}:{place}",
                 source=place,
+                relevant=threshold(relevance, self.relevant_from),
             )
 
     def _relevance(self, record: RankedRecord) -> tuple[float, ...]:

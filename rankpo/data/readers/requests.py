@@ -10,8 +10,7 @@ from typing import Any
 
 from rankpo.data.readers.beir import Beir
 from rankpo.data.readers.files import NotARecord, records
-from rankpo.data.readers.trec import read_run
-from rankpo.evaluation.metrics import order
+from rankpo.data.readers.trec import order, read_run
 
 TEXT_KEYS = ("text", "segment", "contents", "content", "body", "passage")
 MAX_SHOWN = 10

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
-from rankpo.evaluation.metrics import Run, order
 from rankpo.storage.atomic import replacing
+
+Run = Mapping[str, Mapping[str, float]]
+
+
+def order(scores: Mapping[str, float]) -> list[str]:
+    """Document ids, best first: by score downwards, ties by id downwards as text (trec_eval's rule)."""
+    return sorted(scores, key=lambda name: (scores[name], name), reverse=True)
 
 
 def write_run(path: str | Path, run: Run, tag: str = "rankpo") -> None:

@@ -7,24 +7,32 @@ by construction and the first scored token is known, never searched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from rankpo.data.readers.fields import BadRecord
+from rankpo.data.text.rendering import (
+    SENTINEL,
+    chosen_template,
+    closing_tag,
+    cut_ending,
+    letters,
+    render,
+    with_generation_prompt,
+)
 from rankpo.types import Prompt, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROLES = ("system", "user", "assistant", "tool")
+QUESTION: tuple[Turn, ...] = (("user", "question"),)
+PROBES: dict[str, tuple[Turn, ...]] = {
+    "conversations with a system turn": (("system", "instruction"), *QUESTION),
+    "conversations of several turns": (*QUESTION, ("assistant", "answer"), ("user", "another")),
+}
 ALIASES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
-# for tokenizers without a template; eos ends the assistant's turns alone, as it will end what the model writes
-DEFAULT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
-    "{{ eos_token if message['role'] == 'assistant' else '' }}{{ '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
-)
-SENTINEL = "\ue000completion\ue001"  # private-use letters: no template and no text holds them
 
 
 def role(name: str) -> str:
@@ -47,46 +55,145 @@ def prompt_record(prompt: Prompt) -> str | list[dict[str, str]]:
     return prompt if isinstance(prompt, str) else [{"role": name, "content": content} for name, content in prompt]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChatFormat:
-    """A tokenizer's chat template, cut into what precedes a completion and what ends it.
+    """A tokenizer's chat template, cut into what precedes an answer and the answer with its end.
 
-    template: jinja, or None for the tokenizer's, or where it has none the default one. ending: what the template puts
-    behind an assistant's content up to and including its first special token, where a model stops writing; eos where
-    the template puts nothing special there. strips: the template strips white space around a content.
+    For every conversation, `prompt(turns) + completion(turns, answer)` is the template's own text of it, up to the
+    token that ends the assistant's turn. Both are rendered by transformers, never put together from learned parts.
+
+    template: jinja; the given one, or the tokenizer's, or the default; with a generation prompt where it had none.
+    tail: what the template puts behind an answer. ending: the part of it that a model writes, up to its first special
+    token, or eos where the template puts nothing special there. opening: what the template puts between its generation
+    prompt and a plain answer, such as a blank or an empty block of thoughts; the model writes it. opened: what the
+    generation prompt begins on the answer's behalf, such as `<think>`. strips: the sides, of "left" and "right", on
+    which the template takes white space off an answer. notes: what a user should know of the template, for the log.
     """
 
     tokenizer: PreTrainedTokenizerBase
     template: str
+    tail: str
     ending: str
-    strips: bool
+    opening: str = ""
+    opened: str = ""
+    strips: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def learn(cls, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> ChatFormat:
-        """Renders one short conversation and looks at it.
+        """Renders conversations of several forms and compares them with their prompts.
 
-        Raises ValueError for a template that does not show the assistant's content, and for a tokenizer without eos.
+        Raises ValueError for a template that does not show the assistant's answer once, or whose text of a
+        conversation does not begin with that of its prompt; and for a tokenizer without eos.
         """
-        chosen = template or tokenizer.chat_template or DEFAULT_TEMPLATE
-        if not isinstance(chosen, str):
-            raise ValueError(f"the tokenizer has several chat templates ({', '.join(chosen)}); set model.chat_template")
+        chosen = chosen_template(tokenizer, template)
         if tokenizer.eos_token is None:
             raise ValueError("the tokenizer has no eos token: nothing could end a completion")
-        turns = (("user", "question"), ("assistant", f" {SENTINEL} "))
-        before, found, ending = _render(tokenizer, chosen, turns, generation=False).rpartition(SENTINEL)
-        if not found:
-            raise ValueError("the chat template does not show the assistant's content; set model.chat_template")
-        strips = not (before.endswith(" ") and ending.startswith(" "))
-        ending = ending if strips else ending.removeprefix(" ")
-        return cls(tokenizer, chosen, _cut_ending(ending, tokenizer), strips)
+        notes = []
+        before, tail = _around(tokenizer, chosen, SENTINEL)
+        plain = render(tokenizer, chosen, QUESTION, generation=False)
+        asked = render(tokenizer, chosen, QUESTION, generation=True)
+        header = before[len(plain) :].rstrip(" ") if before.startswith(plain) else ""
+        if asked == plain and header.strip():
+            chosen, asked = with_generation_prompt(chosen, header), plain + header
+            notes.append(f"the chat template has no generation prompt: {header!r}, its header of an answer, becomes it")
+        opening, opened = _between(asked, before)
+        ending = cut_ending(tail, tokenizer)
+        if not tail.startswith(ending):
+            notes.append(f"the chat template ends an answer with {tail!r}: {tokenizer.eos_token} is put behind it")
+        if opened:
+            notes.append(f"the chat template's generation prompt opens {opened!r}: answers have to go on from there")
+        left, right = (text[:1] for text in _blanks(tokenizer, chosen, opening, tail))
+        strips = frozenset(side for side, kept in (("left", left), ("right", right)) if kept != " ")
+        learned = cls(
+            tokenizer=tokenizer,
+            template=chosen,
+            tail=tail,
+            ending=ending,
+            opening=opening,
+            opened=opened,
+            strips=strips,
+        )
+        return replace(learned, notes=(*notes, *learned._refusals()))
+
+    def _refusals(self) -> Iterator[str]:
+        """Why conversations of other forms than one question and its answer do not fit; records of them are refused."""
+        for name, turns in PROBES.items():
+            try:
+                self.completion(turns, f"{self.opened}{closing_tag(self.opened) or ''}answer")
+            except BadRecord as error:
+                yield f"{name} do not fit: {error}"
 
     def prompt(self, turns: Sequence[Turn]) -> str:
-        """The text before the assistant's next turn, its header included."""
-        return _render(self.tokenizer, self.template, turns, generation=True)
+        """The text before the assistant's next words: the header of its turn, or its last turn so far.
 
-    def completion(self, content: str) -> str:
-        """The text of the assistant's turn after its header."""
-        return (content.strip() if self.strips else content) + self.ending
+        Raises BadRecord for a conversation that the template refuses, or whose last turn it does not show.
+        """
+        if not _continues(turns):
+            return render(self.tokenizer, self.template, turns, generation=True)
+        begun = (*turns[:-1], ("assistant", turns[-1][1] + SENTINEL))
+        text, found, _ = render(self.tokenizer, self.template, begun, generation=False).rpartition(SENTINEL)
+        if not found or (len(turns) > 1 and not text.startswith(self.prompt(turns[:-1]))):
+            raise BadRecord("the chat template cannot go on from the assistant's turn that ends the prompt")
+        return text
+
+    def completion(self, turns: Sequence[Turn], content: str, *, finished: bool = True) -> str:
+        """The text that follows `prompt(turns)` where the assistant answers `content`, its end included.
+
+        A prompt that ends with an assistant's turn is continued. finished: False leaves the end out, of an answer that
+        was cut. Raises BadRecord where the template's text of the whole is no continuation of the prompt.
+        """
+        return self.behind(self.prompt(turns), turns, content, finished=finished)
+
+    def behind(self, prompt: str, turns: Sequence[Turn], content: str, *, finished: bool = True) -> str:
+        """`completion`, where `prompt(turns)` is at hand."""
+        earlier = turns[-1][1] if _continues(turns) else ""
+        whole_turns = (*(turns[:-1] if _continues(turns) else turns), ("assistant", earlier + content))
+        whole = render(self.tokenizer, self.template, whole_turns, generation=False)
+        if not whole.endswith(self.tail):
+            raise BadRecord(f"the chat template ends this answer otherwise than with {self.tail!r}")
+        whole = whole[: len(whole) - len(self.tail)]
+        if whole.startswith(prompt):
+            text = whole[len(prompt) :]
+            if letters(content) not in letters(self.opened + text):
+                raise BadRecord("the chat template does not show the whole answer; set model.chat_template")
+        elif self.opened and not earlier and whole.startswith(prompt.removesuffix(self.opened)):
+            text = self._after_opening(content)
+        else:
+            raise BadRecord(
+                "the chat template's text of the whole conversation does not begin with its text of the prompt; set "
+                "model.chat_template to one that leaves earlier turns as they are"
+            )
+        if not finished:
+            return text
+        self._check_closed(content, earlier + self.opened + text)
+        return text + self.ending
+
+    def _after_opening(self, content: str) -> str:
+        """The answer without what the generation prompt has opened already. Raises BadRecord for one that opens nothing."""
+        tag, closing = self.opened.strip(), closing_tag(self.opened)
+        begun = content.lstrip()
+        if begun.startswith(tag):
+            return begun.removeprefix(tag).removeprefix(self.opened.rpartition(tag)[2])
+        if closing is not None and closing in content:  # as a model writes it behind the prompt
+            return content
+        raise BadRecord(
+            f"the chat template's generation prompt opens {tag}, and the answer neither begins with it nor closes it; "
+            f"give the answers their {tag}…{closing or ''}, or set model.chat_template to one that does not open it"
+        )
+
+    def _check_closed(self, content: str, text: str) -> None:
+        closing = closing_tag(self.opened)
+        if closing is not None and closing not in text:
+            raise BadRecord(f"the answer opens {self.opened.strip()} and never writes {closing}: {content[:60]!r}")
+
+    def content(self, turns: Sequence[Turn], written: str) -> str:
+        """The answer in what a model wrote behind `prompt(turns)`, without its end: what `completion` is given."""
+        answer = written.rstrip() if "right" in self.strips else written
+        if _continues(turns):
+            return answer
+        answer = self.opened + answer.removeprefix(self.opening)
+        return answer.lstrip() if "left" in self.strips else answer
 
 
 def shortened(turns: Sequence[Turn]) -> tuple[Turn, ...] | None:
@@ -102,17 +209,36 @@ def shortened(turns: Sequence[Turn]) -> tuple[Turn, ...] | None:
     return (*system, *rest[users[1] :])
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, template: str, turns: Sequence[Turn], generation: bool) -> str:
-    messages = [{"role": name, "content": content} for name, content in turns]
-    text = tokenizer.apply_chat_template(
-        messages, chat_template=template, tokenize=False, add_generation_prompt=generation
-    )
-    assert isinstance(text, str)
-    return text
+def _continues(turns: Sequence[Turn]) -> bool:
+    """Whether the prompt ends with a turn of the assistant, which the completion goes on with."""
+    return bool(turns) and turns[-1][0] == "assistant"
 
 
-def _cut_ending(ending: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    special = {token for token in tokenizer.all_special_tokens if token}
-    special |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    ends = [ending.find(token) + len(token) for token in special if token in ending]
-    return ending[: min(ends)] if ends else ending.rstrip() + str(tokenizer.eos_token)
+def _around(tokenizer: PreTrainedTokenizerBase, template: str, content: str) -> tuple[str, str]:
+    """What the template puts before and after an answer to one question. Raises ValueError where it is not shown once."""
+    whole = render(tokenizer, template, (*QUESTION, ("assistant", content)), generation=False)
+    if whole.count(SENTINEL) != 1:
+        how = "does not show" if SENTINEL not in whole else "repeats"
+        raise ValueError(f"the chat template {how} the assistant's content; set model.chat_template")
+    before, _, tail = whole.partition(SENTINEL)
+    return before, tail
+
+
+def _blanks(tokenizer: PreTrainedTokenizerBase, template: str, opening: str, tail: str) -> tuple[str, str]:
+    """What is left of a blank on the left and on the right of an answer."""
+    plain, _ = _around(tokenizer, template, SENTINEL)
+    before, after = _around(tokenizer, template, f" {SENTINEL} ")
+    return before[len(plain) :], after.removesuffix(tail)
+
+
+def _between(asked: str, before: str) -> tuple[str, str]:
+    """(opening, opened) of a prompt with its generation prompt and the text before an answer. Raises ValueError."""
+    if before.startswith(asked):
+        return before[len(asked) :], ""
+    opened = asked.removeprefix(before)
+    if not asked.startswith(before) or not opened.strip():
+        raise ValueError(
+            f"the chat template's generation prompt ends in {asked[-20:]!r}, and its text before an answer in "
+            f"{before[-20:]!r}: the one does not begin the other; set model.chat_template"
+        )
+    return "", opened

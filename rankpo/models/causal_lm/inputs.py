@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 import xxhash
 
-from rankpo.data.batch import SpecialTokens, labels_of, stored_reference
+from rankpo.data.batch import labels_of
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable, Pieces
+from rankpo.data.text.continuation import Continuation
 from rankpo.data.text.conversations import ChatFormat, shortened
+from rankpo.data.text.cutting import cut_turns
+from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.models.causal_lm.settings import CausalSettings
-from rankpo.types import Batch, Example, Labels, Prompt, Sequences, Turn
+from rankpo.models.inputs import GroupKeys, Inputs
+from rankpo.types import Example, Labels, Prompt, Sequences, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 1  # raise it with any change of the tokens that a text gives
-# what stands in front of a text in the store, so that a prompt and a completion of equal words stay two rows
-PLAIN_PROMPT, CHAT_PROMPT, PLAIN_COMPLETION, CHAT_COMPLETION = "p:", "P:", "c:", "C:"
+VERSION = 2  # raise it with any change of the tokens that a text gives
+# what stands in front of a text in the store and says how it is read; a prompt and a completion of equal words stay apart
+PLAIN_PROMPT, CHAT_PROMPT, COMPLETION, WHOLE = "p:", "P:", "c:", "w:"
 
 
 class Piece(NamedTuple):
@@ -33,24 +39,27 @@ class Piece(NamedTuple):
     control: int
 
 
-class CompletionInputs:
+class CompletionInputs(Inputs):
     """How a causal language model reads examples.
 
     Plain prompts and completions stand as they are, eos behind the completion; conversations get the chat format,
-    which ends them itself. A prompt of more than max_prompt_length tokens loses its oldest turns, then tokens from its
-    beginning, so that its end, the last user turn, is what stays. A completion is cut at max_length.
+    which ends them itself. A text that brings its first or its end token along keeps that one alone. A completion that
+    was cut when it was written has no end. A prompt of more than max_prompt_length tokens loses its oldest turns, then
+    the beginning of its longest turn, whose frame stays; a plain one loses its beginning. A completion is cut at
+    max_length.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: CausalSettings) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
         self.chat = ChatFormat.learn(tokenizer, settings.chat_template)
+        self.continuation = Continuation(tokenizer)
         # a causal model's tokenizer may put a beginning in front; an end is eos's and the chat format's business
         self.head = SpecialTokens.learn(tokenizer).head
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.empty = self.head or (first,)  # an empty prompt: the first token must be predicted from something
         self.control = self._control_ids()
-        self.share_prompts = False  # set by a model that computes a prompt once for all its completions
+        self.share_prompts = False  # see `sharing_prompts`
         self.shortened = self.cut = 0
 
     def _control_ids(self) -> tuple[int, int] | None:
@@ -63,6 +72,12 @@ class CompletionInputs:
         )
         ids = [self.tokenizer.encode(token, add_special_tokens=False) for token in (good, bad)]
         return ids[0][0], ids[1][0]
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Ids of the tokens that end what the model writes: that of a turn, and eos, behind plain texts."""
+        last = self.continuation.whole([self.chat.ending])[0][-1]
+        return tuple(sorted({int(last), int(self.tokenizer.eos_token_id)}))
 
     def pieces(self) -> Pieces:
         state = self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else repr(self.tokenizer)
@@ -77,46 +92,85 @@ class CompletionInputs:
         )
 
     def render(self, example: Example) -> tuple[str, list[str]]:
-        """Prompt and completions as texts of the store, marked with how to read them."""
+        """Prompt and completions as texts of the store, marked with how to read them.
+
+        Raises BadRecord for a conversation that the chat template refuses or does not show as it is.
+        """
+        whole = example.finished or (True,) * len(example.candidates)
+        answers = list(zip(example.candidates, whole, strict=True))
         if isinstance(example.query, str):
-            return PLAIN_PROMPT + example.query, [PLAIN_COMPLETION + text for text in example.candidates]
-        return CHAT_PROMPT + json.dumps(example.query), [CHAT_COMPLETION + text for text in example.candidates]
+            mark = COMPLETION if example.query else WHOLE
+            return PLAIN_PROMPT + example.query, [mark + self._ended(text, finished) for text, finished in answers]
+        turns = example.query
+        prompt = self.chat.prompt(turns)
+        texts = [self.chat.behind(prompt, turns, text, finished=finished) for text, finished in answers]
+        return CHAT_PROMPT + json.dumps([prompt, turns]), [COMPLETION + text for text in texts]
+
+    def _ended(self, text: str, finished: bool) -> str:
+        """A plain completion with its end token, which stands once."""
+        if not finished:
+            return text
+        ends = tuple({str(self.tokenizer.eos_token), self.chat.ending.strip()})
+        return text.rstrip() if text.rstrip().endswith(ends) else text + str(self.tokenizer.eos_token)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of marked texts; prompts already cut to max_prompt_length."""
-        rendered = [self._text(text[:2], text[2:]) for text in texts]
-        encoded = self._encode(rendered)
-        return [self._fit(text, ids) for text, ids in zip(texts, encoded, strict=True)]
-
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        # verbose: no warning for texts longer than the model, which are cut here
-        encoded = self.tokenizer(
-            list(texts), add_special_tokens=False, truncation=False, return_attention_mask=False, verbose=False
-        )
-        return encoded["input_ids"]
-
-    def _text(self, mark: str, text: str) -> str:
-        if mark == CHAT_PROMPT:
-            return self.chat.prompt(_turns(text))
-        if mark == CHAT_COMPLETION:
-            return self.chat.completion(text)
-        return text + str(self.tokenizer.eos_token) if mark == PLAIN_COMPLETION else text
+        rows: list[list[int]] = [[] for _ in texts]
+        for marks, encode in (((COMPLETION,), self.continuation.ids), ((), self.continuation.whole)):
+            numbers = [n for n, text in enumerate(texts) if (text[:2] == COMPLETION) == bool(marks)]
+            encoded = encode([_bare(texts[n]) for n in numbers])
+            for number, ids in zip(numbers, encoded, strict=True):
+                rows[number] = self._fit(texts[number], ids)
+        return rows
 
     def _fit(self, text: str, ids: list[int]) -> list[int]:
-        mark, limit = text[:2], self.settings.max_prompt_length
+        mark = text[:2]
         if mark == PLAIN_PROMPT:
-            room = limit - len(self.head)
-            self.cut += len(ids) > room
-            return [*self.head, *ids[-room:]] if ids else list(self.empty)
-        if mark != CHAT_PROMPT or len(ids) <= limit:
+            return self._plain_prompt(ids)
+        if mark == WHOLE:  # the empty prompt is the first token already
+            return ids[len(self.empty) :] if tuple(ids[: len(self.empty)]) == self.empty else ids
+        return self._chat_prompt(_turns(text), ids) if mark == CHAT_PROMPT else ids
+
+    def _plain_prompt(self, ids: list[int]) -> list[int]:
+        """The first token once, whether the tokenizer puts it there or the text has it."""
+        head = self.head
+        if not head and ids[:1] == [self.tokenizer.bos_token_id]:
+            head = tuple(ids[:1])
+        rest = ids[len(head) :] if tuple(ids[: len(head)]) == head else ids
+        room = self.settings.max_prompt_length - len(head)
+        self.cut += len(rest) > room
+        return [*head, *rest[-room:]] if ids else list(self.empty)
+
+    def _chat_prompt(self, turns: Sequence[Turn], ids: list[int]) -> list[int]:
+        limit = self.settings.max_prompt_length
+        if len(ids) <= limit:
             return ids
         self.shortened += 1
-        turns = shortened(_turns(text[2:]))
-        while len(ids) > limit and turns is not None:
-            (ids,) = self._encode([self.chat.prompt(turns)])
-            turns = shortened(turns)
-        self.cut += len(ids) > limit
-        return ids[-limit:]
+        rest = shortened(turns)
+        while len(ids) > limit and rest is not None:
+            turns, (ids,) = rest, self.continuation.whole([self.chat.prompt(rest)])
+            rest = shortened(turns)
+        if len(ids) <= limit:
+            return ids
+        self.cut += 1
+        return self._cut_inside(turns)
+
+    def _cut_inside(self, turns: Sequence[Turn]) -> list[int]:
+        """Ids of the conversation with its longest turns cut, so that the frame around them stays."""
+        limit = self.settings.max_prompt_length
+        encode = self.continuation.whole
+        room = limit
+        while True:
+            cut = cut_turns(self.tokenizer, turns, room)
+            (ids,) = encode([self.chat.prompt(cut)])
+            if len(ids) <= limit:
+                return ids
+            if room <= 0:
+                raise ValueError(
+                    f"model.max_prompt_length={limit} is less than the {len(ids)} tokens that the chat template puts "
+                    "around the turns; set a larger one"
+                )
+            room = max(0, room - (len(ids) - limit))
 
     def piece(self, prompt: int, completion: int, relevance: float) -> Piece:
         if self.control is None:
@@ -129,17 +183,17 @@ class CompletionInputs:
         controls = np.array([piece.control >= 0 for piece in pieces], dtype=np.int64)
         return np.minimum(completions, self.settings.max_length - prompts - controls)
 
-    def lengths(self, table: ExampleTable, pieces: Sequence[Piece]) -> np.ndarray:
-        """[len(pieces)] int64 tokens of each piece, prompt and control token included."""
-        controls = np.array([piece.control >= 0 for piece in pieces], dtype=np.int64)
-        return table.lengths[[p.prompt for p in pieces]] + controls + self.completion_lengths(table, pieces)
+    def sizes(self, table: ExampleTable, keys: Sequence[Piece]) -> np.ndarray:
+        """[len(keys)] int64 tokens of each piece, prompt and control token included."""
+        controls = np.array([piece.control >= 0 for piece in keys], dtype=np.int64)
+        return table.lengths[[p.prompt for p in keys]] + controls + self.completion_lengths(table, keys)
 
-    def sequences(self, table: ExampleTable, pieces: Sequence[Piece]) -> Sequences:
+    def sequences(self, table: ExampleTable, keys: Sequence[Piece]) -> Sequences:
         """Prompt and completion of each piece as one sequence; labels on the completion alone."""
         numbers: dict[int, int] = {}
-        prefixes = [(numbers.setdefault(p.prompt, len(numbers)), table.lengths[p.prompt]) for p in pieces]
+        prefixes = [(numbers.setdefault(p.prompt, len(numbers)), table.lengths[p.prompt]) for p in keys]
         parts = []
-        for piece, scored in zip(pieces, self.completion_lengths(table, pieces).tolist(), strict=True):
+        for piece, scored in zip(keys, self.completion_lengths(table, keys).tolist(), strict=True):
             control = [piece.control] if piece.control >= 0 else []
             given = np.concatenate([table.tokens(piece.prompt), np.array(control, dtype=np.int64)])
             parts.append((given, table.tokens(piece.completion)[:scored]))
@@ -160,14 +214,18 @@ class CompletionInputs:
             parts.append((given, scored[: self.settings.max_length - len(given)]))
         return _labelled(parts, prefixes)
 
-    def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
-        """Tokens that each group brings, [len(groups)] int64; a prompt once, where the model shares it."""
-        costs = []
-        for group in groups:
-            pieces = sorted(set(self._pieces(group)))
-            once = (len(pieces) - 1) * int(table.lengths[group.query]) if self.share_prompts else 0
-            costs.append(int(self.lengths(table, pieces).sum()) - once)
-        return np.array(costs, dtype=np.int64)
+    def keys(self, group: Group) -> GroupKeys:
+        return GroupKeys(self._pieces(group))
+
+    def shared(self, table: ExampleTable, keys: Sequence[Piece]) -> int:
+        """The prompt counts once, where the model computes it once for all its completions."""
+        return (len(keys) - 1) * int(table.lengths[keys[0].prompt]) if self.share_prompts and keys else 0
+
+    def sharing_prompts(self, share_prompts: bool) -> CompletionInputs:
+        """These inputs for a model that computes a prompt once for all its completions, or does not."""
+        other = copy.copy(self)
+        other.share_prompts = share_prompts
+        return other
 
     def _pieces(self, group: Group) -> list[Piece]:
         pairs = zip(group.candidates.tolist(), group.relevance.tolist(), strict=True)
@@ -179,37 +237,28 @@ class CompletionInputs:
         lengths = np.zeros(labels.relevance.shape, dtype=np.int64)
         for b, group in enumerate(groups):
             lengths[b, : len(group.candidates)] = self.completion_lengths(table, self._pieces(group))
-        return Labels(labels.relevance, labels.mask, labels.confidence, labels.teacher, torch.from_numpy(lengths))
-
-    def collate(
-        self,
-        table: ExampleTable,
-        groups: Sequence[Group],
-        with_positives: bool = False,
-        reference: np.ndarray | None = None,
-    ) -> Batch:
-        """A batch in which each distinct (prompt, completion) stands once. reference: [slots] stored scores."""
-        assert not with_positives, "completions of other prompts are no candidates"
-        labels = self.labels(table, groups)
-        index: dict[Piece, int] = {}
-        candidates = np.zeros(labels.relevance.shape, dtype=np.int64)
-        for b, group in enumerate(groups):
-            rows = [index.setdefault(piece, len(index)) for piece in self._pieces(group)]
-            candidates[b, : len(rows)] = rows
-        return Batch(
-            sequences=self.sequences(table, list(index)),
-            queries=None,
-            candidates=torch.from_numpy(candidates),
-            labels=labels,
-            ids=tuple(group.id for group in groups),
-            reference=None if reference is None else stored_reference(groups, candidates.shape[1], reference),
-        )
+        return replace(labels, lengths=torch.from_numpy(lengths))
 
     def slot_pieces(self, table: ExampleTable) -> list[Piece]:
         """The piece of every candidate slot of the table."""
         prompts = np.repeat(np.asarray(table.query), np.diff(table.offsets)).tolist()
-        rows = zip(prompts, np.asarray(table.candidates).tolist(), np.asarray(table.relevance).tolist(), strict=True)
+        relevance = table.relevant("model.control_tokens") if self.control else np.asarray(table.relevance)
+        rows = zip(prompts, np.asarray(table.candidates).tolist(), relevance.tolist(), strict=True)
         return [self.piece(*row) for row in rows]
+
+    def equal_pairs(self, table: ExampleTable) -> list[int]:
+        """Numbers of the examples of two completions that are equal after the cut: nothing can be learned from them."""
+        pieces = self.slot_pieces(table)
+        kept, found = self.completion_lengths(table, pieces), []
+        for example in np.flatnonzero(np.diff(table.offsets) == 2).tolist():
+            first, second = table.slots(example).tolist()
+            rows, lengths = (pieces[first].completion, pieces[second].completion), (kept[first], kept[second])
+            if lengths[0] != lengths[1]:
+                continue
+            one, other = (table.tokens(row)[: lengths[0]] for row in rows)
+            if rows[0] == rows[1] or np.array_equal(one, other):
+                found.append(example)
+        return found
 
     def report(self, table: ExampleTable) -> str | None:
         """What the maximum lengths cut off from this table, or None where nothing was."""
@@ -220,8 +269,13 @@ class CompletionInputs:
         return f"of {len(pieces)} completions: {', '.join(named)} (model.max_length)" if named else None
 
 
+def _bare(text: str) -> str:
+    """A text of the store without its mark and, of a conversation, its turns."""
+    return str(json.loads(text[2:])[0]) if text[:2] == CHAT_PROMPT else text[2:]
+
+
 def _turns(text: str) -> tuple[Turn, ...]:
-    return tuple((name, content) for name, content in json.loads(text))
+    return tuple((name, content) for name, content in json.loads(text[2:])[1])
 
 
 def _labelled(parts: Sequence[tuple[np.ndarray, np.ndarray]], prefixes: Sequence[tuple[int, int]]) -> Sequences:

@@ -20,13 +20,16 @@ from transformers import TopPLogitsWarper as TopP
 
 from rankpo.data.loaders.planner import cut
 from rankpo.data.random_keys import random_keys, text_key
+from rankpo.data.readers.fields import BadRecord
+from rankpo.data.text.conversations import plain_text
+from rankpo.models.base import plain_attention
 from rankpo.models.causal_lm.inputs import CompletionInputs
+from rankpo.models.engine.decoding import left_padded
 from rankpo.models.engine.vllm import open_engine
-from rankpo.models.listwise.decoding import left_padded, own_attention
 from rankpo.types import Example, Prompt
 
 if TYPE_CHECKING:
-    from rankpo.models.causal_lm.config import CausalModelConfig
+    from rankpo.models.causal_lm.config import CausalKind
     from rankpo.models.causal_lm.model import CausalLanguageModel
 
 VLLM_BLOCK = 256  # draws handed over at once: what a kill can cost, and enough to fill its batches
@@ -88,13 +91,21 @@ class Reader:
         self.tokenizer: Any = inputs.tokenizer
         ending = inputs.chat.ending
         last = self.tokenizer(ending, add_special_tokens=False)["input_ids"][-1]
-        self.stops = sorted({int(last), int(self.tokenizer.eos_token_id)})
+        self.stops = list(inputs.stops)
         # what a template puts between a content and the token that ends it, such as a line break
         self.before_stop = ending.removesuffix(self._decode([last], special=True))
 
     def ids(self, prompts: Sequence[Prompt]) -> list[np.ndarray]:
-        """Tokens of each prompt, cut as in training; behind them the desirable control token, where there is one."""
-        texts = [self.inputs.render(Example(prompt, (), (), ""))[0] for prompt in prompts]
+        """Tokens of each prompt, cut as in training; behind them the desirable control token, where there is one.
+
+        Raises BadRecord with the beginning of a prompt that the chat template refuses.
+        """
+        texts = []
+        for prompt in prompts:
+            try:
+                texts.append(self.inputs.render(Example(prompt, (), (), ""))[0])
+            except BadRecord as error:
+                raise BadRecord(f"prompt {plain_text(prompt)[:60]!r}: {error}") from error
         control = [] if self.inputs.control is None else [self.inputs.control[0]]
         return [np.array([*ids, *control], dtype=np.int64) for ids in self.inputs.tokenize(texts)]
 
@@ -106,7 +117,7 @@ class Reader:
         if not isinstance(draw.prompt, str):
             if end is not None:
                 text = text.removesuffix(self.before_stop)
-            text = text.strip() if self.inputs.chat.strips else text
+            text = self.inputs.chat.content(draw.prompt, text)
         return Completion(text, len(kept) + (end is not None), end is not None)
 
     def _text(self, given: list[int], written: list[int]) -> str:
@@ -167,7 +178,7 @@ class TransformersWriter(Writer):
             eos_token_id=self.reader.stops,
             pad_token_id=self.reader.stops[0],
         )
-        with own_attention(self.model) as base, self.context():
+        with plain_attention(self.model.base, self.model.packed) as base, self.context():
             output = base.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -217,7 +228,7 @@ class VllmWriter(Writer):
     name = "vllm"
 
     def __init__(
-        self, config: CausalModelConfig, inputs: CompletionInputs, sampling: Sampling, arguments: Mapping[str, Any]
+        self, config: CausalKind, inputs: CompletionInputs, sampling: Sampling, arguments: Mapping[str, Any]
     ) -> None:
         self.sampling = sampling
         self.reader = Reader(inputs)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-from jinja2.exceptions import TemplateError
-
-from rankpo.data.batch import SpecialTokens
+from rankpo.data.readers.fields import BadRecord
 from rankpo.data.text.conversations import ChatFormat
 from rankpo.data.text.identifiers import Identifiers, choose
 from rankpo.data.text.prompt_templates import Parts, Place, PromptTemplate, joined
+from rankpo.data.text.tokens import fixed_ids
 from rankpo.models.listwise.settings import ListwiseSettings
-from rankpo.models.reranker.layout import fixed_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,10 +33,6 @@ class ListwiseLayout:
         self.chat = ChatFormat.learn(tokenizer, settings.chat_template)
         self.before, self.after = self._around()
         self.end = fixed_ids(tokenizer, self.chat.ending)
-        # a chat template brings its own beginning; the plain one of conversations.py has none
-        self.first_ids: tuple[int, ...] = (
-            () if tokenizer.chat_template or settings.chat_template else SpecialTokens.learn(tokenizer).head
-        )
         self.query_prefix, self.text_prefix = self._prefix("query"), self._prefix("text")
         last = self.template.content(["A", "B"], ["A", "B"])[-1]
         self.header = (last if isinstance(last, str) else "") + self.after
@@ -53,7 +46,7 @@ class ListwiseLayout:
         try:
             rendered = self.chat.prompt(turns)
             refused = system is not None and system.strip() not in rendered
-        except TemplateError:
+        except BadRecord:
             refused, rendered = True, ""
         if refused:
             self.notes.append("the chat template takes no system turn: its words stand before the user's")
@@ -80,7 +73,7 @@ class ListwiseLayout:
         content = self.template.content(labels, [f"{own.open}{label}{own.close}" for label in labels])
         whole: Parts = self._with_chat(content)
         prefixes = {"query": self.query_prefix, "text": self.text_prefix}
-        made: list[tuple[int, ...] | str] = [self.first_ids]
+        made: list[tuple[int, ...] | str] = []
         for index, part in enumerate(whole):
             if isinstance(part, Place):
                 made.append(part.name)
@@ -105,25 +98,3 @@ class ListwiseLayout:
     def reserve(self, count: int) -> int:
         """Tokens of a whole answer with its end."""
         return self.identifiers.answer_length(count) + len(self.end)
-
-
-def fit(lengths: np.ndarray, budget: int, largest: int) -> tuple[np.ndarray, int]:
-    """Tokens kept of passages of these lengths, and the cap: at most `largest` each and `budget` together.
-
-    The longest give way: the cap is the largest c with Σ min(length, c) <= budget; what is left over goes to the first
-    capped passages, one token each. A budget below the number of passages gives a cap of 0.
-    """
-    lengths = np.minimum(lengths, largest)
-    if lengths.sum() <= budget:
-        return lengths, largest
-    ordered = np.sort(lengths)
-    shorter = np.concatenate([[0], np.cumsum(ordered)[:-1]])  # tokens of the passages before each in size
-    left = np.arange(len(ordered), 0, -1)
-    # at the first passage that its share of the rest does not cover, the share is the cap
-    share = (budget - shorter) // left
-    cap = max(0, int(share[np.argmax(ordered > share)]))
-    kept = np.minimum(lengths, cap)
-    rest = max(0, budget - int(kept.sum()))
-    capped = np.flatnonzero(lengths > cap)[:rest]
-    kept[capped] += 1
-    return kept, cap

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from rankpo.losses.base import Loss
 from rankpo.trainers.strategies.base import Strategy
 from rankpo.trainers.strategies.fully_sharded import FullyShardedStrategy
 from rankpo.trainers.strategies.zero import ZeroStrategy
@@ -20,7 +21,7 @@ def make_strategy(
     return kinds.get(accelerator.distributed_type.value, Strategy)(accelerator, model, optimizer, max_grad_norm)
 
 
-def unfit(strategy: str, kind: str, loss: Any, evaluated: bool) -> str | None:
+def unfit(strategy: str, kind: str, loss: Loss, evaluated: bool) -> str | None:
     """Why these do not go together and what does, or None.
 
     strategy: `name_of`; kind: the model's; evaluated: whether there are eval_datasets.
@@ -30,7 +31,7 @@ def unfit(strategy: str, kind: str, loss: Any, evaluated: bool) -> str | None:
             "eval_datasets are ranked by a listwise reranker window after window, which split weights cannot; "
             "use accelerate_config/deepspeed_zero2.yaml, or leave eval_datasets out"
         )
-    if strategy.startswith("DEEPSPEED") and getattr(loss, "value_max_grad_norm", None) is not None:
+    if strategy.startswith("DEEPSPEED") and loss.value_max_grad_norm is not None:
         return (
             "loss.value_max_grad_norm clips a part of the gradient by itself, which DeepSpeed cannot; set it to null, or "
             "use accelerate_config/fsdp.yaml"

@@ -1,0 +1,111 @@
+"""Prompts of chat records: from their own keys, from what two answers share, and Alpaca's instructions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any
+
+from rankpo.data.readers.chat_turns import needed, turns
+from rankpo.data.readers.fields import BadRecord
+from rankpo.types import Turn
+
+Record = Mapping[str, Any]
+# scripts that are written without blanks, where a text may be cut between any two letters: kana and Chinese characters
+UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+
+
+def given_prompt(record: Record) -> Any:
+    """A text or turns; None where the record has no prompt of its own."""
+    if record.get("prompt") is not None:
+        given = record["prompt"]
+        return given if isinstance(given, str) else turns(given, "prompt")
+    if record.get("instruction") is not None:
+        return alpaca_turns(record)
+    if record.get("conversations") is not None and not isinstance(record.get("chosen"), list | tuple):
+        return system_first(record, turns(record["conversations"], "conversations"))
+    return None
+
+
+def in_front(given: str | tuple[Turn, ...] | None, common: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """The given prompt and the turns that both answers share, which are not repeated where they begin with it.
+
+    A text is a user's turn. A system's turn of either stands in front. Raises BadRecord for two of them that differ.
+    """
+    if not given:
+        return common
+    asked: tuple[Turn, ...] = (("user", given),) if isinstance(given, str) else given
+    (system, asked), (own, shared) = _system_apart(asked), _system_apart(common)
+    if own and system and own != system:
+        raise BadRecord("the prompt and the turns that chosen and rejected share begin with different system turns")
+    begins = [_trimmed(turn) for turn in shared[: len(asked)]] == [_trimmed(turn) for turn in asked]
+    return (*(system or own), *(shared if begins else (*asked, *shared)))
+
+
+def _trimmed(turn: Turn) -> Turn:
+    return (turn[0], turn[1].strip())
+
+
+def _system_apart(several: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], tuple[Turn, ...]]:
+    """(the system's turn in front, or nothing; the others)."""
+    count = int(bool(several) and several[0][0] == "system")
+    return several[:count], several[count:]
+
+
+def common_text(chosen: str, rejected: str) -> tuple[str, tuple[str, str]]:
+    """What both texts begin with, up to the end of a word, and what follows it in each."""
+    common = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
+    if common in (chosen, rejected):
+        raise BadRecord("one of chosen and rejected begins with the whole other: where the prompt ends is unknown")
+    end = len(common)
+    while end and not (_ends_word(chosen, end) and _ends_word(rejected, end)):
+        end -= 1  # "bl" of blue and black, "19" of 1984 and 1912 belong to the answers
+    prompt = common[:end].rstrip(" ")  # a blank at its end belongs to the completions, as their tokenizers expect
+    return prompt, (chosen[len(prompt) :], rejected[len(prompt) :])
+
+
+def _ends_word(text: str, end: int) -> bool:
+    """Whether a text may be cut here without cutting a word or a number."""
+    before, after = text[end - 1], text[end : end + 1]
+    return before.isspace() or not after or after.isspace() or bool(UNSPACED.match(before) or UNSPACED.match(after))
+
+
+def common_turns(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[str, str]]:
+    """The longest common run of turns, and what follows it: one assistant turn in each."""
+    count = 0
+    while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
+        count += 1
+    rest = chosen[count:], rejected[count:]
+    for key, left in zip(("chosen", "rejected"), rest, strict=True):
+        if [name for name, _ in left] != ["assistant"]:
+            found = ", ".join(name for name, _ in left) or "nothing"
+            raise BadRecord(f"{key} must go on with one assistant turn after the common turns, got {found}")
+    return tuple(chosen[:count]), (rest[0][0][1], rest[1][0][1])
+
+
+def system_first(record: Record, several: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """The turns behind the record's `system` text, where it has one. Raises BadRecord for two of them."""
+    system = record.get("system")
+    if not system:
+        return several
+    if not isinstance(system, str):
+        raise BadRecord(f"system must be a text, got {type(system).__name__}")
+    if several[0] == ("system", system):
+        return several
+    if several[0][0] == "system":
+        raise BadRecord("system and the first turn are two system prompts; leave one of them out")
+    return (("system", system), *several)
+
+
+def alpaca_turns(record: Record) -> tuple[Turn, ...]:
+    """The user's turn is the instruction, and on the next line the input; history: pairs of question and answer."""
+    parts = [needed(record, "instruction"), record.get("input") or ""]
+    if not all(isinstance(part, str) for part in parts):
+        raise BadRecord("instruction and input must be texts")
+    earlier: list[Turn] = []
+    for index, pair in enumerate(record.get("history") or ()):
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise BadRecord(f"history[{index}] must be a question and an answer")
+        earlier += [("user", pair[0]), ("assistant", pair[1])]
+    return system_first(record, (*earlier, ("user", "\n".join(filter(None, parts)))))

@@ -1,0 +1,123 @@
+"""Turns of conversations as records hold them: roles, contents, flags that say what is trained, and unknown keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rankpo.data.readers.fields import BadRecord
+from rankpo.data.text.conversations import role
+from rankpo.types import Turn
+
+Record = Mapping[str, Any]
+
+ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
+# what others call the flag of an assistant's turn that says whether it is trained: OpenAI, Axolotl, ms-swift
+FLAGS = ("weight", "train", "training", "loss")
+# what a template could show and is not given here: a record that has them would be trained as another conversation
+REFUSED_OF_TURNS = {
+    "tool_calls": "write the calls into content as the model writes them",
+    "function_call": "write the call into content as the model writes it",
+    "reasoning_content": "put it into content as the model writes it, such as <think>…</think>",
+    "reasoning": "put it into content as the model writes it, such as <think>…</think>",
+    "thinking": "put it into content as the model writes it, such as <think>…</think>",
+    "name": "leave it out, or put it into content",
+    "tool_call_id": "leave it out",
+    "refusal": "put it into content",
+    "audio": "only texts are read",
+    "images": "only texts are read",
+    "prefix": "let the prompt end with the assistant's turn that is to be continued",
+}
+REFUSED_OF_RECORDS = ("images", "image", "videos", "audios", "tools", "functions", "chat_template_kwargs")
+
+
+class Message(NamedTuple):
+    """trained: what the turn's own flag says, None where it has none."""
+
+    turn: Turn
+    trained: bool | None
+
+
+def needed(record: Record, key: str) -> Any:
+    """The value of a key. Raises BadRecord naming the found ones; and for images and tools, which no model here reads."""
+    for refused in REFUSED_OF_RECORDS:
+        if record.get(refused):
+            raise BadRecord(f"{refused} are not supported")
+    if record.get(key) is None:
+        raise BadRecord(f"no field {key!r} (found: {', '.join(record) or 'nothing'})")
+    return record[key]
+
+
+def turns(value: Any, key: str) -> tuple[Turn, ...]:
+    """A list of {"role", "content"} (or {"from", "value"}), or one such object, as turns; a text is a user's turn.
+
+    Raises BadRecord.
+    """
+    return tuple(message.turn for message in flagged(value, key))
+
+
+def flagged(value: Any, key: str) -> tuple[Message, ...]:
+    """The same with what each turn says of being trained."""
+    if isinstance(value, str):
+        return (Message(("user", value), None),)
+    if isinstance(value, Mapping):
+        return (_message(value, key),)
+    if not isinstance(value, list | tuple):
+        raise BadRecord(f"{key} must be a list of turns, got {type(value).__name__}")
+    if not value:
+        raise BadRecord(f"{key} is an empty list; it needs at least one turn")
+    return tuple(_message(item, f"{key}[{index}]") for index, item in enumerate(value))
+
+
+def _message(item: Any, place: str) -> Message:
+    if not isinstance(item, Mapping):
+        raise BadRecord(f"{place} must be an object with role and content, got {type(item).__name__}")
+    for refused, remedy in REFUSED_OF_TURNS.items():
+        if item.get(refused):
+            raise BadRecord(f"{place}.{refused} is not supported: a chat template is given role and content; {remedy}")
+    name = next((item[key] for key in ROLE_KEYS if key in item), None)
+    content = next((item[key] for key in CONTENT_KEYS if key in item), None)
+    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+        content = "".join(part["text"] for part in content)
+    if not isinstance(name, str) or not isinstance(content, str):
+        raise BadRecord(f"{place} must hold a role and a text (found: {', '.join(item)})")
+    try:
+        return Message((role(name), content), _flag(item, place))
+    except BadRecord:
+        raise
+    except ValueError as error:
+        raise BadRecord(f"{place}: {error}") from error
+
+
+def _flag(item: Mapping[str, Any], place: str) -> bool | None:
+    given = {name: item[name] for name in FLAGS if item.get(name) is not None}
+    for name, value in given.items():
+        if value not in (0, 1):
+            raise BadRecord(f"{place}.{name} is {value!r}; allowed: 0, 1, false, true")
+    if len({bool(value) for value in given.values()}) > 1:
+        raise BadRecord(f"{place} has {' and '.join(given)}, which contradict each other")
+    return bool(next(iter(given.values()))) if given else None
+
+
+def answer(value: Any, key: str) -> str:
+    """The content of a lone assistant turn; a plain text is one. Raises BadRecord, also for one that is not trained."""
+    if isinstance(value, str):
+        return value
+    several = flagged(value, key)
+    if [message.turn[0] for message in several] != ["assistant"]:
+        raise BadRecord(f"{key} must be one assistant turn, got {[message.turn[0] for message in several]}")
+    if several[0].trained is False:
+        raise BadRecord(f"{key} is flagged not to be trained, and it is all that this record trains")
+    return several[0].turn[1]
+
+
+def unused_keys(record: Record, used: Sequence[str]) -> Iterator[str]:
+    """The keys of a record and of its turns that nothing reads, such as `source` and `messages[].timestamp`."""
+    known = {*ROLE_KEYS, *CONTENT_KEYS, *FLAGS, *REFUSED_OF_TURNS}
+    for key, value in record.items():
+        if key not in used:
+            if value is not None and key not in REFUSED_OF_RECORDS:
+                yield str(key)
+        elif isinstance(value, list | tuple):
+            items = [item for item in value if isinstance(item, Mapping)]
+            yield from sorted({f"{key}[].{name}" for item in items for name in item if name not in known})

@@ -1,0 +1,65 @@
+"""Texts cut to a number of tokens: passages of a list and turns of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankpo.types import Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def fit(lengths: np.ndarray, budget: int, largest: int) -> tuple[np.ndarray, int]:
+    """Tokens kept of passages of these lengths, and the cap: at most `largest` each and `budget` together.
+
+    The longest give way: the cap is the largest c with Σ min(length, c) <= budget; what is left over goes to the first
+    capped passages, one token each. A budget below the number of passages gives a cap of 0.
+    """
+    lengths = np.minimum(lengths, largest)
+    if lengths.sum() <= budget:
+        return lengths, largest
+    ordered = np.sort(lengths)
+    shorter = np.concatenate([[0], np.cumsum(ordered)[:-1]])  # tokens of the passages before each in size
+    left = np.arange(len(ordered), 0, -1)
+    # at the first passage that its share of the rest does not cover, the share is the cap
+    share = (budget - shorter) // left
+    cap = max(0, int(share[np.argmax(ordered > share)]))
+    kept = np.minimum(lengths, cap)
+    rest = max(0, budget - int(kept.sum()))
+    capped = np.flatnonzero(lengths > cap)[:rest]
+    kept[capped] += 1
+    return kept, cap
+
+
+def cut_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], budget: int) -> tuple[Turn, ...]:
+    """The turns with contents of `budget` tokens together: the longest give way.
+
+    A system's turn keeps its beginning, any other its end.
+    """
+    starts = [_token_starts(tokenizer, content) for _, content in turns]
+    kept, _ = fit(np.array([len(places) for places in starts]), budget, budget)
+    return tuple(
+        (name, _part(content, places, count, at_end=name != "system"))
+        for (name, content), places, count in zip(turns, starts, kept.tolist(), strict=True)
+    )
+
+
+def _token_starts(tokenizer: Any, content: str) -> list[int]:
+    """The character at which each token begins. Without a fast tokenizer, characters stand for tokens."""
+    if not tokenizer.is_fast:
+        return list(range(len(content)))
+    encoded = tokenizer(content, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return [start for start, _ in encoded["offset_mapping"]]
+
+
+def _part(content: str, starts: Sequence[int], count: int, *, at_end: bool) -> str:
+    """`count` tokens of a text, from its end or its beginning."""
+    if count >= len(starts):
+        return content
+    if not at_end:
+        return content[: starts[count]]
+    return content[starts[len(starts) - count] :] if count else ""

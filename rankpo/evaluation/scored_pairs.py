@@ -1,0 +1,59 @@
+"""Correlation of a model's scores with the scores that pairs of texts were given: what semantic similarity is judged by."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rankpo.data.table import Dataset, ExampleTable
+from rankpo.evaluation.base import Evaluator, Result, Say
+
+if TYPE_CHECKING:
+    from rankpo.models.base import RankingModel
+
+PEEKED = 100  # examples that are looked at to tell scored pairs from lists
+
+
+def has_scored_pairs(dataset: Dataset) -> bool:
+    """Whether most of the first examples are one query with one candidate: nothing to rank, but a score to meet."""
+    sizes = [len(example.candidates) for example in islice(dataset.examples(), PEEKED)]
+    return 2 * sum(size == 1 for size in sizes) > len(sizes)
+
+
+class ScoredPairsEvaluator(Evaluator):
+    """`spearman` and `pearson` correlation of the scores of all pairs with their labels, as STS benchmarks report them.
+
+    The score is the model's own: the cosine of an embedding model that normalises, the logit of a reranker. Labels
+    may stand on any scale. A correlation with labels or scores that are all equal is undefined, with the reason.
+    """
+
+    metrics: tuple[str, ...] = ("spearman", "pearson")
+
+    def __init__(self, dataset: Dataset, cache_dir: str | Path, say: Say) -> None:
+        self.name = dataset.name
+        self.dataset = dataset
+        self.cache_dir = cache_dir
+        self.say = say
+
+    def evaluate(self, model: RankingModel) -> Result:
+        table = self.table(model.inputs.pieces())
+        return self.measure(model.slot_scores(table), table)
+
+    def measure(self, scores: np.ndarray, table: ExampleTable) -> Result:
+        """Metrics of these scores, [slots] of the table of this dataset."""
+        from scipy.stats import pearsonr, spearmanr
+
+        labels = np.asarray(table.relevance, dtype=np.float64)
+        values = np.asarray(scores, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError(f"eval_datasets.{self.name}: a score is {values[~np.isfinite(values)][0]}")
+        counts = {"pairs": len(values)}
+        for name, numbers in (("labels", labels), ("scores", values)):
+            if len(np.unique(numbers)) < 2:
+                reason = f"all {len(numbers)} {name} are equal"
+                return Result({}, counts=counts, undefined=dict.fromkeys(self.metrics, reason))
+        found = {"spearman": spearmanr(values, labels).statistic, "pearson": pearsonr(values, labels).statistic}
+        return Result({name: float(value) for name, value in found.items()}, counts=counts)

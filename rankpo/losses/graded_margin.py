@@ -1,0 +1,114 @@
+"""Graded margin: every passage above the log-sum-exp of all passages of lower grades, at every cut between two grades."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rankpo.losses.base import at_least_float32, require_choice, require_not_negative, require_positive
+from rankpo.losses.graded_pool import GradedPool, graded_pool
+from rankpo.losses.in_batch import InBatchLoss
+from rankpo.losses.lists import list_metrics, mean_over, ordered_pairs
+from rankpo.losses.maths import negative_log_sigmoid
+from rankpo.losses.vectors import Similarity, as_vectors, inner_products
+from rankpo.types import Batch, Labels, LossOutput, Vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradedMarginLoss(InBatchLoss):
+    """Mean over cuts g of mean over {y_j ≥ g} of softplus(margin + log Σ_{y_i < g} e^{s_i} - s_j), s = score/τ.
+
+    The cuts of a query are its grades but the lowest, so that grade 1 is taught above grade 0, which InfoNCE, to which
+    it is one more negative, cannot do. With two grades and one negative this is ℓ(s_pos - s_neg - margin).
+
+    temperature: τ; margin: in nats, after the division by τ. negatives: `own`, the query's candidates, by `__call__`;
+    `in_batch`, all passages of the update, each with the grade that any example of the data gives it for this query.
+    unknown: passages without such a grade are `masked`, or count as `irrelevant`, that is as grade 0, or as the
+    query's lowest if that is below 0. A query whose passages are all of one grade teaches nothing and weighs 0.
+    """
+
+    temperature: float = 0.05
+    margin: float = 2.0
+    negatives: str = "in_batch"
+    unknown: str = "masked"
+
+    def __post_init__(self) -> None:
+        require_positive(temperature=self.temperature)
+        require_not_negative(margin=self.margin)
+        require_choice(("in_batch", "own"), negatives=self.negatives)
+        require_choice(("masked", "irrelevant"), unknown=self.unknown)
+        if self.negatives == "own" and self.unknown == "irrelevant":
+            raise ValueError(
+                "unknown=irrelevant is about passages of other queries: it needs negatives=in_batch, got own"
+            )
+
+    @property
+    def in_batch_wanted(self) -> bool:
+        return self.negatives == "in_batch"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"vectors"}) if self.in_batch_wanted else frozenset()
+
+    def asked_by(self, need: str) -> str:
+        return "loss.negatives=in_batch"
+
+    @property
+    def knows(self) -> frozenset[str]:
+        return frozenset({"grades"}) if self.in_batch_wanted else frozenset()
+
+    def weights(self, labels: Labels) -> Mapping[str, Tensor]:
+        return {"loss": ordered_pairs(labels.relevance, labels.mask).flatten(1).any(1).float()}
+
+    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
+        """Own candidates: scores [B, G] raw."""
+        if self.in_batch_wanted:
+            raise ValueError("negatives=in_batch needs the embeddings of the update: call in_batch, or set own")
+        scores = at_least_float32(scores).masked_fill(~labels.mask, 0.0)
+        grades = at_least_float32(labels.relevance).masked_fill(~labels.mask, 0.0)
+        losses = graded_margin(scores / self.temperature, grades, labels.mask, self.margin)
+        metrics = list_metrics(scores.detach(), grades.to(scores.dtype), labels.mask, graded=True)
+        return LossOutput(losses, self.weights(labels)["loss"], metrics)
+
+    def in_batch_weights(self, batch: Batch) -> Mapping[str, Tensor]:
+        return {"loss": graded_pool(batch, None, self.unknown == "irrelevant").teaches.float()}
+
+    def in_batch(
+        self,
+        embeddings: Tensor | Vectors,
+        batch: Batch,
+        queries: Tensor | None = None,
+        similarity: Similarity = inner_products,
+    ) -> LossOutput:
+        if not self.in_batch_wanted:
+            raise ValueError("negatives=own reads scores: call the loss itself, or set negatives=in_batch")
+        pool = graded_pool(batch, queries, self.unknown == "irrelevant")
+        # a half-precision product, times 1/τ, would be off by a nat
+        vectors = as_vectors(embeddings)
+        with torch.autocast(vectors.rows.device.type, enabled=False):
+            scores = similarity(vectors.select(pool.query_rows), vectors.select(pool.rows))  # [b, P]
+            return self._against(scores, pool)
+
+    def _against(self, scores: Tensor, pool: GradedPool) -> LossOutput:
+        losses = graded_margin(scores / self.temperature, pool.grades, pool.known, self.margin)
+        own = scores.detach().gather(1, pool.own)  # [b, G]
+        metrics = list_metrics(own, pool.grades.gather(1, pool.own).to(own.dtype), pool.own_mask, graded=True)
+        metrics["scores/pool"] = pool.known.sum(1).to(scores.dtype)
+        return LossOutput(losses, pool.teaches.to(losses.dtype), metrics)
+
+
+def graded_margin(logits: Tensor, grades: Tensor, known: Tensor, margin: float) -> Tensor:
+    """Losses [b] of logits s/τ and grades [b, P] where known [b, P]; 0 for a row whose known grades are all equal."""
+    losses, cuts = torch.zeros_like(logits[:, 0]), torch.zeros_like(logits[:, 0])
+    for grade in grades[known].unique().tolist()[1:]:
+        high, low = known & (grades >= grade), known & (grades < grade)
+        cut = (known & (grades == grade)).any(1) & low.any(1)  # [b]: whether this grade divides the row's passages
+        # a row that is not cut keeps all entries: its value is finite, and not used
+        below = logits.masked_fill(~low & cut[:, None], -torch.inf).logsumexp(1, keepdim=True)
+        terms = mean_over(negative_log_sigmoid(logits - below - margin), high)
+        losses = losses + torch.where(cut, terms, 0.0)
+        cuts = cuts + cut
+    return losses / cuts.clamp(min=1)

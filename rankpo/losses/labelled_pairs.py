@@ -1,0 +1,85 @@
+"""Losses on pairs of texts that are labelled as alike or not: contrastive pairs, and their online form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rankpo.losses.base import require_choice, require_positive
+from rankpo.losses.pairs_of_update import DISTANCES, Pairs, PairwiseInBatchLoss, distances
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastivePairsLoss(PairwiseInBatchLoss):
+    """Mean over pairs of ½[y·d² + (1 - y)·max(0, margin - d)²], d a distance of the two texts.
+
+    Hadsell, Chopra, LeCun, CVPR 2006, eq. 4. distance: `cosine` (1 - cosine), `euclidean` or `manhattan`. y in [0, 1]:
+    1 alike, 0 not; a number between weighs both. Raises ValueError for other labels.
+    """
+
+    margin: float = 0.5
+    distance: str = "cosine"
+
+    def __post_init__(self) -> None:
+        require_positive(margin=self.margin)
+        require_choice(DISTANCES, distance=self.distance)
+
+    def check(self, labels: Tensor) -> None:
+        outside = labels[(labels < 0) | (labels > 1)]
+        if len(outside):
+            raise ValueError(
+                f"loss=contrastive_pairs needs labels in [0, 1], got {float(outside[0]):g}; set "
+                "datasets.<name>.min_label and max_label to the range of its labels"
+            )
+
+    def of_update(self, embeddings: Tensor, pairs: Pairs, asked: Tensor) -> tuple[Tensor, Tensor]:
+        apart = distances(embeddings[pairs.left], embeddings[pairs.right], self.distance)
+        alike = pairs.labels.to(apart)
+        return (alike * apart.square() + (1 - alike) * (self.margin - apart).clamp(min=0).square()) / 2, apart
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineContrastiveLoss(PairwiseInBatchLoss):
+    """Σ d² over the hard positive pairs of an update + Σ max(0, margin - d)² over its hard negative ones.
+
+    Hard are positive pairs that are farther apart than the nearest negative pair, and negative pairs that are nearer
+    than the farthest positive one; of an update of one class alone, those on the wrong side of its mean, as in
+    sentence-transformers. reduction: `sum` as there, which grows with the update, or `mean` over all its pairs.
+    Raises ValueError for labels other than 0 and 1.
+    """
+
+    margin: float = 0.5
+    distance: str = "cosine"
+    reduction: str = "sum"
+
+    def __post_init__(self) -> None:
+        require_positive(margin=self.margin)
+        require_choice(DISTANCES, distance=self.distance)
+        require_choice(("sum", "mean"), reduction=self.reduction)
+
+    def check(self, labels: Tensor) -> None:
+        outside = labels[(labels != 0) & (labels != 1)]
+        if len(outside):
+            raise ValueError(
+                f"loss=online_contrastive needs labels 0 and 1, got {float(outside[0]):g}; loss=contrastive_pairs takes "
+                "numbers between, loss=cosent any"
+            )
+
+    def of_update(self, embeddings: Tensor, pairs: Pairs, asked: Tensor) -> tuple[Tensor, Tensor]:
+        apart = distances(embeddings[pairs.left], embeddings[pairs.right], self.distance)
+        alike = pairs.labels == 1
+        nearest, farthest = self._borders(apart.detach(), alike)
+        terms = torch.where(alike, apart.square(), (self.margin - apart).clamp(min=0).square())
+        hard = torch.where(alike, apart > nearest, apart < farthest)
+        factor = len(apart) if self.reduction == "sum" else 1  # the trainer takes the mean over all pairs
+        return torch.where(hard, terms, 0.0) * factor, apart
+
+    @staticmethod
+    def _borders(apart: Tensor, alike: Tensor) -> tuple[Tensor, Tensor]:
+        """The distance above which a positive pair is hard, and that below which a negative one is."""
+        positive, negative = apart[alike], apart[~alike]
+        nearest = negative.min() if len(negative) else positive.mean()
+        farthest = positive.max() if len(positive) else negative.mean()
+        return nearest, farthest

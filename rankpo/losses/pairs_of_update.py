@@ -1,0 +1,99 @@
+"""PairwiseInBatchLoss: the base of losses on labelled pairs of texts, each pair a query and one of its candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from rankpo.losses.base import at_least_float32
+from rankpo.losses.in_batch import InBatchLoss
+from rankpo.losses.vectors import Similarity, inner_products, one_each
+from rankpo.types import Batch, LossOutput, Vectors
+
+DISTANCES = ("cosine", "euclidean", "manhattan")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All n pairs of an update. owner [n]: index of the query in the batch. left, right [n]: rows of
+    `Batch.sequences`. labels [n]: the relevance that the data states."""
+
+    owner: Tensor
+    left: Tensor
+    right: Tensor
+    labels: Tensor
+
+
+def pairs_of(batch: Batch) -> Pairs:
+    """Every query with each of its unmasked candidates. Raises ValueError for models that embed no queries."""
+    if batch.queries is None:
+        raise ValueError("labelled pairs need an embedding of each text, and this batch has query and candidate as one")
+    owner, column = batch.labels.mask.nonzero(as_tuple=True)
+    labels = at_least_float32(batch.labels.relevance)[owner, column]
+    return Pairs(owner, batch.queries[owner], batch.candidates[owner, column], labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairwiseInBatchLoss(InBatchLoss):
+    """Base: subclasses give the terms of pairs, and check the labels.
+
+    The value of an update depends on its set of pairs alone, not on which of them share a query.
+    """
+
+    def check(self, labels: Tensor) -> None:
+        """Raises ValueError for labels [n] that the formula does not allow."""
+
+    def of_update(self, embeddings: Tensor, pairs: Pairs, asked: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses [n], of which only those where asked [n] are used, of embeddings [N, D]; and the scores [n]."""
+        raise TypeError(f"{type(self).__name__} has no formula")
+
+    def in_batch_weights(self, batch: Batch) -> Mapping[str, Tensor]:
+        pairs = pairs_of(batch)
+        self.check(pairs.labels)
+        return {"loss": batch.labels.mask.sum(1).float()}
+
+    def in_batch(
+        self,
+        embeddings: Tensor | Vectors,
+        batch: Batch,
+        queries: Tensor | None = None,
+        similarity: Similarity = inner_products,
+    ) -> LossOutput:
+        pairs = pairs_of(batch)
+        chosen = torch.zeros(len(batch), dtype=torch.bool, device=pairs.owner.device)
+        chosen[slice(None) if queries is None else queries] = True
+        asked = chosen[pairs.owner]  # [n]
+        rows = one_each(embeddings, type(self).__name__)
+        with torch.autocast(rows.device.type, enabled=False):
+            losses, scores = self.of_update(rows, pairs, asked)
+        counts = batch.labels.mask.sum(1).to(losses.dtype)  # [B]
+        sums = torch.zeros_like(counts).index_add(0, pairs.owner[asked], losses[asked])
+        means = sums / counts.clamp(min=1)
+        kept = slice(None) if queries is None else queries
+        metrics = {"scores/mean": scores.detach()[asked]}
+        return LossOutput(means[kept], counts[kept], metrics)
+
+
+def cosines(left: Tensor, right: Tensor) -> Tensor:
+    """[n] of rows [n, D]; 0 for a row of zeros."""
+    return (normalize(left, dim=1) * normalize(right, dim=1)).sum(1)
+
+
+def distances(left: Tensor, right: Tensor, kind: str) -> Tensor:
+    """[n] of rows [n, D]: `cosine`, 1 - cosine; `euclidean`; `manhattan`. Equal rows are at 0, with gradient 0."""
+    if kind == "cosine":
+        return 1 - cosines(left, right)
+    return torch.linalg.vector_norm(left - right, ord=2 if kind == "euclidean" else 1, dim=1)
+
+
+def all_distances(left: Tensor, right: Tensor, kind: str) -> Tensor:
+    """[a, b] of rows [a, D] and [b, D]; see `distances`."""
+    if kind == "cosine":
+        return 1 - normalize(left, dim=1) @ normalize(right, dim=1).T
+    # the product form of the Euclidean distance loses the digits of near texts
+    norm, mode = (2.0, "donot_use_mm_for_euclid_dist") if kind == "euclidean" else (1.0, "use_mm_for_euclid_dist")
+    return torch.cdist(left, right, p=norm, compute_mode=mode)

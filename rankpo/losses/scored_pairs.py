@@ -1,0 +1,69 @@
+"""Losses on scored pairs of texts, as semantic similarity has them: CoSENT, AnglE, the squared error of the cosine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, pad
+
+from rankpo.losses.base import require_positive
+from rankpo.losses.pairs_of_update import Pairs, PairwiseInBatchLoss, cosines
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoSENTLoss(PairwiseInBatchLoss):
+    """log(1 + Σ e^{(s_j - s_i)/τ}) over all pairs i, j of pairs of texts with label_i > label_j, s the cosine.
+
+    https://kexue.fm/archives/8847. One value for the whole update: labels count by their order alone.
+    """
+
+    temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        require_positive(temperature=self.temperature)
+
+    def similarity(self, left: Tensor, right: Tensor) -> Tensor:
+        """[n] of rows [n, D]."""
+        return cosines(left, right)
+
+    def of_update(self, embeddings: Tensor, pairs: Pairs, asked: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.similarity(embeddings[pairs.left], embeddings[pairs.right])
+        gaps = (scores[None, :] - scores[:, None]) / self.temperature  # [i, j]
+        ordered = pairs.labels[:, None] > pairs.labels[None, :]
+        value = torch.cat([gaps.new_zeros(1), gaps[ordered]]).logsumexp(0)
+        return value.expand(len(scores)), scores  # each pair carries the value of all: so does their mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnglELoss(CoSENTLoss):
+    """CoSENT on the similarity of angles, abs(cosine + sine) with dimensions k and k + D/2 as a complex number.
+
+    https://arxiv.org/abs/2309.12871 eqs. 7 and 8, without its other two terms: a cosine flattens out near 1 and -1,
+    where this does not.
+    """
+
+    def similarity(self, left: Tensor, right: Tensor) -> Tensor:
+        odd = left.shape[1] % 2  # a dimension of zeros makes it even
+        x, y = (pad(normalize(rows, dim=1), (0, odd)) for rows in (left, right))
+        (real_x, imaginary_x), (real_y, imaginary_y) = x.chunk(2, dim=1), y.chunk(2, dim=1)
+        sines = (imaginary_x * real_y - real_x * imaginary_y).sum(1)
+        return ((x * y).sum(1) + sines).abs()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineMSELoss(PairwiseInBatchLoss):
+    """Mean over pairs of (cosine - label)². Raises ValueError for labels outside [-1, 1], which no cosine can reach."""
+
+    def check(self, labels: Tensor) -> None:
+        outside = labels[(labels < -1) | (labels > 1)]
+        if len(outside):
+            raise ValueError(
+                f"loss=cosine_mse needs labels in [-1, 1], got {float(outside[0]):g}; set datasets.<name>.min_label and "
+                "max_label to the range of its labels"
+            )
+
+    def of_update(self, embeddings: Tensor, pairs: Pairs, asked: Tensor) -> tuple[Tensor, Tensor]:
+        scores = cosines(embeddings[pairs.left], embeddings[pairs.right])
+        return (scores - pairs.labels.to(scores)).square(), scores

@@ -1,0 +1,71 @@
+"""Triplet loss: the positive nearer to the query than each negative, by a margin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rankpo.losses.base import require_choice, require_positive
+from rankpo.losses.in_batch import InBatchLoss
+from rankpo.losses.lists import mean_over
+from rankpo.losses.pairs_of_update import DISTANCES, all_distances
+from rankpo.losses.pool import Pool, build_pool
+from rankpo.losses.vectors import Similarity, inner_products, one_each
+from rankpo.types import Batch, LossOutput, Vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class TripletLoss(InBatchLoss):
+    """Mean over triplets of max(0, d(q, p) - d(q, n) + margin). https://arxiv.org/abs/1503.03832 eq. 3.
+
+    distance: `euclidean`, `manhattan`, or `cosine` (1 - cosine). negatives: `own`, the query's; `in_batch`, the
+    passages of all queries of the update. Texts known to be relevant to the query are no negatives. margin: in units
+    of the distance; embeddings of length 1 are at most 2 apart, so that 5, the default elsewhere, never is reached.
+    """
+
+    margin: float = 0.5
+    distance: str = "cosine"
+    negatives: str = "own"
+
+    def __post_init__(self) -> None:
+        require_positive(margin=self.margin)
+        require_choice(DISTANCES, distance=self.distance)
+        require_choice(("own", "in_batch"), negatives=self.negatives)
+
+    @property
+    def knows(self) -> frozenset[str]:
+        return frozenset({"positives"})
+
+    def in_batch_weights(self, batch: Batch) -> Mapping[str, Tensor]:
+        return {"loss": self._triplets(build_pool(batch, None, deduplicate=True)).sum(1).float()}
+
+    def _triplets(self, pool: Pool) -> Tensor:
+        """[b, P] bool: the passages that are negatives of each query."""
+        return ~pool.known & pool.own if self.negatives == "own" else ~pool.known
+
+    def in_batch(
+        self,
+        embeddings: Tensor | Vectors,
+        batch: Batch,
+        queries: Tensor | None = None,
+        similarity: Similarity = inner_products,
+    ) -> LossOutput:
+        pool = build_pool(batch, queries, deduplicate=True)
+        rows = one_each(embeddings, type(self).__name__)
+        with torch.autocast(rows.device.type, enabled=False):
+            return self._against(rows, pool)
+
+    def _against(self, embeddings: Tensor, pool: Pool) -> LossOutput:
+        kept = self._triplets(pool)
+        far = all_distances(embeddings[pool.query_rows][pool.query], embeddings[pool.rows], self.distance)  # [b, P]
+        near = far.gather(1, pool.positive[:, None])  # [b, 1]
+        losses = (near - far + self.margin).clamp(min=0)
+        metrics = {
+            "scores/accuracies": (near < far)[kept].to(losses.dtype),
+            "scores/active": (losses > 0)[kept].to(losses.dtype),
+            "scores/margins": (far - near).detach()[kept],
+        }
+        return LossOutput(mean_over(losses, kept), kept.sum(1).to(losses.dtype), metrics)

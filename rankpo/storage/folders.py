@@ -1,0 +1,113 @@
+"""Folders that appear whole or not at all, with a manifest of their files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import xxhash
+from safetensors import SafetensorError
+
+from rankpo.errors import StorageError
+from rankpo.storage.atomic import room, unwritten
+
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the name `target` once the block ends well: fsynced, then renamed.
+
+    Raises StorageError where the disk is full; what was there before stays.
+    """
+    recover(target)
+    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _manifest(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            _fsync(path)
+        _replace(temporary, target)
+        _fsync(target.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if number := unwritten(error, target.parent):
+            raise StorageError(f"{target}: {room(number)}; nothing was replaced, earlier files are intact") from error
+        raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def recover(target: Path) -> None:
+    """Tidies up after a writing of `target` that was cut off: an old folder already moved aside takes its place again.
+
+    Only for the process that holds the run directory: another's half-written folder would go too.
+    """
+    for old in target.parent.glob(f"{target.name}.old-*"):
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(target)
+    for temporary in target.parent.glob(f"{target.name}.tmp-*"):
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    if target.exists():
+        old = target.with_name(f"{target.name}.old-{os.getpid()}")
+        target.rename(old)
+        temporary.rename(target)
+        shutil.rmtree(old)
+    else:
+        temporary.rename(target)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checksum(path: Path) -> str:
+    """xxh3-128 of a file's content."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _manifest(folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    entries = {str(path.relative_to(folder)): [path.stat().st_size, checksum(path)] for path in files}
+    (folder / MANIFEST).write_text(json.dumps(entries, indent=0))
+
+
+def damage(folder: Path, largest: int | None = None) -> str | None:
+    """What is wrong with a folder that `written_whole` made, or None.
+
+    largest: files of more bytes are compared by size alone; None compares the content of all.
+    """
+    if not (folder / MANIFEST).exists():
+        return f"{MANIFEST} is missing"
+    try:
+        entries = json.loads((folder / MANIFEST).read_text())
+    except ValueError:
+        return f"{MANIFEST} is not JSON"
+    for name, (size, expected) in entries.items():
+        path = folder / name
+        if not path.exists():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+        if (largest is None or size <= largest) and checksum(path) != expected:
+            return f"{name} has another content than was written"
+    return None

@@ -1,0 +1,80 @@
+"""File locks: one process works on a path while others wait, or are told which process holds it.
+
+The locks are those of the package filelock, which works on Windows too. A file system without them (some network and
+FUSE mounts) gets a lock by the existence of a file, which names its process and host.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+HOLDER = "holder"  # ends the name of the file that says who holds a lock
+POLL_SECONDS = 0.05
+
+
+class Busy(RuntimeError):
+    """Another process, or another thread, holds the lock."""
+
+
+@contextmanager
+def locked(path: Path, wait: float = -1) -> Iterator[None]:
+    """Holds the lock `path`, a file that stays. wait: seconds; negative for ever, 0 for one attempt.
+
+    The system ends a lock with its process, however that dies. Raises Busy where the lock is not free in time.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = _acquired(path, wait)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquired(path: Path, wait: float) -> BaseFileLock:
+    try:
+        lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
+        try:
+            lock.acquire(timeout=wait, poll_interval=POLL_SECONDS)
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, Timeout) or (isinstance(error, OSError) and error.errno not in UNSUPPORTED):
+                raise
+            lock = SoftFileLock(path.with_name(f"{path.name}.soft"))
+            lock.acquire(timeout=wait, poll_interval=POLL_SECONDS)
+    except Timeout:
+        raise Busy(f"{path} is held by {holder(path)}") from None
+    return lock
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """`locked` in one attempt, with a file beside the lock that names this process for those who are refused."""
+    with locked(path, wait=0):
+        note = _holder_file(path)
+        note.write_text(f"{os.getpid()} {platform.node()}")
+        try:
+            yield
+        finally:
+            note.unlink(missing_ok=True)
+
+
+def holder(path: Path) -> str:
+    """The process that holds a lock which `named` took, with its host where that is another: "process 71 on node3"."""
+    try:
+        number, _, host = _holder_file(path).read_text().partition(" ")
+    except (OSError, ValueError):
+        return "another process"
+    if not (number.isascii() and number.isdigit()):
+        return "another process"
+    return f"process {number}{f' on {host}' if host and host != platform.node() else ''}"
+
+
+def _holder_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{HOLDER}")

@@ -1,0 +1,86 @@
+"""Lists and updates that teach a loss nothing, found from the data alone before any weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from rankpo.data.batch import labels_of
+from rankpo.data.loaders.ranking import DataLoader, Group
+from rankpo.losses.base import Loss
+from rankpo.losses.contrastive import ContrastiveLoss
+
+MAX_LISTS = 20_000  # that are counted; all are looked at where none of them teaches anything
+REMEDY = "task=mine finds negatives, or choose a loss that fits this data"
+
+
+def check(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
+    """Says how many lists and updates of the first epoch teach nothing. Raises ValueError where none teaches anything."""
+    if isinstance(loss, ContrastiveLoss) and loss.negatives == "in_batch":
+        _check_pools(loss, loader, say)
+        return
+    seen = empty = 0
+    for groups in _updates(loader):
+        teaches = loss.teaches(labels_of(groups)).tolist()
+        seen, empty = seen + len(groups), empty + teaches.count(False)
+        if seen >= MAX_LISTS and empty < seen:
+            break
+    if empty == seen:
+        raise ValueError(f"no list teaches {_name(loss)} anything: {_why(loss)} in all {seen:,} of them; {REMEDY}")
+    if empty:
+        part = "" if seen >= len(loader.items) else " first"
+        say(f"{empty:,} of the{part} {seen:,} lists teach {_name(loss)} nothing: {_why(loss)}")
+
+
+def _check_pools(loss: ContrastiveLoss, loader: DataLoader, say: Callable[[str], None]) -> None:
+    """Updates in which no query has a negative, neither its own nor another query's candidate."""
+    seen = lists = 0
+    empty: list[int] = []
+    for groups in _updates(loader):
+        if not _has_negative(loss, loader, groups):
+            empty.append(seen)
+        seen, lists = seen + 1, lists + len(groups)
+        if lists >= MAX_LISTS and len(empty) < seen:
+            break
+    size = f"trainer.batch_size={loader.batch_size}"
+    if len(empty) == seen:
+        raise ValueError(
+            f"no update teaches {_name(loss)} anything: with {size}, no query of any update has a negative; set a larger "
+            f"trainer.batch_size, or give queries negatives of their own: {REMEDY}"
+        )
+    if empty == [loader.updates_per_epoch - 1]:
+        say(
+            f"the last update of an epoch teaches {_name(loss)} nothing: {len(loader.items):,} examples by {size} leave "
+            "it one query without negatives"
+        )
+    elif empty:
+        say(f"{len(empty):,} of {seen:,} updates teach {_name(loss)} nothing: none of their queries has a negative")
+
+
+def _has_negative(loss: ContrastiveLoss, loader: DataLoader, groups: Sequence[Group]) -> bool:
+    everybody = {int(row) for group in groups for row in group.candidates}
+    if loss.query_query:
+        everybody |= {group.query for group in groups}
+    for group in groups:
+        pool = {int(row) for row in group.candidates} if group.own_negatives else everybody
+        own = {int(group.candidates[0]), group.query}
+        if loss.false_negatives.same_text:
+            own |= set(loader.table.known_positives(group.query).tolist())
+        if pool - own:
+            return True
+    return False
+
+
+def _updates(loader: DataLoader) -> Iterator[list[Group]]:
+    """The groups of each update of the first epoch."""
+    return (loader.groups(step) for step in range(loader.updates_per_epoch))
+
+
+def _name(loss: Loss) -> str:
+    return type(loss).__name__
+
+
+def _why(loss: Loss) -> str:
+    """What is missing."""
+    if isinstance(loss, ContrastiveLoss):
+        return "loss.negatives=own, and no negative stands beside the positive"
+    return "there is one candidate, or all labels are equal,"
