@@ -90,7 +90,23 @@ def measured(chosen: Sequence[System], wanted: Sequence[str]) -> list[Pair]:
         for name in next(iter(evaluation.items.values()), {})
         if name != "group" and (not wanted or name in wanted or f"{evaluation.dataset}/{name}" in wanted)
     ]
-    return list(dict.fromkeys(pairs))
+    return _distinct(chosen, list(dict.fromkeys(pairs)))
+
+
+def _distinct(chosen: Sequence[System], pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs without second names of the same numbers: ndcg_exp@10 where it equals ndcg@10 on every query."""
+    seen: dict[str, Pair] = {}
+    for dataset, metric in pairs:
+        values = [
+            [item.get(metric) for item in member[dataset].items.values()]
+            for system in chosen
+            for member in system.members
+            if dataset in member
+        ]
+        kept = seen.setdefault(repr((dataset, values)), (dataset, metric))
+        if len(metric) < len(kept[1]):
+            seen[repr((dataset, values))] = (dataset, metric)
+    return list(seen.values())
 
 
 def find_baseline(chosen: Sequence[System], wanted: str | None, runs: Sequence[Run]) -> System:

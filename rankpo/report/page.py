@@ -26,7 +26,7 @@ from rankpo.sweeps.folder import table_of
 
 HERE = Path(__file__).parent
 CHARTS_AT_ONCE = 6  # the rest stands behind a button
-METRICS_A_TABLE = 6  # columns that fit beside the model's name at 1,280 pixels
+METRICS_A_TABLE = 5  # columns that fit beside the model's name at 1,280 pixels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,6 +96,16 @@ def test_a_metric_that_one_model_lacks_stays_for_the_others(parts, tmp_path):
     ]
 
 
+def test_a_second_name_of_the_same_numbers_is_left_out(tmp_path):
+    write_evaluation(tmp_path / "run", "model", {"q1": 0.5, "q2": 0.25}, {})
+    path = tmp_path / "run/evaluation/model/dev/per_query.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    extended = [{**row, "ndcg_exp@20": row["ndcg@20"], "mrr@10": 1 - row["ndcg@20"]} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in extended))
+    chosen = contents.systems(group_runs(open_runs([str(tmp_path / "run")]), {}))
+    assert contents.measured(chosen, ()) == [NDCG, ("dev", "mrr@10")]
+
+
 def test_the_summary_says_what_alignment_cost(parts):
     _, groups, chosen, reference = parts
     pairs = [NDCG, AGREEMENT]

@@ -90,7 +90,7 @@ def test_comparison_says_difference_test_and_frontier(runs, tmp_path):
     page = " ".join(page_of(runs, tmp_path).split())
     assert "-0.1500" in page  # three of four queries lost .2
     assert "0/1/3" in page
-    assert "p 0.2500" in page  # agreement and nDCG: 2/2^3 and 2/2^4, Holm: max(.25, 2 · .125) for both
+    assert "p 0.25," in page  # agreement and nDCG: 2/2^3 and 2/2^4, Holm: max(.25, 2 · .125) for both
     assert "80.0 %" not in page and "81.8 %" in page  # (.9 + 3 · .6) / (.9 + 3 · .8) of stage one is kept
     runs_section = page.split('<section id="runs">')[1]
     assert "<code>loss.beta=5</code>" in runs_section and "seed=1" not in runs_section
