@@ -16,7 +16,7 @@ from rankpo.retrieval.corpus import check_source, open_source, text_key
 from rankpo.storage.atomic import replace_text
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.judges.annotation import Annotator
     from rankpo.judges.costs import Costs
     from rankpo.judges.rankings import Ranking

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.mining.data import MiningData
     from rankpo.mining.pipeline import Candidates, Mined
     from rankpo.mining.scores import DenseScores

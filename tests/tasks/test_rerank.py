@@ -179,9 +179,16 @@ def test_what_cannot_work_is_said_before_weights_load(folder, keys, message):
 
 
 def test_an_embedding_model_is_no_reranker(folder):
-    with pytest.raises(ConfigError, match=r"task=rerank needs a reranker.*; this model is of kind embedding"):
+    with pytest.raises(
+        ConfigError, match=r"task=rerank needs a reranker, and this model is of kind embedding; add kind=reranker"
+    ):
         train(
-            "task=rerank", "model=tiny_bert", f"task.run={folder}/first.trec", f"task.beir={folder}/beir", "exp_name=x"
+            "task=rerank",
+            "model=tiny_bert",
+            "kind=embedding",
+            f"task.run={folder}/first.trec",
+            f"task.beir={folder}/beir",
+            "exp_name=x",
         )
 
 
