@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from rankpo.config.build import build
+from rankpo.config.construct import build
 from rankpo.data.table import Dataset
 from rankpo.data.text.conversations import plain_text
 from rankpo.report.runs import Evaluation
