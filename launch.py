@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from rankpo.config.aliases import modern
 from rankpo.config.guard import announced, guarded
 from rankpo.config.messages import explain, multirun_refusal, run_error
 from rankpo.errors import ConfigError
@@ -27,7 +28,8 @@ from rankpo.storage.printable import shown
 
 @hydra.main(version_base="1.3", config_path="config", config_name="config")
 def compose_and_run(config: DictConfig) -> None:
-    from rankpo.config.build import check, run
+    from rankpo.config.check import check
+    from rankpo.config.experiment import run
 
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
@@ -90,6 +92,14 @@ def main() -> int:
     if refusal:
         say(refusal)
         return 2
+    try:
+        sys.argv[1:], notes = modern(sys.argv[1:])
+    except ConfigError as error:
+        say(str(error))
+        return 2
+    if os.environ.get("RANK", "0") == "0":
+        for note in notes:
+            say(note)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would print a trace of its own instead of raising
     try:
         try:

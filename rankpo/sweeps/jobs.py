@@ -15,11 +15,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from rankpo.config.places import ROOT
 from rankpo.errors import ConfigError
 from rankpo.runs.logger import MetricsLogger
 from rankpo.sweeps.folder import config_hash, is_finished, job_name, read_note, varied, write_job
 
-ROOT = Path(__file__).resolve().parents[2]
 LOG_FILE = "launch.log"
 SHOWN_LINES = 5  # of a failed job's log
 POLL_SECONDS = 0.2
@@ -127,7 +127,7 @@ class _Runs:
         return self.failures
 
     def begin(self, job: Job) -> None:
-        if is_finished(job.folder, job.digest, job.config) and not job.overwrite:
+        if is_finished(job.folder, job.digest, job.config, job.overrides) and not job.overwrite:
             self.done += 1
             self.logger.say(f"{job.name}: finished before ({self.done}/{self.total})")
             self.overseer.ended(job)

@@ -18,7 +18,7 @@ from rankpo.judges.suspicious import TREATMENTS, suspects
 from rankpo.retrieval.corpus import check_source, open_source, text_key
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.judges.annotation import Annotator
     from rankpo.judges.rankings import Ranking
     from rankpo.judges.records import Records

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.mining.data import MiningData
     from rankpo.mining.pipeline import Candidates, Mined
     from rankpo.mining.scores import DenseScores
@@ -31,9 +31,9 @@ FORMATS = ("contrastive", "pos_neg", "triplet", "n_tuple", "labeled_list", "ids"
 class Mine:
     """Negatives for every query of `datasets` that has a positive, as `mining` says.
 
-    output: the training file; NAME.meta.jsonl and statistics.json stand beside it. format: what a line is. Equal
-    queries are one line with the positives of all their rows. The same command writes again what a full disk or a kill
-    left unfinished. Raises ConfigError where an input would be
+    output: the training file; NAME.meta.jsonl and statistics.json stand beside it, and NAME.corpus.jsonl with the texts
+    of ids. format: what a line is. Equal queries are one line with the positives of all their rows. The same command
+    writes again what a full disk or a kill left unfinished. Raises ConfigError where an input would be
     overwritten, or, without overwrite=true, an earlier output.
     """
 
@@ -74,6 +74,10 @@ class Mine:
         processes.barrier()
         return report
 
+    @property
+    def _beside(self) -> tuple[str, ...]:
+        return ("meta", "corpus") if self.format == "ids" else ("meta",)
+
     def targets(self, settings: MiningSettings) -> dict[str, Path]:
         """The training file of each variant."""
         path = Path(self.output)
@@ -81,7 +85,8 @@ class Mine:
 
     def _outputs(self, targets: Collection[Path]) -> list[Path]:
         """All files that the task writes, in the order in which they are written."""
-        return [*targets, *(path.with_suffix(".meta.jsonl") for path in targets), statistics_file(Path(self.output))]
+        beside = [path.with_suffix(f".{kind}.jsonl") for path in targets for kind in self._beside]
+        return [*targets, *beside, statistics_file(Path(self.output))]
 
     def _check_targets(self, experiment: Experiment, targets: Sequence[Path]) -> None:
         settings = experiment.mining

@@ -14,7 +14,7 @@ from rankpo.models.engine.vllm import check_backend, choose_backend
 if TYPE_CHECKING:
     import numpy as np
 
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.data.readers.requests import Request
     from rankpo.evaluation.metrics import Evaluation
     from rankpo.runs.logger import MetricsLogger
@@ -81,7 +81,7 @@ class Rerank:
         if experiment.model.kind not in ("reranker", "listwise"):
             raise ConfigError(
                 [
-                    f"task=rerank needs a reranker, such as model=bge_reranker; this model is of kind {experiment.model.kind}"
+                    f"task=rerank needs a reranker, and this model is of kind {experiment.model.kind}; add kind=reranker or kind=listwise"
                 ]
             )
         accelerator = processes.make_accelerator(experiment.settings.precision)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankpo.config.places import ROOT
 from rankpo.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.data.loaders.ranking import DataLoader
     from rankpo.evaluation.base import Evaluator
     from rankpo.losses.base import Loss
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rankpo.runs.logger import MetricsLogger
     from rankpo.trainers.basic import BasicTrainer
 
+COMPLETIONS = frozenset({"token_logps", "rewards"})  # what kinds give that read a prompt and its completion
 DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
 
 
@@ -68,7 +70,7 @@ class Train:
             if main and experiment.overwrite:
                 start_again(experiment.run_dir, experiment.config)
             if experiment.resume == "auto":
-                trainer.resume()
+                trainer.watch.resume()
             result = trainer.train()
         return result
 
@@ -86,7 +88,6 @@ def assemble(
     from rankpo.data.table import open_table
     from rankpo.runs.checkpoints import CheckpointStore
     from rankpo.trainers.baseline import Baseline
-    from rankpo.trainers.parts import Parts
 
     seed_everything(experiment.seed)
     inputs = experiment.model.open_inputs(logger.say, experiment.explicit)
@@ -126,26 +127,23 @@ def assemble(
     checkpoints = CheckpointStore(experiment.run_dir)
     if accelerator.is_main_process:
         checkpoints.clean()
-    trainer = experiment.trainer.load()(
-        experiment.settings,
-        Parts(
-            accelerator=accelerator,
-            model=model,
-            loss=experiment.loss,
-            loader=loader,
-            optimizer=make_optimizer(experiment, model),
-            schedule=experiment.schedule,
-            evaluators=evaluators,
-            checkpoints=checkpoints,
-            logger=logger,
-            save_final=_saver(experiment, inputs, logger.say),
-            baseline=baseline,
-            reference=reference,
-            stored=stored,
-            replay=replay,
-        ),
+    return experiment.trainer.load()(
+        settings=experiment.settings,
+        accelerator=accelerator,
+        policy=model,
+        loss=experiment.loss,
+        loader=loader,
+        optimizer=make_optimizer(experiment, model),
+        schedule=experiment.schedule,
+        evaluators=evaluators,
+        checkpoints=checkpoints,
+        logger=logger,
+        save_final=_saver(experiment, inputs, logger.say),
+        **({} if baseline is None else {"baseline": baseline}),
+        reference=reference,
+        stored=stored,
+        replay=replay,
     )
-    return trainer
 
 
 def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
@@ -189,7 +187,9 @@ def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[
     """The pairs of completions that differ behind the cut alone: they are counted, and left out of training."""
     from rankpo.data.loaders.ranking import PairedPreferenceDataLoader
 
-    if experiment.model.kind != "causal_lm" or not issubclass(experiment.dataloader.load(), PairedPreferenceDataLoader):
+    if not experiment.model.gives & COMPLETIONS or not issubclass(
+        experiment.dataloader.load(), PairedPreferenceDataLoader
+    ):
         return []
     found: list[int] = inputs.equal_pairs(table)
     if found:
@@ -227,7 +227,7 @@ def make_evaluators(
     from rankpo.evaluation.lists import ListwiseEvaluator, has_lists
     from rankpo.evaluation.scored_pairs import ScoredPairsEvaluator, has_scored_pairs
 
-    if experiment.model.kind == "causal_lm":
+    if experiment.model.gives & COMPLETIONS:
         from rankpo.trainers.paired_preference import PairedPreferenceTrainer
 
         paired = issubclass(experiment.trainer.load(), PairedPreferenceTrainer)
@@ -380,10 +380,9 @@ def _commit() -> str | None:
 
     git is looked for in the absolute folders of PATH: one in the folder that a run is started from is not called.
     """
-    root = Path(__file__).parents[2]
     folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_absolute()]
     git = shutil.which("git", path=os.pathsep.join(folders) or os.defpath)
     if git is None or not Path(git).is_absolute():
         return None
-    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
