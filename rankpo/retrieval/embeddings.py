@@ -23,6 +23,8 @@ from rankpo.storage.json_files import read_json, write_json
 if TYPE_CHECKING:
     from rankpo.models.embedding.model import EmbeddingModel
 
+LOCKS = (".lock", ".lock.holder", ".lock.soft")
+WRITTEN = ("shard-*.npy", "shard-*.ids.txt", "shard-*.sums.json", "faiss-*.index", "meta.json")
 META, FORMAT_VERSION = "meta.json", 1
 DTYPES = {"float32": np.float32, "float16": np.float16}
 HEADER_BYTES = 128  # of a .npy file with two axes
@@ -222,6 +224,20 @@ def _drop_damaged_meta(folder: Path, say: Say) -> None:
     except StorageError as error:
         say(f"{str(error).partition(';')[0]}; it is made again")
         (folder / META).unlink()
+
+
+def remove_embeddings(folder: Path) -> None:
+    """Removes the shards, ids, indices and description of a folder of embeddings; what else is there stays.
+
+    Raises EncodingError for a folder with files and no description: it is no folder of embeddings.
+    """
+    if not (folder / META).exists():
+        if folder.is_dir() and any(path.name not in LOCKS for path in folder.iterdir()):
+            raise EncodingError(f"{folder} holds files and no embeddings; overwrite=true removes embeddings only")
+        return
+    for pattern in WRITTEN:
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def _enter(folder: Path, encoding: Encoding) -> None:

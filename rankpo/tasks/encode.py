@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ class Encode:
 
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The table's row."""
-        from rankpo.retrieval.embeddings import describe_encoding, encode_texts
+        from rankpo.retrieval.embeddings import describe_encoding, encode_texts, remove_embeddings
         from rankpo.runs import processes
         from rankpo.runs.folder import claim
         from rankpo.runs.logger import MetricsLogger
@@ -60,7 +59,7 @@ class Encode:
         folder = Path(self.output)
         with claim(folder) if logger.main else _unclaimed():
             if logger.main and experiment.overwrite:
-                shutil.rmtree(folder)
+                remove_embeddings(folder)
             started = time.monotonic()
             encoding = describe_encoding(model, source, self.role, self.shard_size, self.dtype)
             embeddings = encode_texts(folder, encoding, model, source, logger.say)

@@ -47,7 +47,8 @@ class Train:
     def __call__(self, experiment: Experiment) -> Mapping[str, float]:
         """Returns the metrics of the last evaluation."""
         from rankpo.config.moved import comparable
-        from rankpo.runs import processes
+        from rankpo.config.origin import origin_of
+        from rankpo.runs import origin, processes
         from rankpo.runs.folder import claim, enter_run_dir, start_again
         from rankpo.runs.logger import MetricsLogger
 
@@ -62,6 +63,7 @@ class Train:
                 unfinished = enter_run_dir(
                     experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume, comparable
                 )
+                self._compare(experiment, finished=not unfinished)
             if not processes.broadcast_object(unfinished):
                 MetricsLogger(main=main).say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
                 return {}
@@ -69,10 +71,22 @@ class Train:
             trainer = assemble(experiment, accelerator, logger, self.metrics)
             if main and experiment.overwrite:
                 start_again(experiment.run_dir, experiment.config)
+            if main and not (experiment.run_dir / origin.FILE).exists():
+                origin.note(experiment.run_dir, origin_of(experiment))
             if experiment.resume == "auto":
                 trainer.watch.resume()
             result = trainer.train()
         return result
+
+    def _compare(self, experiment: Experiment, finished: bool) -> None:
+        """Refuses to continue a run, or to call it finished, whose data or start weights have changed since."""
+        from rankpo.config.origin import origin_of
+        from rankpo.runs import origin
+        from rankpo.runs.logger import MetricsLogger
+
+        begun = finished or (experiment.run_dir / "checkpoints").exists()
+        if begun and not experiment.overwrite:
+            origin.compare(experiment.run_dir, origin_of(experiment), experiment.allow_changes, MetricsLogger().say)
 
 
 def _nothing() -> Any:
