@@ -55,6 +55,7 @@ class BasicTrainer:
         if self.reference is not None:
             self.reference.autocast = parts.accelerator.autocast
         self.stored = parts.stored
+        self.teacher = parts.teacher
         self.strategy = make_strategy(parts.accelerator, parts.model, parts.optimizer, settings.max_grad_norm)
         self.model: nn.Module = self.strategy.wrapped
         self.optimizer = self.strategy.optimizer

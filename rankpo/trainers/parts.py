@@ -20,6 +20,7 @@ from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.runs.logger import MetricsLogger
 from rankpo.trainers.baseline import Measure
 from rankpo.trainers.schedules import Schedule
+from rankpo.trainers.teacher import TeacherEmbeddings
 
 
 @dataclass(kw_only=True)
@@ -28,7 +29,8 @@ class Parts:
 
     save_final: writes FINAL from the model, or from complete weights where they are not None; called on every rank.
     baseline: measures the model that the run starts from, or knows it from another run; None measures. stored: [slots]
-    reference scores, or None. replay: a second loader whose groups accompany every update, or None.
+    reference scores, or None. teacher: embeddings of the data by another model, or None. replay: a second loader whose
+    groups accompany every update, or None.
     """
 
     accelerator: Accelerator
@@ -44,4 +46,5 @@ class Parts:
     baseline: Measure | None = None
     reference: Reference | None = None
     stored: np.ndarray | None = None
+    teacher: TeacherEmbeddings | None = None
     replay: DataLoader | None = None
