@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from types import TracebackType
 from typing import Any, NoReturn
 
 import hydra
@@ -17,10 +18,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rankpo.config.guard import guarded
+from rankpo.config.guard import announced, guarded
 from rankpo.config.messages import explain, multirun_refusal, run_error
 from rankpo.errors import ConfigError
 from rankpo.runs.signals import REQUEUE, Interrupted, leaving_at_once
+from rankpo.storage.printable import shown
 
 
 @hydra.main(version_base="1.3", config_path="config", config_name="config")
@@ -36,6 +38,8 @@ def compose_and_run(config: DictConfig) -> None:
         submitit.join()
         in_sweep(config, overrides, run)
         return
+    if (notice := announced(overrides)) is not None and os.environ.get("RANK", "0") == "0":
+        say(notice)
     try:
         run(check(config, overrides=overrides))
         close_processes()
@@ -57,8 +61,19 @@ def close_processes() -> None:
 
 def stop(message: str, code: int) -> NoReturn:
     """Ends with the message alone: Hydra would put a line of its own before an exception."""
-    sys.stderr.write(f"{message}\n")
+    say(message)
     sys.exit(code)
+
+
+def say(message: str) -> None:
+    sys.stderr.write(f"{shown(message)}\n")
+
+
+def say_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's own trace of an error that nobody foresaw, without secrets and control characters."""
+    import traceback
+
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def exit_code(error: Exception) -> int:
@@ -73,7 +88,7 @@ def main() -> int:
     """
     refusal = multirun_refusal(sys.argv[1:], os.environ)
     if refusal:
-        sys.stderr.write(f"{refusal}\n")
+        say(refusal)
         return 2
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would print a trace of its own instead of raising
     try:
@@ -84,13 +99,13 @@ def main() -> int:
             if "rankpo.sweeps.folder" in sys.modules:
                 sys.modules["rankpo.sweeps.folder"].close_all()
     except (HydraException, OmegaConfBaseException) as error:
-        sys.stderr.write(f"{explain(error, sys.argv[1:])}\n")
+        say(explain(error, sys.argv[1:]))
         return 2
     except (ValueError, RuntimeError, OSError) as error:  # of a job of a sweep: its other jobs have run
         message = run_error(error, os.environ)
         if message is None:
             raise
-        sys.stderr.write(f"{message}\n")
+        say(message)
         return exit_code(error)
     return 0
 
@@ -105,6 +120,7 @@ def leave(code: Any) -> NoReturn:
 
 
 if __name__ == "__main__":
+    sys.excepthook = say_trace
     try:
         ended: Any = main()
     except SystemExit as ending:

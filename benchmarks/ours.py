@@ -71,9 +71,9 @@ def build_trainer(overrides: Sequence[str]) -> tuple[BasicTrainer, TemporaryDire
 
 def encode_update(*, folder: str, texts: Sequence[str], max_length: int) -> Update:
     """`model.encode(texts)`, with all that it does from texts to an array."""
-    from rankpo.models.embedding.config import EmbeddingModelConfig
+    from rankpo.models.embedding.config import EmbeddingKind
 
-    config = EmbeddingModelConfig(name_or_path=folder, passage_max_length=max_length, query_max_length=max_length)
+    config = EmbeddingKind(name_or_path=folder, passage_max_length=max_length, query_max_length=max_length)
     model = config.build(config.open_inputs(_silent), _silent)
 
     def update(step: int) -> Outcome:

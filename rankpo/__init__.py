@@ -19,6 +19,6 @@ def load(path: str | Path, device: str | None = None) -> Any:
 
     device: "cpu", "cuda", …; None takes a GPU if there is one. Raises LoadingError for what cannot be loaded.
     """
-    from rankpo.models.embedding.config import load_saved
+    from rankpo.models.load import load_saved
 
     return load_saved(str(path), device)

@@ -80,6 +80,45 @@ class Sequences:
 
 
 @dataclass(frozen=True)
+class Vectors:
+    """The vectors of N sequences, one sequence after another.
+
+    rows: [R, D]. counts: [N] int64 on the CPU, rows of each sequence: 1 for models with one vector a text.
+    """
+
+    rows: Tensor
+    counts: Tensor
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def single(self) -> bool:
+        """Whether every sequence has exactly one row, so that `rows` is [N, D]."""
+        return bool((self.counts == 1).all())
+
+    def places(self, chosen: Tensor) -> Tensor:
+        """[r] int64 on the CPU: rows of the chosen sequences, in their order."""
+        chosen = chosen.cpu()
+        if self.single:
+            return chosen
+        counts = self.counts[chosen]
+        starts = (self.counts.cumsum(0) - self.counts)[chosen]
+        first = counts.cumsum(0) - counts  # [n] places in the result
+        numbers = (starts - first).repeat_interleave(counts)
+        return numbers + numbers.new_ones(len(numbers)).cumsum(0) - 1
+
+    def select(self, chosen: Tensor) -> Vectors:
+        """The vectors of the chosen sequences, in their order; gradients flow through. chosen: [n] int64."""
+        if self.single:
+            return Vectors(self.rows[chosen.to(self.rows.device)], self.counts[chosen.cpu()])
+        return Vectors(self.rows[self.places(chosen).to(self.rows.device)], self.counts[chosen.cpu()])
+
+    def cpu(self) -> Vectors:
+        return Vectors(self.rows.cpu(), self.counts)
+
+
+@dataclass(frozen=True)
 class Labels:
     """What is known of B queries before any model runs: enough for a loss to weigh its terms.
 

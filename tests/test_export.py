@@ -1,5 +1,6 @@
 """FINAL gives the same embeddings wherever it is loaded, and the folder that was there stays until it does."""
 
+import copy
 import json
 import shutil
 
@@ -10,13 +11,15 @@ from torch.testing import assert_close
 
 import rankpo
 from rankpo.errors import ConfigError
-from rankpo.models.embedding import saving
-from rankpo.models.embedding.config import EmbeddingModelConfig
+from rankpo.models.embedding.config import EmbeddingKind
+from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.model import EmbeddingModel
-from rankpo.models.embedding.saving import ExportError, read_settings
+from rankpo.models.embedding.saving import EmbeddingFolder, read_settings
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.loading import byte_tokenizer
+from rankpo.models.saving import ExportError
 from tests.models.families import backbone
+from tests.models.saved import saved
 
 TEXTS = ["soil", "a field of wheat in the rain, and then nothing for a long while", "ploughing", "x", "soil and rain"]
 CASES = {
@@ -31,14 +34,16 @@ CASES = {
 
 def model_of(family="bert", **settings):
     lengths = {"query_max_length": 40, "passage_max_length": 40}
-    return EmbeddingModel(backbone(family), byte_tokenizer(), EmbeddingSettings(**{**lengths, **settings})).eval()
+    return EmbeddingModel(
+        backbone(family), EmbeddingInputs(byte_tokenizer(), EmbeddingSettings(**{**lengths, **settings}))
+    ).eval()
 
 
 def with_adapters(model, base):
     """LoRA with weights that matter: B starts at 0, which would make every adapter the identity."""
-    config = EmbeddingModelConfig(load_from=str(base), use_peft=True, peft={"lora_r": 3})
+    config = EmbeddingKind(load_from=str(base), use_peft=True, peft={"lora_r": 3})
     model.backbone.name_or_path = str(base)
-    model.backbone = config._adapted(model.backbone, "FEATURE_EXTRACTION")
+    model.backbone = config.adapted(model.backbone, "FEATURE_EXTRACTION")
     for name, parameter in model.backbone.named_parameters():
         if "lora_" in name:
             parameter.data.normal_(std=0.3)
@@ -50,7 +55,7 @@ def test_sentence_transformers_gives_the_same_embeddings(tmp_path, case):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     family, settings = CASES[case]
     model = model_of(family, **settings)
-    model.export(tmp_path / "FINAL", {})
+    saved(model, tmp_path / "FINAL", {})
     loaded = sentence_transformers.SentenceTransformer(str(tmp_path / "FINAL"), device="cpu")
     for role, encode in (("query", loaded.encode_query), ("passage", loaded.encode_document)):
         ours = model.encode(TEXTS, role=role)
@@ -64,7 +69,7 @@ def test_sentence_transformers_gives_the_same_embeddings(tmp_path, case):
 def test_rankpo_loads_what_it_saved(tmp_path, case):
     family, settings = CASES[case]
     model = model_of(family, **settings)
-    assert model.export(tmp_path / "FINAL", {"loss": "RankPOLoss"}) < 1e-5
+    assert saved(model, tmp_path / "FINAL", {"loss": "RankPOLoss"}) < 1e-5
     loaded = rankpo.load(str(tmp_path / "FINAL"), device="cpu")
     assert loaded.settings == model.settings
     for role in ("query", "passage"):
@@ -76,7 +81,7 @@ def test_transformers_alone_finds_every_weight(tmp_path):
     from transformers import AutoModel, AutoTokenizer
 
     model = model_of("bert", pooling="mean")
-    model.export(tmp_path / "FINAL", {})
+    saved(model, tmp_path / "FINAL", {})
     loaded, report = AutoModel.from_pretrained(tmp_path / "FINAL", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "FINAL")
@@ -91,15 +96,15 @@ def test_merged_adapters_equal_adapters_on(tmp_path):
     peft = pytest.importorskip("peft")
     base = tmp_path / "base"
     plain = model_of()
-    plain.export(base, {})
+    saved(plain, base, {})
     model = with_adapters(model_of(), base)
     expected = model.encode(TEXTS)
     assert np.abs(expected - plain.encode(TEXTS)).max() > 1e-2
-    model.export(tmp_path / "FINAL", {})
+    saved(model, tmp_path / "FINAL", {})
     np.testing.assert_allclose(model.encode(TEXTS), expected, atol=0)  # the training model stays as it is
     np.testing.assert_allclose(rankpo.load(str(tmp_path / "FINAL"), device="cpu").encode(TEXTS), expected, atol=1e-5)
     again = peft.PeftModel.from_pretrained(backbone("bert"), tmp_path / "FINAL" / "adapter")
-    tuned = EmbeddingModel(again.merge_and_unload(), byte_tokenizer(), model.settings).eval()
+    tuned = EmbeddingModel(again.merge_and_unload(), model.inputs).eval()
     np.testing.assert_allclose(tuned.encode(TEXTS), expected, atol=1e-5)
     sentence_transformers = pytest.importorskip("sentence_transformers")
     loaded = sentence_transformers.SentenceTransformer(str(tmp_path / "FINAL" / "adapter"), device="cpu")
@@ -112,8 +117,8 @@ def test_a_tokenizer_without_pad_gets_one(tmp_path):
     tokenizer = byte_tokenizer()
     tokenizer.pad_token = None
     settings = EmbeddingSettings(query_max_length=40, passage_max_length=40, pooling="last")
-    model = EmbeddingModel(backbone("gpt2"), tokenizer, settings).eval()
-    model.export(tmp_path / "FINAL", {})
+    model = EmbeddingModel(backbone("gpt2"), EmbeddingInputs(tokenizer, settings)).eval()
+    saved(model, tmp_path / "FINAL", {})
     loaded = sentence_transformers.SentenceTransformer(str(tmp_path / "FINAL"), device="cpu")
     np.testing.assert_allclose(loaded.encode_document(TEXTS), model.encode(TEXTS), atol=1e-5)
     assert tokenizer.pad_token is None
@@ -122,38 +127,35 @@ def test_a_tokenizer_without_pad_gets_one(tmp_path):
 def test_an_interrupted_export_leaves_the_old_folder(tmp_path, monkeypatch):
     folder = tmp_path / "FINAL"
     old = model_of()
-    old.export(folder, {})
+    saved(old, folder, {})
     expected = old.encode(TEXTS)
 
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(saving, "card", stop)
+    monkeypatch.setattr(EmbeddingFolder, "card", stop)
     with pytest.raises(KeyboardInterrupt):
-        model_of(pooling="cls").export(folder, {})
+        saved(model_of(pooling="cls"), folder, {})
     assert [path.name for path in tmp_path.iterdir()] == ["FINAL"]
     np.testing.assert_allclose(rankpo.load(str(folder), device="cpu").encode(TEXTS), expected, atol=1e-6)
 
 
 def test_a_folder_that_differs_never_takes_the_name(tmp_path, monkeypatch):
-    save = saving._save_backbone
-
-    def save_and_spoil(model, folder):
+    def spoiled(self, model):
+        weights = copy.deepcopy(model.base)
         with torch.no_grad():
-            weight = model.encoder.layer[0].attention.self.query.weight
-            weight.add_(0.5)
-            save(model, folder)
-            weight.sub_(0.5)
+            weights.encoder.layer[0].attention.self.query.weight.add_(0.5)
+        return weights
 
-    monkeypatch.setattr(saving, "_save_backbone", save_and_spoil)
+    monkeypatch.setattr(EmbeddingFolder, "weights", spoiled)
     with pytest.raises(ExportError, match="loaded again, embeddings differ by"):
-        model_of().export(tmp_path / "FINAL", {})
+        saved(model_of(), tmp_path / "FINAL", {})
     assert not list(tmp_path.iterdir())
 
 
 def test_no_file_names_a_path_of_this_machine(tmp_path):
     model = with_adapters(model_of(), tmp_path)
-    model.export(tmp_path / "FINAL", {"base_model": str(tmp_path), "loss": "x"})
+    saved(model, tmp_path / "FINAL", {"base_model": str(tmp_path), "loss": "x"})
     texts = [path for path in (tmp_path / "FINAL").rglob("*") if path.suffix in (".json", ".md", ".jinja")]
     assert len(texts) >= 8
     for path in texts:
@@ -164,7 +166,7 @@ def test_no_file_names_a_path_of_this_machine(tmp_path):
 def test_settings_from_sentence_transformers_files(tmp_path):
     """Without rankpo.json: what the older and the newer layout say, read back."""
     model = model_of(pooling="last", query_prompt="q: ", passage_prompt="p: ", truncate_dim=8, normalize=False)
-    model.export(tmp_path / "FINAL", {})
+    saved(model, tmp_path / "FINAL", {})
     (tmp_path / "FINAL" / "rankpo.json").unlink()
     assert read_settings(tmp_path / "FINAL") == model.settings
     pooling = tmp_path / "FINAL" / "1_Pooling" / "config.json"
@@ -197,7 +199,7 @@ def test_settings_from_sentence_transformers_files(tmp_path):
 )
 def test_what_rankpo_cannot_do_is_refused(tmp_path, file, change, message):
     """A dropped layer or a pooling read as another would give other embeddings without a word."""
-    model_of(query_prompt="q: ").export(tmp_path / "FINAL", {})
+    saved(model_of(query_prompt="q: "), tmp_path / "FINAL", {})
     (tmp_path / "FINAL" / "rankpo.json").unlink()
     (tmp_path / "FINAL" / file).write_text(json.dumps(change))
     with pytest.raises(ConfigError, match=message):
@@ -208,5 +210,5 @@ def test_weights_are_those_of_the_model(tmp_path):
     from safetensors.torch import load_file
 
     model = model_of()
-    model.export(tmp_path / "FINAL", {})
+    saved(model, tmp_path / "FINAL", {})
     assert_close(load_file(tmp_path / "FINAL" / "model.safetensors"), dict(model.base.state_dict()), rtol=0, atol=0)

@@ -5,8 +5,10 @@ import re
 import pytest
 import yaml
 
+from rankpo.models.embedding.saving import embedding_card as card
 from rankpo.models.embedding.settings import EmbeddingSettings
-from rankpo.models.model_card import card, public_name
+from rankpo.models.model_card import public_name
+from tests.models.saved import saved
 from tests.test_export import model_of
 
 DESCRIPTION = {
@@ -68,7 +70,7 @@ def test_public_name(given, shown):
 def test_its_code_runs(tmp_path):
     """All three libraries, as written, with the folder's name put in."""
     pytest.importorskip("sentence_transformers")
-    model_of(normalize=False).export(tmp_path / "FINAL", DESCRIPTION)
+    saved(model_of(normalize=False), tmp_path / "FINAL", DESCRIPTION)
     (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "FINAL" / "README.md").read_text(), flags=re.DOTALL)
     assert code.count('"FOLDER"') == 4
     names = {}

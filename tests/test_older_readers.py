@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from rankpo.models.older_transformers import for_older_readers
+from tests.models.saved import saved as save_model
 from tests.models.test_listwise import model_of as listwise_of
 from tests.models.test_reranker import model_of as reranker_of
 from tests.toy_tokenizers import CHATML, byte_bpe
@@ -71,7 +72,7 @@ def test_tokenizers_have_names_that_4_knows(tmp_path):
 @pytest.mark.parametrize("name", ["tiny_reranker", "tiny_decoder_reranker", "tiny_yes_no", "listwise"])
 def test_every_export_is_written_so(tmp_path, name):
     model = listwise_of() if name == "listwise" else reranker_of(name)
-    model.export(tmp_path / "FINAL", {})
+    save_model(model, tmp_path / "FINAL")
     assert read(tmp_path / "FINAL" / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
     config = read(tmp_path / "FINAL" / "config.json")
     assert config.get("rope_theta") == config.get("rope_parameters", {}).get("rope_theta")

@@ -20,6 +20,7 @@ import torch
 
 import rankpo
 from rankpo.tasks.demo import compose
+from tests.models.saved import saved
 from tests.models.test_reranker import model_of as reranker_of
 
 PROGRAM = os.environ.get("INFINITY_EMB") or shutil.which("infinity_emb")
@@ -78,7 +79,7 @@ def test_embeddings_are_ours(tmp_path, pooling):
     config = compose(["model=tiny_bert", f"model.pooling={pooling}", "loss=contrastive"]).model
     torch.manual_seed(1)
     model = config.build(config.open_inputs(lambda message: None), lambda message: None).eval()
-    model.export(tmp_path / "FINAL", {})
+    saved(model, tmp_path / "FINAL", {})
     with infinity(tmp_path / "FINAL", tmp_path / "log") as address:
         found = post(address, "embeddings", model=str(tmp_path / "FINAL"), input=TEXTS)["data"]
     theirs = np.array([item["embedding"] for item in sorted(found, key=lambda item: item["index"])])
@@ -91,7 +92,7 @@ def test_embeddings_are_ours(tmp_path, pooling):
 def test_reranker_scores_are_ours(tmp_path, name):
     """Formats stay with the caller, as FINAL/README.md says."""
     model = reranker_of(name)
-    model.export(tmp_path / "FINAL", {})
+    saved(model, tmp_path / "FINAL", {})
     heads = model.inputs.layout.query_prefix, model.inputs.layout.document_prefix
     query, *documents = TEXTS
     request = {"query": heads[0] + query, "documents": [heads[1] + text for text in documents], "raw_scores": True}

@@ -25,7 +25,7 @@ from rankpo.trainers.settings import TrainerSettings
 
 if TYPE_CHECKING:
     from rankpo.losses.base import Loss
-    from rankpo.models.embedding.config import EmbeddingModelConfig
+    from rankpo.models.kind import ModelKind
     from rankpo.trainers.schedules import Schedule
 
 ALLOWED_TARGETS = ("rankpo.", "torch.optim.", "transformers.", "peft.")
@@ -84,7 +84,7 @@ class Experiment:
 
     task: Any
     loss: Loss
-    model: EmbeddingModelConfig
+    model: ModelKind
     datasets: Sequence[Any]
     eval_datasets: Sequence[Any]
     replay_datasets: Sequence[Any]
@@ -114,7 +114,7 @@ def locate(target: str) -> Any:
 
     A name that an allowed module only imports from elsewhere is outside, and a function is no class.
     """
-    target = current(target)
+    target = current(target) if isinstance(target, str) else target  # `permit` refuses what is no text
     permit(target)
     module, _, name = target.rpartition(".")
     try:
@@ -332,7 +332,7 @@ GIVEN_BY_KINDS = {
 }
 
 
-def _unmet_needs(loss: Loss, model: EmbeddingModelConfig) -> list[str]:
+def _unmet_needs(loss: Loss, model: ModelKind) -> list[str]:
     """A line for every need of the loss that the kind of the model does not give."""
     chosen = model.name_or_path or "of random weights"
     return [
@@ -342,9 +342,7 @@ def _unmet_needs(loss: Loss, model: EmbeddingModelConfig) -> list[str]:
     ]
 
 
-def _reference_problems(
-    tree: Mapping[str, Any], loss: Loss, model: EmbeddingModelConfig, settings: TrainerSettings
-) -> list[str]:
+def _reference_problems(tree: Mapping[str, Any], loss: Loss, model: ModelKind, settings: TrainerSettings) -> list[str]:
     """Reference scores that are asked for and that the loss cannot use, or that two keys want from two places."""
     asked = [key for key in ("cache_reference_logprobs", "load_reference_logprobs") if tree[key]]
     needs = loss.needs_with(model.gives)

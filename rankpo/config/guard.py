@@ -1,95 +1,248 @@
-"""What a config must not hold: a secret, or something for Hydra to call that is none of its plugins."""
+"""A guard before Hydra: refuses configs that hold a secret, run code, or send a secret to a server of their own.
+
+A config may come from someone else: an experiment file, a folder given with --config-dir. It may choose among this
+program's classes and set their values. What starts other code or moves a secret must be typed on the command line.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rankpo.errors import ConfigError
+from rankpo.storage.secrets import is_secret_key, is_secret_name, known, looks_secret, redact, register
 
-PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.", "optuna.samplers.")
-LOGGING = re.compile(r"(logging(\.handlers)?|colorlog)\.[A-Z]\w*")  # a class, and no module that one of them imports
-SECRET_NAME = r"(\w*_)?(TOKEN|KEY|SECRET|PASSWORD)"  # of an environment variable
-SECRET_VALUE = r"[\w.+=:-]{12,}"  # of one: no path, and too long to stand in a config by chance
-SECRET_KEYS = {"token", "hf_token", "access_token", "api_key", "apikey", "password", "secret", "authorization"}
-SECRET = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|sk-[\w-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})"  # of hubs and services
-    r"|://[^/\s:@]+:[^/\s@]+@"  # a password in an address
-    rf"|\$\{{oc\.env:\s*{SECRET_NAME}\b"
-)
+CALLBACK = "hydra_plugins.rankpo_sweep_note.callback.SweepNote"
+PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
+SAMPLER = re.compile(r"optuna\.samplers\.[A-Z]\w*Sampler")
+LOGGING = re.compile(r"logging\.(StreamHandler|FileHandler|NullHandler|Formatter|Filter)|colorlog\.[A-Z]\w*Formatter")
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+LOG_FILES = ("${hydra.runtime.output_dir}/${hydra.job.name}.log", "hydra-${hydra.job.name}.log")  # Hydra's own
+BUILT = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")  # what Hydra makes objects of
+OF_HYDRA_ITSELF = re.compile(r"hydra\.(overrides|runtime|help|hydra_help|job\.override_dirname)\b")
+FROM_ENVIRONMENT = re.compile(r"oc\.env:\s*['\"]?(\w+)")
+# Keys that run code which comes with a model or is given as text.
+TYPED = re.compile(r"(.*\.)?trust_remote_code|hydra\.launcher\.(setup|python|srun_args|additional_parameters)\b.*")
+DEFAULT_KEY = "OPENAI_API_KEY"  # of config/judge/openai.yaml
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Every config that Hydra composes inside is looked at before Hydra makes anything of it or writes it down.
+    """Checks every config that Hydra composes inside, before Hydra makes anything of it or writes it down.
 
-    Hydra 1.3 calls what `hydra.callbacks` and the logging configs name before the program sees the config, and allows
-    nearly any callable there. It asks nobody: so its loader is wrapped.
+    Hydra 1.3 calls what `hydra.callbacks` and the logging configs name before the program sees the config, allows
+    nearly any callable there, and imports what `hydra.searchpath` names while it composes. It has no hook for a check,
+    so its loader is wrapped. Raises ConfigError.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_repository import CachingConfigRepository
 
-    load = ConfigLoaderImpl.load_configuration
+    load, search = ConfigLoaderImpl.load_configuration, CachingConfigRepository.initialize_sources
 
     @wraps(load)
-    def looked_at(*arguments: Any, **named: Any) -> DictConfig:
-        config = load(*arguments, **named)
-        tree: Any = OmegaConf.to_container(config, resolve=False)
-        hydra = tree.pop("hydra", None) or {}
-        # of a sweep the config holds no value, and Hydra writes the command line down
-        given = [(item.lstrip("+~").split("=", 1)[0], item) for item in hydra["overrides"]["task"]]
-        if problems := [*foreign(hydra), *secrets([*leaves(tree), *given])]:
+    def checked(*arguments: Any, **named: Any) -> DictConfig:
+        try:
+            config = load(*arguments, **named)
+        except KeyError as error:  # env_copy reads the environment while Hydra composes
+            raise ConfigError([f"hydra.job.env_copy is not allowed; {error} must be set in the shell"]) from error
+        if problems := [*foreign(config.hydra), *untyped(config), *_secrets_of(config)]:
             raise ConfigError(problems)
         return config
 
-    ConfigLoaderImpl.load_configuration = looked_at  # type: ignore[method-assign]
+    @wraps(search)
+    def folders_alone(self: Any, search_path: Any) -> None:
+        if strange := [item.path for item in search_path.get_path() if not _is_folder(item)]:
+            raise ConfigError(
+                [f"hydra.searchpath: {place} is not allowed; it must be a folder that exists" for place in strange]
+            )
+        search(self, search_path)
+
+    ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign]
+    CachingConfigRepository.initialize_sources = folders_alone  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
+        CachingConfigRepository.initialize_sources = search  # type: ignore[method-assign]
 
 
-def foreign(hydra: Mapping[str, Any]) -> list[str]:
-    """What Hydra's own part of a config has it call and is no plugin of Hydra and no class of logging."""
-    problems = []
-    for key, value in leaves(hydra, "hydra"):
+def _is_folder(item: Any) -> bool:
+    """Whether an element of Hydra's search path is a folder, or comes from Hydra and its plugins."""
+    if not item.provider.startswith(("hydra.searchpath", "command-line")):
+        return True
+    scheme, separator, rest = item.path.partition("://")
+    return (scheme == "file" or not separator) and Path(rest if separator else item.path).is_dir()
+
+
+def foreign(hydra: Any) -> list[str]:
+    """A problem for everything in Hydra's own part that names code other than its plugins, or sets variables."""
+    node = hydra if isinstance(hydra, DictConfig) else OmegaConf.create(dict(hydra))
+    problems = [f"{key} is not allowed; it must not refer to another part of the config" for key in _borrowed(node)]
+    copied = list(OmegaConf.select(node, "job.env_copy") or ())  # Hydra has put these into env_set
+    for key, value in leaves(OmegaConf.to_container(node, resolve=False), "hydra"):
         group, name = key.split(".")[1], key.rpartition(".")[2]
-        if name == "_target_" and not str(value).startswith(PLUGINS):
-            problems.append(f"{key}={value} is not allowed; it must begin with {', '.join(PLUGINS)}")
-        if group.endswith("logging") and name in ("()", "class") and not LOGGING.fullmatch(str(value)):
-            problems.append(f"{key}={value} is not allowed; it must be a class of logging or colorlog")
+        if name == "_target_" and not _is_plugin(str(value), group):
+            allowed = CALLBACK if group == "callbacks" else f"a class of {', '.join(PLUGINS)}"
+            problems.append(f"{key}={value} is not allowed; it must be {allowed}")
+        if group.endswith("logging"):
+            problems += _logging_problems(key, name, str(value))
+        if key.startswith(("hydra.job.env_set", "hydra.job.env_copy")) and name not in copied:
+            problems.append(f"{key} is not allowed; a variable must be set in the shell that starts the program")
     return problems
+
+
+def _borrowed(hydra: DictConfig) -> Iterator[str]:
+    """Keys of the parts that Hydra builds whose value is a whole node from elsewhere, which the checks do not see."""
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        names: list[Any] = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
+        for name in names:
+            key = f"{prefix}.{name}" if isinstance(node, DictConfig) else f"{prefix}[{name}]"
+            with suppress(OmegaConfBaseException):  # what Hydra fills in later is a text
+                if OmegaConf.is_missing(node, name):
+                    continue
+                value = node[name]
+                if OmegaConf.is_config(value):
+                    yield from [key] if OmegaConf.is_interpolation(node, name) else walk(value, key)
+
+    for group in BUILT:
+        if group in hydra and not OmegaConf.is_missing(hydra, group):
+            if OmegaConf.is_interpolation(hydra, group):
+                yield f"hydra.{group}"
+            elif OmegaConf.is_config(hydra[group]):
+                yield from walk(hydra[group], f"hydra.{group}")
+
+
+def _is_plugin(target: str, group: str) -> bool:
+    """Whether a `_target_` is a class that a plugin of Hydra defines, and no name that its module has imported."""
+    if group == "callbacks":
+        return target == CALLBACK
+    if SAMPLER.fullmatch(target):
+        return True
+    module, _, name = target.rpartition(".")
+    if not module.startswith(PLUGINS):
+        return False
+    try:
+        found = vars(import_module(module)).get(name)
+    except ImportError:
+        return False
+    return inspect.isclass(found) and found.__module__ == module
+
+
+def _logging_problems(key: str, name: str, value: str) -> list[str]:
+    if name in ("()", "class") and not LOGGING.fullmatch(value):
+        return [f"{key}={value} is not allowed; it must be a class of logging or colorlog for the console"]
+    if "://" in value and value.startswith(("ext:", "cfg:")) and value not in STREAMS:
+        return [f"{key}={value} is not allowed; it must be one of {', '.join(STREAMS)}"]
+    if name == "filename" and value not in LOG_FILES:
+        return [f"{key}={value} is not allowed; it must be one of {', '.join(LOG_FILES)}"]
+    return []
+
+
+def untyped(config: DictConfig) -> list[str]:
+    """A problem for each key that must stand on the command line and was set by a file instead.
+
+    They are keys that run code, and the server that is sent the judge's key.
+    """
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    typed = {key: item.partition("=")[2] for key, item in _typed(tree["hydra"])}
+    problems = [
+        f"{key}={value} was set by a config file and runs code that is not this program's; read that code, then set "
+        f"{key} on the command line"
+        for key, value in leaves(tree)
+        if TYPED.fullmatch(key) and value not in (None, False, "false") and not _is_typed(key, typed)
+    ]
+    judge = tree.get("judge")
+    if isinstance(judge, Mapping) and "base_url" in judge and judge["base_url"] != "???":
+        variable = str(OmegaConf.select(config, "judge.api_key_env", throw_on_resolution_failure=False))
+        files = [] if _is_typed("judge.base_url", typed) else [f"judge.base_url={redact(str(judge['base_url']))}"]
+        if variable != DEFAULT_KEY and not _is_typed("judge.api_key_env", typed):
+            files.append(f"judge.api_key_env={variable}")
+        if files and os.environ.get(variable):
+            problems.append(
+                f"{' and '.join(files)}: a config file may not say where the key in ${variable} is sent; set "
+                f"{' and '.join(item.partition('=')[0] for item in files)} on the command line"
+            )
+    return problems
+
+
+def _typed(hydra: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(key, override) of everything on the command line."""
+    items = [*hydra["overrides"]["task"], *hydra["overrides"]["hydra"]]
+    return [(item.lstrip("+~").split("=", 1)[0].split("@")[0], item) for item in items]
+
+
+def _is_typed(key: str, typed: Mapping[str, str]) -> bool:
+    """Whether the key, or a mapping or list that holds it, stands on the command line; a choice of a group does not."""
+    return any(
+        key == given or (value.startswith(("{", "[")) and key.startswith((f"{given}.", f"{given}[")))
+        for given, value in typed.items()
+    )
+
+
+def announced(overrides: Sequence[str]) -> str | None:
+    """The notice of a run whose command line allows a model's own code, or None."""
+    allowed = [
+        item.lstrip("+")
+        for item in overrides
+        if re.fullmatch(r"\+{0,2}(.*\.)?trust_remote_code=(true|yes|on|1)", item, re.IGNORECASE)
+    ]
+    return f"{', '.join(allowed)}: Python code that comes with the model runs on this machine" if allowed else None
+
+
+def _secrets_of(config: DictConfig) -> list[str]:
+    """`secrets` of all parts of a config, as it is written and as it resolves, and of the command line.
+
+    Of a sweep the config holds no value, and Hydra writes the command line down.
+    """
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    plain = [(key, value) for key, value in leaves(tree) if not OF_HYDRA_ITSELF.match(key)]
+    if found := secrets([*plain, *_typed(tree["hydra"])]):
+        return found  # alone: every key that refers to one of these would be named too
+    resolved = []
+    for key, value in plain:
+        if isinstance(value, str) and "${" in value:
+            with suppress(OmegaConfBaseException, ValueError):
+                resolved.append((key, OmegaConf.select(config, key)))
+    return secrets(resolved)
 
 
 def secrets(values: Sequence[tuple[str, Any]]) -> list[str]:
     """A problem for each (key, value) that looks like a secret, or is one of this process's environment."""
     judge = dict(values).get("judge.api_key_env")
-    known = [
-        value
-        for name, value in os.environ.items()
-        if (re.fullmatch(SECRET_NAME, name) or name == judge) and re.fullmatch(SECRET_VALUE, value)
-    ]
-    found = [
-        key
-        for key, value in values
-        if isinstance(value, str)
-        and value
-        and (
-            SECRET.search(value)
-            or any(secret in value for secret in known)
-            or key.rpartition(".")[2].lower() in SECRET_KEYS
-        )
-    ]
+    if isinstance(judge, str):
+        register(judge)
+    held = [value for _, value in known()]
+    found = [redact(key) for key, value in values if _is_secret(key, value, held, judge)]
     return [
         f"{key} holds a secret, and a config is written into run directories and sent to trackers; set it in the "
         "environment (HF_TOKEN, WANDB_API_KEY, or the variable that judge.api_key_env names)"
         for key in dict.fromkeys(found)
     ]
+
+
+def _is_secret(key: str, value: Any, held: Sequence[str], judge: Any) -> bool:
+    if looks_secret(key) or any(secret in key for secret in held):
+        return True
+    if not isinstance(value, str) or not value:
+        return False
+    names = FROM_ENVIRONMENT.findall(value)
+    return (
+        looks_secret(value)
+        or any(secret in value for secret in held)
+        or any(is_secret_name(name) or name == judge for name in names)
+        or is_secret_key(key.rpartition(".")[2])
+    )
 
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

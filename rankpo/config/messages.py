@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,10 @@ from pathlib import Path
 from rankpo import errors
 from rankpo.config.renamed import RENAMED
 from rankpo.errors import ConfigError
+from rankpo.storage.atomic import UNWRITTEN, remedy, room
+from rankpo.storage.printable import one_line
+
+PORT_IN_USE = re.compile(r"EADDRINUSE|address already in use", re.IGNORECASE)
 
 
 def unknown(name: str, value: str, allowed: Iterable[str]) -> str:
@@ -40,22 +43,32 @@ def run_error(error: Exception, environment: Mapping[str, str]) -> str | None:
     change. Several processes: the rank stands in front, since only one of them may have failed.
     """
     several = int(environment.get("WORLD_SIZE", "1")) > 1
-    rank = f"rank {environment.get('RANK', '0')}"
-    if several and (type(error).__name__.startswith("Dist") or "gloo" in str(error)):
-        return (
-            f"{rank}: lost another rank, whose own message says why, or which took longer than trainer.timeout_minutes"
-        )
+    message = _foreseen(error, several, environment)
+    if message is None or isinstance(error, ConfigError):
+        return message
+    return f"rank {environment.get('RANK', '0')}: {one_line(message)}" if several else one_line(message)
+
+
+def _foreseen(error: Exception, several: bool, environment: Mapping[str, str]) -> str | None:
+    words = str(error)
     if isinstance(error, ConfigError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        message = "the disk is full; free some of it, and the same command with resume=auto continues"
-        return f"{rank}: {message}" if several else message
+        return "\n".join(map(one_line, error.problems))
+    if PORT_IN_USE.search(words) and type(error).__name__.startswith("Dist"):
+        return (
+            f"MASTER_PORT={environment.get('MASTER_PORT', 'unset')} is in use by another program; set another, "
+            "such as --main_process_port 29501 of accelerate launch, or --master-port of torchrun"
+        )
+    if several and (type(error).__name__.startswith("Dist") or "gloo" in words):
+        return "lost another rank, whose own message says why, or which took longer than trainer.timeout_minutes"
+    if isinstance(error, OSError) and error.errno in UNWRITTEN:
+        return f"{room(error.errno)}; {remedy(error.errno)}, and the same command with resume=auto continues"
+    if isinstance(error, ValueError) and "embedded null" in words:
+        return "a path or a name holds a NUL character; look at the config and at the files that it names"
     innermost = traceback.extract_tb(error.__traceback__)[-1]
     ours = Path(innermost.filename).is_relative_to(errors.PACKAGE) and (innermost.line or "").startswith("raise")
-    if not ours and not (isinstance(error, OSError) and error.filename is not None):
-        return None
-    message = str(error) if ours else f"{error.filename}: {error.strerror}"  # type: ignore[attr-defined]
-    return f"{rank}: {message}" if several else message
+    if ours:
+        return words
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename is not None else None
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from rankpo.data.loaders.planner import deal
 from rankpo.data.readers.trec import order
 from rankpo.data.report import all_pairs
 from rankpo.data.table import Dataset, ExampleTable, Pieces, open_table
 from rankpo.evaluation.metrics import Evaluation, evaluate_run, preference_accuracy
+from rankpo.models.vectors import GivesVectors, encode_table
 from rankpo.retrieval.exact import search
 from rankpo.runs import processes
 from rankpo.types import Example
@@ -25,28 +24,9 @@ from rankpo.types import Example
 if TYPE_CHECKING:
     from rankpo.data.readers.records import EvaluationSet
     from rankpo.models.base import RankingModel
-    from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.models.reference import Reference
 
-ROWS_PER_BLOCK = 32768  # sequences assembled at once: bounds memory for corpora of any size
-
 Say = Callable[[str], None]
-
-
-def encode_rows(model: EmbeddingModel, table: ExampleTable, rows: np.ndarray, role: str) -> Tensor:
-    """[len(rows), D] float32 embeddings on the CPU, on every rank; each row is encoded by one rank only."""
-    shares = deal(model.inputs.kept(table.lengths[rows], role), processes.world_size())
-    own = shares[processes.rank()]
-    output = torch.zeros(len(own), model.dim)
-    shortest = rows[table.lengths[rows].argmin(keepdims=True)] if len(rows) else rows
-    with processes.in_step(model, lambda: model.inputs.rows(table, shortest, role)):
-        for start in range(0, len(own), ROWS_PER_BLOCK):
-            block = rows[own[start : start + ROWS_PER_BLOCK]]
-            sequences = model.inputs.rows(table, block, role)
-            output[start : start + len(block)] = model.encode_sequences(sequences)
-    if processes.world_size() == 1:
-        return output
-    return processes.place_rows(output.to(model.device), torch.from_numpy(own), len(rows)).cpu()
 
 
 @dataclass(frozen=True)
@@ -95,7 +75,7 @@ class Evaluator(ABC):
         return (self.metrics,)
 
     @abstractmethod
-    def evaluate(self, model: EmbeddingModel) -> Result: ...
+    def evaluate(self, model: RankingModel) -> Result: ...
 
 
 class _Texts:
@@ -159,13 +139,13 @@ class RetrievalEvaluator(Evaluator):
         judged = [(f"q:{query}", f"d:{document}") for query, of_query in self.qrels.items() for document in of_query]
         return np.array([(row[query], row[document]) for query, document in judged], dtype=np.int64).reshape(-1, 2)
 
-    def evaluate(self, model: EmbeddingModel) -> Result:
+    def evaluate(self, model: GivesVectors) -> Result:  # type: ignore[override]
         table = self.table(model.inputs.pieces())
         ids = [table.id(example) for example in range(len(table))]
         chosen = [number for number, name in enumerate(ids) if name[0] == "q" and name[2:] in self.qrels]
-        queries = encode_rows(model, table, np.asarray(table.query)[chosen], "query")
+        queries = encode_table(model, table, np.asarray(table.query)[chosen], "query").rows
         rows, documents = documents_by_row(table, ids)
-        corpus = encode_rows(model, table, rows, "candidate")
+        corpus = encode_table(model, table, rows, "candidate").rows
         result = None
         if processes.rank() == 0:
             result = self._measure(queries, corpus, [ids[index][2:] for index in chosen], documents)
@@ -224,7 +204,7 @@ class PreferenceEvaluator(Evaluator):
 
     def values(self, model: Any, table: ExampleTable) -> dict[str, np.ndarray]:
         """[slots] by name: `scores` of the model, and what else `further` reads."""
-        return {"scores": slot_scores(model, table)}
+        return {"scores": model.slot_scores(table)}
 
     def further(
         self, model: Any, table: ExampleTable, values: Mapping[str, np.ndarray], pairs: np.ndarray
@@ -232,7 +212,7 @@ class PreferenceEvaluator(Evaluator):
         """More metrics by name. pairs: [P, 2] slots, chosen first."""
         return {}
 
-    def evaluate(self, model: EmbeddingModel) -> Result:
+    def evaluate(self, model: RankingModel) -> Result:
         table = self.table(model.inputs.pieces())
         known = self.values(model, table)
         scores = known["scores"]
@@ -256,35 +236,3 @@ class PreferenceEvaluator(Evaluator):
         return Result(
             metrics, per_query, counts={"pairs": len(ordered), "ties": ties, "not_pairs": len(table) - len(ordered)}
         )
-
-
-def slot_scores(model: RankingModel, table: ExampleTable) -> np.ndarray:
-    """[slots] float32: the model's score of every candidate of the table for its query, on every rank."""
-    return model.slot_scores(table)
-
-
-def inner_products(model: EmbeddingModel, table: ExampleTable, slots_per_block: int = 65536) -> np.ndarray:
-    """`slot_scores` of an embedding model: every distinct text is encoded once."""
-    query_rows, candidate_rows = np.unique(table.query), np.unique(table.candidates)
-    queries = encode_rows(model, table, query_rows, "query")
-    candidates = encode_rows(model, table, candidate_rows, "candidate")
-    query_of_slot = np.repeat(np.asarray(table.query), np.diff(table.offsets))
-    scores = np.empty(len(table.candidates), dtype=np.float32)
-    for start in range(0, len(scores), slots_per_block):
-        block = slice(start, start + slots_per_block)
-        left = queries[np.searchsorted(query_rows, query_of_slot[block])]
-        right = candidates[np.searchsorted(candidate_rows, np.asarray(table.candidates[block]))]
-        scores[block] = (left * right).sum(1).numpy()
-    return scores
-
-
-__all__ = [
-    "Evaluator",
-    "PreferenceEvaluator",
-    "Result",
-    "RetrievalEvaluator",
-    "documents_by_row",
-    "encode_rows",
-    "inner_products",
-    "slot_scores",
-]

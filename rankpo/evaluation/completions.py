@@ -19,7 +19,7 @@ from torch import Tensor
 from rankpo.data.loaders.completion import best_slots
 from rankpo.data.relevance import IRRELEVANT, RELEVANT
 from rankpo.data.table import Dataset, ExampleTable
-from rankpo.evaluation.base import Evaluator, PreferenceEvaluator, Result, Say, slot_scores
+from rankpo.evaluation.base import Evaluator, PreferenceEvaluator, Result, Say
 from rankpo.losses.base import Loss
 from rankpo.losses.pairs import pair_metrics
 from rankpo.losses.risk import kl
@@ -85,7 +85,7 @@ class Compared:
         """[slots] float32 by name: `scores`; `reference`, if there is one; divergences, if its model is at hand."""
         if self.reference is not None:
             return model.slot_values(table, self.reference.states, self.measures)
-        found = {"scores": slot_scores(model, table)}
+        found = {"scores": model.slot_scores(table)}
         return found if self.start is None else {**found, "reference": self.start}
 
     def depends_on(self) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rankpo.data.readers.records import Records
 from rankpo.data.table import Dataset, ExampleTable
-from rankpo.evaluation.base import Evaluator, Result, Say, slot_scores
+from rankpo.evaluation.base import Evaluator, Result, Say
 from rankpo.evaluation.metrics import evaluate_run
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ListwiseEvaluator(Evaluator):
 
     def evaluate(self, model: RankingModel) -> Result:
         table = self.table(model.inputs.pieces())
-        return self.measure(slot_scores(model, table), table)
+        return self.measure(model.slot_scores(table), table)
 
     def measure(self, scores: np.ndarray, table: ExampleTable) -> Result:
         """Metrics of these scores, [slots] of the table of this dataset."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rankpo.data.table import Dataset, ExampleTable
-from rankpo.evaluation.base import Evaluator, Result, Say, slot_scores
+from rankpo.evaluation.base import Evaluator, Result, Say
 
 if TYPE_CHECKING:
     from rankpo.models.base import RankingModel
@@ -40,7 +40,7 @@ class ScoredPairsEvaluator(Evaluator):
 
     def evaluate(self, model: RankingModel) -> Result:
         table = self.table(model.inputs.pieces())
-        return self.measure(slot_scores(model, table), table)
+        return self.measure(model.slot_scores(table), table)
 
     def measure(self, scores: np.ndarray, table: ExampleTable) -> Result:
         """Metrics of these scores, [slots] of the table of this dataset."""

@@ -1,40 +1,52 @@
-"""What every model family offers to trainers and tasks."""
+"""Ranking models: what every kind offers to trainers, evaluators and tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rankpo.data.batch import labels_of
 from rankpo.models.engine.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
-from rankpo.types import Labels, Sequences
+from rankpo.models.inputs import Inputs
+from rankpo.types import Batch, Labels, Sequences
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from rankpo.data.loaders.ranking import Group
     from rankpo.data.table import ExampleTable
 
-CPU_CHUNK_TOKENS = 4096  # a working set near the caches: see engine.md's measurements and LOG.md, 2026-11-21
+CPU_CHUNK_TOKENS = 4096  # a working set near the caches: see the measurements in LOG.md, 2026-11-21
 
 
 class RankingModel(nn.Module):
-    """A transformers backbone that reads ragged sequences chunk by chunk.
+    """A transformers backbone that reads ragged sequences chunk by chunk; one subclass per kind.
+
+    A kind writes `forward`, `score` and `slot_scores`. kind: its name. inputs: how the texts of a table become its
+    sequences. settings: the settings of the kind, which are saved with the weights. sharded: whether the parameters are
+    split over ranks, see `processes.in_step`.
 
     layout: "packed" (one row of tokens, no padding), "padded" (a mask), or "auto": packed where the architecture
     proves to allow it. chunk_tokens: tokens (with padding, if padded) of one call of the backbone; None means 4,096
     on a CPU and everything at once elsewhere.
     """
 
-    sharded = False  # set where parameters are split over ranks: see `distributed.in_step`
-    inputs: Any  # how the family's texts become sequences: `pieces`, `costs`, `collate`
+    kind: ClassVar[str]
+    sharded: bool = False
+    inputs: Inputs
+    settings: Any
+    tokenizer: PreTrainedTokenizerBase
 
-    def __init__(self, backbone: PreTrainedModel, *, layout: str = "auto", chunk_tokens: int | None = None) -> None:
+    def __init__(
+        self, backbone: PreTrainedModel, inputs: Inputs, *, layout: str = "auto", chunk_tokens: int | None = None
+    ) -> None:
         super().__init__()
+        self.inputs, self.settings, self.tokenizer = inputs, inputs.settings, inputs.tokenizer
         if layout not in ("auto", "packed", "padded"):
             raise ValueError(f"model.layout must be one of auto, packed, padded, got {layout!r}")
         self.chunk_tokens = chunk_tokens
@@ -104,19 +116,39 @@ class RankingModel(nn.Module):
         return self._backbone(input_ids=padded, attention_mask=mask.long(), **others)[mask]
 
     def _backbone(self, **arguments: Any) -> Tensor:
-        return self.backbone(**arguments, **self.constant_arguments).last_hidden_state
+        # adapters sit inside the layers, so the body sees them; heads are applied elsewhere
+        body: Any = self.base.base_model
+        return body(**arguments, **self.constant_arguments).last_hidden_state
 
-    def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
-        """What is known of groups before any forward pass; a model that scores tokens adds how many."""
-        return labels_of(groups)
+    def forward(self, sequences: Sequences) -> Any:
+        """The output of the kind for N sequences: scores [N], vectors [N, D], or what the kind's `score` reads."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
 
-    def truncation(self, table: ExampleTable) -> str | None:
-        """What the maximum lengths cut off from the table's texts, in words, or None."""
-        return None
+    def score(self, output: Any, batch: Batch) -> Tensor:
+        """[B, G] scores of the candidates of each query. output: what `forward` gives for `batch.sequences`."""
+        raise NotImplementedError(f"{type(self).__name__} must define score")
 
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
         """[slots] float32: the score of every candidate of the table for its query, on every rank."""
-        raise TypeError(f"{type(self).__name__} must say how candidates of a table are scored")
+        raise NotImplementedError(f"{type(self).__name__} must define slot_scores")
+
+    def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
+        """What is known of groups before any forward pass."""
+        return self.inputs.labels(table, groups)
+
+    def truncation(self, table: ExampleTable) -> str | None:
+        """One line about what the maximum lengths cut off from the table's texts, or None."""
+        return self.inputs.report(table)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside the block; the mode of before afterwards."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
 
     @property
     def has_adapters(self) -> bool:
@@ -144,6 +176,20 @@ def _switch_to_packed(backbone: PreTrainedModel) -> bool:
         return True
     backbone.config._attn_implementation = asked
     return False
+
+
+@contextmanager
+def plain_attention(backbone: PreTrainedModel, packed: bool) -> Iterator[Any]:
+    """The backbone with transformers' own attention: other libraries know no packed one, and a packed sequence cannot
+    grow by a token. packed: of the `RankingModel` around it."""
+    config = backbone.config
+    asked = config._attn_implementation
+    if packed:
+        config._attn_implementation = "sdpa"
+    try:
+        yield backbone
+    finally:
+        config._attn_implementation = asked
 
 
 def freeze_pooler(backbone: PreTrainedModel) -> None:

@@ -1,22 +1,33 @@
-"""The keys that every `model=…` has: where weights come from, how they are run, and adapters on them."""
+"""Kinds of models: what is made of a checkpoint's weights, as the keys of `model=…` and `kind=…` describe it.
+
+A kind is one folder under rankpo/models with a `ModelKind` (config.py), its `Settings` (settings.py), its `Inputs`
+(inputs.py), its `RankingModel` (model.py) and its `FolderFormat` (saving.py).
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.config.value_types import type_problems
+from rankpo.errors import ConfigError
+from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from rankpo.models.base import RankingModel
+    from rankpo.models.inputs import Inputs
     from rankpo.models.loading import Source
+    from rankpo.models.saving import FolderFormat
 
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
 LAYOUTS = ("auto", "packed", "padded")
+GIVES = ("vectors", "token_logps", "lists", "pairs", "rewards", "text")
 Say = Callable[[str], None]
-Settings = TypeVar("Settings", bound=Any)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +49,24 @@ class LoraSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsConfig:
-    """name_or_path: a hub id or a folder; load_from: a run's FINAL folder, which wins; random: a configuration of
-    random weights, with neither. layout: padded, packed, or packed where the model can. chunk_tokens: tokens of one call
-    pass, None for a number that suits the device. peft: keys of `LoraSettings`.
+class ModelKind(ABC):
+    """The weights, and what is made of them. Subclasses add the settings of their kind, by inheriting them.
+
+    kind: the name of the kind and of its folder. gives: what its models offer, out of `GIVES`; losses, tasks and
+    evaluators say what they need. logps: how scores become log-probabilities ("candidates": a softmax over a query's
+    candidates; "sigmoid": each candidate by itself; "none": scores are log-probabilities). settings_class: the
+    `Settings` that the subclass inherits.
+
+    name_or_path: a hub id or a folder. load_from: a run's FINAL folder, which wins over name_or_path. random: a
+    configuration of random weights, with neither. layout: padded, packed, or auto, which is packed where the model can
+    be. chunk_tokens: tokens of one call of the backbone; None chooses a number for the device. peft: keys of
+    `LoraSettings`.
     """
+
+    kind: ClassVar[str]
+    gives: ClassVar[frozenset[str]]
+    logps: ClassVar[str] = "candidates"
+    settings_class: ClassVar[type[Settings]]
 
     name_or_path: str | None = None
     load_from: str | None = None
@@ -59,7 +83,7 @@ class WeightsConfig:
     def __post_init__(self) -> None:
         if self.random is None and self.name_or_path is None and self.load_from is None:
             raise ValueError("name_or_path or load_from, or else random, must say where the weights come from")
-        if self._is_random and self.name_or_path is not None:
+        if self.is_random and self.name_or_path is not None:
             raise ValueError("name_or_path and random both say where the weights come from; set one of them to null")
         for name, allowed in (("attn_implementation", ATTENTION), ("layout", LAYOUTS)):
             if getattr(self, name) not in allowed:
@@ -68,14 +92,19 @@ class WeightsConfig:
             raise ValueError(f"chunk_tokens must be >= 1 or null, got {self.chunk_tokens}")
         if not isinstance(self.trust_remote_code, bool):
             raise ValueError(f"trust_remote_code must be true or false, got {self.trust_remote_code!r}")
-        _ = self.lora
+        _ = self.lora, self.settings
 
     @property
     def lora(self) -> LoraSettings:
         return LoraSettings(**self.peft)
 
     @property
-    def _is_random(self) -> bool:
+    def settings(self) -> Any:
+        """The settings of the kind alone, as the yaml and the command line give them; checked."""
+        return self.settings_class(**{item.name: getattr(self, item.name) for item in fields(self.settings_class)})
+
+    @property
+    def is_random(self) -> bool:
         return self.random is not None and self.load_from is None
 
     @property
@@ -89,14 +118,113 @@ class WeightsConfig:
 
         return loading.resolve(self.name_or_path or "", self.load_from, self.revision)
 
-    def _backbone(self, family: Any = None) -> PreTrainedModel:
+    # what a kind writes
+
+    @abstractmethod
+    def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: Any, say: Say) -> Inputs:
+        """The inputs of the kind. Raises ValueError for settings that the tokenizer cannot serve."""
+
+    @abstractmethod
+    def load(self, inputs: Any, say: Say) -> PreTrainedModel:
+        """The weights with the head of the kind, by `backbone`."""
+
+    @abstractmethod
+    def wrap(self, backbone: PreTrainedModel, inputs: Any) -> Any:
+        """The `RankingModel` of the kind. Raises ValueError for a backbone that it cannot be."""
+
+    @abstractmethod
+    def adapt(self, model: Any) -> Any:
+        """The backbone of the model under new adapters, by `adapted`."""
+
+    @abstractmethod
+    def folder_format(self) -> FolderFormat[Any]:
+        """How the models of the kind are saved."""
+
+    def saved_settings(self, folder: Path) -> Any:
+        """The settings that a saved folder states, or None where it states none."""
+        from rankpo.models.saved import settings_of_kind
+
+        return settings_of_kind(folder, self.kind, self.settings_class)
+
+    def asked(self, explicit: Collection[str]) -> Collection[str]:
+        """Keys that win over those of a saved folder. explicit: the keys that the command line sets."""
+        return explicit
+
+    def finish(self, model: Any, needs: frozenset[str], say: Say) -> None:  # noqa: B027 (most kinds add nothing)
+        """Adds what the loss needs to a model that was built."""
+
+    # what every kind is given
+
+    def open_inputs(self, say: Say, explicit: Collection[str] = ()) -> Any:
+        """The `Inputs` of the kind without any weight: data is read and checked with them first.
+
+        explicit: keys given on the command line, which win over those saved in a `load_from` folder. Raises LoadingError
+        for settings that the tokenizer cannot serve.
+        """
+        from rankpo.models import loading
+
+        settings = self.settings
+        if self.is_random:
+            tokenizer: Any = loading.byte_tokenizer()
+        else:
+            source = self.source()
+            saved = self.saved_settings(Path(source.path)) if self.load_from else None
+            if saved is not None:
+                settings, lines = saved.preferred(settings, self.asked(explicit), source.name)
+                for line in lines:
+                    say(line)
+            tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
+        try:
+            return self.make_inputs(tokenizer, settings, say)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise loading.LoadingError(f"{self.origin}: {error}") from error
+
+    def build(
+        self, inputs: Any, say: Say, gradient_checkpointing: bool = False, needs: frozenset[str] = frozenset()
+    ) -> Any:
+        """The model on the CPU in float32. needs: what the loss needs, as `Loss.needs` names it.
+
+        Raises LoadingError where weights cannot be found, read or used.
+        """
+        from rankpo.models.base import freeze_pooler
+        from rankpo.models.loading import LoadingError
+
+        backbone: Any = self.load(inputs, say)
+        try:
+            model = self.wrap(backbone, inputs)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise LoadingError(f"{self.origin}: {error}") from error
+        if gradient_checkpointing:
+            backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.use_peft:
+            model.backbone = self.adapt(model)
+            if backbone.base_model is backbone:
+                freeze_pooler(backbone)  # its new adapters too: DDP waits for the gradient of every trained weight
+        if self.compile:
+            model.base.base_model.compile(dynamic=True)
+        self.finish(model, needs, say)
+        say(self.summary(model))
+        return model
+
+    def save(self, folder: Path, model: Any, description: Mapping[str, Any]) -> float:
+        """Writes a model of this kind as a folder, whole; see `saving.save`. Returns the largest difference that was
+        seen after loading it again."""
+        from rankpo.models.saving import save
+
+        return save(folder, model, self.folder_format(), description)
+
+    def backbone(self, family: Any = None) -> PreTrainedModel:
         """The weights in float32 on the CPU, under the head of a family of transformers; None: without a head."""
         from transformers import AutoModel
 
         from rankpo.models import loading
 
         family = family or AutoModel
-        if self._is_random:
+        if self.is_random:
             return loading.random_backbone(self.random or {}, self.attn_implementation, family)
         return loading.load_backbone(
             self.source(),
@@ -105,9 +233,10 @@ class WeightsConfig:
             family=family,
         )
 
-    def _adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> Any:
+    def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> Any:
         """The backbone under new adapters. task_type: peft's; more: further keys of its LoraConfig."""
         from peft import LoraConfig, get_peft_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
         from rankpo.models.loading import LoadingError
 
@@ -120,15 +249,22 @@ class WeightsConfig:
             target_modules=lora.target_modules,
             **more,
         )
+        tied = _tied_embeddings(backbone)
         try:
-            return get_peft_model(backbone, config)
-        except ValueError as error:  # peft's own is one, and its text is a trace's
+            adapted = get_peft_model(backbone, config)
+        except ValueError as error:  # peft raises it; its text is that of a trace
             raise LoadingError(
                 f"model.peft.target_modules={lora.target_modules}: {str(error).splitlines()[0]}; "
                 "all-linear suits most models, else give names of linear layers, such as [query,value]"
             ) from error
+        if tied is not None and isinstance(backbone.get_input_embeddings(), BaseTunerLayer):
+            raise LoadingError(
+                f"model.peft.target_modules={lora.target_modules} puts adapters on {tied}, whose weights the output head "
+                "shares: merged, they would change both; leave it out"
+            )
+        return adapted
 
-    def summary(self, model: Any) -> str:
+    def summary(self, model: RankingModel) -> str:
         """One line about a built model: origin, sizes, layout."""
         return (
             f"{self.origin}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
@@ -137,16 +273,9 @@ class WeightsConfig:
         )
 
 
-def prefer(saved: Settings, given: Settings, explicit: Collection[str], say: Say, folder: str) -> Settings:
-    """The saved settings, with those keys of the given ones that are explicit: the command line names them."""
-    changed = {}
-    for item in fields(saved):
-        old, new = getattr(saved, item.name), getattr(given, item.name)
-        if old == new:
-            continue
-        if item.name in explicit:
-            changed[item.name] = new
-            say(f"model.{item.name}={new!r} instead of {old!r}, with which {folder} was saved")
-        else:
-            say(f"{folder} was saved with {item.name}={old!r}: that is used, not the yaml's {new!r}")
-    return replace(saved, **changed)
+def _tied_embeddings(backbone: PreTrainedModel) -> str | None:
+    """The name of the input embeddings, where the output head has the same weights."""
+    inputs, outputs = backbone.get_input_embeddings(), backbone.get_output_embeddings()
+    if outputs is None or outputs.weight is not inputs.weight:
+        return None
+    return next(name for name, module in backbone.named_modules() if module is inputs)

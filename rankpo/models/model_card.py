@@ -1,13 +1,15 @@
-"""The README.md of a saved model: what it is, how three libraries load it, what it was trained on, what it scores."""
+"""Model cards: the README.md of a saved model, with what it was trained on and what it scores."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.storage.printable import markdown
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def public_name(base_model: str | None) -> str | None:
@@ -16,41 +18,36 @@ def public_name(base_model: str | None) -> str | None:
     return Path(base_model).name if base_model is not None and is_path else base_model
 
 
-def card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
-    """Markdown with the head that model hubs read. Holds no path of the machine it was made on."""
+def origin(description: Mapping[str, Any]) -> str:
+    """How a model was trained and from what, as the end of a sentence."""
     base = str(description.get("base_model") or "random weights")
-    head = [
-        "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: sentence-similarity",
-        *([f"base_model: {base}"] if "/" in base else []),  # hubs resolve it: a folder's name would be a dead link
-        "tags: [rankpo, sentence-transformers, feature-extraction]",
-        "---",
-    ]
+    return f"trained with rankpo (loss {markdown(str(description.get('loss', '')))}) from {markdown(base)}"
+
+
+def base_line(description: Mapping[str, Any]) -> list[str]:
+    """The line of the card's head that names the base model, if its name is a hub id with an owner.
+
+    Hubs resolve it: a folder's name would be a dead link.
+    """
+    base = str(description.get("base_model") or "")
+    return [f"base_model: {base}"] if HUB_ID.fullmatch(base) else []
+
+
+def card_of(description: Mapping[str, Any], library: str, task: str, tags: Sequence[str], about: Sequence[str]) -> str:
+    """Markdown with the head that model hubs read. about: lines on what the model is and how it is used.
+
+    description: holds no path of this machine.
+    """
     lines = [
-        *head,
-        f"# {description.get('exp_name', 'rankpo model')}",
+        "---",
+        f"library_name: {library}",
+        f"pipeline_tag: {task}",
+        *base_line(description),
+        f"tags: [{', '.join(tags)}]",
+        "---",
+        f"# {markdown(str(description.get('exp_name', 'rankpo model')))}",
         "",
-        f"A bi-encoder trained with rankpo (loss {description.get('loss', '')}) from {base}.",
-        f"{settings.pooling} pooling, {'normalised' if settings.normalize else 'not normalised'}; "
-        f"queries up to {settings.query_max_length} tokens, passages up to {settings.passage_max_length}.",
-        "",
-        "## Use",
-        "",
-        "```python",
-        "import rankpo",
-        'model = rankpo.load("FOLDER")',
-        'scores = model.encode(["a query"], role="query") @ model.encode(["a passage"]).T',
-        "",
-        "from sentence_transformers import SentenceTransformer",
-        'model = SentenceTransformer("FOLDER")',
-        'scores = model.encode_query(["a query"]) @ model.encode_document(["a passage"]).T',
-        "",
-        "from transformers import AutoModel, AutoTokenizer  # pool and normalise as stated above",
-        'backbone, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")',
-        "```",
-        "",
-        f"Query prompt: {json.dumps(settings.query_prompt)}. Passage prompt: {json.dumps(settings.passage_prompt)}.",
+        *about,
         "",
         *training_list(description),
         *metrics_table(description),
@@ -64,7 +61,7 @@ def card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
 
 def training_list(description: Mapping[str, Any]) -> list[str]:
     rows = [
-        f"- {name}: {description[name]}"
+        f"- {name}: {markdown(str(description[name]))}"
         for name in ("data", "loss_values", "optimizer", "steps", "seed", "versions", "commit")
         if description.get(name) is not None
     ]
@@ -75,7 +72,7 @@ def metrics_table(description: Mapping[str, Any]) -> list[str]:
     before, after = description.get("metrics_before") or {}, description.get("metrics_after") or {}
     if not after:
         return []
-    rows = [f"| {name} | {_number(before.get(name))} | {_number(value)} |" for name, value in after.items()]
+    rows = [f"| {markdown(name)} | {_number(before.get(name))} | {_number(value)} |" for name, value in after.items()]
     return ["## Metrics", "", "| metric | before | after |", "|---|--:|--:|", *rows, ""]
 
 

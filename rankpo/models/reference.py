@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from rankpo.data.table import ExampleTable
 from rankpo.errors import ConfigError, StorageError
-from rankpo.evaluation.base import slot_scores
 from rankpo.models.engine.token_logps import ReferenceStates
 from rankpo.runs import processes
 from rankpo.runs.computed_once import must_compute
@@ -83,14 +82,10 @@ class AdapterReference(Reference):
 
     @torch.no_grad()
     def scores(self, batch: Batch) -> Tensor:
-        training = self.model.training
-        self.model.eval()
-        try:
+        with self.model.evaluating():
             with self.model.adapters_off(), self.autocast():
                 rows = self.model(batch.sequences)
             return self.model.score(rows, batch)
-        finally:
-            self.model.train(training)
 
     def states(self, sequences: Sequences) -> ReferenceStates:
         with self.model.adapters_off(), self.autocast():
@@ -122,7 +117,7 @@ def stored_scores(
             return _read(path)[0]
         say(f"computing reference scores of {len(table.candidates)} candidates")
         with _forward_under(model, autocast):
-            scores = slot_scores(model, table)
+            scores = model.slot_scores(table)
         _write(path, scores, table, model.settings)
         return scores
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rankpo.runs.trackers import Tracker, tracker_of
 from rankpo.storage.atomic import replace_text
+from rankpo.storage.printable import one_line, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,7 +121,7 @@ class MetricsLogger:
     def say(self, message: str) -> None:
         """A notice, on the main process only."""
         if self.main:
-            self.stream.write(f"{message}\n")
+            self.stream.write(f"{shown(message)}\n")
             self.stream.flush()
 
     def start(self, total_steps: int, first_step: int, *, afresh: bool = False) -> None:
@@ -172,12 +173,12 @@ class MetricsLogger:
     def table(self, rows: Sequence[Mapping[str, Any]], title: str = "") -> str:
         """Rows as aligned columns, printed to standard output and returned."""
         names = list(dict.fromkeys(name for row in rows for name in row))
-        cells = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
+        cells = [[one_line(name) for name in names], *([_cell(row.get(name)) for name in names] for row in rows)]
         widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
         ]
-        text = "\n".join([*([title] if title else []), *lines]) + "\n"
+        text = shown("\n".join([*([title] if title else []), *lines])) + "\n"
         if self.main:
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -211,7 +212,7 @@ def _finite(value: float) -> float | None:
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else one_line(str(value))
 
 
 def _duration(seconds: float) -> str:

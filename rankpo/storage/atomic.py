@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written$")  # of numpy's arrays
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written$")  # of numpy's arrays, which name no reason
+SPARE_BYTES = 1 << 20
 
 
 @contextmanager
@@ -18,7 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """A place to write to, which takes the name `path` once the block ends well; before, what stood there stays.
 
     Makes the folder. The place is this process's own: several may write the same file at once, and the last one wins.
-    Raises OSError (ENOSPC) where the disk is full, in whatever words a library has said it.
+    Raises OSError with the errno of `unwritten` where there is no room, in whatever words a library has said it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
@@ -26,19 +28,46 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except Exception as error:
-        if disk_is_full(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if number := unwritten(error, path.parent):
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def disk_is_full(error: Exception) -> bool:
-    """Whether that is why a file could not be written; safetensors and numpy say it in words only."""
+def unwritten(error: Exception, folder: Path) -> int | None:
+    """The errno where a file could not be written for want of room: ENOSPC, EDQUOT, or EFBIG for a limit of file size.
+
+    safetensors and numpy say it in words only. folder: where the file was to be.
+    """
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in FULL
+        return error.errno if error.errno in UNWRITTEN else None
     words = str(error)
-    return any(f"(os error {number})" in words for number in FULL) or bool(SHORT_WRITE.search(words))
+    named = next((number for number in UNWRITTEN if f"(os error {number})" in words), None)
+    if named is None and SHORT_WRITE.search(words):
+        return errno.EFBIG if _has_size_limit() and shutil.disk_usage(folder).free > SPARE_BYTES else errno.ENOSPC
+    return named
+
+
+def room(number: int) -> str:
+    """What is missing, for an errno of `unwritten`."""
+    return {
+        errno.EFBIG: "the file is larger than this process may write (ulimit -f)",
+        errno.EDQUOT: "the disk quota is used up",
+    }.get(number, "the disk is full")
+
+
+def remedy(number: int) -> str:
+    """What to do about an errno of `unwritten`."""
+    return "raise the limit" if number == errno.EFBIG else "free some of it"
+
+
+def _has_size_limit() -> bool:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return False
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 
 def replace_text(path: Path, content: str) -> None:

@@ -13,7 +13,7 @@ import xxhash
 from safetensors import SafetensorError
 
 from rankpo.errors import StorageError
-from rankpo.storage.atomic import disk_is_full
+from rankpo.storage.atomic import room, unwritten
 
 MANIFEST = "manifest.json"
 
@@ -36,8 +36,8 @@ def written_whole(target: Path) -> Iterator[Path]:
         _fsync(target.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if disk_is_full(error):
-            raise StorageError(f"{target}: the disk is full; nothing was replaced, earlier files are intact") from error
+        if number := unwritten(error, target.parent):
+            raise StorageError(f"{target}: {room(number)}; nothing was replaced, earlier files are intact") from error
         raise
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

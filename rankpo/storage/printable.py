@@ -1,20 +1,21 @@
 """Printable text: names and messages of foreign origin, safe to show on a terminal and to write into a README.
 
 A terminal obeys control characters: a JSON key or a file name could clear the screen, retitle the window or forge a
-line. A Markdown page obeys HTML. Everything that is printed or put into a card passes through this module.
+line. A Markdown page obeys HTML and links. Everything that is printed or put into a card passes through this module.
 """
 
 from __future__ import annotations
 
-import html
 import re
+
+from rankpo.storage.secrets import redact
 
 # controls but tab and line feed, directional overrides, line separators, surrogates, invisible tags and non-characters
 UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
 )
-MARKDOWN = re.compile(r"([\\`*_\[\]|#~])")
+MARKUP = re.compile(r"[<`|]|(?<=\])[\[(:]")  # of HTML, code, tables and links
 
 
 def printable(text: str) -> str:
@@ -27,6 +28,11 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def shown(text: str) -> str:
+    """What the program prints: `printable`, and without the secrets of the environment."""
+    return printable(redact(text))
+
+
 def markdown(text: str) -> str:
-    """`one_line` as plain words of a Markdown page: neither HTML nor emphasis, links, tables or headings begin in it."""
-    return MARKDOWN.sub(r"\\\1", html.escape(one_line(text), quote=False))
+    """`one_line` as plain words of a Markdown page: no HTML, code, table cell or link begins or ends in it."""
+    return MARKUP.sub(lambda match: f"&#{ord(match.group())};", one_line(redact(text)))

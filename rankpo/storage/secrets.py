@@ -22,8 +22,8 @@ KEY_NAME = re.compile(
     r"|(hf|hub|auth|access|api|bearer|refresh|session|security|github|gitlab|wandb)token)|token|pwd|cookie"
 )
 QUERY_NAME = re.compile(r"key|sig|auth|code|.*(signature|credential|token)")
-QUERY = re.compile(r"[?&;]([\w.%-]{1,60})=[^&;\s]+")
-USER = re.compile(r"://[^/\s@?#]*:[^/\s@?#]*@|\bhttps?://[^/\s@?#]+@", re.IGNORECASE)
+QUERY = re.compile(r"[?&;]([\w.%-]{1,60})=(?!\*\*\*)[^&;\s]+")  # but what `redact` has written
+USER = re.compile(r"://(?!\*\*\*@)[^/\s@?#]*:[^/\s@?#]*@|\bhttps?://(?!\*\*\*@)[^/\s@?#]+@", re.IGNORECASE)
 VALUE = re.compile(
     r"\b(hf_\w{20,}|sk-[\w-]{20,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[a-z]-[\w-]{10,}"
     r"|AIza[\w-]{30,}|A[KS]IA[0-9A-Z]{16}|[srp]k_(live|test)_\w{16,}|npm_\w{30,}|pypi-[\w-]{30,}|nvapi-[\w-]{20,}"

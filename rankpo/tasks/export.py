@@ -150,12 +150,12 @@ class Export:
         from rankpo.models.interpolation import cast_folder, round_weights
 
         if self.dtype == "float32":
-            difference = model.export(target, description)
+            difference = config.save(target, model, description)
         else:
             round_weights(model, TORCH_DTYPES[self.dtype])
             wide = target.with_name(f"{target.name}.float32")
             try:
-                difference = model.export(wide, description)
+                difference = config.save(wide, model, description)
                 cast_folder(wide, target, self.dtype)
             finally:
                 shutil.rmtree(wide, ignore_errors=True)

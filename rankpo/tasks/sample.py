@@ -254,7 +254,9 @@ def _enter(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
 
 
 def _check_positions(model: Any, sampling: Sampling) -> None:
-    limit = getattr(model.base.config.get_text_config(), "max_position_embeddings", None)
+    from rankpo.models.engine.positions import usable_positions
+
+    limit = usable_positions(model.base, model.position_offset)
     longest = model.settings.max_prompt_length + (model.inputs.control is not None)
     if limit is not None and longest + sampling.max_new_tokens > limit:
         raise ConfigError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from rankpo.evaluation.base import Evaluator
     from rankpo.losses.base import Loss
     from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.kind import ModelKind
     from rankpo.models.reference import Reference
     from rankpo.runs.logger import MetricsLogger
     from rankpo.trainers.basic import BasicTrainer
@@ -92,7 +95,8 @@ def assemble(
     check_best_metric(experiment.settings.best_metric, evaluators)
     table = open_table(experiment.cache_dir, experiment.datasets, inputs.pieces(), logger.say)
     common = {"batch_size": experiment.settings.batch_size, "seed": experiment.seed}
-    loader = experiment.dataloader.make(table=table, weights=weights(experiment.datasets), **common)
+    left_out = equal_pairs(experiment, inputs, table, logger.say)
+    loader = experiment.dataloader.make(table=table, weights=weights(experiment.datasets), left_out=left_out, **common)
     replay = None
     if experiment.replay_datasets:
         replay_table = open_table(experiment.cache_dir, experiment.replay_datasets, inputs.pieces(), logger.say)
@@ -112,6 +116,8 @@ def assemble(
         logger.say(cut)
     if not experiment.settings.dropout:
         disable_dropout(model)
+        if experiment.model.use_peft and (asked := experiment.model.lora.lora_dropout):
+            logger.say(f"model.peft.lora_dropout={asked} has no effect: trainer.dropout is false; set it to true")
     reference, stored = make_reference(experiment, model, table, logger.say, accelerator.autocast)
     for evaluator in evaluators:
         evaluator.compare_with(model, accelerator.autocast, reference)
@@ -154,14 +160,22 @@ def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) ->
         raise ConfigError([str(error)]) from error
 
 
-def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
-    """The model on the CPU, with the scalar head that the loss needs."""
-    from rankpo.models.causal_lm.value_head import with_head
+def trained_kind(experiment: Experiment) -> ModelKind:
+    """The kind of the trained model: loss=bradley-terry makes a reward model of a causal language model."""
+    from dataclasses import fields
 
-    heads = {"value_head": "value", "reward_head": "reward"}
-    head = next((name for need, name in heads.items() if need in experiment.loss.needs), None)
-    model = experiment.model.build(inputs, say, experiment.settings.gradient_checkpointing)
-    return with_head(model, head, experiment.model.load_from)
+    from rankpo.models.reward_model.config import RewardKind
+
+    chosen = experiment.model
+    if "reward_head" not in experiment.loss.needs or chosen.kind != "causal_lm":
+        return chosen
+    return RewardKind(**{item.name: getattr(chosen, item.name) for item in fields(chosen)})
+
+
+def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
+    """The model of the experiment with what its loss needs."""
+    kind = trained_kind(experiment)
+    return kind.build(inputs, say, experiment.settings.gradient_checkpointing, experiment.loss.needs)
 
 
 def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:
@@ -171,6 +185,18 @@ def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:
     evaluated = bool(experiment.eval_datasets)
     if problem := unfit(name_of(accelerator), experiment.model.kind, experiment.loss, evaluated):
         raise ConfigError([problem])
+
+
+def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[str], None]) -> list[int]:
+    """The pairs of completions that differ behind the cut alone: they are counted, and left out of training."""
+    from rankpo.data.loaders.ranking import PairedPreferenceDataLoader
+
+    if experiment.model.kind != "causal_lm" or not issubclass(experiment.dataloader.load(), PairedPreferenceDataLoader):
+        return []
+    found: list[int] = inputs.equal_pairs(table)
+    if found:
+        say(f"{len(found)} of {len(table)} pairs are left out: cut to model.max_length, both answers are equal")
+    return found
 
 
 def seed_everything(seed: int) -> None:
@@ -230,12 +256,12 @@ def report_data(
     experiment: Experiment, inputs: Any, table: Any, evaluators: Sequence[Evaluator], say: Callable[[str], None]
 ) -> None:
     """Says what the training data holds and shares with evaluation, and writes `run_dir`/data_report.json."""
-    from rankpo.data.batch import EmbeddingInputs
     from rankpo.data.report import data_report, lines, write_report
+    from rankpo.models.inputs import TextInputs
 
     tables = {evaluator.name: evaluator.table(inputs.pieces()) for evaluator in evaluators}
     evaluations = {e.name: (tables[e.name], e.pairs(tables[e.name])) for e in evaluators}
-    kept = inputs.kept if isinstance(inputs, EmbeddingInputs) else None
+    kept = inputs.kept if isinstance(inputs, TextInputs) else None
     report = data_report(table, [dataset.name for dataset in experiment.datasets], kept, evaluations)
     for line in lines(report):
         say(line)
@@ -325,7 +351,7 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
         if processes.rank() == 0:
             folder = experiment.run_dir / "FINAL"
             whole = model if weights is None else complete(experiment, inputs, weights)
-            difference = whole.export(folder, describe(experiment, metrics))
+            difference = trained_kind(experiment).save(folder, whole, describe(experiment, metrics))
             say(f"{folder} written; loaded by transformers it differs by {difference:.0e}")
         processes.barrier()
 
@@ -370,10 +396,14 @@ def describe(experiment: Experiment, metrics: Mapping[str, Any]) -> dict[str, An
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that runs, or None outside of one."""
+    """The commit of the checkout that runs, or None outside of one.
+
+    git is looked for in the absolute folders of PATH: one in the folder that a run is started from is not called.
+    """
     root = Path(__file__).parents[2]
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_absolute()]
+    git = shutil.which("git", path=os.pathsep.join(folders) or os.defpath)
+    if git is None or not Path(git).is_absolute():
         return None
+    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rankpo.data.batch import EmbeddingInputs, select
+from rankpo.data.batch import select
 from rankpo.data.judged import with_grades
 from rankpo.data.loaders.planner import cut, deal, pad_equal
 from rankpo.data.loaders.ranking import ContrastiveDataLoader, DataLoader, Group, ListwiseDataLoader
 from rankpo.data.table import ExampleTable
 from rankpo.losses.contrastive import ContrastiveLoss
 from rankpo.losses.in_batch import InBatchLoss
+from rankpo.models.inputs import Inputs
 from rankpo.runs import processes
 from rankpo.trainers.teacher import TeacherEmbeddings
 from rankpo.trainers.update import sums, total
@@ -67,7 +68,7 @@ def check_loader(loss: InBatchLoss, loader: DataLoader, key: str) -> None:
 
 def prepare(
     loss: InBatchLoss,
-    inputs: EmbeddingInputs,
+    inputs: Inputs,
     table: ExampleTable,
     groups: list[Group],
     max_tokens: int,

@@ -19,7 +19,7 @@ from rankpo.losses.ppo import (
     terminal_rewards,
     whitened,
 )
-from rankpo.models.causal_lm.model import scored_counts
+from rankpo.models.causal_lm.language_model import scored_counts
 from rankpo.models.engine.token_logps import TokenRequest, TokenValues
 from rankpo.runs import processes
 from rankpo.trainers.basic import BasicTrainer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +14,12 @@ import xxhash
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import Dataset, ExampleTable, open_table
 from rankpo.errors import ConfigError
-from rankpo.evaluation.base import encode_rows
 from rankpo.models.reference import fingerprint_weights
+from rankpo.models.vectors import GivesVectors, encode_table
 from rankpo.runs import processes
 from rankpo.runs.computed_once import must_compute
 from rankpo.storage.folders import damage, written_whole
 from rankpo.types import Batch, TeacherVectors
-
-if TYPE_CHECKING:
-    from rankpo.models.embedding.model import EmbeddingModel
 
 ROWS_AT_ONCE = 65536  # embeddings that stand in memory before they are written
 ROLES = {"queries": "query", "candidates": "candidate"}
@@ -63,7 +60,7 @@ class Teaching:
     """What embeddings are computed from: the model that the run starts from, its table and datasets, and where to keep
     them."""
 
-    model: EmbeddingModel
+    model: GivesVectors
     table: ExampleTable
     datasets: Sequence[Dataset]
     cache_dir: str | Path
@@ -91,16 +88,17 @@ def teacher_embeddings(path: str | None, start: Teaching, say: Callable[[str], N
     return TeacherEmbeddings(vectors, _places(start.table, table, rows))
 
 
-def _loaded(path: str, device: torch.device) -> Any:
+def _loaded(path: str, device: torch.device) -> GivesVectors:
     from rankpo import load
 
-    model = load(path, str(device))
+    model: Any = load(path, str(device))
     if model.kind != "embedding":
         raise ConfigError([f"{path} holds a model of kind {model.kind}; a guide or teacher must be an embedding model"])
-    return model.requires_grad_(False)
+    frozen: GivesVectors = model.requires_grad_(False)
+    return frozen
 
 
-def _write(folder: Path, model: EmbeddingModel, table: ExampleTable, rows: dict[str, np.ndarray]) -> None:
+def _write(folder: Path, model: GivesVectors, table: ExampleTable, rows: dict[str, np.ndarray]) -> None:
     """Every rank encodes its share; rank 0 writes, block by block."""
     if processes.rank() == 0:
         with written_whole(folder) as temporary:
@@ -110,14 +108,14 @@ def _write(folder: Path, model: EmbeddingModel, table: ExampleTable, rows: dict[
     processes.barrier()
 
 
-def _encode(model: EmbeddingModel, table: ExampleTable, rows: dict[str, np.ndarray], folder: Path | None) -> None:
+def _encode(model: GivesVectors, table: ExampleTable, rows: dict[str, np.ndarray], folder: Path | None) -> None:
     for name, role in ROLES.items():
         chosen, file = rows[name], None
         if folder is not None:
             shape = (len(chosen), model.dim)
             file = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype=np.float32, shape=shape)
         for start in range(0, len(chosen), ROWS_AT_ONCE):
-            block = encode_rows(model, table, chosen[start : start + ROWS_AT_ONCE], role)
+            block = encode_table(model, table, chosen[start : start + ROWS_AT_ONCE], role).rows
             if file is not None:
                 file[start : start + len(block)] = block.numpy()
         if file is not None:

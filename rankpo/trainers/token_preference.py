@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rankpo.losses.token_preference import TokenPreferenceLoss
-from rankpo.models.causal_lm.model import sum_by_sequence
+from rankpo.models.causal_lm.language_model import sum_by_sequence
 from rankpo.models.engine.token_logps import TokenRequest
 from rankpo.trainers.paired_preference import PairedPreferenceTrainer
 from rankpo.types import Batch, LossOutput

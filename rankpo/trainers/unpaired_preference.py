@@ -40,7 +40,8 @@ class UnpairedPreferenceTrainer(BasicTrainer):
         self.point: Tensor | None = None
         self._warn_of_weights()
         if self.loss.needs_reference_point:
-            for step in range(min(self.total_steps, self.loader.updates_per_epoch)):
+            step = self.loader.first_update_of_one_prompt(self.total_steps)
+            if step is not None:
                 self._mismatched(step, self.loader.groups(step))
 
     def _warn_of_weights(self) -> None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rankpo.data.batch import EmbeddingInputs, join, labels_of, select
+from rankpo.data.batch import join, labels_of, select
 from rankpo.data.loaders.ranking import ContrastiveDataLoader, PairedPreferenceDataLoader
 from rankpo.data.table import open_table
 from rankpo.data.text.special_tokens import SpecialTokens
+from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.types import Example, Sequences
 from tests.data.test_text_store import Fixed
@@ -82,8 +83,8 @@ def test_prompts_and_lengths_belong_to_the_role(tmp_path):
     _, batch = batch_of(tmp_path, [Example("abcdefgh", ("stuvwxyz", "st"), (1.0, 0.0), "a")], reader)
     assert texts(batch.sequences, batch.queries) == ["q:abc"]
     assert texts(batch.sequences, batch.candidates) == ["p:stuvw", "p:st"]
-    assert texts(reader.sequences(["abcdefgh"], "query"), [0]) == ["q:abc"]
-    assert texts(reader.sequences(["stuvwxyz", "st"], "candidate"), [0, 1]) == ["p:stuvw", "p:st"]
+    assert texts(reader.sequences_of(["abcdefgh"], "query"), [0]) == ["q:abc"]
+    assert texts(reader.sequences_of(["stuvwxyz", "st"], "candidate"), [0, 1]) == ["p:stuvw", "p:st"]
     assert reader.kept(np.array([1, 5, 6, 9]), "query").tolist() == [4, 8, 8, 8]
     assert reader.kept(np.array([1, 7, 8]), "candidate").tolist() == [4, 10, 10]
 

@@ -84,5 +84,5 @@ def test_errors_of_settings(keys, message):
     with pytest.raises(ValueError, match=message):
         replace(SETTINGS, **keys)
     assert ListwiseSettings.from_json(SETTINGS.to_json()) == SETTINGS
-    with pytest.raises(ValueError, match="unknown listwise settings tint"):
+    with pytest.raises(ValueError, match="saved settings has no 'tint'"):
         ListwiseSettings.from_json({"tint": 1})

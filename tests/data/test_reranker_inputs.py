@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerFast
 
 from rankpo.data.loaders.ranking import ListwiseDataLoader
 from rankpo.data.table import open_table
+from rankpo.data.text.tokens import answer_ids
 from rankpo.models.loading import byte_tokenizer
 from rankpo.models.reranker.inputs import RerankerInputs
-from rankpo.models.reranker.layout import answer_ids, make_layout
+from rankpo.models.reranker.layout import make_layout
 from rankpo.models.reranker.settings import RerankerSettings
 from rankpo.types import Example
 from tests.tokenizers import FAMILIES, bert, llama, qwen
@@ -22,14 +23,14 @@ PAIRS = [("how deep do moles dig?", "Moles dig to about 70 cm."), ("yes", "no"),
 
 
 def ids_of(inputs, query, document):
-    return inputs.sequences([(query, document)]).input_ids.tolist()
+    return inputs.sequences_of([(query, document)]).input_ids.tolist()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_default_is_the_tokenizers_own_pair(family):
     tokenizer = FAMILIES[family]()
     inputs = RerankerInputs(tokenizer, RerankerSettings())
-    sequences = inputs.sequences(PAIRS)
+    sequences = inputs.sequences_of(PAIRS)
     encoded = [tokenizer(query, document) for query, document in PAIRS]
     assert [part.tolist() for part in sequences.input_ids.split(sequences.lengths.tolist())] == [
         item["input_ids"] for item in encoded
@@ -233,7 +234,10 @@ def test_the_store_gives_what_texts_give(tmp_path):
     table = table_of(tmp_path, inputs)
     pairs = [(example.query, text) for example in Lists().examples() for text in example.candidates]
     queries = np.repeat(np.asarray(table.query), np.diff(table.offsets))
-    stored, given = inputs.rows(table, queries, np.asarray(table.candidates)), inputs.sequences(pairs)
+    stored, given = (
+        inputs.sequences(table, list(zip(queries, table.candidates, strict=True))),
+        inputs.sequences_of(pairs),
+    )
     assert torch.equal(stored.input_ids, given.input_ids)
     assert torch.equal(stored.lengths, given.lengths)
     assert stored.lengths.tolist() == inputs.lengths(table.lengths[queries], table.lengths[table.candidates]).tolist()
@@ -251,14 +255,14 @@ def test_a_batch_holds_each_pair_once(tmp_path):
     assert len(set(rows[3].tolist())) == 3
     for group, row in zip(groups, batch.candidates, strict=True):
         for candidate, place in zip(group.candidates, row.tolist(), strict=False):
-            expected = inputs.rows(loader.table, [group.query], [candidate]).input_ids
+            expected = inputs.sequences(loader.table, [(group.query, candidate)]).input_ids
             start = int(batch.sequences.lengths[:place].sum())
             assert torch.equal(batch.sequences.input_ids[start : start + len(expected)], expected)
     assert [row[: len(g.slots)].tolist() for g, row in zip(groups, batch.reference, strict=True)] == [
         g.slots.tolist() for g in groups
     ]
     assert inputs.costs(loader.table, groups).sum() == 2 * batch.sequences.num_tokens
-    with pytest.raises(ValueError, match="no rows of texts to compare"):
+    with pytest.raises(ValueError, match="reads a query together with its candidates"):
         inputs.collate(loader.table, groups, with_positives=True)
 
 

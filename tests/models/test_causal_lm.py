@@ -5,7 +5,9 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rankpo.models.causal_lm.model import CausalLanguageModel, predicting_positions, scored_counts
+from rankpo.models.causal_lm.inputs import CompletionInputs
+from rankpo.models.causal_lm.language_model import predicting_positions, scored_counts
+from rankpo.models.causal_lm.model import CausalLanguageModel
 from rankpo.models.causal_lm.settings import CausalSettings
 from rankpo.models.engine.token_logps import TokenRequest
 from rankpo.models.loading import byte_tokenizer
@@ -47,7 +49,7 @@ def backbone(family):
 
 
 def model_of(family, **options):
-    return CausalLanguageModel(backbone(family), byte_tokenizer(), CausalSettings(), **options).eval()
+    return CausalLanguageModel(backbone(family), CompletionInputs(byte_tokenizer(), CausalSettings()), **options).eval()
 
 
 # (prompt number, tokens of the prompt, tokens of the completion): 4 has one, 3 has three, the others two
@@ -172,4 +174,4 @@ def test_a_head_that_does_more_is_refused():
     config = AutoConfig.for_model("granite", **SIZES, num_key_value_heads=2, logits_scaling=3.0)
     made = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with pytest.raises(ValueError, match="GraniteForCausalLM changes its logits after the output head"):
-        CausalLanguageModel(made, byte_tokenizer(), CausalSettings())
+        CausalLanguageModel(made, CompletionInputs(byte_tokenizer(), CausalSettings()))

@@ -6,8 +6,10 @@ import torch
 from tokenizers import processors
 from torch.testing import assert_close
 
-from rankpo.models.embedding.model import EmbeddingModel, pool
+from rankpo.models.embedding.inputs import EmbeddingInputs
+from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.models.engine.pooling import pool
 from rankpo.models.loading import byte_tokenizer
 from rankpo.types import Sequences
 from tests.models.families import FAMILIES, LENGTHS, backbone, sequences
@@ -19,8 +21,7 @@ def model_of(family="bert", *, layout="auto", tokenizer=None, chunk_tokens=None,
     lengths = {"query_max_length": 12, "passage_max_length": 20}
     return EmbeddingModel(
         backbone(family),
-        tokenizer or byte_tokenizer(),
-        EmbeddingSettings(**{**lengths, **settings}),
+        EmbeddingInputs(tokenizer or byte_tokenizer(), EmbeddingSettings(**{**lengths, **settings})),
         layout=layout,
         chunk_tokens=chunk_tokens,
     ).eval()
@@ -78,11 +79,11 @@ def test_truncation_normalisation_and_matryoshka():
 def test_prompts_and_lengths_belong_to_roles():
     """`[CLS] q: abcdefgh… [SEP]` cut to 12 tokens keeps 7 bytes of the query; passages keep 18 and have no prompt."""
     model = model_of(query_prompt="q: ")
-    tokens = model.inputs.sequences(["abcdefghijklmnopqrstuvwxyz"], "query")
+    tokens = model.inputs.sequences_of(["abcdefghijklmnopqrstuvwxyz"], "query")
     text = byte_tokenizer().decode(tokens.input_ids[1:-1])
     assert (text, int(tokens.lengths[0])) == ("q: abcdefg", 12)
     assert (int(tokens.input_ids[0]), int(tokens.input_ids[-1])) == (1, 2)
-    passage = model.inputs.sequences(["abcdefghijklmnopqrstuvwxyz"], "candidate")
+    passage = model.inputs.sequences_of(["abcdefghijklmnopqrstuvwxyz"], "candidate")
     assert byte_tokenizer().decode(passage.input_ids[1:-1]) == "abcdefghijklmnopqr"
     same = model.encode("q: ab") - model.encode("ab", role="query")
     assert np.abs(same).max() < 1e-6
@@ -106,7 +107,9 @@ def test_the_longest_allowed_sequence_runs(family):
     """pad id 1, as the real ones have: 80 rows give 78 positions, and the 78th must not fall off the table."""
     settings = EmbeddingSettings(query_max_length=78, passage_max_length=78)
     for layout in ("packed", "padded"):
-        model = EmbeddingModel(backbone(family, pad_token_id=1), byte_tokenizer(), settings, layout=layout).eval()
+        model = EmbeddingModel(
+            backbone(family, pad_token_id=1), EmbeddingInputs(byte_tokenizer(), settings), layout=layout
+        ).eval()
         assert model(sequences((78, 3))).shape == (2, 24)
 
 
@@ -156,7 +159,7 @@ def test_two_processes_encode_like_one(capsys):
 
 def test_progress_counts_every_text():
     model = model_of()
-    texts = model.inputs.sequences([f"number {number}" for number in range(50)], "candidate")
+    texts = model.inputs.sequences_of([f"number {number}" for number in range(50)], "candidate")
     counted = []
     model.encode_sequences(texts, counted.append)
     assert sum(counted) == 50
@@ -169,7 +172,7 @@ def test_special_tokens_are_learned_from_the_tokenizer():
         single="[CLS] $A", pair="[CLS] $A $B", special_tokens=[("[CLS]", 1)]
     )
     model = model_of("llama", tokenizer=tokenizer, pooling="last")
-    ids = model.inputs.sequences(["ab"], "candidate").input_ids.tolist()
+    ids = model.inputs.sequences_of(["ab"], "candidate").input_ids.tolist()
     assert ids == tokenizer("ab")["input_ids"]
     assert len(ids) == 3
 
@@ -182,7 +185,8 @@ def test_training_without_dropout_is_evaluation_mode():
     for family in FAMILIES:
         changes = {"attention_dropout": 0.5} if family in ("modernbert", "llama", "mistral", "qwen3") else {}
         model = EmbeddingModel(
-            backbone(family, **changes), byte_tokenizer(), EmbeddingSettings(query_max_length=20, passage_max_length=20)
+            backbone(family, **changes),
+            EmbeddingInputs(byte_tokenizer(), EmbeddingSettings(query_max_length=20, passage_max_length=20)),
         )
         expected = model.eval()(texts)
         disable_dropout(model.train())

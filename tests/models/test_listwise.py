@@ -12,11 +12,13 @@ from torch.testing import assert_close
 import rankpo
 from rankpo.data.batch import join
 from rankpo.data.generated.toy_lists import ToyLists
+from rankpo.models.base import plain_attention
 from rankpo.models.listwise import decoding
 from rankpo.models.listwise.inputs import PASSAGE, QUERY
 from rankpo.models.listwise.reranking import ListwiseReranker
 from rankpo.tasks.demo import compose
 from rankpo.types import Sequences
+from tests.models.saved import saved
 from tests.runs import trainer_of
 
 # prompts of little more than their passages
@@ -43,7 +45,7 @@ TRAINED = (
 
 def model_of(*overrides):
     torch.manual_seed(0)
-    config = compose([*TINY, *overrides]).model
+    config = compose([*TINY, "loss=softmax", *overrides]).model
     return config.build(config.open_inputs(lambda message: None), lambda message: None).eval()
 
 
@@ -71,7 +73,7 @@ def test_identifier_logits_are_those_of_transformers(model):
     logits = model(join(prompts)).logits
     assert logits.dtype == torch.float32 and logits.shape == (3, 10)
     ids = list(model.inputs.layout.identifiers.first)
-    with decoding.own_attention(model) as base:
+    with plain_attention(model.base, model.packed) as base:
         for row, prompt in enumerate(prompts):
             plain = base(input_ids=torch.from_numpy(prompt)[None]).logits[0, -1]
             assert_close(logits[row], plain[ids], atol=1e-4, rtol=0)
@@ -89,7 +91,7 @@ def test_answers_and_logits_in_one_forward_pass(layout):
     )
     output = model(Sequences(whole.input_ids, whole.lengths, torch.from_numpy(labels)))
     assert_close(output.logits, model(join(prompts)).logits, atol=1e-5, rtol=0)
-    with decoding.own_attention(model) as base:
+    with plain_attention(model.base, model.packed) as base:
         for row, (prompt, ids) in enumerate(zip(prompts, answers, strict=True)):
             text = torch.from_numpy(np.concatenate([prompt, ids]))
             logps = base(input_ids=text[None]).logits[0].log_softmax(-1)
@@ -244,7 +246,7 @@ def test_the_two_terms_are_logged_apart(trained):
 def test_a_saved_model_ranks_alike(trained, tmp_path):
     """Defect 34: the folder alone is enough."""
     _, trainer = trained
-    assert trainer.policy.export(tmp_path / "FINAL", {"exp_name": "x"}) < 1e-5
+    assert saved(trainer.policy, tmp_path / "FINAL", {"exp_name": "x"}) < 1e-5
     loaded = rankpo.load(tmp_path / "FINAL", device="cpu")
     assert loaded.settings == trainer.policy.settings
     query, documents = "largest", ["3", "8", "1"]

@@ -16,6 +16,7 @@ from rankpo.data.readers.requests import Request
 from rankpo.data.table import open_table
 from rankpo.data.text.prompt_templates import read_template
 from rankpo.evaluation.metrics import evaluate_run
+from rankpo.models.base import plain_attention
 from rankpo.models.listwise import decoding
 from rankpo.models.listwise.inputs import ListwiseInputs
 from rankpo.models.listwise.model import ListwiseModel
@@ -194,7 +195,7 @@ def test_constrained_is_always_a_permutation_and_greedy(model, merged):
     prompts = prompts_of(model, *LISTS)
     found = decoding.constrained(model, prompts, [3, 2, 10])
     own = model.inputs.layout.identifiers
-    with decoding.own_attention(model) as base, torch.no_grad():
+    with plain_attention(model.base, model.packed) as base, torch.no_grad():
         for prompt, order in zip(prompts, found, strict=True):
             assert sorted(order) == list(range(len(order)))
             ids = prompt.tolist()

@@ -15,6 +15,7 @@ from rankpo.errors import ConfigError
 from rankpo.models.listwise.reranking import ListwiseReranker
 from rankpo.models.listwise.vllm import VllmListwiseModel
 from rankpo.tasks.demo import compose
+from tests.models.saved import saved
 from tests.models.test_listwise import TINY, model_of
 from tests.models.test_reranker import model_of as pointwise_model_of
 from tests.runs import train
@@ -64,7 +65,7 @@ def engine(asked, **arguments):
 
 @pytest.fixture
 def final(tmp_path):
-    model_of("model.decode=generate").export(tmp_path / "FINAL", {})
+    saved(model_of("model.decode=generate"), tmp_path / "FINAL", {})
     return tmp_path / "FINAL"
 
 
@@ -179,7 +180,7 @@ def test_what_vllm_cannot_do(tmp_path, final, vllm, overrides, message):
 
 
 def test_a_pointwise_reranker_needs_no_vllm(tmp_path, vllm):
-    pointwise_model_of("tiny_reranker").export(tmp_path / "FINAL", {})
+    saved(pointwise_model_of("tiny_reranker"), tmp_path / "FINAL", {})
     (tmp_path / "r.jsonl").write_text(json.dumps({"query": "q", "documents": ["a"]}) + "\n")
     with pytest.raises(ConfigError, match="writes answers of listwise rerankers; this one gives scores"):
         train(
@@ -189,7 +190,7 @@ def test_a_pointwise_reranker_needs_no_vllm(tmp_path, vllm):
 
 
 def test_from_python(final, vllm):
-    config = compose([*TINY, f"model.load_from={final}"]).model
+    config = compose([*TINY, "loss=softmax", f"model.load_from={final}"]).model
     inputs = config.open_inputs(lambda message: None)
     model = VllmListwiseModel(config, inputs, seed=1, arguments={"gpu_memory_utilization": 0.5})
     assert (vllm[0]["seed"], vllm[0]["gpu_memory_utilization"]) == (1, 0.5)

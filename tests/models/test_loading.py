@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rankpo.models import loading
-from rankpo.models.embedding.config import EmbeddingModelConfig
+from rankpo.models.embedding.config import EmbeddingKind
 from rankpo.models.loading import LoadingError
 from tests.models.families import backbone
 
@@ -80,9 +80,9 @@ def test_settings_of_a_folder_win_over_the_yaml_and_the_command_line_over_both(t
     folder = folder_of(tmp_path)
     settings = {"pooling": "cls", "normalize": False, "query_prompt": "saved: ", "passage_prompt": ""}
     settings |= {"query_max_length": 30, "passage_max_length": 40, "truncate_dim": None}
-    (folder / "rankpo.json").write_text(json.dumps({"settings": settings}))
+    (folder / "rankpo.json").write_text(json.dumps({"kind": "embedding", "settings": settings}))
     said = []
-    config = EmbeddingModelConfig(load_from=str(folder), pooling="last", query_max_length=50)
+    config = EmbeddingKind(load_from=str(folder), pooling="last", query_max_length=50)
     opened = config.open_inputs(said.append, explicit=["query_max_length"]).settings
     assert (opened.pooling, opened.query_prompt, opened.query_max_length) == ("cls", "saved: ", 50)
     assert any("saved with pooling='cls'" in message for message in said)

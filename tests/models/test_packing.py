@@ -5,9 +5,15 @@ import torch
 from torch.testing import assert_close
 
 from rankpo.models.base import RankingModel
+from rankpo.models.embedding.inputs import EmbeddingInputs
+from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.packing import window_mask
-from rankpo.models.loading import random_backbone
+from rankpo.models.loading import byte_tokenizer, random_backbone
 from tests.models.families import FAMILIES, LENGTHS, WINDOW, backbone, sequences
+
+
+def bare(model, **options):
+    return RankingModel(model, EmbeddingInputs(byte_tokenizer(), EmbeddingSettings()), **options)
 
 
 def alone(family, texts):
@@ -29,7 +35,7 @@ def ours(model, texts):
 def test_values_and_gradients_are_those_of_transformers_alone(family, layout):
     texts = sequences()
     plain, expected = alone(family, texts)
-    model = RankingModel(backbone(family), layout=layout, chunk_tokens=40)
+    model = bare(backbone(family), layout=layout, chunk_tokens=40)
     actual = ours(model, texts)
     weights = [torch.randn(part.shape, generator=torch.Generator().manual_seed(3)) for part in expected]
     for own, theirs in zip(actual, expected, strict=True):
@@ -52,7 +58,7 @@ def test_values_and_gradients_are_those_of_transformers_alone(family, layout):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_auto_packs_every_family(family):
-    assert RankingModel(backbone(family)).packed
+    assert bare(backbone(family)).packed
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma3_text", "modernbert"])
@@ -61,7 +67,7 @@ def test_windows_of_the_test_models_hide_something(family):
     texts = sequences()
     _, expected = alone(family, texts)
     name = "local_attention" if family == "modernbert" else "sliding_window"
-    wide = RankingModel(backbone(family, **{name: 60}), layout="padded")
+    wide = bare(backbone(family, **{name: 60}), layout="padded")
     assert (ours(wide, texts)[1] - expected[1]).abs().max() > 1e-3
     assert LENGTHS[1] > WINDOW
 
@@ -81,8 +87,8 @@ def test_window_mask_by_hand():
 def test_chunking_changes_nothing(family, budget):
     texts = sequences()
     for layout in ("packed", "padded"):
-        model = RankingModel(backbone(family), layout=layout, chunk_tokens=budget)
-        whole = RankingModel(backbone(family), layout="packed", chunk_tokens=10_000)
+        model = bare(backbone(family), layout=layout, chunk_tokens=budget)
+        whole = bare(backbone(family), layout="packed", chunk_tokens=10_000)
         assert_close(ours(model, texts), ours(whole, texts), rtol=1e-4, atol=2e-5)
 
 
@@ -90,7 +96,7 @@ def test_chunks_hold_the_budget():
     """Packed, a chunk's tokens fit; padded, its longest times its number. What is longer alone stands alone."""
     texts = sequences((30, 5, 7, 6, 7, 1))
     for layout in ("packed", "padded"):
-        model = RankingModel(backbone("bert"), layout=layout, chunk_tokens=15)
+        model = bare(backbone("bert"), layout=layout, chunk_tokens=15)
         chunks = [lengths.tolist() for _, _, lengths in model.hidden_states(texts)]
         assert sorted(length for chunk in chunks for length in chunk) == [1, 5, 6, 7, 7, 30]
         assert chunks[0] == [30]
@@ -101,19 +107,19 @@ def test_chunks_hold_the_budget():
 def test_what_cannot_be_packed_is_padded_or_refused():
     """MPNet adds a position bias to its scores and runs eager only; eager attention has no packed form."""
     biased = {**FAMILIES["bert"], "model_type": "mpnet"}
-    assert not RankingModel(random_backbone(biased, "eager")).packed
-    assert not RankingModel(backbone("bert", attention="eager")).packed
+    assert not bare(random_backbone(biased, "eager")).packed
+    assert not bare(backbone("bert", attention="eager")).packed
     with pytest.raises(
         ValueError, match=r"model\.layout=packed: MPNetModel cannot be packed; set model\.layout=padded"
     ):
-        RankingModel(random_backbone(biased, "eager"), layout="packed")
+        bare(random_backbone(biased, "eager"), layout="packed")
     with pytest.raises(ValueError, match="auto, packed, padded, got 'row'"):
-        RankingModel(backbone("bert"), layout="row")
+        bare(backbone("bert"), layout="row")
 
 
 def test_decoders_keep_no_cache():
     """Keys and values for a continuation that never comes would stay in memory through the whole forward pass."""
-    model = RankingModel(backbone("llama"))
+    model = bare(backbone("llama"))
     seen = []
     model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(output.past_key_values))
     list(model.hidden_states(sequences()))

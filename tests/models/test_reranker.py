@@ -9,14 +9,15 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import rankpo
-from rankpo.models.embedding.saving import ExportError
 from rankpo.models.loading import LoadingError, byte_tokenizer, random_backbone
-from rankpo.models.reranker.config import RerankerModelConfig
+from rankpo.models.reranker.config import RerankerKind
 from rankpo.models.reranker.inputs import RerankerInputs
 from rankpo.models.reranker.model import RerankerModel
 from rankpo.models.reranker.settings import RerankerSettings
+from rankpo.models.saving import ExportError
 from rankpo.tasks.demo import compose
 from tests.models.families import FAMILIES as SIZES
+from tests.models.saved import saved
 from tests.tokenizers import bert, llama, qwen, sentencepiece
 
 PAIRS = [
@@ -82,7 +83,7 @@ def by_transformers(model, pairs) -> torch.Tensor:
     """Logits of each pair alone, by the architecture's own forward pass: [pairs, labels or vocabulary]."""
     rows = []
     for pair in pairs:
-        sequences = model.inputs.sequences([pair])
+        sequences = model.inputs.sequences_of([pair])
         ids = {"input_ids": sequences.input_ids[None]}
         if sequences.token_types is not None:
             ids["token_type_ids"] = sequences.token_types[None]
@@ -102,7 +103,7 @@ def test_scores_are_the_architectures_own(family, layout):
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
     model = tiny(family, tokenizer, layout=layout)
     with torch.no_grad():
-        ours = model(model.inputs.sequences(PAIRS))
+        ours = model(model.inputs.sequences_of(PAIRS))
     assert ours.std() > 1e-3
     assert_close(ours, by_transformers(model, PAIRS)[:, 0], atol=2e-5, rtol=1e-4)
 
@@ -292,7 +293,7 @@ def test_a_new_head_is_announced_and_drawn_from_the_seed(tmp_path):
     said, heads = [], []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        config = RerankerModelConfig(name_or_path=str(tmp_path), head="decoder", max_length=70, separator="\n")
+        config = RerankerKind(name_or_path=str(tmp_path), head="decoder", max_length=70, separator="\n")
         heads.append(config.build(config.open_inputs(said.append), said.append).base.score.weight.detach().clone())
     assert "new, drawn with the run's seed: score.weight" in said
     assert torch.equal(heads[0], heads[1])
@@ -308,20 +309,22 @@ def test_the_tokenizers_pad_id_wins_and_no_token_is_added(tmp_path):
     tokenizer.save_pretrained(tmp_path / "base")
     said = []
     keys = {"head": "decoder", "max_length": 70, "separator": "\n", "suffix": "."}
-    config = RerankerModelConfig(name_or_path=str(tmp_path / "base"), **keys)
+    config = RerankerKind(name_or_path=str(tmp_path / "base"), **keys)
     model = config.build(config.open_inputs(said.append), said.append).eval()
     assert any("no pad token; '<|reserved_0|>' is used" in message for message in said)
     assert model.base.config.pad_token_id == model.tokenizer.pad_token_id == 2
-    model.export(tmp_path / "FINAL", {})
+    saved(model, tmp_path / "FINAL", {})
     assert len(AutoTokenizer.from_pretrained(tmp_path / "FINAL")) == len(tokenizer) == len(llama())
-    saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "FINAL")
-    assert saved.get_input_embeddings().num_embeddings == len(tokenizer)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "FINAL")
+    assert again.get_input_embeddings().num_embeddings == len(tokenizer)
 
 
 def exported(tmp_path, name, *overrides) -> tuple[RerankerModel, Path]:
     model = model_of(name, *overrides)
     folder = tmp_path / "FINAL"
-    assert model.export(folder, {"exp_name": "a model", "loss": "a loss"}) < 1e-5
+    one_label = "model.export_one_label=true" in overrides
+    options = {"one_label": True} if one_label else {}
+    assert saved(model, folder, {"exp_name": "a model", "loss": "a loss"}, **options) < 1e-5
     return model, folder
 
 
@@ -367,13 +370,13 @@ def test_final_scores_alike_in_plain_transformers(tmp_path, name):
 def test_a_saved_model_needs_no_key_and_says_which_it_did_not_take(tmp_path):
     model, folder = exported(tmp_path, "tiny_decoder_reranker", "model.max_length=200")
     said = []
-    config = RerankerModelConfig(load_from=str(folder), max_length=512, activation="sigmoid", min_document_tokens=20)
+    config = RerankerKind(load_from=str(folder), max_length=512, activation="sigmoid", min_document_tokens=20)
     assert config.open_inputs(said.append, explicit={"min_document_tokens"}).settings == RerankerSettings(
         **{**model.settings.to_json(), "min_document_tokens": 20}
     )
     assert any("was saved with max_length=200: that is used, not the yaml's 512" in message for message in said)
     assert any("model.min_document_tokens=20 instead of 16" in message for message in said)
-    with pytest.raises(ValueError, match="unknown reranker settings beta"):
+    with pytest.raises(ValueError, match="settings has no 'beta'"):
         RerankerSettings.from_json({"beta": 1})
 
 
@@ -381,7 +384,7 @@ def test_an_end_that_transformers_cannot_find_is_an_export_error(tmp_path):
     """The suffix is the pad token: transformers reads the score one token too early."""
     model = tiny("mistral", sentencepiece(), suffix="</s>")
     with pytest.raises(ExportError, match="if the last token of a pair is the pad token"):
-        model.export(tmp_path / "FINAL", {})
+        saved(model, tmp_path / "FINAL", {})
 
 
 @pytest.mark.parametrize(
@@ -403,7 +406,7 @@ def test_lora_trains_the_head_and_keeps_its_adapters(tmp_path, name, head):
     assert max(abs(a - b) for a, b in zip(before, changed, strict=True)) > 1e-3
     with model.adapters_off():
         assert_close(model.compute_score(PAIRS), before)
-    model.export(tmp_path / "FINAL", {})
+    saved(model, tmp_path / "FINAL", {})
     assert (tmp_path / "FINAL" / "adapter" / "adapter_model.safetensors").exists()
     assert_close(rankpo.load(tmp_path / "FINAL", "cpu").compute_score(PAIRS), changed, atol=1e-4, rtol=1e-4)
     assert_close(model.compute_score(PAIRS), changed)
@@ -437,8 +440,8 @@ def test_every_yaml_reads_and_scores(name):
 def test_half_precision_scores_are_float32_and_close(name):
     model = model_of(name)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        together = model(model.inputs.sequences(PAIRS))
-        alone = torch.cat([model(model.inputs.sequences([pair])) for pair in PAIRS])
+        together = model(model.inputs.sequences_of(PAIRS))
+        alone = torch.cat([model(model.inputs.sequences_of([pair])) for pair in PAIRS])
     assert together.dtype == torch.float32
     assert_close(together, alone, atol=2e-2, rtol=0)
 
@@ -457,4 +460,4 @@ def test_half_precision_scores_are_float32_and_close(name):
 )
 def test_keys_that_cannot_be_are_refused(keys, message):
     with pytest.raises(ValueError, match=message):
-        RerankerModelConfig(**keys)
+        RerankerKind(**keys)

@@ -13,6 +13,7 @@ from rankpo.data.readers.trec import read_run, write_run
 from rankpo.errors import ConfigError
 from rankpo.retrieval.bm25 import Bm25Index, Bm25Settings
 from rankpo.tasks.demo import compose
+from tests.models.saved import saved
 from tests.models.test_reranker import model_of
 from tests.runs import launch, train
 from tests.trainers.test_reranker import WORDS, on_lists, record, write
@@ -28,7 +29,7 @@ def folder(tmp_path):
     """A BEIR folder, a first stage's run and a saved reranker."""
     write_beir(tmp_path / "beir", DOCUMENTS.items(), QUERIES.items(), QRELS)
     write_run(tmp_path / "first.trec", RUN, tag="bm25")
-    model_of("tiny_reranker").export(tmp_path / "FINAL", {})
+    saved(model_of("tiny_reranker"), tmp_path / "FINAL", {})
     return tmp_path
 
 

@@ -12,7 +12,7 @@ import pytest
 from rankpo.data.generated.jobs import write_jobs
 from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator
 from rankpo.evaluation.lists import ListwiseEvaluator
-from rankpo.models import reference
+from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.runs.computed_once import must_compute
 from tests.runs import RANKPO, curve, train
 
@@ -91,8 +91,8 @@ def test_a_run_without_a_first_evaluation_has_none(tmp_path, counted):
 
 def test_reference_scores_are_computed_once(tmp_path, monkeypatch):
     calls = []
-    plain = reference.slot_scores
-    monkeypatch.setattr(reference, "slot_scores", lambda *arguments: calls.append(1) or plain(*arguments))
+    plain = EmbeddingModel.slot_scores
+    monkeypatch.setattr(EmbeddingModel, "slot_scores", lambda *arguments: calls.append(1) or plain(*arguments))
     for beta in (1, 2):
         train(
             *RANKPO, "loss.reference_free=false", f"loss.beta={beta}", "trainer.max_steps=1",

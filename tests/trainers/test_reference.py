@@ -83,11 +83,11 @@ def test_stored_scores_are_inner_products_by_hand(tmp_path):
     scores = load_file(path)["scores"]
     table, inputs = trainer.loader.table, trainer.policy.inputs
     for example in range(0, len(table), 5):
-        query = trainer.policy.encode_sequences(inputs.rows(table, [int(table.query[example])], "query"))[0]
+        query = trainer.policy.encode_sequences(inputs.sequences(table, [inputs.key(table.query[example], "query")]))[0]
         for slot in table.slots(example):
-            candidate = trainer.policy.encode_sequences(inputs.rows(table, [int(table.candidates[slot])], "candidate"))[
-                0
-            ]
+            candidate = trainer.policy.encode_sequences(
+                inputs.sequences(table, [inputs.key(table.candidates[slot], "candidate")])
+            )[0]
             assert scores[slot] == pytest.approx(float(query @ candidate), abs=1e-6)
 
 

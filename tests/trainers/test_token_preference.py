@@ -116,7 +116,7 @@ def test_bcos_state_is_the_mean_of_all_rewards_and_lives_in_checkpoints(tmp_path
 
 def test_reward_model_loads_in_transformers(tmp_path):
     """Rewards of whole conversations, padded in a batch, are ours; the backbone has learnt too."""
-    options = (*TINY, "loss=bradley-terry", "optimizer=adamw", "optimizer.lr=0.01", "trainer.epochs=8")
+    options = (*TINY, "loss=bradley-terry", "optimizer=adamw", "optimizer.lr=0.01", "trainer.epochs=8", "seed=1")
     done = run(tmp_path, "run", *options, "model=tiny_pythia")
     assert sum(curve(done)[-3:]) / 3 < 0.6
     loaded = AutoModelForSequenceClassification.from_pretrained(done / "FINAL")

@@ -38,7 +38,8 @@ class Group:
 class DataLoader:
     """Base of the loaders: deals items to updates; subclasses say what an item is and which group it gives.
 
-    weights: how often each dataset's examples occur in an epoch (1 = once), by dataset name.
+    weights: how often each dataset's examples occur in an epoch (1 = once), by dataset name. left_out: numbers of
+    examples that no update shows.
     """
 
     table: ExampleTable
@@ -46,10 +47,13 @@ class DataLoader:
     seed: int
     shuffle: bool = True
     weights: Sequence[float] = ()
+    left_out: Sequence[int] = ()
     sampler: Sampler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.items = self._weighted(self.make_items())
+        items = self.make_items()
+        shown = np.isin(items[:, 0], self.left_out, invert=True) if len(self.left_out) else slice(None)
+        self.items = self._weighted(items[shown])
         if not len(self.items):
             raise ValueError(
                 f"the training data holds no usable example: none of {len(self.table)} is one for "

@@ -52,6 +52,19 @@ class UnpairedPreferenceDataLoader(DataLoader):
         desirable = int(self._relevant[self.items[:, 1]].sum())
         return desirable, len(self.items) - desirable
 
+    def first_update_of_one_prompt(self, num_updates: int) -> int | None:
+        """The first of so many updates all of whose units have the same prompt, counted from 0, or None."""
+        of_item = np.asarray(self.table.query)[self.items[:, 0]]
+        size = min(self.batch_size, len(of_item))
+        smallest = len(of_item) % size or size  # the last update of an epoch
+        if np.unique(of_item, return_counts=True)[1].max() < smallest:
+            return None
+        for step in range(num_updates):
+            _, chosen = self.sampler.update(step)
+            if len(np.unique(of_item[chosen])) == 1:
+                return step
+        return None
+
     def group(self, epoch: int, item: np.ndarray) -> Group:
         group = self._make(int(item[0]), item[1:2])
         return group if self.rewards == "score" else replace(group, relevance=self._relevant[item[1:2]].astype(float))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rankpo.data.text.prompt_templates import PromptTemplate
-from rankpo.models.reranker.layout import fixed_ids
+from rankpo.data.text.tokens import fixed_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

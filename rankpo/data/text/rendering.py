@@ -84,6 +84,14 @@ def with_generation_prompt(template: str, header: str) -> str:
     return f"{template}{{% if add_generation_prompt %}}{{{{ {json.dumps(header, ensure_ascii=False)} }}}}{{% endif %}}"
 
 
+def ended_at(template: str, tail: str, ending: str) -> str:
+    """The template, whose text of a conversation that ends with an answer ends in `ending` in place of `tail`."""
+    cut = f"whole[:whole | length - {len(tail)}] + {json.dumps(ending, ensure_ascii=False)}"
+    asked = "messages and messages[-1]['role'] == 'assistant' and not add_generation_prompt"
+    fits = f"whole.endswith({json.dumps(tail, ensure_ascii=False)})"
+    return f"{{% set whole %}}{template}{{% endset %}}{{{{ {cut} if {asked} and {fits} else whole }}}}"
+
+
 def special_texts(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """Texts that the tokenizer reads as one token of its own, whether it is marked as special or not."""
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}

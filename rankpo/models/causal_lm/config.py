@@ -1,132 +1,128 @@
-"""The keys of `model=llama`, `model=pythia` and other causal language models, checked without loading anything."""
+"""The kind `causal_lm`: a causal language model, as the keys of its yaml describe it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.data.text.rendering import template_text
+from rankpo.errors import ConfigError
 from rankpo.models.causal_lm.settings import CausalSettings
-from rankpo.models.kind import WeightsConfig, prefer
+from rankpo.models.kind import ModelKind, Say
+from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.causal_lm.inputs import CompletionInputs
     from rankpo.models.causal_lm.model import CausalLanguageModel
+    from rankpo.models.saving import FolderFormat
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalModelConfig(WeightsConfig):
-    """A causal language model: how it reads prompts and completions.
+class CausalKind(CausalSettings, ModelKind):
+    """A causal language model: its scores are log-probabilities of completions.
 
     chat_template: jinja, or a file of it. load_lora_from: a folder of adapters to go on training. share_prompts: a prompt is computed once for all its
-    completions, where the layout is packed.
-    Settings that a folder carries (rankpo.json) win over the yaml, and the command line over both.
+    completions, where the layout is packed. Settings that a folder states (rankpo.json) win over the yaml, and the
+    command line over both.
     """
 
-    kind = "causal_lm"
-    gives = frozenset({"token_logps", "text"})
-    logps = "none"  # scores already are log-probabilities
+    kind: ClassVar[str] = "causal_lm"
+    gives: ClassVar[frozenset[str]] = frozenset({"token_logps", "text"})
+    logps: ClassVar[str] = "none"  # scores are log-probabilities
+    settings_class: ClassVar[type[Settings]] = CausalSettings
 
-    max_length: int = 1024
-    max_prompt_length: int = 512
-    chat_template: str | None = None
-    control_tokens: tuple[str, str] | None = None
     share_prompts: bool = True
     load_lora_from: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        object.__setattr__(self, "chat_template", template_text(self.chat_template))
+        ModelKind.__post_init__(self)
         if self.load_lora_from is not None and not self.use_peft:
             raise ValueError("load_lora_from needs use_peft=true")
-        object.__setattr__(self, "chat_template", template_text(self.chat_template))
-        _ = self.settings
 
-    @property
-    def settings(self) -> CausalSettings:
-        return CausalSettings(**{item.name: getattr(self, item.name) for item in fields(CausalSettings)})
-
-    def open_inputs(self, say: Callable[[str], None], explicit: Collection[str] = ()) -> CompletionInputs:
-        """Tokenizer and settings, without any weight: data is read and checked with them first."""
-        from rankpo.models import loading
+    def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: CausalSettings, say: Say) -> CompletionInputs:
         from rankpo.models.causal_lm.inputs import CompletionInputs
 
-        if self._is_random:
-            return CompletionInputs(loading.byte_tokenizer(), self.settings)
-        source = self.source()
-        settings = self.settings
-        saved = read_causal_settings(Path(source.path), self.kind) if self.load_from else None
-        if saved is not None:
-            # the loss asks for control tokens, not only the command line
-            asked = {*explicit, *(["control_tokens"] if settings.control_tokens is not None else [])}
-            settings = prefer(saved, settings, asked, say, source.name)
-        tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
-        try:
-            inputs = CompletionInputs(tokenizer, settings)
-        except ValueError as error:
-            raise loading.LoadingError(f"{source.name}: {error}") from error
+        inputs = CompletionInputs(tokenizer, settings)
         for note in inputs.chat.notes:
-            say(f"{source.name}: {note}")
+            say(f"{self.origin}: {note}")
         return inputs
 
-    def build(
-        self, inputs: CompletionInputs, say: Callable[[str], None], gradient_checkpointing: bool = False
-    ) -> CausalLanguageModel:
-        """The model on the CPU in float32. Raises LoadingError where weights cannot be found or read."""
-        from rankpo.models.causal_lm.model import CausalLanguageModel
-
-        backbone = self._decoder()
-        embeddings: Any = backbone.get_input_embeddings()
-        added = len(inputs.tokenizer) > embeddings.num_embeddings
-        if added:  # control tokens; checkpoints often hold more rows than tokens, and those are kept
-            backbone.resize_token_embeddings(len(inputs.tokenizer))
-        model = CausalLanguageModel(
-            backbone,
-            inputs.tokenizer,
-            inputs.settings,
-            layout=self.layout,
-            chunk_tokens=self.chunk_tokens,
-            share_prompts=self.share_prompts,
-        )
-        if gradient_checkpointing:
-            backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if self.use_peft:
-            model.backbone = self._with_adapters(backbone, trains_embeddings=added)
-        if self.compile:
-            model.base.base_model.compile(dynamic=True)
-        say(self.summary(model))
-        return model
-
-    def _decoder(self) -> PreTrainedModel:
+    def load(self, inputs: CompletionInputs, say: Say) -> PreTrainedModel:
         from transformers import AutoModelForCausalLM
 
-        return self._backbone(AutoModelForCausalLM)
+        backbone = self.backbone(AutoModelForCausalLM)
+        embeddings: Any = backbone.get_input_embeddings()
+        count = len(inputs.tokenizer) - int(embeddings.num_embeddings)
+        if count > 0:  # control tokens; checkpoints often hold more rows than tokens, which are kept
+            if self.use_peft:
+                self._refuse_new_rows(inputs, count)
+            backbone.resize_token_embeddings(len(inputs.tokenizer))
+        return backbone
 
-    def _with_adapters(self, backbone: PreTrainedModel, trains_embeddings: bool) -> Any:
+    def _refuse_new_rows(self, inputs: CompletionInputs, count: int) -> None:
+        """Raises ConfigError for adapters on a model whose tokenizer has tokens without a row of the embeddings."""
+        size = len(inputs.tokenizer)
+        tokens = inputs.tokenizer.convert_ids_to_tokens(list(range(size - count, size)))
+        why = (
+            f"the tokenizer of {self.origin} has {count} tokens more than the model has embeddings "
+            f"({', '.join(tokens[:5])}{', …' if count > 5 else ''}), which adds rows to the embeddings"
+        )
+        if self.control_tokens is not None:
+            why = "model.control_tokens adds rows to the embeddings"
+        raise ConfigError([f"{why}, and adapters leave embeddings frozen; set model.use_peft=false"])
+
+    def wrap(self, backbone: PreTrainedModel, inputs: CompletionInputs) -> Any:
+        from rankpo.models.causal_lm.model import CausalLanguageModel
+        from rankpo.models.engine.positions import check_positions
+
+        model = CausalLanguageModel(
+            backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens, share_prompts=self.share_prompts
+        )
+        check_positions(inputs.settings.max_length, backbone, model.position_offset)
+        return model
+
+    def adapt(self, model: Any) -> Any:
         from peft import PeftModel
 
         from rankpo.models import loading
 
-        if trains_embeddings:
-            raise ValueError(
-                "model.control_tokens adds rows to the embeddings, which adapters leave frozen; set use_peft=false"
-            )
         if self.load_lora_from is not None:
             loading.check_adapters(self.load_lora_from)
-            return PeftModel.from_pretrained(backbone, self.load_lora_from, is_trainable=True)
-        return self._adapted(backbone, "CAUSAL_LM")
+            self._refuse_merged()
+            return PeftModel.from_pretrained(model.base, self.load_lora_from, is_trainable=True)
+        return self.adapted(model.base, "CAUSAL_LM")
 
+    def _refuse_merged(self) -> None:
+        """Raises ConfigError for adapters that the weights already have inside: FINAL with its own adapter/ folder."""
+        if self.is_random:
+            return
+        given, kept = Path(self.load_lora_from or ""), Path(self.source().path) / "adapter"
+        files = [folder / "adapter_model.safetensors" for folder in (given, kept)]
+        if all(file.exists() for file in files) and files[0].read_bytes() == files[1].read_bytes():
+            raise ConfigError(
+                [
+                    f"model.load_lora_from={self.load_lora_from} is merged into {self.origin} already and would act "
+                    "twice; leave it out, or load the base model that the adapters were trained on"
+                ]
+            )
 
-def read_causal_settings(folder: Path, kind: str = "causal_lm") -> CausalSettings | None:
-    """The settings of a folder that rankpo wrote, or None. Raises ValueError for a folder of another kind of model."""
-    path = folder / "rankpo.json"
-    if not path.exists():
-        return None
-    record = json.loads(path.read_text())
-    if record["kind"] != kind:
-        raise ValueError(f"{folder} holds a model of kind {record['kind']}, not {kind}")
-    return CausalSettings.from_json(record["settings"])
+    def asked(self, explicit: Collection[str]) -> Collection[str]:
+        """The loss may ask for control tokens too, not only the command line."""
+        return {*explicit, *(["control_tokens"] if self.control_tokens is not None else [])}
+
+    def finish(self, model: CausalLanguageModel, needs: frozenset[str], say: Say) -> None:
+        """With "value_head" in needs, a critic: that of the `load_from` folder if it holds one, else a new one."""
+        if "value_head" in needs:
+            from rankpo.models.causal_lm.value_head import VALUE_HEAD_FILE, attach_value_head
+
+            attach_value_head(model, None if self.load_from is None else Path(self.load_from) / VALUE_HEAD_FILE)
+
+    def folder_format(self) -> FolderFormat[Any]:
+        from rankpo.models.causal_lm.saving import CausalFolder
+
+        return CausalFolder()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 import xxhash
 
-from rankpo.data.batch import labels_of, stored_reference
+from rankpo.data.batch import labels_of
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable, Pieces
 from rankpo.data.text.continuation import Continuation
@@ -19,7 +20,8 @@ from rankpo.data.text.conversations import ChatFormat, shortened
 from rankpo.data.text.cutting import cut_turns
 from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.models.causal_lm.settings import CausalSettings
-from rankpo.types import Batch, Example, Labels, Prompt, Sequences, Turn
+from rankpo.models.inputs import GroupKeys, Inputs
+from rankpo.types import Example, Labels, Prompt, Sequences, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +39,7 @@ class Piece(NamedTuple):
     control: int
 
 
-class CompletionInputs:
+class CompletionInputs(Inputs):
     """How a causal language model reads examples.
 
     Plain prompts and completions stand as they are, eos behind the completion; conversations get the chat format,
@@ -57,7 +59,7 @@ class CompletionInputs:
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.empty = self.head or (first,)  # an empty prompt: the first token must be predicted from something
         self.control = self._control_ids()
-        self.share_prompts = False  # set by a model that computes a prompt once for all its completions
+        self.share_prompts = False  # see `sharing_prompts`
         self.shortened = self.cut = 0
 
     def _control_ids(self) -> tuple[int, int] | None:
@@ -70,6 +72,12 @@ class CompletionInputs:
         )
         ids = [self.tokenizer.encode(token, add_special_tokens=False) for token in (good, bad)]
         return ids[0][0], ids[1][0]
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Ids of the tokens that end what the model writes: that of a turn, and eos, behind plain texts."""
+        last = self.continuation.whole([self.chat.ending])[0][-1]
+        return tuple(sorted({int(last), int(self.tokenizer.eos_token_id)}))
 
     def pieces(self) -> Pieces:
         state = self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else repr(self.tokenizer)
@@ -175,17 +183,17 @@ class CompletionInputs:
         controls = np.array([piece.control >= 0 for piece in pieces], dtype=np.int64)
         return np.minimum(completions, self.settings.max_length - prompts - controls)
 
-    def lengths(self, table: ExampleTable, pieces: Sequence[Piece]) -> np.ndarray:
-        """[len(pieces)] int64 tokens of each piece, prompt and control token included."""
-        controls = np.array([piece.control >= 0 for piece in pieces], dtype=np.int64)
-        return table.lengths[[p.prompt for p in pieces]] + controls + self.completion_lengths(table, pieces)
+    def sizes(self, table: ExampleTable, keys: Sequence[Piece]) -> np.ndarray:
+        """[len(keys)] int64 tokens of each piece, prompt and control token included."""
+        controls = np.array([piece.control >= 0 for piece in keys], dtype=np.int64)
+        return table.lengths[[p.prompt for p in keys]] + controls + self.completion_lengths(table, keys)
 
-    def sequences(self, table: ExampleTable, pieces: Sequence[Piece]) -> Sequences:
+    def sequences(self, table: ExampleTable, keys: Sequence[Piece]) -> Sequences:
         """Prompt and completion of each piece as one sequence; labels on the completion alone."""
         numbers: dict[int, int] = {}
-        prefixes = [(numbers.setdefault(p.prompt, len(numbers)), table.lengths[p.prompt]) for p in pieces]
+        prefixes = [(numbers.setdefault(p.prompt, len(numbers)), table.lengths[p.prompt]) for p in keys]
         parts = []
-        for piece, scored in zip(pieces, self.completion_lengths(table, pieces).tolist(), strict=True):
+        for piece, scored in zip(keys, self.completion_lengths(table, keys).tolist(), strict=True):
             control = [piece.control] if piece.control >= 0 else []
             given = np.concatenate([table.tokens(piece.prompt), np.array(control, dtype=np.int64)])
             parts.append((given, table.tokens(piece.completion)[:scored]))
@@ -206,14 +214,18 @@ class CompletionInputs:
             parts.append((given, scored[: self.settings.max_length - len(given)]))
         return _labelled(parts, prefixes)
 
-    def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
-        """Tokens that each group brings, [len(groups)] int64; a prompt once, where the model shares it."""
-        costs = []
-        for group in groups:
-            pieces = sorted(set(self._pieces(group)))
-            once = (len(pieces) - 1) * int(table.lengths[group.query]) if self.share_prompts else 0
-            costs.append(int(self.lengths(table, pieces).sum()) - once)
-        return np.array(costs, dtype=np.int64)
+    def keys(self, group: Group) -> GroupKeys:
+        return GroupKeys(self._pieces(group))
+
+    def shared(self, table: ExampleTable, keys: Sequence[Piece]) -> int:
+        """The prompt counts once, where the model computes it once for all its completions."""
+        return (len(keys) - 1) * int(table.lengths[keys[0].prompt]) if self.share_prompts and keys else 0
+
+    def sharing_prompts(self, share_prompts: bool) -> CompletionInputs:
+        """These inputs for a model that computes a prompt once for all its completions, or does not."""
+        other = copy.copy(self)
+        other.share_prompts = share_prompts
+        return other
 
     def _pieces(self, group: Group) -> list[Piece]:
         pairs = zip(group.candidates.tolist(), group.relevance.tolist(), strict=True)
@@ -227,36 +239,26 @@ class CompletionInputs:
             lengths[b, : len(group.candidates)] = self.completion_lengths(table, self._pieces(group))
         return replace(labels, lengths=torch.from_numpy(lengths))
 
-    def collate(
-        self,
-        table: ExampleTable,
-        groups: Sequence[Group],
-        with_positives: bool = False,
-        reference: np.ndarray | None = None,
-    ) -> Batch:
-        """A batch in which each distinct (prompt, completion) stands once. reference: [slots] stored scores."""
-        assert not with_positives, "completions of other prompts are no candidates"
-        labels = self.labels(table, groups)
-        index: dict[Piece, int] = {}
-        candidates = np.zeros(labels.relevance.shape, dtype=np.int64)
-        for b, group in enumerate(groups):
-            rows = [index.setdefault(piece, len(index)) for piece in self._pieces(group)]
-            candidates[b, : len(rows)] = rows
-        return Batch(
-            sequences=self.sequences(table, list(index)),
-            queries=None,
-            candidates=torch.from_numpy(candidates),
-            labels=labels,
-            ids=tuple(group.id for group in groups),
-            reference=None if reference is None else stored_reference(groups, candidates.shape[1], reference),
-        )
-
     def slot_pieces(self, table: ExampleTable) -> list[Piece]:
         """The piece of every candidate slot of the table."""
         prompts = np.repeat(np.asarray(table.query), np.diff(table.offsets)).tolist()
         relevance = table.relevant("model.control_tokens") if self.control else np.asarray(table.relevance)
         rows = zip(prompts, np.asarray(table.candidates).tolist(), relevance.tolist(), strict=True)
         return [self.piece(*row) for row in rows]
+
+    def equal_pairs(self, table: ExampleTable) -> list[int]:
+        """Numbers of the examples of two completions that are equal after the cut: nothing can be learned from them."""
+        pieces = self.slot_pieces(table)
+        kept, found = self.completion_lengths(table, pieces), []
+        for example in np.flatnonzero(np.diff(table.offsets) == 2).tolist():
+            first, second = table.slots(example).tolist()
+            rows, lengths = (pieces[first].completion, pieces[second].completion), (kept[first], kept[second])
+            if lengths[0] != lengths[1]:
+                continue
+            one, other = (table.tokens(row)[: lengths[0]] for row in rows)
+            if rows[0] == rows[1] or np.array_equal(one, other):
+                found.append(example)
+        return found
 
     def report(self, table: ExampleTable) -> str | None:
         """What the maximum lengths cut off from this table, or None where nothing was."""

@@ -22,13 +22,14 @@ from rankpo.data.loaders.planner import cut
 from rankpo.data.random_keys import random_keys, text_key
 from rankpo.data.readers.fields import BadRecord
 from rankpo.data.text.conversations import plain_text
+from rankpo.models.base import plain_attention
 from rankpo.models.causal_lm.inputs import CompletionInputs
+from rankpo.models.engine.decoding import left_padded
 from rankpo.models.engine.vllm import open_engine
-from rankpo.models.listwise.decoding import left_padded, own_attention
 from rankpo.types import Example, Prompt
 
 if TYPE_CHECKING:
-    from rankpo.models.causal_lm.config import CausalModelConfig
+    from rankpo.models.causal_lm.config import CausalKind
     from rankpo.models.causal_lm.model import CausalLanguageModel
 
 VLLM_BLOCK = 256  # draws handed over at once: what a kill can cost, and enough to fill its batches
@@ -90,7 +91,7 @@ class Reader:
         self.tokenizer: Any = inputs.tokenizer
         ending = inputs.chat.ending
         last = self.tokenizer(ending, add_special_tokens=False)["input_ids"][-1]
-        self.stops = sorted({int(last), int(self.tokenizer.eos_token_id)})
+        self.stops = list(inputs.stops)
         # what a template puts between a content and the token that ends it, such as a line break
         self.before_stop = ending.removesuffix(self._decode([last], special=True))
 
@@ -177,7 +178,7 @@ class TransformersWriter(Writer):
             eos_token_id=self.reader.stops,
             pad_token_id=self.reader.stops[0],
         )
-        with own_attention(self.model) as base, self.context():
+        with plain_attention(self.model.base, self.model.packed) as base, self.context():
             output = base.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -227,7 +228,7 @@ class VllmWriter(Writer):
     name = "vllm"
 
     def __init__(
-        self, config: CausalModelConfig, inputs: CompletionInputs, sampling: Sampling, arguments: Mapping[str, Any]
+        self, config: CausalKind, inputs: CompletionInputs, sampling: Sampling, arguments: Mapping[str, Any]
     ) -> None:
         self.sampling = sampling
         self.reader = Reader(inputs)

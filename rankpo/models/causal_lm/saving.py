@@ -1,108 +1,70 @@
-"""FINAL of a causal language model: a plain transformers folder; adapters merged, and beside it in adapter/."""
+"""FINAL of a causal language model: a transformers folder for AutoModelForCausalLM."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rankpo.models.embedding.saving import SETTINGS_FILE, ExportError, merged
-from rankpo.models.older_transformers import for_older_readers
-from rankpo.storage.folders import written_whole
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-if TYPE_CHECKING:
-    from rankpo.models.causal_lm.model import CausalLanguageModel
+from rankpo.models.causal_lm.final import control_lines, final_generation_config, final_settings, final_tokenizer
+from rankpo.models.causal_lm.model import CausalLanguageModel
+from rankpo.models.causal_lm.value_head import VALUE_HEAD_FILE
+from rankpo.models.engine.token_logps import TokenRequest
+from rankpo.models.model_card import card_of, origin
+from rankpo.models.saving import FolderFormat
+from rankpo.types import Sequences
 
-
-def export_causal(folder: Path, model: CausalLanguageModel, description: Mapping[str, Any]) -> float:
-    """Writes FINAL whole, loads it again with AutoModelForCausalLM and returns the largest difference of a token's
-    log-probability. Raises ExportError if that exceeds 1e-4 nats.
-
-    description: loss, data, metrics and versions for rankpo.json and the card.
-    """
-    from safetensors.torch import save_file
-
-    from rankpo.models.causal_lm.value_head import VALUE_HEAD_FILE
-
-    backbone = merged(model)
-    asked = backbone.config._attn_implementation
-    tokenizer = model.tokenizer
-    given = tokenizer.chat_template
-    backbone.config._attn_implementation = "sdpa" if model.packed else asked
-    tokenizer.chat_template = model.inputs.chat.template  # the format that it was trained with, whosesoever it was
-    try:
-        with written_whole(folder) as temporary:
-            backbone.save_pretrained(temporary, safe_serialization=True)
-            tokenizer.save_pretrained(temporary)
-            for_older_readers(temporary)
-            record = {"kind": model.kind, "format": 1, "settings": model.settings.to_json(), **description}
-            (temporary / SETTINGS_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-            (temporary / "README.md").write_text(causal_card(model, description))
-            if model.value_head is not None:
-                save_file(model.value_head.state_dict(), temporary / VALUE_HEAD_FILE)
-            if model.has_adapters:
-                adapters: Any = model.backbone
-                adapters.save_pretrained(temporary / "adapter", safe_serialization=True)
-                tokenizer.save_pretrained(temporary / "adapter")
-    finally:
-        backbone.config._attn_implementation = asked
-        tokenizer.chat_template = given
-    return verify(folder, model)
+PROBE = "a few words to compare"
+USE = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+turns = [{"role": "user", "content": "…"}]
+inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+text = tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0])
+```"""
 
 
-def verify(folder: Path, model: CausalLanguageModel, tolerance: float = 1e-4) -> float:
-    """Largest difference in nats between our log-probabilities of a few tokens and the folder's own logits."""
-    import torch
-    from transformers import AutoModelForCausalLM
+class CausalFolder(FolderFormat[CausalLanguageModel]):
+    """The folder format of kind causal_lm; differences are those of a token's log-probability, in nats."""
 
-    from rankpo.models.engine.token_logps import TokenRequest
-    from rankpo.types import Sequences
+    kind = "causal_lm"
+    output = "log-probabilities"
 
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
-    ids = torch.tensor(model.inputs.tokenizer("a few words to compare", add_special_tokens=False)["input_ids"])
-    labels = ids.clone()
-    labels[0] = -100
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        ours = model(Sequences(ids, torch.tensor([len(ids)]), labels), TokenRequest()).logps.cpu()
+    def tokenizer(self, model: CausalLanguageModel) -> PreTrainedTokenizerBase:
+        return final_tokenizer(model.inputs, self.kind)
+
+    def settings(self, model: CausalLanguageModel) -> Mapping[str, Any]:
+        return final_settings(model.inputs, self.tokenizer(model))
+
+    def beside(self, folder: Path, model: CausalLanguageModel) -> None:
+        final_generation_config(model.base, model.inputs).save_pretrained(folder)
+        if model.value_head is not None:
+            save_file(model.value_head.state_dict(), folder / VALUE_HEAD_FILE)
+
+    @torch.no_grad()
+    def difference(self, folder: Path, model: CausalLanguageModel) -> float:
+        """Of a few tokens, against the folder's own logits."""
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+        loaded.to(model.device)
+        ids = torch.tensor(model.tokenizer(PROBE, add_special_tokens=False)["input_ids"])
+        labels = ids.clone()
+        labels[0] = -100
+        with model.evaluating():
+            ours = model(Sequences(ids, torch.tensor([len(ids)]), labels), TokenRequest()).logps
+        ids = ids.to(model.device)
         theirs = loaded(input_ids=ids[None]).logits[0, :-1].log_softmax(-1).gather(-1, ids[1:, None]).squeeze(-1)
-    model.train(training)
-    difference = float((ours - theirs).abs().max())
-    if not difference <= tolerance:
-        raise ExportError(
-            f"{folder}: loaded again, log-probabilities differ by {difference:.1e}, more than {tolerance:.0e}"
+        return float((ours - theirs).abs().max())
+
+    def card(self, model: CausalLanguageModel, description: Mapping[str, Any]) -> str:
+        about = (
+            f"A causal language model {origin(description)}. Prompts up to {model.settings.max_prompt_length} "
+            f"tokens, {model.settings.max_length} with the completion."
         )
-    return difference
-
-
-def causal_card(model: CausalLanguageModel, description: Mapping[str, Any]) -> str:
-    """Markdown with the head that model hubs read. Holds no path of the machine it was made on."""
-    from rankpo.models.model_card import metrics_table, training_list
-
-    base = str(description.get("base_model") or "random weights")
-    head = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    head += [] if base == "random weights" else [f"base_model: {base}"]
-    lines = [
-        *head,
-        "tags: [rankpo]",
-        "---",
-        f"# {description.get('exp_name', 'rankpo model')}",
-        "",
-        f"A causal language model trained with rankpo (loss {description.get('loss', '')}) from {base}.",
-        f"Prompts up to {model.settings.max_prompt_length} tokens, {model.settings.max_length} with the completion.",
-        "",
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        'model = AutoModelForCausalLM.from_pretrained("FOLDER")',
-        'turns = [{"role": "user", "content": "…"}]',
-        'inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)',
-        "text = tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0])",
-        "```",
-        "",
-        *training_list(description),
-        *metrics_table(description),
-    ]
-    return "\n".join(lines)
+        return card_of(
+            description, "transformers", "text-generation", ["rankpo"], [about, *control_lines(model.inputs), "", USE]
+        )

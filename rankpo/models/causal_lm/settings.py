@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+
+from rankpo.models.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalSettings:
+class CausalSettings(Settings):
     """max_length: tokens of prompt and completion together, max_prompt_length of the prompt alone.
 
     chat_template: jinja in place of the tokenizer's; None for the tokenizer's, or the default where it has none.
@@ -32,15 +32,3 @@ class CausalSettings:
             if len(self.control_tokens) != 2 or len(set(self.control_tokens)) != 2:
                 raise ValueError(f"control_tokens must be two different tokens or null, got {self.control_tokens}")
             object.__setattr__(self, "control_tokens", tuple(self.control_tokens))
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> CausalSettings:
-        """Settings from `to_json`'s form; keys of later versions are refused by name."""
-        known = {item.name for item in fields(cls)}
-        strange = sorted(set(values) - known)
-        if strange:
-            raise ValueError(f"unknown settings {', '.join(strange)}; known: {', '.join(sorted(known))}")
-        return cls(**values)

@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from rankpo.data.batch import EmbeddingInputs, select
 from rankpo.errors import ConfigError
-from rankpo.models.base import RankingModel
+from rankpo.models.embedding.inputs import EmbeddingInputs
+from rankpo.models.embedding.parallel import encode_in_processes
 from rankpo.models.embedding.settings import EmbeddingSettings
-from rankpo.types import Batch, Sequences
-
-if TYPE_CHECKING:
-    from rankpo.data.table import ExampleTable
-
-ENCODE_TOKENS = 16384  # tokens between two checks of the progress callback
+from rankpo.models.engine.pooling import pool
+from rankpo.models.vectors import GivesVectors
+from rankpo.runs.logger import counting
+from rankpo.types import Batch, Sequences, Vectors
 
 
-class EmbeddingModel(RankingModel):
-    """Hidden states, pooled and normalised: `forward(sequences)` gives [N, D] float32 embeddings.
+class EmbeddingModel(GivesVectors):
+    """Hidden states, pooled and normalised: `forward(sequences)` gives [N, D] float32 embeddings."""
 
-    settings: pooling, normalisation, prompts and lengths; saved with the weights and used alike by training,
-    mining, evaluation and export.
-    """
-
-    kind = "embedding"
+    kind: ClassVar[str] = "embedding"
+    inputs: EmbeddingInputs
+    settings: EmbeddingSettings
 
     def __init__(
         self,
         backbone: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        settings: EmbeddingSettings,
+        inputs: EmbeddingInputs,
         *,
         layout: str = "auto",
         chunk_tokens: int | None = None,
     ) -> None:
-        super().__init__(backbone, layout=layout, chunk_tokens=chunk_tokens)
-        self.tokenizer = tokenizer
-        self.settings = _within_positions(settings, backbone, self.position_offset)
-        self.inputs = EmbeddingInputs(tokenizer, self.settings)
+        """Raises ConfigError for lengths or dimensions that the backbone does not have."""
+        super().__init__(backbone, inputs, layout=layout, chunk_tokens=chunk_tokens)
+        _check_sizes(self.settings, backbone, self.position_offset)
 
     @property
     def dim(self) -> int:
@@ -64,39 +57,16 @@ class EmbeddingModel(RankingModel):
             embeddings = embeddings[:, : self.settings.truncate_dim]
         return normalize(embeddings, dim=1) if self.settings.normalize else embeddings
 
-    def score(self, embeddings: Tensor, batch: Batch) -> Tensor:
-        """[B, G] inner products of queries and their candidates (cosines if the model normalises)."""
-        return pair_scores(embeddings, batch)
+    def similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        """[q, c] inner products (cosines if the model normalises)."""
+        return queries.rows.float() @ candidates.rows.float().T
 
-    def slot_scores(self, table: ExampleTable) -> np.ndarray:
-        from rankpo.evaluation.base import inner_products
+    def paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        return (queries.rows.float() * candidates.rows.float()).sum(1)
 
-        return inner_products(self, table)
-
-    def export(self, folder: Path, description: Mapping[str, Any]) -> float:
-        """Writes the folder whole and loads it again; returns the largest difference of an embedding."""
-        from rankpo.models.embedding.saving import export_embedding
-
-        return export_embedding(folder, self, description)
-
-    @torch.no_grad()  # not inference mode: weights that FSDP2 gathers in it could not be trained afterwards
-    def encode_sequences(self, sequences: Sequences, on_progress: Any = None) -> Tensor:
-        """[N, D] embeddings on the CPU, computed in length-sorted chunks in evaluation mode.
-
-        on_progress: called with the number of sequences done since its last call.
-        """
-        training = self.training
-        self.eval()
-        try:
-            output = torch.empty(len(sequences), self.dim)
-            order = torch.argsort(sequences.lengths, descending=True, stable=True)
-            for rows in _by_tokens(order, sequences.lengths, ENCODE_TOKENS):
-                output[rows] = self(select(sequences, rows.numpy())).float().cpu()
-                if on_progress is not None:
-                    on_progress(len(rows))
-            return output
-        finally:
-            self.train(training)
+    def score(self, output: Tensor, batch: Batch) -> Tensor:
+        """[B, G] inner products of queries and their candidates."""
+        return pair_scores(output, batch)
 
     def encode(
         self,
@@ -114,8 +84,6 @@ class EmbeddingModel(RankingModel):
         """
         if role not in ("query", "passage"):
             raise ValueError(f"role must be query or passage, got {role!r}")
-        from rankpo.runs.logger import counting
-
         several = [texts] if isinstance(texts, str) else list(texts)
         for index, text in enumerate(several):
             if not isinstance(text, str):
@@ -123,12 +91,10 @@ class EmbeddingModel(RankingModel):
         if not several:
             return np.zeros((0, self.dim), dtype=np.float32)
         distinct = {text: number for number, text in enumerate(dict.fromkeys(several))}
-        sequences = self.inputs.sequences(list(distinct), "query" if role == "query" else "candidate")
+        sequences = self.inputs.sequences_of(list(distinct), "query" if role == "query" else "candidate")
         if devices is not None and not len(devices):
             raise ValueError("devices must name at least one device, such as cpu, or be None")
         if devices is not None:
-            from rankpo.models.embedding.parallel import encode_in_processes
-
             encode = partial(encode_in_processes, self, sequences, devices)
         else:
             encode = partial(self.encode_sequences, sequences)
@@ -145,28 +111,9 @@ def pair_scores(embeddings: Tensor, batch: Batch) -> Tensor:
     return torch.einsum("bd,bgd->bg", queries.float(), candidates.float())
 
 
-def pool(hidden: Tensor, lengths: Tensor, pooling: str) -> Tensor:
-    """One vector per sequence, [n, D] float32. hidden: [tokens, D], sequences concatenated; lengths: [n].
-
-    The places come from the lengths, never from looking for a pad id: pad may equal eos, or occur in the text.
-    """
-    ends = torch.cumsum(lengths, 0).to(hidden.device)
-    if pooling == "cls":
-        return hidden[ends - lengths.to(hidden.device)].float()
-    if pooling == "last":
-        return hidden[ends - 1].float()
-    sums = torch.stack([part.sum(0) for part in hidden.float().split(lengths.tolist())])  # [n, D]
-    return sums / lengths.to(hidden.device)[:, None]
-
-
-def _by_tokens(order: Tensor, lengths: Tensor, budget: int) -> list[Tensor]:
-    cuts = (torch.cumsum(lengths[order], 0) - 1) // budget
-    return list(order.split(torch.unique_consecutive(cuts, return_counts=True)[1].tolist())) if len(order) else []
-
-
-def _within_positions(settings: EmbeddingSettings, backbone: PreTrainedModel, offset: int) -> EmbeddingSettings:
-    """The settings; raises ConfigError for a length above the model's usable positions (XLM-R: 514 rows give 512)
-    and for more dimensions than it has.
+def _check_sizes(settings: EmbeddingSettings, backbone: PreTrainedModel, offset: int) -> None:
+    """Raises ConfigError for a length above the model's usable positions (XLM-R: 514 rows give 512) and for more
+    dimensions than it has.
     """
     config = backbone.config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
@@ -182,4 +129,3 @@ def _within_positions(settings: EmbeddingSettings, backbone: PreTrainedModel, of
         )
     if problems:
         raise ConfigError(problems)
-    return settings

@@ -1,4 +1,4 @@
-"""FINAL: a plain transformers folder that sentence-transformers loads too, with the same embeddings.
+"""FINAL of an embedding model: a transformers folder that sentence-transformers loads too, with the same embeddings.
 
 The older sentence-transformers layout is written: servers mis-pooled the newer one for months, and 6.2 reads both.
 """
@@ -9,27 +9,42 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import AutoModel, PreTrainedTokenizerBase
 
 from rankpo.errors import ConfigError
+from rankpo.models.embedding.inputs import EmbeddingInputs
+from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.settings import EmbeddingSettings
-from rankpo.models.model_card import card, public_name
-from rankpo.models.older_transformers import for_older_readers
-from rankpo.storage.folders import written_whole
+from rankpo.models.model_card import card_of, origin
+from rankpo.models.saved import RECORD, read_json, settings_of_kind
+from rankpo.models.saving import FolderFormat, write_json
+from rankpo.storage.printable import markdown
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from rankpo.models.base import RankingModel
-    from rankpo.models.embedding.model import EmbeddingModel
-
-SETTINGS_FILE = "rankpo.json"
 CLASSES = "sentence_transformers.models"
 POOLING_KEYS = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
     "last": "pooling_mode_lasttoken",
 }
+USE = """## Use
+
+```python
+import rankpo
+model = rankpo.load("FOLDER")
+scores = model.encode(["a query"], role="query") @ model.encode(["a passage"]).T
+
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer("FOLDER")
+scores = model.encode_query(["a query"]) @ model.encode_document(["a passage"]).T
+
+from transformers import AutoModel, AutoTokenizer  # pool and normalise as stated above
+backbone, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")
+```"""
 SAMPLE_TEXTS = ["a short text", "a text that is a little longer than the other one, and has more words", "word"]
 OTHER_POOLING_KEYS = (
     "pooling_mode_max_tokens",
@@ -38,68 +53,66 @@ OTHER_POOLING_KEYS = (
 )
 
 
-class ExportError(RuntimeError):
-    """A folder that would not give the same embeddings elsewhere."""
+class EmbeddingFolder(FolderFormat[EmbeddingModel]):
+    """The folder format of kind embedding; differences are relative to the largest entry, if that exceeds 1."""
+
+    kind = "embedding"
+    output = "embeddings"
+
+    def tokenizer(self, model: EmbeddingModel) -> PreTrainedTokenizerBase:
+        """The model's tokenizer, with a pad token: others pad their batches, and refuse a tokenizer that has none.
+
+        Which token it is does not matter, since masks hide it.
+        """
+        if model.tokenizer.pad_token is not None:
+            return model.tokenizer
+        padded = copy.deepcopy(model.tokenizer)
+        padded.pad_token = padded.eos_token or padded.sep_token or padded.unk_token
+        return padded
+
+    def beside(self, folder: Path, model: EmbeddingModel) -> None:
+        _write_sentence_transformers(folder, model)
+
+    def beside_adapters(self, folder: Path, model: EmbeddingModel) -> None:
+        """sentence-transformers looks for its files beside the adapters."""
+        _write_sentence_transformers(folder, model)
+
+    def card(self, model: EmbeddingModel, description: Mapping[str, Any]) -> str:
+        return embedding_card(model.settings, description)
+
+    def allowed(self, model: EmbeddingModel) -> float:
+        """Flash attention has no float32."""
+        return 2e-2 if _flash(model) else 1e-5
+
+    def difference(self, folder: Path, model: EmbeddingModel) -> float:
+        """Loaded by plain transformers, sample texts padded together."""
+        backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+        inputs = EmbeddingInputs(model.tokenizer, model.settings)
+        plain = EmbeddingModel(backbone, inputs, layout="padded").to(model.device)
+        sequences = inputs.sequences_of(SAMPLE_TEXTS, "candidate")
+        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=_flash(model)):
+            theirs, ours = plain.encode_sequences(sequences), model.encode_sequences(sequences)
+        return float((theirs - ours).abs().max()) / max(1.0, float(ours.abs().max()))
 
 
-def export_embedding(folder: Path, model: EmbeddingModel, description: Mapping[str, Any]) -> float:
-    """Writes FINAL whole: merged weights, tokenizer, settings, card; adapters beside in adapter/.
-
-    The folder takes its name only once it was loaded again and found equal; what was there before stays until then.
-    description: loss, data, metrics and versions for rankpo.json and the card. Returns the largest difference of an
-    embedding. Raises ExportError.
-    """
-    description = {**description, "base_model": public_name(description.get("base_model"))}
-    with written_whole(folder) as temporary:
-        _save_backbone(merged(model), temporary)
-        tokenizer(model).save_pretrained(temporary)
-        for_older_readers(temporary)
-        _write_sentence_transformers(temporary, model)
-        record = {"kind": "embedding", "format": 1, "settings": model.settings.to_json(), **description}
-        write_json(temporary / SETTINGS_FILE, record)
-        (temporary / "README.md").write_text(card(model.settings, description))
-        if model.has_adapters:
-            _save_adapters(model, temporary / "adapter")
-        return verify_export(temporary, model, SAMPLE_TEXTS)
+def embedding_card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
+    """The README.md of an embedding model."""
+    about = [
+        f"A bi-encoder {origin(description)}.",
+        f"{settings.pooling} pooling, {'normalised' if settings.normalize else 'not normalised'}; "
+        f"queries up to {settings.query_max_length} tokens, passages up to {settings.passage_max_length}.",
+        "",
+        USE,
+        "",
+        f"Query prompt: {markdown(json.dumps(settings.query_prompt))}. "
+        f"Passage prompt: {markdown(json.dumps(settings.passage_prompt))}.",
+    ]
+    tags = ["rankpo", "sentence-transformers", "feature-extraction"]
+    return card_of(description, "sentence-transformers", "sentence-similarity", tags, about)
 
 
-def _save_backbone(backbone: PreTrainedModel, folder: Path) -> None:
-    """Plain transformers files; the attention that only rankpo knows is not named in them."""
-    asked = backbone.config._attn_implementation
-    backbone.config._attn_implementation = "sdpa"
-    try:
-        backbone.save_pretrained(folder)
-    finally:
-        backbone.config._attn_implementation = asked
-
-
-def _save_adapters(model: EmbeddingModel, folder: Path) -> None:
-    """adapter/: for peft, and for sentence-transformers, which looks for its files beside the adapters."""
-    adapters: Any = model.backbone
-    adapters.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's own card: empty headings, and the base's local path
-    tokenizer(model).save_pretrained(folder)
-    _write_sentence_transformers(folder, model)
-
-
-def tokenizer(model: EmbeddingModel) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a pad token: others pad their batches, and refuse a tokenizer that has none.
-
-    Which token it is does not matter, since masks hide it.
-    """
-    if model.tokenizer.pad_token is not None:
-        return model.tokenizer
-    padded = copy.deepcopy(model.tokenizer)
-    padded.pad_token = padded.eos_token or padded.sep_token or padded.unk_token
-    return padded
-
-
-def merged(model: RankingModel) -> PreTrainedModel:
-    """The bare backbone; with adapters, a copy into which they are merged: the training model stays as it is."""
-    if not model.has_adapters:
-        return model.base
-    adapters: Any = copy.deepcopy(model.backbone)
-    return adapters.merge_and_unload()
+def _flash(model: EmbeddingModel) -> bool:
+    return str(model.base.config._attn_implementation).startswith("flash")
 
 
 def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
@@ -126,9 +139,6 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
     write_json(
         folder / "sentence_bert_config.json", {"max_seq_length": settings.passage_max_length, "do_lower_case": False}
     )
-    import torch
-    import transformers
-
     versions = {
         "sentence_transformers": "5.0.0",
         "transformers": transformers.__version__,
@@ -149,17 +159,10 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
 
 def _write_cut(folder: Path, width: int, dim: int) -> None:
     """A linear layer that keeps the first `dim` of `width` dimensions."""
-    import torch
-    from safetensors.torch import save_file
-
     identity = "torch.nn.modules.linear.Identity"
     layer = {"in_features": width, "out_features": dim, "bias": False, "activation_function": identity}
     write_json(folder / "config.json", layer)
     save_file({"linear.weight": torch.eye(dim, width)}, folder / "model.safetensors")
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_settings(folder: Path) -> EmbeddingSettings | None:
@@ -167,17 +170,16 @@ def read_settings(folder: Path) -> EmbeddingSettings | None:
 
     Raises ConfigError for a pooling, a module or a format that rankpo has not.
     """
-    own = folder / SETTINGS_FILE
-    if own.exists():
-        return EmbeddingSettings.from_json(json.loads(own.read_text())["settings"])
+    if (folder / RECORD).exists():
+        return settings_of_kind(folder, "embedding", EmbeddingSettings)
     if not (folder / "modules.json").exists():
         return None
     modules = json.loads((folder / "modules.json").read_text())
     names = [module["type"].rpartition(".")[2] for module in modules]
     if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ConfigError([f"{folder}: modules {', '.join(names)}; rankpo reads Transformer, Pooling and Normalize"])
-    pooling = _read_json(folder / modules[1]["path"] / "config.json")
-    general = _read_json(folder / "config_sentence_transformers.json")
+    pooling = read_json(folder / modules[1]["path"] / "config.json")
+    general = read_json(folder / "config_sentence_transformers.json")
     prompts = general.get("prompts") or {}
     if not pooling.get("include_prompt", True) and any(prompts.values()):
         raise ConfigError([f"{folder}: the pooling leaves the prompt out, which rankpo cannot"])
@@ -195,8 +197,8 @@ def read_settings(folder: Path) -> EmbeddingSettings | None:
 
 def _saved_length(folder: Path) -> int:
     """Tokens of the longest text: sentence-transformers' own limit, else the tokenizer's, else 512."""
-    own = _read_json(folder / "sentence_bert_config.json").get("max_seq_length")
-    general = _read_json(folder / "tokenizer_config.json").get("model_max_length")
+    own = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
+    general = read_json(folder / "tokenizer_config.json").get("model_max_length")
     # a tokenizer without a limit says 1e30
     return int(own or (general if general is not None and general < 1_000_000 else 512))
 
@@ -209,30 +211,3 @@ def _pooling(config: Mapping[str, Any]) -> str:
     if len(chosen) != 1:
         raise ConfigError([f"1_Pooling/config.json asks for {dict(config)}; rankpo pools by cls, mean or last token"])
     return chosen[0]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def verify_export(folder: Path, model: EmbeddingModel, texts: list[str]) -> float:
-    """Largest difference between ours and the folder's embeddings, loaded by plain transformers, padded together.
-
-    Raises ExportError if it exceeds 1e-5 of the largest entry, or 2e-2 with flash attention, which has no float32.
-    """
-    import torch
-    from transformers import AutoModel
-
-    from rankpo.models.embedding.model import EmbeddingModel as Model
-
-    flash = model.base.config._attn_implementation.startswith("flash")
-    backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
-    plain = Model(backbone, model.tokenizer, model.settings, layout="padded").to(model.device)
-    sequences = model.inputs.sequences(texts, "candidate")
-    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=flash):
-        theirs, ours = plain.encode_sequences(sequences), model.encode_sequences(sequences)
-    difference = float((theirs - ours).abs().max())
-    tolerance = (2e-2 if flash else 1e-5) * max(1.0, float(ours.abs().max()))
-    if not difference <= tolerance:
-        raise ExportError(f"{folder}: loaded again, embeddings differ by {difference:.2e}, more than {tolerance:.0e}")
-    return difference

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+
+from rankpo.models.settings import Settings
 
 POOLING = ("cls", "mean", "last")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingSettings:
+class EmbeddingSettings(Settings):
     """pooling: cls, mean or last token, found by lengths. Lengths in tokens, special tokens included.
 
     truncate_dim: the first dimensions are kept (Matryoshka), None for all.
@@ -32,15 +32,3 @@ class EmbeddingSettings:
                 raise ValueError(f"{name} must be >= 4 tokens, got {getattr(self, name)}")
         if self.truncate_dim is not None and self.truncate_dim < 1:
             raise ValueError(f"truncate_dim must be >= 1 or null, got {self.truncate_dim}")
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> EmbeddingSettings:
-        """Settings from `to_json`'s form; keys of later versions are refused by name."""
-        known = {item.name for item in fields(cls)}
-        strange = sorted(set(values) - known)
-        if strange:
-            raise ValueError(f"unknown embedding settings {', '.join(strange)}; known: {', '.join(sorted(known))}")
-        return cls(**values)

@@ -29,7 +29,7 @@ def choose_backend(asked: str, config: Any, further: Mapping[str, bool] | None =
 
     hindrances = {
         "it is not installed (pip install vllm)": find_spec("vllm") is None,
-        "it loads weights from a folder or hub, and these are random": config._is_random,
+        "it loads weights from a folder or hub, and these are random": config.is_random,
         "it does not read adapters of training; give a FINAL folder, where they are merged": config.use_peft,
         "it spreads over GPUs by itself; start one process, with task.vllm.tensor_parallel_size": (
             processes.world_size() > 1

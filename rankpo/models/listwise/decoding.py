@@ -6,31 +6,19 @@ What is written is padded on the left, the whole wave of windows as one batch, s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rankpo.data.batch import join
+from rankpo.models.base import plain_attention
+from rankpo.models.engine.decoding import left_padded, until
 
 if TYPE_CHECKING:
-    from rankpo.models.base import RankingModel
     from rankpo.models.listwise.model import ListwiseModel
-
-
-@contextmanager
-def own_attention(model: RankingModel) -> Iterator[Any]:
-    """transformers' model with its own attention: packed sequences cannot grow by a token."""
-    config = model.base.config
-    asked = config._attn_implementation
-    config._attn_implementation = "sdpa" if model.packed else asked
-    try:
-        yield model.base
-    finally:
-        config._attn_implementation = asked
 
 
 def first_logits(model: ListwiseModel, prompts: Sequence[np.ndarray]) -> Tensor:
@@ -59,7 +47,7 @@ def _behind_prefix(model: ListwiseModel, prompts: Sequence[np.ndarray], common: 
     ids = ids.to(model.device)
     inside = torch.arange(ids.shape[1], device=model.device)[None] < lengths[:, None]
     places = common + torch.arange(ids.shape[1], device=model.device)[None].expand_as(ids)
-    with own_attention(model) as base:
+    with plain_attention(model.base, model.packed) as base:
         prefix = torch.from_numpy(prompts[0][:common])[None].to(model.device)
         cache = base.base_model(input_ids=prefix, use_cache=True).past_key_values
         cache.batch_repeat_interleave(len(prompts))
@@ -69,16 +57,6 @@ def _behind_prefix(model: ListwiseModel, prompts: Sequence[np.ndarray], common: 
         )
     last = output.last_hidden_state[torch.arange(len(prompts), device=model.device), lengths - 1]  # [n, D]
     return model.identifier_logits(last)
-
-
-def left_padded(prompts: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and mask [n, T], both 0 before a prompt: what stands on padding is never seen."""
-    width = max(len(prompt) for prompt in prompts)
-    ids = np.zeros((len(prompts), width), dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = prompt, 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
 def write(model: ListwiseModel, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]:
@@ -91,14 +69,9 @@ def write(model: ListwiseModel, prompts: Sequence[np.ndarray], budget: int) -> l
     end = model.inputs.layout.end[-1]
     ids, mask = left_padded(prompts, model.device)
     config = GenerationConfig(max_new_tokens=budget, do_sample=False, pad_token_id=end, eos_token_id=end)
-    with own_attention(model) as base:
+    with plain_attention(model.base, model.packed) as base:
         output = base.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     return [until(end, row) for row in output[:, ids.shape[1] :].tolist()]
-
-
-def until(end: int, written: list[int]) -> list[int]:
-    """What stands before the end token."""
-    return written[: written.index(end)] if end in written else written
 
 
 def constrained(model: ListwiseModel, prompts: Sequence[np.ndarray], counts: Sequence[int]) -> list[list[int]]:
@@ -116,7 +89,7 @@ def constrained(model: ListwiseModel, prompts: Sequence[np.ndarray], counts: Seq
     between = torch.tensor(own.between, device=model.device, dtype=torch.long)
     chosen: list[Tensor] = []
     cache = None
-    with own_attention(model) as base:
+    with plain_attention(model.base, model.packed) as base:
         for step in range(max(counts)):
             output = base(
                 input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True

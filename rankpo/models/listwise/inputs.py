@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import xxhash
 
-from rankpo.data.batch import join, labels_of, stored_reference
+from rankpo.data.batch import join, labels_of
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable, Pieces
 from rankpo.data.text.conversations import plain_text
 from rankpo.data.text.cutting import fit
+from rankpo.data.text.tokens import plain_ids
+from rankpo.models.inputs import GroupKeys, Inputs, tokenizer_state
 from rankpo.models.listwise.layout import ListwiseLayout
 from rankpo.models.listwise.settings import ListwiseSettings
-from rankpo.models.reranker.layout import plain_ids
-from rankpo.types import Batch, Example, Labels, Sequences
+from rankpo.types import Example, Labels, Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +31,14 @@ SHOWN_TOKENS = 40  # of each end of the prompt that the log shows
 QUERY, PASSAGE = "q:", "p:"  # in front of a text in the store: the two are read differently
 
 
-class ListwiseInputs:
+@dataclass(frozen=True, eq=False)
+class _OneList:
+    """The key of a group's sequence; two groups are two sequences, whatever they hold."""
+
+    group: Group
+
+
+class ListwiseInputs(Inputs):
     """How a listwise reranker reads a query and its passages, in the order in which they are given.
 
     answers: whether `collate` puts the answer behind the prompt, for objectives that generate. One sequence per group;
@@ -54,7 +62,7 @@ class ListwiseInputs:
         return self.settings.window
 
     def pieces(self) -> Pieces:
-        state = self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else repr(self.tokenizer)
+        state = tokenizer_state(self.tokenizer)
         layout, own = self.layout, self.layout.identifiers
         escaping = [own.scheme, own.open, own.close, self.settings.escape_identifiers]
         parts = [VERSION, state, layout.query_prefix, layout.text_prefix, escaping]
@@ -116,15 +124,26 @@ class ListwiseInputs:
         order = np.argsort(-relevance, kind="stable").tolist()
         return np.array([*self.layout.identifiers.answer(order), *self.layout.end], dtype=np.int64)
 
-    def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
-        """Tokens that each group brings, [len(groups)] int64."""
-        return np.array([self._cost(table, group) for group in groups], dtype=np.int64)
+    def keys(self, group: Group) -> GroupKeys:
+        """Every group is one sequence of its own, which each of its candidates names."""
+        return GroupKeys([_OneList(group)] * len(group.candidates))
 
-    def _cost(self, table: ExampleTable, group: Group) -> int:
+    def sizes(self, table: ExampleTable, keys: Sequence[_OneList]) -> np.ndarray:
+        return np.array([self._size(table, key.group) for key in keys], dtype=np.int64)
+
+    def _size(self, table: ExampleTable, group: Group) -> int:
         count = len(group.candidates)
         limit, kept = self.kept(int(table.lengths[group.query]), table.lengths[group.candidates], group.id)
         answer = self.layout.reserve(count) if self.answers else 0
         return self.layout.num_fixed(count) + self.layout.num_queries * limit + int(kept.sum()) + answer
+
+    def sequences(self, table: ExampleTable, keys: Sequence[_OneList]) -> Sequences:
+        groups = [key.group for key in keys]
+        prompts = [
+            self.prompt(table.tokens(group.query), [table.tokens(int(row)) for row in group.candidates], group.id)
+            for group in groups
+        ]
+        return self._with_answers(prompts, groups) if self.answers else join(prompts)
 
     def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
         """The labels of groups; where answers are trained, `lengths` says how many tokens each passage's place has."""
@@ -137,30 +156,6 @@ class ListwiseInputs:
         last = torch.arange(labels.mask.shape[1])[None] == counts[:, None] - 1
         closing = 1 + len(own.tail) + len(self.layout.end)
         return replace(labels, lengths=torch.where(last, closing, lengths))
-
-    def collate(
-        self,
-        table: ExampleTable,
-        groups: Sequence[Group],
-        with_positives: bool = False,
-        reference: np.ndarray | None = None,
-    ) -> Batch:
-        """A batch with one sequence per group; candidates [B, G] name it. reference: [slots] stored scores."""
-        assert not with_positives, "a list is read on its own: no other query's positives are among its candidates"
-        prompts = [
-            self.prompt(table.tokens(group.query), [table.tokens(int(row)) for row in group.candidates], group.id)
-            for group in groups
-        ]
-        labels = self.labels(table, groups)
-        rows = torch.arange(len(groups))[:, None].expand(labels.mask.shape).masked_fill(~labels.mask, 0)
-        return Batch(
-            sequences=self._with_answers(prompts, groups) if self.answers else join(prompts),
-            queries=None,
-            candidates=rows,
-            labels=labels,
-            ids=tuple(group.id for group in groups),
-            reference=None if reference is None else stored_reference(groups, labels.mask.shape[1], reference),
-        )
 
     def _with_answers(self, prompts: Sequence[np.ndarray], groups: Sequence[Group]) -> Sequences:
         answers = [self.answer(group.relevance) for group in groups]

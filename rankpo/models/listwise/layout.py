@@ -9,8 +9,8 @@ from rankpo.data.readers.fields import BadRecord
 from rankpo.data.text.conversations import ChatFormat
 from rankpo.data.text.identifiers import Identifiers, choose
 from rankpo.data.text.prompt_templates import Parts, Place, PromptTemplate, joined
+from rankpo.data.text.tokens import fixed_ids
 from rankpo.models.listwise.settings import ListwiseSettings
-from rankpo.models.reranker.layout import fixed_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -13,19 +11,17 @@ import xxhash
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rankpo.models.base import RankingModel
-from rankpo.models.causal_lm.model import CausalLanguageModel, scored_counts, scored_labels, sum_by_sequence
+from rankpo.models.causal_lm.language_model import LanguageModel, scored_counts, scored_labels, sum_by_sequence
+from rankpo.models.engine.positions import usable_positions
 from rankpo.models.engine.token_logps import TokenRequest, token_values
 from rankpo.models.listwise.inputs import ListwiseInputs
-from rankpo.models.listwise.settings import DECODE
+from rankpo.models.listwise.settings import DECODE, ListwiseSettings
 from rankpo.types import Batch, Sequences
 
 if TYPE_CHECKING:
-    from rankpo.data.loaders.ranking import Group
     from rankpo.data.readers.requests import Request
     from rankpo.data.table import ExampleTable
     from rankpo.models.listwise.reranking import RankedList
-    from rankpo.types import Labels
 
 
 class ListwiseOutput(NamedTuple):
@@ -36,7 +32,7 @@ class ListwiseOutput(NamedTuple):
     answer_logps: Tensor | None
 
 
-class ListwiseModel(CausalLanguageModel):
+class ListwiseModel(LanguageModel):
     """`forward(sequences)` gives a `ListwiseOutput`: one row per prompt, any loss on [B, G] trains it.
 
     inputs: reads the lists; its settings are saved with the weights. neftune_alpha: α of the uniform noise on input
@@ -44,7 +40,9 @@ class ListwiseModel(CausalLanguageModel):
     of a sequence is drawn, beside its tokens, so that it does not depend on how an update is cut.
     """
 
-    kind = "listwise"
+    kind: ClassVar[str] = "listwise"
+    inputs: ListwiseInputs
+    settings: ListwiseSettings
     decode_modes = DECODE
     wave_tokens = 32768  # of the windows that are run together
 
@@ -57,23 +55,16 @@ class ListwiseModel(CausalLanguageModel):
         chunk_tokens: int | None = None,
         neftune_alpha: float = 0.0,
     ) -> None:
-        # the engine is that of causal language models; what they read (prompt and completion) is not ours
-        RankingModel.__init__(self, backbone, layout=layout, chunk_tokens=chunk_tokens)
-        self.share_prompts = False  # each prompt has one answer
-        self.value_head = None
-        self.tokenizer = inputs.tokenizer
-        self.inputs: Any = inputs
-        self.settings: Any = inputs.settings
+        super().__init__(backbone, inputs, layout=layout, chunk_tokens=chunk_tokens)
         self.neftune_alpha = neftune_alpha
         self.noise_key: tuple[int, ...] = ()
         self._noised: list[Tensor] = []
         if neftune_alpha:
             backbone.get_input_embeddings().register_forward_hook(self._add_noise)
         self._check_positions()
-        self._prove_head()
 
     def _check_positions(self) -> None:
-        limit = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
+        limit = usable_positions(self.base, self.position_offset)
         settings = self.settings
         if limit is not None and settings.max_length + settings.reasoning_tokens > limit:
             reasoning = f" with model.reasoning_tokens={settings.reasoning_tokens}" if settings.reasoning_tokens else ""
@@ -82,7 +73,7 @@ class ListwiseModel(CausalLanguageModel):
                 f"lower it to {limit - settings.reasoning_tokens} or less"
             )
 
-    def forward(self, sequences: Sequences) -> ListwiseOutput:  # type: ignore[override]
+    def forward(self, sequences: Sequences) -> ListwiseOutput:
         if sequences.labels is None:
             return ListwiseOutput(self.identifier_logits(self.last_hidden(sequences)), None)
         hidden = self.scored_hidden(sequences)  # [P, D]
@@ -117,9 +108,6 @@ class ListwiseModel(CausalLanguageModel):
         width = batch.labels.mask.shape[1]
         return output.logits[:, :width].masked_fill(~batch.labels.mask, 0.0)
 
-    def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
-        return self.inputs.labels(table, groups)
-
     # NEFTune
 
     def _run_packed(self, pieces: list[Tensor], lengths: Tensor, **further: list[Tensor]) -> Tensor:
@@ -150,16 +138,6 @@ class ListwiseModel(CausalLanguageModel):
         return ((2 * uniform - 1) * magnitude).to(embedded.dtype)
 
     # inference
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Evaluation mode inside, what was there before behind it."""
-        training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(training)
 
     def write(self, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]:
         """Greedy continuations of at most `budget` tokens, without the end token."""
@@ -194,9 +172,3 @@ class ListwiseModel(CausalLanguageModel):
         from rankpo.models.listwise.reranking import slot_scores
 
         return slot_scores(self, table)
-
-    def export(self, folder: Path, description: Mapping[str, Any]) -> float:
-        """Writes the folder whole and loads it again; returns the largest difference of a logit."""
-        from rankpo.models.listwise.saving import export_listwise
-
-        return export_listwise(folder, self, description)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from rankpo.data.text.prompt_templates import PromptTemplate
+from rankpo.models.settings import Settings
 
 DECODE = ("first_token", "generate", "constrained")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListwiseSettings:
-    """template: the prompt, as `PromptTemplate.to_json` gives it. window: passages of one prompt; stride: by how many
-    the window moves up. passes: over the whole list. top_k: candidates that are reranked, the others stay below.
+class ListwiseKeys(Settings):
+    """The keys that the yaml and a saved folder have in common.
+
+    window: passages of one prompt; stride: by how many the window moves up. passes: over the whole list. top_k:
+    candidates that are reranked, the others stay below.
 
     max_length: tokens of a prompt with its answer. max_passage_tokens: of one passage; if all do not fit, the longest
     are cut further, evenly, down to min_passage_tokens, and then the query to max_query_tokens.
@@ -24,7 +27,6 @@ class ListwiseSettings:
     reasoning_tokens: that `generate` may spend before its answer.
     """
 
-    template: Mapping[str, Any] = field(default_factory=dict)
     window: int = 20
     stride: int = 10
     passes: int = 1
@@ -62,20 +64,20 @@ class ListwiseSettings:
             raise ValueError(f"decode must be one of {', '.join(DECODE)}, got {self.decode!r}")
         if self.reasoning_tokens < 0 or (self.reasoning_tokens and self.decode != "generate"):
             raise ValueError(f"reasoning_tokens must be 0, or > 0 with decode=generate, got {self.reasoning_tokens}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListwiseSettings(ListwiseKeys):
+    """The settings of a listwise reranker. template: the prompt, as `PromptTemplate.to_json` gives it."""
+
+    yaml_keys: ClassVar[Mapping[str, str]] = {"template": "prompt"}
+
+    template: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self.prompt
 
     @property
     def prompt(self) -> PromptTemplate:
         return PromptTemplate.from_mapping(self.template)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ListwiseSettings:
-        """Settings from `to_json`'s form; keys of later versions are refused by name."""
-        known = {item.name for item in fields(cls)}
-        strange = sorted(set(values) - known)
-        if strange:
-            raise ValueError(f"unknown listwise settings {', '.join(strange)}; known: {', '.join(sorted(known))}")
-        return cls(**values)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankpo.models.engine.decoding import until
 from rankpo.models.engine.vllm import open_engine
-from rankpo.models.listwise.decoding import until
 
 if TYPE_CHECKING:
     from rankpo.data.readers.requests import Request
-    from rankpo.models.listwise.config import ListwiseModelConfig
+    from rankpo.models.listwise.config import ListwiseKind
     from rankpo.models.listwise.inputs import ListwiseInputs
     from rankpo.models.listwise.reranking import RankedList
 
@@ -30,9 +30,7 @@ class VllmListwiseModel:
     decode_modes = ("generate",)
     wave_tokens = 1 << 40  # all windows at once: vLLM cuts its batches itself
 
-    def __init__(
-        self, config: ListwiseModelConfig, inputs: ListwiseInputs, seed: int, arguments: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, config: ListwiseKind, inputs: ListwiseInputs, seed: int, arguments: Mapping[str, Any]) -> None:
         self.inputs = inputs
         self.settings = inputs.settings
         self.tokenizer: Any = inputs.tokenizer

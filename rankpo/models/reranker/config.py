@@ -1,122 +1,85 @@
-"""The keys of `model=…` for rerankers, checked without loading anything, and the model they describe."""
+"""The kind `reranker`: a model that reads query and candidate together, as the keys of its yaml describe it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rankpo.models.kind import Say, WeightsConfig, prefer
+from rankpo.models.kind import ModelKind, Say
 from rankpo.models.reranker.settings import RerankerSettings
+from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.reranker.inputs import RerankerInputs
     from rankpo.models.reranker.model import RerankerModel
-
-SETTINGS_FILE = "reranker.json"
+    from rankpo.models.reranker.saving import RerankerFolder
 
 
 @dataclass(frozen=True, kw_only=True)
-class RerankerModelConfig(WeightsConfig):
-    """A model that reads query and candidate together: how it reads, what it answers.
+class RerankerKind(RerankerSettings, ModelKind):
+    """A reranker: one score per pair of query and candidate.
 
-    Settings that a folder carries (reranker.json) win over the yaml, and the command line over both.
-    export_one_label: FINAL of a causal language model holds one linear head instead of the two answers.
+    export_one_label: FINAL of a causal language model holds one linear head instead of the two answers. Settings that
+    a folder states (rankpo.json) win over the yaml, and the command line over both.
     """
 
-    kind = "reranker"
-    gives = frozenset({"pairs"})
-    logps = "sigmoid"  # each candidate is relevant or not by itself
+    kind: ClassVar[str] = "reranker"
+    gives: ClassVar[frozenset[str]] = frozenset({"pairs"})
+    logps: ClassVar[str] = "sigmoid"  # each candidate is relevant or not by itself
+    settings_class: ClassVar[type[Settings]] = RerankerSettings
 
-    head: str = "encoder"
-    readout: str = "difference"
-    query_format: str = "{}"
-    document_format: str = "{}"
-    instruction: str = ""
-    separator: str | None = None
-    suffix: str = ""
-    add_eos: bool = False
-    chat_template: bool = False
-    max_length: int = 512
-    query_max_length: int | None = None
-    min_document_tokens: int = 16
-    yes_word: str = "yes"
-    no_word: str = "no"
-    activation: str = "identity"
-    long_document: str = "truncate"
     export_one_label: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        ModelKind.__post_init__(self)
         if self.export_one_label and self.head != "causal_lm":
             raise ValueError(
                 f"export_one_label=true turns two answers into one head: it needs head=causal_lm, got {self.head}"
             )
-        _ = self.settings
 
-    @property
-    def settings(self) -> RerankerSettings:
-        return RerankerSettings(**{item.name: getattr(self, item.name) for item in fields(RerankerSettings)})
-
-    def open_inputs(self, say: Say, explicit: Collection[str] = ()) -> RerankerInputs:
-        """Tokenizer and settings, without any weight: data is read and checked with them first.
-
-        explicit: keys given on the command line, which win over those saved in a `load_from` folder.
-        """
-        from rankpo.models import loading
+    def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings, say: Say) -> RerankerInputs:
         from rankpo.models.reranker.inputs import RerankerInputs
 
-        if self._is_random:
-            return RerankerInputs(loading.byte_tokenizer(), self.settings)
-        source = self.source()
-        settings = self.settings
-        saved = read_settings(Path(source.path)) if self.load_from else None
-        if saved is not None:
-            settings = prefer(saved, settings, explicit, say, source.name)
-        tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
         ensure_pad(tokenizer, say)
         return RerankerInputs(tokenizer, settings)
 
-    def build(self, inputs: RerankerInputs, say: Say, gradient_checkpointing: bool = False) -> RerankerModel:
-        """The model on the CPU in float32. Raises LoadingError where weights cannot be found, read or used."""
-        from rankpo.models.loading import LoadingError
-        from rankpo.models.reranker.model import RerankerModel
-
-        backbone, new = self._load(inputs.settings.head)
-        align_pad(inputs.tokenizer, backbone, say)
-        try:
-            model = RerankerModel(
-                backbone,
-                inputs,
-                layout=self.layout,
-                chunk_tokens=self.chunk_tokens,
-                one_label=self.export_one_label,
-            )
-        except ValueError as error:
-            raise LoadingError(f"{self.origin}: {error}") from error
-        if new:
-            say(f"new, drawn with the run's seed: {', '.join(sorted(new))}")
-        if gradient_checkpointing:
-            backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if self.use_peft:
-            task = "CAUSAL_LM" if inputs.settings.head == "causal_lm" else "SEQ_CLS"
-            model.backbone = self._adapted(backbone, task, modules_to_save=list(model.head.modules) or None)
-        if self.compile:
-            inner: Any = model.base.base_model
-            inner.compile(dynamic=True)
-        say(self.summary(model))
-        return model
-
-    def _load(self, head: str) -> tuple[PreTrainedModel, list[str]]:
-        """The model with its head, and the names of the weights that no checkpoint brought."""
+    def load(self, inputs: RerankerInputs, say: Say) -> PreTrainedModel:
         from transformers import AutoModelForCausalLM
 
-        family: Any = AutoModelForCausalLM if head == "causal_lm" else OneLabelFamily()
-        return self._backbone(family), getattr(family, "missing", [])
+        if inputs.settings.head == "causal_lm":
+            backbone = self.backbone(AutoModelForCausalLM)
+        else:
+            family = OneLabelFamily()
+            backbone = self.backbone(family)
+            if family.missing:
+                say(f"new, drawn with the run's seed: {', '.join(sorted(family.missing))}")
+        align_pad(inputs.tokenizer, backbone, say)
+        return backbone
+
+    def wrap(self, backbone: PreTrainedModel, inputs: RerankerInputs) -> RerankerModel:
+        from rankpo.models.reranker.model import RerankerModel
+
+        return RerankerModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
+
+    def adapt(self, model: RerankerModel) -> Any:
+        task = "CAUSAL_LM" if model.settings.head == "causal_lm" else "SEQ_CLS"
+        return self.adapted(model.base, task, modules_to_save=list(model.head.modules) or None)
+
+    def folder_format(self) -> RerankerFolder:
+        from rankpo.models.reranker.saving import RerankerFolder
+
+        return RerankerFolder(one_label=self.export_one_label)
+
+    def saved_settings(self, folder: Path) -> RerankerSettings | None:
+        """From rankpo.json, or from reranker.json of older versions."""
+        from rankpo.models.saved import OLD_RERANKER_RECORD, read_json, settings_of_kind
+
+        if old := read_json(folder / OLD_RERANKER_RECORD):
+            return RerankerSettings.from_json(old["settings"], str(folder / OLD_RERANKER_RECORD))
+        return settings_of_kind(folder, self.kind, RerankerSettings)
 
 
 class OneLabelFamily:
@@ -125,7 +88,8 @@ class OneLabelFamily:
     missing: after loading, the names of weights that the checkpoint does not hold.
     """
 
-    missing: list[str]
+    def __init__(self) -> None:
+        self.missing: list[str] = []
 
     def from_pretrained(self, path: str, **arguments: Any) -> PreTrainedModel:
         from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -173,9 +137,3 @@ def align_pad(tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel, say
     if config.pad_token_id != tokenizer.pad_token_id:
         say(f"config.pad_token_id is {config.pad_token_id}, the tokenizer's {tokenizer.pad_token_id} is used")
         config.pad_token_id = backbone.config.pad_token_id = tokenizer.pad_token_id
-
-
-def read_settings(folder: Path) -> RerankerSettings | None:
-    """What a saved reranker's folder says, or None where it is another's."""
-    path = folder / SETTINGS_FILE
-    return RerankerSettings.from_json(json.loads(path.read_text())["settings"]) if path.exists() else None

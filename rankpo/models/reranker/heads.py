@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from rankpo.models.embedding.model import pool
+from rankpo.models.engine.pooling import pool
 
 
 class ScoreHead(ABC):

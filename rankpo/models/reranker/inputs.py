@@ -11,12 +11,14 @@ import numpy as np
 import torch
 import xxhash
 
-from rankpo.data.batch import join, labels_of, stored_reference
+from rankpo.data.batch import join
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable, Pieces
-from rankpo.models.reranker.layout import PairLayout, make_layout, plain_ids
+from rankpo.data.text.tokens import plain_ids
+from rankpo.models.inputs import GroupKeys, Inputs, tokenizer_state
+from rankpo.models.reranker.layout import PairLayout, make_layout
 from rankpo.models.reranker.settings import SMALLEST_QUERY, RerankerSettings
-from rankpo.types import Batch, Sequences
+from rankpo.types import Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +47,7 @@ class Truncation:
         )
 
 
-class RerankerInputs:
+class RerankerInputs(Inputs):
     """How a reranker reads a pair: before · query · between · document · after, at most `max_length` tokens.
 
     Raises ValueError if the fixed tokens leave no room for a short query and the shortest document.
@@ -72,7 +74,7 @@ class RerankerInputs:
         return plain_ids(self.tokenizer, texts)
 
     def pieces(self) -> Pieces:
-        state = self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else repr(self.tokenizer)
+        state = tokenizer_state(self.tokenizer)
         prefixes = [self.layout.query_prefix, self.layout.document_prefix]
         return Pieces(
             tokenize=self.tokenize,
@@ -105,10 +107,16 @@ class RerankerInputs:
         before, of_query, between, of_document, after = layout.types
         return ids, np.array([*before, *[of_query] * first, *between, *[of_document] * second, *after], dtype=np.int64)
 
-    def rows(self, table: ExampleTable, queries: Sequence[int], documents: Sequence[int]) -> Sequences:
-        """Token sequences of pairs of rows, in their order."""
-        pairs = zip(queries, documents, strict=True)
-        return _joined([self.assemble(table.tokens(query), table.tokens(document)) for query, document in pairs])
+    def keys(self, group: Group) -> GroupKeys:
+        """A key is (row of the query, row of the candidate)."""
+        return GroupKeys([(group.query, row) for row in group.candidates.tolist()])
+
+    def sizes(self, table: ExampleTable, keys: Sequence[tuple[int, int]]) -> np.ndarray:
+        rows = np.array(keys, dtype=np.int64).reshape(-1, 2)
+        return self.lengths(table.lengths[rows[:, 0]], table.lengths[rows[:, 1]])
+
+    def sequences(self, table: ExampleTable, keys: Sequence[tuple[int, int]]) -> Sequences:
+        return _joined([self.assemble(table.tokens(query), table.tokens(document)) for query, document in keys])
 
     def slices(self, query: np.ndarray, document: np.ndarray) -> list[np.ndarray]:
         """The document's piece, or where it would be cut, slices of it that cover it: each behind the document's head.
@@ -135,7 +143,7 @@ class RerankerInputs:
         owners = torch.tensor([number for _, _, number in pieces], dtype=torch.int64)
         return _joined([self.assemble(query, part) for query, part, _ in pieces]), owners
 
-    def sequences(self, pairs: Sequence[tuple[str, str]]) -> Sequences:
+    def sequences_of(self, pairs: Sequence[tuple[str, str]]) -> Sequences:
         """Token sequences of pairs of texts, in their order, cut at the maximum length."""
         return _joined([self.assemble(query, document) for query, document in self._pieces(pairs)])
 
@@ -148,43 +156,8 @@ class RerankerInputs:
         for query, document in pairs:
             yield ids[self.layout.query_prefix + query.strip()], ids[self.layout.document_prefix + document.strip()]
 
-    def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
-        """Tokens that each group brings, [len(groups)] int64; equal pairs of a group count once."""
-        return np.array(
-            [
-                int(self.lengths(table.lengths[group.query], table.lengths[np.unique(group.candidates)]).sum())
-                for group in groups
-            ],
-            dtype=np.int64,
-        )
-
-    def collate(
-        self,
-        table: ExampleTable,
-        groups: Sequence[Group],
-        with_positives: bool = False,
-        reference: np.ndarray | None = None,
-    ) -> Batch:
-        """A batch in which every distinct pair stands once. reference: [slots] stored scores.
-
-        Raises ValueError for with_positives: a pair says nothing about other queries.
-        """
-        if with_positives:
-            raise ValueError("a model that reads pairs has no rows of texts to compare; use a loss on scores")
-        index: dict[tuple[int, int], int] = {}
-        width = max((len(group.candidates) for group in groups), default=1)
-        candidates = np.zeros((len(groups), width), dtype=np.int64)
-        for b, group in enumerate(groups):
-            for g, row in enumerate(group.candidates.tolist()):
-                candidates[b, g] = index.setdefault((group.query, row), len(index))
-        return Batch(
-            sequences=self.rows(table, [query for query, _ in index], [row for _, row in index]),
-            queries=None,
-            candidates=torch.from_numpy(candidates),
-            labels=labels_of(groups, width),
-            ids=tuple(group.id for group in groups),
-            reference=None if reference is None else stored_reference(groups, width, reference),
-        )
+    def report(self, table: ExampleTable) -> str:
+        return self.truncation(table).summary()
 
     def truncation(self, table: ExampleTable) -> Truncation:
         """What the maximum length costs over all pairs of a table."""

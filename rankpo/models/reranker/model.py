@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,10 +12,12 @@ from transformers import PreTrainedModel
 
 from rankpo.data.batch import select
 from rankpo.data.loaders.planner import deal
+from rankpo.data.text.tokens import answer_ids
 from rankpo.models.base import RankingModel
+from rankpo.models.engine.positions import check_positions
 from rankpo.models.reranker.heads import ScoreHead, find_head
 from rankpo.models.reranker.inputs import RerankerInputs
-from rankpo.models.reranker.layout import answer_ids
+from rankpo.models.reranker.settings import RerankerSettings
 from rankpo.runs import processes
 from rankpo.types import Batch, Sequences
 
@@ -33,11 +34,12 @@ Pair = tuple[str, str]
 class RerankerModel(RankingModel):
     """`forward(sequences)` gives [N] float32 logits, one for each pair of query and candidate.
 
-    backbone: with its head (sequence classification with one label, or a causal language model). one_label: `export`
-    turns the two answers of a causal language model into one linear head.
+    backbone: with its head (sequence classification with one label, or a causal language model).
     """
 
-    kind = "reranker"
+    kind: ClassVar[str] = "reranker"
+    inputs: RerankerInputs
+    settings: RerankerSettings
 
     def __init__(
         self,
@@ -46,23 +48,14 @@ class RerankerModel(RankingModel):
         *,
         layout: str = "auto",
         chunk_tokens: int | None = None,
-        one_label: bool = False,
     ) -> None:
         settings = inputs.settings
         answers = answers_of(inputs) if settings.head == "causal_lm" else ()
         head = find_head(backbone, settings.head, answers)
-        super().__init__(backbone, layout=layout, chunk_tokens=chunk_tokens)
+        super().__init__(backbone, inputs, layout=layout, chunk_tokens=chunk_tokens)
         self.head: ScoreHead = head
         self.answers = answers
-        self.inputs = inputs
-        self.settings = settings
-        self.tokenizer = inputs.tokenizer
-        self.one_label = one_label
         check_positions(settings.max_length, backbone, self.position_offset)
-
-    def _backbone(self, **arguments: Any) -> Tensor:
-        base: Any = self.base.base_model
-        return base(**arguments).last_hidden_state
 
     def forward(self, sequences: Sequences) -> Tensor:
         rows, scores = [], []
@@ -79,16 +72,13 @@ class RerankerModel(RankingModel):
         """[B, G] scores of the candidates of each query. scores: [N]."""
         return scores[batch.candidates]
 
-    def truncation(self, table: ExampleTable) -> str:
-        return self.inputs.truncation(table).summary()
-
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
         queries = np.repeat(np.asarray(table.query), np.diff(table.offsets))
         pairs, place = np.unique(np.stack([queries, np.asarray(table.candidates)], 1), axis=0, return_inverse=True)
         lengths = self.inputs.lengths(table.lengths[pairs[:, 0]], table.lengths[pairs[:, 1]])
 
         def score(rows: np.ndarray) -> Tensor:
-            return self.score_sequences(self.inputs.rows(table, pairs[rows, 0], pairs[rows, 1]))
+            return self.score_sequences(self.inputs.sequences(table, pairs[rows].tolist()))
 
         return self.score_many(lengths, score)[place.reshape(-1)]
 
@@ -107,7 +97,7 @@ class RerankerModel(RankingModel):
         own = deal(sizes, processes.world_size())[processes.rank()]
         own = own[np.argsort(-sizes[own], kind="stable")]
         scores = torch.zeros(len(own))
-        with processes.in_step(self, lambda: self.inputs.sequences([("a", "a")])):
+        with processes.in_step(self, lambda: self.inputs.sequences_of([("a", "a")])):
             for start in range(0, len(own), PAIRS_PER_BLOCK):
                 block = own[start : start + PAIRS_PER_BLOCK]
                 scores[start : start + len(block)] = score(block)
@@ -120,7 +110,7 @@ class RerankerModel(RankingModel):
     def score_texts(self, pairs: Sequence[Pair], batch_tokens: int = BATCH_TOKENS) -> Tensor:
         """[len(pairs)] float32 logits; of a long document in slices, the best slice's."""
         if self.settings.long_document == "truncate":
-            return self.score_sequences(self.inputs.sequences(pairs), batch_tokens)
+            return self.score_sequences(self.inputs.sequences_of(pairs), batch_tokens)
         sequences, owners = self.inputs.sliced(pairs)
         scores = self.score_sequences(sequences, batch_tokens)
         return torch.full((len(pairs),), -torch.inf).scatter_reduce(0, owners, scores, "amax")
@@ -128,17 +118,13 @@ class RerankerModel(RankingModel):
     @torch.no_grad()  # not inference mode: weights that FSDP2 gathers in it could not be trained afterwards
     def score_sequences(self, sequences: Sequences, batch_tokens: int = BATCH_TOKENS) -> Tensor:
         """[N] float32 on the CPU, in evaluation mode, longest first, about `batch_tokens` tokens at a time."""
-        training = self.training
-        self.eval()
-        try:
-            scores = torch.zeros(len(sequences))
-            order = torch.argsort(sequences.lengths, descending=True, stable=True)
-            cuts = (torch.cumsum(sequences.lengths[order], 0) - 1) // batch_tokens
+        scores = torch.zeros(len(sequences))
+        order = torch.argsort(sequences.lengths, descending=True, stable=True)
+        cuts = (torch.cumsum(sequences.lengths[order], 0) - 1) // batch_tokens
+        with self.evaluating():
             for rows in order.split(torch.unique_consecutive(cuts, return_counts=True)[1].tolist()):
                 scores[rows] = self._within_memory(sequences, rows)
-            return scores
-        finally:
-            self.train(training)
+        return scores
 
     def _within_memory(self, sequences: Sequences, rows: Tensor) -> Tensor:
         """Scores of these rows; where the device has not the memory for all of them, in halves."""
@@ -185,29 +171,12 @@ class RerankerModel(RankingModel):
         order = sorted(range(len(documents)), key=lambda index: -scores[index])  # stable
         return [(index, scores[index], documents[index]) for index in order[:top_k]]
 
-    def export(self, folder: Path, description: Mapping[str, Any]) -> float:
-        """Writes the folder whole and loads it again; returns the largest difference of a score."""
-        from rankpo.models.reranker.saving import export_reranker, verify_export
-
-        export_reranker(folder, self, description)
-        return verify_export(folder, self)
-
 
 def answers_of(inputs: RerankerInputs) -> tuple[int, ...]:
     """Token ids of the answers that are read, proved to be one token each at the end of this model's prompt."""
     settings = inputs.settings
     words = [settings.yes_word, *([settings.no_word] if settings.readout == "difference" else [])]
     return answer_ids(inputs.tokenizer, words, inputs.layout.tail)
-
-
-def check_positions(max_length: int, backbone: PreTrainedModel, offset: int) -> None:
-    """Raises ValueError for a length above the model's usable positions (XLM-R: 514 rows give 512)."""
-    limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and max_length > int(limit) - offset:
-        raise ValueError(
-            f"model.max_length={max_length}, but the model has {int(limit) - offset} positions; "
-            f"lower it to {int(limit) - offset} or less"
-        )
 
 
 def _pair(value: Any, index: int) -> Pair:

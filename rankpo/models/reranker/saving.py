@@ -8,27 +8,43 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from rankpo.data.text.special_tokens import SpecialTokens
-from rankpo.models.embedding.saving import SETTINGS_FILE, ExportError, merged, write_json
-from rankpo.models.model_card import metrics_table, training_list
-from rankpo.models.older_transformers import for_older_readers
-from rankpo.models.reranker.config import SETTINGS_FILE as RERANKER_FILE
-from rankpo.storage.folders import written_whole
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from rankpo.models.reranker.inputs import RerankerInputs
-    from rankpo.models.reranker.model import RerankerModel
+from rankpo.models.model_card import card_of, origin
+from rankpo.models.reranker.inputs import RerankerInputs
+from rankpo.models.reranker.model import RerankerModel
+from rankpo.models.reranker.settings import RerankerSettings
+from rankpo.models.saving import ExportError, FolderFormat, merged, write_json
 
 IDENTITY = "torch.nn.modules.linear.Identity"
 SIGMOID = "torch.nn.modules.activation.Sigmoid"
+USE = """## Use
+
+```python
+import rankpo
+model = rankpo.load("FOLDER")
+model.compute_score([("a query", "a document")])
+model.rank("a query", ["a document", "another"])
+
+from sentence_transformers import CrossEncoder
+CrossEncoder("FOLDER").predict([(PAIR)])
+
+from transformers import AutoTokenizer
+AutoTokenizer.from_pretrained("FOLDER")(PAIR)  # the ids of a pair, as trained on
+```"""
 PROBES = (
     ("what do moles eat?", "Moles eat earthworms, which they keep alive in larders below the ground."),
     ("a", "b"),
@@ -36,51 +52,98 @@ PROBES = (
 )
 
 
-def export_reranker(folder: Path, model: RerankerModel, description: Mapping[str, Any]) -> None:
-    """Writes FINAL whole: merged weights, tokenizer, settings, card; adapters beside in adapter/.
+class RerankerFolder(FolderFormat[RerankerModel]):
+    """The folder format of kind reranker.
 
-    description: loss, data, metrics and versions for rankpo.json and the card.
+    one_label: the two answers of a causal language model become one linear head.
     """
-    settings = model.settings
-    weights = merged(model)
-    asked = weights.config._attn_implementation
-    causal = settings.head == "causal_lm"
-    if model.one_label:
-        weights, settings, causal = to_one_label(weights, model.answers), _replaced(model), False
-    tokenizer = pair_tokenizer(model.inputs)
-    activation = SIGMOID if settings.activation == "sigmoid" else IDENTITY
-    try:
-        weights.config._attn_implementation = "sdpa"
-        if not causal:
+
+    kind = "reranker"
+    output = "scores"
+    hint = (
+        "; if the last token of a pair is the pad token, transformers cannot find it: set another model.suffix, or "
+        "model.add_eos"
+    )
+
+    def __init__(self, one_label: bool = False) -> None:
+        self.one_label = one_label
+
+    def weights(self, model: RerankerModel) -> PreTrainedModel:
+        weights = merged(model)
+        if self.one_label:
+            weights = to_one_label(weights, model.answers)
+        if not self._reads_answers(model):
+            activation = _activation(model.settings)
             weights.config.sentence_transformers = {"version": "5.1.0", "activation_fn": activation}
-        with written_whole(folder) as temporary:
-            weights.save_pretrained(temporary, safe_serialization=True)
-            tokenizer.save_pretrained(temporary)
-            for_older_readers(temporary)
-            if causal:
-                _write_logit_score(temporary, model.answers, activation)
-            layout = model.inputs.layout
-            own = {
-                "settings": settings.to_json(),
-                "layout": {"before": layout.before, "between": layout.between, "after": layout.after},
-                "answers": model.answers,
-                "format": 1,
-            }
-            write_json(temporary / RERANKER_FILE, own)
-            write_json(temporary / SETTINGS_FILE, {"kind": "reranker", "format": 1, **description})
-            (temporary / "README.md").write_text(card(model, description))
-            if model.has_adapters:
-                adapters: Any = model.backbone
-                adapters.save_pretrained(temporary / "adapter", safe_serialization=True)
-                tokenizer.save_pretrained(temporary / "adapter")
-    finally:
-        weights.config._attn_implementation = asked
+        return weights
+
+    def tokenizer(self, model: RerankerModel) -> PreTrainedTokenizerBase:
+        return pair_tokenizer(model.inputs)
+
+    def settings(self, model: RerankerModel) -> Mapping[str, Any]:
+        settings = replace(model.settings, head="decoder") if self.one_label else model.settings
+        return settings.to_json()
+
+    def record(self, model: RerankerModel) -> Mapping[str, Any]:
+        layout = model.inputs.layout
+        parts = {"before": layout.before, "between": layout.between, "after": layout.after}
+        return {"layout": parts, "answers": model.answers}
+
+    def beside(self, folder: Path, model: RerankerModel) -> None:
+        if self._reads_answers(model):
+            _write_logit_score(folder, model.answers, _activation(model.settings))
+
+    def _reads_answers(self, model: RerankerModel) -> bool:
+        """Whether the folder holds a causal language model."""
+        return model.settings.head == "causal_lm" and not self.one_label
+
+    @torch.inference_mode()
+    def difference(self, folder: Path, model: RerankerModel) -> float:
+        """Loaded by plain transformers, pairs alone and padded together."""
+        causal = self._reads_answers(model)
+        family: Any = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
+        loaded = family.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval().to(model.device)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        prefixes = model.inputs.layout.query_prefix, model.inputs.layout.document_prefix
+        pairs = [(prefixes[0] + query, prefixes[1] + document) for query, document in PROBES]
+        ours = model.score_sequences(model.inputs.sequences_of(PROBES))
+
+        def scores(batch: list[tuple[str, str]]) -> Tensor:
+            queries, documents = map(list, zip(*batch, strict=True))
+            encoded = tokenizer(queries, documents, padding=True, truncation=True, return_tensors="pt").to(model.device)
+            logits = loaded(**encoded).logits.float()
+            if not causal:
+                return logits[:, 0].cpu()
+            ends = encoded["attention_mask"].sum(1) - 1
+            answers = logits[torch.arange(len(ends)), ends][:, list(model.answers)]
+            return (answers[:, 0] - answers[:, 1] if len(model.answers) == 2 else answers[:, 0]).cpu()
+
+        theirs = torch.stack([scores(pairs), torch.cat([scores([pair]) for pair in pairs])])
+        return float((theirs - ours).abs().max())
+
+    def card(self, model: RerankerModel, description: Mapping[str, Any]) -> str:
+        settings, layout = model.settings, model.inputs.layout
+        kinds = {
+            "encoder": "An encoder",
+            "decoder": "A decoder with a linear score",
+            "causal_lm": "A language model's yes",
+        }
+        pair = "query, document"
+        if layout.query_prefix or layout.document_prefix:
+            pair = f"{layout.query_prefix!r} + query, {layout.document_prefix!r} + document"
+        about = (
+            f"{kinds[settings.head]} that reads query and document together, {origin(description)}. Pairs up to "
+            f"{settings.max_length} tokens; scores are "
+            f"{'probabilities' if settings.activation == 'sigmoid' else 'logits'}."
+        )
+        tags = ["rankpo", "sentence-transformers", "cross-encoder"]
+        return card_of(
+            description, "sentence-transformers", "text-ranking", tags, [about, "", USE.replace("PAIR", pair)]
+        )
 
 
-def _replaced(model: RerankerModel) -> Any:
-    from dataclasses import replace
-
-    return replace(model.settings, head="decoder")
+def _activation(settings: RerankerSettings) -> str:
+    return SIGMOID if settings.activation == "sigmoid" else IDENTITY
 
 
 def to_one_label(model: PreTrainedModel, answers: tuple[int, ...]) -> PreTrainedModel:
@@ -88,8 +151,6 @@ def to_one_label(model: PreTrainedModel, answers: tuple[int, ...]) -> PreTrained
 
     Raises ExportError for output layers with a bias or a soft cap, which one linear head cannot stand for.
     """
-    from transformers import AutoModelForSequenceClassification
-
     output: Any = model.get_output_embeddings()
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     if getattr(output, "bias", None) is not None or cap is not None:
@@ -174,85 +235,3 @@ def _write_logit_score(folder: Path, answers: tuple[int, ...], activation: str) 
         folder / "1_LogitScore" / "config.json",
         {"true_token_id": answers[0], "false_token_id": no_id, "module_input_name": "causal_logits"},
     )
-
-
-@torch.inference_mode()
-def verify_export(folder: Path, model: RerankerModel, tolerance: float = 1e-4) -> float:
-    """Largest difference between our scores and the folder's, loaded by plain transformers, alone and padded.
-
-    Raises ExportError if it exceeds `tolerance`.
-    """
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-
-    causal = model.settings.head == "causal_lm" and not model.one_label
-    family: Any = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
-    loaded = family.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval().to(model.device)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    prefixes = model.inputs.layout.query_prefix, model.inputs.layout.document_prefix
-    pairs = [(prefixes[0] + query, prefixes[1] + document) for query, document in PROBES]
-    ours = model.score_sequences(model.inputs.sequences(PROBES))
-
-    def scores(batch: list[tuple[str, str]]) -> Tensor:
-        queries, documents = map(list, zip(*batch, strict=True))
-        encoded = tokenizer(queries, documents, padding=True, truncation=True, return_tensors="pt").to(model.device)
-        logits = loaded(**encoded).logits.float()
-        if not causal:
-            return logits[:, 0].cpu()
-        ends = encoded["attention_mask"].sum(1) - 1
-        answers = logits[torch.arange(len(ends)), ends][:, list(model.answers)]
-        return (answers[:, 0] - answers[:, 1] if len(model.answers) == 2 else answers[:, 0]).cpu()
-
-    theirs = torch.stack([scores(pairs), torch.cat([scores([pair]) for pair in pairs])])
-    difference = float((theirs - ours).abs().max())
-    if not difference <= tolerance:
-        raise ExportError(
-            f"{folder}: loaded again, scores differ by {difference:.2e}, more than {tolerance:.0e}; if the last token "
-            "of a pair is the pad token, transformers cannot find it: set another model.suffix, or model.add_eos"
-        )
-    return difference
-
-
-def card(model: RerankerModel, description: Mapping[str, Any]) -> str:
-    """The README.md of a reranker: what it is, how three libraries score a pair with it, what it was trained on."""
-    settings, layout = model.settings, model.inputs.layout
-    base = str(description.get("base_model") or "random weights")
-    kinds = {"encoder": "An encoder", "decoder": "A decoder with a linear score", "causal_lm": "A language model's yes"}
-    pair = "query, document"
-    if layout.query_prefix or layout.document_prefix:
-        pair = f"{layout.query_prefix!r} + query, {layout.document_prefix!r} + document"
-    lines = [
-        "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: text-ranking",
-        *([] if base == "random weights" else [f"base_model: {base}"]),
-        "tags: [rankpo, sentence-transformers, cross-encoder]",
-        "---",
-        f"# {description.get('exp_name', 'rankpo model')}",
-        "",
-        f"{kinds[settings.head]} that reads query and document together, trained with rankpo "
-        f"(loss {description.get('loss', '')}) from {base}. Pairs up to {settings.max_length} tokens; scores are "
-        f"{'probabilities' if settings.activation == 'sigmoid' else 'logits'}.",
-        "",
-        "## Use",
-        "",
-        "```python",
-        "import rankpo",
-        'model = rankpo.load("FOLDER")',
-        'model.compute_score([("a query", "a document")])',
-        'model.rank("a query", ["a document", "another"])',
-        "",
-        "from sentence_transformers import CrossEncoder",
-        f'CrossEncoder("FOLDER").predict([({pair})])',
-        "",
-        "from transformers import AutoTokenizer",
-        f'AutoTokenizer.from_pretrained("FOLDER")({pair})  # the ids of a pair, as trained on',
-        "```",
-        "",
-        *training_list(description),
-        *metrics_table(description),
-        "## Limits",
-        "",
-        "Labels that come from an AI judge carry its biases; see the data above. The model card was written by a program.",
-        "",
-    ]
-    return "\n".join(lines)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+
+from rankpo.models.settings import Settings
 
 HEADS = ("encoder", "decoder", "causal_lm")
 SMALLEST_QUERY = 8  # tokens that a query keeps beside the shortest document, whatever the lengths
@@ -20,7 +20,7 @@ class Format:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RerankerSettings:
+class RerankerSettings(Settings):
     """The keys of a reranker's yaml that its folder keeps.
 
     head: "encoder" (a classification head with one label), "decoder" (a linear score on the last token) or
@@ -93,18 +93,6 @@ class RerankerSettings:
     @property
     def document(self) -> Format:
         return _parsed("document_format", self.document_format, "document", self.instruction)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> RerankerSettings:
-        """Settings from `to_json`'s form; keys of later versions are refused by name."""
-        known = {item.name for item in fields(cls)}
-        strange = sorted(set(values) - known)
-        if strange:
-            raise ValueError(f"unknown reranker settings {', '.join(strange)}; known: {', '.join(sorted(known))}")
-        return cls(**values)
 
 
 def _parsed(key: str, template: str, role: str, instruction: str) -> Format:

@@ -1,42 +1,41 @@
-"""A saved reward model, loaded again: FINAL of loss=bradley-terry on a causal language model."""
+"""The kind `reward_model`: a decoder with one scalar for a whole completion."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rankpo.models.causal_lm.config import CausalModelConfig
+from rankpo.models.causal_lm.config import CausalKind
+from rankpo.models.causal_lm.settings import CausalSettings
+from rankpo.models.kind import ModelKind, Say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from rankpo.models.causal_lm.inputs import CompletionInputs
-    from rankpo.models.causal_lm.value_head import RewardModel
+    from rankpo.models.reward_model.model import RewardModel
+    from rankpo.models.saving import FolderFormat
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardModelConfig(CausalModelConfig):
-    """load_from: a folder that `export_reward` wrote."""
+class RewardKind(CausalKind):
+    """A reward model. It starts from a causal language model, with a new head, or from a saved reward model."""
 
-    kind = "reward_model"
-    gives = frozenset({"rewards"})
+    kind: ClassVar[str] = "reward_model"
+    gives: ClassVar[frozenset[str]] = frozenset({"rewards"})
+    logps: ClassVar[str] = "candidates"  # rewards are logits of a choice among candidates
 
-    def build(
-        self, inputs: CompletionInputs, say: Callable[[str], None], gradient_checkpointing: bool = False
-    ) -> RewardModel:
-        """The model on the CPU in float32. Raises LoadingError where weights cannot be found or read."""
-        import torch
+    def saved_settings(self, folder: Path) -> CausalSettings | None:
+        from rankpo.models.saved import saved_kind, settings_of_kind
 
-        from rankpo.models.causal_lm.value_head import RewardModel
+        kind = "causal_lm" if saved_kind(folder) == "causal_lm" else self.kind
+        return settings_of_kind(folder, kind, CausalSettings)
 
-        model = RewardModel(super().build(inputs, say, gradient_checkpointing))  # type: ignore[arg-type]
-        with torch.no_grad():
-            model.reward_head.linear.weight.copy_(self._classifier().score.weight)
-        return model
-
-    def _decoder(self) -> PreTrainedModel:
-        """The saved decoder under an output head of no use: rewards are read from its hidden states."""
+    def load(self, inputs: CompletionInputs, say: Say) -> PreTrainedModel:
+        """The decoder of a saved reward model stands under an output head of no use: rewards need hidden states."""
+        if not self._has_reward_head:
+            return super().load(inputs, say)
         from transformers import AutoModelForCausalLM
 
         classifier = self._classifier()
@@ -46,7 +45,34 @@ class RewardModelConfig(CausalModelConfig):
         model.base_model.load_state_dict(classifier.base_model.state_dict())
         return model
 
+    def wrap(self, backbone: PreTrainedModel, inputs: CompletionInputs) -> RewardModel:
+        import torch
+
+        from rankpo.models.engine.positions import check_positions
+        from rankpo.models.reward_model.model import RewardModel
+
+        model = RewardModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
+        check_positions(inputs.settings.max_length, backbone, model.position_offset)
+        if self._has_reward_head:
+            with torch.no_grad():
+                model.reward_head.linear.weight.copy_(self._classifier().score.weight)
+        return model
+
+    def finish(self, model: Any, needs: frozenset[str], say: Say) -> None:
+        ModelKind.finish(self, model, needs, say)
+
+    def folder_format(self) -> FolderFormat[Any]:
+        from rankpo.models.reward_model.saving import RewardFolder
+
+        return RewardFolder()
+
+    @property
+    def _has_reward_head(self) -> bool:
+        from rankpo.models.saved import has_classification_head
+
+        return not self.is_random and has_classification_head(Path(self.source().path))
+
     def _classifier(self) -> Any:
         from transformers import AutoModelForSequenceClassification
 
-        return self._backbone(AutoModelForSequenceClassification)
+        return self.backbone(AutoModelForSequenceClassification)

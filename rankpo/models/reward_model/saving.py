@@ -3,96 +3,71 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rankpo.models.embedding.saving import SETTINGS_FILE, ExportError, merged
-from rankpo.models.older_transformers import for_older_readers
-from rankpo.storage.folders import written_whole
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from rankpo.models.causal_lm.final import final_settings, final_tokenizer
+from rankpo.models.causal_lm.saving import PROBE
+from rankpo.models.model_card import card_of, origin
+from rankpo.models.reward_model.model import RewardModel
+from rankpo.models.saving import FolderFormat, merged
+from rankpo.types import Sequences
 
-    from rankpo.models.causal_lm.value_head import RewardModel
-
-
-def export_reward(folder: Path, model: RewardModel, description: Mapping[str, Any]) -> float:
-    """Writes FINAL whole, loads it again and returns the largest difference of a reward.
-
-    Raises ExportError if that exceeds 1e-4. description: loss, data, metrics and versions for rankpo.json and the card.
-    """
-    classifier = _classifier(model)
-    with written_whole(folder) as temporary:
-        classifier.save_pretrained(temporary, safe_serialization=True)
-        tokenizer = copy.deepcopy(model.tokenizer)
-        tokenizer.chat_template = model.inputs.chat.template  # the format that it was trained with, whosesoever it was
-        tokenizer.save_pretrained(temporary)
-        for_older_readers(temporary)
-        record = {"kind": model.kind, "format": 1, "settings": model.settings.to_json(), **description}
-        (temporary / SETTINGS_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-        (temporary / "README.md").write_text(_card(description))
-    return _verify(folder, model)
+USE = """```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForSequenceClassification.from_pretrained("FOLDER")
+turns = [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]
+inputs = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)
+reward = model(**inputs).logits[0, 0]
+```"""
 
 
-def _classifier(model: RewardModel) -> PreTrainedModel:
-    """The same decoder under transformers' own head. The pad token is left out where a text may end with it."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
+class RewardFolder(FolderFormat[RewardModel]):
+    """The folder format of kind reward_model."""
 
-    backbone = merged(model)
-    config = copy.deepcopy(backbone.config)
-    config.num_labels = 1
-    config._attn_implementation = "sdpa" if model.packed else config._attn_implementation
-    pad, eos = model.tokenizer.pad_token_id, model.tokenizer.eos_token_id
-    config.pad_token_id = None if pad == eos else pad
-    classifier = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    classifier.base_model.load_state_dict(backbone.base_model.state_dict())
-    with torch.no_grad():
-        classifier.score.weight.copy_(model.reward_head.linear.weight)
-    return classifier
+    kind = "reward_model"
+    output = "rewards"
 
+    def weights(self, model: RewardModel) -> PreTrainedModel:
+        """The same decoder under transformers' own head. The pad token is left out where a text may end with it."""
+        backbone = merged(model)
+        config = copy.deepcopy(backbone.config)
+        config.num_labels = 1
+        config._attn_implementation = "sdpa" if model.packed else config._attn_implementation
+        pad, eos = model.tokenizer.pad_token_id, model.tokenizer.eos_token_id
+        config.pad_token_id = None if pad == eos else pad
+        classifier = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        classifier.base_model.load_state_dict(backbone.base_model.state_dict())
+        with torch.no_grad():
+            classifier.score.weight.copy_(model.reward_head.linear.weight)
+        return classifier
 
-def _verify(folder: Path, model: RewardModel, tolerance: float = 1e-4) -> float:
-    import torch
-    from transformers import AutoModelForSequenceClassification
+    def tokenizer(self, model: RewardModel) -> PreTrainedTokenizerBase:
+        return final_tokenizer(model.inputs, self.kind)
 
-    from rankpo.types import Sequences
+    def settings(self, model: RewardModel) -> Mapping[str, Any]:
+        return final_settings(model.inputs, self.tokenizer(model))
 
-    loaded = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True
-    ).eval()
-    ids = torch.tensor(model.tokenizer("a few words to compare", add_special_tokens=False)["input_ids"])
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        ours = model(Sequences(ids, torch.tensor([len(ids)]))).cpu()
-        difference = float((ours - loaded(input_ids=ids[None]).logits[0]).abs().max())
-    model.train(training)
-    if not difference <= tolerance:
-        raise ExportError(f"{folder}: loaded again, a reward differs by {difference:.1e}, more than {tolerance:.0e}")
-    return difference
+    @torch.no_grad()
+    def difference(self, folder: Path, model: RewardModel) -> float:
+        """Of a few tokens, against the folder's own logit."""
+        loaded = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True
+        ).eval()
+        loaded.to(model.device)
+        ids = torch.tensor(model.tokenizer(PROBE, add_special_tokens=False)["input_ids"])
+        with model.evaluating():
+            ours = model(Sequences(ids, torch.tensor([len(ids)])))
+        return float((ours - loaded(input_ids=ids[None].to(model.device)).logits[0]).abs().max())
 
-
-def _card(description: Mapping[str, Any]) -> str:
-    """Markdown with the head that model hubs read."""
-    from rankpo.models.model_card import metrics_table, training_list
-
-    base = str(description.get("base_model") or "random weights")
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-classification",
-        *([] if base == "random weights" else [f"base_model: {base}"]),
-        "tags: [rankpo]",
-        "---",
-        f"# {description.get('exp_name', 'rankpo reward model')}",
-        "",
-        f"A reward model trained with rankpo (loss {description.get('loss', '')}) from {base}. Its one logit, at the",
-        "last token of a conversation, is the reward; only differences of rewards to one prompt mean something.",
-        "",
-        *training_list(description),
-        *metrics_table(description),
-    ]
-    return "\n".join(lines)
+    def card(self, model: RewardModel, description: Mapping[str, Any]) -> str:
+        about = (
+            f"A reward model {origin(description)}. Its one logit, at the last token of a conversation, "
+            "is the reward; only differences of rewards to one prompt mean something."
+        )
+        return card_of(description, "transformers", "text-classification", ["rankpo"], [about, "", USE])

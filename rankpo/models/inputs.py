@@ -1,0 +1,208 @@
+"""Inputs: how the texts of a table become a model's token sequences, and how sequences become a batch."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+import xxhash
+
+from rankpo.data.batch import join, labels_of, stored_reference
+from rankpo.data.loaders.ranking import Group
+from rankpo.data.table import ExampleTable, Pieces
+from rankpo.data.text.special_tokens import SpecialTokens
+from rankpo.types import Batch, Labels, Sequences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class GroupKeys(NamedTuple):
+    """The sequences of one group, each named by a hashable key; equal keys are one sequence.
+
+    candidates: one key per candidate. query: the key of the query's own sequence, None for models that read the query
+    together with its candidates.
+    """
+
+    candidates: Sequence[Hashable]
+    query: Hashable | None = None
+
+
+class Inputs(ABC):
+    """How the models of one kind read a table.
+
+    A kind writes `pieces`, `keys`, `sizes` and `sequences`; `costs` and `collate` are the same for all kinds.
+    tokenizer: the tokenizer of the model. settings: the settings of the kind, with which the texts are read.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    settings: Any
+
+    @abstractmethod
+    def pieces(self) -> Pieces:
+        """How texts become rows of the table."""
+
+    @abstractmethod
+    def keys(self, group: Group) -> GroupKeys:
+        """The sequences that a group needs."""
+
+    @abstractmethod
+    def sizes(self, table: ExampleTable, keys: Sequence[Any]) -> np.ndarray:
+        """[len(keys)] int64: tokens of each sequence."""
+
+    @abstractmethod
+    def sequences(self, table: ExampleTable, keys: Sequence[Any]) -> Sequences:
+        """The sequences of the keys, in their order."""
+
+    def positives(self, table: ExampleTable, group: Group) -> Sequence[Hashable]:
+        """Keys of the texts that the whole table knows to be relevant to the group's query.
+
+        Raises ValueError for models that do not read a text on its own.
+        """
+        raise ValueError(
+            f"{type(self).__name__} reads a query together with its candidates: candidates of other queries cannot be "
+            "negatives; use a loss that compares the candidates of one query, such as loss=softmax"
+        )
+
+    def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
+        """The labels of groups; kinds that score tokens add how many."""
+        return labels_of(groups)
+
+    def shared(self, table: ExampleTable, keys: Sequence[Any]) -> int:
+        """Tokens that the sequences of one group have in common and that the model computes once."""
+        return 0
+
+    def report(self, table: ExampleTable) -> str | None:
+        """One line about what the maximum lengths cut off from the table, or None."""
+        return None
+
+    def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
+        """[len(groups)] int64: tokens of each group; equal candidates of a group count once."""
+        return np.array([self._cost(table, self.keys(group)) for group in groups], dtype=np.int64)
+
+    def _cost(self, table: ExampleTable, keys: GroupKeys) -> int:
+        distinct = list(dict.fromkeys(keys.candidates))
+        own = [] if keys.query is None else [keys.query]
+        return int(self.sizes(table, [*own, *distinct]).sum()) - self.shared(table, distinct)
+
+    def collate(
+        self,
+        table: ExampleTable,
+        groups: Sequence[Group],
+        with_positives: bool = False,
+        reference: np.ndarray | None = None,
+    ) -> Batch:
+        """A batch in which every distinct sequence stands once: first those of queries, then those of candidates.
+
+        with_positives: also lists which sequences are known to be relevant to which query. reference: [slots] stored
+        scores of the reference model.
+        """
+        of_groups = [self.keys(group) for group in groups]
+        index: dict[Hashable, int] = {}
+        own = [keys.query for keys in of_groups if keys.query is not None]
+        queries = [index.setdefault(key, len(index)) for key in own]
+        labels = self.labels(table, groups)
+        candidates = np.zeros(labels.mask.shape, dtype=np.int64)
+        for b, keys in enumerate(of_groups):
+            candidates[b, : len(keys.candidates)] = [index.setdefault(key, len(index)) for key in keys.candidates]
+        return Batch(
+            sequences=self.sequences(table, list(index)),
+            queries=torch.tensor(queries, dtype=torch.int64) if own or not groups else None,
+            candidates=torch.from_numpy(candidates),
+            labels=labels,
+            ids=tuple(group.id for group in groups),
+            positives=self._positives(table, groups, index) if with_positives else None,
+            reference=None if reference is None else stored_reference(groups, candidates.shape[1], reference),
+        )
+
+    def _positives(self, table: ExampleTable, groups: Sequence[Group], index: dict[Hashable, int]) -> torch.Tensor:
+        """[P, 2] pairs (query, sequence) of this batch."""
+        pairs = [
+            (b, index[key]) for b, group in enumerate(groups) for key in self.positives(table, group) if key in index
+        ]
+        return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+
+
+class TextInputs(Inputs):
+    """Inputs of models that read each text on its own: prompt in front, special tokens around, cut at the role's length.
+
+    The prompt is tokenised together with the text, as sentence-transformers and the servers do, so that a text has
+    the same tokens in training, in evaluation and once deployed. A key is (row of the table, role); the role is ""
+    where both roles read a row alike. Roles are "query" and "candidate".
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: Any) -> None:
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.special = SpecialTokens.learn(tokenizer)
+
+    @property
+    def roles_alike(self) -> bool:
+        """Whether a row of the table gives the same tokens as query and as candidate."""
+        return bool(self.settings.query_max_length == self.settings.passage_max_length)
+
+    def prompt(self, role: str) -> str:
+        """The text in front of every text of the role."""
+        return str(self.settings.query_prompt if role == "query" else self.settings.passage_prompt)
+
+    def max_length(self, role: str) -> int:
+        """Tokens of the longest sequence of the role, special tokens included."""
+        return int(self.settings.query_max_length if role == "query" else self.settings.passage_max_length)
+
+    def pieces(self) -> Pieces:
+        prompts = [self.prompt("query"), self.prompt("candidate")]
+        state = tokenizer_state(self.tokenizer)
+        return Pieces(
+            tokenize=self.tokenize,
+            query_prefix=prompts[0],
+            candidate_prefix=prompts[1],
+            fingerprint=xxhash.xxh3_128_hexdigest(json.dumps([state, prompts]).encode()),
+        )
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded = self.tokenizer(
+            list(texts), add_special_tokens=False, truncation=False, return_attention_mask=False, verbose=False
+        )
+        return encoded["input_ids"]
+
+    def kept(self, lengths: np.ndarray, role: str) -> np.ndarray:
+        """Tokens of sequences whose texts have `lengths` tokens, special tokens included, after the cut."""
+        return np.minimum(lengths + len(self.special), self.max_length(role))
+
+    def assemble(self, tokens: np.ndarray, role: str) -> np.ndarray:
+        """[T] ids of one sequence. tokens: [n] ids of a text with its prompt."""
+        room = self.max_length(role) - len(self.special)
+        return np.concatenate([self.special.head, tokens[:room], self.special.tail]).astype(np.int64)
+
+    def key(self, row: int, role: str) -> tuple[int, str]:
+        return int(row), "" if self.roles_alike else role
+
+    def keys(self, group: Group) -> GroupKeys:
+        candidates = [self.key(row, "candidate") for row in group.candidates]
+        return GroupKeys(candidates, self.key(group.query, "query"))
+
+    def sizes(self, table: ExampleTable, keys: Sequence[tuple[int, str]]) -> np.ndarray:
+        rows = np.array([row for row, _ in keys], dtype=np.int64)
+        asked = np.array([role == "query" for _, role in keys], dtype=bool)
+        lengths = table.lengths[rows]
+        return np.where(asked, self.kept(lengths, "query"), self.kept(lengths, "candidate")).astype(np.int64)
+
+    def sequences(self, table: ExampleTable, keys: Sequence[tuple[int, str]]) -> Sequences:
+        return join([self.assemble(table.tokens(row), role or "candidate") for row, role in keys])
+
+    def positives(self, table: ExampleTable, group: Group) -> Sequence[tuple[int, str]]:
+        return [self.key(row, "candidate") for row in table.known_positives(group.query)]
+
+    def sequences_of(self, texts: Sequence[str], role: str) -> Sequences:
+        """Token sequences of plain texts, in their order, without looking for duplicates."""
+        encoded = self.tokenize([self.prompt(role) + text for text in texts])
+        return join([self.assemble(np.asarray(ids, dtype=np.int64), role) for ids in encoded])
+
+
+def tokenizer_state(tokenizer: Any) -> str:
+    """A text that changes whenever the tokenizer would give other ids."""
+    return str(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else repr(tokenizer)

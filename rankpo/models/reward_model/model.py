@@ -1,0 +1,55 @@
+"""Reward models: a decoder with a scalar head on the last token of prompt and completion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rankpo.models.causal_lm.completions import CompletionModel
+from rankpo.models.causal_lm.inputs import CompletionInputs
+from rankpo.models.causal_lm.value_head import ScalarHead, head_size
+from rankpo.models.engine.pooling import pool
+from rankpo.types import Prompt, Sequences
+
+
+class RewardModel(CompletionModel):
+    """`forward(sequences)` gives [N] float32 rewards, for Bradley-Terry.
+
+    The head has no bias, which no preference could teach, so that FINAL loads with AutoModelForSequenceClassification.
+    backbone: a causal language model; its output head stays as it is.
+    """
+
+    kind: ClassVar[str] = "reward_model"
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        inputs: CompletionInputs,
+        *,
+        layout: str = "auto",
+        chunk_tokens: int | None = None,
+    ) -> None:
+        # the reward stands on the last token, which shared prompts leave out
+        super().__init__(backbone, inputs.sharing_prompts(False), layout=layout, chunk_tokens=chunk_tokens)
+        self.reward_head = ScalarHead(head_size(self.base), bias=False)
+        output = self.base.get_output_embeddings()
+        if output.weight is not self.base.get_input_embeddings().weight:
+            output.requires_grad_(False)  # no reward depends on it
+
+    def forward(self, sequences: Sequences) -> Tensor:
+        rows, last = [], []
+        for chunk, hidden, lengths in self.hidden_states(sequences):
+            rows.append(chunk)
+            last.append(pool(hidden, lengths, "last"))
+        if not rows:
+            return torch.zeros(0, device=self.device)
+        return self.reward_head(torch.cat(last)[torch.argsort(torch.cat(rows)).to(self.device)])  # [N]
+
+    def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> np.ndarray:
+        """[n] float32 rewards of completions, each behind its prompt: text, or (role, content) turns."""
+        return self.score_completions(prompts, completions)

@@ -1,0 +1,139 @@
+"""Saving: one way for all kinds to write a model as a folder that other libraries load with the same outputs.
+
+The folder takes its name only after it was loaded again and its outputs were found equal.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from rankpo.models.base import RankingModel, plain_attention
+from rankpo.models.model_card import public_name
+from rankpo.models.older_transformers import for_older_readers
+from rankpo.models.saved import RECORD
+from rankpo.storage.folders import written_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Model = TypeVar("Model", bound=RankingModel)
+
+
+class ExportError(RuntimeError):
+    """A folder that would not give the same outputs elsewhere."""
+
+
+class FolderFormat(ABC, Generic[Model]):
+    """What the folder of one kind holds besides weights and tokenizer, and how it is compared with the model.
+
+    kind: as in rankpo.json. output: what is compared, in messages. tolerance: the largest difference that is allowed.
+    """
+
+    kind: str
+    output: str
+    tolerance: float = 1e-4
+
+    def weights(self, model: Model) -> PreTrainedModel:
+        """The transformers model that is saved; adapters are merged into a copy."""
+        return merged(model)
+
+    def tokenizer(self, model: Model) -> PreTrainedTokenizerBase:
+        """The tokenizer that is saved."""
+        return model.tokenizer
+
+    def settings(self, model: Model) -> Mapping[str, Any]:
+        """The settings of rankpo.json."""
+        return dict(model.settings.to_json())
+
+    def record(self, model: Model) -> Mapping[str, Any]:
+        """Further entries of rankpo.json."""
+        return {}
+
+    def beside(self, folder: Path, model: Model) -> None:
+        """Writes further files."""
+
+    def beside_adapters(self, folder: Path, model: Model) -> None:
+        """Writes further files into adapter/."""
+
+    @abstractmethod
+    def card(self, model: Model, description: Mapping[str, Any]) -> str:
+        """The README.md, in Markdown with the head that model hubs read."""
+
+    @abstractmethod
+    def difference(self, folder: Path, model: Model) -> float:
+        """The largest difference between an output of the model and of the folder as other libraries load it."""
+
+    def allowed(self, model: Model) -> float:
+        """The largest difference that is allowed for this model."""
+        return self.tolerance
+
+    hint: str = ""  # what to try where a folder differs
+
+
+def save(folder: Path, model: Model, layout: FolderFormat[Model], description: Mapping[str, Any]) -> float:
+    """Writes merged weights, tokenizer, rankpo.json and README.md, and new adapters in adapter/; then loads the folder
+    again and compares.
+
+    description: loss, data, metrics and versions for rankpo.json and the card; paths of this machine in it are cut
+    to their last part. What the folder held before stays until the new one was found equal. Returns the largest
+    difference. Raises ExportError for a larger difference than the kind allows.
+    """
+    description = without_paths({**description, "base_model": public_name(description.get("base_model"))})
+    with written_whole(folder) as temporary:
+        weights = layout.weights(model)
+        tokenizer = layout.tokenizer(model)
+        with plain_attention(weights, model.packed):
+            weights.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        for_older_readers(temporary)
+        layout.beside(temporary, model)
+        own = {"kind": layout.kind, "format": 1, "settings": layout.settings(model), **layout.record(model)}
+        write_json(temporary / RECORD, {**own, **description})
+        (temporary / "README.md").write_text(layout.card(model, description), encoding="utf-8")
+        if model.has_adapters:
+            _save_adapters(temporary / "adapter", model, layout, tokenizer)
+        difference, allowed = layout.difference(temporary, model), layout.allowed(model)
+        if not difference <= allowed:
+            raise ExportError(
+                f"{folder}: loaded again, {layout.output} differ by {difference:.2e}, more than {allowed:.0e}{layout.hint}"
+            )
+        return difference
+
+
+def _save_adapters(folder: Path, model: Model, layout: FolderFormat[Model], tokenizer: PreTrainedTokenizerBase) -> None:
+    adapters: Any = model.backbone
+    adapters.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's own card: empty headings, and the base's local path
+    tokenizer.save_pretrained(folder)
+    layout.beside_adapters(folder, model)
+
+
+def merged(model: RankingModel) -> PreTrainedModel:
+    """The bare backbone; with adapters, a copy into which they are merged: the training model stays as it is."""
+    if not model.has_adapters:
+        return model.base
+    adapters: Any = copy.deepcopy(model.backbone)
+    return adapters.merge_and_unload()
+
+
+def without_paths(value: Any) -> Any:
+    """The value with every absolute path, or path of an existing folder, cut to its last part."""
+    if isinstance(value, Mapping):
+        return {without_paths(name): without_paths(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    is_path = isinstance(value, str) and (value.startswith(("/", "./", "../", "~/")) or _is_folder(value))
+    return Path(value).name if is_path else value
+
+
+def _is_folder(value: str) -> bool:
+    return "/" in value and len(value) < 1024 and "\n" not in value and Path(value).exists()
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

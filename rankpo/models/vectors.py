@@ -1,0 +1,142 @@
+"""Models that give vectors: what they offer to in-batch losses, retrieval and evaluation.
+
+A text has one vector or several. `Vectors` holds those of many texts one after another; `counts` says how many rows
+belong to each text, so that a bi-encoder (one row a text) and late interaction (one row a token) are trained, encoded
+and gathered over ranks by the same code.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankpo.data.batch import select
+from rankpo.data.loaders.planner import deal
+from rankpo.models.base import RankingModel
+from rankpo.models.inputs import TextInputs
+from rankpo.runs import processes
+from rankpo.types import Batch, Sequences, Vectors
+
+if TYPE_CHECKING:
+    from rankpo.data.table import ExampleTable
+
+ROWS_PER_BLOCK = 32768  # sequences assembled at once: bounds memory for corpora of any size
+SLOTS_PER_BLOCK = 65536
+ENCODE_TOKENS = 16384  # tokens between two calls of on_progress
+
+OnProgress = Callable[[int], None]
+
+
+class GivesVectors(RankingModel):
+    """A `RankingModel` whose kind gives vectors: embedding, late_interaction, sparse.
+
+    A kind writes `dim`, `forward`, `similarity` and `paired`; `counts` too where a text has more than one vector.
+    """
+
+    inputs: TextInputs
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """D, the dimensions of a vector."""
+
+    @abstractmethod
+    def forward(self, sequences: Sequences) -> Tensor:
+        """[R, D] float32: the rows of all sequences, one sequence after another."""
+
+    def counts(self, sequences: Sequences) -> Tensor:
+        """[N] int64 on the CPU: rows that `forward` gives for each sequence; known before it runs."""
+        return torch.ones(len(sequences), dtype=torch.int64)
+
+    @abstractmethod
+    def similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        """[q, c] scores of every query with every candidate, in float32, with gradient: inner product, MaxSim, …"""
+
+    @abstractmethod
+    def paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        """[n] float32 scores of query i with candidate i, with gradient."""
+
+    def score(self, output: Tensor, batch: Batch) -> Tensor:
+        """[B, G] float32 scores of each query's own candidates."""
+        assert batch.queries is not None
+        vectors = Vectors(output, self.counts(batch.sequences))
+        width = batch.candidates.shape[1]
+        left = vectors.select(batch.queries.repeat_interleave(width))
+        return self.paired(left, vectors.select(batch.candidates.flatten())).reshape(batch.candidates.shape)
+
+    def slot_scores(self, table: ExampleTable) -> np.ndarray:
+        return slot_similarities(self, table)
+
+    @torch.no_grad()  # not inference mode: weights that FSDP2 gathers in it could not be trained afterwards
+    def encode_sequences(self, sequences: Sequences, on_progress: OnProgress | None = None) -> Tensor:
+        """[R, D] rows on the CPU, computed in length-sorted chunks in evaluation mode.
+
+        on_progress: called with the number of sequences done since its last call.
+        """
+        counts = self.counts(sequences)
+        output = Vectors(torch.empty(int(counts.sum()), self.dim), counts)
+        order = torch.argsort(sequences.lengths, descending=True, stable=True)
+        with self.evaluating():
+            for rows in _by_tokens(order, sequences.lengths, ENCODE_TOKENS):
+                output.rows[output.places(rows)] = self(select(sequences, rows.numpy())).float().cpu()
+                if on_progress is not None:
+                    on_progress(len(rows))
+        return output.rows
+
+
+def encode_table(model: GivesVectors, table: ExampleTable, rows: np.ndarray, role: str) -> Vectors:
+    """The vectors of rows of a table, on the CPU of every rank; each row is encoded by one rank only.
+
+    role: "query" or "candidate".
+    """
+    inputs = model.inputs
+    keys = [inputs.key(row, role) for row in rows.tolist()]
+    own = deal(inputs.sizes(table, keys), processes.world_size())[processes.rank()]
+    blocks: list[Vectors] = []
+    shortest = [keys[int(table.lengths[rows].argmin())]] if keys else []
+    with processes.in_step(model, lambda: inputs.sequences(table, shortest)):
+        for start in range(0, len(own), ROWS_PER_BLOCK):
+            sequences = inputs.sequences(table, [keys[index] for index in own[start : start + ROWS_PER_BLOCK]])
+            blocks.append(Vectors(model.encode_sequences(sequences), model.counts(sequences)))
+    vectors = blocks[0] if len(blocks) == 1 else _joined(blocks, model.dim)
+    if processes.world_size() == 1:
+        return vectors
+    return placed(Vectors(vectors.rows.to(model.device), vectors.counts), torch.from_numpy(own), len(rows)).cpu()
+
+
+def placed(local: Vectors, own: Tensor, count: int) -> Vectors:
+    """The vectors of all `count` sequences on every rank, without gradient. local: of this rank's sequences `own`."""
+    counts = processes.place_rows(local.counts.to(local.rows.device), own, count).cpu()
+    rows = Vectors(local.rows, counts).places(own)
+    return Vectors(processes.place_rows(local.rows, rows, int(counts.sum())), counts)
+
+
+def slot_similarities(model: GivesVectors, table: ExampleTable) -> np.ndarray:
+    """[slots] float32: the score of every candidate of the table for its query; every distinct text is encoded once."""
+    query_rows, candidate_rows = np.unique(table.query), np.unique(table.candidates)
+    queries = encode_table(model, table, query_rows, "query")
+    candidates = encode_table(model, table, candidate_rows, "candidate")
+    query_of_slot = np.repeat(np.asarray(table.query), np.diff(table.offsets))
+    scores = np.empty(len(table.candidates), dtype=np.float32)
+    for start in range(0, len(scores), SLOTS_PER_BLOCK):
+        block = slice(start, start + SLOTS_PER_BLOCK)
+        left = torch.from_numpy(np.searchsorted(query_rows, query_of_slot[block]))
+        right = torch.from_numpy(np.searchsorted(candidate_rows, np.asarray(table.candidates[block])))
+        scores[block] = model.paired(queries.select(left), candidates.select(right)).numpy()
+    return scores
+
+
+def _joined(blocks: list[Vectors], dim: int) -> Vectors:
+    if not blocks:
+        return Vectors(torch.zeros(0, dim), torch.zeros(0, dtype=torch.int64))
+    return Vectors(torch.cat([block.rows for block in blocks]), torch.cat([block.counts for block in blocks]))
+
+
+def _by_tokens(order: Tensor, lengths: Tensor, budget: int) -> list[Tensor]:
+    cuts = (torch.cumsum(lengths[order], 0) - 1) // budget
+    return list(order.split(torch.unique_consecutive(cuts, return_counts=True)[1].tolist())) if len(order) else []
