@@ -11,7 +11,7 @@ import json
 import shutil
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
@@ -25,7 +25,7 @@ from rankpo.storage import locks
 from rankpo.storage.folders import damage, written_whole
 from rankpo.types import Example
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 CHECKED_BYTES = 1 << 30  # a larger file is looked at for its size alone: reading it would hold up every start
 TEXTS_PER_CALL = 2048  # enough to keep the tokenizer's threads busy, little enough to hold in memory
 
@@ -55,7 +55,8 @@ class Pieces:
 
     fingerprint: changes whenever `tokenize` or a prefix would give other tokens. render: an example's query and
     candidates as `tokenize` wants them, in place of prefix + text; raises BadRecord for an example that has no such
-    form. notes: what `tokenize` counted, kept with the table.
+    form. notes: what `tokenize` counted, kept with the table. own_prompts: whether a record's own prompt takes the place
+    of the query's prefix; else it stands behind it, as a part of the query.
     """
 
     tokenize: Tokenize
@@ -64,13 +65,19 @@ class Pieces:
     fingerprint: str
     render: Callable[[Example], tuple[str, Sequence[str]]] | None = None
     notes: Callable[[], Mapping[str, int]] | None = None
+    own_prompts: bool = False
 
     def texts(self, example: Example) -> tuple[str, Sequence[str]]:
         """The texts under which an example's query and candidates stand in the store."""
+        prompt = example.query_prompt
         if self.render is not None:
-            return self.render(example)
-        query = self.query_prefix + plain_text(example.query)
-        return query, [self.candidate_prefix + text for text in example.candidates]
+            own = prompt is not None and isinstance(example.query, str)
+            return self.render(replace(example, query=f"{prompt}{example.query}") if own else example)
+        before = self.query_prefix
+        if prompt is not None:
+            before = prompt if self.own_prompts else before + prompt
+        after = before if example.symmetric else self.candidate_prefix
+        return before + plain_text(example.query), [after + text for text in example.candidates]
 
 
 class ExampleTable:
@@ -79,7 +86,8 @@ class ExampleTable:
     query: [E] row. offsets: [E + 1]; example e has the slots offsets[e]:offsets[e+1] of
     candidates (row), relevance, grades (labels for losses on labels; the relevance itself where the data has no
     others), stated (1 relevant, 0 not, -1 the data does not say) and teacher (NaN where none). confidence: [E], NaN
-    where none. dataset: [E] number. lengths: [rows] tokens of each row.
+    where none. dataset: [E] number. own_negatives: [E] bool, other queries' candidates are no negatives of this one.
+    max_negatives: [E], of its own at most so many; -1 for all. lengths: [rows] tokens of each row.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -96,6 +104,8 @@ class ExampleTable:
         self.teacher = self._open("teacher")
         self.confidence = self._open("confidence")
         self.dataset = self._open("dataset")
+        self.own_negatives = self._open("own_negatives")
+        self.max_negatives = self._open("max_negatives")
         self.example_keys = self._open("example_keys")
         self._id_offsets = self._open("id_offsets")
         self._ids = self._open("ids")
@@ -244,6 +254,7 @@ class _Builder:
         self.query, self.counts, self.candidates = array("q"), array("q"), array("q")
         self.relevance, self.grades, self.teacher, self.confidence = (array("f") for _ in range(4))
         self.stated, self.dataset = array("b"), array("h")
+        self.own_negatives, self.max_negatives = array("b"), array("h")
         self.ids: list[bytes] = []
 
     def add(self, number: int, dataset: Dataset) -> None:
@@ -264,6 +275,8 @@ class _Builder:
             self.teacher.extend(example.teacher or [float("nan")] * len(example.candidates))
             self.confidence.append(float("nan") if example.confidence is None else example.confidence)
             self.dataset.append(number)
+            self.own_negatives.append(example.own_negatives)
+            self.max_negatives.append(-1 if example.max_negatives is None else example.max_negatives)
             self.ids.append(example.id.encode())
 
     def _row(self, text: str) -> int:
@@ -302,6 +315,8 @@ class _Builder:
             "teacher": teacher,
             "confidence": np.array(self.confidence, dtype=np.float32),
             "dataset": np.array(self.dataset, dtype=np.int16),
+            "own_negatives": np.array(self.own_negatives, dtype=bool),
+            "max_negatives": np.array(self.max_negatives, dtype=np.int16),
             "example_keys": np.array([xxhash.xxh3_64_intdigest(name) for name in self.ids], dtype=np.uint64),
             "id_offsets": _offsets(np.array([len(name) for name in self.ids], dtype=np.int64)),
             "ids": np.frombuffer(b"".join(self.ids), dtype=np.uint8),

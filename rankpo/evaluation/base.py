@@ -22,7 +22,7 @@ from rankpo.runs import processes
 from rankpo.types import Example
 
 if TYPE_CHECKING:
-    from rankpo.data.readers.records import EvaluationSet
+    from rankpo.data.readers.beir import EvaluationSet
     from rankpo.models.base import RankingModel
     from rankpo.models.reference import Reference
 

@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 from rankpo.losses.base import at_least_float32, require_choice, require_not_negative, require_positive
 from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.pool import Pool, build_pool
-from rankpo.types import Batch, LossOutput, TeacherVectors
+from rankpo.losses.vectors import Similarity, inner_products, one_each
+from rankpo.types import Batch, LossOutput, TeacherVectors, Vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +46,20 @@ class GISTLoss(InBatchLoss):
     def teacher_model(self) -> str | None:
         return self.guide
 
-    def in_batch(self, embeddings: Tensor, batch: Batch, queries: Tensor | None = None) -> LossOutput:
+    def in_batch(
+        self,
+        embeddings: Tensor | Vectors,
+        batch: Batch,
+        queries: Tensor | None = None,
+        similarity: Similarity = inner_products,
+    ) -> LossOutput:
         if batch.teacher is None:
             raise ValueError("GISTLoss needs the guide's embeddings, Batch.teacher, got None")
         pool = build_pool(batch, queries, deduplicate=True)
         positives = torch.searchsorted(pool.rows, batch.candidates[:, 0].unique())  # columns of the pool
-        with torch.autocast(embeddings.device.type, enabled=False):
-            vectors = normalize(at_least_float32(embeddings), dim=1)
-            return self._against(vectors, pool, positives, batch.teacher)
+        rows = one_each(embeddings, type(self).__name__)
+        with torch.autocast(rows.device.type, enabled=False):
+            return self._against(normalize(rows, dim=1), pool, positives, batch.teacher)
 
     def _against(self, vectors: Tensor, pool: Pool, positives: Tensor, teacher: TeacherVectors) -> LossOutput:
         texts, asked = vectors[pool.rows], vectors[pool.query_rows]
@@ -64,13 +71,14 @@ class GISTLoss(InBatchLoss):
 
         scores = query @ texts.T  # [b, P]
         own = torch.zeros_like(pool.own).scatter(1, pool.positive[:, None], True)
-        dropped = ((guide_query @ guide_texts.T > level) | pool.known) & ~own
+        alone = torch.zeros_like(own[:, :1]) if pool.alone is None else pool.alone[:, None]
+        dropped = ((guide_query @ guide_texts.T > level) | pool.known | (alone & ~pool.own)) & ~own
         parts = [scores.masked_fill(dropped, -torch.inf)]
         if self.contrast_anchors:
-            hidden = (guide_query @ guide_asked.T > level) | pool.same_query
+            hidden = (guide_query @ guide_asked.T > level) | pool.same_query | alone
             parts.append((query @ asked.T).masked_fill(hidden, -torch.inf))
         if self.contrast_positives:
-            hidden = (guide_positive @ guide_texts[positives].T > level) | pool.known[:, positives]
+            hidden = (guide_positive @ guide_texts[positives].T > level) | pool.known[:, positives] | alone
             parts.append((positive @ texts[positives].T).masked_fill(hidden, -torch.inf))
         logits = torch.cat(parts, 1) / self.temperature
         losses = -logits.log_softmax(1).gather(1, pool.positive[:, None])[:, 0]

@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 
 from rankpo.losses.base import at_least_float32, require_choice, require_not_negative
 from rankpo.losses.in_batch import InBatchLoss
-from rankpo.types import Batch, LossOutput, Term
+from rankpo.losses.vectors import Similarity, inner_products, one_each
+from rankpo.types import Batch, LossOutput, Term, Vectors
 
 MOST_TEXTS = 256  # for pairs of pairs: 33,000 pairs, and half a billion of those
 
@@ -73,12 +74,18 @@ class VectorDistillLoss(InBatchLoss):
         further = {"similarity": self.similarity_weight, "triplet": self.triplet_weight}
         return {"loss": counts, **{name: ones for name, weight in further.items() if weight}}
 
-    def in_batch(self, embeddings: Tensor, batch: Batch, queries: Tensor | None = None) -> LossOutput:
+    def in_batch(
+        self,
+        embeddings: Tensor | Vectors,
+        batch: Batch,
+        queries: Tensor | None = None,
+        similarity: Similarity = inner_products,
+    ) -> LossOutput:
         if batch.teacher is None or batch.queries is None:
             raise ValueError("VectorDistillLoss needs embeddings of each text, the teacher's as Batch.teacher")
         asked = torch.arange(len(batch), device=batch.queries.device) if queries is None else queries
-        with torch.autocast(embeddings.device.type, enabled=False):
-            vectors = at_least_float32(embeddings)
+        vectors = one_each(embeddings, type(self).__name__)
+        with torch.autocast(vectors.device.type, enabled=False):
             weights = self.in_batch_weights(batch)
             losses = self._distances(vectors, batch, asked)
             terms = {

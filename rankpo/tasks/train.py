@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rankpo.trainers.basic import BasicTrainer
     from rankpo.trainers.teacher import TeacherEmbeddings
 
+COMPLETIONS = frozenset({"token_logps", "rewards"})  # what kinds give that read a prompt and its completion
 DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
 
 
@@ -191,7 +192,9 @@ def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[
     """The pairs of completions that differ behind the cut alone: they are counted, and left out of training."""
     from rankpo.data.loaders.ranking import PairedPreferenceDataLoader
 
-    if experiment.model.kind != "causal_lm" or not issubclass(experiment.dataloader.load(), PairedPreferenceDataLoader):
+    if not experiment.model.gives & COMPLETIONS or not issubclass(
+        experiment.dataloader.load(), PairedPreferenceDataLoader
+    ):
         return []
     found: list[int] = inputs.equal_pairs(table)
     if found:
@@ -229,7 +232,7 @@ def make_evaluators(
     from rankpo.evaluation.lists import ListwiseEvaluator, has_lists
     from rankpo.evaluation.scored_pairs import ScoredPairsEvaluator, has_scored_pairs
 
-    if experiment.model.kind == "causal_lm":
+    if experiment.model.gives & COMPLETIONS:
         from rankpo.trainers.paired_preference import PairedPreferenceTrainer
 
         paired = issubclass(experiment.trainer.load(), PairedPreferenceTrainer)

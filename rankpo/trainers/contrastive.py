@@ -32,7 +32,9 @@ class ContrastiveTrainer(BasicTrainer):
             return super().prepare(step)
         groups = self.loader.groups(step)
         inputs, table, max_tokens = self.policy.inputs, self.loader.table, self.settings.max_tokens
-        return in_batch.prepare(self.loss, inputs, table, groups, max_tokens, self.teacher)
+        update = in_batch.prepare(self.loss, inputs, table, groups, max_tokens, self.teacher)
+        counts = self.policy.counts(update.batch.sequences)
+        return replace(update, counts=counts, similarity=self.policy.similarity)
 
     def collate(self, groups: Sequence[Group]) -> Batch:
         known = "positives" in self.loss.knows

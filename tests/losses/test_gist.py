@@ -96,6 +96,19 @@ def test_texts_known_to_be_relevant_stay_out_whatever_the_guide_says():
     assert_values(value(GISTLoss(temperature=0.5), vectors, batch), log(1 + exp((0.6 - 0.8) / 0.5)), atol=1e-12)
 
 
+def test_queries_that_see_their_own_negatives_alone():
+    """The first query's loss is that of an update of its own; the second's is not changed."""
+    guide, vectors = embeddings(3 * COUNT, 5, seed=1), embeddings(3 * COUNT)
+    loss = GISTLoss(temperature=0.5, margin=0.3)
+    both = guided(triplets(True), guide)
+    alone = replace(both, own_negatives=torch.arange(COUNT) == 0)
+    single = guided(batch_of([0], [[COUNT, 2 * COUNT]]), guide)
+    found, usual = loss.in_batch(vectors, alone).losses, loss.in_batch(vectors, both).losses
+    assert_close(found[0], loss.in_batch(vectors, single).losses[0])
+    assert found[0] != usual[0]
+    assert_close(found[1:], usual[1:])
+
+
 def test_lengths_of_vectors_do_not_matter():
     guide, vectors = embeddings(3 * COUNT, 5, seed=1), embeddings(3 * COUNT)
     loss = GISTLoss(temperature=0.1)

@@ -51,7 +51,7 @@ def test_the_pool_has_every_candidate_once(tmp_path):
     ("records", "message"),
     [
         ([{"_id": "d", "text": "a"}, {"_id": "d", "text": "b"}], "c.jsonl:2: the id 'd' stands twice"),
-        ([{"_id": "d", "body": "a"}], "c.jsonl:1: no text under text, content, .*found: _id, body"),
+        ([{"_id": "d", "words": "a"}], "c.jsonl:1: no text under text, content, .*found: _id, words"),
         ([3], "c.jsonl:1: not a JSON object"),
     ],
 )

@@ -54,7 +54,7 @@ def test_the_vectors_are_the_models_own(world):
 
 
 def encode_experiment(world):
-    from rankpo.tasks.demo import compose
+    from rankpo.config.compose import compose
 
     return compose([*common(world, "encoded"), "task=encode"])
 

@@ -8,12 +8,13 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rankpo
+from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
-from rankpo.tasks.demo import compose
 from tests.runs import curve, final_weights, train, trainer_of
 
 TINY = (
-    "model=tiny_llama_lm",
+    "model=tiny_llama",
+    "kind=causal_lm",
     "model.random.num_hidden_layers=1",
     "model.max_length=192",
     "model.max_prompt_length=160",

@@ -13,9 +13,9 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.testing import assert_close
 
 from rankpo.config.build import Experiment
+from rankpo.config.compose import compose
 from rankpo.runs.logger import MetricsLogger, RunningMetrics
 from rankpo.runs.processes import make_accelerator
-from rankpo.tasks.demo import compose
 from rankpo.tasks.train import assemble
 from tests.distributed.strategies import (
     ANSWERS,

@@ -19,7 +19,7 @@ WHOLE = (
     "optimizer=adamw",
     "optimizer.lr=0.003",
 )
-MODELS = ("tiny_llama_lm", "tiny_pythia")
+MODELS = ("tiny_llama", "tiny_pythia")
 RECIPES = {
     "sft": (),
     "dpo": (),
