@@ -41,12 +41,11 @@ def trainer_update(*, overrides: Sequence[str], data: Path) -> Update:
     trainer, folder = build_trainer([*overrides, "datasets=[rankpo]", f"datasets.rankpo.path={data}"])
 
     def update(step: int) -> Outcome:
-        from rankpo.runs.logger import RunningMetrics
 
         prepared = trainer.prepare(step)
         trainer.train_step(prepared)
         loss = trainer.running.result(lambda tensor: tensor)["loss"]
-        trainer.running = RunningMetrics()
+        trainer.running.clear()
         lengths = _lengths(prepared)
         return Outcome(loss, _gflop(trainer.policy, lengths), sum(lengths))
 

@@ -235,3 +235,14 @@ class LossOutput:
     weights: Tensor | None = None
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     terms: Mapping[str, Term] = field(default_factory=dict)
+
+    def logged(self, main_term: str, sums: Mapping[str, float]) -> dict[str, Tensor]:
+        """The metrics of a log line: the losses of each term too, where there are several and they have weight.
+
+        main_term: the name of the main one. sums: the denominators of the terms.
+        """
+        metrics = dict(self.metrics)
+        if self.terms:
+            metrics[f"loss/{main_term}"] = self.losses
+        metrics.update({f"loss/{name}": term.losses for name, term in self.terms.items() if sums.get(name)})
+        return metrics

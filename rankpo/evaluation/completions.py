@@ -22,10 +22,10 @@ from rankpo.data.table import Dataset, ExampleTable
 from rankpo.evaluation.base import Evaluator, PreferenceEvaluator, Result, Say
 from rankpo.losses.base import Loss
 from rankpo.losses.pairs import pair_metrics
+from rankpo.losses.reduction import denominators, total
 from rankpo.losses.risk import kl
 from rankpo.losses.sft import SFTLoss
 from rankpo.losses.token_preference import TokenPreferenceLoss, divergence_metrics
-from rankpo.trainers.update import denominators, total
 from rankpo.types import Labels
 
 if TYPE_CHECKING:

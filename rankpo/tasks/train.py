@@ -70,7 +70,7 @@ class Train:
             if main and experiment.overwrite:
                 start_again(experiment.run_dir, experiment.config)
             if experiment.resume == "auto":
-                trainer.resume()
+                trainer.watch.resume()
             result = trainer.train()
         return result
 
@@ -88,7 +88,6 @@ def assemble(
     from rankpo.data.table import open_table
     from rankpo.runs.checkpoints import CheckpointStore
     from rankpo.trainers.baseline import Baseline
-    from rankpo.trainers.parts import Parts
 
     seed_everything(experiment.seed)
     inputs = experiment.model.open_inputs(logger.say, experiment.explicit)
@@ -128,27 +127,24 @@ def assemble(
     checkpoints = CheckpointStore(experiment.run_dir)
     if accelerator.is_main_process:
         checkpoints.clean()
-    trainer = experiment.trainer.load()(
-        experiment.settings,
-        Parts(
-            accelerator=accelerator,
-            model=model,
-            loss=experiment.loss,
-            loader=loader,
-            optimizer=make_optimizer(experiment, model),
-            schedule=experiment.schedule,
-            evaluators=evaluators,
-            checkpoints=checkpoints,
-            logger=logger,
-            save_final=_saver(experiment, inputs, logger.say),
-            baseline=baseline,
-            reference=reference,
-            stored=stored,
-            teacher=make_teacher(experiment, model, table, logger.say),
-            replay=replay,
-        ),
+    return experiment.trainer.load()(
+        settings=experiment.settings,
+        accelerator=accelerator,
+        policy=model,
+        loss=experiment.loss,
+        loader=loader,
+        optimizer=make_optimizer(experiment, model),
+        schedule=experiment.schedule,
+        evaluators=evaluators,
+        checkpoints=checkpoints,
+        logger=logger,
+        save_final=_saver(experiment, inputs, logger.say),
+        **({} if baseline is None else {"baseline": baseline}),
+        reference=reference,
+        stored=stored,
+        teacher=make_teacher(experiment, model, table, logger.say),
+        replay=replay,
     )
-    return trainer
 
 
 def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rankpo.data.loaders.ranking import Group
 from rankpo.losses.in_batch import InBatchLoss
+from rankpo.models.vectors import GivesVectors
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
 from rankpo.types import Batch
@@ -17,6 +18,7 @@ class ContrastiveTrainer(BasicTrainer):
     """Losses on the texts of a whole update, over all ranks; or, where the loss wants that, on each query by itself."""
 
     loss: InBatchLoss
+    policy: GivesVectors
 
     @property
     def _in_batch(self) -> bool:

@@ -25,11 +25,11 @@ from rankpo.data.loaders.ranking import ContrastiveDataLoader, DataLoader, Group
 from rankpo.data.table import ExampleTable
 from rankpo.losses.contrastive import ContrastiveLoss
 from rankpo.losses.in_batch import InBatchLoss
+from rankpo.losses.reduction import sums, total
 from rankpo.losses.vectors import Similarity, inner_products
 from rankpo.models.inputs import Inputs
 from rankpo.runs import processes
 from rankpo.trainers.teacher import TeacherEmbeddings
-from rankpo.trainers.update import sums, total
 from rankpo.types import Batch, LossOutput, Vectors
 
 

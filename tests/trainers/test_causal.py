@@ -227,7 +227,7 @@ def test_evaluation_of_pairs_and_of_completions(tmp_path):
     assert_close(rows["rewards/margins"][-1], 0.5 * (rows["margin"][-1] - rows["margin"][0]), rtol=1e-4, atol=1e-5)
     assert rows["rewards/accuracies"][-1] > 0.5
     trainer = trainer_of(*TINY, "loss=sft", *options, f"cache_dir={tmp_path}")
-    metrics = trainer.evaluate()
+    metrics = trainer.watch.evaluate()
     policy, table = trainer.policy, trainer.loader.table
     chosen = policy.inputs.slot_pieces(table)[::2]
     scores = policy(policy.inputs.sequences(table, chosen)).detach().double()

@@ -10,7 +10,6 @@ import torch
 
 from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
-from rankpo.runs.logger import RunningMetrics
 from tests.runs import ROOT, trainer_of
 
 MODELS = {
@@ -61,7 +60,7 @@ def test_it_trains(tmp_path, loss, kind):
     for _ in range(6):
         trainer.train_step(update)
         values.append(trainer.running.result(lambda sums: sums)["loss"])
-        trainer.running = RunningMetrics()
+        trainer.running.clear()
     assert all(map(math.isfinite, values))
     assert values[-1] < values[0] - 1e-4
 

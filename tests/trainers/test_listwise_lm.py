@@ -15,10 +15,10 @@ from rankpo.data.readers.requests import Request
 from rankpo.data.text.permutations import Permutation
 from rankpo.losses.listwise_lm import ListwiseLMLoss
 from rankpo.losses.ranknet import RankNetLoss
+from rankpo.losses.reduction import denominators, total
 from rankpo.models.listwise.reranking import RankedList, WindowRecord
 from rankpo.runs.logger import MetricsLogger
 from rankpo.tasks.rerank_windows import FailedWindowsError, report_windows
-from rankpo.trainers.update import denominators, total
 from rankpo.types import Labels
 from tests.losses.tables import assert_values
 from tests.models.test_listwise import TINY
