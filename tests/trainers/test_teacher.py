@@ -102,7 +102,7 @@ def test_a_student_comes_near_its_teacher(tmp_path, guide):
 def test_what_cannot_be_a_guide_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match=r"loss: .*nowhere: no such folder"):
         trainer_of(*GIST, f"loss.guide={tmp_path}/nowhere", f"cache_dir={tmp_path}")
-    reranker = ("model=tiny_reranker", "loss=softmax", "datasets=[toy_graded]", "trainer.max_steps=1")
+    reranker = ("model=tiny_bert", "kind=reranker", "loss=softmax", "datasets=[toy_graded]", "trainer.max_steps=1")
     train(*reranker, f"cache_dir={tmp_path}", "exp_name=reranker")
     with pytest.raises(
         ConfigError, match="holds a model of kind reranker; a guide or teacher must be an embedding model"
