@@ -1,5 +1,7 @@
 """Every distinct text, tokenised once, in a memory-mapped file; and the examples as row numbers of it.
 
+Texts of equal tokens, such as two that differ by a second blank, are one row: no text is then a negative of itself.
+
 A folder per (datasets, tokenizer, formats), keyed by fingerprints, so that epochs, tasks, runs and sweep jobs share
 it. Several processes may start at once: the first to take the lock builds, the others wait and open. A store whose
 files are not as they were written is built again.
@@ -26,7 +28,7 @@ from rankpo.storage.folders import damage, written_whole
 from rankpo.storage.json_files import read_json, write_json
 from rankpo.types import Example
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 CHECKED_BYTES = 1 << 30  # a larger file is looked at for its size alone: reading it would hold up every start
 TEXTS_PER_CALL = 2048  # enough to keep the tokenizer's threads busy, little enough to hold in memory
 
@@ -248,7 +250,9 @@ class _Builder:
     def __init__(self, pieces: Pieces, file: IO[bytes]) -> None:
         self.pieces = pieces
         self.file = file
-        self.rows: dict[bytes, int] = {}
+        self.rows: dict[bytes, int] = {}  # numbers of texts, in the order in which they come
+        self.row_of_text = array("q")  # texts of equal tokens are one row
+        self.by_tokens: dict[bytes, int] = {}
         self.waiting: list[str] = []
         self.token_counts: list[np.ndarray] = []
         self.names: list[str] = []
@@ -295,9 +299,16 @@ class _Builder:
     def _flush(self) -> None:
         if not self.waiting:
             return
-        encoded = self.pieces.tokenize(self.waiting)
-        self.token_counts.append(np.array([len(ids) for ids in encoded], dtype=np.int64))
-        np.concatenate([np.asarray(ids, dtype="<i4") for ids in encoded]).tofile(self.file)
+        fresh = []
+        for ids in self.pieces.tokenize(self.waiting):
+            tokens = np.asarray(ids, dtype="<i4")
+            count = len(self.by_tokens)
+            row = self.by_tokens.setdefault(xxhash.xxh3_128_digest(tokens.tobytes()), count)
+            self.row_of_text.append(row)
+            if row == count:
+                fresh.append(tokens)
+        self.token_counts.append(np.array([len(tokens) for tokens in fresh], dtype=np.int64))
+        np.concatenate([*fresh, np.zeros(0, dtype="<i4")]).tofile(self.file)
         self.waiting.clear()
 
     def finish(self, folder: Path, reports: Mapping[str, Mapping[str, object]]) -> None:
@@ -308,11 +319,12 @@ class _Builder:
         relevance = np.array(self.relevance, dtype=np.float32)
         owners = np.repeat(np.array(self.dataset, dtype=np.int16), np.array(self.counts, dtype=np.int64))
         stated = np.array(self.stated, dtype=np.int8)
+        rows = np.array(self.row_of_text, dtype=np.int64)
         arrays = {
             "token_offsets": _offsets(np.concatenate(self.token_counts) if self.token_counts else np.zeros(0, int)),
-            "query": np.array(self.query, dtype=np.int64),
+            "query": rows[np.array(self.query, dtype=np.int64)],
             "offsets": _offsets(np.array(self.counts, dtype=np.int64)),
-            "candidates": np.array(self.candidates, dtype=np.int64),
+            "candidates": rows[np.array(self.candidates, dtype=np.int64)],
             "relevance": relevance,
             "stated": completed(stated, relevance, owners),
             "teacher": teacher,

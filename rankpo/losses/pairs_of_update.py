@@ -33,7 +33,8 @@ def pairs_of(batch: Batch) -> Pairs:
     if batch.queries is None:
         raise ValueError("labelled pairs need an embedding of each text, and this batch has query and candidate as one")
     owner, column = batch.labels.mask.nonzero(as_tuple=True)
-    labels = at_least_float32(batch.labels.relevance)[owner, column]
+    known = batch.labels.relevance if batch.labels.grades is None else batch.labels.grades
+    labels = at_least_float32(known)[owner, column]
     return Pairs(owner, batch.queries[owner], batch.candidates[owner, column], labels)
 
 

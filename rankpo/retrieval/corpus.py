@@ -80,15 +80,29 @@ class PoolTexts:
         return dataset_files(self.datasets)
 
     def texts(self) -> Iterator[tuple[str, str]]:
+        """Raises ConfigError for an id that stands for two different queries."""
         seen: set[bytes] = set()
+        sources: dict[str, str] = {}
         for dataset in self.datasets:
             for example in dataset.examples():
                 several = [example.query] if self.role == "query" else example.candidates
                 for text in several:
                     key = text_key(text)
-                    if key not in seen:
-                        seen.add(key)
-                        yield (example.id if self.role == "query" else text_id(text)), text
+                    if key in seen:
+                        continue
+                    seen.add(key)
+                    if self.role != "query":
+                        yield text_id(text), text
+                        continue
+                    place = f"datasets.{dataset.name}{f' ({example.source})' if example.source else ''}"
+                    if (first := sources.setdefault(example.id, place)) is not place:
+                        raise ConfigError(
+                            [
+                                f"{place}: the id {example.id!r} stands for another query in {first}; set "
+                                f"datasets.{dataset.name}.id to a field that differs, or leave the ids out"
+                            ]
+                        )
+                    yield example.id, text
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from rankpo.retrieval.faiss_index import FaissSettings
 from rankpo.storage.atomic import replace_text, replacing
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.retrieval.dense import Hits
     from rankpo.retrieval.embeddings import Embeddings
@@ -58,6 +58,7 @@ class Search:
         queries = dict(open_source(self.queries, "query", experiment.datasets).texts())
         if not queries:
             raise ConfigError([f"task.queries={self.queries} holds no query"])
+        self._check_names(queries, corpus.ids())
         accelerator = processes.make_accelerator()
         logger = MetricsLogger(main=processes.rank() == 0)
         model = embedding_model(experiment, accelerator.device, logger.say)
@@ -83,6 +84,16 @@ class Search:
         logger.table([row])
         processes.barrier()
         return row
+
+    def _check_names(self, queries: Iterable[str], documents: Iterable[str]) -> None:
+        """Raises ConfigError, before anything is searched, for ids that run.trec cannot hold."""
+        from rankpo.data.readers.trec import check_names
+
+        try:
+            check_names(queries, f"task.queries={self.queries}")
+            check_names(documents, f"task.index={self.index}")
+        except ValueError as error:
+            raise ConfigError([str(error)]) from error
 
     def _write(self, hits: Hits, queries: Mapping[str, str], documents: Sequence[str], summary: dict[str, Any]) -> None:
         from rankpo.data.readers.trec import write_run

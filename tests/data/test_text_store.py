@@ -144,3 +144,22 @@ def test_a_records_own_prompt(tmp_path):
     assert [query for query, _ in shown(False, lambda example: (f"[{example.query}]", example.candidates))] == [
         "[q]", "[P:q]", "[P:q]", "[q]", "[q]"
     ]  # fmt: skip
+
+
+class Words(Tokenizer):
+    """Lower-case words as tokens: white space and case do not matter."""
+
+    def tokenize(self, texts):
+        self.seen.extend(texts)
+        return [[sum(map(ord, word)) for word in text.lower().split()] for text in texts]
+
+
+def test_texts_of_equal_tokens_are_one_row(tmp_path):
+    """Two blanks or another case: the text is no negative of itself, in its own list or another query's."""
+    examples = [
+        Example("which  sea", ("Deep sea", "hill"), (1.0, 0.0), "a"),
+        Example("Which sea", ("hill ", "deep  SEA"), (1.0, 0.0), "b"),
+    ]
+    table = open_table(tmp_path, [Fixed(examples)], Words().pieces(), lambda message: None)
+    assert table.num_rows == 3 and table.query.tolist() == [0, 0] and table.candidates.tolist() == [1, 2, 2, 1]
+    assert table.known_positives(0).tolist() == [1, 2]

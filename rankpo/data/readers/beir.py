@@ -12,6 +12,7 @@ from typing import Protocol
 import orjson
 import xxhash
 
+from rankpo.data.readers.fields import BadRecord, check_id
 from rankpo.data.readers.files import NotARecord, content_fingerprint, records
 from rankpo.types import Example
 
@@ -97,7 +98,10 @@ class Beir:
             if str(identity) in seen:
                 raise ValueError(f"{where}: the id {str(identity)!r} stands twice")
             seen.add(str(identity))
-            yield str(identity), text, title
+            try:
+                yield check_id(identity), text, title
+            except BadRecord as error:
+                raise ValueError(f"{where}: {error}") from error
 
     def qrels(self) -> dict[str, dict[str, int]]:
         from rankpo.data.readers.trec import read_qrels

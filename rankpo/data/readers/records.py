@@ -247,7 +247,7 @@ class Records(FieldMap):
         options.use(*names)
         name = next((value for key in names if (value := extract(record, key)) is not None), None)
         extras: dict[str, Any] = {
-            "id": f"{self.name}:{place}" if name is None else check_id(name),
+            "id": f"{self.name}:{'_'.join(place.split())}" if name is None else check_id(name),
             "source": place,
             "query_prompt": options.prompt(record),
             "own_negatives": self._alone(path),

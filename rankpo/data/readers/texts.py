@@ -45,7 +45,8 @@ def read_texts(path: Path, role: str) -> Iterator[tuple[str, str | None, str]]:
 
 def _has_header(path: Path, role: str) -> bool:
     known = {*ID_KEYS, *TEXT_KEYS[role], "title", "url"}
-    return any(cell.strip().lower() in known for cell in files.first_row(path))
+    first = next(iter(files.first_row(path)), "")
+    return first.strip().lower() in known
 
 
 def _of_rows(path: Path) -> Iterator[tuple[str, str | None, str]]:
