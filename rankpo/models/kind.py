@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rankpo.models.base import RankingModel
     from rankpo.models.inputs import Inputs
     from rankpo.models.loading import Source
+    from rankpo.models.saved import Stated
     from rankpo.models.saving import FolderFormat
 
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
@@ -149,11 +150,11 @@ class ModelKind(ABC):
     def folder_format(self) -> FolderFormat[Any]:
         """How the models of the kind are saved."""
 
-    def saved_settings(self, folder: Path) -> Any:
-        """The settings that a saved folder states, or None where it states none."""
-        from rankpo.models.saved import settings_of_kind
+    def stated(self, folder: Path) -> Stated | None:
+        """What a folder states of the kind's settings, or None. Raises ValueError for a folder of another kind."""
+        from rankpo.models.saved import own_statement
 
-        return settings_of_kind(folder, self.kind, self.settings_class)
+        return own_statement(folder, (self.kind,), self.settings_class)
 
     def asked(self, explicit: Collection[str]) -> Collection[str]:
         """Keys that win over those of a saved folder. explicit: the keys that the command line sets."""
@@ -194,18 +195,27 @@ class ModelKind(ABC):
             tokenizer: Any = loading.byte_tokenizer()
         else:
             source = self.source()
-            saved = self.saved_settings(Path(source.path)) if self.load_from else None
-            if saved is not None:
-                settings, lines = saved.preferred(settings, self.asked(explicit), source.name)
-                for line in lines:
-                    say(line)
+            loading.check_folder(source)
+            stated = self.stated(Path(source.folder))
             tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
+            if stated is not None:
+                settings = self._with_stated(settings, stated, explicit, say)
+                if stated.lower_case:
+                    loading.lower_case(tokenizer)
         try:
             return self.make_inputs(tokenizer, self.decided(settings), say)
         except ConfigError:
             raise
         except ValueError as error:
             raise loading.LoadingError(f"{self.origin}: {error}") from error
+
+    def _with_stated(self, settings: Any, stated: Stated, explicit: Collection[str], say: Say) -> Any:
+        """The settings with those of the folder, unless the command line names the key; says what comes from where."""
+        settings, lines = settings.preferring(stated.values, self.asked(explicit), self.origin)
+        for line in (*lines, *stated.notes):
+            say(line)
+        say(f"{self.origin}: {settings.in_words()} (from {stated.source})")
+        return settings
 
     def build(
         self, inputs: Any, say: Say, gradient_checkpointing: bool = False, needs: frozenset[str] = frozenset()
@@ -243,8 +253,11 @@ class ModelKind(ABC):
 
         return save(folder, model, self.folder_format(), description)
 
-    def backbone(self, family: Any = None) -> PreTrainedModel:
-        """The weights in float32 on the CPU, under the head of a family of transformers; None: without a head."""
+    def backbone(self, family: Any = None, say: Say | None = None) -> PreTrainedModel:
+        """The weights in float32 on the CPU, under the head of a family of transformers; None: without a head.
+
+        say: takes a line about a head of the checkpoint that is not used.
+        """
         from transformers import AutoModel
 
         from rankpo.models import loading
@@ -257,6 +270,7 @@ class ModelKind(ABC):
             attn_implementation=self.attn_implementation,
             trust_remote_code=self.trust_remote_code,
             family=family,
+            say=say,
         )
 
     def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> Any:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rankpo.models.embedding.inputs import EmbeddingInputs
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.models.embedding.saving import EmbeddingFolder
+    from rankpo.models.saved import Stated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +48,17 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
         return replace(settings, pooling="last" if self.decodes() else "mean")
 
     def load(self, inputs: EmbeddingInputs, say: Say) -> PreTrainedModel:
-        return self.backbone()
+        return self.backbone(say=say)
 
     def wrap(self, backbone: PreTrainedModel, inputs: EmbeddingInputs) -> EmbeddingModel:
+        from rankpo.models.embedding.layers import read_weights
         from rankpo.models.embedding.model import EmbeddingModel
+        from rankpo.models.embedding.reading import layer_folders
 
-        return EmbeddingModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
+        model = EmbeddingModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
+        if not self.is_random and (folders := layer_folders(Path(self.source().folder), len(model.layers))):
+            read_weights(model.layers, folders)
+        return model
 
     def adapt(self, model: EmbeddingModel) -> Any:
         return self.adapted(model.base, "FEATURE_EXTRACTION")
@@ -62,7 +68,8 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
 
         return EmbeddingFolder()
 
-    def saved_settings(self, folder: Path) -> EmbeddingSettings | None:
-        from rankpo.models.embedding.saving import read_settings
+    def stated(self, folder: Path) -> Stated | None:
+        """From rankpo.json, or from sentence-transformers' files."""
+        from rankpo.models.embedding.reading import read_folder
 
-        return read_settings(folder)
+        return read_folder(folder)
