@@ -196,7 +196,7 @@ class ModelKind(ABC):
         else:
             source = self.source()
             loading.check_folder(source)
-            stated = self.stated(Path(source.folder))
+            stated = self._statement(Path(source.folder))
             tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
             if stated is not None:
                 settings = self._with_stated(settings, stated, explicit, say)
@@ -208,6 +208,17 @@ class ModelKind(ABC):
             raise
         except ValueError as error:
             raise loading.LoadingError(f"{self.origin}: {error}") from error
+
+    def _statement(self, folder: Path) -> Stated | None:
+        """What the folder states. Raises ConfigError or LoadingError for files that cannot be read."""
+        from rankpo.models.loading import LoadingError
+
+        try:
+            return self.stated(folder)
+        except ConfigError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise LoadingError(str(error)) from error
 
     def _with_stated(self, settings: Any, stated: Stated, explicit: Collection[str], say: Say) -> Any:
         """The settings with those of the folder, unless the command line names the key; says what comes from where."""
@@ -228,6 +239,7 @@ class ModelKind(ABC):
         from rankpo.models.loading import LoadingError
 
         backbone: Any = self.load(inputs, say)
+        self._check_rows(backbone, inputs)
         try:
             model = self.wrap(backbone, inputs)
         except ConfigError:
@@ -245,6 +257,17 @@ class ModelKind(ABC):
         self.finish(model, needs, say)
         say(self.summary(model))
         return model
+
+    def _check_rows(self, backbone: PreTrainedModel, inputs: Inputs) -> None:
+        """Raises LoadingError for a tokenizer with tokens that the model has no embedding for."""
+        from rankpo.models.loading import LoadingError
+
+        embeddings: Any = backbone.get_input_embeddings()
+        rows, size = int(embeddings.weight.shape[0]), len(inputs.tokenizer)
+        if size > rows:
+            raise LoadingError(
+                f"{self.origin}: the tokenizer has {size} tokens and the model {rows} embeddings; they are not of one model"
+            )
 
     def save(self, folder: Path, model: Any, description: Mapping[str, Any]) -> float:
         """Writes a model of this kind as a folder, whole; see `saving.save`. Returns the largest difference that was

@@ -171,11 +171,18 @@ def load_backbone(
 
 def _family(family: Any, source: Source) -> Any:
     """The encoder alone of an encoder-decoder, where no head is asked for. Raises LoadingError for a head on one."""
-    if not _read(source).get("is_encoder_decoder"):
-        return family
-    if family is not AutoModel:
+    config = _read(source)
+    if family is AutoModel:
+        return headless(config)
+    if config.get("is_encoder_decoder"):
         raise LoadingError(f"{source.name} is an encoder-decoder; rankpo uses its encoder alone: add kind=embedding")
-    return AutoModelForTextEncoding
+    return family
+
+
+def headless(config: Mapping[str, Any]) -> Any:
+    """The family without a head for a config.json: of encoder-decoders the encoder alone."""
+    encoder = any(name.endswith("EncoderModel") for name in config.get("architectures") or [])
+    return AutoModelForTextEncoding if encoder or config.get("is_encoder_decoder") else AutoModel
 
 
 def check_tensors(model: PreTrainedModel, found: Mapping[str, Any], source: Source, headless: bool) -> list[str]:

@@ -42,13 +42,22 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
         return EmbeddingInputs(tokenizer, settings)
 
     def decided(self, settings: EmbeddingSettings) -> EmbeddingSettings:
-        """With pooling=auto decided: only the last token of a decoder has read the whole text."""
+        """With pooling=auto decided: only the last token of a decoder has read the whole text, unless it is two-way."""
         if settings.pooling != AUTO:
             return settings
-        return replace(settings, pooling="last" if self.decodes() else "mean")
+        return replace(settings, pooling="last" if self.decodes() and not settings.bidirectional else "mean")
 
     def load(self, inputs: EmbeddingInputs, say: Say) -> PreTrainedModel:
-        return self.backbone(say=say)
+        from rankpo.models.engine.two_way import make_two_way
+        from rankpo.models.loading import LoadingError
+
+        backbone = self.backbone(say=say)
+        if inputs.settings.bidirectional:
+            try:
+                make_two_way(backbone)
+            except ValueError as error:
+                raise LoadingError(f"{self.origin}: {error}") from error
+        return backbone
 
     def wrap(self, backbone: PreTrainedModel, inputs: EmbeddingInputs) -> EmbeddingModel:
         from rankpo.models.embedding.layers import read_weights

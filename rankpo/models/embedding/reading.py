@@ -8,7 +8,7 @@ from typing import Any
 
 from rankpo.errors import ConfigError, unknown
 from rankpo.models.embedding.settings import ACTIVATIONS, LAYERS, EmbeddingSettings
-from rankpo.models.saved import RECORD, Stated, own_statement
+from rankpo.models.saved import RECORD, Stated, own_statement, read_json
 from rankpo.models.st_folders import Module, check_keys, check_transformer, length_of, read_general, read_modules
 
 POOLING_KEYS = {  # in the order in which sentence-transformers joins several
@@ -52,7 +52,7 @@ def read_folder(folder: Path) -> Stated | None:
         return own_statement(folder, ("embedding",), EmbeddingSettings)
     modules = read_modules(folder)
     if not modules:
-        return None
+        return _plain(folder)
     names = [module.name for module in modules]
     if names[:2] != ["Transformer", "Pooling"] or not set(names[2:]) <= set(LAYERS):
         raise ConfigError(
@@ -66,6 +66,8 @@ def read_folder(folder: Path) -> Stated | None:
         **_prompts(general),
         **_lengths(modules[0]),
     }
+    if read_json(modules[0].folder / "config.json").get("is_causal") is False:
+        values["bidirectional"] = True
     if general.get("truncate_dim") is not None:
         values["truncate_dim"] = general["truncate_dim"]
     return Stated(
@@ -74,6 +76,13 @@ def read_folder(folder: Path) -> Stated | None:
         notes=_notes(general, folder),
         lower_case=bool(modules[0].config.get("do_lower_case")),
     )
+
+
+def _plain(folder: Path) -> Stated | None:
+    """What config.json alone states."""
+    if read_json(folder / "config.json").get("is_causal") is not False:
+        return None
+    return Stated(values={"bidirectional": True}, source="config.json")
 
 
 def layer_folders(folder: Path, count: int) -> list[Path]:
@@ -154,8 +163,11 @@ def _notes(general: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     prompts = general.get("prompts") or {}
     chosen = next((name for name in PASSAGE_PROMPTS if prompts.get(name)), "document")
     unused = [name for name, text in prompts.items() if text and name not in ("query", chosen)]
-    if not unused:
-        return ()
-    return (
-        f"{folder}: its prompts {', '.join(unused)} are not used; model.query_prompt and model.passage_prompt set others",
-    )
+    lines = []
+    if unused:
+        lines.append(
+            f"{folder}: its prompts {', '.join(unused)} are not used; model.query_prompt and model.passage_prompt set others"
+        )
+    if heads := [name for name in ("colbert_linear.pt", "sparse_linear.pt") if (folder / name).exists()]:
+        lines.append(f"{folder}: {' and '.join(heads)} are not used: kind embedding is its dense vectors")
+    return tuple(lines)

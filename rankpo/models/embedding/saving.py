@@ -14,14 +14,16 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.layers import cut_layer, read_weights, write_weights
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.reading import LAYER_KEYS, POOLING_KEYS, POOLING_NAMES, layer_folders
 from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.models.loading import headless
 from rankpo.models.model_card import card_of, origin
+from rankpo.models.saved import read_json
 from rankpo.models.saving import FolderFormat, write_json
 from rankpo.storage.printable import markdown
 
@@ -76,7 +78,8 @@ class EmbeddingFolder(FolderFormat[EmbeddingModel]):
 
     def difference(self, folder: Path, model: EmbeddingModel) -> float:
         """Loaded by plain transformers, sample texts padded together."""
-        backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+        family = headless(read_json(folder / "config.json"))
+        backbone = family.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
         inputs = EmbeddingInputs(model.tokenizer, model.settings)
         plain = EmbeddingModel(backbone, inputs, layout="padded").eval()
         read_weights(plain.layers, layer_folders(folder, len(plain.layers)))

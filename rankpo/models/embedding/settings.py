@@ -28,7 +28,7 @@ class EmbeddingSettings(Settings):
     joined by "+" stand one after another. include_prompt: whether the tokens of the prompt are pooled. layers: what
     follows the pooling, in order, each a mapping with `type` (Dense, LayerNorm, Normalize, Dropout) and its keys in
     `LAYERS`. normalize: vectors of length 1 at the end. Lengths in tokens, special tokens included. truncate_dim: the
-    first dimensions are kept (Matryoshka), None for all.
+    first dimensions are kept (Matryoshka), None for all. bidirectional: every token of a decoder sees the whole text.
     """
 
     pooling: str = "mean"
@@ -40,6 +40,7 @@ class EmbeddingSettings(Settings):
     query_max_length: int = 512
     passage_max_length: int = 512
     truncate_dim: int | None = None
+    bidirectional: bool = False
 
     def __post_init__(self) -> None:
         modes = self.pooling.split("+")
@@ -78,6 +79,7 @@ class EmbeddingSettings(Settings):
         return ", ".join(
             [
                 f"{self.pooling} pooling{'' if self.include_prompt else ' without the prompt'}",
+                *(["two-way attention"] if self.bidirectional else []),
                 *layers,
                 "normalised" if self.normalize else "not normalised",
                 f"{' and '.join(map(str, lengths))} tokens",
