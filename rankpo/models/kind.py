@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.config.value_types import type_problems
-from rankpo.errors import ConfigError
+from rankpo.errors import ConfigError, unknown
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,6 +98,12 @@ class ModelKind(ABC):
 
     @property
     def lora(self) -> LoraSettings:
+        """Raises ValueError for a key that `LoraSettings` does not have; those of peft are told apart."""
+        known = {item.name for item in fields(LoraSettings)}
+        for name in self.peft:
+            if name not in known:
+                ours = f"lora_{name}" if f"lora_{name}" in known else ""
+                raise ValueError(unknown("peft", str(name), known, f"; here it is peft.{ours}" if ours else ""))
         return LoraSettings(**self.peft)
 
     @property
@@ -163,18 +169,18 @@ class ModelKind(ABC):
     def decided(self, settings: Any) -> Any:
         """The settings with every `auto` decided by the architecture of the weights.
 
-        Raises LoadingError for an architecture that cannot be a model of this kind.
+        Raises ConfigError for an architecture that cannot be a model of this kind.
         """
         return settings
 
     def require_decoder(self) -> None:
-        """Raises LoadingError for an encoder, whose next-token head no checkpoint has trained."""
-        from rankpo.models.loading import LoadingError
-
+        """Raises ConfigError for an encoder, whose next-token head no checkpoint has trained."""
         if not self.decodes():
-            raise LoadingError(
-                f"{self.origin} is not a decoder, and a model of this kind continues texts; choose a decoder, such as "
-                "model=llama, qwen or pythia, or add kind=embedding or kind=reranker"
+            raise ConfigError(
+                [
+                    f"{self.origin} is not a decoder, and a model of kind {self.kind} continues texts; choose a decoder, "
+                    "such as model=llama, qwen or pythia, or add kind=embedding or kind=reranker"
+                ]
             )
 
     def finish(self, model: Any, needs: frozenset[str], say: Say) -> None:  # noqa: B027 (most kinds add nothing)
@@ -236,6 +242,7 @@ class ModelKind(ABC):
         Raises LoadingError where weights cannot be found, read or used.
         """
         from rankpo.models.base import freeze_pooler
+        from rankpo.models.engine.body import body_of
         from rankpo.models.loading import LoadingError
 
         backbone: Any = self.load(inputs, say)
@@ -250,10 +257,10 @@ class ModelKind(ABC):
             backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.use_peft:
             model.backbone = self.adapt(model)
-            if backbone.base_model is backbone:
+            if body_of(backbone) is backbone:
                 freeze_pooler(backbone)  # its new adapters too: DDP waits for the gradient of every trained weight
         if self.compile:
-            model.base.base_model.compile(dynamic=True)
+            body_of(model.base).compile(dynamic=True)
         self.finish(model, needs, say)
         say(self.summary(model))
         return model

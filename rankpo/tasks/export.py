@@ -14,7 +14,7 @@ from rankpo.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.models.base import RankingModel
 
 DTYPES = ("float32", "bfloat16", "float16")
