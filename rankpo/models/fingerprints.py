@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,25 +16,12 @@ LEFT_OUT = ("manifest.json", "generation_config.json", "README.md")  # nothing o
 
 
 def of_source(source: Source) -> dict[str, str]:
-    """{"weights": …, "tokenizer": …} of a folder by the content of its files; of a hub id by its name and commit."""
-    folder = Path(source.path) if Path(source.path).is_dir() else _cached(source)
-    if folder is None:
-        name = f"{source.name}@{source.revision or 'main'}"
-        return {"weights": name, "tokenizer": name}
+    """{"weights": …, "tokenizer": …} of a checkpoint's folder by the content of its files."""
+    folder = Path(source.folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "adapter" not in path.parts[-2:-1])
     tokens = [path for path in files if path.name.startswith(TOKENIZER)]
     weights = [p for p in files if p not in tokens and p.suffix in WEIGHTS and p.name not in LEFT_OUT]
     return {"weights": _digest(folder, weights), "tokenizer": _digest(folder, tokens)}
-
-
-def _cached(source: Source) -> Path | None:
-    """The folder of the hub's cache that holds a hub id, if its config has been downloaded."""
-    if importlib.util.find_spec("huggingface_hub") is None:
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(source.path, "config.json", revision=source.revision)
-    return Path(found).parent if isinstance(found, str) else None
 
 
 def _digest(folder: Path, files: list[Path]) -> str:

@@ -15,6 +15,7 @@ import xxhash
 from torch import Tensor
 
 from rankpo.errors import StorageError
+from rankpo.models.inputs import tokenizer_state
 from rankpo.runs import processes
 from rankpo.storage.atomic import replacing
 from rankpo.storage.folders import checksum
@@ -145,14 +146,7 @@ def describe_encoding(
     from rankpo.models.reference import fingerprint_weights
 
     settings = model.settings
-    prompt, length = (
-        (settings.query_prompt, settings.query_max_length)
-        if role == "query"
-        else (settings.passage_prompt, settings.passage_max_length)
-    )
-    tokenizer = model.tokenizer
-    state = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
-    inputs = [state, prompt, length, settings.pooling, settings.normalize, settings.truncate_dim]
+    inputs = [tokenizer_state(model.tokenizer), role, settings.to_json()]
     digest, count = xxhash.xxh3_128(), 0
     for identity, text in source.texts():
         if len(identity.splitlines()) != 1 or identity.splitlines()[0] != identity:
@@ -247,7 +241,8 @@ def _enter(folder: Path, encoding: Encoding) -> None:
         _write_meta(folder, encoding, complete=False)
         return
     old = asdict(saved[0])
-    different = [name for name, value in asdict(encoding).items() if old[name] != value]
+    now = json.loads(json.dumps(asdict(encoding)))
+    different = [name for name, value in now.items() if old[name] != value]
     if different:
         raise EncodingError(
             f"{folder} holds another encoding (other {', '.join(different)}); set overwrite=true or another exp_name"
