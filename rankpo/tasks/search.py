@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankpo.errors import ConfigError
-from rankpo.retrieval.corpus import check_source, open_source
+from rankpo.retrieval.corpus import OWN, check_source, open_source
 from rankpo.retrieval.faiss_index import FaissSettings
 from rankpo.storage.atomic import replace_text, replacing
 
 if TYPE_CHECKING:
     from rankpo.config.build import Experiment
+    from rankpo.data.shape import Evaluable
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.retrieval.dense import Hits
     from rankpo.retrieval.embeddings import Embeddings
@@ -28,7 +29,8 @@ SAME_SETTINGS = ("pooling", "normalize", "truncate_dim")
 class Search:
     """index: a folder of task=encode. queries: "own" or "pool" of the datasets, or a file, folder or glob.
 
-    backend: "exact", or "faiss" with its settings. ignore_identical_ids: a hit whose id is the query's is dropped.
+    backend: "exact", or "faiss" with its settings. ignore_identical_ids: a hit whose id is the query's is dropped;
+    None: as the datasets of queries=own say, else it is kept.
     """
 
     index: str
@@ -36,7 +38,7 @@ class Search:
     top_k: int = 100
     backend: str = "exact"
     faiss: FaissSettings = field(default_factory=FaissSettings)
-    ignore_identical_ids: bool = False
+    ignore_identical_ids: bool | None = None
     output: str = "search"
 
     def __post_init__(self) -> None:
@@ -63,7 +65,8 @@ class Search:
         model = embedding_model(experiment, accelerator.device, logger.say)
         check_model(corpus, model)
         faiss = self.faiss if self.backend == "faiss" else None
-        depth = self.top_k + self.ignore_identical_ids
+        own_id = self._ignores_identical_ids(experiment.datasets)
+        depth = self.top_k + own_id
         size = (len(queries), len(corpus), corpus.encoding.dim, depth)
         memory = check_memory(*size, accelerator.device, logger.say, faiss)
         texts = TextList(list(queries), list(queries.values()))
@@ -79,12 +82,31 @@ class Search:
             "recall against exact": hits.recall,
         }
         if logger.main:
-            self._write(hits, queries, corpus.ids(), {**row, "checked": hits.checked, "estimated_bytes": memory})
+            self._write(
+                hits, queries, corpus.ids(), own_id, {**row, "checked": hits.checked, "estimated_bytes": memory}
+            )
         logger.table([row])
         processes.barrier()
         return row
 
-    def _write(self, hits: Hits, queries: Mapping[str, str], documents: Sequence[str], summary: dict[str, Any]) -> None:
+    def _ignores_identical_ids(self, datasets: Sequence[Evaluable]) -> bool:
+        """The key, or what the datasets say whose own queries are searched. Raises ConfigError where they differ."""
+        if self.ignore_identical_ids is not None or self.queries != OWN:
+            return bool(self.ignore_identical_ids)
+        judged = [dataset.judgements for dataset in datasets]
+        said = {item.ignore_identical_ids for item in judged if item is not None}
+        if len(said) > 1:
+            raise ConfigError(["datasets differ in ignore_identical_ids; set task.ignore_identical_ids"])
+        return said == {True}
+
+    def _write(
+        self,
+        hits: Hits,
+        queries: Mapping[str, str],
+        documents: Sequence[str],
+        own_id: bool,
+        summary: dict[str, Any],
+    ) -> None:
         from rankpo.data.readers.trec import write_run
 
         folder = Path(self.output)
@@ -94,14 +116,17 @@ class Search:
                 found = [
                     (documents[number], float(f"{score:.9g}"))
                     for number, score in zip(numbers.tolist(), scores.tolist(), strict=True)
-                    if number >= 0 and not (self.ignore_identical_ids and documents[number] == query)
+                    if number >= 0 and not (own_id and documents[number] == query)
                 ][: self.top_k]
                 run[query] = dict(found)
                 listed = [{"rank": rank, "id": name, "score": score} for rank, (name, score) in enumerate(found, 1)]
                 line = {"query_id": query, "query": text, "hits": listed}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         write_run(folder / "run.trec", run)
-        replace_text(folder / "search.json", json.dumps({**summary, "settings": asdict(self)}, indent=1))
+        replace_text(
+            folder / "search.json",
+            json.dumps({**summary, "settings": {**asdict(self), "ignore_identical_ids": own_id}}, indent=1),
+        )
 
 
 def check_model(corpus: Embeddings, model: EmbeddingModel) -> None:

@@ -211,43 +211,18 @@ def seed_everything(seed: int) -> None:
 
 def weights(datasets: Sequence[Any]) -> list[float]:
     """How often an epoch shows an example of each dataset."""
-    return [getattr(dataset, "weight", 1.0) for dataset in datasets]
+    return [dataset.weight for dataset in datasets]
 
 
 def make_evaluators(
     experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None], top_k: int = 100
 ) -> list[Evaluator]:
-    """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared, and
-    scores of single pairs of texts correlated.
+    """The evaluator of every entry of eval_datasets. top_k: documents kept per query; more where a metric looks deeper."""
+    from rankpo.evaluation.choose import Choice
 
-    top_k: documents kept per query; more where a metric looks deeper.
-    """
-    from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator
-    from rankpo.evaluation.completions import completion_evaluator
-    from rankpo.evaluation.lists import ListwiseEvaluator, has_lists
-    from rankpo.evaluation.scored_pairs import ScoredPairsEvaluator, has_scored_pairs
-
-    if experiment.model.kind == "causal_lm":
-        from rankpo.trainers.paired_preference import PairedPreferenceTrainer
-
-        paired = issubclass(experiment.trainer.load(), PairedPreferenceTrainer)
-        return [
-            completion_evaluator(dataset, experiment.loss, experiment.cache_dir, say, paired=paired)
-            for dataset in experiment.eval_datasets
-        ]
-    made: list[Evaluator] = []
-    for dataset in experiment.eval_datasets:
-        pairs = str(getattr(dataset, "part", "")).startswith("preferences")
-        if hasattr(dataset, "qrels") and not pairs and experiment.model.kind == "embedding":
-            deepest = max((int(name.rpartition("@")[2]) for name in metrics if "@" in name), default=100)
-            made.append(RetrievalEvaluator(dataset, experiment.cache_dir, metrics, say, top_k=max(top_k, deepest)))
-        elif not pairs and has_scored_pairs(dataset):
-            made.append(ScoredPairsEvaluator(dataset, experiment.cache_dir, say))
-        elif not pairs and has_lists(dataset):
-            made.append(ListwiseEvaluator(dataset, experiment.cache_dir, metrics, say))
-        else:
-            made.append(PreferenceEvaluator(dataset, experiment.cache_dir, say))
-    return made
+    choice = Choice(cache_dir=experiment.cache_dir, say=say, metrics=metrics, top_k=top_k)
+    gives = experiment.model.gives
+    return [choice.evaluator(dataset, gives, experiment.loss) for dataset in experiment.eval_datasets]
 
 
 def report_data(

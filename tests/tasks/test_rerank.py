@@ -131,11 +131,11 @@ def test_requests_of_both_forms(folder):
     digest = hashlib.sha256(b"stones").hexdigest()[:16]
     assert new["requests.jsonl:1"][digest] == pytest.approx(model.compute_score((QUERIES["q1"], "stones")), abs=1e-6)
     assert len(new["requests.jsonl:1"]) == 3
-    scores = model.compute_score([(QUERIES["q2"], "cats"), (QUERIES["q2"], "dogs")])
+    scores = model.compute_score([(QUERIES["q2"], "t cats"), (QUERIES["q2"], "dogs")])
     assert new["7"] == pytest.approx({"a": scores[0], "5": scores[1]}, abs=1e-6)
     first, second = of_file(folder / "requests.jsonl")
     assert first.scores == (-1.0, -2.0, -3.0)  # without scores, the order is the first stage's
-    assert second.first(1).scores == (2.5,)
+    assert second.scores == (2.5, 1.5)
 
 
 @pytest.mark.parametrize(

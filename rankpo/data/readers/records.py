@@ -16,6 +16,7 @@ from rankpo.data.readers import fields, files, formats
 from rankpo.data.readers.fields import BadRecord, FieldMap, Options, extract, normal
 from rankpo.data.readers.formats import Parsed
 from rankpo.data.relevance import binary
+from rankpo.data.shape import Declares
 from rankpo.types import Example
 
 MAX_SHOWN = 20
@@ -77,7 +78,7 @@ class PassReport:
 
 
 @dataclass(kw_only=True)
-class Records(FieldMap):
+class Records(FieldMap, Declares):
     """Records of files in one of the formats of `formats.py`, told apart by their keys unless `format` says.
 
     The roles of `FieldMap` say where a file keeps what under other names. min_confidence: 0 to 100, of preferences.
@@ -132,6 +133,14 @@ class Records(FieldMap):
         self._corpus_files = files.find(self.corpus, "corpus") if self.corpus is not None else []
         self.report = PassReport()
         self._found: set[str] = set()  # roles of the field map that the current pass has met
+
+    @property
+    def label_scale(self) -> float:
+        return 1.0 if self.min_label is None or self.max_label is None else self.max_label - self.min_label
+
+    @property
+    def relevant_label(self) -> float | None:
+        return None if self.relevant_from is None else self.relevant_from - (self.min_label or 0.0)
 
     def fingerprint(self) -> str:
         settings = {name: value for name, value in self.__dict__.items() if name not in NO_SETTINGS}
