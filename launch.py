@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from rankpo.config.aliases import modern
 from rankpo.config.guard import announced, guarded
 from rankpo.config.messages import explain, multirun_refusal, run_error
 from rankpo.errors import ConfigError
@@ -90,6 +91,14 @@ def main() -> int:
     if refusal:
         say(refusal)
         return 2
+    try:
+        sys.argv[1:], notes = modern(sys.argv[1:])
+    except ConfigError as error:
+        say(str(error))
+        return 2
+    if os.environ.get("RANK", "0") == "0":
+        for note in notes:
+            say(note)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would print a trace of its own instead of raising
     try:
         try:

@@ -23,7 +23,8 @@ def benchmark(options: Options) -> Report:
     with TemporaryDirectory(prefix="rankpo-benchmark-") as name:
         weights = cross_encoder(Path(name), tiny=options.quick)
         overrides = [
-            "model=reranker",
+            "model=base",
+            "kind=reranker",
             f"model.name_or_path={weights}",
             f"model.max_length={length}",
             "loss=pointwise_bce",

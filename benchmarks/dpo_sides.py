@@ -80,12 +80,11 @@ def ours(*, overrides: Sequence[str], data: str) -> Update:
     trainer, folder = build_trainer([*overrides, *common])
 
     def update(step: int) -> Outcome:
-        from rankpo.runs.logger import RunningMetrics
 
         prepared = trainer.prepare(step)
         trainer.train_step(prepared)
         loss = trainer.running.result(lambda tensor: tensor)["loss"]
-        trainer.running = RunningMetrics()
+        trainer.running.clear()
         batches = [item.batch for item in prepared.micro_batches if item.counts]
         return Outcome(loss, tokens=sum(batch.sequences.num_tokens for batch in batches))
 

@@ -41,12 +41,11 @@ def trainer_update(*, overrides: Sequence[str], data: Path) -> Update:
     trainer, folder = build_trainer([*overrides, "datasets=[rankpo]", f"datasets.rankpo.path={data}"])
 
     def update(step: int) -> Outcome:
-        from rankpo.runs.logger import RunningMetrics
 
         prepared = trainer.prepare(step)
         trainer.train_step(prepared)
         loss = trainer.running.result(lambda tensor: tensor)["loss"]
-        trainer.running = RunningMetrics()
+        trainer.running.clear()
         lengths = _lengths(prepared)
         return Outcome(loss, _gflop(trainer.policy, lengths), sum(lengths))
 
@@ -56,9 +55,9 @@ def trainer_update(*, overrides: Sequence[str], data: Path) -> Update:
 
 def build_trainer(overrides: Sequence[str]) -> tuple[BasicTrainer, TemporaryDirectory[str]]:
     """A trainer ready for its first update, and the folder of its token file."""
+    from rankpo.config.compose import compose
     from rankpo.runs import processes
     from rankpo.runs.logger import MetricsLogger
-    from rankpo.tasks.demo import compose
     from rankpo.tasks.train import assemble
 
     folder = TemporaryDirectory(prefix="rankpo-benchmark-")
@@ -85,10 +84,10 @@ def encode_update(*, folder: str, texts: Sequence[str], max_length: int) -> Upda
 def listwise_update(*, overrides: Sequence[str], rows: Sequence[Row], decode: str) -> Update:
     """The ranking of one query's candidates, a query per update. The value: the place of the passage that the first
     window put first, which is the same however the order is read off."""
+    from rankpo.config.compose import compose
     from rankpo.models.listwise.reranking import ListwiseReranker
-    from rankpo.tasks.demo import compose
 
-    config: Any = compose(["model=listwise_llm", *overrides]).model
+    config: Any = compose(["model=base", "kind=listwise", *overrides]).model
     reranker = ListwiseReranker(config.build(config.open_inputs(_silent), _silent).eval(), decode=decode)
 
     def update(step: int) -> Outcome:

@@ -52,9 +52,9 @@ def _text(rng: random.Random, kind: str, number: int, words: int) -> str:
 def planning_and_step(*, num_pairs: int, batch_size: int, plans: int, tiny: bool = False) -> Update:
     """An update: `plans` preparations of updates far apart, timed, then one training step. The value is the fraction
     of the step's time that one preparation takes."""
+    from rankpo.config.compose import compose
     from rankpo.runs import processes
     from rankpo.runs.logger import MetricsLogger
-    from rankpo.tasks.demo import compose
     from rankpo.tasks.train import assemble
 
     folder = TemporaryDirectory(prefix="rankpo-benchmark-")

@@ -60,7 +60,8 @@ def make_sides(
     folder: Path, weights: str, rows: list[Row], batch_size: int, query_length: int, passage_length: int
 ) -> list[Side]:
     model = [
-        "model=llama_embedding",
+        "model=llama",
+        "kind=embedding",
         f"model.name_or_path={weights}",
         f"model.query_max_length={query_length}",
         f"model.passage_max_length={passage_length}",

@@ -30,6 +30,9 @@ class Example:
     teacher: one teacher score per candidate, or None.
     confidence: of a preference, a fraction of 1, or None where nobody stated one.
     source: `file:line` (or `dataset[index]`) for messages.
+    query_prompt: what the record has in front of its query, in place of the model's own prompt; None: the model's.
+    symmetric: candidates get the query's prompt too (similarity and clustering data of FlagEmbedding).
+    own_negatives: other queries' candidates are no negatives of this one. max_negatives: of its own, at most so many.
     relevant: whether each candidate is a positive, where lists or a threshold say so; see `data.relevance`.
     grades: the labels of a record that has both lists and scores, for losses on labels; None: `relevance` is the label.
     finished: per candidate, False for a completion that was cut when it was written; None: all are whole.
@@ -42,6 +45,10 @@ class Example:
     teacher: tuple[float, ...] | None = None
     confidence: float | None = None
     source: str = ""
+    query_prompt: str | None = None
+    symmetric: bool = False
+    own_negatives: bool = False
+    max_negatives: int | None = None
     relevant: tuple[bool, ...] | None = None
     grades: tuple[float, ...] | None = None
     finished: tuple[bool, ...] | None = None
@@ -156,7 +163,8 @@ class Batch:
     judged, grades: [J, 2] int64 pairs (query, row) and [J] float32: the relevance that any example of the data states
     for the row's text and that query. None where the loss does not ask for it.
     reference: [B, G] scores of the reference model, computed before the run, or None.
-    ids: the B example ids, for messages.
+    ids: the B example ids, for messages. own_negatives: [B] bool, queries to which other queries' candidates are no
+    negatives; None: no query is one of these.
     """
 
     sequences: Sequences
@@ -166,6 +174,7 @@ class Batch:
     ids: tuple[str, ...]
     positives: Tensor | None = None
     reference: Tensor | None = None
+    own_negatives: Tensor | None = None
     judged: Tensor | None = None
     grades: Tensor | None = None
 
@@ -181,6 +190,7 @@ class Batch:
             labels=self.labels.to(device),
             positives=None if self.positives is None else self.positives.to(device),
             reference=None if self.reference is None else self.reference.to(device),
+            own_negatives=None if self.own_negatives is None else self.own_negatives.to(device),
             judged=None if self.judged is None else self.judged.to(device),
             grades=None if self.grades is None else self.grades.to(device),
         )
@@ -210,3 +220,14 @@ class LossOutput:
     weights: Tensor | None = None
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     terms: Mapping[str, Term] = field(default_factory=dict)
+
+    def logged(self, main_term: str, sums: Mapping[str, float]) -> dict[str, Tensor]:
+        """The metrics of a log line: the losses of each term too, where there are several and they have weight.
+
+        main_term: the name of the main one. sums: the denominators of the terms.
+        """
+        metrics = dict(self.metrics)
+        if self.terms:
+            metrics[f"loss/{main_term}"] = self.losses
+        metrics.update({f"loss/{name}": term.losses for name, term in self.terms.items() if sums.get(name)})
+        return metrics

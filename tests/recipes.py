@@ -14,7 +14,8 @@ SGD = (
 )
 CHAT = (
     *SGD,
-    "model=tiny_llama_lm",
+    "model=tiny_llama",
+    "kind=causal_lm",
     "model.random.num_hidden_layers=1",
     "model.max_length=192",
     "model.max_prompt_length=160",
@@ -25,12 +26,13 @@ PAIRS = (*RANKPO, "loss.temperature=0.1")
 GRADED = (*TINY, "datasets=[toy_graded]", "optimizer.lr=0.05")
 RERANKER = (
     *SGD,
-    "model=tiny_decoder_reranker",
+    "model=tiny_llama",
+    "kind=reranker",
     "model.random.num_hidden_layers=1",
     "model.max_length=128",
     "optimizer.lr=1",
 )
-LISTS = (*SGD, "model=tiny_listwise", "datasets=[toy_lists]", "datasets.toy_lists.num_examples=11")
+LISTS = (*SGD, "model=tiny_llama_wide", "kind=listwise", "datasets=[toy_lists]", "datasets.toy_lists.num_examples=11")
 GRADED_MARGIN = (*GRADED, "loss=graded_margin", "loss.temperature=0.5", "dataloader.group_size=7")
 OF_SCORED_PAIRS = ("cosent", "angle", "cosine_mse")
 OF_LABELLED_PAIRS = ("contrastive_pairs", "online_contrastive")
@@ -122,7 +124,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 EVERY = {**LOSSES, **VARIANTS}
 # trainer.max_tokens that holds every update whole, and those under which each is cut into several micro-batches
 WHOLE = 100000
-PARTS = {name: 60 if "model=tiny_listwise" in recipe else 150 for name, recipe in EVERY.items()}
+PARTS = {name: 60 if "kind=listwise" in recipe else 150 for name, recipe in EVERY.items()}
 # for many updates: at the rates of a few, some go so far that rounding, amplified, shows in the curve
 GENTLE = dict.fromkeys(
     ("bradley-terry", "contrastive", "orpo", "rankpo", "simpo", "slic", "own negatives", "symmetric", "matryoshka"),

@@ -10,14 +10,15 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 
+from rankpo.config.compose import compose
 from rankpo.runs.logger import MetricsLogger
-from rankpo.tasks.demo import compose
 from rankpo.tasks.train import assemble
 from tests.starts import ROOT as ROOT
 from tests.starts import Started
 
 TINY = (
     "model=tiny_bert",
+    "kind=embedding",  # losses on pairs and lists would choose another one
     "model.random.num_hidden_layers=1",
     "model.query_max_length=64",
     "model.passage_max_length=96",

@@ -15,10 +15,10 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from rankpo.config.build import build
+from rankpo.config.compose import compose
 from rankpo.data.generated.jobs import write_jobs
 from rankpo.runs import processes
 from rankpo.runs.logger import MetricsLogger
-from rankpo.tasks.demo import compose
 from rankpo.tasks.train import assemble
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
@@ -36,21 +36,17 @@ def test_every_folder_is_covered_by_a_test_below():
 
 
 COVERED = {
-    "task", "loss", "model", "datasets", "trainer", "dataloader", "optimizer", "scheduler", "tracker",
+    "task", "loss", "model", "kind", "datasets", "trainer", "dataloader", "optimizer", "scheduler", "tracker",
     "experiment", "debug", "mining", "judge", "search",
 }  # fmt: skip
 
-# which model and data the losses of a trainer are shown with
+# which model and data the losses that choose a kind are shown with
 SHOWN_WITH = {
-    "contrastive": ("tiny_bert", "toy_contrastive"),
-    "paired_preference": ("tiny_bert", "toy_pairs"),
-    "listwise": ("tiny_bert", "toy_graded"),
-    "listwise_lm": ("tiny_listwise", "toy_lists"),
-    "sft": ("tiny_pythia", "toy_chat"),
-    "token_preference": ("tiny_pythia", "toy_chat"),
-    "unpaired_preference": ("tiny_pythia", "toy_chat"),
-    "ppo": ("tiny_pythia", "toy_chat"),
-    "grpo": ("tiny_pythia", "toy_chat"),
+    "embedding": ("tiny_bert", "toy_pairs"),
+    "reranker": ("tiny_bert", "toy_graded"),
+    "listwise": ("tiny_llama_wide", "toy_lists"),
+    "causal_lm": ("tiny_pythia", "toy_chat"),
+    "reward_model": ("tiny_pythia", "toy_chat"),
 }
 SIZES = {
     "bert": "hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64",
@@ -65,17 +61,16 @@ def trainer_of(*overrides: str):
     return assemble(experiment, processes.make_accelerator("fp32"), MetricsLogger(main=False))
 
 
-def trainer_name(loss: str) -> str:
-    """The module of the trainer that a loss's yaml chooses."""
-    chosen = re.search(r"override /trainer: (\w+)", (CONFIG / "loss" / f"{loss}.yaml").read_text())
-    assert chosen is not None
-    return OmegaConf.load(CONFIG / "trainer" / f"{chosen[1]}.yaml")._target_.split(".")[2]
+def kind_of(loss: str) -> str:
+    """The kind that a loss's yaml chooses."""
+    (chosen,) = re.findall(r"override /kind: (\w+)", (CONFIG / "loss" / f"{loss}.yaml").read_text())
+    return chosen
 
 
 @pytest.mark.parametrize("loss", options("loss"))
 def test_losses(tmp_path, loss):
     """Each loss with its own trainer and loader: one update whose loss and gradient are finite."""
-    model, dataset = SHOWN_WITH[trainer_name(loss)]
+    model, dataset = SHOWN_WITH[kind_of(loss)]
     choices = (f"loss={loss}", f"model={model}", f"datasets=[{dataset}]")
     trainer = trainer_of(*choices, "trainer.batch_size=4", f"cache_dir={tmp_path}")
     trainer.policy.train()
@@ -83,33 +78,38 @@ def test_losses(tmp_path, loss):
     assert trainer.state.step == 1
 
 
-GENERIC = ("embedding", "reranker", "causal_lm", "listwise_llm")  # bases that name no weights of their own
+ENCODERS = ("minilm", "modernbert", "bge_m3", "e5", "bge_reranker", "modernbert_reranker", "tiny_bert")
+OF_DECODERS = ("causal_lm", "reward_model", "listwise")
+PAIRS = [
+    (model, kind)
+    for model in options("model")
+    for kind in options("kind")
+    if not (model in ENCODERS and kind in OF_DECODERS)
+]
 
 
-@pytest.mark.parametrize("model", options("model"))
-def test_models(model):
-    """Each model's settings on a tiny random backbone: built, it answers one call of its kind."""
-    tiny = f"{{model_type: llama, {SIZES['llama']}, max_position_embeddings: 8192}}"
-    encoder = f"{{model_type: bert, {SIZES['bert']}, max_position_embeddings: 8192}}"
-    given = "model.name_or_path=x/y" if model in GENERIC else "task=report"
-    kind = compose([f"model={model}", given, "task=report", "task.runs=[.]"]).model
-    decoder = kind.kind in ("causal_lm", "listwise") or getattr(kind, "pooling", "") == "last"
-    decoder = decoder or getattr(kind, "head", "") in ("decoder", "causal_lm")
-    random = f"++model.random={tiny if decoder else encoder}"
-    words = ["model.yes_word=y", "model.no_word=n"] if getattr(kind, "head", "") == "causal_lm" else []
-    overrides = [f"model={model}", random, "model.load_from=null", "model.name_or_path=null", *words]
-    config = compose([*overrides, "task=report", "task.runs=[.]"]).model
+@pytest.mark.parametrize(("model", "kind"), PAIRS)
+def test_models_as_every_kind(model, kind):
+    """Each checkpoint's settings as each kind, on a tiny random backbone: built, it answers one call of its kind."""
+    family = "bert" if model in ENCODERS else "llama"
+    weights = f"++model.random={{model_type: {family}, {SIZES[family]}, max_position_embeddings: 8192}}"
+    words = ["model.yes_word=y", "model.no_word=n", "model.prompt=plain", "model.window=10", "model.stride=5"]
+    keys = {"reranker": words[:2], "listwise": words[2:]}.get(kind, [])
+    choices = [f"model={model}", f"kind={kind}", weights, "model.load_from=null", "model.name_or_path=null", *keys]
+    config = compose([*choices, "task=report", "task.runs=[.]"]).model
     say = lambda message: None  # noqa: E731
+    assert config.kind == kind
     policy = config.build(config.open_inputs(say), say)
-    if config.kind == "embedding":
+    if kind == "embedding":
         assert policy.encode(["a text", "another"], role="query").shape == (2, 32)
-    elif config.kind == "reranker":
+    elif kind == "reranker":
         assert len(policy.compute_score([("query", "a text"), ("query", "another")])) == 2
-    elif config.kind == "causal_lm":
-        assert len(policy.logps(["a prompt"], ["a completion"])) == 1
+    elif kind == "listwise":
+        assert sorted(policy.rank("a query", ["a text", "another"])) is not None
+    elif kind == "reward_model":
+        assert policy.rewards(["a prompt"], ["a completion"]).shape == (1,)
     else:
-        assert config.kind == "listwise"
-        assert hasattr(policy, "rank")
+        assert policy.logps(["a prompt"], ["a completion"]).shape == (1,)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_trainers_and_loaders_are_chosen_by_some_loss():
 TASK_KEYS = {
     "evaluate": ("eval_datasets=[jobs_test]",),
     "report": ("task.runs=[.]",),
-    "rerank": ("task.requests=launch.py", "model=tiny_reranker"),
+    "rerank": ("task.requests=launch.py", "model=tiny_bert"),
     "sample": ("model=tiny_pythia", "datasets=[toy_chat]"),
     "export": ("task.run=.",),
 }

@@ -114,7 +114,8 @@ FAULT = """
 import sys, time, runpy, os
 sys.path.insert(0, {root!r})
 os.chdir({root!r})
-from rankpo.trainers.basic import BasicTrainer, NonFiniteError
+from rankpo.trainers.basic import BasicTrainer
+from rankpo.trainers.update import NonFiniteError
 step = BasicTrainer.train_step
 def faulty(self, update):
     if os.environ["RANK"] == "1" and self.state.step == 2:

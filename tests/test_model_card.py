@@ -1,12 +1,11 @@
 """The card: a head that hubs read, code that runs as it stands, no path of this machine."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from rankpo.models.embedding.saving import EmbeddingFolder
+from rankpo.models.embedding.saving import embedding_card as card
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.model_card import public_name
 from tests.models.saved import saved
@@ -22,10 +21,6 @@ DESCRIPTION = {
     "metrics_before": {"jobs_dev/ndcg@20": 0.5},
     "metrics_after": {"jobs_dev/ndcg@20": 0.61234, "jobs_dev/mrr@10": 0.7},
 }
-
-
-def card(settings, description):
-    return EmbeddingFolder().card(SimpleNamespace(settings=settings), description)
 
 
 def head(text):

@@ -69,7 +69,7 @@ def test_tokenizers_have_names_that_4_knows(tmp_path):
     assert again.all_special_ids == tokenizer.all_special_ids
 
 
-@pytest.mark.parametrize("name", ["tiny_reranker", "tiny_decoder_reranker", "tiny_yes_no", "listwise"])
+@pytest.mark.parametrize("name", ["encoder", "decoder", "yes_no", "listwise"])
 def test_every_export_is_written_so(tmp_path, name):
     model = listwise_of() if name == "listwise" else reranker_of(name)
     save_model(model, tmp_path / "FINAL")

@@ -24,7 +24,6 @@ ELSEWHERE = {
 }
 TINY = {
     "model=minilm": "model=tiny_bert",
-    "model=minilm_reranker": "model=tiny_reranker",
     "model=pythia": "model=tiny_pythia",
     "search.num_trials=20": "search.num_trials=1",
 }

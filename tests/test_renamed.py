@@ -10,10 +10,10 @@ from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from rankpo.config.compose import compose
 from rankpo.config.messages import explain
 from rankpo.config.renamed import RENAMED
 from rankpo.errors import ConfigError
-from rankpo.tasks.demo import compose
 from tests.runs import ROOT
 
 
@@ -26,7 +26,7 @@ def composed(*overrides: str):
 def trees():
     chosen = {
         "kto": composed("model=pythia", "loss=kto"),
-        "sft": composed("model=listwise_llm", "loss=listwise_generation"),
+        "sft": composed("model=base", "kind=listwise", "loss=listwise_generation"),
         **{loss: composed("model=pythia", f"loss={loss}") for loss in ("ppo", "tdpo", "ra-dpo")},
     }
     assert len({tree.loss._target_ for tree in chosen.values()}) == len(chosen)
@@ -37,7 +37,7 @@ def trees():
 def test_what_is_said_exists(name, trees):
     """Every dotted name outside of brackets, in the config of the loss that the brackets ask for, if they do."""
     asked = re.search(r"\(loss=([\w-]+)\)", RENAMED[name])
-    tree = trees[asked[1]] if asked else trees["sft" if "listwise_llm" in RENAMED[name] else "kto"]
+    tree = trees[asked[1]] if asked else trees["sft" if "kind=listwise" in RENAMED[name] else "kto"]
     words = [
         word for word in re.sub(r"\([^)]*\)", "", RENAMED[name]).replace(",", " ").split() if word not in ("or", "and")
     ]

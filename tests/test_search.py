@@ -10,12 +10,12 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
 from rankpo.sweeps import optuna as module
 from rankpo.sweeps.folder import job_name, write_job
 from rankpo.sweeps.jobs import Job
 from rankpo.sweeps.optuna import Curve, Search, SearchSettings, split
-from rankpo.tasks.demo import compose
 from tests.runs import launch
 from tests.sweeps import JOBS, swept
 

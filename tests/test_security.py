@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from rankpo.config.build import locate
+from rankpo.config.compose import compose
 from rankpo.config.guard import foreign
 from rankpo.errors import ConfigError
 from rankpo.judges.base import JudgeStopped
@@ -20,7 +21,6 @@ from rankpo.judges.server import ServerJudge
 from rankpo.judges.templates import Template
 from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.storage.folders import MANIFEST, checksum
-from rankpo.tasks.demo import compose
 from tests.judges.server import Handler, serving
 from tests.runs import RANKPO, TINY, train
 from tests.starts import ROOT

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import rankpo
-from rankpo.tasks.demo import compose
+from rankpo.config.compose import compose
 from tests.models.saved import saved
 from tests.models.test_reranker import model_of as reranker_of
 
@@ -88,7 +88,7 @@ def test_embeddings_are_ours(tmp_path, pooling):
     assert np.abs(ours[0] - ours[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["tiny_reranker", "tiny_decoder_reranker"])
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
 def test_reranker_scores_are_ours(tmp_path, name):
     """Formats stay with the caller, as FINAL/README.md says."""
     model = reranker_of(name)

@@ -20,6 +20,7 @@ from rankpo.config.guard import leaves, secrets
 from rankpo.config.messages import unknown
 from rankpo.config.moved import current
 from rankpo.config.value_types import type_problem, type_problems
+from rankpo.config.weights import other_kind, settled
 from rankpo.errors import ConfigError
 from rankpo.trainers.settings import TrainerSettings
 
@@ -109,7 +110,7 @@ class Experiment:
     judge: Any = None  # with task=annotate
 
 
-def locate(target: str) -> Any:
+def locate(target: Any) -> Any:
     """The class of a `_target_`. Raises ValueError for anything outside the allowed packages, or not there.
 
     A name that an allowed module only imports from elsewhere is outside, and a function is no class.
@@ -132,12 +133,25 @@ def permit(target: Any) -> None:
         raise ValueError(f"_target_={target} is not allowed; it must begin with {', '.join(ALLOWED_TARGETS)}")
 
 
+def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """The config as a run's folder keeps it: resolved, with `~` as the home directory, and with the settings of the
+    model that follow from its weights. Raises ConfigError.
+    """
+    tree: dict[str, Any] = _at_home(OmegaConf.to_container(config, resolve=True))
+    try:
+        target = locate(tree["model"].get("_target_"))
+    except ValueError as error:
+        raise ConfigError([f"model.{error}"]) from error
+    tree["model"] = settled(tree["model"], target, _model_keys(overrides))
+    return tree
+
+
 def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment that a config describes. Raises ConfigError with every problem, one line each."""
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError([f"{key} is not set; add {key}=…" for key in missing])
-    tree: dict[str, Any] = _at_home(OmegaConf.to_container(config, resolve=True))
+    tree = plain_tree(config, overrides)
     if found := secrets(list(leaves(tree))):
         raise ConfigError(found)  # alone: other messages would show the values
     problems = [unknown("the config", name, (*RUN_KEYS, *GROUPS)) for name in tree if name not in (*RUN_KEYS, *GROUPS)]
@@ -153,7 +167,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     made: dict[str, Any] = {}
     for name in ("task", "loss", "scheduler"):
         made[name] = attempt(partial(build, tree[name], name))
-    made["model"] = attempt(partial(_build_model, tree["model"], made["loss"]))
+    made["model"] = attempt(partial(build, tree["model"], "model"))
     made["schedule"] = made.pop("scheduler")
     for name in ("mining", "judge"):
         if name in tree:
@@ -170,6 +184,8 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     for name in ("dataloader", "replay_dataloader", "optimizer"):
         made[name] = attempt(partial(maker, tree[name], name))
     problems.extend(_compatibility(made, tree))
+    if made["model"] is not None and (problem := other_kind(made["model"], overrides)):
+        problems.append(problem)
     if problems:
         raise ConfigError(problems)
     return Experiment(
@@ -198,18 +214,6 @@ def _at_home(value: Any) -> Any:
     if isinstance(value, list):
         return [_at_home(item) for item in value]
     return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
-
-
-def _build_model(node: Mapping[str, Any], loss: Loss | None) -> Any:
-    """The model's config. Tokens that loss=csft sets for a model that has no use for them are not its fault: that it has
-    no token log-probabilities is said of it."""
-    if loss is not None and "control_tokens" in loss.needs:
-        try:
-            taken = inspect.signature(locate(node["_target_"])).parameters
-        except ValueError as error:
-            raise ConfigError([f"model.{error}"]) from error
-        node = {name: value for name, value in node.items() if name != "control_tokens" or name in taken}
-    return build(node, "model")
 
 
 def run(experiment: Experiment) -> None:
@@ -322,13 +326,15 @@ def _is_in_batch(loss: Loss) -> bool:
 
 # Need of a loss: what it is, and what to try where the model's kind does not give it.
 GIVEN_BY_KINDS = {
-    "token_logps": ("token log-probabilities", "Try model=llama, qwen or pythia."),
+    "token_logps": (
+        "token log-probabilities",
+        "Add kind=causal_lm with a decoder, such as model=llama, qwen or pythia.",
+    ),
     "vectors": (
         "embeddings",
-        "Try loss=softmax, which sets a positive against its own list, or an embedding model, such as model=minilm, "
-        "llama_embedding or qwen3_embedding.",
+        "Add kind=embedding; or try loss=softmax, which compares a positive with the candidates of its own list.",
     ),
-    "lists": ("rankings of whole lists", "Try model=listwise_llm."),
+    "lists": ("rankings of whole lists", "Add kind=listwise with a decoder, such as model=llama, qwen or mistral."),
 }
 
 

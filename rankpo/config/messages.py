@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rankpo import errors
+from rankpo.config.aliases import ALIASES
 from rankpo.config.renamed import RENAMED
 from rankpo.errors import ConfigError
 from rankpo.storage.atomic import UNWRITTEN, remedy, room
@@ -77,6 +78,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     missing = re.search(r"(?:Could not find|In '[^']+': Could not find) '([\w@]+)/([^']+)'", text)
     if missing:
         group, option = missing.groups()
+        if group == "model" and option in ALIASES:
+            return f"model={option} is an old name, which a yaml cannot use; write {ALIASES[option].spelling}"
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         return unknown(f"{group}={option}: the group {group!r}", option, options)
     unknown_key = re.search(r"Could not override '([^']+)'", text)

@@ -33,12 +33,21 @@ MODULES = {  # by release; an old module of a yaml's class and where the class l
     "rankpo.models.causal_config": "rankpo.models.causal_lm.config",
     "rankpo.search": "rankpo.sweeps.optuna",
 }
+CLASSES = {  # old class name in its module of today, and the name of the class today
+    "rankpo.models.causal_lm.config.CausalModelConfig": "CausalKind",
+    "rankpo.models.embedding.config.EmbeddingModelConfig": "EmbeddingKind",
+    "rankpo.models.listwise.config.ListwiseModelConfig": "ListwiseKind",
+    "rankpo.models.reranker.config.RerankerModelConfig": "RerankerKind",
+}
 
 
 def current(target: str) -> str:
     """Today's name of a `_target_`, which may have been written by an earlier version."""
     module, _, name = target.rpartition(".")
-    return f"{MODULES.get(module, module)}.{name}" if module else target
+    if not module:
+        return target
+    module = MODULES.get(module, module)
+    return f"{module}.{CLASSES.get(f'{module}.{name}', name)}"
 
 
 def translated(tree: Any) -> Any:

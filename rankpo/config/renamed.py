@@ -75,5 +75,5 @@ RENAMED = {
     "resume_from_checkpoint": "resume (auto)",
     "model_name_or_path": "model.name_or_path",
     "precompute_ref_log_probs": "cache_reference_logprobs",
-    "neftune_noise_alpha": "model.neftune_alpha (model=listwise_llm)",
+    "neftune_noise_alpha": "model.neftune_alpha (kind=listwise)",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,8 +10,11 @@ import torch
 from rankpo.data.loaders.ranking import Group
 from rankpo.types import Labels, Sequences
 
-if TYPE_CHECKING:
-    pass
+
+def own_negatives(groups: Sequence[Group]) -> torch.Tensor | None:
+    """[B] bool: queries to which other queries' candidates are no negatives; None where there are none such."""
+    flags = [group.own_negatives for group in groups]
+    return torch.tensor(flags) if any(flags) else None
 
 
 def labels_of(groups: Sequence[Group], width: int | None = None) -> Labels:

@@ -199,6 +199,8 @@ def _notes(part: Report) -> list[str]:
         notes.append(f"{len(bad)} bad records left out, the first: {bad[0]}")
     if met and met["filtered"]:
         notes.append(f"{met['filtered']:,} records filtered out")
+    if met and (order := met["order"]):
+        notes.append(f"columns are read in their order: {', '.join(order)}; other roles by the keys of the field map")
     if met and (unused := met["unused"]):
         notes.append(f"{len(unused)} fields are not used: {', '.join(unused)}")
     both = part.get("positive_and_negative", {}).get("count", 0)

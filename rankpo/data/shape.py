@@ -11,7 +11,7 @@ from rankpo.data.table import Dataset
 from rankpo.types import Example
 
 if TYPE_CHECKING:
-    from rankpo.data.readers.records import EvaluationSet
+    from rankpo.data.readers.beir import EvaluationSet
 
 PEEKED = 100  # examples that are read to learn the shape of a dataset
 

@@ -1,5 +1,7 @@
 """Every distinct text, tokenised once, in a memory-mapped file; and the examples as row numbers of it.
 
+Texts of equal tokens, such as two that differ by a second blank, are one row: no text is then a negative of itself.
+
 A folder per (datasets, tokenizer, formats), keyed by fingerprints, so that epochs, tasks, runs and sweep jobs share
 it. Several processes may start at once: the first to take the lock builds, the others wait and open. A store whose
 files are not as they were written is built again.
@@ -11,7 +13,7 @@ import json
 import shutil
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
@@ -25,7 +27,7 @@ from rankpo.storage import locks
 from rankpo.storage.folders import damage, written_whole
 from rankpo.types import Example
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 8
 CHECKED_BYTES = 1 << 30  # a larger file is looked at for its size alone: reading it would hold up every start
 TEXTS_PER_CALL = 2048  # enough to keep the tokenizer's threads busy, little enough to hold in memory
 
@@ -55,7 +57,8 @@ class Pieces:
 
     fingerprint: changes whenever `tokenize` or a prefix would give other tokens. render: an example's query and
     candidates as `tokenize` wants them, in place of prefix + text; raises BadRecord for an example that has no such
-    form. notes: what `tokenize` counted, kept with the table.
+    form. notes: what `tokenize` counted, kept with the table. own_prompts: whether a record's own prompt takes the place
+    of the query's prefix; else it stands behind it, as a part of the query.
     """
 
     tokenize: Tokenize
@@ -64,13 +67,19 @@ class Pieces:
     fingerprint: str
     render: Callable[[Example], tuple[str, Sequence[str]]] | None = None
     notes: Callable[[], Mapping[str, int]] | None = None
+    own_prompts: bool = False
 
     def texts(self, example: Example) -> tuple[str, Sequence[str]]:
         """The texts under which an example's query and candidates stand in the store."""
+        prompt = example.query_prompt
         if self.render is not None:
-            return self.render(example)
-        query = self.query_prefix + plain_text(example.query)
-        return query, [self.candidate_prefix + text for text in example.candidates]
+            own = prompt is not None and isinstance(example.query, str)
+            return self.render(replace(example, query=f"{prompt}{example.query}") if own else example)
+        before = self.query_prefix
+        if prompt is not None:
+            before = prompt if self.own_prompts else before + prompt
+        after = before if example.symmetric else self.candidate_prefix
+        return before + plain_text(example.query), [after + text for text in example.candidates]
 
 
 class ExampleTable:
@@ -79,7 +88,8 @@ class ExampleTable:
     query: [E] row. offsets: [E + 1]; example e has the slots offsets[e]:offsets[e+1] of
     candidates (row), relevance, grades (labels for losses on labels; the relevance itself where the data has no
     others), stated (1 relevant, 0 not, -1 the data does not say) and teacher (NaN where none). confidence: [E], NaN
-    where none. dataset: [E] number. lengths: [rows] tokens of each row.
+    where none. dataset: [E] number. own_negatives: [E] bool, other queries' candidates are no negatives of this one.
+    max_negatives: [E], of its own at most so many; -1 for all. lengths: [rows] tokens of each row.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -96,6 +106,8 @@ class ExampleTable:
         self.teacher = self._open("teacher")
         self.confidence = self._open("confidence")
         self.dataset = self._open("dataset")
+        self.own_negatives = self._open("own_negatives")
+        self.max_negatives = self._open("max_negatives")
         self.example_keys = self._open("example_keys")
         self._id_offsets = self._open("id_offsets")
         self._ids = self._open("ids")
@@ -235,7 +247,9 @@ class _Builder:
     def __init__(self, pieces: Pieces, file: IO[bytes]) -> None:
         self.pieces = pieces
         self.file = file
-        self.rows: dict[bytes, int] = {}
+        self.rows: dict[bytes, int] = {}  # numbers of texts, in the order in which they come
+        self.row_of_text = array("q")  # texts of equal tokens are one row
+        self.by_tokens: dict[bytes, int] = {}
         self.waiting: list[str] = []
         self.token_counts: list[np.ndarray] = []
         self.names: list[str] = []
@@ -244,6 +258,7 @@ class _Builder:
         self.query, self.counts, self.candidates = array("q"), array("q"), array("q")
         self.relevance, self.grades, self.teacher, self.confidence = (array("f") for _ in range(4))
         self.stated, self.dataset = array("b"), array("h")
+        self.own_negatives, self.max_negatives = array("b"), array("h")
         self.ids: list[bytes] = []
 
     def add(self, number: int, dataset: Dataset) -> None:
@@ -264,6 +279,8 @@ class _Builder:
             self.teacher.extend(example.teacher or [float("nan")] * len(example.candidates))
             self.confidence.append(float("nan") if example.confidence is None else example.confidence)
             self.dataset.append(number)
+            self.own_negatives.append(example.own_negatives)
+            self.max_negatives.append(-1 if example.max_negatives is None else example.max_negatives)
             self.ids.append(example.id.encode())
 
     def _row(self, text: str) -> int:
@@ -279,9 +296,16 @@ class _Builder:
     def _flush(self) -> None:
         if not self.waiting:
             return
-        encoded = self.pieces.tokenize(self.waiting)
-        self.token_counts.append(np.array([len(ids) for ids in encoded], dtype=np.int64))
-        np.concatenate([np.asarray(ids, dtype="<i4") for ids in encoded]).tofile(self.file)
+        fresh = []
+        for ids in self.pieces.tokenize(self.waiting):
+            tokens = np.asarray(ids, dtype="<i4")
+            count = len(self.by_tokens)
+            row = self.by_tokens.setdefault(xxhash.xxh3_128_digest(tokens.tobytes()), count)
+            self.row_of_text.append(row)
+            if row == count:
+                fresh.append(tokens)
+        self.token_counts.append(np.array([len(tokens) for tokens in fresh], dtype=np.int64))
+        np.concatenate([*fresh, np.zeros(0, dtype="<i4")]).tofile(self.file)
         self.waiting.clear()
 
     def finish(self, folder: Path, reports: Mapping[str, Mapping[str, object]]) -> None:
@@ -292,16 +316,19 @@ class _Builder:
         relevance = np.array(self.relevance, dtype=np.float32)
         owners = np.repeat(np.array(self.dataset, dtype=np.int16), np.array(self.counts, dtype=np.int64))
         stated = np.array(self.stated, dtype=np.int8)
+        rows = np.array(self.row_of_text, dtype=np.int64)
         arrays = {
             "token_offsets": _offsets(np.concatenate(self.token_counts) if self.token_counts else np.zeros(0, int)),
-            "query": np.array(self.query, dtype=np.int64),
+            "query": rows[np.array(self.query, dtype=np.int64)],
             "offsets": _offsets(np.array(self.counts, dtype=np.int64)),
-            "candidates": np.array(self.candidates, dtype=np.int64),
+            "candidates": rows[np.array(self.candidates, dtype=np.int64)],
             "relevance": relevance,
             "stated": completed(stated, relevance, owners),
             "teacher": teacher,
             "confidence": np.array(self.confidence, dtype=np.float32),
             "dataset": np.array(self.dataset, dtype=np.int16),
+            "own_negatives": np.array(self.own_negatives, dtype=bool),
+            "max_negatives": np.array(self.max_negatives, dtype=np.int16),
             "example_keys": np.array([xxhash.xxh3_64_intdigest(name) for name in self.ids], dtype=np.uint64),
             "id_offsets": _offsets(np.array([len(name) for name in self.ids], dtype=np.int64)),
             "ids": np.frombuffer(b"".join(self.ids), dtype=np.uint8),

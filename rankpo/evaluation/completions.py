@@ -23,9 +23,9 @@ from rankpo.evaluation.base import Evaluator, Result, Say
 from rankpo.evaluation.preferences import PreferenceEvaluator
 from rankpo.losses.base import Loss
 from rankpo.losses.pairs import pair_metrics
+from rankpo.losses.reduction import denominators, total
 from rankpo.losses.risk import kl
 from rankpo.losses.token_preference import TokenPreferenceLoss, divergence_metrics
-from rankpo.trainers.update import denominators, total
 from rankpo.types import Labels
 
 if TYPE_CHECKING:

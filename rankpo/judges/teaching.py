@@ -31,7 +31,7 @@ def teach(
                 break
             key = f"{number}:{example.id}"
             record = records.get(key)
-            if record is None:
+            if record is None or "scores" not in record:  # an earlier version wrote whole lines
                 record = {"key": key, "scores": _scores(judge, example)}
                 records.add(record)
             scored.append((example, record["scores"]))
@@ -59,11 +59,16 @@ def pos_neg(example: Example, scores: Sequence[float]) -> dict[str, Any]:
         side = "pos" if positive else "neg"
         line[side].append(text)
         line[f"{side}_scores"].append(score)
-    return {**line, "id": example.id}
+    return {**line, **_about(example)}
 
 
 def hits(example: Example, scores: Sequence[float]) -> dict[str, Any]:
     """Candidates with their labels and the teacher's scores."""
     found = zip(example.candidates, example.relevance, scores, strict=True)
     listed = [{"content": text, "label": label, "score": score} for text, label, score in found]
-    return {"query": example.query, "hits": listed, "id": example.id}
+    return {"query": example.query, "hits": listed, **_about(example)}
+
+
+def _about(example: Example) -> dict[str, Any]:
+    prompt = {} if example.query_prompt is None else {"prompt": example.query_prompt}
+    return {"id": example.id, **prompt}

@@ -17,7 +17,8 @@ from rankpo.losses.base import (
 from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.matryoshka import Matryoshka, matryoshka, matryoshka_of
 from rankpo.losses.pool import Pool, build_pool, own_candidates
-from rankpo.types import Batch, Labels, LossOutput
+from rankpo.losses.vectors import Similarity, as_vectors, inner_products
+from rankpo.types import Batch, Labels, LossOutput, Vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,40 +140,49 @@ class ContrastiveLoss(InBatchLoss):
         losses = _cross_entropy(logits, positive)
         return LossOutput(losses, self.weights(labels)["loss"], _metrics(scores, positive, eligible, kept))
 
-    def in_batch(self, embeddings: Tensor, batch: Batch, queries: Tensor | None = None) -> LossOutput:
+    def in_batch(
+        self,
+        embeddings: Tensor | Vectors,
+        batch: Batch,
+        queries: Tensor | None = None,
+        similarity: Similarity = inner_products,
+    ) -> LossOutput:
         if self.negatives != "in_batch":
             raise ValueError("negatives=own reads scores: call the loss itself, or set negatives=in_batch")
         pool = build_pool(batch, queries, self.deduplicate_pool)
         # a half-precision product, times 1/τ = 100, would be off by a nat
-        with torch.autocast(embeddings.device.type, enabled=False):
+        vectors = as_vectors(embeddings)
+        with torch.autocast(vectors.rows.device.type, enabled=False):
             return matryoshka(
-                lambda truncated: self._against(truncated, pool),
-                at_least_float32(embeddings),
+                lambda truncated: self._against(Vectors(truncated, vectors.counts), pool, similarity),
+                vectors.rows,
                 self.matryoshka,
             )
 
-    def _against(self, embeddings: Tensor, pool: Pool) -> LossOutput:
-        """Losses [b] of the pool's queries, embeddings [N, D]."""
+    def _against(self, vectors: Vectors, pool: Pool, similarity: Similarity) -> LossOutput:
+        """Losses [b] of the pool's queries, vectors of all N texts."""
         same_text = self.false_negatives.same_text
-        texts, asked = embeddings[pool.rows], embeddings[pool.query_rows]  # [P, D], [Q, D]
-        query, positive = asked[pool.query], texts[pool.positive]  # [b, D]
-        scores = query @ texts.T  # [b, P]
+        texts, asked = vectors.select(pool.rows), vectors.select(pool.query_rows)  # of P and Q texts
+        query, positive = asked.select(pool.query), texts.select(pool.positive)  # of b texts
+        scores = similarity(query, texts)  # [b, P]
         others = torch.ones_like(pool.own).scatter(1, pool.positive[:, None], False)
         eligible = others & ~pool.known if same_text else others
+        if pool.alone is not None:
+            eligible = eligible & (pool.own | ~pool.alone[:, None])
         kept = self._kept(scores, pool.positive, eligible, pool.teacher)
         parts = [self._logits(scores, pool.positive, pool.own, kept)]
         own_query = torch.zeros_like(pool.same_query).scatter(1, pool.query[:, None], True)
         if self.query_query:
-            hidden = pool.same_query if same_text else own_query
-            parts.append(self._hide(query @ asked.T, hidden))
+            hidden = _with_alone(pool.same_query if same_text else own_query, pool)
+            parts.append(self._hide(similarity(query, asked), hidden))
         if self.document_document:
-            hidden = pool.own | pool.known if same_text else pool.own
-            parts.append(self._hide(positive @ texts.T, hidden))
+            hidden = _with_alone(pool.own | pool.known if same_text else pool.own, pool)
+            parts.append(self._hide(similarity(positive, texts), hidden))
         losses = _cross_entropy(torch.cat(parts, 1), pool.positive)
         metrics = _metrics(scores, pool.positive, others, kept)
         if self.symmetric:
-            sharing = pool.shared & ~own_query if same_text else torch.zeros_like(own_query)
-            backward = _cross_entropy(self._hide(positive @ asked.T, sharing), pool.query)
+            sharing = _with_alone(pool.shared if same_text else torch.zeros_like(own_query), pool) & ~own_query
+            backward = _cross_entropy(self._hide(similarity(asked, positive).T, sharing), pool.query)
             metrics["loss/query_to_document"] = losses.detach() / 2
             metrics["loss/document_to_query"] = backward.detach() / 2
             losses = (losses + backward) / 2
@@ -203,6 +213,11 @@ class ContrastiveLoss(InBatchLoss):
         hardness = (self.hardness.strength * scores.detach()).masked_fill(~hard, 0.0)
         visible = kept.scatter(1, positive[:, None], True)
         return (scores / self.temperature + hardness).masked_fill(~visible, -torch.inf)
+
+
+def _with_alone(hidden: Tensor, pool: Pool) -> Tensor:
+    """`hidden` [b, columns] with every column of queries that see their own negatives alone."""
+    return hidden if pool.alone is None else hidden | pool.alone[:, None]
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from rankpo.losses.graded_pool import GradedPool, graded_pool
 from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.lists import list_metrics, mean_over, ordered_pairs
 from rankpo.losses.maths import negative_log_sigmoid
-from rankpo.types import Batch, Labels, LossOutput
+from rankpo.losses.vectors import Similarity, as_vectors, inner_products
+from rankpo.types import Batch, Labels, LossOutput, Vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +76,23 @@ class GradedMarginLoss(InBatchLoss):
     def in_batch_weights(self, batch: Batch) -> Mapping[str, Tensor]:
         return {"loss": graded_pool(batch, None, self.unknown == "irrelevant").teaches.float()}
 
-    def in_batch(self, embeddings: Tensor, batch: Batch, queries: Tensor | None = None) -> LossOutput:
+    def in_batch(
+        self,
+        embeddings: Tensor | Vectors,
+        batch: Batch,
+        queries: Tensor | None = None,
+        similarity: Similarity = inner_products,
+    ) -> LossOutput:
         if not self.in_batch_wanted:
             raise ValueError("negatives=own reads scores: call the loss itself, or set negatives=in_batch")
         pool = graded_pool(batch, queries, self.unknown == "irrelevant")
         # a half-precision product, times 1/τ, would be off by a nat
-        with torch.autocast(embeddings.device.type, enabled=False):
-            return self._against(at_least_float32(embeddings), pool)
+        vectors = as_vectors(embeddings)
+        with torch.autocast(vectors.rows.device.type, enabled=False):
+            scores = similarity(vectors.select(pool.query_rows), vectors.select(pool.rows))  # [b, P]
+            return self._against(scores, pool)
 
-    def _against(self, embeddings: Tensor, pool: GradedPool) -> LossOutput:
-        scores = embeddings[pool.query_rows] @ embeddings[pool.rows].T  # [b, P]
+    def _against(self, scores: Tensor, pool: GradedPool) -> LossOutput:
         losses = graded_margin(scores / self.temperature, pool.grades, pool.known, self.margin)
         own = scores.detach().gather(1, pool.own)  # [b, G]
         metrics = list_metrics(own, pool.grades.gather(1, pool.own).to(own.dtype), pool.own_mask, graded=True)

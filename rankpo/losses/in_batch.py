@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rankpo.losses.base import Loss
-from rankpo.types import Batch, LossOutput
+from rankpo.losses.vectors import Similarity, inner_products
+from rankpo.types import Batch, LossOutput, Vectors
 
 KNOWN = frozenset({"positives", "grades"})
 
@@ -50,11 +51,18 @@ class InBatchLoss(Loss):
         """Weights [B] of each term of `in_batch` for all queries of an update, known before any text is encoded."""
         return {"loss": torch.ones(len(batch), device=batch.candidates.device)}
 
-    def in_batch(self, embeddings: Tensor, batch: Batch, queries: Tensor | None = None) -> LossOutput:
+    def in_batch(
+        self,
+        embeddings: Tensor | Vectors,
+        batch: Batch,
+        queries: Tensor | None = None,
+        similarity: Similarity = inner_products,
+    ) -> LossOutput:
         """Losses [b] of `queries`, indices into the update, or None for all B.
 
-        embeddings [N, D] of all sequences of the update, in the rows of batch.sequences, already of length 1 if
-        scores are cosines; batch: the whole update, over all ranks. The sum over disjoint `queries` that cover the
+        embeddings: of all sequences of the update, [N, D] in the rows of batch.sequences, or `Vectors` where a text may
+        have several; already of length 1 if scores are cosines. batch: the whole update, over all ranks. similarity:
+        how the model scores queries with candidates. The sum over disjoint `queries` that cover the
         update is the loss of the whole, and so is its gradient.
         """
         raise TypeError(f"{type(self).__name__} does not compare embeddings")

@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 
 from rankpo.losses.base import at_least_float32
 from rankpo.losses.in_batch import InBatchLoss
-from rankpo.types import Batch, LossOutput
+from rankpo.losses.vectors import Similarity, inner_products, one_each
+from rankpo.types import Batch, LossOutput, Vectors
 
 DISTANCES = ("cosine", "euclidean", "manhattan")
 
@@ -32,7 +33,8 @@ def pairs_of(batch: Batch) -> Pairs:
     if batch.queries is None:
         raise ValueError("labelled pairs need an embedding of each text, and this batch has query and candidate as one")
     owner, column = batch.labels.mask.nonzero(as_tuple=True)
-    labels = at_least_float32(batch.labels.relevance)[owner, column]
+    known = batch.labels.relevance if batch.labels.grades is None else batch.labels.grades
+    labels = at_least_float32(known)[owner, column]
     return Pairs(owner, batch.queries[owner], batch.candidates[owner, column], labels)
 
 
@@ -55,13 +57,20 @@ class PairwiseInBatchLoss(InBatchLoss):
         self.check(pairs.labels)
         return {"loss": batch.labels.mask.sum(1).float()}
 
-    def in_batch(self, embeddings: Tensor, batch: Batch, queries: Tensor | None = None) -> LossOutput:
+    def in_batch(
+        self,
+        embeddings: Tensor | Vectors,
+        batch: Batch,
+        queries: Tensor | None = None,
+        similarity: Similarity = inner_products,
+    ) -> LossOutput:
         pairs = pairs_of(batch)
         chosen = torch.zeros(len(batch), dtype=torch.bool, device=pairs.owner.device)
         chosen[slice(None) if queries is None else queries] = True
         asked = chosen[pairs.owner]  # [n]
-        with torch.autocast(embeddings.device.type, enabled=False):
-            losses, scores = self.of_update(at_least_float32(embeddings), pairs, asked)
+        rows = one_each(embeddings, type(self).__name__)
+        with torch.autocast(rows.device.type, enabled=False):
+            losses, scores = self.of_update(rows, pairs, asked)
         counts = batch.labels.mask.sum(1).to(losses.dtype)  # [B]
         sums = torch.zeros_like(counts).index_add(0, pairs.owner[asked], losses[asked])
         means = sums / counts.clamp(min=1)

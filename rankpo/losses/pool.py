@@ -23,6 +23,7 @@ class Pool:
     known [b, P] bool: texts known to be relevant to the query's text, positive included. same_query [b, Q] bool:
     queries of equal text, itself included. shared [b, Q] bool: queries to which the positive is known to be relevant,
     itself included. teacher [b, P]: teacher scores of own candidates, -inf elsewhere; None where there are none.
+    alone [b] bool: queries to which other queries and their candidates are no negatives; None: no query is.
     """
 
     rows: Tensor
@@ -34,6 +35,7 @@ class Pool:
     same_query: Tensor
     shared: Tensor
     teacher: Tensor | None
+    alone: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def build_pool(batch: Batch, queries: Tensor | None, deduplicate: bool) -> Pool:
         same_query=groups == group[:, None],
         shared=texts.relevant.T[texts.text[asked, 0]][:, groups],
         teacher=teacher,
+        alone=None if batch.own_negatives is None else batch.own_negatives[asked],
     )
 
 

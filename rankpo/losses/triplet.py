@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankpo.losses.base import at_least_float32, require_choice, require_positive
+from rankpo.losses.base import require_choice, require_positive
 from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.lists import mean_over
 from rankpo.losses.pairs_of_update import DISTANCES, all_distances
 from rankpo.losses.pool import Pool, build_pool
-from rankpo.types import Batch, LossOutput
+from rankpo.losses.vectors import Similarity, inner_products, one_each
+from rankpo.types import Batch, LossOutput, Vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +46,17 @@ class TripletLoss(InBatchLoss):
         """[b, P] bool: the passages that are negatives of each query."""
         return ~pool.known & pool.own if self.negatives == "own" else ~pool.known
 
-    def in_batch(self, embeddings: Tensor, batch: Batch, queries: Tensor | None = None) -> LossOutput:
+    def in_batch(
+        self,
+        embeddings: Tensor | Vectors,
+        batch: Batch,
+        queries: Tensor | None = None,
+        similarity: Similarity = inner_products,
+    ) -> LossOutput:
         pool = build_pool(batch, queries, deduplicate=True)
-        with torch.autocast(embeddings.device.type, enabled=False):
-            return self._against(at_least_float32(embeddings), pool)
+        rows = one_each(embeddings, type(self).__name__)
+        with torch.autocast(rows.device.type, enabled=False):
+            return self._against(rows, pool)
 
     def _against(self, embeddings: Tensor, pool: Pool) -> LossOutput:
         kept = self._triplets(pool)

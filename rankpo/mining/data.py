@@ -13,12 +13,15 @@ from rankpo.retrieval.corpus import TextSource, text_id, text_key
 
 @dataclass
 class Query:
-    """One distinct query text. positives: text numbers, of all rows and datasets. rows: examples with this text."""
+    """One distinct query text with its prompt. positives: text numbers, of all rows and datasets. rows: examples with
+    this text. prompt: of the records, in place of the model's own; None: the model's.
+    """
 
     id: str
     text: str
     positives: list[int] = field(default_factory=list)
     rows: int = 0
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ def read(datasets: Iterable[Any], corpus: TextSource) -> MiningData:
     queries: dict[bytes, Query] = {}
     for dataset in datasets:
         for example in dataset.examples():
-            query = queries.setdefault(text_key(example.query), Query(example.id, example.query))
+            key = text_key(example.query) + text_key(f"={example.query_prompt}")
+            query = queries.setdefault(key, Query(example.id, example.query, prompt=example.query_prompt))
             query.rows += 1
             known = relevant(example, dataset.name, "task=mine")
             for text in (text for text, positive in zip(example.candidates, known, strict=True) if positive):

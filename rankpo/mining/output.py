@@ -16,7 +16,8 @@ from rankpo.storage.atomic import replacing
 def contrastive(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
     """RankPO's, with all positives and the query's id."""
     query, positives, negatives = _texts(data, item)
-    yield {"id": data.queries[item.query].id, "query": query, "positives": positives, "negatives": negatives}
+    record = {"id": data.queries[item.query].id, "query": query, "positives": positives, "negatives": negatives}
+    yield {**record, **_prompt(data, item)}
 
 
 def pos_neg(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
@@ -27,26 +28,27 @@ def pos_neg(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
     if all(math.isfinite(score) for score in scores):
         rounded = [_rounded(score) for score in scores]
         record.update(pos_scores=rounded[: len(positives)], neg_scores=rounded[len(positives) :])
-    yield record
+    yield {**record, **_prompt(data, item)}
 
 
 def triplet(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
     query, positives, negatives = _texts(data, item)
     for positive in positives:
         for negative in negatives:
-            yield {"anchor": query, "positive": positive, "negative": negative}
+            yield {"anchor": query, "positive": positive, "negative": negative, **_prompt(data, item)}
 
 
 def n_tuple(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
     query, positives, negatives = _texts(data, item)
     numbered = {f"negative_{number}": text for number, text in enumerate(negatives, 1)}
     for positive in positives:
-        yield {"anchor": query, "positive": positive, **numbered}
+        yield {"anchor": query, "positive": positive, **numbered, **_prompt(data, item)}
 
 
 def labeled_list(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
     query, positives, negatives = _texts(data, item)
-    yield {"query": query, "documents": positives + negatives, "labels": [1] * len(positives) + [0] * len(negatives)}
+    labels = [1] * len(positives) + [0] * len(negatives)
+    yield {"query": query, "documents": positives + negatives, "labels": labels, **_prompt(data, item)}
 
 
 def ids(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
@@ -57,6 +59,7 @@ def ids(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
         "query_text": query.text,
         "positive_document_ids": [data.ids[number] for number in query.positives],
         "negative_document_ids": [data.ids[negative.number] for negative in item.negatives],
+        **_prompt(data, item),
     }
 
 
@@ -96,8 +99,19 @@ def meta(data: MiningData, item: Mined) -> dict[str, Any]:
     }
 
 
+def corpus(data: MiningData, mined: Sequence[Mined]) -> Iterator[dict[str, Any]]:
+    """The texts that records of ids name, once each: what reads them back without another file."""
+    used: dict[int, None] = {}
+    for item in mined:
+        used.update(dict.fromkeys(data.queries[item.query].positives))
+        used.update(dict.fromkeys(negative.number for negative in item.negatives))
+    for number in used:
+        yield {"docid": data.ids[number], "text": data.texts[number]}
+
+
 def write(path: Path, form: str, data: MiningData, mined: Sequence[Mined], num_negatives: int, keep_empty: bool) -> int:
-    """Writes `path` and, beside it, NAME.meta.jsonl; both appear whole. Returns the number of queries written.
+    """Writes `path` and, beside it, NAME.meta.jsonl, and NAME.corpus.jsonl of ids; all appear whole. Returns the number
+    of queries written.
 
     keep_empty: queries without a negative are written too, where the form can hold them. n_tuple needs
     `num_negatives` columns everywhere, so shorter queries are left out.
@@ -106,6 +120,8 @@ def write(path: Path, form: str, data: MiningData, mined: Sequence[Mined], num_n
     written = [item for item in mined if len(item.negatives) >= least]
     lines = (record for item in written for record in FORMATS[form](data, item))
     _write_lines(path, lines)
+    if form == "ids":
+        _write_lines(path.with_suffix(".corpus.jsonl"), corpus(data, written))
     _write_lines(path.with_suffix(".meta.jsonl"), (meta(data, item) for item in written))
     return len(written)
 
@@ -114,6 +130,12 @@ def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _prompt(data: MiningData, item: Mined) -> dict[str, str]:
+    """The prompt that the query's records state, where they do."""
+    prompt = data.queries[item.query].prompt
+    return {} if prompt is None else {"prompt": prompt}
 
 
 def _texts(data: MiningData, item: Mined) -> tuple[str, list[str], list[str]]:

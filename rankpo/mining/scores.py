@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from rankpo.mining.data import MiningData
+from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
 from rankpo.runs import processes
 
@@ -42,8 +44,13 @@ class DenseScores:
     def queries(self) -> Embeddings:
         if self._queries is None:
             queries = self.data.queries
-            texts = TextList([str(number) for number in range(len(queries))], [query.text for query in queries])
-            self._queries = cached_embeddings(self.cache_dir, self.model, texts, "query", self.say)
+            model, texts = self.model, [query.text for query in queries]
+            if any(query.prompt is not None for query in queries):
+                own = model.settings.query_prompt
+                prompts = [own if query.prompt is None else query.prompt for query in queries]
+                model, texts = without_prompt(model), [a + b for a, b in zip(prompts, texts, strict=True)]
+            listed = TextList([str(number) for number in range(len(queries))], texts)
+            self._queries = cached_embeddings(self.cache_dir, model, listed, "query", self.say)
         return self._queries
 
     def encode(self, numbers: np.ndarray | None = None) -> Embeddings:
@@ -64,6 +71,14 @@ class DenseScores:
         """[n] float64 inner products of one query with texts."""
         vector = self.queries.rows(np.array([query]))[0]
         return (self.vectors(numbers) @ vector).astype(np.float64)
+
+
+def without_prompt(model: EmbeddingModel) -> EmbeddingModel:
+    """The same weights behind inputs that put nothing in front of a query: its texts bring their prompts."""
+    plain = copy(model)
+    plain.settings = replace(model.settings, query_prompt="")
+    plain.inputs = EmbeddingInputs(model.tokenizer, plain.settings)
+    return plain
 
 
 def pair_scores(scorer: PairScorer, data: MiningData, query: int, numbers: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import xxhash
 
-from rankpo.data.batch import join, labels_of, stored_reference
+from rankpo.data.batch import join, labels_of, own_negatives, stored_reference
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable, Pieces
 from rankpo.data.text.special_tokens import SpecialTokens
@@ -116,6 +116,7 @@ class Inputs(ABC):
             labels=labels,
             ids=tuple(group.id for group in groups),
             positives=self._positives(table, groups, index) if with_positives else None,
+            own_negatives=own_negatives(groups),
             reference=None if reference is None else stored_reference(groups, candidates.shape[1], reference),
         )
 
@@ -161,6 +162,7 @@ class TextInputs(Inputs):
             query_prefix=prompts[0],
             candidate_prefix=prompts[1],
             fingerprint=xxhash.xxh3_128_hexdigest(json.dumps([state, prompts]).encode()),
+            own_prompts=True,
         )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:

@@ -67,6 +67,7 @@ class ModelKind(ABC):
     gives: ClassVar[frozenset[str]]
     logps: ClassVar[str] = "candidates"
     settings_class: ClassVar[type[Settings]]
+    starts_from: ClassVar[frozenset[str]] = frozenset()  # other kinds whose saved folders it takes for plain weights
 
     name_or_path: str | None = None
     load_from: str | None = None
@@ -118,6 +119,14 @@ class ModelKind(ABC):
 
         return loading.resolve(self.name_or_path or "", self.load_from, self.revision)
 
+    def decodes(self) -> bool:
+        """Whether the architecture of the weights is a decoder's, which reads from left to right."""
+        from rankpo.models import loading
+
+        if self.random is not None and self.is_random:
+            return loading.is_decoder(str(self.random.get("model_type")))
+        return loading.is_decoder(loading.model_type(self.source()))
+
     # what a kind writes
 
     @abstractmethod
@@ -150,6 +159,23 @@ class ModelKind(ABC):
         """Keys that win over those of a saved folder. explicit: the keys that the command line sets."""
         return explicit
 
+    def decided(self, settings: Any) -> Any:
+        """The settings with every `auto` decided by the architecture of the weights.
+
+        Raises LoadingError for an architecture that cannot be a model of this kind.
+        """
+        return settings
+
+    def require_decoder(self) -> None:
+        """Raises LoadingError for an encoder, whose next-token head no checkpoint has trained."""
+        from rankpo.models.loading import LoadingError
+
+        if not self.decodes():
+            raise LoadingError(
+                f"{self.origin} is not a decoder, and a model of this kind continues texts; choose a decoder, such as "
+                "model=llama, qwen or pythia, or add kind=embedding or kind=reranker"
+            )
+
     def finish(self, model: Any, needs: frozenset[str], say: Say) -> None:  # noqa: B027 (most kinds add nothing)
         """Adds what the loss needs to a model that was built."""
 
@@ -175,7 +201,7 @@ class ModelKind(ABC):
                     say(line)
             tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
         try:
-            return self.make_inputs(tokenizer, settings, say)
+            return self.make_inputs(tokenizer, self.decided(settings), say)
         except ConfigError:
             raise
         except ValueError as error:

@@ -87,6 +87,28 @@ def load_backbone(
         )
 
 
+def model_type(source: Source) -> str:
+    """transformers' name of the checkpoint's architecture, such as llama; an empty text where its config has none."""
+    from transformers import PretrainedConfig
+
+    with _advised(source):
+        found, _ = PretrainedConfig.get_config_dict(
+            source.path, revision=source.revision, token=os.environ.get("HF_TOKEN")
+        )
+    return str(found.get("model_type") or "")
+
+
+def is_decoder(name: str) -> bool:
+    """Whether an architecture reads from left to right only: it is trained to continue texts, not to fill in masks.
+
+    name: a `model_type`. Of an unknown one the answer is no.
+    """
+    from transformers.models.auto import modeling_auto
+
+    causal, masked = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return name in causal and name not in masked
+
+
 def check_adapters(folder: str) -> None:
     """Raises LoadingError for a folder of adapters without safetensors: peft would open the pickle beside them."""
     if Path(folder).is_dir() and not (Path(folder) / "adapter_model.safetensors").exists():

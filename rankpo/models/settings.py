@@ -41,7 +41,7 @@ class Settings:
         for item in fields(self):
             old, new = getattr(self, item.name), getattr(given, item.name)
             key = self.yaml_keys.get(item.name, item.name)
-            if old == new:
+            if old == new or (new == "auto" and key not in explicit):
                 continue
             shown = (f"={new!r}", f" {old!r}") if key == item.name else (" is used", " the saved one")
             if any(name == key or name.startswith(f"{key}.") for name in explicit):

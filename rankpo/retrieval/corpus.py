@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,16 +10,11 @@ from typing import Any, Protocol
 import xxhash
 
 from rankpo.data.readers import files
-from rankpo.data.readers.fields import extract, normal
+from rankpo.data.readers.fields import normal
+from rankpo.data.readers.texts import BEIR_FILES, read_texts, text_id
 from rankpo.errors import ConfigError
 
 POOL, OWN = "pool", "own"
-ID_KEYS = ("_id", "id", "docid", "document_id", "query_id", "qid")
-TEXT_KEYS = {
-    "passage": ("text", "content", "contents", "passage", "segment"),
-    "query": ("text", "query", "query.text", "query_text"),
-}
-BEIR_FILES = {"passage": "corpus.jsonl", "query": "queries.jsonl"}
 
 
 class TextSource(Protocol):
@@ -33,11 +27,6 @@ class TextSource(Protocol):
     def files(self) -> Sequence[Path]: ...
 
     def texts(self) -> Iterator[tuple[str, str]]: ...
-
-
-def text_id(text: str) -> str:
-    """The id of a text that has none: the first 16 hex digits of its SHA-256, the same everywhere."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def text_key(text: str) -> bytes:
@@ -69,26 +58,13 @@ class FileTexts:
         """Raises ValueError naming the line for a record without text, or an id that stands twice."""
         seen: set[str] = set()
         for path in self.files:
-            for place, record in files.records(path):
-                identity, text = self._parse(place, record)
+            for place, identity, text in read_texts(path, self.role):
                 key = identity or text_id(text)
                 if key not in seen:
                     seen.add(key)
                     yield key, text
                 elif identity is not None:
                     raise ValueError(f"{place}: the id {identity!r} stands twice")
-
-    def _parse(self, place: str, record: Any) -> tuple[str | None, str]:
-        if not isinstance(record, Mapping):
-            raise ValueError(f"{place}: {record}")
-        keys = TEXT_KEYS[self.role]
-        found = (extract(record, key) for key in keys)
-        text = next((value for value in found if isinstance(value, str)), None)
-        if text is None:
-            raise ValueError(f"{place}: no text under {', '.join(keys)} (found: {', '.join(record) or 'nothing'})")
-        title = record.get("title") if self.role == "passage" else None
-        identity = next((record[key] for key in ID_KEYS if record.get(key) is not None), None)
-        return None if identity is None else str(identity), f"{title or ''} {text}".strip()
 
 
 @dataclass(frozen=True)
@@ -104,15 +80,29 @@ class PoolTexts:
         return dataset_files(self.datasets)
 
     def texts(self) -> Iterator[tuple[str, str]]:
+        """Raises ConfigError for an id that stands for two different queries."""
         seen: set[bytes] = set()
+        sources: dict[str, str] = {}
         for dataset in self.datasets:
             for example in dataset.examples():
                 several = [example.query] if self.role == "query" else example.candidates
                 for text in several:
                     key = text_key(text)
-                    if key not in seen:
-                        seen.add(key)
-                        yield (example.id if self.role == "query" else text_id(text)), text
+                    if key in seen:
+                        continue
+                    seen.add(key)
+                    if self.role != "query":
+                        yield text_id(text), text
+                        continue
+                    place = f"datasets.{dataset.name}{f' ({example.source})' if example.source else ''}"
+                    if (first := sources.setdefault(example.id, place)) is not place:
+                        raise ConfigError(
+                            [
+                                f"{place}: the id {example.id!r} stands for another query in {first}; set "
+                                f"datasets.{dataset.name}.id to a field that differs, or leave the ids out"
+                            ]
+                        )
+                    yield example.id, text
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def describe_encoding(
     inputs = [state, prompt, length, settings.pooling, settings.normalize, settings.truncate_dim]
     digest, count = xxhash.xxh3_128(), 0
     for identity, text in source.texts():
-        if not identity or "\n" in identity:
+        if len(identity.splitlines()) != 1 or identity.splitlines()[0] != identity:
             raise EncodingError(f"the id {identity!r} of text {count + 1} is empty or has a line break")
         digest.update(f"{len(identity)} {len(text)} {identity} {text}".encode())
         count += 1

@@ -25,6 +25,10 @@ class RunningMetrics:
     """Means over an update or several, kept as float64 sums on the device until they are asked for."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begins anew."""
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._totals: dict[str, float] = {}

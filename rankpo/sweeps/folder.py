@@ -94,25 +94,27 @@ def read_job(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def is_finished(folder: Path, digest: str, config: DictConfig) -> bool:
+def is_finished(folder: Path, digest: str, config: DictConfig, overrides: Sequence[str]) -> bool:
     """Whether the job of this config has run to its end here, under this version or an earlier one.
 
-    digest: `config_hash` of the config.
+    digest: `config_hash` of the config. overrides: those of which it was composed.
     """
     job = read_job(folder)
     if job is None or job["state"] != "finished":
         return False
-    return job["config"] == digest or _is_same_run(folder, config)
+    return job["config"] == digest or _is_same_run(folder, config, overrides)
 
 
-def _is_same_run(folder: Path, config: DictConfig) -> bool:
+def _is_same_run(folder: Path, config: DictConfig, overrides: Sequence[str]) -> bool:
     """Whether the run in this folder has this config; only a training keeps its own there."""
+    from rankpo.config.build import plain_tree
     from rankpo.config.moved import comparable
 
     saved = folder / "config.json"
     if not saved.exists():
         return False
-    composed: Any = OmegaConf.to_container(OmegaConf.merge(config, {"run_dir": str(folder)}), resolve=True)
+    placed: Any = OmegaConf.merge(config, {"run_dir": str(folder)})
+    composed = plain_tree(placed, overrides)
     old, new = comparable(json.loads(saved.read_text())), comparable(composed)
     return old["task"]["_target_"] == new["task"]["_target_"] and not differences(old, new)
 
@@ -230,7 +232,7 @@ def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., No
     digest = config_hash(config)
     folder = parent / job_name(changes)
     OmegaConf.update(config, "run_dir", str(folder))
-    if not config.overwrite and is_finished(folder, digest, config):
+    if not config.overwrite and is_finished(folder, digest, config, overrides):
         MetricsLogger(main=main).say(f"{folder.name}: finished before")
         return
     if not config.overwrite:

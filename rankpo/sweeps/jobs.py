@@ -127,7 +127,7 @@ class _Runs:
         return self.failures
 
     def begin(self, job: Job) -> None:
-        if is_finished(job.folder, job.digest, job.config) and not job.overwrite:
+        if is_finished(job.folder, job.digest, job.config, job.overrides) and not job.overwrite:
             self.done += 1
             self.logger.say(f"{job.name}: finished before ({self.done}/{self.total})")
             self.overseer.ended(job)

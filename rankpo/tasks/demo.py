@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from rankpo.config.compose import compose
+
 SEEDS = (1, 2, 3)
 FIRST_ROUND, STAGE_ONE = "jobs_round1", "jobs_stage1"
 # name of the runs: what it is, and the experiment's overrides
@@ -31,17 +32,6 @@ EVALUATION = (
     "eval_datasets.jobs_preferences_test.num_pairs=15",
 )
 RULES, KEPT, RECALL, JUDGE = "nDCG@20 (rules)", "of stage one", "recall@100 (rules)", "agreement (judge)"
-
-
-def compose(overrides: Sequence[str]) -> Any:
-    """A checked experiment from overrides, as launch.py would make it."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
-    from rankpo.config.build import check
-
-    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        return check(hydra_compose("config", overrides=list(overrides)), overrides)
 
 
 class Demo:

@@ -49,8 +49,13 @@ class Encode:
         from rankpo.runs.logger import MetricsLogger
 
         source = open_source(self.corpus, self.role, experiment.datasets)
+        blank = next((name for name, _ in source.texts() if name.split() != [name]), None)
         accelerator = processes.make_accelerator()
         logger = MetricsLogger(main=processes.rank() == 0)
+        if blank is not None:
+            logger.say(
+                f"warning: the id {blank!r} has white space: task=search writes run.trec, a TREC file, which cannot hold it"
+            )
         model = embedding_model(experiment, accelerator.device, logger.say)
         folder = Path(self.output)
         with claim(folder) if logger.main else _unclaimed():

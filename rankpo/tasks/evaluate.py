@@ -63,6 +63,7 @@ class Evaluate:
         logger = MetricsLogger(main=processes.rank() == 0)
         metrics = [*self.metrics, *(RANKPO_METRICS if self.rankpo else ())]
         evaluators = make_evaluators(experiment, metrics, logger.say, self.top_k)
+        check_names_of(evaluators)
         rows = []
         for name, model in self._models(experiment, accelerator.device, logger.say):
             written = logger.main and not (name == START and self.start is not None)  # a run's report shows its models
@@ -156,6 +157,21 @@ def load_weights(model: EmbeddingModel, checkpoint: Checkpoint) -> None:
     missing = model.load_state_dict(load_file(checkpoint.path / "weights.safetensors"), strict=False)
     if missing.unexpected_keys:
         raise StorageError(f"{checkpoint.path} holds weights that the model lacks: {missing.unexpected_keys[:3]}")
+
+
+def check_names_of(evaluators: Sequence[Evaluator]) -> None:
+    """Raises ConfigError, before anything is encoded, for ids of a corpus or its queries that run.trec cannot hold."""
+    from rankpo.data.readers.trec import check_names
+    from rankpo.evaluation.base import RetrievalEvaluator
+
+    try:
+        for evaluator in evaluators:
+            if isinstance(evaluator, RetrievalEvaluator):
+                where = f"eval_datasets.{evaluator.name}"
+                check_names((name for name, _ in evaluator.evaluation_set.queries()), where)
+                check_names((name for name, _ in evaluator.evaluation_set.corpus()), where)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
 
 
 def write_result(folder: Path, result: Result, model: EmbeddingModel) -> None:

@@ -29,7 +29,8 @@ FORMATS = ("contrastive", "pos_neg", "triplet", "n_tuple", "labeled_list", "ids"
 class Mine:
     """Negatives for every query of `datasets` that has a positive, as `mining` says.
 
-    output: the training file; NAME.meta.jsonl and statistics.json stand beside it. format: what a line is. Equal
+    output: the training file; NAME.meta.jsonl and statistics.json stand beside it, and NAME.corpus.jsonl with the texts
+    of ids. format: what a line is. Equal
     queries are one line with the positives of all their rows. Raises ConfigError where an input would be
     overwritten, or, without overwrite=true, an earlier output.
     """
@@ -70,6 +71,10 @@ class Mine:
         processes.barrier()
         return report
 
+    @property
+    def _beside(self) -> tuple[str, ...]:
+        return ("meta", "corpus") if self.format == "ids" else ("meta",)
+
     def targets(self, settings: MiningSettings) -> dict[str, Path]:
         """The training file of each variant."""
         path = Path(self.output)
@@ -80,7 +85,11 @@ class Mine:
         inputs = {path.resolve() for path in dataset_files(experiment.datasets)}
         if settings.corpus not in ("pool", "own"):
             inputs |= {path.resolve() for path in FileTexts(settings.corpus, "passage").files}
-        outputs = [*targets, *(path.with_suffix(".meta.jsonl") for path in targets), statistics_file(Path(self.output))]
+        outputs = [
+            *targets,
+            *(path.with_suffix(f".{kind}.jsonl") for path in targets for kind in self._beside),
+            statistics_file(Path(self.output)),
+        ]
         for path in outputs:
             if any(path.resolve() == read or read in path.resolve().parents for read in inputs):
                 raise ConfigError([f"task.output={self.output} would write {path}, which is read; choose another"])

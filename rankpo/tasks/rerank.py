@@ -87,7 +87,7 @@ class Rerank:
         if experiment.model.kind not in ("reranker", "listwise"):
             raise ConfigError(
                 [
-                    f"task=rerank needs a reranker, such as model=bge_reranker; this model is of kind {experiment.model.kind}"
+                    f"task=rerank needs a reranker, and this model is of kind {experiment.model.kind}; add kind=reranker or kind=listwise"
                 ]
             )
         accelerator = processes.make_accelerator(experiment.settings.precision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,7 @@ class Search:
         queries = dict(open_source(self.queries, "query", experiment.datasets).texts())
         if not queries:
             raise ConfigError([f"task.queries={self.queries} holds no query"])
+        self._check_names(queries, corpus.ids())
         accelerator = processes.make_accelerator()
         logger = MetricsLogger(main=processes.rank() == 0)
         model = embedding_model(experiment, accelerator.device, logger.say)
@@ -98,6 +99,16 @@ class Search:
         if len(said) > 1:
             raise ConfigError(["datasets differ in ignore_identical_ids; set task.ignore_identical_ids"])
         return said == {True}
+
+    def _check_names(self, queries: Iterable[str], documents: Iterable[str]) -> None:
+        """Raises ConfigError, before anything is searched, for ids that run.trec cannot hold."""
+        from rankpo.data.readers.trec import check_names
+
+        try:
+            check_names(queries, f"task.queries={self.queries}")
+            check_names(documents, f"task.index={self.index}")
+        except ValueError as error:
+            raise ConfigError([str(error)]) from error
 
     def _write(
         self,

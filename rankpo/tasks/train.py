@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rankpo.runs.logger import MetricsLogger
     from rankpo.trainers.basic import BasicTrainer
 
+COMPLETIONS = frozenset({"token_logps", "rewards"})  # what kinds give that read a prompt and its completion
 DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
 
 
@@ -68,7 +69,7 @@ class Train:
             if main and experiment.overwrite:
                 start_again(experiment.run_dir, experiment.config)
             if experiment.resume == "auto":
-                trainer.resume()
+                trainer.watch.resume()
             result = trainer.train()
         return result
 
@@ -86,7 +87,6 @@ def assemble(
     from rankpo.data.table import open_table
     from rankpo.runs.checkpoints import CheckpointStore
     from rankpo.trainers.baseline import Baseline
-    from rankpo.trainers.parts import Parts
 
     seed_everything(experiment.seed)
     inputs = experiment.model.open_inputs(logger.say, experiment.explicit)
@@ -126,26 +126,23 @@ def assemble(
     checkpoints = CheckpointStore(experiment.run_dir)
     if accelerator.is_main_process:
         checkpoints.clean()
-    trainer = experiment.trainer.load()(
-        experiment.settings,
-        Parts(
-            accelerator=accelerator,
-            model=model,
-            loss=experiment.loss,
-            loader=loader,
-            optimizer=make_optimizer(experiment, model),
-            schedule=experiment.schedule,
-            evaluators=evaluators,
-            checkpoints=checkpoints,
-            logger=logger,
-            save_final=_saver(experiment, inputs, logger.say),
-            baseline=baseline,
-            reference=reference,
-            stored=stored,
-            replay=replay,
-        ),
+    return experiment.trainer.load()(
+        settings=experiment.settings,
+        accelerator=accelerator,
+        policy=model,
+        loss=experiment.loss,
+        loader=loader,
+        optimizer=make_optimizer(experiment, model),
+        schedule=experiment.schedule,
+        evaluators=evaluators,
+        checkpoints=checkpoints,
+        logger=logger,
+        save_final=_saver(experiment, inputs, logger.say),
+        **({} if baseline is None else {"baseline": baseline}),
+        reference=reference,
+        stored=stored,
+        replay=replay,
     )
-    return trainer
 
 
 def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
@@ -189,7 +186,9 @@ def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[
     """The pairs of completions that differ behind the cut alone: they are counted, and left out of training."""
     from rankpo.data.loaders.ranking import PairedPreferenceDataLoader
 
-    if experiment.model.kind != "causal_lm" or not issubclass(experiment.dataloader.load(), PairedPreferenceDataLoader):
+    if not experiment.model.gives & COMPLETIONS or not issubclass(
+        experiment.dataloader.load(), PairedPreferenceDataLoader
+    ):
         return []
     found: list[int] = inputs.equal_pairs(table)
     if found:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rankpo.data.loaders.ranking import Group
 from rankpo.losses.in_batch import InBatchLoss
+from rankpo.models.vectors import GivesVectors
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
 from rankpo.types import Batch
@@ -17,6 +18,7 @@ class ContrastiveTrainer(BasicTrainer):
     """Losses on the texts of a whole update, over all ranks; or, where the loss wants that, on each query by itself."""
 
     loss: InBatchLoss
+    policy: GivesVectors
 
     @property
     def _in_batch(self) -> bool:
@@ -29,7 +31,9 @@ class ContrastiveTrainer(BasicTrainer):
         if not self._in_batch:
             return super().prepare(step)
         groups = self.loader.groups(step)
-        return in_batch.prepare(self.loss, self.policy.inputs, self.loader.table, groups, self.settings.max_tokens)
+        update = in_batch.prepare(self.loss, self.policy.inputs, self.loader.table, groups, self.settings.max_tokens)
+        counts = self.policy.counts(update.batch.sequences)
+        return replace(update, counts=counts, similarity=self.policy.similarity)
 
     def collate(self, groups: Sequence[Group]) -> Batch:
         known = "positives" in self.loss.knows

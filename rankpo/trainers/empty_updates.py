@@ -57,10 +57,11 @@ def _check_pools(loss: ContrastiveLoss, loader: DataLoader, say: Callable[[str],
 
 
 def _has_negative(loss: ContrastiveLoss, loader: DataLoader, groups: Sequence[Group]) -> bool:
-    pool = {int(row) for group in groups for row in group.candidates}
+    everybody = {int(row) for group in groups for row in group.candidates}
     if loss.query_query:
-        pool |= {group.query for group in groups}
+        everybody |= {group.query for group in groups}
     for group in groups:
+        pool = {int(row) for row in group.candidates} if group.own_negatives else everybody
         own = {int(group.candidates[0]), group.query}
         if loss.false_negatives.same_text:
             own |= set(loader.table.known_positives(group.query).tolist())

@@ -25,10 +25,11 @@ from rankpo.data.loaders.ranking import ContrastiveDataLoader, DataLoader, Group
 from rankpo.data.table import ExampleTable
 from rankpo.losses.contrastive import ContrastiveLoss
 from rankpo.losses.in_batch import InBatchLoss
+from rankpo.losses.reduction import sums, total
+from rankpo.losses.vectors import Similarity, inner_products
 from rankpo.models.inputs import Inputs
 from rankpo.runs import processes
-from rankpo.trainers.update import sums, total
-from rankpo.types import Batch, LossOutput
+from rankpo.types import Batch, LossOutput, Vectors
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class InBatchUpdate:
     """One update on every rank.
 
     batch: with one pool over all ranks, everybody's queries; else this rank's. parts: rows of `batch.sequences` this
-    rank encodes, one array per micro-batch. queries: [b] of the batch whose losses this rank takes.
+    rank encodes, one array per micro-batch. queries: [b] of the batch whose losses this rank takes. counts: [N] vectors
+    of each sequence, None for 1 each; similarity: how the model scores queries with candidates.
     """
 
     batch: Batch
@@ -47,6 +49,12 @@ class InBatchUpdate:
     num_tokens: int
     ids: tuple[str, ...]
     shared: bool
+    counts: Tensor | None = None
+    similarity: Similarity = inner_products
+
+    def rows_of(self, part: np.ndarray) -> int:
+        """Rows of vectors that the sequences of a part have."""
+        return len(part) if self.counts is None else int(self.counts[torch.from_numpy(part)].sum())
 
 
 def check_loader(loss: InBatchLoss, loader: DataLoader, key: str) -> None:
@@ -121,11 +129,12 @@ def backward(
         with nullcontext() if number == kept else torch.no_grad(), no_sync() if kept or not last else nullcontext():
             embedded.append(model(select(update.batch.sequences, part)))
     end = _random_state()
-    rows = torch.from_numpy(np.concatenate(update.parts))
-    own = torch.cat([block[: len(part)] for block, part in zip(embedded, update.parts, strict=True)])
+    sizes = [update.rows_of(part) for part in update.parts]
+    own = torch.cat([block[:size] for block, size in zip(embedded, sizes, strict=True)])
+    rows = _rows(update)
     output, value, gradient = _loss_gradient(loss, update, own.detach().float(), rows)
     gradient = gradient[rows] * (scale * processes.world_size())  # DDP averages over ranks; the sum is wanted
-    shares = gradient.split([len(part) for part in update.parts])
+    shares = gradient.split(sizes)
     for number in (kept, *range(kept)):
         final = last and number == (kept - 1 if kept else kept)
         with nullcontext() if final else no_sync():
@@ -149,15 +158,24 @@ def _loss_gradient(
     loss: InBatchLoss, update: InBatchUpdate, own: Tensor, rows: Tensor
 ) -> tuple[LossOutput, float, Tensor]:
     """The loss over this rank's queries, its value, and dL/dE summed over ranks, [N, D]."""
-    count = len(update.batch.sequences)
+    counts = torch.ones(len(update.batch.sequences), dtype=torch.int64) if update.counts is None else update.counts
+    count = int(counts.sum())
     full = (processes.place_rows(own, rows, count) if update.shared else _place(own, rows, count)).requires_grad_()
     batch = update.batch.to(full.device)
     queries = update.queries.to(full.device)
-    output = loss.in_batch(full, batch, queries)
+    output = loss.in_batch(Vectors(full, counts), batch, queries, update.similarity)
     value = total(output, update.denominators)
     value.backward()  # type: ignore[no-untyped-call]
     gradient = torch.zeros_like(full) if full.grad is None else full.grad
     return output, float(value.detach()), processes.sum_over_ranks(gradient) if update.shared else gradient
+
+
+def _rows(update: InBatchUpdate) -> Tensor:
+    """[r] rows of the update's vectors that this rank's parts give, in their order."""
+    sequences = torch.from_numpy(np.concatenate(update.parts))
+    if update.counts is None:
+        return sequences
+    return Vectors(torch.empty(0), update.counts).places(sequences)
 
 
 def _place(own: Tensor, rows: Tensor, count: int) -> Tensor:

@@ -18,7 +18,7 @@ class ListwiseLMTrainer(ListwiseTrainer):
         policy: Any = self.policy
         if not isinstance(policy, ListwiseModel):
             raise ValueError(
-                f"loss=listwise_… trains listwise rerankers, not a model of kind {policy.kind}; try model=listwise_llm"
+                f"loss=listwise_… trains listwise rerankers, not a model of kind {policy.kind}; add kind=listwise"
             )
         super().check()
         # before the first update is prepared: what is read depends on the objective

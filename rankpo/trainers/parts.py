@@ -1,47 +1,123 @@
-"""What a trainer is handed: everything that exists before the first update."""
+"""The parts of a trainer: what it is given, and what it makes of that before the first update."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from rankpo.data.loaders.ranking import DataLoader
+from rankpo.data.random_keys import random_keys
 from rankpo.evaluation.base import Evaluator
 from rankpo.losses.base import Loss
-from rankpo.models.embedding.model import EmbeddingModel
+from rankpo.models.base import RankingModel
 from rankpo.models.reference import Reference
+from rankpo.runs import processes
 from rankpo.runs.checkpoints import CheckpointStore
-from rankpo.runs.logger import MetricsLogger
-from rankpo.trainers.baseline import Measure
+from rankpo.runs.logger import MetricsLogger, RunningMetrics
+from rankpo.trainers.baseline import Measure, measured
 from rankpo.trainers.schedules import Schedule
+from rankpo.trainers.settings import TrainerSettings
+from rankpo.trainers.state import Keeper, TrainerState
+from rankpo.trainers.strategies.choose import make_strategy
+from rankpo.trainers.watch import Watch
+from rankpo.types import Batch, LossOutput
+
+SaveFinal = Callable[[RankingModel, Mapping[str, Any], Mapping[str, Tensor] | None], None]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Parts:
-    """What a trainer works with, put together by tasks/train.py.
+    """What every trainer works with.
 
-    save_final: writes FINAL from the model, or from complete weights where they are not None; called on every rank.
-    baseline: measures the model that the run starts from, or knows it from another run; None measures. stored: [slots]
-    reference scores, or None. replay: a second loader whose groups accompany every update, or None.
+    policy: the model itself; `self.model` is what its strategy made of it. save_final: writes FINAL from the model, or
+    from complete weights where they are not None; called on every rank. baseline: metrics of the start model. stored:
+    [slots] reference scores, or None. replay: a second loader whose groups accompany every update, or None.
     """
 
+    settings: TrainerSettings
     accelerator: Accelerator
-    model: EmbeddingModel
+    policy: RankingModel
     loss: Loss
     loader: DataLoader
     optimizer: torch.optim.Optimizer
     schedule: Schedule
-    evaluators: Sequence[Evaluator]
-    checkpoints: CheckpointStore
     logger: MetricsLogger
-    save_final: Callable[[EmbeddingModel, Mapping[str, Any], Mapping[str, Tensor] | None], None]
-    baseline: Measure | None = None
+    checkpoints: CheckpointStore
+    save_final: SaveFinal
+    evaluators: Sequence[Evaluator] = ()
+    baseline: Measure = measured
     reference: Reference | None = None
     stored: np.ndarray | None = None
     replay: DataLoader | None = None
+
+    main_term = "preference"  # the name of the loss's main term in the log
+
+    def __post_init__(self) -> None:
+        if self.reference is not None:
+            self.reference.autocast = self.accelerator.autocast
+        self.strategy = make_strategy(self.accelerator, self.policy, self.optimizer, self.settings.max_grad_norm)
+        self.model: nn.Module = self.strategy.wrapped
+        self.optimizer = self.strategy.optimizer
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.total_steps = self.settings.total_steps(self.loader.updates_per_epoch)
+        self.state = TrainerState(loss_state=self.loss.initial_state())
+        self.running = RunningMetrics()
+        self.observed = RunningMetrics()  # of the current update alone, for losses with a state
+        self.finite_loss = True  # of this rank's part of the current update
+        self.watch = self._watch()
+
+    def _watch(self) -> Watch:
+        per_epoch = self.loader.updates_per_epoch
+        return Watch(
+            settings=self.settings,
+            policy=self.policy,
+            evaluators=self.evaluators,
+            logger=self.logger,
+            keeper=Keeper(
+                store=self.checkpoints,
+                strategy=self.strategy,
+                scaler=self.accelerator.scaler,
+                settings=self.settings,
+                updates_per_epoch=per_epoch,
+                device=self.policy.device,
+            ),
+            state=self.state,
+            running=self.running,
+            learning_rate=lambda: self.optimizer.param_groups[0]["lr"],
+            updates_per_epoch=per_epoch,
+            total_steps=self.total_steps,
+        )
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        return self.strategy.no_sync()
+
+    def reference_scores(self, batch: Batch) -> Tensor | None:
+        """[B, G] scores of the reference where the loss needs them, else None."""
+        wanted = "reference" in self.loss.needs and self.reference is not None
+        return self.reference.scores(batch) if wanted and self.reference is not None else None
+
+    def seed(self) -> None:
+        """Seeds dropout by (seed, update, rank), so that nothing drawn before, by an evaluation say, moves its masks."""
+        (key,) = random_keys(1, self.loader.seed, self.state.step, processes.rank())
+        torch.manual_seed(int(key) >> 1)
+
+    def record(
+        self, output: LossOutput, value: float, sums: Mapping[str, float], prefix: str = "", counts: bool = True
+    ) -> None:
+        """Adds a micro-batch to the metrics of the current log line; an uncounted one only makes their names known."""
+        self.finite_loss = self.finite_loss and math.isfinite(value)
+        self.watch.learning = self.watch.learning or value != 0
+        self.running.add_sum(f"{prefix}loss", value)
+        for name, metric in output.logged(self.main_term, sums).items():
+            values = metric if counts else metric.reshape(-1)[:0]
+            self.running.add(f"{prefix}{name}", values)
+            if self.state.loss_state:
+                self.observed.add(f"{prefix}{name}", values)

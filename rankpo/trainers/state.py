@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from rankpo.errors import StorageError
 from rankpo.runs import processes
+from rankpo.runs.checkpoints import CheckpointStore
+from rankpo.runs.logger import RunningMetrics
 from rankpo.storage.folders import damage
-from rankpo.trainers.strategies.base import OptimizerState
-
-if TYPE_CHECKING:
-    from rankpo.trainers.basic import BasicTrainer
+from rankpo.trainers.settings import TrainerSettings
+from rankpo.trainers.strategies.base import OptimizerState, Strategy
 
 
 @dataclass
@@ -37,59 +38,76 @@ class TrainerState:
     start_metrics: dict[str, float] | None = None
     last_metrics: dict[str, float] | None = None
 
-
-def save_state(trainer: BasicTrainer) -> None:
-    """Writes checkpoints/step-N from the main process and drops those that need not be kept."""
-    state, store = trainer.state, trainer.checkpoints
-    states = _random_states()
-    scaler = trainer.accelerator.scaler
-    extra = {
-        "python_random": _python_state(),
-        "running": trainer.running.state(processes.sum_over_ranks),
-        "scaler": {} if scaler is None else scaler.state_dict(),
-    }
-    weights, optimizer = trainer.strategy.trained_weights(), trainer.strategy.optimizer_state()  # of all ranks together
-    if processes.rank() == 0:
-
-        def write(folder: Path) -> None:
-            save_file(weights, folder / "weights.safetensors")
-            save_optimizer(folder, optimizer)
-            save_file(states, folder / "random.safetensors")
-
-        store.save(state.step, write, {**asdict(state), **extra})
-        per_epoch = trainer.loader.updates_per_epoch
-        kept = {step for step in range(1, state.step + 1) if trainer.settings.is_intermediate(step, per_epoch)}
-        kept |= set() if state.best_step is None else {state.best_step}
-        store.keep(state.step, trainer.settings.keep_checkpoints, kept)
-    processes.barrier()
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Takes the values that a checkpoint holds."""
+        for name, value in asdict(TrainerState(**saved)).items():
+            setattr(self, name, value)
 
 
-def load_state(trainer: BasicTrainer) -> None:
-    """Continues from the newest valid checkpoint; leaves all as it is where there is none."""
-    checkpoint = trainer.checkpoints.newest_valid(trainer.logger.say)
-    if checkpoint is None:
-        return
-    trainer.strategy.load_weights(load_file(checkpoint.path / "weights.safetensors"))
-    trainer.strategy.load_optimizer_state(load_optimizer(checkpoint.path))
-    saved = checkpoint.state
-    _restore_python(saved.pop("python_random"))
-    _restore_random(load_file(checkpoint.path / "random.safetensors"))
-    # the sums of an unfinished log line are those of all ranks: one of them carries them on
-    trainer.running.restore(saved.pop("running"), share=float(processes.rank() == 0), device=trainer.policy.device)
-    scaler = saved.pop("scaler")
-    if trainer.accelerator.scaler is not None and scaler:
-        trainer.accelerator.scaler.load_state_dict(scaler)
-    trainer.state = TrainerState(**saved)
-    trainer.logger.say(f"continuing from {checkpoint.path}")
+@dataclass(kw_only=True)
+class Keeper:
+    """Writes and reads the checkpoints of a run.
 
+    store: their folder. scaler: of fp16, or None. device: where the running metrics live.
+    """
 
-def load_best(trainer: BasicTrainer) -> None:
-    """Puts the weights of `best_step` into the policy. Raises StorageError where they are gone or damaged."""
-    path = trainer.checkpoints.folder / f"step-{trainer.state.best_step}"
-    fault = damage(path) if path.exists() else "it is not there"
-    if fault is not None:
-        raise StorageError(f"trainer.final=best: {path} cannot be read ({fault}); set trainer.final=last")
-    trainer.strategy.load_weights(load_file(path / "weights.safetensors"))
+    store: CheckpointStore
+    strategy: Strategy
+    scaler: torch.amp.GradScaler | None
+    settings: TrainerSettings
+    updates_per_epoch: int
+    device: torch.device
+
+    def save(self, state: TrainerState, running: RunningMetrics) -> None:
+        """Writes checkpoints/step-N from the main process and drops those that need not be kept."""
+        states = _random_states()
+        extra = {
+            "python_random": _python_state(),
+            "running": running.state(processes.sum_over_ranks),
+            "scaler": {} if self.scaler is None else self.scaler.state_dict(),
+        }
+        weights, optimizer = self.strategy.trained_weights(), self.strategy.optimizer_state()  # of all ranks together
+        if processes.rank() == 0:
+
+            def write(folder: Path) -> None:
+                save_file(weights, folder / "weights.safetensors")
+                save_optimizer(folder, optimizer)
+                save_file(states, folder / "random.safetensors")
+
+            self.store.save(state.step, write, {**asdict(state), **extra})
+            self.store.keep(state.step, self.settings.keep_checkpoints, self._kept(state))
+        processes.barrier()
+
+    def _kept(self, state: TrainerState) -> set[int]:
+        """The updates whose checkpoints stay: those that were asked for, and the best."""
+        kept = {n for n in range(1, state.step + 1) if self.settings.is_intermediate(n, self.updates_per_epoch)}
+        return kept | (set() if state.best_step is None else {state.best_step})
+
+    def load(self, state: TrainerState, running: RunningMetrics, say: Callable[[str], None]) -> Path | None:
+        """Continues from the newest valid checkpoint and returns its folder; None where there is none."""
+        checkpoint = self.store.newest_valid(say)
+        if checkpoint is None:
+            return None
+        self.strategy.load_weights(load_file(checkpoint.path / "weights.safetensors"))
+        self.strategy.load_optimizer_state(load_optimizer(checkpoint.path))
+        saved = checkpoint.state
+        _restore_python(saved.pop("python_random"))
+        _restore_random(load_file(checkpoint.path / "random.safetensors"))
+        # The sums of an unfinished log line are those of all ranks, so that one rank alone carries them on.
+        running.restore(saved.pop("running"), share=float(processes.rank() == 0), device=self.device)
+        scaler = saved.pop("scaler")
+        if self.scaler is not None and scaler:
+            self.scaler.load_state_dict(scaler)
+        state.restore(saved)
+        return checkpoint.path
+
+    def load_best(self, state: TrainerState) -> None:
+        """Puts the weights of `best_step` into the model. Raises StorageError where they are gone or damaged."""
+        path = self.store.folder / f"step-{state.best_step}"
+        fault = damage(path) if path.exists() else "it is not there"
+        if fault is not None:
+            raise StorageError(f"trainer.final=best: {path} cannot be read ({fault}); set trainer.final=last")
+        self.strategy.load_weights(load_file(path / "weights.safetensors"))
 
 
 def save_optimizer(folder: Path, state: OptimizerState) -> None:

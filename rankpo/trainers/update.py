@@ -1,4 +1,4 @@
-"""What one update is made of, prepared on the CPU before it runs: micro-batches, and the sums to divide by."""
+"""Updates, prepared on the CPU before they run: micro-batches, and the sums to divide by."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import torch
-from torch import Tensor
-
-from rankpo.losses.base import Loss
-from rankpo.types import Batch, Labels, LossOutput
+from rankpo.types import Batch
 
 Prepared = TypeVar("Prepared")
 
@@ -39,29 +35,17 @@ class Update:
     ids: tuple[str, ...]
 
 
-def denominators(loss: Loss, labels: Labels) -> dict[str, float]:
-    """Sums of the weights of each term, as plain numbers."""
-    return sums(loss.weights(labels))
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is NaN or infinite; nothing was updated or overwritten."""
 
-
-def sums(weights: Mapping[str, Tensor]) -> dict[str, float]:
-    """The sum of the weights [B] of each term, as plain numbers."""
-    return {name: float(of_term.double().sum()) for name, of_term in weights.items()}
-
-
-def total(output: LossOutput, sums: Mapping[str, float]) -> Tensor:
-    """Σ over terms of scale · Σ losses·weights / global Σ weights; a term without any weight contributes 0."""
-    value = _part(output.losses, output.weights, sums["loss"])
-    for name, term in output.terms.items():
-        value = value + term.scale * _part(term.losses, term.weights, sums[name])
-    return value
-
-
-def _part(losses: Tensor, weights: Tensor | None, denominator: float) -> Tensor:
-    if denominator == 0:
-        return torch.where(torch.isfinite(losses), losses, 0).sum() * 0
-    weighted = losses if weights is None else torch.where(weights > 0, losses * weights, 0)
-    return weighted.sum() / denominator
+    @classmethod
+    def of(cls, update: int, ids: Sequence[str]) -> NonFiniteError:
+        """update: its number, counted from 1. ids: of its examples."""
+        shown = ", ".join(ids[:8]) + (", …" if len(ids) > 8 else "")
+        return cls(
+            f"update {update}: the loss or its gradient is not finite; examples {shown}. No weight or checkpoint was "
+            "changed. Lower optimizer.lr, set trainer.precision=fp32 or look at the examples."
+        )
 
 
 class Ahead(Generic[Prepared]):

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from rankpo.config.compose import compose
 from rankpo.data.readers.chat import ChatRecords
 from rankpo.data.readers.chat_formats import FORMATS, Chat, detect
 from rankpo.data.readers.fields import BadRecord
-from rankpo.data.readers.records import BadRecords
-from rankpo.tasks.demo import compose
+from rankpo.data.readers.passes import BadRecords
 
 USER, BLUE, GREEN = ("user", "Sky?"), "Blue.", "Green."
 PAIR = Chat((USER,), (BLUE, GREEN), (1.0, 0.0))

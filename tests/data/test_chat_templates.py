@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rankpo.data.readers.chat import ChatRecords
 from rankpo.data.readers.fields import BadRecord
-from rankpo.data.readers.records import BadRecords
+from rankpo.data.readers.passes import BadRecords
 from rankpo.data.table import open_table
 from rankpo.data.text.conversations import ChatFormat
 from rankpo.data.text.rendering import template_text

@@ -125,3 +125,14 @@ def test_data_without_anything_for_a_loader(tmp_path):
 def test_groups_carry_their_slots(lists):
     group = ContrastiveDataLoader(table=lists, batch_size=1, seed=1).groups(0)[0]
     np.testing.assert_array_equal(np.asarray(lists.candidates[group.slots]), group.candidates)
+
+
+def test_a_record_may_allow_fewer_negatives_and_no_others(tmp_path):
+    """FlagEmbedding's only_1neg and no_in_batch_neg."""
+    examples = [
+        Example("q", ("a", "b", "c", "d"), (1.0, 0, 0, 0), "x", max_negatives=1, own_negatives=True),
+        Example("r", ("a", "b", "c", "d"), (1.0, 0, 0, 0), "y"),
+    ]
+    loader = ContrastiveDataLoader(table=table_of(tmp_path, examples), batch_size=2, seed=1, num_negatives=2)
+    shapes = {group.id: (len(group.candidates), group.own_negatives) for group in loader.groups(0)}
+    assert shapes == {"x": (2, True), "y": (3, False)}

@@ -86,7 +86,7 @@ def test_tables(tmp_path, suffix, delimiter, ending):
         "",
     ]
     path = write(tmp_path / f"a.{suffix}", "\ufeff" + ending.join(lines))
-    assert read(path) == [
+    assert list(files.records(path, quoted_tsv=True)) == [
         (f"a.{suffix}:3", {"query": f"a{delimiter}b\nc", "n": "1"}),
         (f"a.{suffix}:4", {"query": "d", "n": "2"}),
     ]
@@ -108,10 +108,50 @@ def test_rows_that_do_not_fit_the_header(tmp_path):
 
 def test_an_open_quote_swallows_no_lines(tmp_path):
     """Unquoted files of other programs: a cell that begins with a quote must not eat the lines after it."""
-    found = read(write(tmp_path / "a.tsv", 'a\tb\n"open quote\t1\nx\t2\n'))
-    assert (
-        len(found) == 1 and isinstance(found[0][1], NotARecord) and "rest of the file was not read" in str(found[0][1])
-    )
+    path = write(tmp_path / "a.tsv", 'a\tb\n"open quote\t1\nx\t2" y\nz"\t"\n')
+    assert [record for _, record in read(path)] == [
+        {"a": '"open quote', "b": "1"},
+        {"a": "x", "b": '2" y'},
+        {"a": 'z"', "b": '"'},
+    ]
+    for found in (list(files.records(path, quoted_tsv=True)), read(write(tmp_path / "a.csv", 'a,b\n"open,1\nx,2\n'))):
+        assert isinstance(found[0][1], NotARecord) and "rest of the file was not read" in str(found[0][1])
+
+
+def test_a_quoted_row_that_does_not_fit_names_the_remedy(tmp_path):
+    found = read(write(tmp_path / "a.tsv", 'a\tb\n"two\nlines"\t1\n'))
+    assert "quoted_tsv=true" in str(found[0][1])
+
+
+def test_a_column_name_that_stands_twice(tmp_path):
+    """The second column would replace the first without a word."""
+    for suffix, delimiter in (("csv", ","), ("tsv", "\t")):
+        path = write(tmp_path / f"a.{suffix}", delimiter.join("aba") + "\n" + delimiter.join("123") + "\n")
+        ((_, record),) = read(path)
+        assert isinstance(record, NotARecord) and str(record) == "the header names a twice; the file was not read"
+
+
+def test_a_zstd_file_cut_anywhere_in_its_frame(tmp_path):
+    """Every prefix of the file is damaged; a file of several frames is whole."""
+    zstandard = pytest.importorskip("zstandard")
+    lines = b"".join(b'{"a": %d}\n' % number for number in range(300))
+    whole = zstandard.ZstdCompressor().compress(lines)
+    for size in range(1, len(whole), max(1, len(whole) // 40)):
+        (tmp_path / "cut.jsonl.zst").write_bytes(whole[:size])
+        assert isinstance(read(tmp_path / "cut.jsonl.zst")[-1][1], NotARecord), size
+    (tmp_path / "two.jsonl.zst").write_bytes(whole + whole)
+    assert len(read(tmp_path / "two.jsonl.zst")) == 600
+
+
+def test_an_object_with_its_records_under_data(tmp_path):
+    """NeMo's files, on one line or several."""
+    content = {"corpus": [{"path": "c"}], "data": [{"a": 1}, 2, {"a": 3}]}
+    for indent in (None, 1):
+        path = write(tmp_path / f"a{indent}.json", json.dumps(content, indent=indent))
+        found = read(path)
+        assert [place for place, _ in found] == [f"{path.name}:data[{n}]" for n in range(3)]
+        assert found[0][1] == {"a": 1} and isinstance(found[1][1], NotARecord) and found[2][1] == {"a": 3}
+        assert files.envelope(path) == {"corpus": [{"path": "c"}]}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])

@@ -51,7 +51,16 @@ def test_each_format_gives_candidates_and_relevance(name, candidates, relevance)
 
 
 def test_each_format_is_recognised_by_its_keys():
-    assert set(RECORDS) | {"flat", "columns"} == set(FORMATS)
+    of_other_tools = {
+        "labeled_list",
+        "tevatron",
+        "ids",
+        "nemo",
+        "swift_messages",
+        "swift",
+        "ordered",
+    }  # test_layouts.py
+    assert set(RECORDS) | {"flat", "columns"} | of_other_tools == set(FORMATS)
     for name, record in RECORDS.items():
         assert detect(record, {}) == name
     assert detect({"query": "q", "content": "c", "label": 1}, {}) == "flat"
@@ -66,7 +75,9 @@ def test_unknown_and_ambiguous_records_name_their_keys():
     with pytest.raises(
         BadRecord, match=r"no format has these keys \(found: ad, good\).*contrastive: query, positives;"
     ):
-        detect({"ad": "q", "good": ["a"]}, {})
+        detect({"ad": "q", "good": {"a": 1}}, {})
+    with pytest.raises(BadRecord, match=r"; datasets=\[chat\] reads records with such keys"):
+        detect({"prompt": "q", "chosen": "a", "rejected": "b"}, {})
     with pytest.raises(BadRecord, match="contrastive and pos_neg both have these keys"):
         detect({"query": "q", "positives": ["a"], "pos": ["a"]}, {})
 

@@ -9,11 +9,11 @@ import pytest
 
 from rankpo.data.generated.toy_lists import ToyLists
 from rankpo.data.loaders.listwise_prompts import ListwisePromptDataLoader
+from rankpo.data.readers.passes import BadRecords
 from rankpo.data.readers.ranked_lists import RankedLists
-from rankpo.data.readers.records import BadRecords
 from rankpo.data.table import Pieces, open_table
 from rankpo.data.text.list_conversations import RankedRecord, from_conversation, to_conversation
-from rankpo.data.text.prompt_templates import read_template
+from rankpo.data.text.prompt_templates import PromptTemplate, read_template, shipped
 
 NATIVE = {
     "id": "n1",
@@ -81,12 +81,46 @@ def test_letters(tmp_path):
     assert np.argsort(-np.array(example.relevance)).tolist() == [2, 0, 1]
 
 
-@pytest.mark.parametrize("template", ["letters", "numbers"])
+RANK_LLM = PromptTemplate.from_mapping(
+    {
+        "system_message": "You rank passages.",
+        "prefix": "I will provide you with {num} passages, each indicated by a numerical identifier []. Rank the passages "
+        "based on their relevance to the search query: {query}.\n\n",
+        "body": "[{rank}] {candidate}\n",
+        "suffix": "Search Query: {query}.\nRank the {num} passages above.",
+    }
+)
+NASTY_QUERIES = ("what is [2]?", "two\nlines?", "two\n\n[1] lines\nQuery: x", "Search Query: y.", "who. ", "5 passages")
+NASTY_PASSAGES = (
+    ("one", "two\nlines", "three"),
+    ("one\n[2] not the second\n[B] nor that", "two", "three\n[4] nor a fourth\n[D] x"),
+    ("one", "two\n  [3] indented\n [C] indented", "three\nSearch Query: what is this?.\nQuery: what is [2]?"),
+    ("[2] at once", "[B] at once", "Query: two\nlines?\n\nQuery: x\n[1] once more\n[A] y"),
+    ("with 2 passages\n[3]", "are 9 passages\n[4]", "a\n\n\nb"),
+)
+
+
 @pytest.mark.parametrize("scheme", ["letters", "numbers"])
+@pytest.mark.parametrize("template", [*shipped(), "rank_llm"])
 def test_there_and_back(template, scheme):
-    record = RankedRecord("what is [2]?", ("one", "two\nlines", "three"), (1, 2, 0))
-    turns = to_conversation(record, read_template(template), scheme)
-    assert from_conversation({"conversations": turns}) == record
+    """Whatever stands in query and passages, and whichever of our templates wrote it."""
+    chosen = RANK_LLM if template == "rank_llm" else read_template(template)
+    for query in NASTY_QUERIES:
+        for passages in NASTY_PASSAGES:
+            record = RankedRecord(query.strip(), passages, (1, 2, 0))
+            turns = to_conversation(record, chosen, scheme)
+            assert from_conversation({"conversations": turns}) == record
+
+
+def test_lines_that_cannot_be_told_apart_are_refused(tmp_path):
+    doubtful = PROMPT.replace("with a second line", "[2] with a second line")
+    with pytest.raises(BadRecords, match=r"lists.jsonl:1: several lines begin with \[2\], and nothing says which"):
+        list(lists(tmp_path, conversation(prompt=doubtful)).examples())
+    # no more passages than are stated, and no line of a passage for the one that repeats the query
+    inside = PROMPT.replace("[3] last", "[3] last\nSearch Query: not this.\n[4] of the last")
+    (example,) = lists(tmp_path, conversation(prompt=inside)).examples()
+    assert example.candidates[2] == "last\nSearch Query: not this.\n[4] of the last"
+    assert example.query == "who is it?"
 
 
 @pytest.mark.parametrize(

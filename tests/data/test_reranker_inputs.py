@@ -138,7 +138,7 @@ def test_chat_templates_that_alter_the_texts_are_refused(template, message):
         ({"document_format": "{} {title}"}, "nothing else in braces"),
         ({"suffix": "x"}, "separator is null"),
         ({"query_format": "{}?"}, "tail of query_format"),
-        ({"head": "encoders"}, "head must be one of encoder, decoder, causal_lm, got 'encoders'"),
+        ({"head": "encoders"}, "head must be one of auto, encoder, decoder, causal_lm, got 'encoders'"),
         ({"head": "causal_lm", "separator": "", "add_eos": True}, "add_eos=true puts the end before the answer"),
         ({"chat_template": True}, "needs head=decoder or causal_lm, got encoder"),
         ({"query_max_length": 3}, "query_max_length must be >= 8"),

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.data.readers.records import BadRecords, Records
+from rankpo.config.compose import compose
+from rankpo.data.readers.passes import BadRecords
+from rankpo.data.readers.records import Records
 from rankpo.errors import ConfigError
-from rankpo.tasks.demo import compose
 
 PAIR = {"query": "q", "passage1": "a", "passage2": "b", "preferred": "A"}
 
@@ -292,7 +293,7 @@ def test_skip_leaves_out_counts_and_lists(tmp_path):
 
 
 def test_an_unknown_format_is_said_once(tmp_path):
-    lines = bad_lines(load(write(tmp_path, [{"ad": "x", "good": ["a"]}] * 30)))
+    lines = bad_lines(load(write(tmp_path, [{"ad": "x", "good": {"a": 1}}] * 30)))
     assert len(lines) == 1 and "no format has these keys (found: ad, good)" in lines[0]
 
 

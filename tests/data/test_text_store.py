@@ -122,3 +122,44 @@ def test_two_processes_at_once_build_one_store(tmp_path):
     running = [subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     counts = sorted(int(process.communicate(timeout=600)[0]) for process in running)
     assert counts == [0, 6]
+
+
+def test_a_records_own_prompt(tmp_path):
+    """In place of the model's prompt, or behind it as a part of the query; in front of the texts of symmetric data."""
+    examples = [
+        Example("q", ("a", "b"), (1.0, 0.0), "1"),
+        Example("q", ("a", "b"), (1.0, 0.0), "2", query_prompt="P:"),
+        Example("q", ("a", "b"), (1.0, 0.0), "3", query_prompt="P:", symmetric=True),
+        Example("q", ("a", "b"), (1.0, 0.0), "4", symmetric=True),
+        Example("q", ("a", "b"), (1.0, 0.0), "5", query_prompt=""),
+    ]
+
+    def shown(own_prompts, render=None):
+        pieces = Pieces(Tokenizer().tokenize, "Q:", "D:", f"{own_prompts}{render}", render, own_prompts=own_prompts)
+        table = open_table(tmp_path, [Fixed(examples)], pieces, lambda message: None)
+        return [(text(table, table.query[e]), text(table, table.candidates[table.slots(e)[0]])) for e in range(5)]
+
+    assert shown(True) == [("Q:q", "D:a"), ("P:q", "D:a"), ("P:q", "P:a"), ("Q:q", "Q:a"), ("q", "D:a")]
+    assert shown(False)[:3] == [("Q:q", "D:a"), ("Q:P:q", "D:a"), ("Q:P:q", "Q:P:a")]
+    assert [query for query, _ in shown(False, lambda example: (f"[{example.query}]", example.candidates))] == [
+        "[q]", "[P:q]", "[P:q]", "[q]", "[q]"
+    ]  # fmt: skip
+
+
+class Words(Tokenizer):
+    """Lower-case words as tokens: white space and case do not matter."""
+
+    def tokenize(self, texts):
+        self.seen.extend(texts)
+        return [[sum(map(ord, word)) for word in text.lower().split()] for text in texts]
+
+
+def test_texts_of_equal_tokens_are_one_row(tmp_path):
+    """Two blanks or another case: the text is no negative of itself, in its own list or another query's."""
+    examples = [
+        Example("which  sea", ("Deep sea", "hill"), (1.0, 0.0), "a"),
+        Example("Which sea", ("hill ", "deep  SEA"), (1.0, 0.0), "b"),
+    ]
+    table = open_table(tmp_path, [Fixed(examples)], Words().pieces(), lambda message: None)
+    assert table.num_rows == 3 and table.query.tolist() == [0, 0] and table.candidates.tolist() == [1, 2, 2, 1]
+    assert table.known_positives(0).tolist() == [1, 2]

@@ -44,9 +44,9 @@ CORPUS = (
 )
 ANSWERS = ("eval_datasets=[toy_chat]", "eval_datasets.toy_chat.num_examples=7")
 LISTS = ("eval_datasets=[toy_lists]", "eval_datasets.toy_lists.num_examples=7")
-CHAT = (*BASE, "model=tiny_llama_lm", "datasets=[toy_chat]")
-RERANKER = (*BASE, "model=tiny_reranker", "datasets=[toy_contrastive]")
-LISTWISE = (*BASE, "model=tiny_listwise", "datasets=[toy_lists]")
+CHAT = (*BASE, "model=tiny_llama", "kind=causal_lm", "datasets=[toy_chat]")
+RERANKER = (*BASE, "model=tiny_bert", "kind=reranker", "datasets=[toy_contrastive]")
+LISTWISE = (*BASE, "model=tiny_llama_wide", "kind=listwise", "datasets=[toy_lists]")
 # one pair: one query to encode, which is one rank's. The other must gather with it, or both wait for ever
 ONE_QUERY = (*PAIRS[:1], "eval_datasets.toy_pairs.num_posts=1", *PAIRS[2:])
 RECIPES = {

@@ -461,3 +461,15 @@ def test_teacher_masks_own_candidates():
 def test_errors_name_field_and_value(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("keys", [{}, {"query_query": True, "document_document": True, "symmetric": True}])
+def test_queries_that_see_their_own_negatives_alone(keys):
+    """In batch they have the loss of negatives=own; the other queries keep the whole pool."""
+    alone = replace(GOLDEN, own_negatives=tensor([False, True]))
+    embeddings = golden_embeddings()
+    plain, mixed = (loss(**keys).in_batch(embeddings, batch).losses for batch in (GOLDEN, alone))
+    own = loss(negatives="own")(COSINES[1][[2, 3]][None], labels(1)).losses[0]
+    assert_close(mixed[0], plain[0])
+    # with symmetric, the other half compares the positive with other queries: there is none, and its loss is 0
+    assert_close(mixed[1], own / 2 if keys else own)

@@ -28,9 +28,9 @@ from rankpo.losses.pointwise import PointwiseLoss
 from rankpo.losses.ppo import PolicyTokens
 from rankpo.losses.ranknet import RankNetLoss
 from rankpo.losses.rankpo import RankPOLoss
+from rankpo.losses.reduction import total
 from rankpo.losses.reference_free import CPOLoss, ORPOLoss, SimPOLoss, SLiCLoss
 from rankpo.losses.sft import SFTLoss
-from rankpo.trainers.update import total
 from rankpo.types import Labels
 
 WITH_LOGPS = (APOZeroLoss, APODownLoss, BCOLoss, CPOLoss, DPOLoss, NCALoss, ORPOLoss, SLiCLoss, SPPOLoss)

@@ -13,9 +13,9 @@ from torch.testing import assert_close
 
 from rankpo.losses.labelled_pairs import ContrastivePairsLoss, OnlineContrastiveLoss
 from rankpo.losses.pairs_of_update import PairwiseInBatchLoss
+from rankpo.losses.reduction import sums, total
 from rankpo.losses.scored_pairs import AnglELoss, CoSENTLoss, CosineMSELoss
 from rankpo.losses.triplet import TripletLoss
-from rankpo.trainers.update import sums, total
 from rankpo.types import Batch
 from tests.losses.tables import assert_values
 from tests.losses.test_contrastive import batch_of

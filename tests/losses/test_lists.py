@@ -19,7 +19,7 @@ from rankpo.losses.mixture import MixtureLoss
 from rankpo.losses.pointwise import PointwiseLoss
 from rankpo.losses.ranknet import RankNetLoss
 from rankpo.losses.rankpo import RankPOLoss
-from rankpo.trainers.update import denominators, total
+from rankpo.losses.reduction import denominators, total
 from rankpo.types import Labels
 from tests.losses import naive_lists
 from tests.losses.tables import assert_values

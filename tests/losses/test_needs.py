@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rankpo.config.compose import compose
 from rankpo.losses.base import NEEDS
-from rankpo.tasks.demo import compose
 
 NAMES = sorted(path.stem for path in Path("config/loss").glob("*.yaml"))
 PAIRS_WITH_REFERENCE = [
@@ -45,9 +45,7 @@ EXPECTED = {
 
 
 def loss(name: str, *overrides: str):
-    lists = name.startswith("listwise_") and name != "listwise_ce"
-    model = "tiny_listwise" if lists else "tiny_pythia" if EXPECTED.get(name, set()) & {"token_logps"} else "tiny_bert"
-    return compose([f"loss={name}", f"model={model}", *overrides]).loss
+    return compose([f"loss={name}", "model=tiny_llama", *overrides]).loss
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,5 +84,5 @@ def test_losses_on_tokens_need_the_reference_model_where_the_kind_gives_tokens()
 
 
 def test_auto_log_probabilities_are_decided_once():
-    assert loss("dpo").logps == "candidates"  # by the bi-encoder that was composed
+    assert loss("dpo").logps == "none" and loss("dpo", "kind=embedding").logps == "candidates"
     assert loss("dpo", "loss.logps=sigmoid").fitted("none").logps == "sigmoid"

@@ -1,11 +1,13 @@
 """Training files as others read them, and read back by our own reader."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rankpo.data.readers.records import Records
+from rankpo.data.relevance import stated
 from rankpo.mining.data import MiningData, Query
 from rankpo.mining.output import write
 from rankpo.mining.pipeline import Mined, Negative
@@ -109,3 +111,35 @@ def test_a_failed_writing_leaves_the_earlier_file(tmp_path):
     with pytest.raises(IndexError):
         write(tmp_path / "out.jsonl", "contrastive", DATA, broken, 2, True)
     assert (tmp_path / "out.jsonl").read_text() == "earlier\n"
+
+
+ALL = ("contrastive", "pos_neg", "triplet", "n_tuple", "labeled_list", "ids")
+SCORED_ABOVE = Mined(  # its mined negatives have higher scores than its positives
+    0, (Negative(2, 1, 0.99, 0.99), Negative(0, 2, 0.95, 0.95)), np.array([0.9, 0.8]), 0.8, 7, {}
+)
+
+
+@pytest.mark.parametrize("prompt", [None, "Find: "])
+@pytest.mark.parametrize("form", ALL)
+def test_every_form_is_read_back_right_without_a_field_map(tmp_path, form, prompt):
+    """Positives are positives and negatives negatives, whatever the scores; a prompt of the records stays."""
+    data = replace(DATA, queries=[Query("q1", "which sea", [1, 4], prompt=prompt), DATA.queries[1]])
+    write(tmp_path / "mined.jsonl", form, data, [SCORED_ABOVE], 2, keep_empty=True)
+    records = Records(name="m", path=str(tmp_path / "mined.jsonl"))
+    sides = {True: set(), False: set()}
+    for example in records.examples():
+        assert (example.query, example.query_prompt) == ("which sea", prompt)
+        for text, relevant in zip(example.candidates, stated(example), strict=True):
+            sides[relevant].add(text)
+    assert sides == {True: {"deep sea", "wide sea"}, False: {"roman coin", "hills"}}
+    assert not records.report.unused
+    (first, *_) = records.examples()
+    assert first.id == "q1" or form in ("triplet", "n_tuple", "labeled_list")
+
+
+@pytest.mark.parametrize("form", ALL)
+def test_the_folder_of_a_run_is_read_too(tmp_path, form):
+    """The meta file, statistics and corpus beside the records are none."""
+    write(tmp_path / "mined.jsonl", form, DATA, [SCORED_ABOVE], 2, keep_empty=True)
+    (tmp_path / "statistics.json").write_text("{}")
+    assert list(Records(name="m", path=str(tmp_path)).examples())

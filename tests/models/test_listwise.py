@@ -10,13 +10,13 @@ import torch
 from torch.testing import assert_close
 
 import rankpo
+from rankpo.config.compose import compose
 from rankpo.data.batch import join
 from rankpo.data.generated.toy_lists import ToyLists
 from rankpo.models.base import plain_attention
 from rankpo.models.listwise import decoding
 from rankpo.models.listwise.inputs import PASSAGE, QUERY
 from rankpo.models.listwise.reranking import ListwiseReranker
-from rankpo.tasks.demo import compose
 from rankpo.types import Sequences
 from tests.models.saved import saved
 from tests.runs import trainer_of
@@ -26,7 +26,7 @@ BARE = (
     "model.chat_template=\"{% for m in messages %}{{ m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}=\""
 )
-TINY = ("model=tiny_listwise", BARE)
+TINY = ("model=tiny_llama_wide", "kind=listwise", BARE)
 TRAINED = (
     *TINY,
     "datasets=[toy_lists]",

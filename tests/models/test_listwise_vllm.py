@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
 from rankpo.models.listwise.reranking import ListwiseReranker
 from rankpo.models.listwise.vllm import VllmListwiseModel
-from rankpo.tasks.demo import compose
 from tests.models.saved import saved
 from tests.models.test_listwise import TINY, model_of
 from tests.models.test_reranker import model_of as pointwise_model_of
@@ -77,7 +77,7 @@ def rerank(folder, final, *overrides):
     requests = folder / "requests.jsonl"
     requests.write_text("".join(json.dumps({"query": f"q{n}", "documents": DOCUMENTS[n:]}) + "\n" for n in range(3)))
     keys = (f"model.load_from={final}", f"task.requests={requests}", f"cache_dir={folder}")
-    return train("task=rerank", "model=listwise_llm", *keys, *overrides).run_dir / "rerank"
+    return train("task=rerank", "model=base", "kind=listwise", *keys, *overrides).run_dir / "rerank"
 
 
 def test_the_run_is_that_of_transformers(tmp_path, final, vllm):
@@ -180,11 +180,11 @@ def test_what_vllm_cannot_do(tmp_path, final, vllm, overrides, message):
 
 
 def test_a_pointwise_reranker_needs_no_vllm(tmp_path, vllm):
-    saved(pointwise_model_of("tiny_reranker"), tmp_path / "FINAL", {})
+    saved(pointwise_model_of("encoder"), tmp_path / "FINAL", {})
     (tmp_path / "r.jsonl").write_text(json.dumps({"query": "q", "documents": ["a"]}) + "\n")
     with pytest.raises(ConfigError, match="writes answers of listwise rerankers; this one gives scores"):
         train(
-            "task=rerank", "model=tiny_reranker", f"model.load_from={tmp_path}/FINAL", "task.backend=vllm",
+            "task=rerank", "model=tiny_bert", "kind=reranker", f"model.load_from={tmp_path}/FINAL", "task.backend=vllm",
             f"task.requests={tmp_path}/r.jsonl", "exp_name=x", f"cache_dir={tmp_path}",
         )  # fmt: skip
 

@@ -9,15 +9,16 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import rankpo
+from rankpo.config.compose import compose
 from rankpo.models.loading import LoadingError, byte_tokenizer, random_backbone
 from rankpo.models.reranker.config import RerankerKind
 from rankpo.models.reranker.inputs import RerankerInputs
 from rankpo.models.reranker.model import RerankerModel
 from rankpo.models.reranker.settings import RerankerSettings
 from rankpo.models.saving import ExportError
-from rankpo.tasks.demo import compose
 from tests.models.families import FAMILIES as SIZES
 from tests.models.saved import saved
+from tests.rerankers import RERANKERS
 from tests.tokenizers import bert, llama, qwen, sentencepiece
 
 PAIRS = [
@@ -28,7 +29,7 @@ PAIRS = [
 ]
 TEMPLATE = {"separator": "\n", "query_format": "query: {}", "document_format": "document: {}", "suffix": "\nrelevant:"}
 SLICES = ("model.long_document=max_slice",)
-TINY = ("tiny_reranker", "tiny_decoder_reranker", "tiny_yes_no")
+TINY = ("encoder", "decoder", "yes_no")
 
 
 def quiet(message):
@@ -37,7 +38,7 @@ def quiet(message):
 
 def model_of(name, *overrides, seed=3) -> RerankerModel:
     """A tiny reranker whose scores differ well: every weight is drawn anew."""
-    config = compose([f"model={name}", "loss=dpo", *overrides]).model
+    config = compose([*RERANKERS[name], "loss=dpo", *overrides]).model
     torch.manual_seed(seed)
     model = config.build(config.open_inputs(quiet), quiet)
     with torch.no_grad():
@@ -169,7 +170,7 @@ def test_neighbours_and_budgets_change_nothing(name):
 
 
 def test_compute_score_takes_one_pair_or_many():
-    model = model_of("tiny_reranker")
+    model = model_of("encoder")
     one = model.compute_score(("ab", "cd"))
     assert isinstance(one, float)
     assert model.compute_score(["ab", "cd"]) == one  # two strings of two letters each are one pair
@@ -190,11 +191,11 @@ def test_compute_score_takes_one_pair_or_many():
 )
 def test_what_is_no_pair_is_refused_by_its_place(pairs, error, message):
     with pytest.raises(error, match=message):
-        model_of("tiny_reranker").compute_score(pairs)
+        model_of("encoder").compute_score(pairs)
 
 
 def test_normalize_is_a_sigmoid_and_the_saved_activation_the_default():
-    model, saved = model_of("tiny_reranker"), model_of("tiny_reranker", "model.activation=sigmoid")
+    model, saved = model_of("encoder"), model_of("encoder", "model.activation=sigmoid")
     logits = model.compute_score(PAIRS)
     assert model.compute_score(PAIRS, normalize=False) == logits
     assert_close(model.compute_score(PAIRS, normalize=True), [1 / (1 + 2.718281828459045**-x) for x in logits])
@@ -203,7 +204,7 @@ def test_normalize_is_a_sigmoid_and_the_saved_activation_the_default():
 
 
 def test_rank_gives_places_in_the_input():
-    model = model_of("tiny_reranker")
+    model = model_of("encoder")
     documents = ["worms", "", "worms", "stones and " * 5]
     ranked = model.rank("moles", documents)
     scores = model.compute_score([("moles", document) for document in documents])
@@ -219,7 +220,7 @@ def test_rank_gives_places_in_the_input():
 
 
 def test_scoring_restores_the_training_state():
-    model = model_of("tiny_reranker").train()
+    model = model_of("encoder").train()
     model.base.dropout.p = 0.9
     assert model.compute_score(PAIRS) == model.compute_score(PAIRS)
     assert model.training
@@ -227,7 +228,7 @@ def test_scoring_restores_the_training_state():
 
 def test_long_documents_in_slices():
     """A document that fits scores as if cut; of a long one, every slice is read and the best counts."""
-    plain, slicing = (model_of("tiny_decoder_reranker", "model.max_length=80", *keys) for keys in ((), SLICES))
+    plain, slicing = (model_of("decoder", "model.max_length=80", *keys) for keys in ((), SLICES))
     assert slicing.compute_score(PAIRS[1:]) == plain.compute_score(PAIRS[1:])
     budget = slicing.inputs.room - len("query: cats") - len("document: ")
     words = "".join(chr(97 + n % 26) for n in range(3 * budget))
@@ -242,7 +243,7 @@ def test_long_documents_in_slices():
 
 
 def test_too_little_memory_halves_the_batch(monkeypatch):
-    model = model_of("tiny_reranker")
+    model = model_of("encoder")
     expected = model.compute_score(PAIRS)
     sizes, forward = [], RerankerModel.forward
 
@@ -330,12 +331,12 @@ def exported(tmp_path, name, *overrides) -> tuple[RerankerModel, Path]:
 
 EXPORTS = [
     *((name,) for name in TINY),
-    ("tiny_reranker", "model.activation=sigmoid"),
-    ("tiny_reranker", "model.random.model_type=modernbert"),
-    ("tiny_decoder_reranker", "model.query_format='{}'", "model.document_format='{}'"),
-    ("tiny_yes_no", "model.readout='yes'"),
-    ("tiny_yes_no", "model.export_one_label=true"),
-    ("tiny_yes_no", "model.export_one_label=true", "model.readout='yes'"),
+    ("encoder", "model.activation=sigmoid"),
+    ("encoder", "model.random.model_type=modernbert"),
+    ("decoder", "model.query_format='{}'", "model.document_format='{}'"),
+    ("yes_no", "model.readout='yes'"),
+    ("yes_no", "model.export_one_label=true"),
+    ("yes_no", "model.export_one_label=true", "model.readout='yes'"),
     *((name, "model.use_peft=true", "model.peft.lora_r=2") for name in TINY),
 ]
 
@@ -354,7 +355,7 @@ def test_final_scores_alike_everywhere(tmp_path, keys):
     assert json.loads((folder / "rankpo.json").read_text())["kind"] == "reranker"
 
 
-@pytest.mark.parametrize("name", ["tiny_reranker", "tiny_decoder_reranker"])
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
 def test_final_scores_alike_in_plain_transformers(tmp_path, name):
     model, folder = exported(tmp_path, name)
     heads = model.inputs.layout.query_prefix, model.inputs.layout.document_prefix
@@ -368,7 +369,7 @@ def test_final_scores_alike_in_plain_transformers(tmp_path, name):
 
 
 def test_a_saved_model_needs_no_key_and_says_which_it_did_not_take(tmp_path):
-    model, folder = exported(tmp_path, "tiny_decoder_reranker", "model.max_length=200")
+    model, folder = exported(tmp_path, "decoder", "model.max_length=200")
     said = []
     config = RerankerKind(load_from=str(folder), max_length=512, activation="sigmoid", min_document_tokens=20)
     assert config.open_inputs(said.append, explicit={"min_document_tokens"}).settings == RerankerSettings(
@@ -387,11 +388,9 @@ def test_an_end_that_transformers_cannot_find_is_an_export_error(tmp_path):
         saved(model, tmp_path / "FINAL", {})
 
 
-@pytest.mark.parametrize(
-    ("name", "head"), [("tiny_decoder_reranker", ["score"]), ("tiny_reranker", ["pooler", "classifier"])]
-)
+@pytest.mark.parametrize(("name", "head"), [("decoder", ["score"]), ("encoder", ["pooler", "classifier"])])
 def test_lora_trains_the_head_and_keeps_its_adapters(tmp_path, name, head):
-    config = compose([f"model={name}", "loss=dpo", "model.use_peft=true", "model.peft.lora_r=2"]).model
+    config = compose([*RERANKERS[name], "loss=dpo", "model.use_peft=true", "model.peft.lora_r=2"]).model
     model = config.build(config.open_inputs(quiet), quiet)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     whole = {name for name in trained if "lora" not in name}
@@ -452,7 +451,7 @@ def test_half_precision_scores_are_float32_and_close(name):
         ({}, "name_or_path or load_from, or else random, must say"),
         ({"name_or_path": "x", "random": {"model_type": "bert"}}, "name_or_path and random both say"),
         ({"name_or_path": "x", "trust_remote_code": "false"}, "trust_remote_code must be true or false, got 'false'"),
-        ({"name_or_path": "x", "export_one_label": True}, "it needs head=causal_lm, got encoder"),
+        ({"name_or_path": "x", "export_one_label": True}, "it needs head=causal_lm, got auto"),
         ({"name_or_path": "x", "chunk_tokens": 0}, "chunk_tokens must be >= 1 or null, got 0"),
         ({"name_or_path": "x", "layout": "flat"}, "layout must be one of auto, packed, padded, got 'flat'"),
         ({"name_or_path": "x", "peft": {"lora_r": 0}}, r"peft.lora_r must be >= 1, got 0"),

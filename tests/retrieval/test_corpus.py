@@ -51,7 +51,7 @@ def test_the_pool_has_every_candidate_once(tmp_path):
     ("records", "message"),
     [
         ([{"_id": "d", "text": "a"}, {"_id": "d", "text": "b"}], "c.jsonl:2: the id 'd' stands twice"),
-        ([{"_id": "d", "body": "a"}], "c.jsonl:1: no text under text, content, .*found: _id, body"),
+        ([{"_id": "d", "words": "a"}], "c.jsonl:1: no text under text, content, .*found: _id, words"),
         ([3], "c.jsonl:1: not a JSON object"),
     ],
 )
@@ -69,3 +69,33 @@ def test_what_is_not_there_is_named(tmp_path):
     path = lines(tmp_path / "c.jsonl", {"query": "a", "positives": ["one"]})
     with pytest.raises(ConfigError, match=r"datasets\.r has no corpus of its own; choose pool or a file"):
         list(open_source("own", "passage", [Records(name="r", path=path)]).texts())
+
+
+def test_one_id_for_two_queries_of_the_pool(tmp_path):
+    """Six queries of one id would be one query, and five were lost without a word."""
+    rows = [{"id": "q", "query": f"text {n}", "positives": ["a"]} for n in range(6)]
+    dataset = Records(name="own", path=lines(tmp_path / "c.jsonl", *rows))
+    with pytest.raises(ConfigError, match=r"own \(c\.jsonl:2\): the id 'q' stands for another query in .*c\.jsonl:1"):
+        dict(open_source("pool", "query", [dataset]).texts())
+    rows = [{"id": "q", "query": "the  same", "positives": ["a"]}, {"id": "q", "query": "the same", "positives": ["b"]}]
+    dataset = Records(name="own", path=lines(tmp_path / "c.jsonl", *rows))
+    assert dict(open_source("pool", "query", [dataset]).texts()) == {"q": "the  same"}
+
+
+def test_a_data_file_with_a_blank_in_its_name(tmp_path):
+    """Ids made of places go into run.trec."""
+    dataset = Records(name="own", path=lines(tmp_path / "my own data.jsonl", {"query": "a", "positives": ["b"]}))
+    assert [example.id for example in dataset.examples()] == ["own:my_own_data.jsonl:1"]
+
+
+def test_tables_of_ms_marco(tmp_path):
+    """collection.tsv and queries.tsv have no header: id and text; documents have id, url, title and body."""
+    (tmp_path / "collection.tsv").write_text('0\tThe "first\n1\tsecond\n')
+    (tmp_path / "docs.tsv").write_text("D1\thttps://x\tTitle\tBody\n")
+    assert list(open_source(str(tmp_path / "collection.tsv"), "passage", []).texts()) == [
+        ("0", 'The "first'),
+        ("1", "second"),
+    ]
+    assert list(open_source(str(tmp_path / "docs.tsv"), "passage", []).texts()) == [("D1", "Title Body")]
+    (tmp_path / "with.tsv").write_text("id\ttext\n0\tone\n")
+    assert list(open_source(str(tmp_path / "with.tsv"), "passage", []).texts()) == [("0", "one")]

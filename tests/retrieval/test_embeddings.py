@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rankpo.config.compose import compose
 from rankpo.retrieval.dense import TooLargeError, check_memory, dense_search
 from rankpo.retrieval.embeddings import (
     Embeddings,
@@ -19,7 +20,6 @@ from rankpo.retrieval.embeddings import (
 )
 from rankpo.retrieval.exact import search, search_blocks
 from rankpo.retrieval.faiss_index import FaissError, FaissIndex, FaissSettings
-from rankpo.tasks.demo import compose
 
 TEXTS = [f"text number {number} {'and more ' * (number % 4)}" for number in range(11)]
 LIST = TextList([f"d{number}" for number in range(11)], TEXTS)

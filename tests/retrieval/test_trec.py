@@ -106,3 +106,18 @@ def test_ir_measures_reads_our_run(tmp_path):
     write_run(tmp_path / "run.trec", run)
     found = {(row.query_id, row.doc_id): row.score for row in ir_measures.read_trec_run(str(tmp_path / "run.trec"))}
     assert found == {("q", "a"): 0.125, ("q", "b"): 3.5e-8}
+
+
+def test_lines_with_tabs_are_split_there(tmp_path):
+    """An id with blanks, as BEIR's tables may have; tabs between the columns of trec_eval's form still are white space."""
+    path = lines(tmp_path, "query-id\tcorpus-id\tscore", "q1\tLake Constance\t1", "q 2\td\t2", "q3 0 d5\t1")
+    assert read_qrels(path) == {"q1": {"Lake Constance": 1}, "q 2": {"d": 2}, "q3": {"d5": 1}}
+    path = lines(tmp_path, "q1\tQ0\tLake Constance\t1\t0.5\tt", "q1 Q0 d\t2  0.25 t")
+    assert read_run(path) == {"q1": {"Lake Constance": 0.5, "d": 0.25}}
+
+
+def test_a_carriage_return_ends_no_line(tmp_path):
+    """Python's universal line ends would make two lines of one."""
+    path = tmp_path / "qrels.tsv"
+    path.write_bytes(b"q1\ta\rb\t1\r\nq2\tc\t1\r\n")
+    assert read_qrels(path) == {"q1": {"a\rb": 1}, "q2": {"c": 1}}

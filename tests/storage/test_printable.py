@@ -14,8 +14,8 @@ import unicodedata
 import pytest
 
 from rankpo.config.messages import run_error
+from rankpo.models.embedding.saving import embedding_card as card
 from rankpo.models.embedding.settings import EmbeddingSettings
-from rankpo.models.model_card import card
 from rankpo.runs.logger import MetricsLogger
 from rankpo.storage.atomic import replacing, unwritten
 from rankpo.storage.printable import markdown, one_line, printable

@@ -54,7 +54,7 @@ def test_the_vectors_are_the_models_own(world):
 
 
 def encode_experiment(world):
-    from rankpo.tasks.demo import compose
+    from rankpo.config.compose import compose
 
     return compose([*common(world, "encoded"), "task=encode"])
 
@@ -139,3 +139,18 @@ def test_errors_say_what_to_change(world, overrides, message):
 def test_an_index_that_is_not_there_is_named(world):
     with pytest.raises(EncodingError, match="none holds no embeddings; make them with task=encode"):
         search(world, "failing", f"task.index={world}/none")
+
+
+def test_ids_that_a_trec_file_cannot_hold_are_said_before_the_work(tmp_path):
+    """encode says it; search and evaluate refuse before anything is encoded or searched."""
+    beir = tmp_path / "beir"
+    write_beir(beir, [("d 1", "one"), ("d2", "two")], [("q", "which")], {"q": {"d2": 1}})
+    data = ("datasets=[beir]", f"datasets.beir.path={beir}", f"cache_dir={tmp_path / 'cache'}", *TINY)
+    train("task=encode", "exp_name=i", *data)
+    with pytest.raises(
+        ConfigError, match=r"task\.index=.*: the id 'd 1' is empty or has white space, which TREC files"
+    ):
+        train("task=search", f"task.index={tmp_path / 'cache/i/embeddings'}", "exp_name=i", *data)
+    evaluated = ("task=evaluate", "eval_datasets=[beir]", f"eval_datasets.beir.path={beir}", "exp_name=e", *data[2:])
+    with pytest.raises(ConfigError, match=r"eval_datasets\.beir: the id 'd 1'"):
+        train(*evaluated)

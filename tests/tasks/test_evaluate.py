@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from rankpo.config.compose import compose
 from rankpo.data.readers.trec import read_run
 from rankpo.errors import ConfigError, StorageError
-from rankpo.tasks.demo import compose
 from rankpo.tasks.evaluate import retention
 from tests.runs import train
 

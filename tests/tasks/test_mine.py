@@ -5,10 +5,10 @@ import json
 import pytest
 
 import rankpo
+from rankpo.config.compose import compose
 from rankpo.data.readers.records import Records
 from rankpo.errors import ConfigError
 from rankpo.mining.pipeline import TooFewError
-from rankpo.tasks.demo import compose
 from rankpo.tasks.encode import embedding_model
 from tests.runs import TINY, launch, train
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rankpo.tasks.demo import compose
+from rankpo.config.compose import compose
 from rankpo.tasks.encode import embedding_model
 from tests.runs import ROOT, TINY, train
 

@@ -7,12 +7,12 @@ import random
 import pytest
 
 import rankpo
+from rankpo.config.compose import compose
 from rankpo.data.readers.beir import write_beir
 from rankpo.data.readers.requests import of_file
 from rankpo.data.readers.trec import read_run, write_run
 from rankpo.errors import ConfigError
 from rankpo.retrieval.bm25 import Bm25Index, Bm25Settings
-from rankpo.tasks.demo import compose
 from tests.models.saved import saved
 from tests.models.test_reranker import model_of
 from tests.runs import launch, train
@@ -29,14 +29,15 @@ def folder(tmp_path):
     """A BEIR folder, a first stage's run and a saved reranker."""
     write_beir(tmp_path / "beir", DOCUMENTS.items(), QUERIES.items(), QRELS)
     write_run(tmp_path / "first.trec", RUN, tag="bm25")
-    saved(model_of("tiny_reranker"), tmp_path / "FINAL", {})
+    saved(model_of("encoder"), tmp_path / "FINAL", {})
     return tmp_path
 
 
 def task(folder, *overrides):
     return (
         "task=rerank",
-        "model=tiny_reranker",
+        "model=tiny_bert",
+        "kind=reranker",
         f"model.load_from={folder}/FINAL",
         "exp_name=x",
         f"cache_dir={folder}",
@@ -174,7 +175,7 @@ def test_a_query_id_that_stands_twice_is_refused(folder):
 def test_what_cannot_work_is_said_before_weights_load(folder, keys, message):
     given = [key.replace("RUN", f"{folder}/first.trec").replace("BEIR", f"{folder}/beir") for key in keys]
     with pytest.raises(ConfigError, match=message):
-        compose(["task=rerank", "model=tiny_reranker", *given])
+        compose(["task=rerank", "model=tiny_bert", "kind=reranker", *given])
 
 
 def test_an_embedding_model_is_no_reranker(folder):
@@ -213,7 +214,7 @@ def test_a_run_of_bm25_gets_better_from_the_command_line(tmp_path):
     train(*on_lists(tmp_path / "lists", "loss=ranknet", "trainer.epochs=8", "exp_name=c", f"cache_dir={tmp_path}"))
     final = tmp_path / "c" / "FINAL"
     done = launch(
-        "task=rerank", "model=tiny_reranker", f"model.load_from={final}", f"task.run={tmp_path}/bm25.trec",
+        "task=rerank", "model=tiny_bert", "kind=reranker", f"model.load_from={final}", f"task.run={tmp_path}/bm25.trec",
         f"task.beir={tmp_path}/animals", "exp_name=x", f"cache_dir={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

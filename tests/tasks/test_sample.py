@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from rankpo.config.compose import compose
 from rankpo.data.random_keys import random_keys, text_key
 from rankpo.errors import ConfigError
 from rankpo.judges.records import Records
 from rankpo.models.causal_lm.sampling import ChosenByNumber, Draw, Reader, Sampling, TransformersWriter
-from rankpo.tasks.demo import compose
 from tests.runs import launch, train
 
 TINY = (

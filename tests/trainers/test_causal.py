@@ -8,12 +8,13 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rankpo
+from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
-from rankpo.tasks.demo import compose
 from tests.runs import curve, final_weights, train, trainer_of
 
 TINY = (
-    "model=tiny_llama_lm",
+    "model=tiny_llama",
+    "kind=causal_lm",
     "model.random.num_hidden_layers=1",
     "model.max_length=192",
     "model.max_prompt_length=160",
@@ -226,7 +227,7 @@ def test_evaluation_of_pairs_and_of_completions(tmp_path):
     assert_close(rows["rewards/margins"][-1], 0.5 * (rows["margin"][-1] - rows["margin"][0]), rtol=1e-4, atol=1e-5)
     assert rows["rewards/accuracies"][-1] > 0.5
     trainer = trainer_of(*TINY, "loss=sft", *options, f"cache_dir={tmp_path}")
-    metrics = trainer.evaluate()
+    metrics = trainer.watch.evaluate()
     policy, table = trainer.policy, trainer.loader.table
     chosen = policy.inputs.slot_pieces(table)[::2]
     scores = policy(policy.inputs.sequences(table, chosen)).detach().double()

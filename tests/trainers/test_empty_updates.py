@@ -7,11 +7,11 @@ import json
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
 from rankpo.losses.distillation import MarginMSELoss
 from rankpo.runs import processes
 from rankpo.runs.logger import MetricsLogger
-from rankpo.tasks.demo import compose
 from rankpo.tasks.train import assemble
 
 LISTS = ("softmax", "listnet", "listmle", "plistmle", "lambdaloss", "lambdarank", "ranknet", "adr_mse", "plackett_luce")

@@ -14,9 +14,9 @@ from transformers import (
 )
 
 import rankpo
+from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
 from rankpo.models.loading import LoadingError, byte_tokenizer
-from rankpo.tasks.demo import compose
 from tests.models.saved import saved
 from tests.runs import train, trainer_of
 
@@ -57,7 +57,8 @@ def checkpoint(folder, *, tied=False, positions=512, extra=(), template=CHATML):
 
 def options(source, *more):
     return (
-        "model=causal_lm",
+        "model=base",
+        "kind=causal_lm",
         f"model.name_or_path={source}",
         "model.max_length=192",
         "model.max_prompt_length=160",
@@ -217,7 +218,7 @@ def test_kto_with_few_prompts_stops_before_it_starts(tmp_path):
 def test_template_files_are_read_into_the_settings(tmp_path):
     path = tmp_path / "mine.jinja"
     path.write_text(CHATML)
-    experiment = compose(["model=tiny_llama_lm", "loss=sft", f"model.chat_template={path}"])
+    experiment = compose(["model=tiny_llama", "kind=causal_lm", "loss=sft", f"model.chat_template={path}"])
     assert experiment.model.settings.chat_template == CHATML
     with pytest.raises(ConfigError, match=r"model.chat_template=nowhere.jinja is neither a template, .*, nor a file"):
-        compose(["model=tiny_llama_lm", "loss=sft", "model.chat_template=nowhere.jinja"])
+        compose(["model=tiny_llama", "kind=causal_lm", "loss=sft", "model.chat_template=nowhere.jinja"])

@@ -94,14 +94,16 @@ def test_replay_keys():
 
 def test_a_reranker_learns_own_lists(tmp_path):
     options = ("loss=graded_margin", "loss.negatives=own", "datasets=[toy_graded]", "trainer.batch_size=4")
-    trainer = trainer_of("model=tiny_reranker", *options, f"cache_dir={tmp_path}")
+    trainer = trainer_of("model=tiny_bert", "kind=reranker", *options, f"cache_dir={tmp_path}")
     trainer.policy.train()
     trainer.backward(trainer.prepare(0))
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in trainer.policy.parameters())
     with pytest.raises(
         ConfigError, match=r"loss\.negatives=in_batch needs embeddings; model of random weights is of kind reranker"
     ):
-        trainer_of("model=tiny_reranker", "loss=graded_margin", "datasets=[toy_graded]", f"cache_dir={tmp_path}")
+        trainer_of(
+            "model=tiny_bert", "kind=reranker", "loss=graded_margin", "datasets=[toy_graded]", f"cache_dir={tmp_path}"
+        )
 
 
 def test_rankpo_without_replay_has_no_loss_on_it(tmp_path):

@@ -13,9 +13,9 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.testing import assert_close
 
 from rankpo.config.build import Experiment
-from rankpo.runs.logger import MetricsLogger, RunningMetrics
+from rankpo.config.compose import compose
+from rankpo.runs.logger import MetricsLogger
 from rankpo.runs.processes import make_accelerator
-from rankpo.tasks.demo import compose
 from rankpo.tasks.train import assemble
 from tests.distributed.strategies import (
     ANSWERS,
@@ -61,7 +61,7 @@ def updates(number: int, experiment: Experiment, max_tokens: int) -> Updates:
     for step in range(number):
         trainer.train_step(trainer.prepare(step))
         metrics = trainer.running.result(lambda sums: sums)
-        trainer.running = RunningMetrics()
+        trainer.running.clear()
         losses.append(metrics["loss"])
         norms.append(metrics["grad_norm"])
     return Updates(losses, norms, trainer.strategy.trained_weights(), len(calls))

@@ -8,14 +8,13 @@ import re
 import pytest
 import torch
 
+from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
-from rankpo.runs.logger import RunningMetrics
-from rankpo.tasks.demo import compose
 from tests.runs import ROOT, trainer_of
 
 MODELS = {
-    "embedding": ("model=tiny_bert", "model.random.num_hidden_layers=1", "loss.temperature=0.1"),
-    "reranker": ("model=tiny_reranker", "model.random.num_hidden_layers=1"),
+    "embedding": ("model=tiny_bert", "kind=embedding", "model.random.num_hidden_layers=1", "loss.temperature=0.1"),
+    "reranker": ("model=tiny_bert", "kind=reranker", "model.random.num_hidden_layers=1"),
 }
 DATA = (
     "datasets=[toy_pairs]",
@@ -61,7 +60,7 @@ def test_it_trains(tmp_path, loss, kind):
     for _ in range(6):
         trainer.train_step(update)
         values.append(trainer.running.result(lambda sums: sums)["loss"])
-        trainer.running = RunningMetrics()
+        trainer.running.clear()
     assert all(map(math.isfinite, values))
     assert values[-1] < values[0] - 1e-4
 
@@ -72,7 +71,7 @@ def test_it_is_refused_in_one_sentence(monkeypatch, loss, kind):
     """When the config is checked: no model is made for it."""
     monkeypatch.setattr(torch.nn.Module, "__init__", lambda *_, **__: pytest.fail("a model is made"))
     with pytest.raises(ConfigError) as error:
-        compose((*DATA, *MODELS[kind][:2], f"loss={loss}"))
+        compose((*DATA, *MODELS[kind][:3], f"loss={loss}"))
     assert len(error.value.problems) == 1
-    expected = rf"\w+Loss needs token log-probabilities; model .* of kind {kind} and gives none\. Try model=llama, qwen or pythia\."
+    expected = rf"\w+Loss needs token log-probabilities; model .* of kind {kind} and gives none\. Add kind=causal_lm with a decoder, such as model=llama, qwen or pythia\."
     assert re.fullmatch(expected, error.value.problems[0])

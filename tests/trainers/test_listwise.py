@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from rankpo.config.compose import compose
 from rankpo.data.generated.jobs import Jobs, relevance
 from rankpo.data.generated.jobs_judge import utility
 from rankpo.errors import ConfigError
 from rankpo.losses.lists import ListLoss
 from rankpo.losses.mixture import MixtureLoss
-from rankpo.tasks.demo import compose
-from rankpo.trainers.update import total
+from rankpo.losses.reduction import total
 from tests.runs import ROOT, TINY, curve, final_weights, train, trainer_of
 
 LISTWISE = (*TINY, "datasets=[toy_graded]", "optimizer.lr=0.05")

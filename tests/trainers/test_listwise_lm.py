@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import float64, tensor
 
+from rankpo.config.compose import compose
 from rankpo.data.readers.requests import Request
 from rankpo.data.text.permutations import Permutation
 from rankpo.losses.listwise_lm import ListwiseLMLoss
 from rankpo.losses.ranknet import RankNetLoss
+from rankpo.losses.reduction import denominators, total
 from rankpo.models.listwise.reranking import RankedList, WindowRecord
 from rankpo.runs.logger import MetricsLogger
-from rankpo.tasks.demo import compose
 from rankpo.tasks.rerank_windows import FailedWindowsError, report_windows
-from rankpo.trainers.update import denominators, total
 from rankpo.types import Labels
 from tests.losses.tables import assert_values
 from tests.models.test_listwise import TINY
@@ -142,7 +142,7 @@ def test_any_loss_on_lists_trains_a_listwise_model():
     [
         (("loss=ranknet",), "sorts candidates by relevance, .* add dataloader=listwise_prompts"),
         (("loss=listwise_ranking", "model.window=3", "model.stride=1"), "max_candidates=20 is more than the model.window=3"),
-        (("loss=listwise_ranking", "model=tiny_bert"), "model of random weights is of kind embedding and gives none. Try model=listwise_llm"),
+        (("loss=listwise_ranking", "model=tiny_bert"), "model of random weights is of kind embedding and gives none. Try model=base kind=listwise"),
         (
             ("loss=plackett_luce", "loss.reference_free=false", "dataloader=listwise_prompts"),
             "cannot be stored; set trainer.reference=live",
@@ -179,7 +179,8 @@ def test_a_trained_folder_reranks_a_file_of_requests(tmp_path):
     requests.write_text("".join(json.dumps(record) + "\n" for record in records))
     experiment = train(
         "task=rerank",
-        "model=listwise_llm",
+        "model=base",
+        "kind=listwise",
         f"model.load_from={tmp_path}/t/FINAL",
         f"task.requests={requests}",
         "exp_name=r",

@@ -11,7 +11,7 @@ import rankpo
 from rankpo.errors import ConfigError, StorageError
 from rankpo.evaluation.base import Result
 from rankpo.evaluation.preferences import PreferenceEvaluator
-from rankpo.trainers.basic import NonFiniteError
+from rankpo.trainers.update import NonFiniteError
 from tests.runs import CONTRASTIVE, RANKPO, curve, final_weights, train, trainer_of
 
 
@@ -145,11 +145,11 @@ def test_a_checkpoint_of_every_evaluation_stays(tmp_path):
 
 
 def test_a_checkpoint_that_is_due_and_best_is_written_once(tmp_path, monkeypatch):
-    from rankpo.trainers import basic
+    from rankpo.trainers.state import Keeper
 
     written = []
-    save = basic.save_state
-    monkeypatch.setattr(basic, "save_state", lambda trainer: (written.append(trainer.state.step), save(trainer)))
+    save = Keeper.save
+    monkeypatch.setattr(Keeper, "save", lambda own, state, run: (written.append(state.step), save(own, state, run)))
     scripted_run(monkeypatch, tmp_path, [0.0, 1, 2, 3, 0, 0, 0], "trainer.save_every=1")
     assert written == [1, 2, 3, 4, 5, 6]
 
@@ -213,7 +213,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_changes_nothing(tmp_path, r
     trainer = trainer_of(*recipe, f"cache_dir={tmp_path}")
     trainer.policy.train()
     trainer.train_step(trainer.prepare(0))
-    trainer.save()
+    trainer.watch.save()
     with torch.no_grad():
         trainer.policy.base.encoder.layer[0].output.dense.bias[3] = float("nan")
     before = {name: tensor.clone() for name, tensor in trainer.policy.state_dict().items()}

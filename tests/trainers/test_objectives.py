@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from rankpo.data.generated.toy_chat import ToyChat
 from tests.runs import curve, train, trainer_of
 from tests.trainers.test_causal import TINY
+from tests.trainers.test_golden_causal import TEMPLATE
 
 WHOLE = (
     *(option for option in TINY if "datasets" not in option),
@@ -19,7 +20,7 @@ WHOLE = (
     "optimizer=adamw",
     "optimizer.lr=0.003",
 )
-MODELS = ("tiny_llama_lm", "tiny_pythia")
+MODELS = ("tiny_llama", "tiny_pythia")
 RECIPES = {
     "sft": (),
     "dpo": (),
@@ -69,7 +70,9 @@ def preferences(tmp_path_factory):
             prompt = [{"role": role, "content": text} for role, text in example.query]
             chosen, rejected = ([{"role": "assistant", "content": text}] for text in example.candidates)
             file.write(json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}) + "\n")
-    return ("datasets=[chat]", f"datasets.chat.path={path}")
+    template = path.with_name("template.jinja")
+    template.write_text(TEMPLATE)
+    return ("datasets=[chat]", f"datasets.chat.path={path}", f"model.chat_template={template}")
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -95,8 +98,8 @@ def test_a_resumed_run_goes_on_as_if_uninterrupted(tmp_path, recipe):
     first.policy.train(), second.policy.train()
     for step in range(2):
         first.train_step(first.prepare(step))
-    first.save()
-    second.resume()
+    first.watch.save()
+    second.watch.resume()
     for trainer in (first, second):
         trainer.train_step(trainer.prepare(2))
     assert second.state == first.state

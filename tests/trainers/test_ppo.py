@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
-from rankpo.tasks.demo import compose
 from rankpo.trainers.ppo import completion_tokens
 from rankpo.types import Batch, Labels, Sequences
 from tests.runs import RANKPO, curve, train, trainer_of

@@ -8,11 +8,12 @@ import pytest
 from torch.testing import assert_close
 
 import rankpo
+from rankpo.config.compose import compose
 from rankpo.data.shape import Declares
 from rankpo.errors import ConfigError
 from rankpo.evaluation.lists import ListwiseEvaluator
-from rankpo.tasks.demo import compose
 from rankpo.types import Example
+from tests.rerankers import RERANKERS
 from tests.runs import curve, final_weights, launch, train, trainer_of
 
 WORDS = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]
@@ -26,7 +27,7 @@ SMALL = (
     "scheduler=constant",
     "scheduler.warmup=0",
 )
-PAIRS = ("model=tiny_reranker", *SMALL, "model.max_length=256", "datasets=[toy_pairs]")
+PAIRS = ("model=tiny_bert", "kind=reranker", *SMALL, "model.max_length=256", "datasets=[toy_pairs]")
 
 
 def record(seed, **more):
@@ -58,7 +59,8 @@ def lists(tmp_path_factory):
 
 def on_lists(folder, *overrides):
     return (
-        "model=tiny_reranker",
+        "model=tiny_bert",
+        "kind=reranker",
         *SMALL,
         "datasets=[jsonl]",
         f"datasets.jsonl.path={folder}/train.jsonl",
@@ -79,9 +81,9 @@ def test_each_loss_learns_to_rank_held_out_queries(tmp_path, lists, loss):
     assert curve(tmp_path / "x", "eval/held_out/auc")[-1] > 0.97
 
 
-@pytest.mark.parametrize("model", ["tiny_decoder_reranker", "tiny_yes_no"])
-def test_decoders_learn_too(tmp_path, lists, model):
-    keys = (f"model={model}", "loss=ranknet", "trainer.epochs=8", "exp_name=x", f"cache_dir={tmp_path}")
+@pytest.mark.parametrize("head", ["decoder", "yes_no"])
+def test_decoders_learn_too(tmp_path, lists, head):
+    keys = (*RERANKERS[head], "loss=ranknet", "trainer.epochs=8", "exp_name=x", f"cache_dir={tmp_path}")
     train(*on_lists(lists, *keys))
     ndcg = curve(tmp_path / "x", "eval/held_out/ndcg@10")
     assert ndcg[-1] > max(0.97, ndcg[0])
@@ -92,7 +94,14 @@ def test_thirty_two_pairs_can_be_learned_by_heart(tmp_path):
     draw = random.Random(3)
     pairs = [(f"query {n}", chr(65 + n) * 3, draw.randint(0, 1)) for n in range(32)]
     path = write(tmp_path / "flat.jsonl", [{"query": q, "content": d, "label": y} for q, d, y in pairs])
-    keys = ("model=tiny_reranker", *SMALL, "loss=pointwise", "datasets=[jsonl]", f"datasets.jsonl.path={path}")
+    keys = (
+        "model=tiny_bert",
+        "kind=reranker",
+        *SMALL,
+        "loss=pointwise",
+        "datasets=[jsonl]",
+        f"datasets.jsonl.path={path}",
+    )
     more = ("optimizer=adamw", "optimizer.lr=0.02", "trainer.batch_size=32", "trainer.epochs=40")
     train(*keys, *more, "exp_name=x", f"cache_dir={tmp_path}")
     losses = curve(tmp_path / "x")
@@ -189,7 +198,7 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
 @pytest.mark.parametrize("source", ["stored", "live", "adapters"])
 def test_references_agree(tmp_path, source):
     """The first update's loss is ln 2 and the second's the same wherever the reference comes from."""
-    keys = ("model=tiny_decoder_reranker", "loss=dpo", "model.use_peft=true", "model.peft.lora_r=2")
+    keys = ("model=tiny_llama", "kind=reranker", "loss=dpo", "model.use_peft=true", "model.peft.lora_r=2")
     losses = {}
     for name in ("stored", source):
         more = (f"trainer.reference={name}", "trainer.max_steps=3", f"exp_name={name}", "overwrite=true")
@@ -213,7 +222,7 @@ def test_final_is_what_was_measured_last(tmp_path, lists):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (("loss=contrastive",), r"ContrastiveLoss needs embeddings; .* kind reranker.* Try loss=softmax"),
+        (("loss=contrastive",), r"ContrastiveLoss needs embeddings; .* kind reranker.* try loss=softmax"),
         (("loss=rankpo", "loss.matryoshka_dims=[8]"), "loss.matryoshka_dims needs embeddings"),
         (
             ("loss=rankpo", "loss.replay_weight=0.5", "loss.replay_temperature=1"),
@@ -224,7 +233,7 @@ def test_final_is_what_was_measured_last(tmp_path, lists):
 )
 def test_losses_that_no_reranker_can_serve_are_refused(keys, message):
     with pytest.raises(ConfigError, match=message):
-        compose(["model=tiny_reranker", "datasets=[toy_pairs]", *keys])
+        compose(["model=tiny_bert", "kind=reranker", "datasets=[toy_pairs]", *keys])
 
 
 # lists as they are evaluated

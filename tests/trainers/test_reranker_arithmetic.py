@@ -135,6 +135,13 @@ def test_a_misspelt_label_is_an_error(tmp_path):
     """Defect 29: RAG-Retrieval B reads 0 for every label."""
     rows = [{"query": "q", "content": text, "label": n} for n, text in enumerate("ab")]
     path = write(tmp_path / "flat.jsonl", [*rows, {"query": "q", "content": "c", "lable": 1}])
-    keys = ("model=tiny_reranker", *SMALL, "loss=pointwise", "datasets=[jsonl]", f"datasets.jsonl.path={path}")
+    keys = (
+        "model=tiny_bert",
+        "kind=reranker",
+        *SMALL,
+        "loss=pointwise",
+        "datasets=[jsonl]",
+        f"datasets.jsonl.path={path}",
+    )
     with pytest.raises(Exception, match=r"flat.jsonl:3: .*label"):
         trainer_of(*keys, f"cache_dir={tmp_path}")

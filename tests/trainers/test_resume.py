@@ -59,12 +59,12 @@ def test_everything_comes_back_by_name(tmp_path):
     for step in range(3):
         first.policy.train()
         first.train_step(first.prepare(step))
-    first.save()
+    first.watch.save()
     random.seed(5)
     torch.manual_seed(5)
     for parameter in second.policy.parameters():
         parameter.data.normal_()
-    second.resume()
+    second.watch.resume()
     assert (second.state, first.state.step) == (first.state, 3)
     named = dict(second.policy.named_parameters())
     moments = 0
@@ -85,8 +85,8 @@ def test_momentum_of_sgd_comes_back(tmp_path):
     first, second = trainer_of(*options), trainer_of(*options)
     first.policy.train()
     first.train_step(first.prepare(0))
-    first.save()
-    second.resume()
+    first.watch.save()
+    second.watch.resume()
     for trainer in (first, second):
         trainer.policy.train()
         trainer.train_step(trainer.prepare(1))
@@ -100,7 +100,7 @@ def test_dropout_differs_from_update_to_update_and_from_rank_to_rank(tmp_path, m
     for step, rank in ((0, 0), (1, 0), (0, 1), (0, 0), (0, 1)):
         trainer.state.step = step
         monkeypatch.setattr("rankpo.runs.processes.rank", lambda rank=rank: rank)
-        trainer._seed()
+        trainer.seed()
         drawn.append(tuple(torch.rand(3).tolist()))
     assert drawn[:2] == [drawn[3], drawn[1]] and drawn[2] == drawn[4]
     assert len(set(drawn)) == 3

@@ -174,4 +174,4 @@ def test_labels_on_a_scale_above_1_are_refused_by_the_squared_error(tmp_path):
 
 def test_rerankers_have_no_embeddings_for_them(tmp_path):
     with pytest.raises(ConfigError, match="CoSENTLoss needs embeddings; model of random weights is of kind reranker"):
-        trainer_of("model=tiny_reranker", "loss=cosent", "datasets=[toy_graded]", f"cache_dir={tmp_path}")
+        trainer_of("model=tiny_bert", "kind=reranker", "loss=cosent", "datasets=[toy_graded]", f"cache_dir={tmp_path}")

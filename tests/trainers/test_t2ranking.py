@@ -138,7 +138,8 @@ def test_a_small_encoder_learns_from_it(sample, tmp_path, loss):
     file = "teacher" if loss == "kl_distill" else "train"
     train(
         f"loss={loss}",
-        "model=minilm_reranker",
+        "model=minilm",
+        "kind=reranker",
         "model.max_length=48",
         "datasets=[jsonl]",
         f"datasets.jsonl.path={tmp_path}/{file}.jsonl",

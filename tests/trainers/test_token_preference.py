@@ -107,7 +107,7 @@ def test_bcos_state_is_the_mean_of_all_rewards_and_lives_in_checkpoints(tmp_path
         assert_close(deltas[step], sum(means[:step]) / step, rtol=1e-4, atol=1e-6)
     trainer = trainer_of(*BCO, "exp_name=run", f"cache_dir={tmp_path}")
     assert trainer.state.loss_state == {"delta": 0.0, "num_pairs": 0.0}
-    trainer.resume()
+    trainer.watch.resume()
     assert trainer.state.step == len(deltas)
     state = trainer.state.loss_state
     assert state["num_pairs"] == trainer.state.queries == 4 * len(deltas)

@@ -9,10 +9,10 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.testing import assert_close
 
+from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
 from rankpo.runs import processes
 from rankpo.runs.logger import MetricsLogger
-from rankpo.tasks.demo import compose
 from rankpo.tasks.train import assemble
 from tests.runs import curve, train, trainer_of
 from tests.trainers.test_causal import TINY
@@ -118,7 +118,7 @@ def test_stored_references_are_refused():
 
 
 def test_rerankers_learn_it_too(tmp_path):
-    plain = ("model=tiny_reranker", "datasets=[toy_pairs]", "trainer.batch_size=4", "trainer.log_every=1")
+    plain = ("model=tiny_bert", "kind=reranker", "datasets=[toy_pairs]", "trainer.batch_size=4", "trainer.log_every=1")
     done = run(tmp_path, "run", *plain, "loss=kto", "trainer.max_steps=2")
     assert_close(curve(done)[0], 0.5, atol=1e-6, rtol=0)
     assert compose((*plain, "loss=kto")).loss.logps == "sigmoid"

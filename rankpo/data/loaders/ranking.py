@@ -21,7 +21,8 @@ class Group:
 
     query: row. candidates: [g] rows. slots: [g] positions in the table's candidate arrays (stored reference scores
     are looked up by them). relevance: [g]. teacher: [g] or None. confidence: fraction of 1 (1 where none is stated).
-    grades: [g] labels that differ from the relevance, or None.
+    grades: [g] labels that differ from the relevance, or None. own_negatives: other queries' candidates are no negatives
+    of this one.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Group:
     teacher: np.ndarray | None
     confidence: float
     grades: np.ndarray | None = None
+    own_negatives: bool = False
 
 
 @dataclass(kw_only=True)
@@ -112,6 +114,7 @@ class DataLoader:
             teacher=np.asarray(table.teacher[slots]) if table.has_teacher else None,
             confidence=1.0 if np.isnan(confidence) else confidence,
             grades=np.asarray(table.grades[slots]) if table.has_grades else None,
+            own_negatives=bool(table.own_negatives[example]),
         )
 
 
@@ -120,7 +123,8 @@ class ContrastiveDataLoader(DataLoader):
     """A positive (column 0) and up to `num_negatives` of the query's own negatives, redrawn every epoch.
 
     positives: "one" draws one positive per query and epoch (as RankPO does); "all" makes a group of each.
-    A query with fewer negatives gives a shorter group; one without a positive is left out.
+    A query with fewer negatives gives a shorter group, as does one whose record allows fewer; one without a positive is
+    left out.
     """
 
     num_negatives: int = 5
@@ -151,7 +155,9 @@ class ContrastiveDataLoader(DataLoader):
         relevant = self._relevant[order]
         if positive < 0:
             positive = int(order[relevant][0])
-        return self._make(example, np.concatenate([[positive], order[~relevant][: self.num_negatives]]))
+        limit = int(self.table.max_negatives[example])
+        count = self.num_negatives if limit < 0 else min(limit, self.num_negatives)
+        return self._make(example, np.concatenate([[positive], order[~relevant][:count]]))
 
 
 @dataclass(kw_only=True)

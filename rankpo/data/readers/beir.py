@@ -7,13 +7,29 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import orjson
 import xxhash
 
+from rankpo.data.readers.fields import BadRecord, check_id
 from rankpo.data.readers.files import NotARecord, content_fingerprint, records
 from rankpo.data.shape import Declares
 from rankpo.types import Example
+
+
+class EvaluationSet(Protocol):
+    """A corpus with graded judgements."""
+
+    name: str
+    ignore_identical_ids: bool
+    relevant_from: int
+    gain: str
+
+    def fingerprint(self) -> str: ...
+    def corpus(self) -> Iterator[tuple[str, str]]: ...
+    def queries(self) -> Iterator[tuple[str, str]]: ...
+    def qrels(self) -> dict[str, dict[str, int]]: ...
 
 
 @dataclass(kw_only=True)
@@ -89,7 +105,10 @@ class Beir(Declares):
             if str(identity) in seen:
                 raise ValueError(f"{where}: the id {str(identity)!r} stands twice")
             seen.add(str(identity))
-            yield str(identity), text, title
+            try:
+                yield check_id(identity), text, title
+            except BadRecord as error:
+                raise ValueError(f"{where}: {error}") from error
 
     def qrels(self) -> dict[str, dict[str, int]]:
         from rankpo.data.readers.trec import read_qrels

@@ -16,7 +16,7 @@ from rankpo.data.readers.chat_formats import Chat
 from rankpo.data.readers.chat_turns import unused_keys
 from rankpo.data.readers.fields import BadRecord
 from rankpo.data.readers.hub import HubRecords
-from rankpo.data.readers.records import PassReport
+from rankpo.data.readers.passes import PassReport
 from rankpo.data.relevance import threshold
 from rankpo.types import Example, Prompt
 

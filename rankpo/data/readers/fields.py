@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
@@ -36,6 +36,7 @@ class FieldMap:
     neg_scores: Spec = None
     hits: Spec = None
     content: Spec = None
+    prompt: Spec = None
     label: Spec = None
     id: Spec = None
 
@@ -44,6 +45,7 @@ class FieldMap:
         return {name: value for name in ROLES if (value := getattr(self, name)) is not None}
 
 
+PROMPTS = ("prompt", "prompt_for_query", "instruction", "query_instruction")  # names of a query's prompt in a record
 ROLES = tuple(item.name for item in fields(FieldMap))
 
 
@@ -53,6 +55,8 @@ class Options:
 
     relevant_from: the smallest label that is relevant, in the units of the file; None where it is not known.
     found: the roles that some record had. labels: the smallest and the largest label met, in the units of the file.
+    used: top-level keys that were read. order: of a file that is read by the order of its columns, those of texts and
+    the one of labels. lookup: the text of a document by its id, where the dataset has a corpus.
     """
 
     fields: Mapping[str, Any]
@@ -63,12 +67,33 @@ class Options:
     relevant_from: float | None = None
     found: set[str] = field(default_factory=set)
     labels: list[float] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+    order: tuple[Sequence[str], str | None] = ((), None)
+    lookup: Callable[[str], str | None] | None = None
+
+    def use(self, *specs: Spec) -> None:
+        """Notes which keys of records are read, by their paths."""
+        for spec in specs:
+            for path in [spec] if isinstance(spec, str) else spec or ():
+                self.used.update((path, path.partition(".")[0].removesuffix("[]")))
+
+    def prompt(self, record: Record) -> str | None:
+        """The query's prompt that a record states, which takes the place of the model's own; or None."""
+        spec = self.fields.get("prompt")
+        for name in [spec] if spec is not None else PROMPTS:
+            value = extract(record, name)
+            if isinstance(value, str):
+                self.use(name)
+                self.found.add("prompt")
+                return value
+        return None
 
     def get(self, record: Record, role: str, default: str | None = None) -> Any:
         """The value of a role. Raises BadRecord naming the found keys and the key to set."""
         spec = self.fields.get(role) or default or role
         value = extract(record, spec)
         self.found.add(role)
+        self.use(spec)
         if value is None and isinstance(spec, str) and spec in record:
             raise BadRecord(f"field {spec!r} is null")
         if value is None:
@@ -82,7 +107,9 @@ class Options:
         return f"set {self.key}.{role}={near[0] if near else '<one of these>'}"
 
     def optional(self, record: Record, role: str, default: str | None = None) -> Any:
-        value = extract(record, self.fields.get(role) or default or role)
+        spec = self.fields.get(role) or default or role
+        value = extract(record, spec)
+        self.use(spec)
         if value is not None:
             self.found.add(role)
         return value
@@ -116,7 +143,9 @@ def extract(record: Any, spec: Any) -> Any:
     if spec.endswith("_*") and isinstance(record, Mapping):
         stem = spec[:-1]
         names = [n for n in record if n.startswith(stem) and n[len(stem) :].isdecimal()]
-        return [record[name] for name in sorted(names, key=lambda name: int(name[len(stem) :]))] or None
+        found = [record[name] for name in sorted(names, key=lambda name: int(name[len(stem) :]))]
+        # columns of varying number: the empty ones are none
+        return [value for value in found if value is not None and value != ""] if names else None
     head, _, rest = spec.partition(".")
     value = record.get(head.removesuffix("[]")) if isinstance(record, Mapping) else None
     if head.endswith("[]"):
@@ -140,6 +169,13 @@ def texts(value: Any, role: str) -> list[str]:
     if not isinstance(value, list | tuple):
         raise BadRecord(f"{role} must be a list of texts, got {type(value).__name__}")
     return [text(item, f"{role}[{index}]") for index, item in enumerate(value)]
+
+
+def filled(value: Any, role: str) -> list[str]:
+    """The texts of a list, or of a single text, without empty ones: cells of columns that not every record fills."""
+    items = value if isinstance(value, list | tuple) else [value]
+    kept = [(index, item) for index, item in enumerate(items) if item is not None and item != ""]
+    return [text(item, f"{role}[{index}]" if len(items) > 1 else role) for index, item in kept]
 
 
 def number(value: Any, role: str) -> float:
@@ -167,6 +203,14 @@ def inner(value: Any, role: str) -> Any:
         found = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
         raise BadRecord(f"{role} must be an object with text, as its file's first record has it, got {found}")
     return value["text"]
+
+
+def check_id(value: Any) -> str:
+    """An id as text. Raises BadRecord for a control character or line separator: files of ids are lines."""
+    name = str(value)
+    if bad := next((letter for letter in name if unicodedata.category(letter) in ("Cc", "Zl", "Zp")), None):
+        raise BadRecord(f"the id {name!r} has the control character {bad!r}")
+    return name
 
 
 def normal(text: str) -> str:

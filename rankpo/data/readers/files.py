@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import orjson
 import xxhash
+
+from rankpo.data.readers.compression import errors, opened
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 COMPRESSED = (".gz", ".zst")  # of the four text formats
 EXTRAS = {".zst": ("zstandard", "zstd"), ".parquet": ("pyarrow", "parquet"), ".arrow": ("pyarrow", "parquet")}
 ROWS_PER_BATCH = 1024  # of Parquet: bounds memory, where a row group may hold a million rows
 BOM = b"\xef\xbb\xbf"
+ENVELOPE_KEY = "data"  # of a JSON file that is one object with its records under this key
 
 
 class NotARecord(ValueError):
@@ -39,7 +40,7 @@ def find(path: str | Sequence[str], key: str) -> list[Path]:
             matches = [place]
         elif place.is_dir():
             matches = [
-                file for file in sorted(place.rglob("*")) if file.is_file() and _kind(file) and _seen(file, place)
+                file for file in sorted(place.rglob("*")) if file.is_file() and kind(file) and _seen(file, place)
             ]
         elif any(letter in item for letter in "*?["):
             root = Path(place.anchor or ".")
@@ -61,16 +62,17 @@ def _seen(file: Path, folder: Path) -> bool:
     return not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _kind(path: Path) -> str | None:
+def kind(path: Path) -> str | None:
+    """The suffix of SUFFIXES that says how a file is read, or None."""
     name = path.name
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
-    kind = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
-    return None if name != path.name and kind in (".parquet", ".arrow") else kind
+    found = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+    return None if name != path.name and found in (".parquet", ".arrow") else found
 
 
 def _check(path: Path, key: str) -> None:
-    if _kind(path) is None:
+    if kind(path) is None:
         known = f"{', '.join(SUFFIXES)}, the text formats also with {' or '.join(COMPRESSED)}"
         raise ValueError(f"{key}: {path} is of an unknown kind; known: {known}")
     for suffix, (package, extra) in EXTRAS.items():
@@ -89,49 +91,80 @@ def content_fingerprint(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def records(path: Path) -> Iterator[tuple[str, Any]]:
+def records(path: Path, quoted_tsv: bool = False) -> Iterator[tuple[str, Any]]:
     """(place, record) of every record; the place is `file:line` (`file[index]` of an array or a table of columns).
 
     What is no record gives a NotARecord in its place, so that the caller can go on. Bytes are UTF-8, with or without
-    a byte order mark; lines end in LF or CRLF.
+    a byte order mark; lines end in LF or CRLF. quoted_tsv: cells of TSV may be quoted, as those of CSV; else a
+    quotation mark is a letter like any other.
     """
-    kind = _kind(path)
-    if kind == ".parquet":
+    form = kind(path)
+    if form == ".parquet":
         yield from _parquet(path)
-        return
-    if kind == ".arrow":
+    elif form == ".arrow":
         yield from _arrow(path)
-        return
+    elif is_table(path):
+        yield from _table(path, quoted_tsv)
+    else:
+        read = _json_array if form == ".json" else _json_lines
+        try:
+            with opened(path) as file:
+                yield from read(path.name, file)
+        except errors(path) as error:
+            yield path.name, NotARecord(f"cannot be decompressed: {error}")
+
+
+def envelope(path: Path) -> dict[str, Any]:
+    """What stands around the records of a JSON file that is one object with a list under `data`; {} of other files."""
+    if kind(path) != ".json":
+        return {}
+    with opened(path) as file:
+        whole = _whole_object(file.read().removeprefix(BOM))
+    return {key: value for key, value in (whole or {}).items() if key != ENVELOPE_KEY}
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is CSV or TSV."""
+    return kind(path) in (".csv", ".tsv")
+
+
+def first_row(path: Path) -> list[str]:
+    """The cells of a table's first line; [] where it has none that can be read."""
+    row = next((row for _, row in rows(path)), [])
+    return row if isinstance(row, list) else []
+
+
+def rows(path: Path, quoted_tsv: bool = False) -> Iterator[tuple[str, list[str] | NotARecord]]:
+    """(file:line, cells) of the lines of a table that are not blank, the header among them.
+
+    A quoted cell may hold line ends; the place is the row's last line. After a NotARecord the rest is not read.
+    """
     try:
-        with _open(path) as file:
-            if kind == ".json":
-                yield from _json_array(path.name, file.read())
-            elif kind in (".csv", ".tsv"):
-                yield from _table(path.name, file, "," if kind == ".csv" else "\t")
-            else:
-                yield from _json_lines(path.name, file)
-    except _compression_errors(path) as error:
+        with opened(path) as file:
+            yield from _cells(path, file, quoted_tsv)
+    except errors(path) as error:
         yield path.name, NotARecord(f"cannot be decompressed: {error}")
 
 
-def _open(path: Path) -> IO[bytes]:
-    if path.name.endswith(".gz"):
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    if path.name.endswith(".zst"):
-        import zstandard
-
-        return io.BufferedReader(zstandard.open(path, "rb"))  # type: ignore[arg-type]
-    return path.open("rb")
-
-
-def _compression_errors(path: Path) -> tuple[type[Exception], ...]:
-    if path.name.endswith(".gz"):
-        return (gzip.BadGzipFile, zlib.error, EOFError)
-    if path.name.endswith(".zst"):
-        import zstandard
-
-        return (zstandard.ZstdError,)
-    return ()
+def _cells(path: Path, file: IO[bytes], quoted_tsv: bool) -> Iterator[tuple[str, list[str] | NotARecord]]:
+    previous = csv.field_size_limit(sys.maxsize)  # 131,072 letters by default: a long document has more
+    tabs = kind(path) == ".tsv"
+    plain = tabs and not quoted_tsv
+    # decoded line by line: the line that is not UTF-8 can be named
+    lines = (line.decode("utf-8") for line in _without_bom(file))
+    reader = csv.reader(
+        lines, delimiter="\t" if tabs else ",", strict=True, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    )
+    try:
+        for row in reader:
+            if row:
+                yield f"{path.name}:{reader.line_num}", row
+    except UnicodeDecodeError as error:
+        yield f"{path.name}:{reader.line_num + 1}", NotARecord(f"not UTF-8: {error}; the rest of the file was not read")
+    except csv.Error as error:
+        yield f"{path.name}:{reader.line_num}", NotARecord(f"{error}; the rest of the file was not read")
+    finally:
+        csv.field_size_limit(previous)
 
 
 def _json_lines(name: str, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
@@ -141,18 +174,33 @@ def _json_lines(name: str, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
             yield f"{name}:{number}", _parse(text)
 
 
-def _json_array(name: str, content: bytes) -> Iterator[tuple[str, Any]]:
-    content = content.removeprefix(BOM)
-    if not content.lstrip().startswith(b"["):
-        yield from _json_lines(name, io.BytesIO(content))  # JSON Lines under the name .json
-        return
-    try:
-        items = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        yield f"{name}:{error.lineno}", NotARecord(f"not JSON: {error}")
-        return
+def _json_array(name: str, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
+    """An array of records, an object with such an array under `data`, or JSON Lines under the name .json."""
+    content = file.read().removeprefix(BOM)
+    prefix = name
+    if content.lstrip().startswith(b"["):
+        try:
+            items = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            yield f"{name}:{error.lineno}", NotARecord(f"not JSON: {error}")
+            return
+    else:
+        whole = _whole_object(content)
+        if whole is None:
+            yield from _json_lines(name, io.BytesIO(content))
+            return
+        items, prefix = whole[ENVELOPE_KEY], f"{name}:{ENVELOPE_KEY}"
     for index, item in enumerate(items):
-        yield f"{name}[{index}]", item if isinstance(item, dict) else _not_an_object(item)
+        yield f"{prefix}[{index}]", item if isinstance(item, dict) else _not_an_object(item)
+
+
+def _whole_object(content: bytes) -> dict[str, Any] | None:
+    """The one object that a file holds, if it has a list of records under `data`."""
+    try:
+        whole = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    return whole if isinstance(whole, dict) and isinstance(whole.get(ENVELOPE_KEY), list) else None
 
 
 def _parse(text: bytes) -> Any:
@@ -167,24 +215,23 @@ def _not_an_object(value: Any) -> NotARecord:
     return NotARecord(f"not a JSON object but {type(value).__name__}")
 
 
-def _table(name: str, file: IO[bytes], delimiter: str) -> Iterator[tuple[str, Any]]:
-    """Rows under a header line. A quoted cell may hold line ends; the place is the row's last line."""
-    previous = csv.field_size_limit(sys.maxsize)  # 131,072 letters by default: a long document has more
-    # decoded line by line: the line that is not UTF-8 can be named
-    reader = csv.reader((line.decode("utf-8") for line in _without_bom(file)), delimiter=delimiter, strict=True)
-    try:
-        header = next(reader, [])
-        for row in reader:
-            if row and len(row) != len(header):
-                yield f"{name}:{reader.line_num}", NotARecord(f"{len(row)} columns under a header of {len(header)}")
-            elif row:
-                yield f"{name}:{reader.line_num}", dict(zip(header, row, strict=True))
-    except UnicodeDecodeError as error:
-        yield f"{name}:{reader.line_num + 1}", NotARecord(f"not UTF-8: {error}; the rest of the file was not read")
-    except csv.Error as error:
-        yield f"{name}:{reader.line_num}", NotARecord(f"{error}; the rest of the file was not read")
-    finally:
-        csv.field_size_limit(previous)
+def _table(path: Path, quoted_tsv: bool) -> Iterator[tuple[str, Any]]:
+    """Rows under a header line."""
+    header: list[str] | None = None
+    for place, row in rows(path, quoted_tsv):
+        if isinstance(row, NotARecord):
+            yield place, row
+        elif header is None:
+            header = row
+            if twice := sorted({name for name in header if header.count(name) > 1}):
+                yield place, NotARecord(f"the header names {', '.join(twice)} twice; the file was not read")
+                return
+        elif len(row) != len(header):
+            quoted = kind(path) == ".tsv" and not quoted_tsv and any('"' in cell for cell in row)
+            remedy = "; cells that are quoted need quoted_tsv=true" if quoted else ""
+            yield place, NotARecord(f"{len(row)} columns under a header of {len(header)}{remedy}")
+        else:
+            yield place, dict(zip(header, row, strict=True))
 
 
 def _without_bom(file: IO[bytes]) -> Iterator[bytes]:

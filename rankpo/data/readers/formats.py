@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from rankpo.data.readers import layouts
 from rankpo.data.readers.fields import BadRecord, Options, Record, extract, inner, normal, number, numbers, text, texts
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """An example before it has an id and a place. relevant, grades: as in `types.Example`."""
-
-    query: str
-    candidates: list[str]
-    relevance: list[float]
-    teacher: list[float] | None = None
-    confidence: float | None = None
-    relevant: list[bool] | None = None
-    grades: list[float] | None = None
+from rankpo.data.readers.parsed import Parsed, labelled, of_lists, two_lists
 
 
 def contrastive(record: Record, options: Options) -> Parsed:
@@ -53,50 +42,6 @@ def contrastive_raw(record: Record, options: Options) -> Parsed:
     )
 
 
-def of_lists(query: str, positives: list[str], negatives: list[str]) -> Parsed:
-    """Positives and negatives without any score."""
-    relevant = [True] * len(positives) + [False] * len(negatives)
-    return Parsed(query, positives + negatives, [float(value) for value in relevant], relevant=relevant)
-
-
-def two_lists(
-    query: str,
-    positives: list[str],
-    negatives: list[str] | None,
-    record: Record,
-    options: Options,
-    names: tuple[str, str] = ("pos", "neg"),
-) -> Parsed:
-    """Positives and negatives, which decide what is relevant whatever the scores of a record are.
-
-    Scores are labels and a teacher's values at once (with scores_are=teacher, the latter alone); where one list has
-    none, its labels are 1 or 0, as in RAG-Retrieval. A record with scores and without a list of negatives may hold good
-    and bad texts under its one list: the scores are its labels, and only a threshold says which of them are relevant.
-    """
-    scores = options.optional(record, "pos_scores"), options.optional(record, "neg_scores")
-    if scores[1] is not None and negatives is None:
-        raise BadRecord(f"neg_scores without {names[1]}")
-    if scores[0] is None and scores[1] is None:
-        return of_lists(query, positives, negatives or [])
-    given = [None if scores[0] is None else numbers(scores[0], len(positives), "pos_scores", names[0])]
-    given.append(None if scores[1] is None else numbers(scores[1], len(negatives or []), "neg_scores", names[1]))
-    if negatives is None:
-        return labelled(query, list(zip(positives, given[0] or [], strict=True)), options)
-    lists = of_lists(query, positives, negatives)
-    whole = [values for values, size in zip(given, (len(positives), len(negatives)), strict=True) if size]
-    teacher = [value for values in whole for value in values or []]
-    known = all(values is not None for values in whole)
-    if options.scores_are == "teacher":
-        if not known:
-            raise BadRecord(f"{names[0]} and {names[1]} must both have scores with scores_are=teacher")
-        return replace(lists, teacher=teacher)
-    filled = [
-        [options.scaled(value) for value in values] if values is not None else [1.0 - end] * size
-        for end, (values, size) in enumerate(zip(given, (len(positives), len(negatives)), strict=True))
-    ]
-    return replace(lists, teacher=teacher if known else None, grades=filled[0] + filled[1])
-
-
 def preferences(record: Record, options: Options) -> Parsed:
     """{"query", "passage1", "passage2", "preferred": "A" or "B", "confidence_score"?: 0..100}. A is passage1."""
     query = text(options.get(record, "query"), "query")
@@ -124,6 +69,7 @@ def pos_neg(record: Record, options: Options) -> Parsed:
     if not positives and not negatives:
         raise BadRecord("no candidate at all")
     if "scores" in record and "pos_scores" not in record and "pos_scores" not in options.fields:
+        options.use("scores")
         record = {**record, "pos_scores": record["scores"]}  # RAG-Retrieval's name in files for embedding models
     return two_lists(query, positives, negatives, record, options)
 
@@ -139,6 +85,7 @@ def grouped(record: Record, options: Options) -> Parsed:
     )
     if "label" in options.fields or not all("label" in hit and "score" in hit for hit in hits):
         return parsed
+    options.use("hits")
     return replace(parsed, teacher=[number(hit["score"], f"hits[{index}].score") for index, hit in enumerate(hits)])
 
 
@@ -147,8 +94,12 @@ def labelled_text(record: Any, options: Options, place: str = "") -> tuple[str, 
     if not isinstance(record, Mapping):
         raise BadRecord(f"{place.rstrip('.')} must be an object, got {type(record).__name__}")
     content = options.fields.get("content", "content")
+    if not place:  # of a line, not of a hit within one
+        options.use(content)
     label = options.fields.get("label") or next((key for key in ("label", "score") if key in record), "label")
     value = extract(record, label)
+    if not place:
+        options.use(label)
     if value is None:
         raise BadRecord(
             f"no field {place + str(label)!r} (found: {', '.join(map(str, record))}); a label is never assumed"
@@ -156,13 +107,11 @@ def labelled_text(record: Any, options: Options, place: str = "") -> tuple[str, 
     return text(extract(record, content), f"{place}{content}"), number(value, f"{place}{label}")
 
 
-def labelled(query: str, pairs: Sequence[tuple[str, float]], options: Options) -> Parsed:
-    """A list of (text, label) as an example; with scores_are=teacher the labels are the teacher's scores too."""
-    candidates, labels = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    relevant = options.relevant(labels)
-    if options.scores_are == "teacher":
-        return Parsed(query, candidates, labels, labels, relevant=relevant)
-    return Parsed(query, candidates, [options.scaled(value) for value in labels], relevant=relevant)
+def labelled_line(record: Record, options: Options) -> tuple[str, tuple[str, float]]:
+    """(query, (text, label)) of a line that has one text with its label."""
+    if options.order[1] is not None:
+        return layouts.labelled_pair(record, options)
+    return text(options.get(record, "query"), "query"), labelled_text(record, options)
 
 
 def columns(record: Record, options: Options) -> Parsed:
@@ -196,34 +145,66 @@ FORMATS: dict[str, Callable[[Record, Options], Parsed]] = {
     "grouped": grouped,
     "flat": grouped,  # once its lines are gathered
     "columns": columns,
+    "labeled_list": layouts.labeled_list,
+    "tevatron": layouts.tevatron,
+    "ids": layouts.ids,
+    "nemo": layouts.nemo,
+    "swift_messages": layouts.swift_messages,
+    "swift": layouts.swift,
+    "ordered": layouts.ordered,
 }
-KEYS: dict[str, Sequence[str]] = {
+KEYS: dict[str, Sequence[str]] = {  # `a|b`: one of the two
     "contrastive": ("query", "positives"),
     "contrastive_raw": ("query.text", "positives.text"),
     "preferences": ("query", "passage1", "passage2"),
     "pos_neg": ("query", "pos"),
     "grouped": ("query", "hits"),
     "flat": ("query", "content"),
+    "labeled_list": ("query", "documents|docs", "labels|scores"),
+    "tevatron": ("query", "positive_passages"),
+    "ids": ("query_text|query", "positive_document_ids"),
+    "nemo": ("question|query", "pos_doc"),
+    "swift_messages": ("messages", "positive_messages"),
+    "swift": ("query", "response"),
+}
+ELSEWHERE = {  # keys of records that other datasets read
+    "chat": ("chosen", "rejected", "completion", "messages", "conversations", "prompt", "output_A"),
+    "ranked_lists": ("passages", "ranking"),
 }
 
 
 def detect(record: Record, fields: Mapping[str, Any]) -> str:
-    """The format of a file by the keys of a record. Raises BadRecord where none or several match."""
-    matches = [name for name, keys in KEYS.items() if all(extract(record, key) is not None for key in keys)]
+    """The format of a file by the keys of a record. Raises BadRecord where none or several match.
+
+    A file without any format's names is read by the order of its columns, as sentence-transformers reads it.
+    """
+    matches = [name for name, keys in KEYS.items() if all(_there(record, key, {}) for key in keys)]
     if "contrastive_raw" in matches:
         matches.remove("contrastive")  # the same keys, one level deeper
+    if "pos_neg" in matches and isinstance(record.get("pos"), str):
+        matches.remove("pos_neg")  # one text each: columns in order
     if not matches or "candidates" in fields:
-        of_map = [
-            name
-            for name, keys in KEYS.items()
-            if all(extract(record, fields.get(key, key)) is not None for key in keys)
-        ]
+        of_map = [name for name, keys in KEYS.items() if fields and all(_there(record, key, fields) for key in keys)]
         matches = ["columns"] if "candidates" in fields or ("positives" in fields and len(of_map) != 1) else of_map
+    if not matches and not set(fields) - {"id", "prompt"} and layouts.is_ordered(record) and _elsewhere(record) is None:
+        return "ordered"
     if len(matches) == 1:
         return matches[0]
-    known = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in KEYS.items())
+    known = "; ".join(f"{name}: {', '.join(keys).replace('|', ' or ')}" for name, keys in KEYS.items())
     what = "no format has" if not matches else f"{' and '.join(matches)} both have"
+    other = _elsewhere(record)
+    hint = f"; datasets=[{other}] reads records with such keys" if other and not matches else ""
     raise BadRecord(
-        f"{what} these keys (found: {', '.join(map(str, record))}); set format, or the keys of the field map. "
+        f"{what} these keys (found: {', '.join(map(str, record))}){hint}; set format, or the keys of the field map. "
         f"Known: {known}"
     )
+
+
+def _there(record: Record, key: str, fields: Mapping[str, Any]) -> bool:
+    """Whether a record has a key, or one of several, under the names of the field map."""
+    return any(extract(record, fields.get(name, name)) is not None for name in key.split("|"))
+
+
+def _elsewhere(record: Record) -> str | None:
+    """The dataset that reads a record's keys, where this one does not."""
+    return next((name for name, keys in ELSEWHERE.items() if sum(key in record for key in keys) >= 2), None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankpo.data.readers import files
-from rankpo.data.readers.records import MAX_SHOWN, BadRecords
+from rankpo.data.readers.passes import MAX_SHOWN, BadRecords
 from rankpo.data.shape import Declares
 
 

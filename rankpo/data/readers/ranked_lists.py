@@ -70,7 +70,7 @@ class RankedLists(HubRecords):
                 query=parsed.query,
                 candidates=parsed.passages,
                 relevance=relevance,
-                id=str(name) if name is not None else f"{self.name}:{place}",
+                id=str(name) if name is not None else f"{self.name}:{'_'.join(place.split())}",
                 source=place,
                 relevant=threshold(relevance, self.relevant_from),
             )

@@ -3,78 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import xxhash
 
-from rankpo.data.readers import fields, files, formats
-from rankpo.data.readers.fields import BadRecord, FieldMap, Options, extract, normal
-from rankpo.data.readers.formats import Parsed
-from rankpo.data.relevance import binary
+from rankpo.data.readers import files, formats, layouts
+from rankpo.data.readers.corpus_lines import CorpusLines
+from rankpo.data.readers.fields import BadRecord, FieldMap, Options, check_id, extract
+from rankpo.data.readers.parsed import Parsed, labelled
+from rankpo.data.readers.passes import MAX_SHOWN, BadRecords, PassReport
+from rankpo.data.readers.texts import TextsById, corpus_beside, nemo_corpora, without_corpora
 from rankpo.data.shape import Declares
 from rankpo.types import Example
 
-MAX_SHOWN = 20
-OPTIONAL_ROLES = ("negatives", "confidence_score", "pos_scores", "neg_scores")  # a record may lack them, all may not
-NO_SETTINGS = ("files", "_corpus_files", "_corpus_keys", "_found", "report", "path", "corpus", "weight")
-MAX_PLACES = 3  # of what is kept but worth a look
-
-
-class EvaluationSet(Protocol):
-    """A corpus with graded judgements."""
-
-    name: str
-    ignore_identical_ids: bool
-    relevant_from: int
-    gain: str
-
-    def fingerprint(self) -> str: ...
-    def corpus(self) -> Iterator[tuple[str, str]]: ...
-    def queries(self) -> Iterator[tuple[str, str]]: ...
-    def qrels(self) -> dict[str, dict[str, int]]: ...
-
-
-class BadRecords(ValueError):
-    """Up to twenty bad records, one line each."""
-
-
-@dataclass
-class PassReport:
-    """What a pass over a dataset met, where nothing else would say so.
-
-    rows: records used. filtered: by `where` or `min_confidence`. merged: equal candidates of one example. conflicts:
-    of those, one relevant and the other not. places: of bad records, `dataset: file:line: why`. labels: the smallest
-    and the largest label of records that have labels in place of lists, in the units of the file. unused: fields that
-    nothing reads.
-    """
-
-    formats: list[str] = field(default_factory=list)
-    rows: int = 0
-    filtered: int = 0
-    merged: int = 0
-    merged_places: list[str] = field(default_factory=list)
-    conflicts: int = 0
-    conflict_places: list[str] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
-    labels: list[float] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-
-    def summary(self) -> str:
-        parts = [f"{self.rows} rows ({', '.join(self.formats) or 'no format'})"]
-        for count, what, where in (
-            (self.filtered, "filtered", []),
-            (self.merged, "equal candidates merged", self.merged_places),
-            (self.conflicts, "both positive and negative", self.conflict_places),
-            (len(self.places), "bad records skipped", []),
-        ):
-            if count:
-                parts.append(f"{count} {what}{f' (first: {where[0]})' if where else ''}")
-        return ", ".join(parts)
+# a record may lack these, not all records
+OPTIONAL_ROLES = ("negatives", "confidence_score", "pos_scores", "neg_scores", "prompt")
+NO_SETTINGS = ("files", "report", "path", "corpus", "weight", "_corpus_files", "_lines", "_found", "_used", "_texts")
+BY_ID = ("ids", "nemo")  # formats that name documents
+ID_NAMES = {  # of a record, where it is not `id`; a line of one text has its candidate's id, not the query's
+    "flat": (),
+    "ids": ("query_id", "id"),
+    "tevatron": ("query_id", "id"),
+    "nemo": ("question_id", "id"),
+    "labeled_list": ("id", "query_id"),
+    "ordered": ("id", "query_id"),
+}
+ALONE = "no_in_batch_neg"  # FlagEmbedding's suffix of files and folders whose queries see their own negatives alone
+SYMMETRIC = ("symmetric_sts", "symmetric_clustering")  # FlagEmbedding's types whose passages get the query's prompt
+TYPES = ("normal", "only_1neg", "symmetric_class", *SYMMETRIC)
+VERSION = 2  # raise it with any change of what a record becomes
 
 
 @dataclass(kw_only=True)
@@ -85,7 +46,9 @@ class Records(FieldMap, Declares):
     min_label, max_label: the range that labels are scaled from, to 0 to 1; max_label alone counts from 0. relevant_from:
     the smallest label of the file that is relevant, for records with labels in place of lists of positives and
     negatives; None asks for it where it matters.
-    corpus: the file whose lines (from 0) `positives.index` of raw records name; text and line must agree.
+    corpus: the file or folder whose documents records name by id (without it, one that stands beside them), or whose
+    lines (from 0) `positives.index` of raw records names: text and line must agree. quoted_tsv: cells of TSV files are
+    quoted as those of CSV.
     where: path -> allowed values. limit: the first so many examples. on_bad_record: `error` collects up to twenty and
     raises BadRecords once, `skip` leaves them out and lists them in `report`. conflicts: a text that is both positive
     and negative of its query stays as the positive (`merge`, counted), or is an `error`.
@@ -106,6 +69,7 @@ class Records(FieldMap, Declares):
     weight: float = 1.0
     on_bad_record: str = "error"
     conflicts: str = "merge"
+    quoted_tsv: bool = False
 
     def __post_init__(self) -> None:
         for key, allowed in (
@@ -129,10 +93,16 @@ class Records(FieldMap, Declares):
         for key, values in (self.where or {}).items():
             if not isinstance(values, list | tuple):
                 raise ValueError(f"where.{key} must be a list of allowed values, got {values!r}")
-        self.files = files.find(self.path, "path")
+        found = files.find(self.path, "path")
+        named = {self.path} if isinstance(self.path, str) else set(self.path)
+        kept = set(without_corpora(found))
+        self.files = [file for file in found if file in kept or str(file) in named]
         self._corpus_files = files.find(self.corpus, "corpus") if self.corpus is not None else []
+        self._lines = CorpusLines(self._corpus_files, f"datasets.{self.name}")
         self.report = PassReport()
         self._found: set[str] = set()  # roles of the field map that the current pass has met
+        self._used: set[str] = set()  # keys of records that it has read
+        self._texts: dict[tuple[Path, ...], TextsById] = {}
 
     @property
     def label_scale(self) -> float:
@@ -144,17 +114,21 @@ class Records(FieldMap, Declares):
 
     def fingerprint(self) -> str:
         settings = {name: value for name, value in self.__dict__.items() if name not in NO_SETTINGS}
-        content = files.content_fingerprint([*self.files, *self._corpus_files])
-        return xxhash.xxh3_128_hexdigest(json.dumps([content, settings], sort_keys=True, default=str).encode())
+        corpora = dict.fromkeys(chain.from_iterable(self._corpora(path, self._format_of(path)) for path in self.files))
+        content = files.content_fingerprint([*self.files, *self._corpus_files, *corpora])
+        whole = [VERSION, content, settings, [self._alone(path) for path in self.files]]
+        return xxhash.xxh3_128_hexdigest(json.dumps(whole, sort_keys=True, default=str).encode())
 
     def examples(self) -> Iterator[Example]:
         """Streams the examples. Raises BadRecords at the end of the bad ones, or after twenty; ValueError if none is left."""
         self.report = PassReport()
         self._found.clear()
+        self._used.clear()
         count = 0
         for example in islice(chain.from_iterable(map(self._of_file, self.files)), self.limit):
             count += 1
             yield example
+        self.report.name_unused(self._used)
         self._complain()
         if not count:
             raise ValueError(f"datasets.{self.name}: no example is left: {self.report.summary()}")
@@ -164,7 +138,7 @@ class Records(FieldMap, Declares):
     def _complain_of_map(self) -> None:
         """Raises ValueError for an optional role of the field map that no record had: a typo, which would train on less."""
         for role in OPTIONAL_ROLES:
-            spec = getattr(self, role)
+            spec = self.mapped().get(role)
             if spec is not None and role not in self._found:
                 kinds = ", ".join(self.report.formats)
                 raise ValueError(
@@ -172,84 +146,130 @@ class Records(FieldMap, Declares):
                 )
 
     def _options(self) -> Options:
-        key = f"datasets.{self.name}"
-        range_ = self.min_label, self.max_label
         return Options(
-            self.mapped(), *range_, self.scores_are, key, self.relevant_from, self._found, self.report.labels
+            fields=self.mapped(),
+            min_label=self.min_label,
+            max_label=self.max_label,
+            scores_are=self.scores_are,
+            key=f"datasets.{self.name}",
+            relevant_from=self.relevant_from,
+            found=self._found,
+            labels=self.report.labels,
+            used=self._used,
         )
 
+    def _format_of(self, path: Path) -> str | None:
+        """The format of a file by its first record, or None where that is none of any."""
+        if self.format != "auto":
+            return self.format
+        first = next((record for _, record in files.records(path, self.quoted_tsv)), None)
+        try:
+            return formats.detect(first, self.mapped()) if isinstance(first, Mapping) else None
+        except BadRecord:
+            return None
+
+    def _corpora(self, path: Path, form: str | None) -> list[Path]:
+        """The files of the corpus whose documents the records of a file name by id; [] where they name none."""
+        if form not in BY_ID or self._corpus_files:
+            return self._corpus_files if form in BY_ID else []
+        if form == "nemo":
+            envelope = files.envelope(path)
+            return nemo_corpora(path, envelope) if "corpus" in envelope else []
+        beside = corpus_beside(path)
+        return [] if beside is None else files.find(str(beside), "corpus")
+
+    def _lookup(self, path: Path, form: str) -> Callable[[str], str | None] | None:
+        paths = tuple(self._corpora(path, form))
+        if not paths:
+            return None
+        if paths not in self._texts:
+            try:
+                self._texts[paths] = TextsById(paths)
+            except ValueError as error:
+                raise BadRecords(f"datasets.{self.name}.corpus: {error}") from error
+        return self._texts[paths].get
+
+    def _settled(self, path: Path, form: str, first: Mapping[str, Any], options: Options) -> Options:
+        """The options of a file once its format is known."""
+        if form not in self.report.formats:
+            self.report.formats.append(form)
+        if form == "ordered":
+            options = replace(options, order=layouts.order_of(first))
+            self.report.order = layouts.described(*options.order)
+        return replace(options, lookup=self._lookup(path, form))
+
     def _of_file(self, path: Path) -> Iterator[Example]:
-        chosen = self.format
+        form = self.format
         options = self._options()
+        settled = False
         good = self._good(path)
         for place, record in good:
             try:
-                if chosen == "auto":
-                    chosen = formats.detect(record, options.fields)
-                if chosen not in self.report.formats:
-                    self.report.formats.append(chosen)
-                if chosen == "flat":
-                    yield from self._flat(chain([(place, record)], good), options)
+                if form == "auto":
+                    form = formats.detect(record, options.fields)
+                if not settled:
+                    options, settled = self._settled(path, form, record, options), True
+                if form == "flat" or (form == "ordered" and layouts.is_flat(record)):
+                    yield from self._flat(chain([(place, record)], good), options, path)
                     return
-                parsed = formats.FORMATS[chosen](record, options)
-                if self._corpus_files:
-                    self._check_index(record, parsed)
+                parsed = formats.FORMATS[form](record, options)
+                if form == "contrastive_raw" and self._corpus_files:
+                    self._lines.check(record, parsed)
                 if self._confident(parsed):
-                    yield self._example(parsed, record, place)
+                    yield self._example(parsed, self._extras(path, form, record, place, options))
             except BadRecord as error:
-                self._bad(place, error, last=chosen == "auto")
+                self._bad(place, error, last=form == "auto")
 
     def _good(self, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """The records of a file that `where` lets through; what is no record is noted as bad."""
-        for place, record in files.records(path):
+        self._used.update(key.partition(".")[0] for key in self.where or {})
+        for place, record in files.records(path, self.quoted_tsv):
             if isinstance(record, files.NotARecord):
                 self._bad(place, record)
             elif all(extract(record, key) in allowed for key, allowed in (self.where or {}).items()):
+                self.report.note_fields(record)
                 yield place, record
             else:
                 self.report.filtered += 1
 
-    def _flat(self, good: Iterable[tuple[str, Mapping[str, Any]]], options: Options) -> Iterator[Example]:
+    def _flat(self, good: Iterable[tuple[str, Mapping[str, Any]]], options: Options, path: Path) -> Iterator[Example]:
         """Lines of equal query, also where they are not adjacent, as one example each."""
         groups: dict[str, tuple[str, Mapping[str, Any], list[tuple[str, float]]]] = {}
         for place, record in good:
             try:
-                query = fields.text(options.get(record, "query"), "query")
-                pair = formats.labelled_text(record, options)
+                query, pair = formats.labelled_line(record, options)
             except BadRecord as error:
                 self._bad(place, error)
                 continue
             groups.setdefault(query, (place, record, []))[2].append(pair)
         for query, (place, first, pairs) in groups.items():
             try:
-                record = first if self.id else {}  # a line's own id is its candidate's
-                yield self._example(formats.labelled(query, pairs, options), record, place)
+                extras = self._extras(path, "flat", first, place, options)
+                yield self._example(labelled(query, pairs, options), extras)
                 self.report.rows += len(pairs) - 1
             except BadRecord as error:
                 self._bad(place, error)
 
-    def _check_index(self, record: Mapping[str, Any], parsed: Parsed) -> None:
-        """Each `positives.index` must name the line of the corpus that holds its text."""
-        indices = extract(record, "positives.index")
-        if indices is None:
-            raise BadRecord(f"no positives.index, which datasets.{self.name}.corpus is there to check")
-        for number, (index, text) in enumerate(zip(indices, parsed.candidates, strict=False)):
-            if not isinstance(index, int) or not 0 <= index < len(self._corpus_keys):
-                raise BadRecord(f"positives.index[{number}] is {index}; the corpus has {len(self._corpus_keys)} lines")
-            if self._corpus_keys[index] != xxhash.xxh3_64_intdigest(normal(text).encode()):
-                raise BadRecord(f"positives.index[{number}] is {index}, but that line of the corpus is another text")
+    def _extras(self, path: Path, form: str, record: Mapping[str, Any], place: str, options: Options) -> dict[str, Any]:
+        """What a record says beyond its texts: its id and prompt, and FlagEmbedding's type and suffix of names."""
+        names = [self.id] if self.id else ID_NAMES.get(form, ("id",))
+        options.use(*names)
+        name = next((value for key in names if (value := extract(record, key)) is not None), None)
+        extras: dict[str, Any] = {
+            "id": f"{self.name}:{'_'.join(place.split())}" if name is None else check_id(name),
+            "source": place,
+            "query_prompt": options.prompt(record),
+            "own_negatives": self._alone(path),
+        }
+        if form == "pos_neg" and record.get("type") in TYPES:
+            options.use("type")
+            extras["symmetric"] = record["type"] in SYMMETRIC
+            extras["max_negatives"] = 1 if record["type"] == "only_1neg" else None
+        return extras
 
-    @cached_property
-    def _corpus_keys(self) -> list[int]:
-        """xxh3-64 of the normalised text of each line of the corpus."""
-        keys = []
-        for path in self._corpus_files:
-            for place, record in files.records(path):
-                text = record.get("text") if isinstance(record, Mapping) else None
-                if not isinstance(text, str):
-                    raise BadRecords(f"datasets.{self.name}.corpus: {place}: no text under 'text'")
-                keys.append(xxhash.xxh3_64_intdigest(normal(text).encode()))
-        return keys
+    def _alone(self, path: Path) -> bool:
+        """Whether the name of a file, or of its folder, says that its queries see their own negatives alone."""
+        return path.name.split(".")[0].endswith(ALONE) or path.parent.name.endswith(ALONE)
 
     def _confident(self, parsed: Parsed) -> bool:
         if not self.min_confidence:
@@ -260,9 +280,8 @@ class Records(FieldMap, Declares):
         self.report.filtered += not enough
         return enough
 
-    def _example(self, parsed: Parsed, record: Mapping[str, Any], place: str) -> Example:
-        kept = self._distinct(parsed, place)
-        name = extract(record, self.id or "id")
+    def _example(self, parsed: Parsed, extras: Mapping[str, Any]) -> Example:
+        kept = self.report.distinct(parsed, extras["source"], self.conflicts)
         self.report.rows += 1
 
         def taken(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
@@ -272,42 +291,12 @@ class Records(FieldMap, Declares):
             query=parsed.query,
             candidates=tuple(parsed.candidates[index] for index in kept),
             relevance=tuple(parsed.relevance[index] for index in kept),
-            id=str(name) if name is not None else f"{self.name}:{place}",
             teacher=taken(parsed.teacher),
             confidence=parsed.confidence,
-            source=place,
             relevant=taken(parsed.relevant),
             grades=taken(parsed.grades),
+            **extras,
         )
-
-    def _distinct(self, parsed: Parsed, place: str) -> list[int]:
-        """Numbers of the candidates that stay: of equal texts one, a positive before others, then the larger label."""
-        query = normal(parsed.query)
-        stays: dict[str, int] = {}
-        for index, candidate in enumerate(parsed.candidates):
-            key = normal(candidate)
-            if key == query:
-                raise BadRecord("a candidate is equal to the query")
-            known = stays.setdefault(key, index)
-            if known != index:
-                self._note_merge(parsed, known, index, place)
-                if parsed.relevance[index] > parsed.relevance[known]:
-                    stays[key] = index
-        return list(stays.values())
-
-    def _note_merge(self, parsed: Parsed, first: int, second: int, place: str) -> None:
-        """An equal candidate stands once, with the larger relevance; one that is relevant and irrelevant is a conflict."""
-        values = [parsed.relevance[first], parsed.relevance[second]]
-        known = [value == 1 for value in values] if binary(values) else [True, True]
-        if parsed.relevant is not None:
-            known = [parsed.relevant[first], parsed.relevant[second]]
-        if known[0] != known[1]:
-            if self.conflicts == "error":
-                raise BadRecord("a candidate is both positive and negative; set conflicts=merge to keep the positive")
-            self.report.conflicts += 1
-            self.report.conflict_places = [*self.report.conflict_places, place][:MAX_PLACES]
-        self.report.merged += 1
-        self.report.merged_places = [*self.report.merged_places, place][:MAX_PLACES]
 
     def _bad(self, place: str, error: ValueError, last: bool = False) -> None:
         """Notes a bad record. last: the next ones would say the same, so an error is raised at once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def read_run(path: str | Path, say: Callable[[str], None] | None = None) -> dict
     """
     run: dict[str, dict[str, float]] = {}
     ranks: dict[str, list[tuple[float, float]]] = {}
-    for place, columns in _lines(path):
+    for place, columns in _lines(path, (3, 6)):
         if len(columns) not in (3, 6):
             raise ValueError(f"{place}: {len(columns)} columns; a run has 6 (qid Q0 docid rank score tag) or 3")
         query, document, rank = (columns[0], *columns[2:4]) if len(columns) == 6 else columns
@@ -73,7 +73,7 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     two grades.
     """
     qrels: dict[str, dict[str, int]] = {}
-    for number, (place, columns) in enumerate(_lines(path)):
+    for number, (place, columns) in enumerate(_lines(path, (3, 4))):
         if number == 0 and columns[:2] == ["query-id", "corpus-id"]:
             continue
         if len(columns) not in (3, 4):
@@ -87,11 +87,27 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
-def _lines(path: str | Path) -> Iterator[tuple[str, list[str]]]:
-    """(file:line, columns) of the lines that are not blank."""
-    with Path(path).open(encoding="utf-8-sig") as file:
+def check_names(ids: Iterable[str], where: str) -> None:
+    """Raises ValueError, before any work is done, for an id that a TREC file cannot hold."""
+    for name in ids:
+        if name.split() != [name]:
+            raise ValueError(
+                f"{where}: the id {name!r} is empty or has white space, which TREC files (run.trec) cannot hold; give it "
+                "another id"
+            )
+
+
+def _lines(path: str | Path, allowed: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
+    """(file:line, columns) of the lines that are not blank.
+
+    allowed: numbers of columns. A line with tabs that gives one of them is split there, so that an id may have blanks;
+    others are split at white space.
+    """
+    with Path(path).open(encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, 1):
-            if columns := line.split():
+            cells = [cell.strip() for cell in line.rstrip("\r\n").split("\t")]
+            columns = cells if len(cells) in allowed and all(cells) else line.split()
+            if columns:
                 yield f"{path}:{number}", columns
 
 

@@ -13,10 +13,15 @@ from rankpo.data.text.identifiers import Identifiers, labels_of_scheme
 from rankpo.data.text.permutations import parse
 from rankpo.data.text.prompt_templates import Place, PromptTemplate
 
-FIRST = re.compile(r"^\[(1|A)\] ?(.*)$")
-# the line behind the passages that repeats the query: RankLLM's, which ends in a full stop of its own, and ours
-SEARCH_QUERY, QUERY = re.compile(r"^Search Query: (.*)\.$"), re.compile(r"^Query: (.*)$")
-INTRODUCED = re.compile(r"search query: (.*)\.$")
+# what introduces the query before the passages, and what repeats it behind them: RankLLM's, where a full stop of its own
+# follows, and that of our templates
+FORMS = (("search query: ", "Search Query: ", "."), ("this query: ", "Query: ", ""))
+REPEATED = re.compile(r"^(?:Search Query: (?P<ranked>.*)\.|Query: (?P<plain>.*))$", re.MULTILINE)
+FIRST = re.compile(r"^\[([1A])\]", re.MULTILINE)
+STATED = re.compile(r"\b(?:with|are) (\d+) passages\b")
+# a line inside a passage that looks like the beginning of one: written with one blank more than it has
+LOOKS_LIKE_LABEL = re.compile(r"^( *\[(?:\d+|[A-Z])\])", re.MULTILINE)
+WRITTEN_WITH_BLANK = re.compile(r"^ ( *\[(?:\d+|[A-Z])\])", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,7 @@ def from_conversation(record: Mapping[str, Any]) -> RankedRecord:
     for name in ("user", "assistant"):
         if name not in turns:
             raise BadRecord(f"no turn of the {'human' if name == 'user' else 'gpt'} (found: {', '.join(turns)})")
-    scheme, before, passages, after = _split(turns["user"])
-    query = _query(before, after)
+    scheme, query, passages = _split(turns["user"])
     identifiers = written(scheme, len(passages))
     answer = turns["assistant"].strip()
     found = parse(answer, len(passages), identifiers)
@@ -76,51 +80,103 @@ def _turns(conversation: Any) -> dict[str, str]:
     return turns
 
 
-def _split(prompt: str) -> tuple[str, list[str], list[str], list[str]]:
-    """(scheme, lines before, passages, lines after); a passage may have several lines.
+def _split(prompt: str) -> tuple[str, str, list[str]]:
+    """(scheme, query, passages); both may have several lines.
 
-    Raises BadRecord for a prompt with fewer than two passages, or without a line that repeats the query.
+    Raises BadRecord for a prompt with fewer than two passages, without a line that repeats the query, or whose passages
+    begin nobody knows where.
     """
-    before: list[str] = []
-    passages: list[list[str]] = []
-    after: list[str] = []
-    scheme = ""
-    for line in prompt.split("\n"):
-        if not passages:
-            match = FIRST.match(line)
-            if match is None:
-                before.append(line)
-                continue
-            scheme = "numbers" if match.group(1) == "1" else "letters"
-            passages.append([match.group(2)])
-        elif after or SEARCH_QUERY.match(line) or QUERY.match(line):
-            after.append(line)
-        else:
-            label = str(len(passages) + 1) if scheme == "numbers" else chr(ord("A") + len(passages))
-            if line.startswith(f"[{label}]"):
-                passages.append([line.removeprefix(f"[{label}]").removeprefix(" ")])
-            else:
-                passages[-1].append(line)
-    if len(passages) < 2:
+    starts = [match.start() for match in FIRST.finditer(prompt)]
+    if not starts:
         raise BadRecord("the prompt shows fewer than two passages behind [1], [2], … or [A], [B], …")
-    if not after:
-        raise BadRecord("no line 'Search Query: ….' or 'Query: …' stands behind the passages")
-    texts = ["\n".join(lines).strip() for lines in passages]
-    if not all(texts):
-        raise BadRecord(f"passage {texts.index('') + 1} is empty")
-    return scheme, before, texts, after
-
-
-def _query(before: Sequence[str], after: Sequence[str]) -> str:
-    match = SEARCH_QUERY.match(after[0]) or QUERY.match(after[0])
-    assert match is not None, "the lines behind the passages begin with the query's"
-    query = match.group(1).strip()
-    introduced = [found.group(1).strip() for line in before if (found := INTRODUCED.search(line))]
-    if introduced and introduced[0] != query:
-        raise BadRecord(f"the introduction asks for {introduced[0]!r}, the line behind the passages for {query!r}")
+    start, end, query = _around_passages(prompt, starts)
+    scheme = "numbers" if prompt[start + 1] == "1" else "letters"
+    stated = STATED.search(prompt[:start])
+    texts = _passages(prompt[start:end], scheme, int(stated.group(1)) if stated else None)
     if not query:
         raise BadRecord("the query is empty")
-    return query
+    if not all(texts):
+        raise BadRecord(f"passage {texts.index('') + 1} is empty")
+    return scheme, query, texts
+
+
+def _around_passages(prompt: str, starts: Sequence[int]) -> tuple[int, int, str]:
+    """(where the passages begin, where they end, query): the query that stands before them and behind them alike.
+
+    starts: of the lines that begin with the first label. The last one that fits is taken, since a query may have such a
+    line, and behind a line of a passage nothing repeats all that stands before it.
+    """
+    for start in reversed(starts):
+        for introduces, repeats, stop in FORMS:
+            query = _introduced(prompt[:start], introduces, stop)
+            end = None if query is None else _repeated(prompt, start, f"\n{repeats}{query}{stop}")
+            if query is not None and end is not None:
+                return start, end, query.strip()
+    return _by_lines(prompt, starts)
+
+
+def _repeated(prompt: str, start: int, line: str) -> int | None:
+    """Where the last such line begins behind `start`, with nothing more on it."""
+    end = prompt.rfind(f"{line}\n", start)
+    if end < 0 and prompt.endswith(line):
+        end = len(prompt) - len(line)
+    return end if end > start else None
+
+
+def _introduced(before: str, introduces: str, stop: str) -> str | None:
+    """The query at the end of what stands before the passages."""
+    _, found, query = before.partition(introduces)
+    query = query.strip("\n")
+    return query.removesuffix(stop) if found and query.endswith(stop) else None
+
+
+def _by_lines(prompt: str, starts: Sequence[int]) -> tuple[int, int, str]:
+    """The same where nothing known introduces the query: it is one line behind the passages. In the template `plain`,
+    whose labels have no blank behind them and which ends with a passage and a line break, it is all that stands before.
+    """
+    start, last = starts[0], starts[-1]
+    repeated = list(REPEATED.finditer(prompt, start))
+    introduced = [query for introduces, _, stop in FORMS if (query := _introduced(prompt[:start], introduces, stop))]
+    if not introduced and prompt[last + 3 : last + 4] != " " and prompt.endswith("\n"):
+        return last, len(prompt), prompt[:last].strip()
+    if repeated:
+        query = (repeated[-1]["ranked"] or repeated[-1]["plain"] or "").strip()
+        if introduced and introduced[0].strip() != query:
+            raise BadRecord(f"the introduction asks for {introduced[0]!r}, the line behind the passages for {query!r}")
+        return start, repeated[-1].start(), query
+    raise BadRecord("no line 'Search Query: ….' or 'Query: …' stands behind the passages")
+
+
+def _passages(body: str, scheme: str, stated: int | None) -> list[str]:
+    """The passages, as many as stated or as there are labels in order. Raises BadRecord where a label begins two lines
+    that may both be the beginning of its passage.
+    """
+    lines = body.split("\n")
+    forwards = [0]
+    for number, line in enumerate(lines):
+        if len(forwards) < (stated or len(lines)) and line.startswith(_label(scheme, len(forwards))):
+            forwards += [number] if number else []
+    if len(forwards) < 2:
+        raise BadRecord("the prompt shows fewer than two passages behind [1], [2], … or [A], [B], …")
+    end = len(lines)
+    for place in range(len(forwards) - 1, 0, -1):
+        label = _label(scheme, place)
+        end = max(number for number in range(end) if lines[number].startswith(label))
+        if end != forwards[place]:
+            raise BadRecord(
+                f"several lines begin with {label}, and nothing says which of them begins passage {place + 1}; indent "
+                "those that belong to a passage"
+            )
+    borders = zip(forwards, [*forwards[1:], len(lines)], strict=True)
+    texts = ["\n".join(lines[first:last]) for first, last in borders]
+    return [
+        WRITTEN_WITH_BLANK.sub(r"\1", text.removeprefix(_label(scheme, place)).strip())
+        for place, text in enumerate(texts)
+    ]
+
+
+def _label(scheme: str, place: int) -> str:
+    return f"[{place + 1}]" if scheme == "numbers" else f"[{chr(ord('A') + place)}]"
 
 
 def to_conversation(record: RankedRecord, template: PromptTemplate, scheme: str) -> list[dict[str, str]]:
@@ -128,7 +184,7 @@ def to_conversation(record: RankedRecord, template: PromptTemplate, scheme: str)
     identifiers = written(scheme, len(record.passages))
     labels = identifiers.labels
     content = template.content(labels, [f"[{label}]" for label in labels])
-    passages = iter(record.passages)
+    passages = (_shown(passage) for passage in record.passages)
     parts = [
         part if isinstance(part, str) else record.query if part == Place("query") else next(passages)
         for part in content
@@ -136,3 +192,9 @@ def to_conversation(record: RankedRecord, template: PromptTemplate, scheme: str)
     system = [] if template.system is None else [{"from": "system", "value": template.system}]
     answer = identifiers.text(record.ranking)
     return [*system, {"from": "human", "value": "".join(parts)}, {"from": "gpt", "value": answer}]
+
+
+def _shown(passage: str) -> str:
+    """A passage whose inner lines cannot be taken for the beginning of another; reading takes the blank off again."""
+    first, line_break, rest = passage.partition("\n")
+    return first + line_break + LOOKS_LIKE_LABEL.sub(r" \1", rest)

@@ -52,6 +52,10 @@ class CausalKind(CausalSettings, ModelKind):
             say(f"{self.origin}: {note}")
         return inputs
 
+    def decided(self, settings: CausalSettings) -> CausalSettings:
+        self.require_decoder()
+        return settings
+
     def load(self, inputs: CompletionInputs, say: Say) -> PreTrainedModel:
         from transformers import AutoModelForCausalLM
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.models.embedding.settings import AUTO, EmbeddingSettings
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.settings import Settings
 
@@ -30,6 +30,8 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
     gives: ClassVar[frozenset[str]] = frozenset({"vectors"})
     settings_class: ClassVar[type[Settings]] = EmbeddingSettings
 
+    pooling: str = AUTO
+
     def __post_init__(self) -> None:
         ModelKind.__post_init__(self)
 
@@ -37,6 +39,12 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
         from rankpo.models.embedding.inputs import EmbeddingInputs
 
         return EmbeddingInputs(tokenizer, settings)
+
+    def decided(self, settings: EmbeddingSettings) -> EmbeddingSettings:
+        """With pooling=auto decided: only the last token of a decoder has read the whole text."""
+        if settings.pooling != AUTO:
+            return settings
+        return replace(settings, pooling="last" if self.decodes() else "mean")
 
     def load(self, inputs: EmbeddingInputs, say: Say) -> PreTrainedModel:
         return self.backbone()

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
 from rankpo.errors import ConfigError
+from rankpo.losses.vectors import inner_products
 from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.parallel import encode_in_processes
 from rankpo.models.embedding.settings import EmbeddingSettings
@@ -59,7 +60,7 @@ class EmbeddingModel(GivesVectors):
 
     def similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
         """[q, c] inner products (cosines if the model normalises)."""
-        return queries.rows.float() @ candidates.rows.float().T
+        return inner_products(queries, candidates)
 
     def paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
         return (queries.rows.float() * candidates.rows.float()).sum(1)

@@ -78,19 +78,7 @@ class EmbeddingFolder(FolderFormat[EmbeddingModel]):
         _write_sentence_transformers(folder, model)
 
     def card(self, model: EmbeddingModel, description: Mapping[str, Any]) -> str:
-        settings = model.settings
-        about = [
-            f"A bi-encoder {origin(description)}.",
-            f"{settings.pooling} pooling, {'normalised' if settings.normalize else 'not normalised'}; "
-            f"queries up to {settings.query_max_length} tokens, passages up to {settings.passage_max_length}.",
-            "",
-            USE,
-            "",
-            f"Query prompt: {markdown(json.dumps(settings.query_prompt))}. "
-            f"Passage prompt: {markdown(json.dumps(settings.passage_prompt))}.",
-        ]
-        tags = ["rankpo", "sentence-transformers", "feature-extraction"]
-        return card_of(description, "sentence-transformers", "sentence-similarity", tags, about)
+        return embedding_card(model.settings, description)
 
     def allowed(self, model: EmbeddingModel) -> float:
         """Flash attention has no float32."""
@@ -105,6 +93,22 @@ class EmbeddingFolder(FolderFormat[EmbeddingModel]):
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=_flash(model)):
             theirs, ours = plain.encode_sequences(sequences), model.encode_sequences(sequences)
         return float((theirs - ours).abs().max()) / max(1.0, float(ours.abs().max()))
+
+
+def embedding_card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
+    """The README.md of an embedding model."""
+    about = [
+        f"A bi-encoder {origin(description)}.",
+        f"{settings.pooling} pooling, {'normalised' if settings.normalize else 'not normalised'}; "
+        f"queries up to {settings.query_max_length} tokens, passages up to {settings.passage_max_length}.",
+        "",
+        USE,
+        "",
+        f"Query prompt: {markdown(json.dumps(settings.query_prompt))}. "
+        f"Passage prompt: {markdown(json.dumps(settings.passage_prompt))}.",
+    ]
+    tags = ["rankpo", "sentence-transformers", "feature-extraction"]
+    return card_of(description, "sentence-transformers", "sentence-similarity", tags, about)
 
 
 def _flash(model: EmbeddingModel) -> bool:

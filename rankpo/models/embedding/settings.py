@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rankpo.models.settings import Settings
 
 POOLING = ("cls", "mean", "last")
+AUTO = "auto"  # as a key of the config: the architecture decides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,8 @@ class EmbeddingSettings(Settings):
     truncate_dim: int | None = None
 
     def __post_init__(self) -> None:
-        if self.pooling not in POOLING:
-            raise ValueError(f"pooling must be one of {', '.join(POOLING)}, got {self.pooling!r}")
+        if self.pooling not in (AUTO, *POOLING):
+            raise ValueError(f"pooling must be one of {', '.join((AUTO, *POOLING))}, got {self.pooling!r}")
         for name in ("query_max_length", "passage_max_length"):
             if getattr(self, name) < 4:
                 raise ValueError(f"{name} must be >= 4 tokens, got {getattr(self, name)}")

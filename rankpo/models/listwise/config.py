@@ -31,6 +31,7 @@ class ListwiseKind(ListwiseKeys, ModelKind):
     kind: ClassVar[str] = "listwise"
     gives: ClassVar[frozenset[str]] = frozenset({"lists"})
     settings_class: ClassVar[type[Settings]] = ListwiseSettings
+    starts_from: ClassVar[frozenset[str]] = frozenset({"causal_lm"})
 
     prompt: str = "letters"
     neftune_alpha: float = 0.0
@@ -59,6 +60,10 @@ class ListwiseKind(ListwiseKeys, ModelKind):
             f"identifiers {own.scheme} {own.open}{own.labels[0]}{own.close} to {own.open}{own.labels[-1]}{own.close}{shown}"
         )
         return inputs
+
+    def decided(self, settings: ListwiseSettings) -> ListwiseSettings:
+        self.require_decoder()
+        return settings
 
     def load(self, inputs: ListwiseInputs, say: Say) -> PreTrainedModel:
         from transformers import AutoModelForCausalLM

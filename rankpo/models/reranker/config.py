@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.models.kind import ModelKind, Say
-from rankpo.models.reranker.settings import RerankerSettings
+from rankpo.models.reranker.settings import AUTO, RerankerSettings
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class RerankerKind(RerankerSettings, ModelKind):
     logps: ClassVar[str] = "sigmoid"  # each candidate is relevant or not by itself
     settings_class: ClassVar[type[Settings]] = RerankerSettings
 
+    head: str = AUTO
+
     export_one_label: bool = False
 
     def __post_init__(self) -> None:
@@ -45,6 +47,12 @@ class RerankerKind(RerankerSettings, ModelKind):
 
         ensure_pad(tokenizer, say)
         return RerankerInputs(tokenizer, settings)
+
+    def decided(self, settings: RerankerSettings) -> RerankerSettings:
+        """With head=auto decided: the last token of a decoder carries the score, and an encoder has a head of its own."""
+        if settings.head != AUTO:
+            return settings
+        return replace(settings, head="decoder" if self.decodes() else "encoder")
 
     def load(self, inputs: RerankerInputs, say: Say) -> PreTrainedModel:
         from transformers import AutoModelForCausalLM

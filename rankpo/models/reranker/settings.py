@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rankpo.models.settings import Settings
 
 HEADS = ("encoder", "decoder", "causal_lm")
+AUTO = "auto"  # as a key of the config: the architecture decides
 SMALLEST_QUERY = 8  # tokens that a query keeps beside the shortest document, whatever the lengths
 
 
@@ -55,7 +56,7 @@ class RerankerSettings(Settings):
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("head", HEADS),
+            ("head", (AUTO, *HEADS)),
             ("readout", ("difference", "yes")),
             ("activation", ("identity", "sigmoid")),
             ("long_document", ("truncate", "max_slice")),

@@ -24,6 +24,7 @@ class RewardKind(CausalKind):
 
     kind: ClassVar[str] = "reward_model"
     gives: ClassVar[frozenset[str]] = frozenset({"rewards"})
+    starts_from: ClassVar[frozenset[str]] = frozenset({"causal_lm"})
     logps: ClassVar[str] = "candidates"  # rewards are logits of a choice among candidates
 
     def saved_settings(self, folder: Path) -> CausalSettings | None:

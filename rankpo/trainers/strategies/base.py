@@ -53,6 +53,14 @@ class Strategy:
         norm = self.accelerator.clip_grad_norm_(parameters, limit)
         return 0.0 if norm is None else float(processes.whole(norm))
 
+    def scaler_will_skip(self) -> bool:
+        """Whether fp16's scaler leaves this update out: a scaled gradient overflowed, and the scale is halved.
+
+        Where halving has brought the scale below 1, the gradient itself is what overflows.
+        """
+        scaler = self.accelerator.scaler
+        return scaler is not None and scaler.get_scale() >= 1
+
     def step(self) -> None:
         self.optimizer.step()
 

@@ -1,0 +1,30 @@
+"""Composition of a config from overrides, as launch.py and the tests do it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankpo.config.aliases import modern
+
+if TYPE_CHECKING:
+    from rankpo.config.build import Experiment
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config"
+
+
+def compose(overrides: Sequence[str]) -> Experiment:
+    """A checked experiment from overrides, as launch.py makes it. Raises ConfigError, and Hydra's own errors."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from rankpo.config.build import check
+
+    given, notes = modern(overrides)
+    for note in notes:
+        sys.stderr.write(f"{note}\n")
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        return check(hydra_compose("config", overrides=given), given)

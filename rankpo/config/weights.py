@@ -1,0 +1,58 @@
+"""Settings of a model that follow from its weights: those of the checkpoint's authors, and `by_kind` of its yaml."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankpo.config.value_types import type_problem
+from rankpo.errors import ConfigError, unknown
+from rankpo.models.known import known_settings
+
+if TYPE_CHECKING:
+    from rankpo.models.kind import ModelKind
+
+
+def settled(node: Mapping[str, Any], target: Any, explicit: Collection[str]) -> dict[str, Any]:
+    """The keys of `model` with what its weights say of the kind, in the place of the kind's defaults.
+
+    node: the composed group, with `by_kind`. target: the `ModelKind` class of its `_target_`. explicit: keys under
+    `model` that the command line sets; they stay, and so does every value that differs from the kind's default, which
+    another yaml has set. Raises ConfigError for a `by_kind` that is not a mapping of mappings.
+    """
+    kept = {name: value for name, value in node.items() if name != "by_kind"}
+    by_kind = node.get("by_kind") or {}
+    for key, value in {"by_kind": by_kind, **{f"by_kind.{kind}": keys for kind, keys in by_kind.items()}}.items():
+        if problem := type_problem("Mapping[str, Any]", value, f"model.{key}"):
+            raise ConfigError([problem])
+    parameters = inspect.signature(target).parameters
+    if strange := [name for name in by_kind.get(target.kind, {}) if name not in parameters]:
+        raise ConfigError([unknown(f"model.by_kind.{target.kind}", name, parameters) for name in strange])
+    stated = {**known_settings(node.get("name_or_path"), target.kind), **by_kind.get(target.kind, {})}
+    for name, value in stated.items():
+        given = name in explicit or (name in parameters and kept.get(name) != parameters[name].default)
+        if not given:
+            kept[name] = value
+    return kept
+
+
+def other_kind(model: ModelKind, overrides: Sequence[str]) -> str | None:
+    """Why a folder that a run of rankpo wrote is not what the loss or the task would make of it, or None.
+
+    A kind that the command line names is taken as it is: its class then reads the folder, or refuses it.
+    """
+    if model.load_from is None or any(item.lstrip("+").startswith("kind=") for item in overrides):
+        return None
+    record = Path(model.load_from) / "rankpo.json"
+    if not record.is_file():
+        return None
+    saved = json.loads(record.read_text()).get("kind")
+    if saved in (model.kind, *model.starts_from):
+        return None
+    return (
+        f"model.load_from={model.load_from} holds a model of kind {saved}, and the loss or the task chooses "
+        f"kind={model.kind}; add kind={saved}"
+    )

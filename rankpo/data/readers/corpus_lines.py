@@ -1,0 +1,50 @@
+"""Lines of a corpus file, which `positives.index` of RankPO's raw records names."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from rankpo.data.readers import files
+from rankpo.data.readers.fields import BadRecord, extract, normal
+from rankpo.data.readers.parsed import Parsed
+from rankpo.data.readers.passes import BadRecords
+
+
+class CorpusLines:
+    """key: the dataset's, for messages."""
+
+    def __init__(self, paths: Sequence[Path], key: str) -> None:
+        self.paths, self.key = paths, key
+
+    def check(self, record: Mapping[str, Any], parsed: Parsed) -> None:
+        """Raises BadRecord unless each index names the line of the corpus that holds its text."""
+        indices = extract(record, "positives.index")
+        if indices is None:
+            raise BadRecord(f"no positives.index, which {self.key}.corpus is there to check")
+        for number, (index, text) in enumerate(zip(indices, parsed.candidates, strict=False)):
+            if not isinstance(index, int) or not 0 <= index < len(self._keys):
+                raise BadRecord(f"positives.index[{number}] is {index}; the corpus has {len(self._keys)} lines")
+            if self._keys[index] != _digest(text):
+                raise BadRecord(f"positives.index[{number}] is {index}, but that line of the corpus is another text")
+
+    @cached_property
+    def _keys(self) -> array[int]:
+        """xxh3-64 of the normalised text of each line."""
+        keys = array("Q")
+        for path in self.paths:
+            for place, record in files.records(path):
+                text = record.get("text") if isinstance(record, Mapping) else None
+                if not isinstance(text, str):
+                    raise BadRecords(f"{self.key}.corpus: {place}: no text under 'text'")
+                keys.append(_digest(text))
+        return keys
+
+
+def _digest(text: str) -> int:
+    return xxhash.xxh3_64_intdigest(normal(text).encode())

@@ -1,0 +1,175 @@
+"""Texts with ids: corpora and queries of BEIR, Tevatron, MS MARCO, NeMo and plain files, streamed or looked up by id."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from rankpo.data.readers import files
+from rankpo.data.readers.fields import check_id, extract
+
+ID_KEYS = ("_id", "id", "docid", "doc_id", "document_id", "pid", "query_id", "question_id", "qid")
+TEXT_KEYS = {
+    "passage": ("text", "content", "contents", "passage", "segment", "document_text", "document", "body"),
+    "query": ("text", "query", "query.text", "query_text", "question"),
+}
+BEIR_FILES = {"passage": "corpus.jsonl", "query": "queries.jsonl"}
+BESIDE = ("corpus", "collection", "documents", "passages")  # names of a corpus in the folder of the records
+TITLE_COLUMN, BODY_COLUMN = -2, -1  # of MS MARCO's documents: id, url, title, body
+
+
+def text_id(text: str) -> str:
+    """The id of a text that has none: the first 16 hex digits of its SHA-256, the same everywhere."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_texts(path: Path, role: str) -> Iterator[tuple[str, str | None, str]]:
+    """(place, id or None, text) of each record of a file; a title stands before its text.
+
+    role: "passage" or "query", which decides the keys. Tables without a header are MS MARCO's: id and text, or id,
+    url, title and body. Raises ValueError naming the line for a record without text.
+    """
+    if files.is_table(path) and not _has_header(path, role):
+        yield from _of_rows(path)
+        return
+    for place, record in files.records(path):
+        yield place, *_of_record(place, record, role)
+
+
+def _has_header(path: Path, role: str) -> bool:
+    known = {*ID_KEYS, *TEXT_KEYS[role], "title", "url"}
+    first = next(iter(files.first_row(path)), "")
+    return first.strip().lower() in known
+
+
+def _of_rows(path: Path) -> Iterator[tuple[str, str | None, str]]:
+    for place, row in files.rows(path):
+        if isinstance(row, files.NotARecord):
+            raise ValueError(f"{place}: {row}")
+        if len(row) not in (2, 4):
+            raise ValueError(
+                f"{place}: {len(row)} columns; without a header there are 2 (id, text) or 4 (id, url, title, body)"
+            )
+        text = row[1] if len(row) == 2 else f"{row[TITLE_COLUMN]} {row[BODY_COLUMN]}"
+        yield place, _id(row[0], place), text.strip()
+
+
+def _of_record(place: str, record: Any, role: str) -> tuple[str | None, str]:
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{place}: {record}")
+    keys = TEXT_KEYS[role]
+    found = (extract(record, key) for key in keys)
+    text = next((value for value in found if isinstance(value, str)), None)
+    if text is None:
+        raise ValueError(f"{place}: no text under {', '.join(keys)} (found: {', '.join(record) or 'nothing'})")
+    title = record.get("title") if role == "passage" else None
+    identity = next((record[key] for key in ID_KEYS if record.get(key) is not None), None)
+    return None if identity is None else _id(identity, place), f"{title or ''} {text}".strip()
+
+
+def _id(value: Any, place: str) -> str:
+    try:
+        return check_id(value)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def corpus_beside(path: Path) -> Path | None:
+    """The corpus of a file of records that name documents by id: NAME.corpus.*, or corpus.* in the same folder."""
+    stem = path.name.split(".")[0]
+    folders = [path.parent, path.parent.parent]
+    for folder in folders:
+        for name in (f"{stem}.corpus", *BESIDE):
+            for found in sorted(folder.glob(f"{name}.*")):
+                if found.is_file() and files.kind(found) is not None and found != path:
+                    return found
+            if (folder / name).is_dir():
+                return folder / name
+    return None
+
+
+class TextsById:
+    """Texts of a corpus by id, on disk: memory holds sixteen bytes a text.
+
+    The texts lie in a temporary file without a name, which goes with this object. Raises ValueError at construction
+    for a text without an id, and for an id that stands twice.
+    """
+
+    def __init__(self, paths: Iterable[Path], role: str = "passage") -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this object
+        keys, ends = array("Q"), array("q")
+        position = 0
+        for path in paths:
+            for place, identity, text in read_texts(path, role):
+                if identity is None:
+                    raise ValueError(f"{place}: no id under {', '.join(ID_KEYS)}")
+                content = text.encode()
+                position += self._file.write(content)
+                keys.append(_key(identity))
+                ends.append(position)
+        self._file.flush()
+        self._ends = np.frombuffer(ends, dtype=np.int64) if len(ends) else np.zeros(0, np.int64)
+        self._keys = np.frombuffer(keys, dtype=np.uint64) if len(keys) else np.zeros(0, np.uint64)
+        self._order = np.argsort(self._keys, kind="stable")
+        self._sorted = self._keys[self._order]
+        if (repeated := np.flatnonzero(self._sorted[1:] == self._sorted[:-1])).size:
+            first, second = self._order[repeated[0]], self._order[repeated[0] + 1]
+            raise ValueError(f"texts {int(first) + 1:,} and {int(second) + 1:,} of the corpus have the same id")
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def get(self, identity: str) -> str | None:
+        """The text of an id, or None."""
+        place = int(np.searchsorted(self._sorted, np.uint64(_key(identity))))
+        if place == len(self._sorted) or self._sorted[place] != _key(identity):
+            return None
+        number = int(self._order[place])
+        start = int(self._ends[number - 1]) if number else 0
+        self._file.seek(start)
+        return self._file.read(int(self._ends[number]) - start).decode()
+
+
+def _key(identity: str) -> int:
+    return xxhash.xxh3_64_intdigest(identity.encode())
+
+
+def nemo_corpora(path: Path, envelope: Mapping[str, Any]) -> list[Path]:
+    """The files of the corpora that a NeMo file names: folders of Parquet, relative to the file or absolute.
+
+    Raises FileNotFoundError for one that is not there.
+    """
+    given = envelope.get("corpus")
+    found: list[Path] = []
+    for item in given if isinstance(given, list) else [given]:
+        place = item.get("path") if isinstance(item, Mapping) else item
+        if not isinstance(place, str):
+            raise FileNotFoundError(f"{path.name}: corpus must be a list of objects with path, got {given!r}")
+        folder = path.parent / place
+        found.extend(
+            file for file in files.find(str(folder), f"{path.name}: corpus") if file.name not in SETTINGS_FILES
+        )
+    return found
+
+
+SETTINGS_FILES = ("merlin_metadata.json", "statistics.json", "dataset_info.json", "state.json")
+
+
+def without_corpora(found: Sequence[Path]) -> list[Path]:
+    """The files of a folder of records that may hold records: without corpora, settings and our own side files."""
+    stems = {file.name.split(".")[0] for file in found}
+
+    def beside(file: Path) -> bool:
+        parts = file.name.split(".")
+        if file.name in SETTINGS_FILES or (len(parts) > 2 and parts[1] in ("corpus", "meta", "statistics")):
+            return True
+        return parts[0] in BESIDE and len(stems) > 1
+
+    return [file for file in found if not beside(file)]

@@ -1,0 +1,24 @@
+"""The table of settings that authors of checkpoints fixed, known.yaml, by hub id and kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).with_name("known.yaml")
+
+
+@cache
+def table() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    """Hub id to kind to keys of that kind."""
+    import yaml
+
+    found: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(TABLE.read_text())
+    return found
+
+
+def known_settings(name_or_path: str | None, kind: str) -> Mapping[str, Any]:
+    """The settings of a checkpoint as a model of that kind; none for a checkpoint that the table does not hold."""
+    return table().get(name_or_path or "", {}).get(kind, {})

@@ -1,0 +1,151 @@
+"""The watch over a run: what is logged, evaluated, kept as the best, saved and stopped between updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rankpo.evaluation.base import Evaluator
+from rankpo.models.base import RankingModel
+from rankpo.runs import processes
+from rankpo.runs.logger import MetricsLogger, RunningMetrics
+from rankpo.runs.signals import Interrupted, Notice
+from rankpo.trainers.baseline import Measure, measured
+from rankpo.trainers.settings import TrainerSettings
+from rankpo.trainers.state import Keeper, TrainerState
+
+FIRST_UPDATES = 3  # in which a loss of exactly 0 is reported
+
+
+@dataclass(kw_only=True)
+class Watch:
+    """Everything that happens between two updates of a run.
+
+    state, running: the trainer's own, which it changes. keeper: writes and reads checkpoints. learning_rate: of the
+    first parameter group. updates_per_epoch, total_steps: updates. learning: whether this rank has met a loss other
+    than 0.
+    """
+
+    settings: TrainerSettings
+    policy: RankingModel
+    evaluators: Sequence[Evaluator]
+    logger: MetricsLogger
+    keeper: Keeper
+    state: TrainerState
+    running: RunningMetrics
+    learning_rate: Callable[[], float]
+    updates_per_epoch: int
+    total_steps: int
+    learning: bool = False
+    saved_step: int | None = field(default=None, init=False)
+
+    def start(self, baseline: Measure, remark: str | None) -> None:
+        """Begins the log and, in a fresh run, evaluates the start model. remark: a line to say, or None."""
+        fresh = self.state.step == 0 and self.state.start_metrics is None
+        self.logger.start(self.total_steps, self.state.step, afresh=fresh)
+        if remark:
+            self.logger.say(remark)
+        if fresh and self.settings.eval_at_start:
+            self.evaluate(baseline)
+
+    def after_step(self) -> None:
+        """Logs, evaluates and saves what is due after the update that has just ended."""
+        step, settings, per_epoch = self.state.step, self.settings, self.updates_per_epoch
+        last = step == self.total_steps
+        if step == min(FIRST_UPDATES, self.total_steps):
+            self._warn_of_zero_loss()
+        if step % settings.log_every == 0 or last:
+            self.log()
+        if settings.is_due(settings.eval_every, step, per_epoch) or (last and self.evaluators):
+            self.evaluate()
+        if self.state.stopped and step % settings.log_every and not last:
+            self.log()
+        if settings.is_due(settings.save_every, step, per_epoch) or settings.is_intermediate(step, per_epoch):
+            self.save()
+
+    def _warn_of_zero_loss(self) -> None:
+        if not processes.any_rank(self.learning):
+            self.logger.say(
+                f"warning: the loss is exactly 0 in the first {self.state.step} updates: nothing is learned from them; "
+                "look at data_report.json, at the loss and its margins, and at trainer.batch_size"
+            )
+
+    def heed(self, notice: Notice) -> None:
+        """Saves and raises Interrupted where any rank got a signal, unless the run is over anyway."""
+        if not processes.any_rank(notice.signal is not None) or self.state.step == self.total_steps:
+            return
+        self.save()
+        names = sorted({name for name in processes.gather_objects(notice.signal) if name})
+        message = (
+            f"{' and '.join(names)}: stopped after update {self.state.step} of {self.total_steps}, checkpoint written; "
+            "the same command with resume=auto continues"
+        )
+        self.logger.say(message)
+        processes.barrier()  # the launcher ends all processes once one of them is gone
+        raise Interrupted(message)
+
+    def log(self) -> None:
+        """Writes the means over the updates since the last line."""
+        metrics = self.running.result(processes.sum_over_ranks)
+        self.running.clear()
+        epoch = self.state.step / self.updates_per_epoch
+        self.logger.log("train", self.state.step, {**metrics, "learning_rate": self.learning_rate(), "epoch": epoch})
+
+    def evaluate(self, metrics_of: Measure = measured) -> Mapping[str, float]:
+        """All evaluators on the current weights; updates the best metric and early stopping."""
+        if not self.evaluators:
+            return {}
+        metrics = {}
+        for evaluator in self.evaluators:
+            values = metrics_of(evaluator, self.policy)
+            metrics.update({f"{evaluator.name}/{name}": value for name, value in values.items()})
+        if self.state.start_metrics is None:
+            self.state.start_metrics = dict(metrics)
+        self.state.last_metrics = dict(metrics)
+        self.logger.log("eval", self.state.step, metrics)
+        if self.settings.best_metric is not None:
+            self._note_best(metric_value(metrics, self.settings.best_metric), metrics)
+        return metrics
+
+    def _note_best(self, value: float, metrics: Mapping[str, float]) -> None:
+        state = self.state
+        if state.best_value is None or value > state.best_value:
+            state.best_value, state.best_step, state.without_gain = value, state.step, 0
+            state.best_metrics = dict(metrics)
+            if state.step > 0 or self.settings.final == "best":
+                self.save()
+            return
+        state.without_gain += 1
+        patience = self.settings.patience
+        if patience is not None and state.without_gain >= patience:
+            self.logger.say(f"stopping early: no gain in {patience} evaluations; best at step {state.best_step}")
+            state.stopped = True
+
+    def save(self) -> None:
+        """Writes a checkpoint of this step, once: it may be due and the best at the same time."""
+        if self.saved_step != self.state.step:
+            self.keeper.save(self.state, self.running)
+            self.saved_step = self.state.step
+
+    def resume(self) -> None:
+        """Continues from the newest valid checkpoint, if there is one."""
+        path = self.keeper.load(self.state, self.running, self.logger.say)
+        if path is not None:
+            self.logger.say(f"continuing from {path}")
+
+    def finish(self) -> Mapping[str, float]:
+        """Puts the weights of FINAL into the model; returns their metrics."""
+        metrics = self.state.last_metrics
+        if self.settings.final == "best" and self.state.best_step not in (None, self.state.step):
+            self.logger.say(f"FINAL holds the best weights, of step {self.state.best_step}")
+            self.keeper.load_best(self.state)
+            metrics = self.state.best_metrics
+        return metrics or {}
+
+
+def metric_value(metrics: Mapping[str, float], name: str) -> float:
+    """The metric of that name, with or without the data set in front. Raises ValueError listing the valid names."""
+    for key, value in metrics.items():
+        if name in (key, key.split("/", 1)[1]):
+            return value
+    raise ValueError(f"trainer.best_metric={name} is not among {', '.join(sorted(metrics))}")
