@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +65,10 @@ class Evaluator(ABC):
     def depends_on(self) -> tuple[object, ...]:
         """What its metrics depend on besides the model and its table; the repr of each says all."""
         return (self.metrics,)
+
+    def names(self) -> Iterator[str]:
+        """Ids that its run.trec must hold, if it writes one."""
+        return iter(())
 
     @abstractmethod
     def evaluate(self, model: RankingModel) -> Result: ...

@@ -74,6 +74,10 @@ class RetrievalEvaluator(Evaluator):
         rules = self.rules
         return (self.metrics, self.top_k, rules.relevant_from, rules.gain, rules.ignore_identical_ids, grades)
 
+    def names(self) -> Iterator[str]:
+        for texts in (self.evaluation_set.queries(), self.evaluation_set.corpus()):
+            yield from (name for name, _ in texts)
+
     def pairs(self, table: ExampleTable) -> np.ndarray:
         row = {
             table.id(number): int(table.query[number] if table.id(number)[0] == "q" else table.candidates[slot])

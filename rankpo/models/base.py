@@ -38,6 +38,7 @@ class RankingModel(nn.Module):
 
     kind: ClassVar[str]
     sharded: bool = False
+    precision: str = "fp32"  # of forward passes, where a task has chosen another: stored vectors depend on it
     inputs: Inputs
     settings: Any
     tokenizer: PreTrainedTokenizerBase

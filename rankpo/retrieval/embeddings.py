@@ -53,7 +53,7 @@ class EncodingError(RuntimeError):
 class Encoding:
     """What a folder of embeddings is: two with equal fields hold the same vectors.
 
-    model: fingerprint of the weights. inputs: of tokenizer, prompt, length and pooling. texts: of ids and texts.
+    model: fingerprint of the weights. inputs: of tokenizer, prompt, length, pooling and precision. texts: of ids and texts.
     role: "query" or "passage". settings: the model's, for people and for `task=search`.
     """
 
@@ -147,6 +147,8 @@ def describe_encoding(
     tokenizer = model.tokenizer
     state = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
     inputs = [state, prompt, length, settings.pooling, settings.normalize, settings.truncate_dim]
+    if model.precision != "fp32":
+        inputs.append(model.precision)
     digest, count = xxhash.xxh3_128(), 0
     for identity, text in source.texts():
         if len(identity.splitlines()) != 1 or identity.splitlines()[0] != identity:

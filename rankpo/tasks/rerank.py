@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.errors import ConfigError
 from rankpo.models.engine.vllm import check_backend, choose_backend
+from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rerank:
+class Rerank(Task):
     """Writes `output`/run.trec, and metrics.json and per_query.jsonl where judgements are known.
 
     run: a TREC run, whose texts are in the BEIR folder `beir`; or requests: a JSON Lines file with texts of its own.
@@ -55,6 +56,8 @@ class Rerank:
     vllm: Mapping[str, Any] = field(default_factory=dict)
     output: str = "rerank"
 
+    needs: ClassVar[frozenset[str]] = frozenset({"pairs", "lists"})
+
     def __post_init__(self) -> None:
         from rankpo.evaluation.metrics import parse_metric
 
@@ -81,20 +84,13 @@ class Rerank:
     def __call__(self, experiment: Experiment) -> dict[str, float]:
         """The metrics of the new order, or {} without judgements."""
         from rankpo.runs import processes
-        from rankpo.runs.logger import MetricsLogger
         from rankpo.tasks.rerank_windows import report_windows
 
-        if experiment.model.kind not in ("reranker", "listwise"):
-            raise ConfigError(
-                [
-                    f"task=rerank needs a reranker, and this model is of kind {experiment.model.kind}; add kind=reranker or kind=listwise"
-                ]
-            )
-        accelerator = processes.make_accelerator(experiment.settings.precision)
-        logger = MetricsLogger(main=processes.rank() == 0)
+        session = self.open(experiment)
+        logger = session.logger
         requests, dropped = self._requests()
-        model = self._model(experiment, accelerator.device, logger.say)
-        with accelerator.autocast():
+        model = self._model(experiment, session.device, logger.say)
+        with session.accelerator.autocast():
             listwise = experiment.model.kind == "listwise"
             ranked = model.rank_requests(requests, self.on_window_error) if listwise else None
             scores = model.rerank(requests) if ranked is None else [item.by_document() for item in ranked]

@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import OWN, check_source, open_source
 from rankpo.retrieval.faiss_index import FaissSettings
 from rankpo.storage.atomic import replace_text, replacing
+from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
     from rankpo.config.build import Experiment
@@ -26,7 +27,7 @@ SAME_SETTINGS = ("pooling", "normalize", "truncate_dim")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class Search(Task):
     """index: a folder of task=encode. queries: "own" or "pool" of the datasets, or a file, folder or glob.
 
     backend: "exact", or "faiss" with its settings. ignore_identical_ids: a hit whose id is the query's is dropped;
@@ -41,6 +42,8 @@ class Search:
     ignore_identical_ids: bool | None = None
     output: str = "search"
 
+    needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
+
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
@@ -53,27 +56,26 @@ class Search:
         from rankpo.retrieval.dense import check_memory, dense_search
         from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
         from rankpo.runs import processes
-        from rankpo.runs.logger import MetricsLogger
-        from rankpo.tasks.encode import embedding_model
+        from rankpo.tasks.encode import vector_model
 
         corpus = Embeddings(Path(self.index))
         queries = dict(open_source(self.queries, "query", experiment.datasets).texts())
         if not queries:
             raise ConfigError([f"task.queries={self.queries} holds no query"])
         self._check_names(queries, corpus.ids())
-        accelerator = processes.make_accelerator()
-        logger = MetricsLogger(main=processes.rank() == 0)
-        model = embedding_model(experiment, accelerator.device, logger.say)
+        session = self.open(experiment)
+        logger, device = session.logger, session.device
+        model = vector_model(experiment, session)
         check_model(corpus, model)
         faiss = self.faiss if self.backend == "faiss" else None
         own_id = self._ignores_identical_ids(experiment.datasets)
         depth = self.top_k + own_id
         size = (len(queries), len(corpus), corpus.encoding.dim, depth)
-        memory = check_memory(*size, accelerator.device, logger.say, faiss)
+        memory = check_memory(*size, device, logger.say, faiss)
         texts = TextList(list(queries), list(queries.values()))
         vectors = cached_embeddings(experiment.cache_dir, model, texts, "query", logger.say)
         started = time.monotonic()
-        hits = dense_search(vectors, corpus, depth, accelerator.device, logger.say, faiss=faiss)
+        hits = dense_search(vectors, corpus, depth, device, logger.say, faiss=faiss)
         seconds = time.monotonic() - started
         row = {
             "queries": len(queries),

@@ -8,9 +8,12 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.errors import ConfigError
+from rankpo.tasks.base import Task
+from rankpo.tasks.models import trained_kind
+from rankpo.tasks.seeds import seed_everything
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +33,12 @@ DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(Task):
     """Trains and writes `run_dir`/FINAL. metrics: of corpora among eval_datasets, during training."""
 
     metrics: Sequence[str] = DEFAULT_METRICS
 
-    trains = True  # so that the loss is checked against the model
+    trains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         from rankpo.evaluation.metrics import parse_metric
@@ -47,22 +50,22 @@ class Train:
         """Returns the metrics of the last evaluation."""
         from rankpo.config.moved import comparable
         from rankpo.runs import processes
-        from rankpo.runs.folder import claim, enter_run_dir, start_again
+        from rankpo.runs.folder import enter_run_dir, start_again
         from rankpo.runs.logger import MetricsLogger
 
         if not experiment.datasets:
             raise ConfigError(["datasets is empty; choose some, such as datasets=[jobs]"])
-        accelerator = processes.make_accelerator(experiment.settings.precision, experiment.settings.timeout_minutes)
+        session = self.open(experiment)
+        accelerator, main = session.accelerator, session.main
         refuse_unfit(experiment, accelerator)
-        main = processes.rank() == 0
-        with claim(experiment.run_dir) if main else _nothing():
+        with session.claimed(experiment.run_dir):
             unfinished = True
             if main:
                 unfinished = enter_run_dir(
                     experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume, comparable
                 )
             if not processes.broadcast_object(unfinished):
-                MetricsLogger(main=main).say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
+                session.logger.say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
                 return {}
             logger = MetricsLogger(experiment.run_dir, main=main, tracker=experiment.tracker, config=experiment.config)
             trainer = assemble(experiment, accelerator, logger, self.metrics)
@@ -72,12 +75,6 @@ class Train:
                 trainer.watch.resume()
             result = trainer.train()
         return result
-
-
-def _nothing() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
 
 
 def assemble(
@@ -155,21 +152,9 @@ def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) ->
         raise ConfigError([str(error)]) from error
 
 
-def trained_kind(experiment: Experiment) -> ModelKind:
-    """The kind of the trained model: loss=bradley-terry makes a reward model of a causal language model."""
-    from dataclasses import fields
-
-    from rankpo.models.reward_model.config import RewardKind
-
-    chosen = experiment.model
-    if "reward_head" not in experiment.loss.needs or chosen.kind != "causal_lm":
-        return chosen
-    return RewardKind(**{item.name: getattr(chosen, item.name) for item in fields(chosen)})
-
-
 def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
     """The model of the experiment with what its loss needs."""
-    kind = trained_kind(experiment)
+    kind = trained_kind(experiment.model, experiment.loss.needs)
     return kind.build(inputs, say, experiment.settings.gradient_checkpointing, experiment.loss.needs)
 
 
@@ -196,18 +181,6 @@ def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[
     return found
 
 
-def seed_everything(seed: int) -> None:
-    """Seeds what libraries draw from: new adapters and heads, dropout. Data order has its own (data/random_keys.py)."""
-    import random
-
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def weights(datasets: Sequence[Any]) -> list[float]:
     """How often an epoch shows an example of each dataset."""
     return [dataset.weight for dataset in datasets]
@@ -217,11 +190,22 @@ def make_evaluators(
     experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None], top_k: int = 100
 ) -> list[Evaluator]:
     """The evaluator of every entry of eval_datasets. top_k: documents kept per query; more where a metric looks deeper."""
+    return evaluators_of(experiment.model, experiment.loss, experiment, metrics, say, top_k)
+
+
+def evaluators_of(
+    kind: ModelKind,
+    loss: Loss,
+    experiment: Experiment,
+    metrics: Sequence[str],
+    say: Callable[[str], None],
+    top_k: int,
+) -> list[Evaluator]:
+    """`make_evaluators` for another kind and loss than the experiment's: those of a run, say."""
     from rankpo.evaluation.choose import Choice
 
     choice = Choice(cache_dir=experiment.cache_dir, say=say, metrics=metrics, top_k=top_k)
-    gives = experiment.model.gives
-    return [choice.evaluator(dataset, gives, experiment.loss) for dataset in experiment.eval_datasets]
+    return [choice.evaluator(dataset, kind.gives, loss) for dataset in experiment.eval_datasets]
 
 
 def report_data(
@@ -305,7 +289,9 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
         if processes.rank() == 0:
             folder = experiment.run_dir / "FINAL"
             whole = model if weights is None else complete(experiment, inputs, weights)
-            difference = trained_kind(experiment).save(folder, whole, describe(experiment, metrics))
+            difference = trained_kind(experiment.model, experiment.loss.needs).save(
+                folder, whole, describe(experiment, metrics)
+            )
             say(f"{folder} written; loaded by transformers it differs by {difference:.0e}")
         processes.barrier()
 
