@@ -151,6 +151,10 @@ class RankingModel(nn.Module):
         finally:
             self.train(training)
 
+    def saved_state(self) -> dict[str, Tensor]:
+        """The weights on which an output depends, by name: those that a saved folder gives back."""
+        return dict(self.state_dict())
+
     @property
     def has_adapters(self) -> bool:
         return hasattr(self.backbone, "peft_config")

@@ -214,7 +214,7 @@ def _enter(folder: Path, encoding: Encoding) -> None:
     different = [name for name, value in asdict(encoding).items() if old[name] != value]
     if different:
         raise EncodingError(
-            f"{folder} holds another encoding (other {', '.join(different)}); set overwrite=true or another exp_name"
+            f"{folder} holds another encoding (other {', '.join(different)}; inputs are tokenizer, prompt, length, pooling and precision); set overwrite=true or another exp_name"
         )
 
 

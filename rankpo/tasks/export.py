@@ -179,8 +179,8 @@ def check_round_trip(model: RankingModel, config: Any, folder: Path, needs: froz
 
     from rankpo.models.interpolation import InterpolationError
 
-    loaded = build_model(plain(config, str(folder)), (), ignored, needs).state_dict()
-    for name, tensor in model.state_dict().items():
+    loaded = build_model(plain(config, str(folder)), (), ignored, needs).saved_state()
+    for name, tensor in model.saved_state().items():
         if name not in loaded or not torch.equal(loaded[name], tensor.cpu()):
             raise InterpolationError(f"{folder}: loaded again, {name} is another one than was written")
 

@@ -58,13 +58,13 @@ class Search(Task):
         from rankpo.runs import processes
         from rankpo.tasks.encode import vector_model
 
+        session = self.open(experiment)
+        logger, device = session.logger, session.device
         corpus = Embeddings(Path(self.index))
         queries = dict(open_source(self.queries, "query", experiment.datasets).texts())
         if not queries:
             raise ConfigError([f"task.queries={self.queries} holds no query"])
         self._check_names(queries, corpus.ids())
-        session = self.open(experiment)
-        logger, device = session.logger, session.device
         model = vector_model(experiment, session)
         check_model(corpus, model)
         faiss = self.faiss if self.backend == "faiss" else None

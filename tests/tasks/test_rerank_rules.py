@@ -33,11 +33,17 @@ def graded(folder, queries=("q0", "q1", "q2", "q3"), corpus=NAMES):
     write_beir(folder / "beir", [(name, texts[name]) for name in corpus], [(q, texts[q]) for q in queries], qrels)
     run = {query: {name: float(rng.choice((1, 2, 3, 4))) for name in corpus} for query in queries}
     write_run(folder / "first.trec", run)
-    saved(model_of("tiny_reranker"), folder / "FINAL", {})
+    saved(model_of("encoder"), folder / "FINAL", {})
 
 
 def rerank(folder, name, *overrides):
-    of_model = ("model=tiny_reranker", f"model.load_from={folder}/FINAL", f"cache_dir={folder}", f"exp_name={name}")
+    of_model = (
+        "model=tiny_bert",
+        "kind=reranker",
+        f"model.load_from={folder}/FINAL",
+        f"cache_dir={folder}",
+        f"exp_name={name}",
+    )
     train("task=rerank", *of_model, *overrides)
     found = folder / name / "rerank"
     metrics = found / "metrics.json"

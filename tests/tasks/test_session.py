@@ -11,7 +11,7 @@ from rankpo.errors import ConfigError
 from rankpo.retrieval.embeddings import Embeddings, EncodingError
 from rankpo.tasks.base import Task
 from rankpo.tasks.encode import vector_model
-from tests.runs import TINY, compose, launch, train
+from tests.runs import TINY, compose, launch, reset, train
 
 BF16 = "trainer.precision=bf16"
 TEXTS = ("datasets=[toy_pairs]", "task.corpus=pool")
@@ -32,6 +32,7 @@ def test_encode_works_in_the_precision_of_the_trainer(tmp_path):
     train(*options(tmp_path, "half", BF16))
     exact, rounded = vectors(tmp_path, "plain"), vectors(tmp_path, "half")
     assert 1e-5 < np.abs(exact - rounded).max() < 0.05
+    reset()
     experiment = compose(options(tmp_path, "x"))
     model = vector_model(experiment, Task().open(experiment))
     texts = list(dict.fromkeys(t for d in experiment.datasets for e in d.examples() for t in e.candidates))
@@ -87,6 +88,7 @@ def test_evaluation_of_a_run_in_its_precision_gives_what_training_measured(tmp_p
     of_run = ("task=evaluate", f"task.run={tmp_path}/r", "eval_datasets=[toy_pairs]", f"cache_dir={tmp_path}")
     rows = {}
     for name, keys in (("half", (BF16,)), ("plain", ())):
+        reset()
         experiment = compose([*TINY, *of_run, f"exp_name={name}", *keys])
         rows[name] = experiment.task(experiment)
     assert rows["half"][0]["toy_pairs/margin"] == pytest.approx(margins[0], abs=1e-7)
@@ -134,4 +136,4 @@ def test_runs_whose_loss_adds_a_head_are_evaluated_and_exported(tmp_path, loss):
     for checkpoint in ("FINAL", "step-4", "step-2"):
         of_export = ("task=export", "model=tiny_bert", f"task.run={tmp_path}/r", f"task.checkpoint={checkpoint}")
         train(*of_export, f"cache_dir={tmp_path}", f"exp_name=x-{checkpoint}")
-        assert (tmp_path / f"x-{checkpoint}/export/FINAL/config.json").exists()
+        assert (tmp_path / f"x-{checkpoint}/FINAL/config.json").exists()
