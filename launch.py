@@ -28,7 +28,8 @@ from rankpo.storage.printable import shown
 
 @hydra.main(version_base="1.3", config_path="config", config_name="config")
 def compose_and_run(config: DictConfig) -> None:
-    from rankpo.config.build import check, run
+    from rankpo.config.check import check
+    from rankpo.config.experiment import run
 
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rankpo import errors
 from rankpo.config.aliases import ALIASES
+from rankpo.config.places import CONFIG
 from rankpo.config.renamed import RENAMED
 from rankpo.errors import ConfigError
 from rankpo.storage.atomic import UNWRITTEN, remedy, room
@@ -92,7 +93,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     unlisted = re.search(r"Could not load '([\w@/]+)/([^'/]+)'", text)
     if unlisted:
         group, option = unlisted.groups()
-        folder = Path(__file__).parents[2] / "config" / group
+        folder = CONFIG / group
         return unknown(
             f"{group}=[{option}]: the group {group!r}", option, [path.stem for path in folder.glob("*.yaml")]
         )
@@ -119,7 +120,7 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
     kept = [item for item in kept if item.lstrip("+~").split("=", 1)[0] != key]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(Path(__file__).parents[2] / "config"), version_base="1.3"):
+        with initialize_config_dir(str(CONFIG), version_base="1.3"):
             config = compose("config", overrides=[item for item in kept if not item.startswith("hydra")])
     except HydraException as error:
         return " ".join(str(error).split())

@@ -162,18 +162,18 @@ class ModelKind(ABC):
     def decided(self, settings: Any) -> Any:
         """The settings with every `auto` decided by the architecture of the weights.
 
-        Raises LoadingError for an architecture that cannot be a model of this kind.
+        Raises ConfigError for an architecture that cannot be a model of this kind.
         """
         return settings
 
     def require_decoder(self) -> None:
-        """Raises LoadingError for an encoder, whose next-token head no checkpoint has trained."""
-        from rankpo.models.loading import LoadingError
-
+        """Raises ConfigError for an encoder, whose next-token head no checkpoint has trained."""
         if not self.decodes():
-            raise LoadingError(
-                f"{self.origin} is not a decoder, and a model of this kind continues texts; choose a decoder, such as "
-                "model=llama, qwen or pythia, or add kind=embedding or kind=reranker"
+            raise ConfigError(
+                [
+                    f"{self.origin} is not a decoder, and a model of kind {self.kind} continues texts; choose a decoder, "
+                    "such as model=llama, qwen or pythia, or add kind=embedding or kind=reranker"
+                ]
             )
 
     def finish(self, model: Any, needs: frozenset[str], say: Say) -> None:  # noqa: B027 (most kinds add nothing)

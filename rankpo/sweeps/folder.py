@@ -79,7 +79,7 @@ def config_hash(config: Any) -> str:
     import xxhash
 
     tree: Any = OmegaConf.to_container(config, resolve=False)
-    left_out = ("hydra", "run_dir", "overwrite", "resume", "tracker", "search")
+    left_out = ("hydra", "run_dir", "overwrite", "resume", "tracker", "search", "packages")
     kept = {key: value for key, value in tree.items() if key not in left_out}
     return xxhash.xxh3_128_hexdigest(json.dumps(kept, sort_keys=True).encode())
 
@@ -107,7 +107,7 @@ def is_finished(folder: Path, digest: str, config: DictConfig, overrides: Sequen
 
 def _is_same_run(folder: Path, config: DictConfig, overrides: Sequence[str]) -> bool:
     """Whether the run in this folder has this config; only a training keeps its own there."""
-    from rankpo.config.build import plain_tree
+    from rankpo.config.check import plain_tree
     from rankpo.config.moved import comparable
 
     saved = folder / "config.json"
@@ -222,7 +222,7 @@ def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., No
 
     Raises what the job raises; the sweep goes on with its other jobs, unless this process was asked to end.
     """
-    from rankpo.config.build import check
+    from rankpo.config.check import check
     from rankpo.runs.logger import MetricsLogger
     from rankpo.runs.signals import REQUEUE, Interrupted
 

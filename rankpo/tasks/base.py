@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.models.base import RankingModel
     from rankpo.models.kind import ModelKind
     from rankpo.runs.logger import MetricsLogger

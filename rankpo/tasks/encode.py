@@ -13,7 +13,7 @@ from rankpo.tasks.base import Session, Task, require
 from rankpo.tasks.seeds import seed_everything
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.models.embedding.model import EmbeddingModel
 
 ROLES = ("passage", "query")

@@ -14,7 +14,7 @@ from rankpo.tasks.base import Task
 from rankpo.tasks.models import ModelOfRun, build_model, load_weights
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.evaluation.base import Evaluator, Result
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.runs.logger import MetricsLogger

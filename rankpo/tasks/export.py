@@ -17,7 +17,7 @@ from rankpo.tasks.seeds import seed_everything
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.models.base import RankingModel
     from rankpo.models.kind import ModelKind
 

@@ -57,7 +57,7 @@ class ModelOfRun:
     @classmethod
     def of(cls, folder: Path) -> ModelOfRun:
         """Of a run directory. Raises ConfigError where the folder is no run."""
-        from rankpo.config.build import build
+        from rankpo.config.construct import build
 
         if not (folder / "config.json").exists() or not ((folder / "FINAL").is_dir() or CheckpointStore(folder).list()):
             raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])

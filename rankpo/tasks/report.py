@@ -12,7 +12,7 @@ from rankpo.storage.atomic import replace_text
 from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from rankpo.tasks.base import Task
 if TYPE_CHECKING:
     import numpy as np
 
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.data.readers.requests import Request
     from rankpo.evaluation.metrics import Evaluation
     from rankpo.evaluation.rules import Rules

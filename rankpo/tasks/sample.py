@@ -17,7 +17,7 @@ from rankpo.storage.atomic import replace_text
 from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.data.readers.prompts import Asked
     from rankpo.models.causal_lm.sampling import Completion, Draw, Sampling, Writer
     from rankpo.runs.logger import MetricsLogger

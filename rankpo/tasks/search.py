@@ -16,7 +16,7 @@ from rankpo.storage.atomic import replace_text, replacing
 from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.data.shape import Evaluable
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.retrieval.dense import Hits

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rankpo.config.places import ROOT
 from rankpo.errors import ConfigError
 from rankpo.tasks.base import Task
 from rankpo.tasks.models import trained_kind
@@ -18,7 +19,7 @@ from rankpo.tasks.seeds import seed_everything
 if TYPE_CHECKING:
     import torch
 
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.data.loaders.ranking import DataLoader
     from rankpo.evaluation.base import Evaluator
     from rankpo.losses.base import Loss
@@ -340,10 +341,9 @@ def _commit() -> str | None:
 
     git is looked for in the absolute folders of PATH: one in the folder that a run is started from is not called.
     """
-    root = Path(__file__).parents[2]
     folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_absolute()]
     git = shutil.which("git", path=os.pathsep.join(folders) or os.defpath)
     if git is None or not Path(git).is_absolute():
         return None
-    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
