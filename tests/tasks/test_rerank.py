@@ -155,6 +155,21 @@ def test_bad_requests_are_named_by_line(tmp_path, record, message):
         list(of_file(tmp_path / "requests.jsonl"))
 
 
+def test_titles_stand_in_front_of_texts(tmp_path):
+    """As they do where a run's documents come from a corpus, in RankLLM's form and in plain ones."""
+    documents = [
+        {"docid": "a", "doc": {"title": "Moles", "text": "They dig."}},
+        {"docid": "b", "title": " Cats ", "text": "They sleep."},
+        {"docid": "c", "title": "Stones", "doc": {"contents": "They lie."}},
+        {"docid": "d", "doc": {"title": "", "text": "Nothing."}},
+        {"docid": "e", "doc": "Text alone."},
+    ]
+    (tmp_path / "requests.jsonl").write_text(json.dumps({"query": "q", "candidates": documents}) + "\n")
+    (request,) = of_file(tmp_path / "requests.jsonl")
+    expected = ("Moles They dig.", "Cats They sleep.", "Stones They lie.", "Nothing.", "Text alone.")
+    assert request.documents == expected
+
+
 def test_a_query_id_that_stands_twice_is_refused(folder):
     (folder / "requests.jsonl").write_text('{"id": "a", "query": "q", "documents": ["x"]}\n' * 2)
     with pytest.raises(ConfigError, match="the query id 'a' stands twice"):

@@ -115,7 +115,7 @@ def _candidate(item: Any, place: str, document_format: str) -> tuple[str, str, f
     text, title = document, outer.get("title")
     if isinstance(document, Mapping):
         text = next((document[key] for key in TEXT_KEYS if isinstance(document.get(key), str)), None)
-        title = document.get("title", title)
+        title = document.get("title") or title
     if not isinstance(text, str):
         raise ValueError(f"{place} has no text; allowed: a text, or one under doc, {', '.join(TEXT_KEYS)}")
     if not isinstance(title, str | None):
