@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, runtime_checkable
 
 from rankpo.data.table import Dataset
 from rankpo.types import Example
 
-if TYPE_CHECKING:
-    from rankpo.data.readers.beir import EvaluationSet
-
 PEEKED = 100  # examples that are read to learn the shape of a dataset
+
+
+@runtime_checkable
+class EvaluationSet(Protocol):
+    """A corpus with graded judgements."""
+
+    name: str
+    ignore_identical_ids: bool
+    relevant_from: int
+    gain: str
+
+    def fingerprint(self) -> str: ...
+    def corpus(self) -> Iterator[tuple[str, str]]: ...
+    def queries(self) -> Iterator[tuple[str, str]]: ...
+    def qrels(self) -> dict[str, dict[str, int]]: ...
 
 
 @dataclass(frozen=True)
@@ -83,3 +95,26 @@ class Declares:
     def relevant_label(self) -> float | None:
         """The smallest relevant label, counted from the start of the range before scaling; None: nobody said."""
         return None
+
+
+class Undeclared(Declares):
+    """A dataset of another package that declares nothing: its examples and, where it has them, its judgements tell."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.name = dataset.name
+
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint()
+
+    def examples(self) -> Iterator[Example]:
+        return self.dataset.examples()
+
+    @property
+    def judgements(self) -> EvaluationSet | None:
+        return self.dataset if isinstance(self.dataset, EvaluationSet) else None
+
+
+def declared(dataset: Dataset) -> Evaluable:
+    """The dataset itself, or what stands for its declarations where it has none."""
+    return dataset if isinstance(dataset, Declares) else Undeclared(dataset)

@@ -18,7 +18,7 @@ from rankpo.runs import processes
 from rankpo.types import Example
 
 if TYPE_CHECKING:
-    from rankpo.data.readers.beir import EvaluationSet
+    from rankpo.data.shape import EvaluationSet
 
 
 class _Texts:

@@ -10,7 +10,7 @@ from rankpo.data.readers.trec import Run, order
 from rankpo.evaluation.metrics import GAINS, Evaluation, Qrels, evaluate_run
 
 if TYPE_CHECKING:
-    from rankpo.data.readers.beir import EvaluationSet
+    from rankpo.data.shape import EvaluationSet
 
 
 @dataclass(frozen=True, kw_only=True)

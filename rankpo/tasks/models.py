@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rankpo.errors import ConfigError, StorageError
 from rankpo.runs.checkpoints import Checkpoint, CheckpointStore
 from rankpo.storage.folders import damage
+from rankpo.storage.json_files import read_json
 from rankpo.tasks.seeds import seed_everything
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class ModelOfRun:
 
         if not (folder / "config.json").exists() or not ((folder / "FINAL").is_dir() or CheckpointStore(folder).list()):
             raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
         loss: Loss = build(config["loss"], f"{folder}/config.json: loss")
         chosen: ModelKind = build(config["model"], f"{folder}/config.json: model")
         kind = trained_kind(chosen, loss.needs)

@@ -17,7 +17,7 @@ from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
-    from rankpo.data.shape import Evaluable
+    from rankpo.data.table import Dataset
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.retrieval.dense import Hits
     from rankpo.retrieval.embeddings import Embeddings
@@ -92,11 +92,13 @@ class Search(Task):
         processes.barrier()
         return row
 
-    def _ignores_identical_ids(self, datasets: Sequence[Evaluable]) -> bool:
+    def _ignores_identical_ids(self, datasets: Sequence[Dataset]) -> bool:
         """The key, or what the datasets say whose own queries are searched. Raises ConfigError where they differ."""
+        from rankpo.data.shape import declared
+
         if self.ignore_identical_ids is not None or self.queries != OWN:
             return bool(self.ignore_identical_ids)
-        judged = [dataset.judgements for dataset in datasets]
+        judged = [declared(dataset).judgements for dataset in datasets]
         said = {item.ignore_identical_ids for item in judged if item is not None}
         if len(said) > 1:
             raise ConfigError(["datasets differ in ignore_identical_ids; set task.ignore_identical_ids"])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rankpo.models.reference import Reference
     from rankpo.runs.logger import MetricsLogger
     from rankpo.trainers.basic import BasicTrainer
+    from rankpo.trainers.teacher import TeacherEmbeddings
 
 COMPLETIONS = frozenset({"token_logps", "rewards"})  # what kinds give that read a prompt and its completion
 DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
@@ -139,6 +140,7 @@ def assemble(
         **({} if baseline is None else {"baseline": baseline}),
         reference=reference,
         stored=stored,
+        teacher=make_teacher(experiment, model, table, logger.say),
         replay=replay,
     )
 
@@ -184,7 +186,7 @@ def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[
 
 def weights(datasets: Sequence[Any]) -> list[float]:
     """How often an epoch shows an example of each dataset."""
-    return [dataset.weight for dataset in datasets]
+    return [getattr(dataset, "weight", 1.0) for dataset in datasets]  # a dataset of another package may have none
 
 
 def make_evaluators(
@@ -203,10 +205,11 @@ def evaluators_of(
     top_k: int,
 ) -> list[Evaluator]:
     """`make_evaluators` for another kind and loss than the experiment's: those of a run, say."""
+    from rankpo.data.shape import declared
     from rankpo.evaluation.choose import Choice
 
     choice = Choice(cache_dir=experiment.cache_dir, say=say, metrics=metrics, top_k=top_k)
-    return [choice.evaluator(dataset, kind.gives, loss) for dataset in experiment.eval_datasets]
+    return [choice.evaluator(declared(dataset), kind.gives, loss) for dataset in experiment.eval_datasets]
 
 
 def report_data(
@@ -260,6 +263,24 @@ def make_reference(
     if experiment.cache_reference_logprobs:
         reference.save_scores(experiment.run_dir / reference.FILE, scores, table, model.settings, say)
     return reference.StoredReference(), scores
+
+
+def make_teacher(
+    experiment: Experiment, model: EmbeddingModel, table: Any, say: Callable[[str], None]
+) -> TeacherEmbeddings | None:
+    """Embeddings of the training data by the guide or teacher of the loss, or None where it has none."""
+    from rankpo.losses.in_batch import InBatchLoss
+    from rankpo.models.loading import LoadingError
+    from rankpo.trainers.teacher import Teaching, teacher_embeddings
+
+    loss = experiment.loss
+    if not isinstance(loss, InBatchLoss) or "teacher" not in loss.knows:
+        return None
+    start = Teaching(model=model, table=table, datasets=experiment.datasets, cache_dir=experiment.cache_dir)
+    try:
+        return teacher_embeddings(loss.teacher_model, start, say)
+    except LoadingError as error:
+        raise ConfigError([f"loss: {error}"]) from error
 
 
 def make_optimizer(experiment: Experiment, model: EmbeddingModel) -> torch.optim.Optimizer:

@@ -13,10 +13,12 @@ from rankpo.data.readers.beir import Beir, write_beir
 from rankpo.data.readers.ranked_lists import RankedLists
 from rankpo.data.readers.requests import of_file
 from rankpo.data.readers.trec import read_qrels, read_run, write_run
+from rankpo.data.shape import declared
 from rankpo.errors import ConfigError
 from rankpo.evaluation.lists import ListwiseEvaluator
 from rankpo.evaluation.rules import Rules
 from rankpo.tasks.rerank import _sigmoid
+from rankpo.types import Example
 from tests.models.saved import saved
 from tests.models.test_reranker import model_of
 from tests.runs import TINY, train
@@ -247,3 +249,32 @@ def test_a_dataset_declares_what_its_examples_are():
     assert lists.shape.has_lists and not lists.shape.has_pairs and lists.judgements is None
     pairs = ToyLists(name="x", num_passages=2)
     assert pairs.shape.has_pairs and not pairs.shape.has_lists
+
+
+class Foreign:
+    """A judged collection of another package, which inherits nothing."""
+
+    name, ignore_identical_ids, relevant_from, gain = "foreign", True, 1, "linear"
+
+    def fingerprint(self):
+        return "foreign"
+
+    def examples(self):
+        yield Example("moles", ("dig", "sleep"), (1.0, 0.0), "q")
+
+    def corpus(self):
+        yield "a", "dig"
+
+    def queries(self):
+        yield "q", "moles"
+
+    def qrels(self):
+        return {"q": {"a": 1}}
+
+
+def test_datasets_of_other_packages_need_declare_nothing():
+    foreign = declared(Foreign())
+    assert foreign.judgements is not None and foreign.shape.has_pairs and foreign.name == "foreign"
+    lists = ToyLists(name="x")
+    assert declared(lists) is lists
+    assert Rules.of(foreign.judgements) == Rules(gain="linear", ignore_identical_ids=True)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import orjson
 import xxhash
@@ -16,20 +15,6 @@ from rankpo.data.readers.fields import BadRecord, check_id
 from rankpo.data.readers.files import NotARecord, content_fingerprint, records
 from rankpo.data.shape import Declares
 from rankpo.types import Example
-
-
-class EvaluationSet(Protocol):
-    """A corpus with graded judgements."""
-
-    name: str
-    ignore_identical_ids: bool
-    relevant_from: int
-    gain: str
-
-    def fingerprint(self) -> str: ...
-    def corpus(self) -> Iterator[tuple[str, str]]: ...
-    def queries(self) -> Iterator[tuple[str, str]]: ...
-    def qrels(self) -> dict[str, dict[str, int]]: ...
 
 
 @dataclass(kw_only=True)
