@@ -248,7 +248,9 @@ class ModelKind(ABC):
         seen after loading it again."""
         from rankpo.models.saving import save
 
-        return save(folder, model, self.folder_format(), description)
+        own = type(self).__module__
+        of_a_user = {} if own.startswith("rankpo.") else {"kind_class": f"{own}.{type(self).__name__}"}
+        return save(folder, model, self.folder_format(), {**description, **of_a_user})
 
     def backbone(self, family: Any = None) -> PreTrainedModel:
         """The weights in float32 on the CPU, under the head of a family of transformers; None: without a head."""
