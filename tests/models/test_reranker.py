@@ -412,7 +412,6 @@ def test_lora_trains_the_head_and_keeps_its_adapters(tmp_path, name, head):
     assert_close(model.compute_score(PAIRS), changed)
 
 
-NEEDS_WORDS = ("model.yes_word=y", "model.no_word=n")
 KNOWN = [name for name, kinds in table().items() if "reranker" in kinds]
 
 
