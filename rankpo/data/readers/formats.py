@@ -181,6 +181,8 @@ def detect(record: Record, fields: Mapping[str, Any]) -> str:
     matches = [name for name, keys in KEYS.items() if all(_there(record, key, {}) for key in keys)]
     if "contrastive_raw" in matches:
         matches.remove("contrastive")  # the same keys, one level deeper
+    if len(matches) > 1 and "swift" in matches:
+        matches.remove("swift")  # `response` is also what a judge answered
     if "pos_neg" in matches and isinstance(record.get("pos"), str):
         matches.remove("pos_neg")  # one text each: columns in order
     if not matches or "candidates" in fields:
