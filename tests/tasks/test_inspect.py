@@ -35,7 +35,7 @@ def test_good_and_bad_records_with_reasons(tmp_path, capsys):
     assert {(item["reason"], item["records"], item["first"]) for item in read["bad"]} == {
         ("query is empty", 1, "data.jsonl:4"),
         ("pos[…] is empty", 2, "data.jsonl:5"),
-        ("not JSON: unexpected character: line 1 column 1 (char 0)", 1, "data.jsonl:7"),
+        ("not JSON: unexpected character, expected a JSON value: line 1 column 1 (char 0)", 1, "data.jsonl:7"),
     }
     assert read["unused_fields"] == ["session", "ts"] and read["equal_candidates_merged"] == 1
     assert holds["positives_per_query"]["max"] == 1 and holds["negatives_per_query"] == {
