@@ -60,7 +60,7 @@ def test_each_format_is_recognised_by_its_keys():
         "swift",
         "ordered",
     }  # test_layouts.py
-    assert set(RECORDS) | {"flat", "columns"} | of_other_tools == set(FORMATS)
+    assert set(RECORDS) | {"flat", "columns", "set"} | of_other_tools == set(FORMATS)  # test_layouts.py
     for name, record in RECORDS.items():
         assert detect(record, {}) == name
     assert detect({"query": "q", "content": "c", "label": 1}, {}) == "flat"
