@@ -27,7 +27,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         "hydra._internal.utils",
-        "rankpo.config.build",
+        "rankpo.config.check",
         "rankpo.tasks.train",
         "rankpo.trainers.contrastive",
         "rankpo.trainers.paired_preference",

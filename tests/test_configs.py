@@ -14,8 +14,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from rankpo.config.build import build
 from rankpo.config.compose import compose
+from rankpo.config.construct import build
 from rankpo.data.generated.jobs import write_jobs
 from rankpo.runs import processes
 from rankpo.runs.logger import MetricsLogger

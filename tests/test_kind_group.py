@@ -12,10 +12,10 @@ from hydra import initialize_config_dir
 
 import rankpo
 from rankpo.config.aliases import ALIASES, modern
-from rankpo.config.compose import CONFIG, compose
+from rankpo.config.compose import compose
+from rankpo.config.places import CONFIG
 from rankpo.errors import ConfigError
 from rankpo.models.known import known_settings, table
-from rankpo.models.loading import LoadingError
 from tests.runs import curve, launch, train
 
 REQUESTS = "task.requests=launch.py"
@@ -113,7 +113,7 @@ def test_what_nobody_states_the_architecture_decides(model, pooling, head):
 @pytest.mark.parametrize(("loss", "data"), [("dpo", "toy_chat"), ("listwise_ranking", "toy_lists")])
 def test_an_encoder_cannot_continue_texts(tmp_path, loss, data):
     with pytest.raises(
-        LoadingError, match=r"is not a decoder, .* choose a decoder, such as model=llama.* kind=embedding"
+        ConfigError, match=r"is not a decoder, .* choose a decoder, such as model=llama.* kind=embedding"
     ):
         train("model=tiny_bert", f"loss={loss}", f"datasets=[{data}]", f"cache_dir={tmp_path}")
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from rankpo.config.build import locate
 from rankpo.config.compose import compose
+from rankpo.config.construct import locate
 from rankpo.config.guard import foreign
 from rankpo.errors import ConfigError
 from rankpo.judges.base import JudgeStopped
@@ -152,7 +152,7 @@ def remember(folder: Path) -> None:
         "rankposition.Loss",
         "torch.load",
         "torch.hub.load",
-        "rankpo.config.build.import_module",  # a function that the module only uses
+        "rankpo.config.construct.import_module",  # a function that the module only uses
         "rankpo.tasks.train.subprocess.run",
         "rankpo.runs.checkpoints.shutil.rmtree",
         "rankpo.storage.folders.recover",  # ours, and no class

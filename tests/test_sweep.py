@@ -258,7 +258,7 @@ def test_a_sweep_that_is_asked_to_end_does_not_go_on_with_its_next_job(tmp_path,
         begun.append(experiment.run_dir.name)
         raise Interrupted("SIGTERM")
 
-    monkeypatch.setattr("rankpo.config.build.run", interrupted)
+    monkeypatch.setattr("rankpo.config.experiment.run", interrupted)
     assert swept(monkeypatch, *JOBS, "loss.beta=1,2", f"cache_dir={tmp_path}", "exp_name=s") == 75
     assert begun == ["loss.beta=1"]
     assert folder.read_job(tmp_path / "s" / "loss.beta=1")["state"] == "running"

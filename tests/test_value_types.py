@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from rankpo.config.build import ALLOWED_TARGETS, construct, locate, maker
+from rankpo.config.construct import construct, locate, maker
+from rankpo.config.packages import permits
 from rankpo.config.value_types import type_problem
 from rankpo.errors import ConfigError
 from rankpo.trainers.settings import TrainerSettings
@@ -110,7 +111,7 @@ def test_every_default_is_of_its_declared_type():
     checked = 0
     for path in sorted(CONFIG.rglob("*.yaml")):
         for node in nodes(OmegaConf.to_container(OmegaConf.load(path))):
-            if not node["_target_"].startswith(ALLOWED_TARGETS):
+            if not permits(node["_target_"]):
                 continue  # Hydra's own
             target = TrainerSettings if path.parent.name == "trainer" else locate(node["_target_"])
             plain = {k: v for k, v in node.items() if not isinstance(v, dict) and not ("${" in str(v) or v == "???")}

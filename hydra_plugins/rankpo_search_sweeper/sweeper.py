@@ -39,7 +39,7 @@ class SearchSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from rankpo.config.build import build
+        from rankpo.config.construct import build
         from rankpo.sweeps.optuna import Search, split
 
         assert self.config is not None and self.hydra_context is not None

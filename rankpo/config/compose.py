@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankpo.config.aliases import modern
+from rankpo.config.places import CONFIG
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
-
-ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "config"
+    from rankpo.config.experiment import Experiment
 
 
 def compose(overrides: Sequence[str]) -> Experiment:
@@ -21,7 +18,7 @@ def compose(overrides: Sequence[str]) -> Experiment:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from rankpo.config.build import check
+    from rankpo.config.check import check
 
     given, notes = modern(overrides)
     for note in notes:

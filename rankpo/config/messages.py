@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rankpo import errors
 from rankpo.config.aliases import ALIASES
+from rankpo.config.places import CONFIG
 from rankpo.config.renamed import RENAMED
 from rankpo.errors import ConfigError
 from rankpo.storage.atomic import UNWRITTEN, remedy, room
@@ -72,6 +73,21 @@ def _foreseen(error: Exception, several: bool, environment: Mapping[str, str]) -
     return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename is not None else None
 
 
+def null_group(error: Exception, arguments: Sequence[str]) -> str | None:
+    """The message for a group that the command line sets to null, which Hydra refuses with a trace; else None."""
+    if not isinstance(error, ValueError) or "Config group override must be a string or a list" not in str(error):
+        return None
+    groups = {path.name for path in CONFIG.iterdir() if path.is_dir()}
+    given = (argument.lstrip("+").partition("=") for argument in arguments)
+    names = [name for name, _, value in given if value in ("null", "") and name in groups]
+    name = names[0] if names else "a group"
+    return f"{name}=null: a run needs one of its options; allowed: {', '.join(_options(name)) or 'see config/'}"
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
+
+
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """A Hydra or OmegaConf error in one line, with the nearest name that exists."""
     text = str(error)
@@ -92,10 +108,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     unlisted = re.search(r"Could not load '([\w@/]+)/([^'/]+)'", text)
     if unlisted:
         group, option = unlisted.groups()
-        folder = Path(__file__).parents[2] / "config" / group
-        return unknown(
-            f"{group}=[{option}]: the group {group!r}", option, [path.stem for path in folder.glob("*.yaml")]
-        )
+        return unknown(f"{group}=[{option}]: the group {group!r}", option, _options(group))
     if "does not support sweep type" in text:
         return "interval(…) has no end of values to list; add search=optuna, which chooses among them"
     no_group = re.search(r"Could not override '?([\w@/]+)'?\. No match in the defaults list", text)
@@ -119,7 +132,7 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
     kept = [item for item in kept if item.lstrip("+~").split("=", 1)[0] != key]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(Path(__file__).parents[2] / "config"), version_base="1.3"):
+        with initialize_config_dir(str(CONFIG), version_base="1.3"):
             config = compose("config", overrides=[item for item in kept if not item.startswith("hydra")])
     except HydraException as error:
         return " ".join(str(error).split())

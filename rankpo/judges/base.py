@@ -44,6 +44,10 @@ class Judge(ABC):
         """How many of the texts are longer than the judge is shown."""
         return 0
 
+    def unmarked(self) -> str | None:
+        """The key of a template that does not separate texts by marks, or None."""
+        return None
+
     def close(self) -> None:  # noqa: B027  (most judges have nothing to end)
         """Ends connections and threads, if the judge has any."""
 

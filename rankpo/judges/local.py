@@ -44,6 +44,9 @@ class LocalJudge(Judge):
     def request(self, query: Prompt, a: str, b: str) -> dict[str, Any]:
         return {"judge": self.name, "revision": self.revision, "messages": self.template.messages(query, a, b)}
 
+    def unmarked(self) -> str | None:
+        return None if self.template.is_marked else "judge.template.prompt"
+
     def count_cut(self, *texts: str) -> int:
         return self.template.count_cut(*texts)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankpo.judges.verdicts import Unparsable
+from rankpo.storage.secrets import redact
 
 REMEDIES = {
     "no answer": "had no answer, and the same command asks again",
@@ -74,7 +75,11 @@ def failure_lines(failures: Mapping[str, Exception]) -> tuple[list[dict[str, str
     only a further attempt or another request can give other ones.
     """
     lines = [
-        {"key": key, "kind": "unparsable" if isinstance(error, Unparsable) else "no answer", "error": str(error)}
+        {
+            "key": key,
+            "kind": "unparsable" if isinstance(error, Unparsable) else "no answer",
+            "error": redact(str(error)),
+        }
         for key, error in failures.items()
     ]
     parts = []
@@ -82,4 +87,4 @@ def failure_lines(failures: Mapping[str, Exception]) -> tuple[list[dict[str, str
         errors = [line["error"] for line in lines if line["kind"] == kind]
         if errors:
             parts.append(f"{len(errors)} {remedy} (the first: {errors[0]})")
-    return lines, f"pairs without a verdict, left out: {'; '.join(parts)}" if parts else ""
+    return lines, "; ".join(parts)

@@ -69,6 +69,7 @@ class Samples:
             "label": int(record["preferred"] == "A"),
             "p": record["p"],
             "confidence_score": record["confidence_score"],
+            **({"suspicious": record["suspicious"]} if "suspicious" in record else {}),
         }
         name = record["query_id"]
         for letter, text in (("A", record["passage1"]), ("B", record["passage2"])):

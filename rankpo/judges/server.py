@@ -124,6 +124,9 @@ class ServerJudge(Judge):
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
+    def unmarked(self) -> str | None:
+        return None if self.template.is_marked else "judge.template.prompt"
+
     def count_cut(self, *texts: str) -> int:
         return self.template.count_cut(*texts)
 

@@ -121,26 +121,26 @@ def hardest(data: MiningData, mined: Sequence[Mined]) -> list[dict[str, Any]]:
 
 
 def table_row(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of interop.md 3.2."""
+    """One row of the printed table; each "removed" column counts candidates that a step of the filter took."""
     removed, gap, rank = values["removed"], values["gap"] or {}, values["rank"] or {}
     equal = ("own_text", "positives", "near_duplicates")
     return {
         "file": name,
         "queries": values["queries"],
         "candidates": values["candidates"],
-        "excluded": sum(removed.get(step, 0) for step in equal),
-        "score": removed.get("max_score", 0) + removed.get("min_score", 0),
-        "margin": removed.get("margin", 0),
-        "range": removed.get("range", 0),
-        "max_uses": removed.get("max_uses", 0),
-        "short": values["short"],
+        "removed: equal text": sum(removed.get(step, 0) for step in equal),
+        "removed: score": removed.get("max_score", 0) + removed.get("min_score", 0),
+        "removed: margin": removed.get("margin", 0),
+        "removed: rank": removed.get("range", 0),
+        "removed: used often": removed.get("max_uses", 0),
+        "queries with too few": values["short"],
         "kept": values["kept"],
-        "positive": values["positive_mean"],
-        "negative": values["negative_mean"],
+        "mean positive score": values["positive_mean"],
+        "mean negative score": values["negative_mean"],
         **{f"gap {quantile}": gap.get(quantile) for quantile in ("p5", "p50", "p95")},
-        "above weakest": values["above_weakest_positive"],
-        "rank p50": rank.get("p50"),
-        "most uses": values["most_uses"],
+        "share above the weakest positive": values["above_weakest_positive"],
+        "median rank": rank.get("p50"),
+        "most uses of one text": values["most_uses"],
     }
 
 

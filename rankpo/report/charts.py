@@ -1,118 +1,89 @@
-"""Line and scatter charts as SVG text: no library, no network, sharp in print, readable in light and dark."""
+"""Line charts as SVG text: no library and no network, sharp in print, in the page's colours of the light and dark theme."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
-WIDTH, HEIGHT = 460, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 34
-MAX_NAMED_POINTS = 6  # more names would stand on each other: the legend has them
-COLOURS = ("#2f6fb0", "#c2571a", "#3c8a45", "#8a4fa3", "#a8323e", "#5b6770", "#b08a17", "#1d8a8a")
+from rankpo.report.scales import Axis, Frame, Scale, axes, opened, scales
+
+FRAME = Frame(width=640, height=300)
+MAX_POINTS = 160  # of a line: more than a chart of this size can show
+MAX_DOTS = 40  # a line of more points is drawn without dots
 
 Points = Sequence[tuple[float, float]]
 
 
-@dataclass(frozen=True)
-class Scale:
-    """A linear map of [low, high] to pixels."""
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """A named line of (x, y). band: (x, low, high) around it. key: what the legend switches on and off."""
 
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that cover [low, high], about so many: steps of 1, 2 or 5 times a power of ten."""
-    raw = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round((first + number) * step, 12) for number in range(int((high - first * step) / step + 1e-9) + 1)]
+    name: str
+    key: str
+    colour: str
+    points: Points
+    band: Sequence[tuple[float, float, float]] = ()
+    dash: str = ""
 
 
-def bounds(values: Sequence[float]) -> tuple[float, float]:
-    """The range of the values with a little room; never empty."""
-    low, high = min(values), max(values)
-    room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    return low - room, high + room
-
-
-def lines(series: Mapping[str, Points], x_label: str, y_label: str) -> str:
-    """One line for each series of (x, y); a single point is a dot."""
-    return _chart(series, x_label, y_label, joined=True)
-
-
-def scatter(series: Mapping[str, Points], x_label: str, y_label: str) -> str:
-    """Named points."""
-    return _chart(series, x_label, y_label, joined=False)
-
-
-def _chart(series: Mapping[str, Points], x_label: str, y_label: str, joined: bool) -> str:
-    kept = {
-        name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()
-    }
-    everything = [point for points in kept.values() for point in points]
-    if not everything:
+def lines(series: Sequence[Series], x_label: str, y_label: str, frame: Frame = FRAME) -> str:
+    """One line for each series; a single point is a dot. "" where no series has a finite point."""
+    kept = [_finite(item) for item in series]
+    kept = [item for item in kept if item.points]
+    if not kept:
         return ""
-    x_scale = Scale(*bounds([x for x, _ in everything]), LEFT, WIDTH - RIGHT)
-    y_scale = Scale(*bounds([y for _, y in everything]), HEIGHT - BOTTOM, TOP)
-    parts = [_axes(x_scale, y_scale, x_label, y_label)]
-    named = not joined and len(kept) <= MAX_NAMED_POINTS
-    for number, (name, points) in enumerate(kept.items()):
-        parts.append(_series(name, points, COLOURS[number % len(COLOURS)], x_scale, y_scale, joined, named))
-    label = escape(f"{y_label} by {x_label}")
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    xs = [x for item in kept for x, _ in item.points]
+    ys = [y for item in kept for _, y in item.points] + [y for item in kept for _, *ends in item.band for y in ends]
+    x_scale, y_scale = scales(frame, xs, ys)
+    drawn = "".join(_series(item, x_scale, y_scale) for item in kept)
+    axis = axes(frame, x_scale, y_scale, Axis(label=x_label), Axis(label=y_label))
+    return f"{opened(frame, x_scale, y_scale, f'{y_label} by {x_label}')}{axis}{drawn}</svg>"
 
 
-def _axes(x_scale: Scale, y_scale: Scale, x_label: str, y_label: str) -> str:
-    parts = []
-    for tick in ticks(y_scale.low, y_scale.high):
-        y = y_scale(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in ticks(x_scale.low, x_scale.high):
-        x = x_scale(tick)
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>')
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(
-        f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{escape(y_label)}</text>'
+def _finite(series: Series) -> Series:
+    points = [(x, y) for x, y in series.points if math.isfinite(x) and math.isfinite(y)]
+    band = [row for row in series.band if all(math.isfinite(value) for value in row)]
+    thinned = thin(points)
+    return Series(
+        name=series.name, key=series.key, colour=series.colour, points=thinned, band=thin_band(band), dash=series.dash
     )
-    return "".join(parts)
 
 
-def _series(name: str, points: Points, colour: str, x_scale: Scale, y_scale: Scale, joined: bool, named: bool) -> str:
-    placed = [(x_scale(x), y_scale(y), x, y) for x, y in points]
+def thin(points: Points, most: int = MAX_POINTS) -> Points:
+    """At most `most` points: the means of so many stretches of equal length; the first and the last point stay."""
+    if len(points) <= most:
+        return points
+    inner = points[1:-1]
+    edges = [round(number * len(inner) / (most - 2)) for number in range(most - 1)]
+    stretches = [inner[start:end] for start, end in pairwise(edges)]
+    means = [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in stretches]
+    return [points[0], *means, points[-1]]
+
+
+def thin_band(band: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    """A band over the same stretches as the line that it surrounds."""
+    lows, highs = thin([(x, low) for x, low, _ in band]), thin([(x, high) for x, _, high in band])
+    return [(x, low, high) for (x, low), (_, high) in zip(lows, highs, strict=True)]
+
+
+def _series(series: Series, x_scale: Scale, y_scale: Scale) -> str:
+    placed = [(x_scale(x), y_scale(y), x, y) for x, y in series.points]
     parts = []
-    if joined and len(placed) > 1:
-        path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _, _ in placed)
-        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{path}"/>')
-    if not joined or len(placed) <= 40:
+    if len(series.band) > 1:
+        upper = [f"{x_scale(x):.1f},{y_scale(high):.1f}" for x, _, high in series.band]
+        lower = [f"{x_scale(x):.1f},{y_scale(low):.1f}" for x, low, _ in reversed(series.band)]
+        parts.append(f'<polygon class="band" points="{" ".join(upper + lower)}"/>')
+    if len(placed) > 1:
+        # the page's script reads values back from these pixels: two decimals give them four digits
+        path = " ".join(f"{px:.2f},{py:.2f}" for px, py, _, _ in placed)
+        dash = f' stroke-dasharray="{series.dash}"' if series.dash else ""
+        parts.append(f'<polyline points="{path}"{dash}/>')
+    if len(placed) <= MAX_DOTS:
         for px, py, x, y in placed:
-            title = escape(f"{name}: {x:g}, {y:.4g}")
-            parts.append(
-                f'<circle cx="{px:.1f}" cy="{py:.1f}" r="{2.4 if joined else 5}" fill="{colour}"><title>{title}</title></circle>'
-            )
-    if named and placed:
-        px, py, _, _ = placed[0]
-        anchor = "end" if px > WIDTH * 0.7 else "start"
-        parts.append(
-            f'<text x="{px + (-8 if anchor == "end" else 8):.1f}" y="{py + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
-        )
-    return "".join(parts)
-
-
-def legend(names: Sequence[str]) -> str:
-    """Names with the colours that `lines` and `scatter` give them."""
-    items = (
-        f'<span><i style="background:{COLOURS[number % len(COLOURS)]}"></i>{escape(name)}</span>'
-        for number, name in enumerate(names)
-    )
-    return f'<p class="legend">{"".join(items)}</p>' if len(names) > 1 else ""
+            title = escape(f"{series.name}: {x:g}, {y:.4g}")
+            parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="2.6"><title>{title}</title></circle>')
+    key, name = escape(series.key), escape(series.name)
+    return f'<g class="series" data-key="{key}" data-name="{name}" style="--c:{series.colour}">{"".join(parts)}</g>'

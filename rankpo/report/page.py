@@ -1,61 +1,108 @@
-"""report.html: one file, no network."""
+"""The HTML page of a report: one file with its style sheet and script inside, without any network resource."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rankpo.report import charts, contents
-from rankpo.report.runs import Run, config_differences
+from jinja2 import Environment
+from markupsafe import Markup
+
+from rankpo.data.table import Dataset
+from rankpo.report import contents, frontier, palette
+from rankpo.report.curves import Change, changes, curves, status
+from rankpo.report.groups import Group, group_runs
+from rankpo.report.material import Library
+from rankpo.report.queries import browser
+from rankpo.report.runs import Run
 from rankpo.report.stages import judged_of, mined_of
+from rankpo.report.summary import sentences
 from rankpo.sweeps.folder import table_of
 
-TEMPLATE = Path(__file__).parent / "page.html"
-CURVES = ("train/loss", "train/rewards/accuracies", "train/scores/accuracies", "train/grad_norm", "train/learning_rate")
-MAX_EVAL_CURVES = 12
+HERE = Path(__file__).parent
+CHARTS_AT_ONCE = 6  # the rest stands behind a button
+METRICS_A_TABLE = 5  # columns that fit beside the model's name at 1,280 pixels
 
 
-def render(
-    runs: Sequence[Run],
-    title: str,
-    metrics: Sequence[str],
-    baseline: str | None,
-    texts: Mapping[str, str],
-    sweeps: Sequence[Path] = (),
-) -> str:
-    """The page of these runs, with the tables of the sweeps that they are jobs of.
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a report is made of. metrics: shown of evaluations, all if empty. baseline: None for the start model.
 
-    Raises ValueError for a baseline that was not evaluated.
+    labels: titles of runs in place of their folders' names. datasets: where query and document texts come from,
+    besides the data sets that task=evaluate noted. sweeps: folders whose tables are shown.
     """
-    from jinja2 import Environment
 
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = number
-    template = environment.from_string(TEMPLATE.read_text())
-    chosen = contents.systems(runs)
-    compared = _compared(chosen, metrics, baseline, texts) if chosen else {}
-    return template.render(
-        title=title,
-        runs=runs,
-        sweeps=[_sweep(folder) for folder in sweeps],
-        curves=_curves(runs),
-        legend=charts.legend([run.name for run in runs if run.steps]),
-        changes=[_changes(run) for run in runs if run.metrics("eval/")],
-        mined=[part for run in runs for part in mined_of(run.name, run.folder)],
-        judged=[part for run in runs for part in judged_of(run.name, run.folder)],
-        configured=[run for run in runs if run.config],
-        differences=config_differences(runs) if len(runs) > 1 else [],
-        config=json.dumps(runs[0].config, indent=1, sort_keys=True) if len(runs) == 1 and runs[0].config else "",
-        **compared,
+    title: str
+    runs: Sequence[Run]
+    metrics: Sequence[str] = ()
+    baseline: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    datasets: Sequence[Dataset] = ()
+    sweeps: Sequence[Path] = ()
+
+
+def render(content: Content) -> str:
+    """The whole page. Raises ValueError for a baseline or label that is not among the runs."""
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template("page")
+        .render(
+            title=content.title,
+            style=Markup(f":root {{ {palette.css_variables()} }}\n{(HERE / 'page.css').read_text(encoding='utf-8')}"),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            main=Markup(render_main(content)),
+            connect="'none'",
+        )
     )
 
 
-def _sweep(folder: Path) -> dict[str, Any]:
-    """The table of a sweep, and the names of its columns."""
-    rows = table_of(folder)
-    return {"name": folder, "rows": rows, "names": list(dict.fromkeys(name for row in rows for name in row))}
+def render_main(content: Content) -> str:
+    """The part of the page that changes with the runs: what rankpo serve sends again."""
+    groups = group_runs(content.runs, content.labels)
+    return (
+        _environment()
+        .get_template("main")
+        .render(
+            title=content.title,
+            groups=groups,
+            several=len(groups) > 1,
+            status=status,
+            sweeps=[_sweep(folder) for folder in content.sweeps],
+            curves=curves(groups),
+            charts_at_once=CHARTS_AT_ONCE,
+            trained=[group for group in groups if any(run.steps for run in group.runs)],
+            changes=_change_tables(changes(groups)),
+            mined=[part for run in content.runs for part in mined_of(run.name, run.folder)],
+            judged=[part for run in content.runs for part in judged_of(run.name, run.folder)],
+            config=_only_config(content.runs),
+            **_compared(content, groups),
+        )
+    )
+
+
+def _environment() -> Environment:
+    from jinja2 import DictLoader
+
+    files = {"page": "page.html", "main": "main.html"}
+    sources = {name: (HERE / file).read_text(encoding="utf-8") for name, file in files.items()}
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=DictLoader(sources))
+    environment.filters.update(number=number, colour=palette.colour, data=as_data, short=short)
+    return environment
+
+
+def as_data(value: Any) -> Markup:
+    """JSON for a script element: no character of it can end the element or begin another."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
 
 
 def number(value: Any) -> str:
@@ -65,58 +112,76 @@ def number(value: Any) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.3g}"
 
 
-def _curves(runs: Sequence[Run]) -> list[dict[str, str]]:
-    logged = [name for name in CURVES if any(run.curve(name) for run in runs)]
-    logged += sorted({name for run in runs for name in run.metrics("eval/")})[:MAX_EVAL_CURVES]
+def short(value: Any) -> str:
+    """A config value in few characters: the last two parts of a path."""
+    text = json.dumps(value, default=str) if not isinstance(value, str) else value
+    return "/".join(["…", *text.split("/")[-2:]]) if text.count("/") > 2 else text
+
+
+def _sweep(folder: Path) -> dict[str, Any]:
+    """The table of a sweep, and the names of its columns."""
+    rows = table_of(folder)
+    return {"name": folder, "rows": rows, "names": list(dict.fromkeys(name for row in rows for name in row))}
+
+
+def _change_tables(found: Sequence[Change]) -> list[dict[str, Any]]:
+    """Tables of as many metrics as fit."""
+    names = list(dict.fromkeys(name for change in found for name in change.values))
+    starts = range(0, len(names), METRICS_A_TABLE)
+    return [{"metrics": names[start : start + METRICS_A_TABLE], "rows": found} for start in starts]
+
+
+def _only_config(runs: Sequence[Run]) -> str:
+    return json.dumps(runs[0].config, indent=1, sort_keys=True) if len(runs) == 1 and runs[0].config else ""
+
+
+def _compared(content: Content, groups: Sequence[Group]) -> dict[str, Any]:
+    """What the page says of evaluations; the summary alone where there are none."""
+    chosen = contents.systems(groups)
+    pairs = contents.measured(chosen, content.metrics)
+    if not pairs:
+        return {"summary": sentences(groups, (), {}, None, None), "tables": [], "frontier": None, "queries": []}
+    reference = contents.find_baseline(chosen, content.baseline, content.runs)
+    cells = contents.table(chosen, pairs, reference)
+    found = contents.frontier(chosen, pairs, reference)
+    evaluations = [item for run in content.runs for item in run.evaluations]
+    library = Library(content.datasets, evaluations)
+    return {
+        "summary": sentences(groups, pairs, cells, reference, found),
+        "tables": _tables(chosen, pairs, cells),
+        "baseline": reference.name,
+        "comparisons": sum(cell.comparison is not None for row in cells.values() for cell in row.values()),
+        "frontier": _frontier(found, groups),
+        "queries": browser(chosen, pairs, reference, library),
+        "notes": library.notes,
+    }
+
+
+def _tables(
+    chosen: Sequence[contents.System], pairs: Sequence[contents.Pair], cells: contents.Cells
+) -> list[dict[str, Any]]:
+    """One table for each data set, or several where it has more metrics than a table holds."""
     found = []
-    for name in logged:
-        series = {run.name: run.curve(name) for run in runs if run.steps}
-        short = name.removeprefix("train/").removeprefix("eval/")
-        found.append({"name": short, "svg": charts.lines(series, "update", short)})
+    for dataset in dict.fromkeys(dataset for dataset, _ in pairs):
+        of_dataset = [pair for pair in pairs if pair[0] == dataset]
+        for start in range(0, len(of_dataset), METRICS_A_TABLE):
+            part = of_dataset[start : start + METRICS_A_TABLE]
+            rows = [(system, [cells[system.name].get(pair) for pair in part]) for system in chosen]
+            rows = [(system, row) for system, row in rows if any(row)]
+            found.append({"dataset": dataset, "metrics": [metric for _, metric in part], "rows": rows})
     return found
 
 
-def _changes(run: Run) -> dict[str, Any]:
-    """A run's first and last evaluation."""
-    rows = []
-    for name in run.metrics("eval/"):
-        curve = run.curve(name)
-        rows.append({"metric": name.removeprefix("eval/"), "before": curve[0][1], "after": curve[-1][1]})
-    return {"run": run.name, "rows": rows}
-
-
-def _compared(
-    chosen: Sequence[contents.System], metrics: Sequence[str], baseline: str | None, texts: Mapping[str, str]
-) -> dict[str, Any]:
-    base = baseline or chosen[0].name
-    pairs = contents.comparable_metrics(chosen, metrics)
-    if not pairs:
-        return {}
-    cells = contents.table(chosen, pairs, base)
-    found = contents.frontier(cells, base)
-    frontier = None
-    if found is not None and len(chosen) > 1:
-        kept, alignment, points = found
-        series = {name: [point] for name, point in points.items()}
-        x_label, y_label = f"share of {kept[1]} on {kept[0]} kept", f"agreement on {alignment[0]}"
-        frontier = {
-            "svg": charts.scatter(series, x_label, y_label),
-            "points": points,
-            "legend": charts.legend(list(series)),
-        }
-    reference = next(system for system in chosen if system.name == base)
-    changes = [
-        {"system": system.name, "pair": pair, **contents.extremes(system, reference, pair, texts)}
-        for system in chosen
-        if system is not reference
-        for pair in ([pair for pair in pairs if pair[1] != "accuracy"] or pairs)[:1]  # queries with a text of their own
-    ]
-    count = sum(cell.comparison is not None for row in cells.values() for cell in row.values())
+def _frontier(found: contents.Frontier | None, groups: Sequence[Group]) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    kept = f"share of the baseline's {found.kept[1]} on {found.kept[0]} that is kept"
+    agreement = f"agreement with the preferences of {found.agreement[0]}"
+    best = {point.name for point in frontier.pareto(found.points)}
+    shown = {point.key for point in found.points}
     return {
-        "cells": cells,
-        "pairs": pairs,
-        "baseline": base,
-        "comparisons": count,
-        "frontier": frontier,
-        "extremes": changes,
+        "svg": frontier.chart(found.points, kept, agreement),
+        "points": found.points,
+        "best": best,
+        "groups": [group for group in groups if group.key in shown],
     }

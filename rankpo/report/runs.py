@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,39 @@ from rankpo.report.stages import has_stages
 from rankpo.sweeps.folder import JOB_FILE, SWEEP_FILE
 
 PER_QUERY = "per_query.jsonl"
+RANKING = "run.trec"
+RECORD = Path("FINAL") / "rankpo.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One model on one data set. metrics: means; items: {id: {metric: value}}."""
+    """One model on one data set.
+
+    metrics: means; items: {id: {metric: value}}. ranking: the file of ranked documents, None where nothing was
+    ranked. source: the config node of the data set, where task=evaluate noted it.
+    """
 
     model: str
     dataset: str
     metrics: Mapping[str, float]
     items: Mapping[str, Mapping[str, float]]
+    ranking: Path | None = None
+    source: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory. steps: the lines of metrics.jsonl; a folder of task=evaluate alone has none."""
+    """A run directory. steps: the lines of metrics.jsonl; a folder of task=evaluate alone has none.
+
+    record: what FINAL says of its making, {} without one.
+    """
 
     name: str
     folder: Path
     steps: Sequence[Mapping[str, float]]
     config: Mapping[str, Any]
     evaluations: Sequence[Evaluation]
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
         """(step, value) of a metric."""
@@ -81,21 +93,37 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def _open(name: str, folder: Path) -> Run:
     lines = folder / "metrics.jsonl"
-    steps = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
-    config = folder / "config.json"
+    steps = [json.loads(line) for line in lines.read_text().splitlines() if is_whole(line)] if lines.exists() else []
     evaluations = [_evaluation(path) for path in sorted(folder.glob(f"**/{PER_QUERY}"))]
-    return Run(name, folder, steps, json.loads(config.read_text()) if config.exists() else {}, evaluations)
+    return Run(name, folder, steps, _json(folder / "config.json"), evaluations, _json(folder / RECORD))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def is_whole(line: str) -> bool:
+    """Whether a line of a JSON Lines file was written to its end; the last line of a run that trains may not be yet."""
+    return line.startswith("{") and line.endswith("}")
 
 
 def _evaluation(path: Path) -> Evaluation:
     folder = path.parent
     items: dict[str, dict[str, float]] = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         items[str(record.pop("query"))] = record
-    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
-    kept = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-    return Evaluation(folder.parent.name, folder.name, kept, items)
+    summary = _json(folder / "metrics.json")
+    kept = {name: value for name, value in summary["metrics"].items() if isinstance(value, int | float)}
+    ranking = folder / RANKING
+    return Evaluation(
+        model=folder.parent.name,
+        dataset=folder.name,
+        metrics=kept,
+        items=items,
+        ranking=ranking if ranking.exists() else None,
+        source=summary.get("dataset"),
+    )
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -106,16 +134,3 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         found.update(flat(value, f"{prefix}.{name}" if prefix else str(name)))
     return found
-
-
-def config_differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Rows of config keys in which the runs differ; runs without a config are left out."""
-    runs = [run for run in runs if run.config]
-    configs = [flat(run.config) for run in runs]
-    keys = sorted({key for config in configs for key in config})
-    rows = []
-    for key in keys:
-        values = [config.get(key, "—") for config in configs]
-        if len({json.dumps(value, sort_keys=True, default=str) for value in values}) > 1:
-            rows.append({"key": key, **{run.name: value for run, value in zip(runs, values, strict=True)}})
-    return rows

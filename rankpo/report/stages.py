@@ -28,7 +28,6 @@ class Mined:
     name: str
     row: Mapping[str, Any]
     svg: str
-    legend: str
     hardest: Sequence[Mapping[str, Any]]
 
 
@@ -55,22 +54,25 @@ def mined_of(name: str, folder: Path) -> list[Mined]:
     for path in sorted(folder.glob(MINED)):
         for file, values in json.loads(path.read_text(encoding="utf-8"))["files"].items():
             row = {key: value for key, value in table_row(file, values).items() if key != "file"}
-            svg, legend = _histogram(values["histogram"])
-            found.append(Mined(f"{name}/{file}", row, svg, legend, values["hardest"]))
+            found.append(Mined(f"{name}/{file}", row, _histogram(values["histogram"]), values["hardest"]))
     return found
 
 
-def _histogram(histogram: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Shares of positives and of negatives in bins of the score, at the bins' middles; and the legend."""
+def _histogram(histogram: Mapping[str, Any] | None) -> str:
+    """Shares of positives and of negatives in bins of the score, at the bins' middles; "" without a histogram."""
     if histogram is None:
-        return "", ""
-    edges = histogram["edges"]
-    middles = [(low + high) / 2 for low, high in pairwise(edges)]
-    series = {
-        name: [(x, count / max(1, sum(histogram[name]))) for x, count in zip(middles, histogram[name], strict=True)]
-        for name in ("positives", "negatives")
-    }
-    return charts.lines(series, "score", "share"), charts.legend(list(series))
+        return ""
+    middles = [(low + high) / 2 for low, high in pairwise(histogram["edges"])]
+    series = [
+        charts.Series(
+            name=name,
+            key=name,
+            colour=colour,
+            points=[(x, n / max(1, sum(histogram[name]))) for x, n in zip(middles, histogram[name], strict=True)],
+        )
+        for name, colour in (("positives", "var(--good)"), ("negatives", "var(--bad)"))
+    ]
+    return charts.lines(series, "score", "share")
 
 
 def judged_of(name: str, folder: Path) -> list[Judged]:

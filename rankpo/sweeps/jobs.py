@@ -15,11 +15,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from rankpo.config.places import ROOT
 from rankpo.errors import ConfigError
 from rankpo.runs.logger import MetricsLogger
 from rankpo.sweeps.folder import config_hash, is_finished, job_name, read_note, varied, write_job
 
-ROOT = Path(__file__).resolve().parents[2]
 LOG_FILE = "launch.log"
 SHOWN_LINES = 5  # of a failed job's log
 POLL_SECONDS = 0.2

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from rankpo.data.readers import files
 from rankpo.errors import ConfigError
 from rankpo.judges.annotation import ORDERS
+from rankpo.judges.outcome import Chosen, Outcome
+from rankpo.judges.outcome import Unfinished as Unfinished
 from rankpo.judges.pairs import Pair, PairSettings
+from rankpo.judges.suspicious import TREATMENTS, suspects
 from rankpo.retrieval.corpus import check_source, open_source, text_key
-from rankpo.storage.atomic import replace_text
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.judges.annotation import Annotator
-    from rankpo.judges.costs import Costs
     from rankpo.judges.rankings import Ranking
     from rankpo.judges.records import Records
     from rankpo.judges.samples import Samples
@@ -30,10 +31,6 @@ FEEDBACK = ("pairwise", "scalar")
 DISAGREEMENT = ("drop", "keep")
 
 
-class Unfinished(RuntimeError):
-    """The task ended before all pairs were judged; what is done is kept, and the same command goes on."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Annotate:
     """mode: `pairs` asks for preferences; `scores` (judge=scores) scores every candidate of the datasets; `samples`
@@ -42,7 +39,9 @@ class Annotate:
     samples: their file, folder or glob. feedback: `pairwise`, or `scalar` (judge=scores): every completion's score.
     queries, corpus: `own` or `pool` of the datasets, or files. run: a TREC run to draw pairs from; None searches
     the corpus with the model. order: `both`, `random` or `given`. on_disagreement: pairs on which both orders differ
-    are left out (`drop`) or kept (`keep`, with p near .5). min_confidence: 0 to 100. limit: pairs. dry_run: counts,
+    are left out (`drop`) or kept (`keep`, with p near .5). min_confidence: 0 to 100. suspicious: pairs with a passage
+    that holds marks or instructions for a judge are counted in the report (`keep`), marked in the training file too
+    (`flag`), or not asked about (`drop`). limit: pairs. dry_run: counts,
     estimates and shows prompts, and asks nothing. max_calls: of one start; max_cost: dollars of all starts.
 
     `output` holds annotations.jsonl and cost.jsonl (appended to, call by call), and at the end report.json,
@@ -59,6 +58,7 @@ class Annotate:
     order: str = "both"
     on_disagreement: str = "drop"
     min_confidence: float = 0
+    suspicious: str = "flag"
     max_reasks: int = 1
     max_calls: int | None = None
     max_cost: float | None = None
@@ -67,7 +67,13 @@ class Annotate:
     output: str = "annotate"
 
     def __post_init__(self) -> None:
-        checked = {"mode": MODES, "order": ORDERS, "on_disagreement": DISAGREEMENT, "feedback": FEEDBACK}
+        checked = {
+            "mode": MODES,
+            "order": ORDERS,
+            "on_disagreement": DISAGREEMENT,
+            "feedback": FEEDBACK,
+            "suspicious": TREATMENTS,
+        }
         for name, allowed in checked.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -114,7 +120,11 @@ class Annotate:
             queries, found = asked, self._rankings(experiment, asked, texts, logger)
         else:
             queries, texts, found = samples.prompts, samples.completions, samples.rankings(self.pairs.top_k)
-        drawn = self._draw(found, texts, experiment.seed)
+        drawn, num_dropped = self._trusted(self._draw(found, texts, experiment.seed), texts, logger)
+        if (key := experiment.judge.unmarked()) is not None:
+            logger.say(
+                f"{key} has no {{mark}} around the texts: a passage can forge its own end; see judge/template=pair"
+            )
         say_cut(experiment.judge, drawn, queries, texts, logger.say)
         if self.dry_run:
             per_pair = 2 if self.order == "both" else 1
@@ -122,7 +132,7 @@ class Annotate:
             logger.table([row], "\ndry run: nothing was asked")
             return row
         with claim(Path(self.output)):
-            return self._annotate(experiment, drawn, queries, texts, samples, logger)
+            return self._annotate(experiment, drawn, num_dropped, queries, texts, samples, logger)
 
     def _samples(self, logger: MetricsLogger) -> Samples | None:
         from rankpo.judges.samples import read_samples
@@ -184,10 +194,34 @@ class Annotate:
             )
         return drawn[: self.limit]
 
+    def _trusted(self, drawn: list[Pair], texts: Mapping[str, str], logger: MetricsLogger) -> tuple[list[Pair], int]:
+        """The pairs to ask about, and how many are left out with suspicious=drop. Raises ConfigError for none left."""
+        if self.suspicious != "drop":
+            return drawn, 0
+        found = suspects(drawn, texts)
+        trusted = [pair for pair in drawn if pair.id1 not in found and pair.id2 not in found]
+        if not trusted:
+            raise ConfigError([f"task.suspicious=drop leaves none of the {len(drawn)} pairs; look at their passages"])
+        if found:
+            logger.say(
+                f"{len(drawn) - len(trusted)} of {len(drawn)} pairs have a passage with marks or instructions for the "
+                "judge and are left out"
+            )
+        return trusted, len(drawn) - len(trusted)
+
+    @property
+    def _chosen(self) -> Chosen:
+        return Chosen(
+            keep_disagreement=self.on_disagreement == "keep",
+            min_confidence=self.min_confidence,
+            flag=self.suspicious == "flag",
+        )
+
     def _annotate(
         self,
         experiment: Experiment,
         drawn: Sequence[Pair],
+        num_dropped: int,
         queries: Mapping[str, Prompt],
         texts: Mapping[str, str],
         samples: Samples | None,
@@ -218,7 +252,10 @@ class Annotate:
         try:
             reason, failures = self._ask_all(annotator, annotations, drawn, names, experiment.seed, logger)
             records = [record for name in names if (record := annotations.get(name)) is not None]
-            return self._finish(folder, records, len(drawn), failures, costs, reason, samples, logger)
+            outcome = Outcome(
+                records=records, num_drawn=len(drawn), num_dropped=num_dropped, failures=failures, reason=reason
+            )
+            return outcome.write(folder, self._chosen, costs, samples, logger)
         finally:
             judge.close()
             for file in (annotations, answers, spent):
@@ -258,63 +295,7 @@ class Annotate:
             reason = annotator.run(todo, done, failed)
         return reason, failures
 
-    def _finish(
-        self,
-        folder: Path,
-        records: Sequence[dict[str, Any]],
-        num_drawn: int,
-        failures: Mapping[str, Exception],
-        costs: Costs,
-        reason: str | None,
-        samples: Samples | None,
-        logger: MetricsLogger,
-    ) -> dict[str, Any]:
-        from rankpo.judges.costs import cost
-        from rankpo.judges.report import failure_lines, report
-
-        failed, notice = failure_lines(failures)
-        summary = {**report(records), "failed": len(failures), **costs.summary()}
-        replace_text(folder / "report.json", json.dumps(summary, indent=1))
-        replace_text(folder / "failed.jsonl", "".join(json.dumps(line) + "\n" for line in failed))
-        if reason is not None:
-            raise Unfinished(f"{reason} ({len(records)} of {num_drawn} pairs are judged)")
-        kept = [record for record in records if self._keeps(record)]
-        path = _write_kept(folder, kept, samples)
-        row: dict[str, Any] = {
-            "pairs": len(records),
-            "kept": len(kept),
-            "failed": len(failures),
-            "calls": costs.start.calls,
-        }
-        row |= {name.replace("_", " "): count for name, count in costs.start.tokens.items()}
-        if costs.price:
-            row["dollars"] = cost(costs.start.tokens, costs.price)
-        row["first shown preferred"] = summary["first_shown_preferred"]["share"]
-        row["orders agree"] = summary["orders_agree"]["share"]
-        row["agree with ranking"] = summary["agrees_with_ranking"]["share"]
-        logger.table([row], f"\n{path} written")
-        if notice:
-            logger.say(f"{notice}; {folder / 'failed.jsonl'} lists them")
-        return summary
-
-    def _keeps(self, record: Mapping[str, Any]) -> bool:
-        confidence = record["confidence_score"]
-        sure = confidence is None or confidence >= self.min_confidence
-        return sure and (record["agree"] or self.on_disagreement == "keep")
-
 
 def key_of(pair: Pair) -> str:
     """A pair's name in the files of the task."""
     return json.dumps([pair.query_id, pair.id1, pair.id2], ensure_ascii=False)
-
-
-def _write_kept(folder: Path, kept: Sequence[Mapping[str, Any]], samples: Samples | None) -> Path:
-    """RankPO's preferences, or of completions HALOs' feedback."""
-    from rankpo.judges.samples import write_feedback
-
-    if samples is not None:
-        write_feedback(folder, [samples.pairwise(record) for record in kept])
-        return folder / "feedback.jsonl"
-    lines = [json.dumps({k: v for k, v in record.items() if k != "asked"}) for record in kept]
-    replace_text(folder / "preferences.jsonl", "".join(f"{line}\n" for line in lines))
-    return folder / "preferences.jsonl"

@@ -12,7 +12,7 @@ from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import check_source, open_source
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.models.embedding.model import EmbeddingModel
 
 ROLES = ("passage", "query")

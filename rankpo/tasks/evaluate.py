@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from rankpo.errors import ConfigError, StorageError
 from rankpo.runs.checkpoints import Checkpoint, CheckpointStore
 from rankpo.storage.folders import damage
+from rankpo.storage.json_files import read_json
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.evaluation.base import Evaluator, Result
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.runs.logger import MetricsLogger
@@ -68,7 +69,9 @@ class Evaluate:
         for name, model in self._models(experiment, accelerator.device, logger.say):
             written = logger.main and not (name == START and self.start is not None)  # a run's report shows its models
             folder = Path(self.output) / name if written else None
-            rows.append({"model": name, **self._evaluate(model, evaluators, folder)})
+            rows.append(
+                {"model": name, **self._evaluate(model, evaluators, folder, experiment.config["eval_datasets"])}
+            )
         kept = [f"{evaluator.name}/{name}" for evaluator in evaluators if evaluator.retained for name in self.metrics]
         if rows[0]["model"] == START:
             rows = [{**row, **retention(row, rows[0], kept)} for row in rows]
@@ -108,15 +111,19 @@ class Evaluate:
             yield "FINAL", build_model(final, (), device, say)
 
     def _evaluate(
-        self, model: EmbeddingModel, evaluators: Sequence[Evaluator], folder: Path | None
+        self,
+        model: EmbeddingModel,
+        evaluators: Sequence[Evaluator],
+        folder: Path | None,
+        datasets: Mapping[str, Mapping[str, Any]],
     ) -> dict[str, float]:
-        """Metrics by data set and name; written to `folder` if there is one."""
+        """Metrics by data set and name; written to `folder` if there is one. datasets: their config nodes by name."""
         values: dict[str, float] = {}
         for evaluator in evaluators:
             result = evaluator.evaluate(model)
             values.update({f"{evaluator.name}/{name}": value for name, value in result.metrics.items()})
             if folder is not None:
-                write_result(folder / evaluator.name, result, model)
+                write_result(folder / evaluator.name, result, model, source_of(evaluator.name, datasets))
         return values
 
 
@@ -135,11 +142,11 @@ def started_from(config: Any, start: str) -> Any:
 
 def model_of_run(folder: Path) -> tuple[Any, int]:
     """The model settings and the seed a run was started with. Raises ConfigError where the folder is no run."""
-    from rankpo.config.build import build
+    from rankpo.config.construct import build
 
     if not (folder / "config.json").exists() or not ((folder / "FINAL").is_dir() or CheckpointStore(folder).list()):
         raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     return build(config["model"], f"{folder}/config.json: model"), int(config["seed"])
 
 
@@ -174,8 +181,13 @@ def check_names_of(evaluators: Sequence[Evaluator]) -> None:
         raise ConfigError([str(error)]) from error
 
 
-def write_result(folder: Path, result: Result, model: EmbeddingModel) -> None:
-    """metrics.json, per_query.jsonl and, for retrieval, run.trec."""
+def source_of(name: str, datasets: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The config node of a data set by its `name` key, so that a report can read its texts again; None if unknown."""
+    return next((node for node in datasets.values() if node.get("name") == name), None)
+
+
+def write_result(folder: Path, result: Result, model: EmbeddingModel, source: Mapping[str, Any] | None = None) -> None:
+    """metrics.json, per_query.jsonl and, for retrieval, run.trec. source: the config node of the data set."""
     from rankpo.data.readers.trec import write_run
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,6 +196,7 @@ def write_result(folder: Path, result: Result, model: EmbeddingModel) -> None:
         "undefined": result.undefined,
         "counts": result.counts,
         "settings": model.settings.to_json(),
+        "dataset": source,
     }
     (folder / "metrics.json").write_text(json.dumps(summary, indent=1))
     with (folder / "per_query.jsonl").open("w") as file:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from rankpo.errors import ConfigError
 from rankpo.mining.settings import MiningSettings
 from rankpo.retrieval.corpus import FileTexts, dataset_files, open_source
+from rankpo.storage.atomic import replace_text
+from rankpo.storage.several import left_unfinished, written_together
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.mining.data import MiningData
     from rankpo.mining.pipeline import Candidates, Mined
     from rankpo.mining.scores import DenseScores
@@ -30,8 +32,8 @@ class Mine:
     """Negatives for every query of `datasets` that has a positive, as `mining` says.
 
     output: the training file; NAME.meta.jsonl and statistics.json stand beside it, and NAME.corpus.jsonl with the texts
-    of ids. format: what a line is. Equal
-    queries are one line with the positives of all their rows. Raises ConfigError where an input would be
+    of ids. format: what a line is. Equal queries are one line with the positives of all their rows. The same command
+    writes again what a full disk or a kill left unfinished. Raises ConfigError where an input would be
     overwritten, or, without overwrite=true, an earlier output.
     """
 
@@ -66,8 +68,9 @@ class Mine:
         mined = mine_all(settings, data, candidates, vectors, work.found, experiment.seed)
         report = {"settings": asdict(settings), "recall_against_exact": work.recall, "files": {}}
         if logger.main:
-            report["files"] = self._write(settings, data, mined, targets, work, logger)
-            statistics_file(Path(self.output)).write_text(json.dumps(report, indent=1, ensure_ascii=False))
+            with written_together(self._outputs(targets.values()), Path(self.output)):
+                report["files"] = self._write(settings, data, mined, targets, work, logger)
+                replace_text(statistics_file(Path(self.output)), json.dumps(report, indent=1, ensure_ascii=False))
         processes.barrier()
         return report
 
@@ -80,20 +83,21 @@ class Mine:
         path = Path(self.output)
         return {name: path.with_name(f"{path.stem}{name}.jsonl") for name in settings.variants}
 
+    def _outputs(self, targets: Collection[Path]) -> list[Path]:
+        """All files that the task writes, in the order in which they are written."""
+        beside = [path.with_suffix(f".{kind}.jsonl") for path in targets for kind in self._beside]
+        return [*targets, *beside, statistics_file(Path(self.output))]
+
     def _check_targets(self, experiment: Experiment, targets: Sequence[Path]) -> None:
         settings = experiment.mining
         inputs = {path.resolve() for path in dataset_files(experiment.datasets)}
         if settings.corpus not in ("pool", "own"):
             inputs |= {path.resolve() for path in FileTexts(settings.corpus, "passage").files}
-        outputs = [
-            *targets,
-            *(path.with_suffix(f".{kind}.jsonl") for path in targets for kind in self._beside),
-            statistics_file(Path(self.output)),
-        ]
-        for path in outputs:
+        for path in self._outputs(targets):
             if any(path.resolve() == read or read in path.resolve().parents for read in inputs):
                 raise ConfigError([f"task.output={self.output} would write {path}, which is read; choose another"])
-            if path.exists() and not experiment.overwrite:
+            unfinished = left_unfinished(path, Path(self.output))
+            if path.exists() and not experiment.overwrite and not unfinished:
                 raise ConfigError([f"{path} is there already; set overwrite=true, task.output or another exp_name"])
 
     def _write(

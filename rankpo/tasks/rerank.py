@@ -14,7 +14,7 @@ from rankpo.models.engine.vllm import check_backend, choose_backend
 if TYPE_CHECKING:
     import numpy as np
 
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.data.readers.requests import Request
     from rankpo.evaluation.metrics import Evaluation
     from rankpo.runs.logger import MetricsLogger

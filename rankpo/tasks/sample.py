@@ -17,7 +17,7 @@ from rankpo.models.engine.vllm import check_backend, choose_backend
 from rankpo.storage.atomic import replace_text
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.data.readers.prompts import Asked
     from rankpo.models.causal_lm.sampling import Completion, Draw, Sampling, Writer
     from rankpo.runs.logger import MetricsLogger

@@ -15,7 +15,7 @@ from rankpo.retrieval.faiss_index import FaissSettings
 from rankpo.storage.atomic import replace_text, replacing
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.retrieval.dense import Hits
     from rankpo.retrieval.embeddings import Embeddings

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankpo.config.places import ROOT
 from rankpo.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.data.loaders.ranking import DataLoader
     from rankpo.evaluation.base import Evaluator
     from rankpo.losses.base import Loss
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rankpo.models.reference import Reference
     from rankpo.runs.logger import MetricsLogger
     from rankpo.trainers.basic import BasicTrainer
+    from rankpo.trainers.teacher import TeacherEmbeddings
 
 COMPLETIONS = frozenset({"token_logps", "rewards"})  # what kinds give that read a prompt and its completion
 DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
@@ -141,6 +143,7 @@ def assemble(
         **({} if baseline is None else {"baseline": baseline}),
         reference=reference,
         stored=stored,
+        teacher=make_teacher(experiment, model, table, logger.say),
         replay=replay,
     )
 
@@ -237,7 +240,7 @@ def make_evaluators(
     made: list[Evaluator] = []
     for dataset in experiment.eval_datasets:
         pairs = str(getattr(dataset, "part", "")).startswith("preferences")
-        if hasattr(dataset, "qrels") and not pairs and experiment.model.kind == "embedding":
+        if hasattr(dataset, "qrels") and not pairs and "vectors" in experiment.model.gives:
             deepest = max((int(name.rpartition("@")[2]) for name in metrics if "@" in name), default=100)
             made.append(RetrievalEvaluator(dataset, experiment.cache_dir, metrics, say, top_k=max(top_k, deepest)))
         elif not pairs and has_scored_pairs(dataset):
@@ -300,6 +303,24 @@ def make_reference(
     if experiment.cache_reference_logprobs:
         reference.save_scores(experiment.run_dir / reference.FILE, scores, table, model.settings, say)
     return reference.StoredReference(), scores
+
+
+def make_teacher(
+    experiment: Experiment, model: EmbeddingModel, table: Any, say: Callable[[str], None]
+) -> TeacherEmbeddings | None:
+    """Embeddings of the training data by the guide or teacher of the loss, or None where it has none."""
+    from rankpo.losses.in_batch import InBatchLoss
+    from rankpo.models.loading import LoadingError
+    from rankpo.trainers.teacher import Teaching, teacher_embeddings
+
+    loss = experiment.loss
+    if not isinstance(loss, InBatchLoss) or "teacher" not in loss.knows:
+        return None
+    start = Teaching(model=model, table=table, datasets=experiment.datasets, cache_dir=experiment.cache_dir)
+    try:
+        return teacher_embeddings(loss.teacher_model, start, say)
+    except LoadingError as error:
+        raise ConfigError([f"loss: {error}"]) from error
 
 
 def make_optimizer(experiment: Experiment, model: EmbeddingModel) -> torch.optim.Optimizer:
@@ -379,10 +400,9 @@ def _commit() -> str | None:
 
     git is looked for in the absolute folders of PATH: one in the folder that a run is started from is not called.
     """
-    root = Path(__file__).parents[2]
     folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_absolute()]
     git = shutil.which("git", path=os.pathsep.join(folders) or os.defpath)
     if git is None or not Path(git).is_absolute():
         return None
-    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

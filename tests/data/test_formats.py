@@ -59,7 +59,9 @@ def test_each_format_is_recognised_by_its_keys():
         "swift_messages",
         "swift",
         "ordered",
-    }  # test_layouts.py
+        "dpr",
+        "cohere",
+    }
     assert set(RECORDS) | {"flat", "columns", "set"} | of_other_tools == set(FORMATS)  # test_layouts.py
     for name, record in RECORDS.items():
         assert detect(record, {}) == name

@@ -41,7 +41,7 @@ def lines(path):
 
 def annotate(folder, name, *overrides):
     samples = f"task.samples={folder}/policy/sample/samples.jsonl"
-    mode = ("task=annotate", "task.mode=samples", samples)
+    mode = ("task=annotate", "kind=causal_lm", "task.mode=samples", samples)
     train(*TINY, *mode, *overrides, f"cache_dir={folder}", f"exp_name={name}")
     return folder / name / "annotate" / "feedback.jsonl"
 
@@ -159,7 +159,7 @@ def test_plain_prompts_stay_plain_and_empty_completions_are_left_out(tmp_path):
         (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in several))
     with serving() as server:
         judge = ("judge=openai", f"judge.base_url={server.url}", "judge.model=loopback", "task.pairs.per_query=9")
-        mode = ("task=annotate", "task.mode=samples", f"task.samples={tmp_path}/?.jsonl")
+        mode = ("task=annotate", "kind=causal_lm", "task.mode=samples", f"task.samples={tmp_path}/?.jsonl")
         train(*TINY, *mode, *judge, f"cache_dir={tmp_path}/c", "exp_name=a")
     examples = list(ChatRecords(name="c", path=str(tmp_path / "c/a/annotate/feedback.jsonl")).examples())
     assert len(examples) == 2  # of three pairs one has equal texts
@@ -184,4 +184,4 @@ def test_faults_say_what_to_change(tmp_path, overrides, message):
     names = {name: tmp_path / f"{name}.jsonl" for name in ("good", "judged")}
     given = [item.format(**names) for item in overrides]
     with pytest.raises((ConfigError, ValueError), match=message):
-        train("task=annotate", *TINY, *given, f"cache_dir={tmp_path}")
+        train("task=annotate", "kind=causal_lm", *TINY, *given, f"cache_dir={tmp_path}")

@@ -1,6 +1,9 @@
 """task=mine as a user runs it, against a brute force that shares no line with it."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -277,6 +280,28 @@ def test_inputs_and_earlier_outputs_are_not_overwritten(rows, cache, tmp_path):
     with pytest.raises(ConfigError, match="is there already; set overwrite=true"):
         mine(rows, cache, "twice")
     mine(rows, cache, "twice", "overwrite=true")
+
+
+@pytest.mark.parametrize("full", ["mined.jsonl", "mined.meta.jsonl", "statistics.json"])
+def test_the_same_command_goes_on_after_a_full_disk(rows, cache, monkeypatch, full):
+    """The disk fills at one of the three files; the files that are there are written again, and whole."""
+    plain = Path.replace
+
+    def until_full(self, target):
+        if Path(target).name == full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        return plain(self, target)
+
+    name = f"full {full}"
+    with monkeypatch.context() as disk, pytest.raises(OSError, match="No space left"):
+        disk.setattr(Path, "replace", until_full)
+        mine(rows, cache, name)
+    folder = cache / name.replace(" ", "_")
+    assert not (folder / full).exists() and not list(folder.glob("*.tmp-*"))
+    assert mine(rows, cache, name) == mine(rows, cache, "undisturbed", "overwrite=true")
+    assert not list(folder.glob(".*"))
+    with pytest.raises(ConfigError, match="is there already"):
+        mine(rows, cache, name)
 
 
 def test_too_few_is_an_error_if_asked_for(rows, cache):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from rankpo.errors import ConfigError
-from rankpo.report import charts
 from rankpo.report.runs import open_runs, short_names
 from tests.runs import train
 
@@ -53,7 +50,7 @@ def runs(tmp_path) -> list[Path]:
 
 
 def page_of(runs: list[Path], tmp_path: Path, *more: str) -> str:
-    listed = ",".join(str(run) for run in runs)
+    listed = ",".join(f'"{run}"' for run in runs)
     train("task=report", f"task.runs=[{listed}]", "model=tiny_bert", f"cache_dir={tmp_path}", "exp_name=report", *more)
     return (tmp_path / "report" / "report.html").read_text()
 
@@ -61,7 +58,7 @@ def page_of(runs: list[Path], tmp_path: Path, *more: str) -> str:
 class Checker(HTMLParser):
     """Open elements must be closed in order; nothing may be fetched."""
 
-    empty = ("meta", "br")
+    empty = ("meta", "br", "input", "link", "img")
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +67,7 @@ class Checker(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset") and value]
-        if tag not in self.empty:
+        if tag not in self.empty and self.open[-1:] != ["script"]:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -85,23 +82,24 @@ def test_page_is_whole_and_fetches_nothing(runs, tmp_path):
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
-    assert checker.fetched == []
-    assert not re.search(r"https?://|@import|url\(", page)
+    assert all(target.startswith("#") for target in checker.fetched)
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", page)
 
 
 def test_comparison_says_difference_test_and_frontier(runs, tmp_path):
     page = " ".join(page_of(runs, tmp_path).split())
     assert "-0.1500" in page  # three of four queries lost .2
     assert "0/1/3" in page
-    assert "p 0.2500" in page  # agreement and nDCG: 2/2^3 and 2/2^4, Holm: max(.25, 2 · .125) for both
+    assert "p 0.25," in page  # agreement and nDCG: 2/2^3 and 2/2^4, Holm: max(.25, 2 · .125) for both
     assert "80.0 %" not in page and "81.8 %" in page  # (.9 + 3 · .6) / (.9 + 3 · .8) of stage one is kept
-    assert "loss.beta" in page and "seed" not in page.split("Config differences")[1]
+    runs_section = page.split('<section id="runs">')[1]
+    assert "<code>loss.beta=5</code>" in runs_section and "seed=1" not in runs_section
 
 
 def test_one_run_shows_before_and_after(runs, tmp_path):
     page = " ".join(page_of(runs[:1], tmp_path).split())
     assert "+0.3000" in page
-    assert page.count("<svg") == 3  # loss, gradient norm, the evaluation's metric
+    assert page.count('<svg class="chart"') == 3  # loss, gradient norm, the evaluation's metric
 
 
 def test_a_baseline_that_is_not_there_is_named(runs, tmp_path):
@@ -116,40 +114,16 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 
 def test_texts_cannot_break_the_page(runs, tmp_path):
     config = runs[0] / "config.json"
-    config.write_text(json.dumps({"exp_name": "<script>alert(1)</script>"}))
-    assert "<script" not in page_of(runs, tmp_path)
+    config.write_text(json.dumps({"loss": "<script>alert(1)</script>", "seed": 1}))
+    hostile = tmp_path / "<img src=x onerror=alert(2)>"
+    runs[1].rename(hostile)
+    page = page_of([runs[0], hostile], tmp_path)
+    assert "<script>alert" not in page and "<img" not in page
 
 
 def test_names_are_as_short_as_they_can_be():
     assert short_names([Path("/a/x/1"), Path("/a/y/1")]) == ["x/1", "y/1"]
     assert short_names([Path("/a/x"), Path("/a/y")]) == ["x", "y"]
-
-
-def test_ticks_are_round_and_inside():
-    assert charts.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert charts.ticks(-0.013, 0.021) == [-0.01, 0, 0.01, 0.02]
-    low, high = charts.bounds([3.0, 3.0])
-    assert low < 3 < high
-
-
-def test_points_that_are_not_finite_are_left_out():
-    assert charts.lines({"a": [(0, float("nan"))]}, "x", "y") == ""
-    assert "nan" not in charts.lines({"a": [(0, 1.0), (1, float("inf")), (2, 2.0)]}, "x", "y")
-
-
-def test_page_in_a_browser(runs, tmp_path):
-    """Chromium, where it is installed, draws the page: the picture is not one colour."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium on PATH; on Debian and Ubuntu: apt install chromium")
-    page_of(runs, tmp_path)
-    picture = tmp_path / "page.png"
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1100,1400"]
-    subprocess.run(
-        [*command, f"--screenshot={picture}", f"file://{tmp_path}/report/report.html"],
-        capture_output=True, timeout=120, check=True,
-    )  # fmt: skip
-    assert picture.stat().st_size > 20_000  # an empty page of this size has about 6 kB
 
 
 def test_what_was_mined_and_judged_is_in_the_page(runs, tmp_path):
@@ -161,8 +135,8 @@ def test_what_was_mined_and_judged_is_in_the_page(runs, tmp_path):
     page = " ".join(page_of([*runs, tmp_path / "mined", tmp_path / "judged"], tmp_path).split())
     statistics = json.loads((tmp_path / "mined" / "statistics.json").read_text())["files"]["mined.jsonl"]
     hardest = statistics["hardest"][0]
-    section = page.split("Hard negatives: mined/mined.jsonl")[1].split("<h2>")[0]
-    assert f"{statistics['gap']['p50']:.4f}" in section and f"<td>{statistics['kept']}</td>" in section
+    section = page.split("Hard negatives: mined/mined.jsonl")[1].split("<h3>")[0]
+    assert f"{statistics['gap']['p50']:.4f}" in section and f"<dd>{statistics['kept']}</dd>" in section
     assert "score" in section and section.count("<polyline") == 2, "positives and negatives"
     assert " ".join(hardest["negative"].split())[:60] in section
     judged = page.split("Preferences of a judge: judged")[1].split("<h2>")[0]
@@ -172,8 +146,6 @@ def test_what_was_mined_and_judged_is_in_the_page(runs, tmp_path):
     )
     for name, shown in SHARES.items():
         assert f"<td>{shown}</td><td>{report[name]['share']:.4f}</td>" in judged
-    header = page.split("Config differences")[1].split("</tr>")[0]
-    assert "first" in header and "mined" not in header
 
 
 def test_a_sweep_has_its_table(tmp_path):
@@ -195,7 +167,9 @@ def test_a_sweep_has_its_table(tmp_path):
     page = page_of([folder], tmp_path)
     found = re.search(r"<h2>Sweep: .*?</table>", page, flags=re.DOTALL)
     assert found is not None
-    rows = [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>.*?</tr>", found[0], flags=re.DOTALL)]
+    rows = [
+        re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>.*?</tr>", found[0], flags=re.DOTALL)
+    ]
     assert rows == [
         ["loss.beta", "seeds", "dev/ndcg@20", "±", "state", "seed"],
         ["2", "1", "0.9000", "", "", ""],

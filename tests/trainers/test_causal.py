@@ -160,8 +160,11 @@ def test_control_tokens_are_new_rows_of_the_vocabulary(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("loss=sft", "model=tiny_bert"), "SFTLoss needs token log-probabilities; .* of kind embedding"),
-        (("loss=contrastive", "model=tiny_pythia"), "ContrastiveLoss needs embeddings"),
+        (
+            ("loss=sft", "model=tiny_bert", "kind=embedding"),
+            "SFTLoss needs token log-probabilities; .* of kind embedding",
+        ),
+        (("loss=contrastive", "model=tiny_pythia", "kind=causal_lm"), "ContrastiveLoss needs embeddings"),
         (("loss=sft", "model=tiny_pythia", "model.max_prompt_length=2000"), "model.max_prompt_length must be in 2 to"),
         (("loss=sft", "model=tiny_pythia", "model.load_lora_from=x"), "model.load_lora_from needs use_peft=true"),
     ],

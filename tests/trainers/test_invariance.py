@@ -12,8 +12,8 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.testing import assert_close
 
-from rankpo.config.build import Experiment
 from rankpo.config.compose import compose
+from rankpo.config.experiment import Experiment
 from rankpo.runs.logger import MetricsLogger
 from rankpo.runs.processes import make_accelerator
 from rankpo.tasks.train import assemble
@@ -110,6 +110,8 @@ IN_CI = {
     "contrastive": CORPUS,
     "graded_margin": CORPUS,
     "cosent": CORPUS,
+    "gist": (),
+    "jasper": (),
     "online_contrastive": (),
     "triplet, in batch": (),
     "graded replay": (),

@@ -1,0 +1,161 @@
+"""The check of a composed config: all its problems at once, one line each, before any weight or data is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rankpo.config import packages
+from rankpo.config.compatibility import incompatible
+from rankpo.config.construct import Maker, build, construct, locate, maker
+from rankpo.config.experiment import Experiment
+from rankpo.config.guard import leaves, secrets
+from rankpo.config.messages import unknown
+from rankpo.config.value_types import type_problem
+from rankpo.config.weights import settled
+from rankpo.errors import ConfigError
+from rankpo.trainers.settings import TrainerSettings
+
+RUN_KEYS = {  # and their types
+    "exp_name": "str | int",
+    "seed": "int",
+    "cache_dir": "str",
+    "run_count": "str | int",
+    "run_dir": "str",
+    "overwrite": "bool",
+    "resume": "str | None",
+    "cache_reference_logprobs": "bool",
+    "load_reference_logprobs": "str | None",
+}
+GROUPS = [
+    "task",
+    "loss",
+    "model",
+    "datasets",
+    "eval_datasets",
+    "replay_datasets",
+    "trainer",
+    "dataloader",
+    "replay_dataloader",
+    "optimizer",
+    "scheduler",
+    "tracker",
+    "mining",
+    "judge",
+    "search",
+]
+OPTIONAL = ("datasets", "eval_datasets", "replay_datasets", "mining", "judge", "search")
+NEEDED = [name for name in GROUPS if name not in OPTIONAL]
+
+
+def _absent(config: DictConfig) -> list[str]:
+    """One line for each key and group that every run needs and that this config does not have, such as by ~scheduler."""
+    problems = [
+        f"{name} is not set, and every run needs it; leave ~{name} out" for name in RUN_KEYS if name not in config
+    ]
+    for name in NEEDED:
+        if name not in config:
+            problems.append(f"{name} is not set, and every run needs one; leave ~{name} out, or choose {name}=…")
+        elif not isinstance(config[name], DictConfig):
+            problems.append(f"{name} must be an option of its group, got {config[name]!r}; choose {name}=…")
+    return problems
+
+
+def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment that a config describes. Raises ConfigError with every problem, one line each."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError([f"{key} is not set; add {key}=…" for key in missing])
+    if absent := _absent(config):
+        raise ConfigError(absent)
+    tree = plain_tree(config, overrides)
+    problems = [unknown("the config", name, (*RUN_KEYS, *GROUPS)) for name in tree if name not in (*RUN_KEYS, *GROUPS)]
+    problems += filter(None, (type_problem(annotation, tree[name], name) for name, annotation in RUN_KEYS.items()))
+    made = _objects(tree, problems)
+    problems += incompatible(made, tree, overrides)
+    if problems:
+        raise ConfigError(problems)
+    return Experiment(
+        **made,
+        tracker=tree["tracker"],
+        config=tree,
+        explicit=frozenset(_model_keys(overrides)),
+        cache_dir=Path(tree["cache_dir"]),
+        run_dir=Path(tree["run_dir"]),
+        **{name: tree[name] for name in RUN_KEYS if name not in ("cache_dir", "run_count", "run_dir")},
+    )
+
+
+def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """The config as a run's folder keeps it: resolved, with `~` as the home directory, and with the settings of the
+    model that follow from its weights.
+
+    overrides: the command line; the packages that it declares are permitted from here on. Raises ConfigError.
+    """
+    tree: dict[str, Any] = _at_home(OmegaConf.to_container(config, resolve=True))
+    if found := secrets(list(leaves(tree))):
+        raise ConfigError(found)  # alone: other messages would show the values
+    packages.declare(tree.pop("packages", None), overrides)
+    try:
+        target = locate(tree["model"].get("_target_"))
+    except ValueError as error:
+        raise ConfigError([f"model.{error}"]) from error
+    tree["model"] = settled(tree["model"], target, _model_keys(overrides))
+    return tree
+
+
+def _objects(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """The objects of all groups by the names that `Experiment` has for them, None where one has problems.
+
+    problems: is extended by those.
+    """
+
+    def attempt(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except ConfigError as error:
+            problems.extend(error.problems)
+            return None
+
+    single = ("task", "loss", "scheduler", "model", *(name for name in ("mining", "judge") if name in tree))
+    made = {name: attempt(partial(build, tree[name], name)) for name in single}
+    made["schedule"] = made.pop("scheduler")
+    if made["loss"] is not None and made["model"] is not None:
+        made["loss"] = made["loss"].fitted(made["model"].logps)
+    for group in ("datasets", "eval_datasets", "replay_datasets"):
+        nodes = tree.get(group) or {}
+        made[group] = [attempt(partial(build, nodes[name], f"{group}.{name}")) for name in nodes]
+    trainer = dict(tree["trainer"])
+    attempt(partial(_permit_trainer, trainer.get("_target_")))
+    made["trainer"] = Maker(key="trainer", target=trainer.pop("_target_", ""), arguments={})
+    made["settings"] = attempt(partial(construct, TrainerSettings, trainer, "trainer"))
+    for name in ("dataloader", "replay_dataloader", "optimizer"):
+        made[name] = attempt(partial(maker, tree[name], name))
+    return made
+
+
+def _permit_trainer(target: Any) -> None:
+    """Raises ConfigError; the class is loaded with its data, since importing it takes seconds."""
+    try:
+        packages.permit(target)
+    except ValueError as error:
+        raise ConfigError([f"trainer.{error}"]) from error
+
+
+def _at_home(value: Any) -> Any:
+    """The value with `~/` at the front of texts as the home directory: a shell leaves it alone behind `key.path=`."""
+    if isinstance(value, dict):
+        return {name: _at_home(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
+
+
+def _model_keys(overrides: Sequence[str]) -> list[str]:
+    """Keys under `model` that the command line sets."""
+    names = (item.lstrip("+~").split("=", 1)[0] for item in overrides)
+    return [name.removeprefix("model.") for name in names if name.startswith("model.")]

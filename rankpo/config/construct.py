@@ -1,0 +1,117 @@
+"""Construction of objects from config nodes with a `_target_`: the one caller of constructors by name.
+
+Nothing here loads weights or data. Every refusal is a ConfigError that names the key.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from rankpo.config.messages import unknown
+from rankpo.config.moved import current
+from rankpo.config.packages import permit, permits
+from rankpo.config.value_types import type_problems
+from rankpo.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maker:
+    """A class and its keyword arguments, kept until the objects that it also needs exist."""
+
+    key: str
+    target: str
+    arguments: Mapping[str, Any]
+
+    def load(self) -> Any:
+        return locate(self.target)
+
+    def make(self, **more: Any) -> Any:
+        """The object. Raises ConfigError naming the key for a value that the class refuses."""
+        try:
+            return self.load()(**self.arguments, **more)
+        except ValueError as error:
+            raise ConfigError([_prefixed(self.key, str(error), self.arguments)]) from error
+
+
+def locate(target: Any) -> Any:
+    """The class of a `_target_`. Raises ValueError for anything outside the permitted packages, or not there.
+
+    A name that a permitted module only imports from elsewhere is outside, and so is a function.
+    """
+    target = current(target) if isinstance(target, str) else target  # `permit` refuses what is no text
+    permit(target)
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"_target_={target} does not exist: {error}") from error
+    if not inspect.isclass(found) or not permits(f"{found.__module__}."):
+        raise ValueError(f"_target_={target} is not allowed; it must be a class of a permitted package")
+    return found
+
+
+def build(node: Any, key: str) -> Any:
+    """The object of a node with `_target_`, its children built first. Raises ConfigError naming `key`."""
+    if isinstance(node, list):
+        return tuple(build(item, f"{key}[{index}]") for index, item in enumerate(node))
+    if not isinstance(node, Mapping):
+        return node
+    children = {name: build(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
+    if "_target_" not in node:
+        return children
+    try:
+        target = locate(node["_target_"])
+    except ValueError as error:
+        raise ConfigError([f"{key}.{error}"]) from error
+    return construct(target, children, key)
+
+
+def construct(target: Any, arguments: Mapping[str, Any], key: str) -> Any:
+    """target(**arguments); unknown and missing keys and refused values become a ConfigError naming them."""
+    signature(target, arguments, key)
+    try:
+        return target(**arguments)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError([_prefixed(key, str(error), arguments)]) from error
+
+
+def maker(node: Mapping[str, Any], key: str) -> Maker:
+    """A Maker whose keys exist. Raises ConfigError."""
+    arguments = {name: build(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
+    try:
+        target = locate(node["_target_"])
+    except ValueError as error:
+        raise ConfigError([f"{key}.{error}"]) from error
+    signature(target, arguments, key, complete=False)
+    return Maker(key=key, target=node["_target_"], arguments=arguments)
+
+
+def signature(target: Any, arguments: Mapping[str, Any], key: str, complete: bool = True) -> None:
+    """Raises ConfigError for keys that `target` does not take or, if `complete`, needs and lacks, and for values of
+    another type than it declares.
+    """
+    parameters = inspect.signature(target).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    problems = [
+        unknown(f"{key}.{name}: {target.__name__}", name, parameters) for name in arguments if name not in parameters
+    ]
+    needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    if complete:
+        problems += [f"{key}.{name} is not set; add {key}.{name}=…" for name in needed if name not in arguments]
+    problems += type_problems(target, arguments, key)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _prefixed(key: str, message: str, names: Iterable[str]) -> str:
+    """The message with the group's key in front, unless it names it already. names: of the keys of the group."""
+    if message.startswith((f"{key}.", f"{key}:", f"{key} ", "datasets.")):
+        return message
+    first = re.split(r"[^\w]", message, maxsplit=1)[0]
+    return f"{key}.{message}" if first in names else f"{key}: {message}"

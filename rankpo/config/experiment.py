@@ -1,0 +1,54 @@
+"""The experiment: everything that a config describes, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rankpo.config.construct import Maker
+    from rankpo.losses.base import Loss
+    from rankpo.models.kind import ModelKind
+    from rankpo.trainers.schedules import Schedule
+    from rankpo.trainers.settings import TrainerSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that a task may need, checked.
+
+    config: the resolved config, for the run directory. explicit: keys under `model` that the command line sets.
+    """
+
+    task: Any
+    loss: Loss
+    model: ModelKind
+    datasets: Sequence[Any]
+    eval_datasets: Sequence[Any]
+    replay_datasets: Sequence[Any]
+    trainer: Maker
+    settings: TrainerSettings
+    dataloader: Maker
+    replay_dataloader: Maker
+    optimizer: Maker
+    schedule: Schedule
+    tracker: Mapping[str, Any]
+    exp_name: str
+    seed: int
+    cache_dir: Path
+    run_dir: Path
+    overwrite: bool
+    resume: str | None
+    cache_reference_logprobs: bool
+    load_reference_logprobs: str | None
+    config: Mapping[str, Any]
+    explicit: frozenset[str]
+    mining: Any = None  # with task=mine
+    judge: Any = None  # with task=annotate
+
+
+def run(experiment: Experiment) -> None:
+    """Runs the task."""
+    experiment.task(experiment)

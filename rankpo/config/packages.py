@@ -1,0 +1,80 @@
+"""Packages whose classes a `_target_` may name: ours, those of libraries, and those that the user declares.
+
+A config that others wrote must not run their code. So the user's own packages are declared outside of every config:
+
+- in the environment, `RANKPO_PACKAGES=my_package,another`;
+- on the command line, `packages=[my_package]`; the same key in a yaml or in a saved run is refused;
+- by an installed distribution, as an entry point: `[project.entry-points."rankpo.packages"]` with `my_package = "my_package"`.
+
+The package must be importable: installed, or on PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+from rankpo.errors import ConfigError
+
+OURS = ("rankpo", "torch.optim", "transformers", "peft")
+VARIABLE = "RANKPO_PACKAGES"
+ENTRY_POINTS = "rankpo.packages"
+NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+_declared: set[str] = set()  # by the command line of this process
+
+
+def declare(packages: Any, overrides: Sequence[str]) -> None:
+    """Permits the packages of the key `packages` for this process. overrides: the command line.
+
+    Raises ConfigError for names that are not those of packages, and for a list that does not come from the command line.
+    """
+    if not packages:
+        return
+    names = packages if isinstance(packages, list) else [packages]
+    wrong = [name for name in names if not isinstance(name, str) or not NAME.fullmatch(name)]
+    if wrong:
+        raise ConfigError([f"packages={wrong[0]!r} is not the name of a Python package, such as my_package"])
+    if not any(item.lstrip("+").startswith("packages=") for item in overrides):
+        raise ConfigError(
+            [
+                f"packages={','.join(names)} stands in a yaml, which must not permit code by itself; write packages="
+                f"[{','.join(names)}] on the command line, or set {VARIABLE}={','.join(names)}"
+            ]
+        )
+    _declared.update(names)
+
+
+def permit(target: Any) -> None:
+    """Raises ValueError for a `_target_` outside the permitted packages; imports nothing."""
+    if not isinstance(target, str) or not permits(target):
+        raise ValueError(
+            f"_target_={target} is not allowed; it must be of {', '.join((*OURS, *own_packages()))}, or of a package of "
+            f"yours that packages=[…] on the command line or {VARIABLE} names"
+        )
+
+
+def permits(target: str) -> bool:
+    """Whether a dotted name lies in a permitted package."""
+    return _within(target, OURS) or _within(target, own_packages())
+
+
+def own_packages() -> list[str]:
+    """The packages that the user has declared."""
+    from_environment = [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
+    return sorted({*_declared, *from_environment, *_installed()})
+
+
+def _within(target: str, packages: Iterable[str]) -> bool:
+    return any(target.startswith(f"{package}.") for package in packages)
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    """The packages that installed distributions declare."""
+    from importlib.metadata import entry_points
+
+    return tuple(point.value for point in entry_points(group=ENTRY_POINTS))

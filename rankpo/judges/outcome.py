@@ -1,0 +1,112 @@
+"""The files that an annotation ends with: the report, the failures, and the preferences that are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankpo.judges.costs import Costs, cost
+from rankpo.judges.report import failure_lines, report
+from rankpo.judges.suspicious import signs_of, summary
+from rankpo.storage.atomic import replace_text
+
+if TYPE_CHECKING:
+    from rankpo.judges.samples import Samples
+    from rankpo.runs.logger import MetricsLogger
+
+
+class Unfinished(RuntimeError):
+    """The task ended before all pairs were judged; what is done is kept, and the same command goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Which annotated pairs become training data: keys of the task. flag: pairs with a suspect say so."""
+
+    keep_disagreement: bool
+    min_confidence: float
+    flag: bool
+
+    def keeps(self, record: Mapping[str, Any]) -> bool:
+        confidence = record["confidence_score"]
+        return (confidence is None or confidence >= self.min_confidence) and (record["agree"] or self.keep_disagreement)
+
+    def flagged(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """A record for the training file, with `suspicious` where a passage has signs."""
+        found = signs_of(record) if self.flag else {}
+        plain = {key: value for key, value in record.items() if key != "asked"}
+        return {**plain, "suspicious": found} if found else plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the judge was asked and what came of it.
+
+    records: of the pairs with a verdict. num_drawn: pairs that were to be judged; num_dropped: suspects left out before.
+    failures: by pair. reason: why the work stopped early, or None.
+    """
+
+    records: Sequence[dict[str, Any]]
+    num_drawn: int
+    num_dropped: int
+    failures: Mapping[str, Exception]
+    reason: str | None
+
+    def write(
+        self, folder: Path, chosen: Chosen, costs: Costs, samples: Samples | None, logger: MetricsLogger
+    ) -> dict[str, Any]:
+        """The report. Raises Unfinished where the work stopped early or nothing could be judged.
+
+        The training file of an earlier start then stays as it is.
+        """
+        failed, notice = failure_lines(self.failures)
+        suspicious = summary(self.records, self.num_dropped)
+        whole = {**report(self.records), "suspicious": suspicious, "failed": len(self.failures), **costs.summary()}
+        path = folder / ("preferences.jsonl" if samples is None else "feedback.jsonl")
+        if self.records or not path.exists():
+            replace_text(folder / "report.json", json.dumps(whole, indent=1))
+        replace_text(folder / "failed.jsonl", "".join(json.dumps(line) + "\n" for line in failed))
+        if self.reason is not None:
+            raise Unfinished(f"{self.reason} ({len(self.records)} of {self.num_drawn} pairs are judged)")
+        if not self.records:
+            raise Unfinished(f"none of the {self.num_drawn} pairs could be judged; {self._kept(path)}{notice}")
+        kept = [record for record in self.records if chosen.keeps(record)]
+        if samples is None:
+            lines = [json.dumps(chosen.flagged(record)) + "\n" for record in kept]
+        else:
+            lines = [samples.pairwise(chosen.flagged(record)) for record in kept]
+        replace_text(path, "".join(lines))
+        logger.table([self._row(len(kept), whole, costs)], f"\n{path} written")
+        if suspicious["pairs"]:
+            logger.say(
+                f"{suspicious['pairs']} of {len(self.records)} pairs have a passage with marks or instructions for the "
+                "judge (suspicious in report.json); task.suspicious=drop leaves such pairs out"
+            )
+        if notice:
+            logger.say(
+                f"{len(self.failures)} of {self.num_drawn} pairs have no verdict and are left out: {notice}; "
+                f"{folder / 'failed.jsonl'} lists them"
+            )
+        return whole
+
+    @staticmethod
+    def _kept(path: Path) -> str:
+        return f"{path} of an earlier start stays as it was; " if path.exists() else ""
+
+    def _row(self, num_kept: int, whole: Mapping[str, Any], costs: Costs) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "pairs": len(self.records),
+            "kept": num_kept,
+            "failed": len(self.failures),
+            "calls": costs.start.calls,
+        }
+        row |= {name.replace("_", " "): count for name, count in costs.start.tokens.items()}
+        if costs.price:
+            row["dollars"] = cost(costs.start.tokens, costs.price)
+        row["first shown preferred"] = whole["first_shown_preferred"]["share"]
+        row["orders agree"] = whole["orders_agree"]["share"]
+        row["agree with ranking"] = whole["agrees_with_ranking"]["share"]
+        return row

@@ -1,0 +1,140 @@
+"""Groups of runs that differ in their seed alone, what sets one group apart from the others, and the baseline."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from rankpo.report.runs import Run, flat
+
+# A run's name, its seed, and what changes no result: runs that differ in these alone are one recipe.
+NO_RECIPE = (
+    *("seed", "exp_name", "run_dir", "run_count", "cache_dir", "overwrite", "resume", "tracker", "task", "search"),
+    *("debug", "hydra", "metrics_before", "metrics_after", "commit", "versions"),
+)
+# What a reader looks for first among the keys that differ; the names of classes come last.
+FIRST_SHOWN = ("loss", "optimizer", "trainer", "scheduler", "model", "replay_datasets", "datasets")
+TAIL = re.compile(r"(?:[,/_\- ](?:seed|s))?[=,/_\- ]*$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Runs of one recipe. number: gives its colour. differs: the config keys in which groups differ, with its values."""
+
+    title: str
+    number: int
+    runs: Sequence[Run]
+    differs: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Its name in the page's attributes."""
+        return f"g{self.number}"
+
+    @property
+    def seeds(self) -> list[Any]:
+        """The seeds that the configs of its runs name."""
+        return [run.config["seed"] for run in self.runs if "seed" in run.config]
+
+
+def group_runs(runs: Sequence[Run], labels: Mapping[str, str]) -> list[Group]:
+    """The runs by recipe, in the order of their first runs, those without results last. labels: {run: title}; runs of one title are one group.
+
+    Raises ValueError for a label of a run that is not there.
+    """
+    unknown = sorted(set(labels) - {run.name for run in runs})
+    if unknown:
+        names = ", ".join(run.name for run in runs)
+        raise ValueError(f"task.labels names {', '.join(unknown)}, which is not among the runs: {names}")
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(_recipe(run, labels), []).append(run)
+    members = sorted(
+        found.values(), key=lambda of_group: not _has_results(of_group[0])
+    )  # so they have the first colours
+    titles = _titles(members, labels)
+    apart = _apart(members)
+    return [
+        Group(title=title, number=number, runs=of_group, differs=differs)
+        for number, (title, of_group, differs) in enumerate(zip(titles, members, apart, strict=True))
+    ]
+
+
+def _has_results(run: Run) -> bool:
+    return bool(run.steps or run.evaluations)
+
+
+def _recipe(run: Run, labels: Mapping[str, str]) -> str:
+    """What runs of one recipe have in common: their label, their config, or what FINAL says of its making."""
+    if run.name in labels:
+        return f"label {labels[run.name]}"
+    known = run.config or run.record
+    if not known:
+        return f"name {run.name}"
+    return json.dumps(_recipe_keys(known), sort_keys=True, default=str)
+
+
+def _recipe_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flat(config).items() if key.split(".")[0] not in NO_RECIPE}
+
+
+def _titles(members: Sequence[Sequence[Run]], labels: Mapping[str, str]) -> list[str]:
+    """Short and distinct: the label, the name of the only run, or what the names of several begin with."""
+    titles: list[str] = []
+    for runs in members:
+        title = labels.get(runs[0].name) or _common([run.name for run in runs])
+        titles.append(title if title not in titles else f"{title} ({runs[0].name})")
+    return titles
+
+
+def _common(names: Sequence[str]) -> str:
+    """What names of one recipe have in common, without the seed at its end; the first name where that is nothing."""
+    if len(names) == 1:
+        return names[0]
+    same = [letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))]
+    start = "".join(same)
+    if any(name[len(start) : len(start) + 1].isdigit() for name in names):
+        start = start.rstrip("0123456789")  # of run_11 and run_12, "run_1" is no name
+    return TAIL.sub("", start) or names[0]
+
+
+def _apart(members: Sequence[Sequence[Run]]) -> list[dict[str, Any]]:
+    """For each group, its values of the config keys in which the groups differ; {} for one without a config."""
+    configs = [_recipe_keys(runs[0].config) for runs in members]
+    with_config = [config for config in configs if config]
+    keys = sorted({key for config in with_config for key in config}, key=_importance)
+    different = [key for key in keys if len({json.dumps(config.get(key), default=str) for config in with_config}) > 1]
+    return [{key: config[key] for key in different if key in config} for config in configs]
+
+
+def _importance(key: str) -> tuple[bool, int, str]:
+    top, name = key.split(".")[0], key.rpartition(".")[2]
+    place = FIRST_SHOWN.index(top) if top in FIRST_SHOWN else len(FIRST_SHOWN)
+    return name in ("_target_", "name") and top != "loss", place, key
+
+
+def start_of(runs: Sequence[Run]) -> Run | None:
+    """The run whose FINAL most of the others were trained from: stage one. None where no run is."""
+    folders = {run.folder.resolve(): run for run in runs}
+    counts: dict[Path, int] = {}
+    for run in runs:
+        loaded = run.config.get("model", {}).get("load_from")
+        folder = Path(loaded).resolve() if isinstance(loaded, str) else None
+        for candidate in (folder, folder.parent) if folder else ():
+            if candidate in folders and folders[candidate] is not run:
+                counts[candidate] = counts.get(candidate, 0) + 1
+    if not counts:
+        return None
+    return folders[max(counts, key=lambda folder: counts[folder])]
+
+
+def is_plain_rankpo(run: Run) -> bool:
+    """Whether a run was trained by RankPO's loss on pairs alone: nothing replayed, no term that keeps stage one."""
+    loss = run.config.get("loss", {})
+    keeping = ("replay_weight", "kl_weight", "sft_weight")
+    return str(loss.get("_target_", "")).endswith("RankPOLoss") and not any(loss.get(name) for name in keeping)
