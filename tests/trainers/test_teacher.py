@@ -44,7 +44,7 @@ def texts(trainer):
 
 
 def trainer_examples(trainer):
-    from rankpo.tasks.demo import compose
+    from rankpo.config.compose import compose
 
     (dataset,) = compose(list(GIST)).datasets
     return list(dataset.examples())
