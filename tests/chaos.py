@@ -19,7 +19,6 @@ from typing import Any
 
 from tests.starts import Started
 
-METHODS = {"train_step": "training", "evaluate": "evaluating"}
 EVENTS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree")  # before the system call
 COUNTS = "moments.json"
 
@@ -49,6 +48,7 @@ class Moments:
     def __call__(self) -> None:
         """From now on; called in the process that is to be watched."""
         from rankpo.trainers.basic import BasicTrainer
+        from rankpo.trainers.watch import Watch
 
         os.setsid()
         self.places = {
@@ -57,8 +57,11 @@ class Moments:
             f"{self.run_dir}/FINAL": "exporting",
         }
         sys.addaudithook(self.audit)
-        for name, phase in METHODS.items():
-            setattr(BasicTrainer, name, self.entering(getattr(BasicTrainer, name), phase))
+        for (owner, name), phase in {
+            (BasicTrainer, "train_step"): "training",
+            (Watch, "evaluate"): "evaluating",
+        }.items():
+            setattr(owner, name, self.entering(getattr(owner, name), phase))
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event not in EVENTS or self.over:
