@@ -12,7 +12,7 @@ from rankpo.errors import ConfigError
 from rankpo.storage.atomic import replace_text
 
 if TYPE_CHECKING:
-    from rankpo.config.build import Experiment
+    from rankpo.config.experiment import Experiment
     from rankpo.data.table import ExampleTable, Pieces
 
 
