@@ -73,6 +73,21 @@ def _foreseen(error: Exception, several: bool, environment: Mapping[str, str]) -
     return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename is not None else None
 
 
+def null_group(error: Exception, arguments: Sequence[str]) -> str | None:
+    """The message for a group that the command line sets to null, which Hydra refuses with a trace; else None."""
+    if not isinstance(error, ValueError) or "Config group override must be a string or a list" not in str(error):
+        return None
+    groups = {path.name for path in CONFIG.iterdir() if path.is_dir()}
+    given = (argument.lstrip("+").partition("=") for argument in arguments)
+    names = [name for name, _, value in given if value in ("null", "") and name in groups]
+    name = names[0] if names else "a group"
+    return f"{name}=null: a run needs one of its options; allowed: {', '.join(_options(name)) or 'see config/'}"
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
+
+
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """A Hydra or OmegaConf error in one line, with the nearest name that exists."""
     text = str(error)
@@ -93,10 +108,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     unlisted = re.search(r"Could not load '([\w@/]+)/([^'/]+)'", text)
     if unlisted:
         group, option = unlisted.groups()
-        folder = CONFIG / group
-        return unknown(
-            f"{group}=[{option}]: the group {group!r}", option, [path.stem for path in folder.glob("*.yaml")]
-        )
+        return unknown(f"{group}=[{option}]: the group {group!r}", option, _options(group))
     if "does not support sweep type" in text:
         return "interval(…) has no end of values to list; add search=optuna, which chooses among them"
     no_group = re.search(r"Could not override '?([\w@/]+)'?\. No match in the defaults list", text)

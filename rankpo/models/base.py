@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rankpo.models.engine.body import body_of
 from rankpo.models.engine.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
 from rankpo.models.inputs import Inputs
 from rankpo.types import Batch, Labels, Sequences
@@ -50,7 +51,7 @@ class RankingModel(nn.Module):
         if layout not in ("auto", "packed", "padded"):
             raise ValueError(f"model.layout must be one of auto, packed, padded, got {layout!r}")
         self.chunk_tokens = chunk_tokens
-        inner: Any = backbone.base_model  # the model itself, or what stands under its head
+        inner = body_of(backbone)
         self.packed = layout != "padded" and _switch_to_packed(inner)
         if layout == "packed" and not self.packed:
             raise ValueError(
@@ -117,8 +118,7 @@ class RankingModel(nn.Module):
 
     def _backbone(self, **arguments: Any) -> Tensor:
         # adapters sit inside the layers, so the body sees them; heads are applied elsewhere
-        body: Any = self.base.base_model
-        return body(**arguments, **self.constant_arguments).last_hidden_state
+        return body_of(self.base)(**arguments, **self.constant_arguments).last_hidden_state
 
     def forward(self, sequences: Sequences) -> Any:
         """The output of the kind for N sequences: scores [N], vectors [N, D], or what the kind's `score` reads."""

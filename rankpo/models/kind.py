@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.config.value_types import type_problems
-from rankpo.errors import ConfigError
+from rankpo.errors import ConfigError, unknown
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
@@ -97,6 +97,12 @@ class ModelKind(ABC):
 
     @property
     def lora(self) -> LoraSettings:
+        """Raises ValueError for a key that `LoraSettings` does not have; those of peft are told apart."""
+        known = {item.name for item in fields(LoraSettings)}
+        for name in self.peft:
+            if name not in known:
+                ours = f"lora_{name}" if f"lora_{name}" in known else ""
+                raise ValueError(unknown("peft", str(name), known, f"; here it is peft.{ours}" if ours else ""))
         return LoraSettings(**self.peft)
 
     @property
@@ -215,6 +221,7 @@ class ModelKind(ABC):
         Raises LoadingError where weights cannot be found, read or used.
         """
         from rankpo.models.base import freeze_pooler
+        from rankpo.models.engine.body import body_of
         from rankpo.models.loading import LoadingError
 
         backbone: Any = self.load(inputs, say)
@@ -228,10 +235,10 @@ class ModelKind(ABC):
             backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.use_peft:
             model.backbone = self.adapt(model)
-            if backbone.base_model is backbone:
+            if body_of(backbone) is backbone:
                 freeze_pooler(backbone)  # its new adapters too: DDP waits for the gradient of every trained weight
         if self.compile:
-            model.base.base_model.compile(dynamic=True)
+            body_of(model.base).compile(dynamic=True)
         self.finish(model, needs, say)
         say(self.summary(model))
         return model
@@ -241,7 +248,9 @@ class ModelKind(ABC):
         seen after loading it again."""
         from rankpo.models.saving import save
 
-        return save(folder, model, self.folder_format(), description)
+        own = type(self).__module__
+        of_a_user = {} if own.startswith("rankpo.") else {"kind_class": f"{own}.{type(self).__name__}"}
+        return save(folder, model, self.folder_format(), {**description, **of_a_user})
 
     def backbone(self, family: Any = None) -> PreTrainedModel:
         """The weights in float32 on the CPU, under the head of a family of transformers; None: without a head."""

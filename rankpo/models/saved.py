@@ -46,6 +46,12 @@ def saved_kind(folder: Path) -> str:
     return "embedding"
 
 
+def saved_class(folder: Path) -> str | None:
+    """The class of a kind that another package defines, as rankpo.json states it; None for kinds of ours."""
+    found = read_json(folder / RECORD).get("kind_class")
+    return None if found is None else str(found)
+
+
 def _kind_of(record: Mapping[str, Any], folder: Path) -> str:
     if not isinstance(record.get("kind"), str):
         raise ValueError(f"{folder / RECORD} does not state the kind of the model")

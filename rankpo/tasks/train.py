@@ -238,7 +238,7 @@ def make_evaluators(
     made: list[Evaluator] = []
     for dataset in experiment.eval_datasets:
         pairs = str(getattr(dataset, "part", "")).startswith("preferences")
-        if hasattr(dataset, "qrels") and not pairs and experiment.model.kind == "embedding":
+        if hasattr(dataset, "qrels") and not pairs and "vectors" in experiment.model.gives:
             deepest = max((int(name.rpartition("@")[2]) for name in metrics if "@" in name), default=100)
             made.append(RetrievalEvaluator(dataset, experiment.cache_dir, metrics, say, top_k=max(top_k, deepest)))
         elif not pairs and has_scored_pairs(dataset):
