@@ -167,6 +167,9 @@ def test_datasets(dataset, files, tmp_path):
         given = [f"datasets.{dataset}.path={path}", *([f"datasets.{dataset}.hub=null"] if hub else [])]
     elif dataset in ("beir", "jsonl", "rankpo"):
         given = [f"datasets.{dataset}.path={files / 'test' if dataset == 'beir' else files / 'contrastive.jsonl'}"]
+    elif dataset == "collection":
+        (tmp_path / "triples.tsv").write_text("query\tpositive\tnegative\n")
+        given = [f"datasets.collection.path={tmp_path}"]
     (made,) = compose([f"datasets=[{dataset}]", *given, "task=report", "task.runs=[.]"]).datasets
     assert next(iter(made.examples())).candidates
     assert made.fingerprint()

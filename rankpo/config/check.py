@@ -14,7 +14,7 @@ from rankpo.config.compatibility import incompatible
 from rankpo.config.construct import Maker, build, construct, locate, maker
 from rankpo.config.experiment import Experiment
 from rankpo.config.guard import leaves, secrets
-from rankpo.config.messages import unknown
+from rankpo.config.messages import elsewhere, unknown
 from rankpo.config.value_types import type_problem
 from rankpo.config.weights import settled
 from rankpo.errors import ConfigError
@@ -73,7 +73,11 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     if absent := _absent(config):
         raise ConfigError(absent)
     tree = plain_tree(config, overrides)
-    problems = [unknown("the config", name, (*RUN_KEYS, *GROUPS)) for name in tree if name not in (*RUN_KEYS, *GROUPS)]
+    problems = [
+        unknown("the config", name, (*RUN_KEYS, *GROUPS), [key for key in elsewhere(tree, name) if key != name])
+        for name in tree
+        if name not in (*RUN_KEYS, *GROUPS)
+    ]
     problems += filter(None, (type_problem(annotation, tree[name], name) for name, annotation in RUN_KEYS.items()))
     made = _objects(tree, problems)
     problems += incompatible(made, tree, overrides)

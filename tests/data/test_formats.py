@@ -59,8 +59,10 @@ def test_each_format_is_recognised_by_its_keys():
         "swift_messages",
         "swift",
         "ordered",
-    }  # test_layouts.py
-    assert set(RECORDS) | {"flat", "columns"} | of_other_tools == set(FORMATS)
+        "dpr",
+        "cohere",
+    }
+    assert set(RECORDS) | {"flat", "columns", "set"} | of_other_tools == set(FORMATS)  # test_layouts.py
     for name, record in RECORDS.items():
         assert detect(record, {}) == name
     assert detect({"query": "q", "content": "c", "label": 1}, {}) == "flat"

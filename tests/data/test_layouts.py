@@ -47,6 +47,16 @@ LISTS = {  # records that hold a query, one positive and two negatives
         "negative_messages": [said(N), said(M)],
     },
     "swift": {"query": Q, "response": P, "rejected_response": [N, M]},
+    "dpr": {
+        "question": Q,
+        "answers": ["70 cm"],
+        "positive_ctxs": [{"title": "", "text": P, "passage_id": "1"}],
+        "hard_negative_ctxs": [{"title": "", "text": N}],
+        "negative_ctxs": [{"text": M}],
+    },
+    "cohere": {"query": Q, "relevant_passages": [P], "hard_negatives": [N, M]},
+    "nomic": {"query": Q, "document": P, "negative": [N, M], "dataset": "msmarco"},
+    "a row of texts": [Q, P, N, M],
 }  # fmt: skip
 
 
@@ -249,3 +259,26 @@ def test_control_characters_in_ids_are_refused(tmp_path, bad):
     load(tmp_path, [{"docid": bad, "text": P}], name="corpus.jsonl")
     with pytest.raises(BadRecords, match=r"corpus\.jsonl:1: the id .* has the control character"):
         list(load(tmp_path, [ids_record()], name="train.jsonl").examples())
+
+
+def test_sets_of_texts(tmp_path):
+    (example,) = load(tmp_path, [{"set": [Q, P, M]}]).examples()
+    assert (example.query, example.candidates, stated(example)) == (Q, (P, M), (True, True))
+    with pytest.raises(BadRecords, match="set must have two texts or more"):
+        list(load(tmp_path, [{"set": [Q]}]).examples())
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_llamaindex_writes_one_object(tmp_path, indent):
+    whole = {
+        "queries": {"q1": Q, "q2": "x"},
+        "corpus": {"d": P},
+        "relevant_docs": {"q1": ["d"], "q2": ["e"]},
+        "mode": "text",
+    }
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(whole, indent=indent))
+    records = Records(name="x", path=str(path), on_bad_record="skip")
+    (example,) = records.examples()
+    assert (example.id, example.query, example.candidates) == ("q1", Q, (P,))
+    assert records.report.places == ["datasets.x: train.json:relevant_docs[q2]: no text of e"]

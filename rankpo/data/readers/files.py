@@ -18,6 +18,7 @@ from rankpo.data.readers.compression import errors, opened
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 COMPRESSED = (".gz", ".zst")  # of the four text formats
 EXTRAS = {".zst": ("zstandard", "zstd"), ".parquet": ("pyarrow", "parquet"), ".arrow": ("pyarrow", "parquet")}
+FINETUNE_KEYS = ("queries", "corpus", "relevant_docs")  # of LlamaIndex's one JSON object
 ROWS_PER_BATCH = 1024  # of Parquet: bounds memory, where a row group may hold a million rows
 BOM = b"\xef\xbb\xbf"
 ENVELOPE_KEY = "data"  # of a JSON file that is one object with its records under this key
@@ -189,6 +190,9 @@ def _json_array(name: str, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
         if whole is None:
             yield from _json_lines(name, io.BytesIO(content))
             return
+        if ENVELOPE_KEY not in whole:
+            yield from _finetune_dataset(name, whole)
+            return
         items, prefix = whole[ENVELOPE_KEY], f"{name}:{ENVELOPE_KEY}"
     for index, item in enumerate(items):
         yield f"{prefix}[{index}]", item if isinstance(item, dict) else _not_an_object(item)
@@ -200,7 +204,22 @@ def _whole_object(content: bytes) -> dict[str, Any] | None:
         whole = orjson.loads(content)
     except orjson.JSONDecodeError:
         return None
-    return whole if isinstance(whole, dict) and isinstance(whole.get(ENVELOPE_KEY), list) else None
+    if not isinstance(whole, dict):
+        return None
+    parts = all(isinstance(whole.get(key), dict) for key in FINETUNE_KEYS)
+    return whole if parts or isinstance(whole.get(ENVELOPE_KEY), list) else None
+
+
+def _finetune_dataset(name: str, whole: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """LlamaIndex's EmbeddingQAFinetuneDataset: texts by id, and the relevant documents of each query."""
+    queries, corpus, relevant = (whole[key] for key in FINETUNE_KEYS)
+    for identity, documents in relevant.items():
+        place = f"{name}:relevant_docs[{identity}]"
+        missing = [key for key in documents if key not in corpus]
+        if identity not in queries or missing:
+            yield place, NotARecord(f"no text of {', '.join(missing) or 'the query'}")
+        else:
+            yield place, {"id": identity, "query": queries[identity], "positives": [corpus[key] for key in documents]}
 
 
 def _parse(text: bytes) -> Any:
@@ -211,7 +230,10 @@ def _parse(text: bytes) -> Any:
     return value if isinstance(value, dict) else _not_an_object(value)
 
 
-def _not_an_object(value: Any) -> NotARecord:
+def _not_an_object(value: Any) -> Any:
+    """A row of texts as a record of columns in order; of anything else, why it is no record."""
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(item, str) for item in value):
+        return {f"text_{number}": item for number, item in enumerate(value, 1)}
     return NotARecord(f"not a JSON object but {type(value).__name__}")
 
 

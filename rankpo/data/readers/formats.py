@@ -151,6 +151,9 @@ FORMATS: dict[str, Callable[[Record, Options], Parsed]] = {
     "nemo": layouts.nemo,
     "swift_messages": layouts.swift_messages,
     "swift": layouts.swift,
+    "dpr": layouts.dpr,
+    "cohere": layouts.cohere,
+    "set": layouts.text_set,
     "ordered": layouts.ordered,
 }
 KEYS: dict[str, Sequence[str]] = {  # `a|b`: one of the two
@@ -166,6 +169,9 @@ KEYS: dict[str, Sequence[str]] = {  # `a|b`: one of the two
     "nemo": ("question|query", "pos_doc"),
     "swift_messages": ("messages", "positive_messages"),
     "swift": ("query", "response"),
+    "dpr": ("question", "positive_ctxs"),
+    "cohere": ("query", "relevant_passages"),
+    "set": ("set",),
 }
 ELSEWHERE = {  # keys of records that other datasets read
     "chat": ("chosen", "rejected", "completion", "messages", "conversations", "prompt", "output_A"),
@@ -181,6 +187,8 @@ def detect(record: Record, fields: Mapping[str, Any]) -> str:
     matches = [name for name, keys in KEYS.items() if all(_there(record, key, {}) for key in keys)]
     if "contrastive_raw" in matches:
         matches.remove("contrastive")  # the same keys, one level deeper
+    if len(matches) > 1 and "swift" in matches:
+        matches.remove("swift")  # `response` is also what a judge answered
     if "pos_neg" in matches and isinstance(record.get("pos"), str):
         matches.remove("pos_neg")  # one text each: columns in order
     if not matches or "candidates" in fields:

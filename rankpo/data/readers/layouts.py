@@ -139,6 +139,39 @@ def tevatron(record: Record, options: Options) -> Parsed:
     return of_lists(query, positives, negatives)
 
 
+def dpr(record: Record, options: Options) -> Parsed:
+    """{"question", "positive_ctxs": [{"title", "text"}], "hard_negative_ctxs"?, "negative_ctxs"?}: DPR."""
+    sides = ("positive_ctxs",), ("hard_negative_ctxs", "negative_ctxs")
+    options.use("question", *sides[0], *sides[1])
+    query = text(record.get("question"), "question")
+    found = [
+        [passage(item, f"{key}[{index}]") for key in keys for index, item in enumerate(record.get(key) or [])]
+        for keys in sides
+    ]
+    if not found[0]:
+        raise BadRecord("positive_ctxs is empty")
+    return of_lists(query, *found)
+
+
+def cohere(record: Record, options: Options) -> Parsed:
+    """{"query", "relevant_passages": [..], "hard_negatives"?: [..]}: Cohere's fine-tuning of rerankers."""
+    query = text(options.get(record, "query"), "query")
+    options.use("relevant_passages", "hard_negatives")
+    positives = texts(record["relevant_passages"], "relevant_passages")
+    if not positives:
+        raise BadRecord("relevant_passages is empty")
+    return of_lists(query, positives, filled(record.get("hard_negatives"), "hard_negatives"))
+
+
+def text_set(record: Record, options: Options) -> Parsed:
+    """{"set": [..]}: texts of equal meaning, the first of which is the query (sentence-transformers' training data)."""
+    options.use("set")
+    first, *others = texts(record["set"], "set") or [""]
+    if not others:
+        raise BadRecord("set must have two texts or more")
+    return of_lists(first, others, [])
+
+
 def passage(item: Any, place: str) -> str:
     """A text, or {"title"?, "text"}."""
     if not isinstance(item, Mapping):
