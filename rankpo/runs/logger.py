@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rankpo.runs.trackers import Tracker, tracker_of
+from rankpo.runs.trackers import Trackers, trackers_of
 from rankpo.storage.atomic import replace_text
 from rankpo.storage.printable import one_line, shown
 
@@ -115,8 +115,8 @@ class MetricsLogger:
         self.main = main
         self.stream = stream or sys.stderr
         self.path = None if run_dir is None or not main else run_dir / "metrics.jsonl"
-        self._tracker: Tracker | None = None
-        self._open = tracker_of(tracker or {}, run_dir, config or {}) if main and run_dir is not None else None
+        self._trackers: Trackers | None = None
+        self._open = trackers_of(tracker or {}, run_dir, config or {}) if main and run_dir is not None else None
         self._started = time.monotonic()
         self._first_step = self._total = self._step = 0
         self._tokens = 0
@@ -134,12 +134,13 @@ class MetricsLogger:
         afresh: all of them are: no checkpoint holds what they report.
         """
         self._total, self._first_step, self._started = total_steps, first_step, time.monotonic()
-        if self._open is not None:
-            self._tracker = self._open(first_step)
+        lines: list[str] = []
         if self.path is not None and self.path.exists():
-            lines = [] if afresh else self.path.read_text().splitlines()
-            kept = [line for line in lines if _is_whole(line) and json.loads(line)["step"] <= first_step]
+            lines = [line for line in self.path.read_text().splitlines() if _is_whole(line)]
+            kept = [] if afresh else [line for line in lines if json.loads(line)["step"] <= first_step]
             replace_text(self.path, "".join(f"{line}\n" for line in kept))
+        if self._open is not None:
+            self._trackers = self._open(first_step, {key for line in lines for key in _logged(line)})
 
     def tick(self, step: int, tokens: int, seconds: float) -> None:
         """One update is done."""
@@ -159,8 +160,8 @@ class MetricsLogger:
             record = {"step": step, "time": round(time.time(), 3), **{k: _finite(v) for k, v in named.items()}}
             with self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
-        if self._tracker is not None:
-            self._tracker(step, named)
+        if self._trackers is not None:
+            self._trackers.log(kind, step, named)
         self.say(self._line(kind, step, values))
 
     def _line(self, kind: str, step: int, values: Mapping[str, float]) -> str:
@@ -189,8 +190,8 @@ class MetricsLogger:
         return text
 
     def finish(self) -> None:
-        if self._tracker is not None:
-            self._tracker(-1, {})
+        if self._trackers is not None:
+            self._trackers.finish()
 
 
 @contextmanager
@@ -209,6 +210,12 @@ def counting(what: str, total: int, shown: bool) -> Iterator[Callable[[int], Non
 def _is_whole(line: str) -> bool:
     """Whether a line of metrics.jsonl was written to its end: a full disk or a power cut may leave half of the last."""
     return line.startswith("{") and line.endswith("}")
+
+
+def _logged(line: str) -> set[tuple[str, int]]:
+    """The kinds of metrics in a line of metrics.jsonl, with its step."""
+    record = json.loads(line)
+    return {(name.partition("/")[0], record["step"]) for name in record if "/" in name}
 
 
 def _finite(value: float) -> float | None:
