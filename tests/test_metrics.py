@@ -196,3 +196,30 @@ def test_wandb_offline_writes_without_a_network(tmp_path, monkeypatch):
     assert b"train/loss" in content and b"batch_size" in content
     written = [path.read_bytes() for path in (tmp_path / "run" / "wandb").rglob("*") if path.is_file()]
     assert not any(b"NobodyMaySee" in content for content in written)
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_has_a_live_line(tmp_path, monkeypatch):
+    """Bar, update, loss, rate, memory; notices and evaluations stand above it, log lines do not; metrics.jsonl is the same."""
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = Terminal()
+    logger = MetricsLogger(tmp_path, stream=stream)
+    logger.start(10, 0)
+    logger.tick(1, 500, 0.5)
+    logger.log("train", 1, {"loss": 0.69314})
+    logger.say("a notice [bold]")
+    logger.tick(2, 500, 0.5)
+    logger.log("eval", 2, {"jobs/ndcg@20": 0.5})
+    logger.finish()
+    text = stream.getvalue()
+    assert "2/10" in text and "loss 0.6931" in text and "1,000 tokens/s" in text and "GiB" in text
+    assert "a notice [bold]" in text and "eval at step 2 · jobs/ndcg@20 0.5" in text and "step 1/10" not in text
+    assert "train/loss" in (tmp_path / "metrics.jsonl").read_text()
+    logger.say("after")
+    assert stream.getvalue().endswith("after\n")
