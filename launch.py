@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rankpo.config.aliases import modern
 from rankpo.config.guard import announced, guarded
-from rankpo.config.messages import explain, multirun_refusal, run_error
+from rankpo.config.messages import explain, flag_refusal, multirun_refusal, null_group, run_error
 from rankpo.errors import ConfigError
 from rankpo.runs.signals import REQUEUE, Interrupted, leaving_at_once
 from rankpo.storage.printable import shown
@@ -88,7 +88,7 @@ def main() -> int:
     a run that SIGTERM or SIGUSR1 stopped and resume=auto continues; 1 for one that had to stop, with its reason. What
     no code of ours has foreseen keeps its trace.
     """
-    refusal = multirun_refusal(sys.argv[1:], os.environ)
+    refusal = multirun_refusal(sys.argv[1:], os.environ) or flag_refusal(sys.argv[1:])
     if refusal:
         say(refusal)
         return 2
@@ -112,6 +112,9 @@ def main() -> int:
         say(explain(error, sys.argv[1:]))
         return 2
     except (ValueError, RuntimeError, OSError) as error:  # of a job of a sweep: its other jobs have run
+        if refused := null_group(error, sys.argv[1:]):
+            say(refused)
+            return 2
         message = run_error(error, os.environ)
         if message is None:
             raise

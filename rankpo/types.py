@@ -153,6 +153,18 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class TeacherVectors:
+    """Embeddings by another model, read as a query and as a candidate: [N, D'] float32 each, in the rows of the batch's
+    sequences, 0 where a row has not the role."""
+
+    queries: Tensor
+    candidates: Tensor
+
+    def to(self, device: torch.device | str) -> TeacherVectors:
+        return TeacherVectors(self.queries.to(device), self.candidates.to(device))
+
+
+@dataclass(frozen=True)
 class Batch:
     """B queries with G candidates each, as row numbers of `sequences`: an equal text is stored and encoded once.
 
@@ -162,6 +174,7 @@ class Batch:
     relevant to that query. None where the loss does not ask for it.
     judged, grades: [J, 2] int64 pairs (query, row) and [J] float32: the relevance that any example of the data states
     for the row's text and that query. None where the loss does not ask for it.
+    teacher: embeddings of the texts by another model. None where the loss does not ask for it.
     reference: [B, G] scores of the reference model, computed before the run, or None.
     ids: the B example ids, for messages. own_negatives: [B] bool, queries to which other queries' candidates are no
     negatives; None: no query is one of these.
@@ -177,6 +190,7 @@ class Batch:
     own_negatives: Tensor | None = None
     judged: Tensor | None = None
     grades: Tensor | None = None
+    teacher: TeacherVectors | None = None
 
     def __len__(self) -> int:
         return int(self.candidates.shape[0])
@@ -193,6 +207,7 @@ class Batch:
             own_negatives=None if self.own_negatives is None else self.own_negatives.to(device),
             judged=None if self.judged is None else self.judged.to(device),
             grades=None if self.grades is None else self.grades.to(device),
+            teacher=None if self.teacher is None else self.teacher.to(device),
         )
 
 

@@ -34,6 +34,8 @@ RERANKER = (
 )
 LISTS = (*SGD, "model=tiny_llama_wide", "kind=listwise", "datasets=[toy_lists]", "datasets.toy_lists.num_examples=11")
 GRADED_MARGIN = (*GRADED, "loss=graded_margin", "loss.temperature=0.5", "dataloader.group_size=7")
+# a model that is its own teacher has nothing to learn from its vectors, but from shorter ones
+AWAY = ("loss.triplet_weight=20", "loss.dims=[8]", "dataloader.group_size=3")
 OF_SCORED_PAIRS = ("cosent", "angle", "cosine_mse")
 OF_LABELLED_PAIRS = ("contrastive_pairs", "online_contrastive")
 BINARY = ("datasets=[toy_pairs]",)  # two candidates of grades 1 and 0
@@ -64,6 +66,8 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "contrastive": CONTRASTIVE,
     "graded_margin": GRADED_MARGIN,
     "triplet": (*TINY, "loss=triplet", "datasets=[toy_contrastive]"),
+    "gist": (*TINY, "loss=gist", "loss.temperature=0.1", "datasets=[toy_contrastive]"),
+    **{name: (*GRADED, f"loss={name}", *AWAY) for name in ("embed_distill", "jasper")},
     **{name: (*GRADED, f"loss={name}") for name in OF_SCORED_PAIRS},
     **{name: (*GRADED, f"loss={name}", "loss.margin=0.9", *BINARY) for name in OF_LABELLED_PAIRS},
     "rankpo": RANKPO,

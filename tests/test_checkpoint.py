@@ -43,7 +43,7 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
         (lambda path: path.write_text("weigh"), "5 bytes instead of 9"),
         (lambda path: path.unlink(), "weights is missing"),
         (lambda path: (path.parent / "manifest.json").unlink(), "manifest.json is missing"),
-        (lambda path: (path.parent / "manifest.json").write_text("{"), "manifest.json is not JSON"),
+        (lambda path: (path.parent / "manifest.json").write_text("{"), "manifest.json is no list of files"),
     ],
 )
 def test_a_damaged_newest_gives_the_one_before_with_a_message(tmp_path, spoil, fault):
@@ -113,8 +113,8 @@ def test_being_killed_while_the_folders_change_places_loses_nothing(tmp_path, mo
 
 def test_files_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     order = []
-    fsync, rename = folders._fsync, type(tmp_path).rename
-    monkeypatch.setattr(folders, "_fsync", lambda path: (order.append(path.name), fsync(path)))
+    fsync, rename = folders.sync, type(tmp_path).rename
+    monkeypatch.setattr(folders, "sync", lambda path: (order.append(path.name), fsync(path)))
     monkeypatch.setattr(type(tmp_path), "rename", lambda a, b: (order.append("renamed"), rename(a, b))[1])
     with written_whole(tmp_path / "FINAL") as folder:
         (folder / "weights").write_text("w")

@@ -151,7 +151,7 @@ def test_embeddings_that_were_cut_are_named(tmp_path):
 
     stored(tmp_path, np.eye(5, dtype=np.float32))
     cut(tmp_path / "shard-00000.npy")
-    with pytest.raises(EncodingError, match=r"shard-00000\.npy has \d+ bytes instead of \d+; delete it"):
+    with pytest.raises(EncodingError, match=r"shard-00000\.npy is damaged \(it has \d+ bytes instead of \d+\)"):
         Embeddings(tmp_path).rows(np.arange(5))
 
 
@@ -193,7 +193,7 @@ def continued(run: Path) -> None:
         (flip, "state.json", "has another content than was written"),
         (Path.unlink, "random.safetensors", "random.safetensors is missing"),
         (Path.unlink, "manifest.json", "manifest.json is missing"),
-        (cut, "manifest.json", "manifest.json is not JSON"),
+        (cut, "manifest.json", "manifest.json is no list of files"),
     ],
 )
 def test_a_damaged_checkpoint_costs_the_updates_since_the_one_before(unfinished, capsys, spoil, name, why):

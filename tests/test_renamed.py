@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from rankpo.config.compose import compose
-from rankpo.config.messages import explain
+from rankpo.config.messages import explain, flag_refusal, null_group
 from rankpo.config.renamed import RENAMED
 from rankpo.errors import ConfigError
 from tests.runs import ROOT
@@ -85,3 +85,54 @@ def test_a_key_without_plus_is_explained(override, said):
     with pytest.raises(HydraException) as error:
         composed(*overrides)
     assert said in explain(error.value, overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("temperature=1", "the config has no 'temperature'; here it is loss.temperature (allowed: "),
+        ("loss.max_tokens=8", "loss has no 'max_tokens'; here it is trainer.max_tokens (allowed: "),
+        (
+            "model.max_prompt_length=4",
+            "this kind has no 'max_prompt_length'; causal_lm, reward_model have it: add kind=causal_lm",
+        ),
+        ("model.head=decoder", "this kind has no 'head'; reranker has it: add kind=reranker"),
+    ],
+)
+def test_a_key_that_stands_elsewhere_is_named_there(override, said):
+    overrides = ["model=tiny_bert", "loss=rankpo", override]
+    with pytest.raises(HydraException) as error:
+        composed(*overrides)
+    assert said in explain(error.value, overrides)
+
+
+def test_an_added_key_that_stands_elsewhere_is_named_there():
+    with pytest.raises(ConfigError, match=r"the config has no 'temperature'; here it is loss.temperature "):
+        compose(["model=tiny_bert", "datasets=[toy_pairs]", "++temperature=1"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--learning_rate", "1e-5"], "--learning_rate: keys are set without dashes; write optimizer.lr=1e-5"),
+        (["loss=dpo", "--beta=2"], "--beta: keys are set without dashes; write beta=2"),
+        (["--bf16", "loss=dpo"], "--bf16: keys are set without dashes; write trainer.precision=VALUE"),
+        (["-m", "--config-dir", "x", "--multirun", "--cfg", "job", "loss=dpo"], None),
+    ],
+)
+def test_flags_of_other_systems_are_answered_with_keys(arguments, said):
+    assert flag_refusal(arguments) == said
+
+
+def test_a_group_set_to_true_is_answered_with_its_options():
+    overrides = ["debug=true"]
+    with pytest.raises(ValueError) as error:
+        composed(*overrides)
+    assert (
+        null_group(error.value, overrides) == "debug=true: debug is a group; choose one of its options: overfit, smoke"
+    )
+
+
+def test_a_dataset_needs_no_brackets():
+    made = compose(["datasets=toy_pairs", "eval_datasets=toy_pairs", "model=tiny_bert", "loss=rankpo"])
+    assert [item.name for item in (*made.datasets, *made.eval_datasets)] == ["toy_pairs", "toy_pairs"]

@@ -14,7 +14,7 @@ from rankpo.config.compatibility import incompatible
 from rankpo.config.construct import Maker, build, construct, locate, maker
 from rankpo.config.experiment import Experiment
 from rankpo.config.guard import leaves, secrets
-from rankpo.config.messages import unknown
+from rankpo.config.messages import elsewhere, unknown
 from rankpo.config.value_types import type_problem
 from rankpo.config.weights import settled
 from rankpo.errors import ConfigError
@@ -48,6 +48,21 @@ GROUPS = [
     "judge",
     "search",
 ]
+OPTIONAL = ("datasets", "eval_datasets", "replay_datasets", "mining", "judge", "search")
+NEEDED = [name for name in GROUPS if name not in OPTIONAL]
+
+
+def _absent(config: DictConfig) -> list[str]:
+    """One line for each key and group that every run needs and that this config does not have, such as by ~scheduler."""
+    problems = [
+        f"{name} is not set, and every run needs it; leave ~{name} out" for name in RUN_KEYS if name not in config
+    ]
+    for name in NEEDED:
+        if name not in config:
+            problems.append(f"{name} is not set, and every run needs one; leave ~{name} out, or choose {name}=…")
+        elif not isinstance(config[name], DictConfig):
+            problems.append(f"{name} must be an option of its group, got {config[name]!r}; choose {name}=…")
+    return problems
 
 
 def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
@@ -55,8 +70,14 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError([f"{key} is not set; add {key}=…" for key in missing])
+    if absent := _absent(config):
+        raise ConfigError(absent)
     tree = plain_tree(config, overrides)
-    problems = [unknown("the config", name, (*RUN_KEYS, *GROUPS)) for name in tree if name not in (*RUN_KEYS, *GROUPS)]
+    problems = [
+        unknown("the config", name, (*RUN_KEYS, *GROUPS), [key for key in elsewhere(tree, name) if key != name])
+        for name in tree
+        if name not in (*RUN_KEYS, *GROUPS)
+    ]
     problems += filter(None, (type_problem(annotation, tree[name], name) for name, annotation in RUN_KEYS.items()))
     made = _objects(tree, problems)
     problems += incompatible(made, tree, overrides)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rankpo import errors
 from rankpo.config.aliases import ALIASES
@@ -17,10 +18,32 @@ from rankpo.storage.printable import one_line
 
 PORT_IN_USE = re.compile(r"EADDRINUSE|address already in use", re.IGNORECASE)
 
+HYDRA_FLAGS = frozenset(
+    [
+        "help",
+        "hydra-help",
+        "version",
+        "cfg",
+        "resolve",
+        "package",
+        "run",
+        "multirun",
+        "shell-completion",
+        "config-path",
+        "config-name",
+        "config-dir",
+        "experimental-rerun",
+        "info",
+    ]
+)
 
-def unknown(name: str, value: str, allowed: Iterable[str]) -> str:
-    """As `errors.unknown`; a key of one of the systems that rankpo replaces is answered with its name here."""
-    here = RENAMED.get(value, "")
+
+def unknown(name: str, value: str, allowed: Iterable[str], found: Sequence[str] = ()) -> str:
+    """As `errors.unknown`; a key of one of the systems that rankpo replaces is answered with its name here.
+
+    found: keys elsewhere in the config with the same last part, which are named too.
+    """
+    here = RENAMED.get(value) or " or ".join(found)
     # The renamed key must not be the one that is missing at this very place, such as another optimizer's.
     known = here and not name.startswith(f"{here.split()[0]}:")
     return errors.unknown(name, value, allowed, f"; here it is {here}" if known else "")
@@ -73,6 +96,24 @@ def _foreseen(error: Exception, several: bool, environment: Mapping[str, str]) -
     return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename is not None else None
 
 
+def null_group(error: Exception, arguments: Sequence[str]) -> str | None:
+    """The message for a group that the command line sets to null, which Hydra refuses with a trace; else None."""
+    if not isinstance(error, ValueError) or "Config group override must be a string or a list" not in str(error):
+        return None
+    groups = {path.name for path in CONFIG.iterdir() if path.is_dir()}
+    given = [argument.lstrip("+").partition("=") for argument in arguments]
+    for name, _, value in given:
+        if name in groups and value.lower() in ("true", "false"):
+            return f"{name}={value}: {name} is a group; choose one of its options: {', '.join(_options(name))}"
+    names = [name for name, _, value in given if value in ("null", "") and name in groups]
+    name = names[0] if names else "a group"
+    return f"{name}=null: a run needs one of its options; allowed: {', '.join(_options(name)) or 'see config/'}"
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
+
+
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """A Hydra or OmegaConf error in one line, with the nearest name that exists."""
     text = str(error)
@@ -93,10 +134,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     unlisted = re.search(r"Could not load '([\w@/]+)/([^'/]+)'", text)
     if unlisted:
         group, option = unlisted.groups()
-        folder = CONFIG / group
-        return unknown(
-            f"{group}=[{option}]: the group {group!r}", option, [path.stem for path in folder.glob("*.yaml")]
-        )
+        return unknown(f"{group}=[{option}]: the group {group!r}", option, _options(group))
     if "does not support sweep type" in text:
         return "interval(…) has no end of values to list; add search=optuna, which chooses among them"
     no_group = re.search(r"Could not override '?([\w@/]+)'?\. No match in the defaults list", text)
@@ -133,4 +171,37 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
         return (
             f"{bare} takes its keys one by one, each with a plus: +{bare}{'.NAME' if bare.endswith(leaf) else ''}=VALUE"
         )
-    return unknown(f"{bare}: {parent or 'the config'}", leaf, names)
+    if parent == "model" and (kinds := _kinds_with(leaf)):
+        return f"{bare}: this kind has no {leaf!r}; {', '.join(kinds)} ha{'ve' if kinds[1:] else 's'} it: add kind={kinds[0]}"
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    return unknown(f"{bare}: {parent or 'the config'}", leaf, names, elsewhere(tree, leaf))
+
+
+def elsewhere(tree: Mapping[str, Any], leaf: str) -> list[str]:
+    """Keys of a config that end with the same name, by dots."""
+    return [key for key in _keys(tree) if key.rpartition(".")[2] == leaf][:3]
+
+
+def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def _kinds_with(key: str) -> list[str]:
+    """The kinds of models whose yaml has the key."""
+    return [path.stem for path in sorted((CONFIG / "kind").glob("*.yaml")) if f"\n{key}:" in path.read_text()]
+
+
+def flag_refusal(arguments: Sequence[str]) -> str | None:
+    """The message for the first `--key value`, which other systems take and Hydra does not; None where there is none."""
+    for place, argument in enumerate(arguments):
+        name, _, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name in HYDRA_FLAGS:
+            continue
+        follows = arguments[place + 1] if place + 1 < len(arguments) else ""
+        value = value or (follows if follows and not follows.startswith("-") and "=" not in follows else "VALUE")
+        here = RENAMED.get(name, name).split()[0]
+        return f"--{name}: keys are set without dashes; write {here}={value}"
+    return None

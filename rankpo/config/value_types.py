@@ -39,11 +39,18 @@ def type_problem(annotation: Any, value: Any, key: str) -> str | None:
     if any(_fits(value, part) for part in parts):
         return None
     hint = ""
-    if "str" in parts and isinstance(value, bool | int | float):
+    if isinstance(value, int) and _is_long(value):
+        hint = ", which has more than 64 bits"
+    elif "str" in parts and isinstance(value, bool | int | float):
         hint = f"; quoted it is one: \"{key}='{value}'\""
     elif isinstance(value, str) and any(_head(part) in LISTS for part in parts):
         hint = f"; in brackets it is one: {key}=[{value}]"
     return f"{key} must be {' or '.join(_in_words(part) for part in parts)}, got {value!r}{hint}"
+
+
+def _is_long(value: int) -> bool:
+    """Whether a whole number has more than 64 bits, which torch and NumPy cannot hold."""
+    return not -(1 << 63) <= value < 1 << 63
 
 
 def _fits(value: Any, part: str) -> bool:
@@ -53,7 +60,7 @@ def _fits(value: Any, part: str) -> bool:
     if part == "bool":
         return isinstance(value, bool)
     if part == "int":
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and not _is_long(value)
     if part == "float":
         return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
     if part == "str":

@@ -70,4 +70,5 @@ def select(sequences: Sequences, rows: np.ndarray) -> Sequences:
     ids = taken(sequences.input_ids)
     assert ids is not None
     lengths = sequences.lengths[torch.from_numpy(rows)]
-    return Sequences(ids, lengths, taken(sequences.labels), taken(sequences.token_types))
+    prefixes = None if sequences.prefixes is None else sequences.prefixes[torch.from_numpy(rows)]
+    return Sequences(ids, lengths, taken(sequences.labels), taken(sequences.token_types), prefixes)

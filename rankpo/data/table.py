@@ -25,6 +25,7 @@ from rankpo.data.relevance import RELEVANT, UNKNOWN, UnknownRelevance, completed
 from rankpo.data.text.conversations import plain_text
 from rankpo.storage import locks
 from rankpo.storage.folders import damage, written_whole
+from rankpo.storage.json_files import read_json, write_json
 from rankpo.types import Example
 
 FORMAT_VERSION = 8
@@ -94,7 +95,7 @@ class ExampleTable:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.meta = json.loads((folder / "meta.json").read_text())
+        self.meta = read_json(folder / "meta.json")
         self._tokens = self._open("tokens")
         self._token_offsets = self._open("token_offsets")
         self.query = self._open("query")
@@ -198,7 +199,9 @@ def open_table(
     if _fault(folder) is not None:
         with locks.locked(folder.with_suffix(".lock")):
             if (fault := _fault(folder)) is not None:
-                if folder.exists():
+                if folder.is_symlink() or folder.is_file():
+                    folder.unlink()
+                elif folder.exists():
                     say(f"{folder} is damaged ({fault}); it is built again")
                 names = ", ".join(dataset.name for dataset in datasets)
                 say(f"tokenising {names} into {folder}")
@@ -211,7 +214,7 @@ _intact: dict[Path, list[tuple[str, int, int]]] = {}  # what stores looked like 
 
 def _fault(folder: Path) -> str | None:
     """What is wrong with a store, or None. A process reads each through once, and again where a file was touched."""
-    if not folder.exists():
+    if not folder.is_dir():
         return "it is not there"
     seen = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
     if _intact.get(folder) == seen:
@@ -348,7 +351,7 @@ class _Builder:
             "notes": notes,
             "reports": reports,
         }
-        (folder / "meta.json").write_text(json.dumps(meta))
+        write_json(folder / "meta.json", meta)
 
 
 def _refuse(dataset: Dataset, example: Example, error: BadRecord) -> None:

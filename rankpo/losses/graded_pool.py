@@ -33,7 +33,8 @@ def graded_pool(batch: Batch, queries: Tensor | None, irrelevant: bool) -> Grade
     """The pool of the whole update for `queries`, indices [b] into the batch, or None for all.
 
     Grades come from the labels of all queries of equal text, and from `batch.judged` and `batch.grades`, what the data
-    says elsewhere; of several the largest counts. irrelevant: unknown ones count as grade 0, or as the query's lowest.
+    says elsewhere; of several the largest counts. irrelevant: unknown ones count as grade 0, or as the query's lowest,
+    but not for queries to which other queries' candidates are no negatives (`Batch.own_negatives`).
     """
     if batch.queries is None:
         raise ValueError("in-batch passages need query rows, and this batch has none; set loss.negatives=own")
@@ -46,7 +47,10 @@ def graded_pool(batch: Batch, queries: Tensor | None, irrelevant: bool) -> Grade
     grades = _known_grades(batch, group, rows, place)[group[asked]]  # [b, P]
     if irrelevant:
         lowest = torch.where(grades.isfinite(), grades, torch.inf).amin(1, keepdim=True).clamp(max=0)
-        grades = torch.where(grades.isfinite(), grades, lowest)
+        wanted = ~grades.isfinite()
+        if batch.own_negatives is not None:
+            wanted = wanted & ~batch.own_negatives[asked][:, None]
+        grades = torch.where(wanted, lowest, grades)
     known = grades.isfinite()
     high = torch.where(known, grades, -torch.inf).amax(1)
     low = torch.where(known, grades, torch.inf).amin(1)

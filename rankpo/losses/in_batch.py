@@ -12,7 +12,7 @@ from rankpo.losses.base import Loss
 from rankpo.losses.vectors import Similarity, inner_products
 from rankpo.types import Batch, LossOutput, Vectors
 
-KNOWN = frozenset({"positives", "grades"})
+KNOWN = frozenset({"positives", "grades", "teacher"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,16 @@ class InBatchLoss(Loss):
     @property
     def knows(self) -> frozenset[str]:
         """What a batch must carry beside texts and labels, out of `KNOWN`: `Batch.positives`, `Batch.judged` and
-        `Batch.grades`."""
+        `Batch.grades`, `Batch.teacher`."""
         return frozenset()
+
+    @property
+    def teacher_model(self) -> str | None:
+        """The folder of the model that gives `Batch.teacher`; None: the model that the run starts from."""
+        return None
+
+    def check_sizes(self, model: int, teacher: int) -> None:
+        """Raises ValueError for embedding sizes of model and teacher that the loss cannot compare."""
 
     def own_mask(self, batch: Batch) -> Tensor:
         """Mask [B, G] of the candidates that `__call__` is shown."""

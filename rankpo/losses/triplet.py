@@ -44,7 +44,9 @@ class TripletLoss(InBatchLoss):
 
     def _triplets(self, pool: Pool) -> Tensor:
         """[b, P] bool: the passages that are negatives of each query."""
-        return ~pool.known & pool.own if self.negatives == "own" else ~pool.known
+        if self.negatives == "own":
+            return ~pool.known & pool.own
+        return ~pool.known if pool.alone is None else ~pool.known & (pool.own | ~pool.alone[:, None])
 
     def in_batch(
         self,

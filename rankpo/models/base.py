@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rankpo.models.engine.body import body_of
 from rankpo.models.engine.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
 from rankpo.models.inputs import Inputs
 from rankpo.types import Batch, Labels, Sequences
@@ -50,7 +51,7 @@ class RankingModel(nn.Module):
         if layout not in ("auto", "packed", "padded"):
             raise ValueError(f"model.layout must be one of auto, packed, padded, got {layout!r}")
         self.chunk_tokens = chunk_tokens
-        inner: Any = backbone.base_model  # the model itself, or what stands under its head
+        inner = body_of(backbone)
         self.packed = layout != "padded" and _switch_to_packed(inner)
         if layout == "packed" and not self.packed:
             raise ValueError(
@@ -74,7 +75,8 @@ class RankingModel(nn.Module):
         return next(self.parameters()).device
 
     def hidden_states(self, sequences: Sequences) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Chunks of (rows [n], hidden states [tokens, D], lengths [n]): all sequences once, longest first.
+        """Chunks of (rows [n], hidden states [tokens, D], lengths [n]): all sequences once, longest first, but those
+        without a token, which no tokenizer with special tokens gives.
 
         The hidden states of a chunk's sequences are concatenated in the order of `rows`.
         """
@@ -91,6 +93,7 @@ class RankingModel(nn.Module):
     def _chunks(self, lengths: Tensor) -> Iterator[Tensor]:
         budget = self.chunk_tokens or (CPU_CHUNK_TOKENS if self.device.type == "cpu" else None)
         order = torch.argsort(lengths, descending=True, stable=True)
+        order = order[lengths[order] > 0]
         begin, used = 0, 0
         for position, length in enumerate(lengths[order].tolist()):
             # padded, every sequence of the chunk is as long as its first
@@ -117,8 +120,7 @@ class RankingModel(nn.Module):
 
     def _backbone(self, **arguments: Any) -> Tensor:
         # adapters sit inside the layers, so the body sees them; heads are applied elsewhere
-        body: Any = self.base.base_model
-        return body(**arguments, **self.constant_arguments).last_hidden_state
+        return body_of(self.base)(**arguments, **self.constant_arguments).last_hidden_state
 
     def forward(self, sequences: Sequences) -> Any:
         """The output of the kind for N sequences: scores [N], vectors [N, D], or what the kind's `score` reads."""
@@ -165,6 +167,20 @@ class RankingModel(nn.Module):
         finally:
             for parameter in frozen:  # peft has every adapter trained again, those of an unused pooler too
                 parameter.requires_grad_(False)
+
+
+def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor], count: int, device: torch.device) -> Tensor | None:
+    """[count, …] the values of chunks in the order of their sequences, 0 for a sequence without tokens.
+
+    parts: [n, …] values of each chunk; rows: [n] the chunk's rows. None where there is no chunk.
+    """
+    if not parts:
+        return None
+    values, places = torch.cat(list(parts)), torch.cat(list(rows))
+    if len(places) == count:
+        return values[torch.argsort(places).to(device)]
+    full = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device=device)
+    return full.index_copy(0, places.to(device), values)
 
 
 def _switch_to_packed(backbone: PreTrainedModel) -> bool:

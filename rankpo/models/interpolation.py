@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,35 @@ def interpolate(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], alph
     return {
         name: torch.lerp(start[name].float(), tensor.float(), alpha) if name in mixed else tensor
         for name, tensor in trained.items()
+    }
+
+
+def mean_weights(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of several models' weights: a uniform soup, https://arxiv.org/abs/2203.05482 section 2.
+
+    Sums are taken in float64, so that the order of the models does not matter; integers, such as counts of updates,
+    are those of the last. Takes one model at a time. Raises InterpolationError for models whose weights differ in name
+    or shape, and for none.
+    """
+    total: dict[str, Tensor] = {}
+    last: Mapping[str, Tensor] = {}
+    count = 0
+    for state in states:
+        if count and state.keys() != total.keys():
+            odd = ", ".join(sorted(state.keys() ^ total.keys())[:5])
+            raise InterpolationError(f"model {count + 1} of the soup has other weights than the first: {odd}")
+        for name, tensor in state.items():
+            if count and total[name].shape != tensor.shape:
+                shapes = f"{tuple(total[name].shape)} and {tuple(tensor.shape)}"
+                raise InterpolationError(f"{name} has two shapes, {shapes}: these models make no soup")
+            wide = tensor.double() if tensor.is_floating_point() else tensor
+            total[name] = total[name] + wide if count and tensor.is_floating_point() else wide
+        last, count = state, count + 1
+    if not count:
+        raise InterpolationError("a soup needs at least one model, got none")
+    return {
+        name: (tensor / count).to(last[name].dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in total.items()
     }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.config.value_types import type_problems
-from rankpo.errors import ConfigError
+from rankpo.errors import ConfigError, unknown
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rankpo.models.base import RankingModel
     from rankpo.models.inputs import Inputs
     from rankpo.models.loading import Source
+    from rankpo.models.saved import Stated
     from rankpo.models.saving import FolderFormat
 
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
@@ -97,6 +98,12 @@ class ModelKind(ABC):
 
     @property
     def lora(self) -> LoraSettings:
+        """Raises ValueError for a key that `LoraSettings` does not have; those of peft are told apart."""
+        known = {item.name for item in fields(LoraSettings)}
+        for name in self.peft:
+            if name not in known:
+                ours = f"lora_{name}" if f"lora_{name}" in known else ""
+                raise ValueError(unknown("peft", str(name), known, f"; here it is peft.{ours}" if ours else ""))
         return LoraSettings(**self.peft)
 
     @property
@@ -149,11 +156,11 @@ class ModelKind(ABC):
     def folder_format(self) -> FolderFormat[Any]:
         """How the models of the kind are saved."""
 
-    def saved_settings(self, folder: Path) -> Any:
-        """The settings that a saved folder states, or None where it states none."""
-        from rankpo.models.saved import settings_of_kind
+    def stated(self, folder: Path) -> Stated | None:
+        """What a folder states of the kind's settings, or None. Raises ValueError for a folder of another kind."""
+        from rankpo.models.saved import own_statement
 
-        return settings_of_kind(folder, self.kind, self.settings_class)
+        return own_statement(folder, (self.kind,), self.settings_class)
 
     def asked(self, explicit: Collection[str]) -> Collection[str]:
         """Keys that win over those of a saved folder. explicit: the keys that the command line sets."""
@@ -194,18 +201,38 @@ class ModelKind(ABC):
             tokenizer: Any = loading.byte_tokenizer()
         else:
             source = self.source()
-            saved = self.saved_settings(Path(source.path)) if self.load_from else None
-            if saved is not None:
-                settings, lines = saved.preferred(settings, self.asked(explicit), source.name)
-                for line in lines:
-                    say(line)
+            loading.check_folder(source)
+            stated = self._statement(Path(source.folder))
             tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
+            if stated is not None:
+                settings = self._with_stated(settings, stated, explicit, say)
+                if stated.lower_case:
+                    loading.lower_case(tokenizer)
         try:
             return self.make_inputs(tokenizer, self.decided(settings), say)
         except ConfigError:
             raise
         except ValueError as error:
             raise loading.LoadingError(f"{self.origin}: {error}") from error
+
+    def _statement(self, folder: Path) -> Stated | None:
+        """What the folder states. Raises ConfigError or LoadingError for files that cannot be read."""
+        from rankpo.models.loading import LoadingError
+
+        try:
+            return self.stated(folder)
+        except ConfigError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise LoadingError(str(error)) from error
+
+    def _with_stated(self, settings: Any, stated: Stated, explicit: Collection[str], say: Say) -> Any:
+        """The settings with those of the folder, unless the command line names the key; says what comes from where."""
+        settings, lines = settings.preferring(stated.values, self.asked(explicit), self.origin)
+        for line in (*lines, *stated.notes):
+            say(line)
+        say(f"{self.origin}: {settings.in_words()} (from {stated.source})")
+        return settings
 
     def build(
         self, inputs: Any, say: Say, gradient_checkpointing: bool = False, needs: frozenset[str] = frozenset()
@@ -215,9 +242,11 @@ class ModelKind(ABC):
         Raises LoadingError where weights cannot be found, read or used.
         """
         from rankpo.models.base import freeze_pooler
+        from rankpo.models.engine.body import body_of
         from rankpo.models.loading import LoadingError
 
         backbone: Any = self.load(inputs, say)
+        self._check_rows(backbone, inputs)
         try:
             model = self.wrap(backbone, inputs)
         except ConfigError:
@@ -228,23 +257,39 @@ class ModelKind(ABC):
             backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.use_peft:
             model.backbone = self.adapt(model)
-            if backbone.base_model is backbone:
+            if body_of(backbone) is backbone:
                 freeze_pooler(backbone)  # its new adapters too: DDP waits for the gradient of every trained weight
         if self.compile:
-            model.base.base_model.compile(dynamic=True)
+            body_of(model.base).compile(dynamic=True)
         self.finish(model, needs, say)
         say(self.summary(model))
         return model
+
+    def _check_rows(self, backbone: PreTrainedModel, inputs: Inputs) -> None:
+        """Raises LoadingError for a tokenizer with tokens that the model has no embedding for."""
+        from rankpo.models.loading import LoadingError
+
+        embeddings: Any = backbone.get_input_embeddings()
+        rows, size = int(embeddings.weight.shape[0]), len(inputs.tokenizer)
+        if size > rows:
+            raise LoadingError(
+                f"{self.origin}: the tokenizer has {size} tokens and the model {rows} embeddings; they are not of one model"
+            )
 
     def save(self, folder: Path, model: Any, description: Mapping[str, Any]) -> float:
         """Writes a model of this kind as a folder, whole; see `saving.save`. Returns the largest difference that was
         seen after loading it again."""
         from rankpo.models.saving import save
 
-        return save(folder, model, self.folder_format(), description)
+        own = type(self).__module__
+        of_a_user = {} if own.startswith("rankpo.") else {"kind_class": f"{own}.{type(self).__name__}"}
+        return save(folder, model, self.folder_format(), {**description, **of_a_user})
 
-    def backbone(self, family: Any = None) -> PreTrainedModel:
-        """The weights in float32 on the CPU, under the head of a family of transformers; None: without a head."""
+    def backbone(self, family: Any = None, say: Say | None = None) -> PreTrainedModel:
+        """The weights in float32 on the CPU, under the head of a family of transformers; None: without a head.
+
+        say: takes a line about a head of the checkpoint that is not used.
+        """
         from transformers import AutoModel
 
         from rankpo.models import loading
@@ -257,6 +302,7 @@ class ModelKind(ABC):
             attn_implementation=self.attn_implementation,
             trust_remote_code=self.trust_remote_code,
             family=family,
+            say=say,
         )
 
     def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from rankpo.config import packages
 from rankpo.errors import unknown
 from rankpo.models.kind import ModelKind
 
@@ -14,11 +15,30 @@ def kind_names() -> list[str]:
     return sorted(path.parent.name for path in Path(__file__).parent.glob("*/config.py"))
 
 
-def kind_class(name: str) -> type[ModelKind]:
-    """The `ModelKind` of a name. Raises ValueError for an unknown name."""
+def kind_class(name: str, target: str | None = None) -> type[ModelKind]:
+    """The `ModelKind` of a name.
+
+    target: the class of a kind that another package defines, as a saved folder states it. Raises ValueError for an
+    unknown name, and for a class of a package that the user has not declared.
+    """
     if name not in kind_names():
+        if target is not None:
+            return _class_of_a_user(name, target)
         raise ValueError(unknown("kind", name, kind_names()))
     module = import_module(f"rankpo.models.{name}.config")
     found = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
     (kind,) = [item for item in found if issubclass(item, ModelKind)]
     return kind
+
+
+def _class_of_a_user(name: str, target: str) -> type[ModelKind]:
+    module, _, leaf = target.rpartition(".")
+    if not packages.permits(target):
+        raise ValueError(
+            f"kind {name!r} is the class {target}, of a package that is not permitted; if you trust its code, set "
+            f"{packages.VARIABLE}={module.partition('.')[0]}"
+        )
+    found = vars(import_module(module)).get(leaf)
+    if not (isinstance(found, type) and issubclass(found, ModelKind)):
+        raise ValueError(f"kind {name!r}: {target} is not a ModelKind")
+    return found

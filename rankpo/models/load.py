@@ -9,7 +9,7 @@ import torch
 
 from rankpo.models.kinds import kind_class
 from rankpo.models.loading import LoadingError
-from rankpo.models.saved import saved_kind
+from rankpo.models.saved import saved_class, saved_kind
 
 
 def load_saved(path: str, device: str | None = None) -> Any:
@@ -17,7 +17,7 @@ def load_saved(path: str, device: str | None = None) -> Any:
     if not Path(path).is_dir():
         raise LoadingError(f"{path}: no such folder")
     try:
-        kind = kind_class(saved_kind(Path(path)))(load_from=path)
+        kind = kind_class(saved_kind(Path(path)), saved_class(Path(path)))(load_from=path)
     except ValueError as error:
         raise LoadingError(str(error)) from error
     model = kind.build(kind.open_inputs(ignore), ignore)

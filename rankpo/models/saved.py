@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rankpo.models.settings import Settings
 
 RECORD = "rankpo.json"  # in every folder that rankpo writes: kind, settings, and what the model was trained on
 OLD_RERANKER_RECORD = "reranker.json"  # the settings of rerankers that versions before this one wrote
 
-AnySettings = TypeVar("AnySettings", bound=Settings)
+
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What a folder states about a kind of model.
+
+    values: keys of the kind's settings. source: the files that state them, for messages. notes: lines about what the
+    folder holds and rankpo does not use. lower_case: whether texts are turned into lower case before they are read.
+    """
+
+    values: Mapping[str, Any]
+    source: str
+    notes: tuple[str, ...] = ()
+    lower_case: bool = False
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -25,6 +38,17 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_list(path: Path) -> list[dict[str, Any]]:
+    """The list of objects in a JSON file. Raises ValueError naming the file for other contents."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ValueError(f"{path} must hold a list of JSON objects")
     return value
 
 
@@ -46,6 +70,12 @@ def saved_kind(folder: Path) -> str:
     return "embedding"
 
 
+def saved_class(folder: Path) -> str | None:
+    """The class of a kind that another package defines, as rankpo.json states it; None for kinds of ours."""
+    found = read_json(folder / RECORD).get("kind_class")
+    return None if found is None else str(found)
+
+
 def _kind_of(record: Mapping[str, Any], folder: Path) -> str:
     if not isinstance(record.get("kind"), str):
         raise ValueError(f"{folder / RECORD} does not state the kind of the model")
@@ -61,14 +91,19 @@ def _heads(folder: Path) -> list[str]:
     return read_json(folder / "config.json").get("architectures") or []
 
 
-def settings_of_kind(folder: Path, kind: str, settings: type[AnySettings]) -> AnySettings | None:
-    """The settings that rankpo.json states, or None in a folder that rankpo did not write.
+def own_statement(folder: Path, kinds: Collection[str], settings: type[Settings]) -> Stated | None:
+    """What rankpo.json states, or None in a folder that rankpo did not write.
 
-    Raises ValueError for a folder of another kind.
+    kinds: whose settings can be read. Raises ValueError for a folder of another kind, and for unknown settings.
     """
     record = read_json(folder / RECORD)
     if not record:
         return None
-    if (found := _kind_of(record, folder)) != kind:
-        raise ValueError(f"{folder} holds a model of kind {found}, not {kind}; add kind={found}")
-    return settings.from_json(record["settings"], str(folder / RECORD))
+    if (found := _kind_of(record, folder)) not in kinds:
+        raise ValueError(f"{folder} holds a model of kind {found}, not {next(iter(kinds))}; add kind={found}")
+    return statement_of(settings.from_json(record["settings"], str(folder / RECORD)), RECORD)
+
+
+def statement_of(settings: Settings, source: str) -> Stated:
+    """All values of saved settings."""
+    return Stated(values={item.name: getattr(settings, item.name) for item in fields(settings)}, source=source)

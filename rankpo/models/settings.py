@@ -21,6 +21,14 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def in_words(self) -> str:
+        """The settings in words, for one line of the log."""
+        return ", ".join(
+            f"{item.name}={getattr(self, item.name)!r}"
+            for item in fields(self)
+            if getattr(self, item.name) != item.default
+        )
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any], place: str = "") -> Self:
         """Settings from `to_json`'s form. place: the file that they stand in, for messages.
@@ -32,23 +40,24 @@ class Settings:
             raise ValueError("; ".join(unknown(f"{place or 'saved'} settings", name, known) for name in strange))
         return cls(**values)
 
-    def preferred(self, given: Self, explicit: Collection[str], folder: str) -> tuple[Self, list[str]]:
-        """These saved settings, with those of `given` that the command line names; and one line for each difference.
+    def preferring(self, stated: Mapping[str, Any], explicit: Collection[str], folder: str) -> tuple[Self, list[str]]:
+        """These settings with the values that a folder states, unless the command line names the key; and one line for
+        each difference.
 
-        explicit: keys under `model` that the command line sets. folder: where these settings were saved.
+        explicit: keys under `model` that the command line sets. folder: what states the values, for messages.
         """
         changed, lines = {}, []
-        for item in fields(self):
-            old, new = getattr(self, item.name), getattr(given, item.name)
-            key = self.yaml_keys.get(item.name, item.name)
-            if old == new or (new == "auto" and key not in explicit):
-                continue
-            shown = (f"={new!r}", f" {old!r}") if key == item.name else (" is used", " the saved one")
-            if any(name == key or name.startswith(f"{key}.") for name in explicit):
-                changed[item.name] = new
+        for name, value in stated.items():
+            own, key = getattr(self, name), self.yaml_keys.get(name, name)
+            named = any(item == key or item.startswith(f"{key}.") for item in explicit)
+            if own == value or (own == "auto" and not named):
+                changed[name] = value
+            elif named:
+                shown = (f"={own!r}", f" {value!r}") if key == name else (" is used", " the saved one")
                 lines.append(f"model.{key}{shown[0]} instead of{shown[1]}, with which {folder} was saved")
-            elif key == item.name:
-                lines.append(f"{folder} was saved with {key}={old!r}: that is used, not the yaml's {new!r}")
             else:
-                lines.append(f"{folder} was saved with another {key}: that is used, not the yaml's")
+                changed[name] = value
+                shown = (f"={value!r}", f" {own!r}") if key == name else ("", "")
+                given = f"was saved with {key}{shown[0]}" if key == name else f"was saved with another {key}"
+                lines.append(f"{folder} {given}: that is used, not the yaml's{shown[1]}")
         return replace(self, **changed), lines

@@ -14,8 +14,11 @@ import torch
 import xxhash
 from torch import Tensor
 
+from rankpo.errors import StorageError
 from rankpo.runs import processes
-from rankpo.storage.atomic import replace_text, replacing
+from rankpo.storage.atomic import replacing
+from rankpo.storage.folders import checksum
+from rankpo.storage.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     from rankpo.models.embedding.model import EmbeddingModel
@@ -106,13 +109,10 @@ class Embeddings:
             left -= self.encoding.rows_of(shard)
 
     def _shard(self, shard: int) -> np.ndarray:
-        """[rows, D]. Raises EncodingError for a file that was cut."""
-        path, encoding = _shard_path(self.folder, shard), self.encoding
-        size = HEADER_BYTES + encoding.rows_of(shard) * encoding.dim * np.dtype(DTYPES[encoding.dtype]).itemsize
-        if path.stat().st_size != size:
-            raise EncodingError(
-                f"{path} has {path.stat().st_size} bytes instead of {size}; delete it, and the same task=encode makes it"
-            )
+        """[rows, D]. Raises EncodingError for files that are not as they were written."""
+        path = _shard_path(self.folder, shard)
+        if fault := shard_fault(self.folder, self.encoding, shard):
+            raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
         # copy on write: torch wants a writable array, and the file stays as it is
         return np.load(path, mmap_mode="c", allow_pickle=False)
 
@@ -126,9 +126,13 @@ class Embeddings:
         return output
 
     def ids(self) -> list[str]:
+        """Of all rows. Raises EncodingError for files that are not as they were written."""
         found: list[str] = []
         for shard in range(self.encoding.num_shards):
-            found.extend(_ids_path(self.folder, shard).read_text(encoding="utf-8").split("\n")[:-1])
+            path = _ids_path(self.folder, shard)
+            if fault := shard_fault(self.folder, self.encoding, shard):
+                raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
+            found.extend(path.read_bytes().decode("utf-8").split("\n")[:-1])
         return found
 
 
@@ -175,7 +179,13 @@ def encode_texts(folder: Path, encoding: Encoding, model: EmbeddingModel, source
     if processes.rank() == 0:
         _enter(folder, encoding)
     processes.barrier()
-    missing = [shard for shard in range(encoding.num_shards) if not _shard_path(folder, shard).exists()]
+    missing = []
+    for shard in range(encoding.num_shards):
+        fault = shard_fault(folder, encoding, shard)
+        if fault is not None:
+            missing.append(shard)
+            if _shard_path(folder, shard).exists():
+                say(f"{_shard_path(folder, shard)} is damaged ({fault}); it is made again")
     processes.barrier()  # every rank has seen the same shards before any is added
     if missing:
         done = encoding.num_shards - len(missing)
@@ -199,7 +209,19 @@ def cached_embeddings(
 ) -> Embeddings:
     """Embeddings under `cache_dir`, which later runs with the same model, texts, prompt and length find again."""
     encoding = describe_encoding(model, source, role, shard_size)
-    return encode_texts(Path(cache_dir) / "embeddings" / encoding.key, encoding, model, source, say)
+    folder = Path(cache_dir) / "embeddings" / encoding.key
+    if processes.rank() == 0:
+        _drop_damaged_meta(folder, say)
+    return encode_texts(folder, encoding, model, source, say)
+
+
+def _drop_damaged_meta(folder: Path, say: Say) -> None:
+    """Removes the description of a cached folder where it is damaged; the folder's name says what its shards hold."""
+    try:
+        _read_meta(folder)
+    except StorageError as error:
+        say(f"{str(error).partition(';')[0]}; it is made again")
+        (folder / META).unlink()
 
 
 def _enter(folder: Path, encoding: Encoding) -> None:
@@ -229,11 +251,14 @@ def _write_shard(
 
 
 def _save_shard(folder: Path, shard: int, ids: Sequence[str], vectors: np.ndarray, dtype: str) -> None:
-    lines = "".join(f"{identity}\n" for identity in ids)
-    replace_text(_ids_path(folder, shard), lines)
-    # last: where it stands, the shard is done
-    with replacing(_shard_path(folder, shard)) as temporary, temporary.open("wb") as file:
-        np.save(file, vectors.astype(DTYPES[dtype]), allow_pickle=False)
+    with replacing(_ids_path(folder, shard)) as temporary:
+        temporary.write_bytes("".join(f"{identity}\n" for identity in ids).encode())
+    # The vectors come last: where they stand, the shard is done.
+    with replacing(_shard_path(folder, shard)) as temporary:
+        with temporary.open("wb") as file:
+            np.save(file, vectors.astype(DTYPES[dtype]), allow_pickle=False)
+        sums = {"rows": len(ids), "ids": checksum(_ids_path(folder, shard)), "vectors": checksum(temporary)}
+        write_json(_sums_path(folder, shard), sums)
 
 
 def write_folder(folder: Path, encoding: Encoding, vectors: Callable[[int], np.ndarray]) -> Embeddings:
@@ -247,6 +272,44 @@ def write_folder(folder: Path, encoding: Encoding, vectors: Callable[[int], np.n
     return Embeddings(folder)
 
 
+_sound: dict[Path, tuple[tuple[int, int], ...]] = {}  # sizes and times of the shards that this process has read through
+
+
+def shard_fault(folder: Path, encoding: Encoding, shard: int) -> str | None:
+    """What is wrong with the files of a shard, or None. A process reads each through once, and again once it changed.
+
+    Shards of earlier versions have no checksums; of those the sizes and the number of ids are compared.
+    """
+    vectors, ids = _shard_path(folder, shard), _ids_path(folder, shard)
+    for path in (vectors, ids):
+        if not path.is_file():
+            return f"{path.name} is missing"
+    stamp = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in (vectors, ids))
+    if _sound.get(vectors) == stamp:
+        return None
+    rows = encoding.rows_of(shard)
+    size = HEADER_BYTES + rows * encoding.dim * np.dtype(DTYPES[encoding.dtype]).itemsize
+    if stamp[0][0] != size:
+        return f"it has {stamp[0][0]} bytes instead of {size}"
+    if (count := ids.read_bytes().count(b"\n")) != rows:
+        return f"{ids.name} has {count} ids instead of {rows}"
+    try:
+        sums = read_json(_sums_path(folder, shard))
+    except FileNotFoundError:
+        sums = {}
+    except StorageError:
+        return f"{_sums_path(folder, shard).name} is damaged"
+    for path, name in ((vectors, "vectors"), (ids, "ids")):
+        if sums and sums.get(name) != checksum(path):
+            return f"{path.name} has another content than was written"
+    _sound[vectors] = stamp
+    return None
+
+
+def _sums_path(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.sums.json"
+
+
 def _shard_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05d}.npy"
 
@@ -256,13 +319,19 @@ def _ids_path(folder: Path, shard: int) -> Path:
 
 
 def _read_meta(folder: Path) -> tuple[Encoding, bool] | None:
+    """What the folder holds and whether all of it is there; None where it says nothing.
+
+    Raises StorageError for a file that is not as it was written.
+    """
     path = folder / META
-    if not path.exists():
+    try:
+        values = read_json(path, "set overwrite=true to encode again")
+        return Encoding(**values["encoding"]), bool(values["complete"])
+    except FileNotFoundError:
         return None
-    values = json.loads(path.read_text())
-    return Encoding(**values["encoding"]), values["complete"]
+    except (KeyError, TypeError) as error:
+        raise StorageError(f"{path} is no description of embeddings; set overwrite=true to encode again") from error
 
 
 def _write_meta(folder: Path, encoding: Encoding, complete: bool) -> None:
-    content = json.dumps({"encoding": asdict(encoding), "complete": complete}, indent=1)
-    replace_text(folder / META, content)
+    write_json(folder / META, {"encoding": asdict(encoding), "complete": complete})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rankpo.storage.folders import damage, recover, written_whole
+from rankpo.storage.json_files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Checkpoint:
 
     @property
     def state(self) -> dict[str, Any]:
-        return json.loads((self.path / "state.json").read_text())
+        return read_json(self.path / "state.json")
 
 
 class CheckpointStore:
@@ -39,7 +39,7 @@ class CheckpointStore:
         """Writes step-N: whatever `write` puts into the folder, and `state` as JSON."""
         with written_whole(self.folder / f"step-{step}") as folder:
             write(folder)
-            (folder / "state.json").write_text(json.dumps(state))
+            write_json(folder / "state.json", state, indent=None)
         return Checkpoint(self.folder / f"step-{step}", step)
 
     def list(self) -> list[Checkpoint]:

@@ -1,4 +1,4 @@
-"""What many jobs need and one computes: the first to come makes a file, those that start beside it wait for it."""
+"""A file that one job computes under a lock while others wait for it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ POLL_SECONDS = 0.5
 
 
 @contextmanager
-def must_compute(path: Path, say: Callable[[str], None]) -> Iterator[bool]:
+def must_compute(
+    path: Path, say: Callable[[str], None], is_valid: Callable[[Path], bool] = Path.exists
+) -> Iterator[bool]:
     """Whether this job has to write `path` inside the block, whole; the same on all its ranks, which call it together.
 
     While one job does, others wait; where it ends without the file, the next one takes over. Rank 0 asks for the lock
-    and never waits for it: the other ranks sit in a collective call, which would time out.
+    and never waits for it: the other ranks sit in a collective call, which would time out. is_valid: whether the file is
+    there and can be used; one that cannot is computed again.
     """
     said = False
     with ExitStack() as lock:
-        while (answer := processes.broadcast_object(_answer(path, lock))) == "wait":
+        while (answer := processes.broadcast_object(_answer(path, lock, is_valid))) == "wait":
             if not said:
                 say(f"another job computes {path}; waiting for it")
                 said = True
@@ -30,7 +33,7 @@ def must_compute(path: Path, say: Callable[[str], None]) -> Iterator[bool]:
         yield answer == "ours"
 
 
-def _answer(path: Path, lock: ExitStack) -> str:
+def _answer(path: Path, lock: ExitStack, is_valid: Callable[[Path], bool]) -> str:
     """`there`, `ours` or `wait`; only rank 0's counts, which then holds the lock as long as `lock` is open."""
     if processes.rank() != 0:
         return ""
@@ -39,4 +42,4 @@ def _answer(path: Path, lock: ExitStack) -> str:
     except locks.Busy:
         return "wait"
     # looked for under the lock: whoever had it before may have written the file
-    return "there" if path.exists() else "ours"
+    return "there" if is_valid(path) else "ours"

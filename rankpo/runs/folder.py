@@ -11,8 +11,8 @@ from typing import Any
 
 from rankpo.errors import StorageError
 from rankpo.storage import locks
-from rankpo.storage.atomic import replace_text
 from rankpo.storage.folders import recover
+from rankpo.storage.json_files import read_json, write_json
 
 Comparable = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -65,13 +65,13 @@ def enter_run_dir(
     if overwrite and (begun or finished):
         return True  # what is there goes when the new run can begin, by `start_again`: bad data must cost nothing
     if not (begun or finished):
-        replace_text(saved_path, json.dumps(config, indent=1, sort_keys=True))
+        write_json(saved_path, config)
         return True
     if finished and resume != "auto":
         raise StorageError(f"{run_dir} holds a finished run; set overwrite=true or another exp_name")
     if resume != "auto":
         raise StorageError(f"{run_dir} holds an unfinished run; set resume=auto to continue it, or overwrite=true")
-    different = differences(comparable(json.loads(saved_path.read_text())), comparable(config))
+    different = differences(comparable(read_json(saved_path)), comparable(config))
     if different:
         raise StorageError(f"{run_dir} was started with another config: {'; '.join(different)}; set overwrite=true")
     return not finished

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,20 +20,37 @@ SPARE_BYTES = 1 << 20
 def replacing(path: Path) -> Iterator[Path]:
     """A place to write to, which takes the name `path` once the block ends well; before, what stood there stays.
 
-    Makes the folder. The place is this process's own: several may write the same file at once, and the last one wins.
+    Makes the folder. The file is on the disk, under the mode that the umask gives, before it takes its name. The place is
+    this process's own: several may write the same file at once, and the last one wins.
     Raises OSError with the errno of `unwritten` where there is no room, in whatever words a library has said it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
+        temporary.chmod(mode)  # what the umask gives; safetensors writes files that only their owner may read
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     except Exception as error:
         if number := unwritten(error, path.parent):
             raise OSError(number, os.strerror(number), str(path)) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk; Windows has no such call for folders."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def unwritten(error: Exception, folder: Path) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import xxhash
 from safetensors import SafetensorError
 
 from rankpo.errors import StorageError
-from rankpo.storage.atomic import room, unwritten
+from rankpo.storage.atomic import room, sync, unwritten
 
 MANIFEST = "manifest.json"
 
@@ -30,10 +31,11 @@ def written_whole(target: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         _manifest(temporary)
+        _open_to_umask(temporary)
         for path in [*temporary.rglob("*"), temporary]:
-            _fsync(path)
+            sync(path)
         _replace(temporary, target)
-        _fsync(target.parent)
+        sync(target.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if number := unwritten(error, target.parent):
@@ -42,6 +44,14 @@ def written_whole(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _open_to_umask(folder: Path) -> None:
+    """Gives every file the mode that the umask gives: safetensors writes files that only their owner may read."""
+    mode = stat.S_IMODE(folder.stat().st_mode) & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def recover(target: Path) -> None:
@@ -68,14 +78,6 @@ def _replace(temporary: Path, target: Path) -> None:
         temporary.rename(target)
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def checksum(path: Path) -> str:
     """xxh3-128 of a file's content."""
     digest = xxhash.xxh3_128()
@@ -91,6 +93,16 @@ def _manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(entries, indent=0))
 
 
+def read_manifest(folder: Path) -> dict[str, tuple[int, str]] | None:
+    """Size and checksum of each file that `written_whole` wrote, by its relative path; None for any other content."""
+    try:
+        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = {str(name): (int(size), str(digest)) for name, (size, digest) in entries.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return found or None
+
+
 def damage(folder: Path, largest: int | None = None) -> str | None:
     """What is wrong with a folder that `written_whole` made, or None.
 
@@ -98,10 +110,9 @@ def damage(folder: Path, largest: int | None = None) -> str | None:
     """
     if not (folder / MANIFEST).exists():
         return f"{MANIFEST} is missing"
-    try:
-        entries = json.loads((folder / MANIFEST).read_text())
-    except ValueError:
-        return f"{MANIFEST} is not JSON"
+    entries = read_manifest(folder)
+    if entries is None:
+        return f"{MANIFEST} is no list of files"
     for name, (size, expected) in entries.items():
         path = folder / name
         if not path.exists():

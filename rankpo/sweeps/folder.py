@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from rankpo.errors import ConfigError
 from rankpo.runs.folder import differences
-from rankpo.storage.atomic import replace_text, replacing
+from rankpo.storage.atomic import replacing
+from rankpo.storage.json_files import read_json, write_json
 
 SWEEP_FILE = "sweep.json"
 JOB_FILE = "sweep_job.json"
@@ -44,7 +45,7 @@ def begin(config: DictConfig) -> None:
         "metrics": [metric] if isinstance(metric, str) else list(metric or []),
         "directions": [direction] if isinstance(direction, str) else list(direction or []),
     }
-    replace_text(folder / SWEEP_FILE, json.dumps(note, indent=1))
+    write_json(folder / SWEEP_FILE, note)
     _folders.append(folder)
     os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")  # of srun: a task that fails ends the others of its job
 
@@ -56,7 +57,7 @@ def read_note(folder: Path) -> dict[str, Any]:
         raise ConfigError(
             [f"{path} is not there: exp_name, cache_dir and run_dir name the folder of the sweep; none can be swept"]
         )
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def varied(overrides: Sequence[str], arguments: Collection[str]) -> list[str]:
@@ -86,12 +87,12 @@ def config_hash(config: Any) -> str:
 
 def write_job(folder: Path, values: Mapping[str, Any]) -> None:
     """Notes a job's overrides, state (running, finished, pruned, failed), seconds and error."""
-    replace_text(folder / JOB_FILE, json.dumps(values, indent=1))
+    write_json(folder / JOB_FILE, values)
 
 
 def read_job(folder: Path) -> dict[str, Any] | None:
     path = folder / JOB_FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def is_finished(folder: Path, digest: str, config: DictConfig, overrides: Sequence[str]) -> bool:
@@ -115,7 +116,7 @@ def _is_same_run(folder: Path, config: DictConfig, overrides: Sequence[str]) -> 
         return False
     placed: Any = OmegaConf.merge(config, {"run_dir": str(folder)})
     composed = plain_tree(placed, overrides)
-    old, new = comparable(json.loads(saved.read_text())), comparable(composed)
+    old, new = comparable(read_json(saved)), comparable(composed)
     return old["task"]["_target_"] == new["task"]["_target_"] and not differences(old, new)
 
 
@@ -123,7 +124,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
     """One row for each job: what it varies, its state, and its value of every metric."""
     rows = []
     for path in sorted(folder.glob(f"*/{JOB_FILE}")):
-        job = json.loads(path.read_text())
+        job = read_json(path)
         chosen = dict(item.lstrip("+").split("=", 1) for item in job["overrides"])
         rows.append({"job": path.parent.name, "state": job["state"], **chosen, **last_metrics(path.parent)})
     return rows
@@ -142,7 +143,7 @@ def last_metrics(run_dir: Path) -> dict[str, float]:
     kept = {name.removeprefix("eval/"): value for name, value in values.items() if value is not None}
     final = run_dir / "FINAL" / "rankpo.json"
     if final.exists():
-        kept.update(json.loads(final.read_text()).get("metrics_after") or {})
+        kept.update(read_json(final).get("metrics_after") or {})
     return kept
 
 

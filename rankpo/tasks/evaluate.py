@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rankpo.errors import ConfigError, StorageError
 from rankpo.runs.checkpoints import Checkpoint, CheckpointStore
 from rankpo.storage.folders import damage
+from rankpo.storage.json_files import read_json
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -149,7 +150,7 @@ def model_of_run(folder: Path) -> tuple[Any, int]:
 
     if not (folder / "config.json").exists() or not ((folder / "FINAL").is_dir() or CheckpointStore(folder).list()):
         raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     return build(config["model"], f"{folder}/config.json: model"), int(config["seed"])
 
 

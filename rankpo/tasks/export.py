@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,10 @@ Say = Callable[[str], None]
 class Export:
     """Writes `output`/FINAL, or with several alphas `output`/alpha-A/FINAL, each loaded again and compared.
 
-    run: a run directory; None exports the model of the config. checkpoint: "FINAL" or "step-N". alphas: weights
-    (1 - α)·start + α·trained; 1 is the trained model. start: a folder or hub id; None takes what the run started from.
+    run: a run directory; None exports the model of the config. checkpoint: "FINAL" or "step-N". soup: run directories,
+    such as seeds of one recipe, whose FINALs' mean is the trained model, in place of run. alphas: weights
+    (1 - α)·start + α·trained; 1 is the trained model. start: a folder or hub id; None takes what the run started from,
+    and of a soup's runs what all of them did.
     """
 
     run: str | None = None
@@ -37,6 +39,7 @@ class Export:
     alphas: Sequence[float] = (1.0,)
     start: str | None = None
     output: str = "export"
+    soup: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -49,6 +52,18 @@ class Export:
             raise ValueError(f"checkpoint must be FINAL or step-N, got {self.checkpoint!r}")
         if self.run is not None and not Path(self.run).is_dir():
             raise ValueError(f"run={self.run}: no such run directory")
+        self._check_soup()
+
+    def _check_soup(self) -> None:
+        if not self.soup:
+            return
+        if self.run is not None or self.checkpoint != FINAL:
+            raise ValueError(f"soup={list(self.soup)} mixes the FINALs of its runs; leave run and checkpoint out")
+        if len(self.soup) < 2 or len({Path(run).resolve() for run in self.soup}) < len(self.soup):
+            raise ValueError(f"soup must name two different run directories or more, got {list(self.soup)}")
+        for run in self.soup:
+            if not (Path(run) / FINAL).is_dir():
+                raise ValueError(f"soup: {run} is no run directory with a {FINAL}")
 
     def __call__(self, experiment: Experiment) -> list[dict[str, Any]]:
         """The table's rows, one for each folder."""
@@ -69,7 +84,7 @@ class Export:
 
     def _check_targets(self, experiment: Experiment, targets: Sequence[Path]) -> None:
         read = [Path(name).resolve() for name in (self.start, experiment.model.load_from) if name is not None]
-        read += [] if self.run is None else [(Path(self.run) / FINAL).resolve()]
+        read += [(Path(run) / FINAL).resolve() for run in (*self.soup, *filter(None, [self.run]))]
         for target in targets:
             if target.resolve() in read:
                 raise ConfigError([f"task.output={self.output} would write {target}, which is read; choose another"])
@@ -79,7 +94,7 @@ class Export:
     def _export(self, experiment: Experiment, targets: Mapping[float, Path], say: Say) -> list[dict[str, Any]]:
         from rankpo.models.interpolation import interpolate, shared_names
 
-        config, model = self._trained(experiment, say)
+        config, model = self._mixed(say) if self.soup else self._trained(experiment, say)
         description = self._description(experiment, config)
         trained = _copied(model)
         start: dict[str, Tensor] = {}
@@ -90,7 +105,8 @@ class Export:
         rows = []
         for alpha, target in targets.items():
             model.load_state_dict(interpolate(start, trained, alpha) if alpha < 1 else trained)
-            difference = self._write(model, config, target, _described(description, alpha, self.dtype))
+            whole = alpha == 1 and not self.soup
+            difference = self._write(model, config, target, _described(description, alpha, self.dtype, whole))
             rows.append({"folder": str(target), "alpha": alpha, "dtype": self.dtype, "difference": f"{difference:.0e}"})
         return rows
 
@@ -120,6 +136,31 @@ class Export:
             model.backbone = adapters.merge_and_unload()
         return config, model
 
+    def _mixed(self, say: Say) -> tuple[Any, RankingModel]:
+        """The settings of the soup's first run, and a model with the mean of the weights of all."""
+        from rankpo.models.interpolation import mean_weights
+        from rankpo.tasks.evaluate import build_model, model_of_run
+
+        configs = [model_of_run(Path(run))[0] for run in self.soup]
+        starts = {config.load_from or config.name_or_path for config in configs}
+        if len(starts) > 1 and self.start is None and any(alpha < 1 for alpha in self.alphas):
+            raise ConfigError([f"task.soup: the runs started from {', '.join(map(str, starts))}; set task.start"])
+        first = build_model(_plain(configs[0], str(Path(self.soup[0]) / FINAL)), (), "cpu", say)
+
+        def states() -> Iterator[Mapping[str, Tensor]]:
+            yield _copied(first)
+            for run, config in zip(self.soup[1:], configs[1:], strict=True):
+                model = build_model(_plain(config, str(Path(run) / FINAL)), (), "cpu", say)
+                if model.settings != first.settings:
+                    raise ConfigError(
+                        [f"task.soup: {run} and {self.soup[0]} read texts in two ways: {_differing(model, first)}"]
+                    )
+                yield model.state_dict()
+
+        first.load_state_dict(mean_weights(states()))
+        say(f"the mean of {len(self.soup)} models")
+        return configs[0], first
+
     def _start(self, config: Any, say: Say) -> RankingModel:
         """What the run started from, or `start`. Raises ConfigError where neither can be known."""
         from rankpo.tasks.evaluate import build_model
@@ -128,20 +169,25 @@ class Export:
             if Path(self.start).is_dir():
                 return build_model(_plain(config, self.start), (), "cpu", say)
             return build_model(replace(_plain(config, None), name_or_path=self.start), (), "cpu", say)
-        if self.run is None:
+        if self.run is None and not self.soup:
             raise ConfigError(["task.alphas need task.run, or task.start=<the model to interpolate with>"])
         if config.load_from is None and config.name_or_path is None:
-            raise ConfigError([f"task.run={self.run} started from random weights; set task.start to interpolate"])
+            run = f"task.run={self.run}" if self.run else f"task.soup: {self.soup[0]}"
+            raise ConfigError([f"{run} started from random weights; set task.start to interpolate"])
         return build_model(_plain(config, config.load_from), (), "cpu", say)
 
     def _description(self, experiment: Experiment, config: Any) -> dict[str, Any]:
         """What rankpo.json and the card say: the run's own words where it has a FINAL."""
-        folder = Path(self.run) / FINAL if self.run else Path(experiment.model.load_from or "")
+        run = self.soup[0] if self.soup else self.run
+        folder = Path(run) / FINAL if run else Path(experiment.model.load_from or "")
         record = folder / "rankpo.json"
         known = json.loads(record.read_text()) if record.exists() else {}
         kept = {name: value for name, value in known.items() if name not in ("kind", "format", "settings")}
         base = config.name_or_path or (None if config.load_from is None else Path(config.load_from).name)
-        exported = {"checkpoint": self.checkpoint, "start": None if self.start is None else Path(self.start).name}
+        exported: dict[str, Any] = {"checkpoint": self.checkpoint}
+        exported["start"] = None if self.start is None else Path(self.start).name
+        if self.soup:
+            exported["soup"] = [Path(run).name for run in self.soup]
         return {"exp_name": experiment.exp_name, "base_model": base, **kept, "export": exported}
 
     def _write(self, model: Any, config: Any, target: Path, description: Mapping[str, Any]) -> float:
@@ -187,7 +233,16 @@ def _copied(model: RankingModel) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def _described(description: Mapping[str, Any], alpha: float, dtype: str) -> dict[str, Any]:
-    """With α, and without metrics that other weights have."""
-    kept = {name: v for name, v in description.items() if alpha == 1 or not name.startswith("metrics_")}
+def _differing(model: RankingModel, first: RankingModel) -> str:
+    """The settings that two models do not share, by name."""
+    pairs = [
+        (item.name, getattr(model.settings, item.name), getattr(first.settings, item.name))
+        for item in fields(model.settings)
+    ]
+    return ", ".join(f"{name} {own!r} and {other!r}" for name, own, other in pairs if own != other)
+
+
+def _described(description: Mapping[str, Any], alpha: float, dtype: str, whole: bool) -> dict[str, Any]:
+    """With α, and without metrics that other weights have. whole: whether the weights are the run's own."""
+    kept = {name: v for name, v in description.items() if whole or not name.startswith("metrics_")}
     return {**kept, "export": {**description["export"], "alpha": alpha, "dtype": dtype}}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rankpo.models.reference import Reference
     from rankpo.runs.logger import MetricsLogger
     from rankpo.trainers.basic import BasicTrainer
+    from rankpo.trainers.teacher import TeacherEmbeddings
 
 COMPLETIONS = frozenset({"token_logps", "rewards"})  # what kinds give that read a prompt and its completion
 DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
@@ -142,6 +143,7 @@ def assemble(
         **({} if baseline is None else {"baseline": baseline}),
         reference=reference,
         stored=stored,
+        teacher=make_teacher(experiment, model, table, logger.say),
         replay=replay,
     )
 
@@ -238,7 +240,7 @@ def make_evaluators(
     made: list[Evaluator] = []
     for dataset in experiment.eval_datasets:
         pairs = str(getattr(dataset, "part", "")).startswith("preferences")
-        if hasattr(dataset, "qrels") and not pairs and experiment.model.kind == "embedding":
+        if hasattr(dataset, "qrels") and not pairs and "vectors" in experiment.model.gives:
             deepest = max((int(name.rpartition("@")[2]) for name in metrics if "@" in name), default=100)
             made.append(RetrievalEvaluator(dataset, experiment.cache_dir, metrics, say, top_k=max(top_k, deepest)))
         elif not pairs and has_scored_pairs(dataset):
@@ -301,6 +303,24 @@ def make_reference(
     if experiment.cache_reference_logprobs:
         reference.save_scores(experiment.run_dir / reference.FILE, scores, table, model.settings, say)
     return reference.StoredReference(), scores
+
+
+def make_teacher(
+    experiment: Experiment, model: EmbeddingModel, table: Any, say: Callable[[str], None]
+) -> TeacherEmbeddings | None:
+    """Embeddings of the training data by the guide or teacher of the loss, or None where it has none."""
+    from rankpo.losses.in_batch import InBatchLoss
+    from rankpo.models.loading import LoadingError
+    from rankpo.trainers.teacher import Teaching, teacher_embeddings
+
+    loss = experiment.loss
+    if not isinstance(loss, InBatchLoss) or "teacher" not in loss.knows:
+        return None
+    start = Teaching(model=model, table=table, datasets=experiment.datasets, cache_dir=experiment.cache_dir)
+    try:
+        return teacher_embeddings(loss.teacher_model, start, say)
+    except LoadingError as error:
+        raise ConfigError([f"loss: {error}"]) from error
 
 
 def make_optimizer(experiment: Experiment, model: EmbeddingModel) -> torch.optim.Optimizer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rankpo.evaluation.base import Evaluator
 from rankpo.models.reference import fingerprint_weights
 from rankpo.runs import processes
 from rankpo.runs.computed_once import must_compute
-from rankpo.storage.atomic import replace_text
+from rankpo.storage.json_files import read_cache, read_json, write_json
 
 FORMAT_VERSION = 1  # to be raised by a change that gives the same model other metrics
 
@@ -46,11 +45,11 @@ class Baseline:
         parts = [*self.start, type(evaluator).__name__, table.folder.name, *evaluator.depends_on()]
         key = xxhash.xxh3_128_hexdigest("|".join(map(repr, parts)).encode())
         path = self.folder / f"{key}.json"
-        with must_compute(path, self.say) as ours:
+        with must_compute(path, self.say, lambda file: read_cache(file, self.say) is not None) as ours:
             if not ours:
                 self.say(f"{evaluator.name}: evaluation of the start model from {path}")
-                return json.loads(path.read_text())
+                return read_json(path)
             metrics = dict(measured(evaluator, model))
             if processes.rank() == 0:
-                replace_text(path, json.dumps(metrics))
+                write_json(path, metrics)
             return metrics

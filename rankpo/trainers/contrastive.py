@@ -26,12 +26,15 @@ class ContrastiveTrainer(BasicTrainer):
 
     def check(self) -> None:
         in_batch.check_loader(self.loss, self.loader, "dataloader")
+        if self.teacher is not None:
+            self.loss.check_sizes(self.policy.dim, self.teacher.dim)
 
     def prepare(self, step: int) -> Any:
         if not self._in_batch:
             return super().prepare(step)
         groups = self.loader.groups(step)
-        update = in_batch.prepare(self.loss, self.policy.inputs, self.loader.table, groups, self.settings.max_tokens)
+        inputs, table, max_tokens = self.policy.inputs, self.loader.table, self.settings.max_tokens
+        update = in_batch.prepare(self.loss, inputs, table, groups, max_tokens, self.teacher)
         counts = self.policy.counts(update.batch.sequences)
         return replace(update, counts=counts, similarity=self.policy.similarity)
 

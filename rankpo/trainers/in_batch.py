@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from rankpo.losses.reduction import sums, total
 from rankpo.losses.vectors import Similarity, inner_products
 from rankpo.models.inputs import Inputs
 from rankpo.runs import processes
+from rankpo.trainers.teacher import TeacherEmbeddings
 from rankpo.types import Batch, LossOutput, Vectors
 
 
@@ -74,9 +75,17 @@ def check_loader(loss: InBatchLoss, loader: DataLoader, key: str) -> None:
 
 
 def prepare(
-    loss: InBatchLoss, inputs: Inputs, table: ExampleTable, groups: list[Group], max_tokens: int
+    loss: InBatchLoss,
+    inputs: Inputs,
+    table: ExampleTable,
+    groups: list[Group],
+    max_tokens: int,
+    teacher: TeacherEmbeddings | None = None,
 ) -> InBatchUpdate:
-    """Deals one update's sequences and queries over ranks; the same plan on all of them."""
+    """Deals one update's sequences and queries over ranks; the same plan on all of them.
+
+    teacher: embeddings of the table's texts by another model, for losses that know `teacher`.
+    """
     ranks, rank = processes.world_size(), processes.rank()
     shared = loss.over_all_ranks or ranks == 1
     num_queries = len(groups)
@@ -89,6 +98,8 @@ def prepare(
     batch = inputs.collate(table, groups, with_positives="positives" in loss.knows)
     if "grades" in loss.knows:
         batch = with_grades(batch, table, groups)
+    if teacher is not None:
+        batch = replace(batch, teacher=teacher.of_batch(batch, groups))
     lengths = batch.sequences.lengths.numpy()
     shares = deal(lengths, ranks) if shared else [np.arange(len(lengths))]
     cuts = pad_equal([cut(rows, lengths, max_tokens) for rows in shares])

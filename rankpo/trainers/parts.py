@@ -27,6 +27,7 @@ from rankpo.trainers.schedules import Schedule
 from rankpo.trainers.settings import TrainerSettings
 from rankpo.trainers.state import Keeper, TrainerState
 from rankpo.trainers.strategies.choose import make_strategy
+from rankpo.trainers.teacher import TeacherEmbeddings
 from rankpo.trainers.watch import Watch
 from rankpo.types import Batch, LossOutput
 
@@ -39,7 +40,8 @@ class Parts:
 
     policy: the model itself; `self.model` is what its strategy made of it. save_final: writes FINAL from the model, or
     from complete weights where they are not None; called on every rank. baseline: metrics of the start model. stored:
-    [slots] reference scores, or None. replay: a second loader whose groups accompany every update, or None.
+    [slots] reference scores, or None. teacher: embeddings of the data by another model, or None. replay: a second
+    loader whose groups accompany every update, or None.
     """
 
     settings: TrainerSettings
@@ -56,6 +58,7 @@ class Parts:
     baseline: Measure = measured
     reference: Reference | None = None
     stored: np.ndarray | None = None
+    teacher: TeacherEmbeddings | None = None
     replay: DataLoader | None = None
 
     main_term = "preference"  # the name of the loss's main term in the log

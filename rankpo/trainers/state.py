@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from rankpo.runs import processes
 from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.runs.logger import RunningMetrics
 from rankpo.storage.folders import damage
+from rankpo.storage.json_files import read_json, write_json
 from rankpo.trainers.settings import TrainerSettings
 from rankpo.trainers.strategies.base import OptimizerState, Strategy
 
@@ -121,13 +121,13 @@ def save_optimizer(folder: Path, state: OptimizerState) -> None:
             elif value is not None:
                 numbers[f"{name}/{key}"] = value
     save_file(tensors, folder / "optimizer.safetensors")
-    (folder / "optimizer.json").write_text(json.dumps(numbers))
+    write_json(folder / "optimizer.json", numbers, indent=None)
 
 
 def load_optimizer(folder: Path) -> OptimizerState:
     """What `save_optimizer` wrote."""
     state: OptimizerState = {}
-    stored = {**load_file(folder / "optimizer.safetensors"), **json.loads((folder / "optimizer.json").read_text())}
+    stored = {**load_file(folder / "optimizer.safetensors"), **read_json(folder / "optimizer.json")}
     for place, value in stored.items():
         name, _, key = place.rpartition("/")
         state.setdefault(name, {})[key] = value

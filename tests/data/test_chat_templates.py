@@ -150,7 +150,7 @@ def test_a_generation_prompt_that_opens_thoughts(template):
         assert chat.completion(QUESTION, answer) == "hm\n</think>\n\nBlue.<|im_end|>"
     with pytest.raises(BadRecord, match="opens <think>, and the answer neither begins with it nor closes it"):
         chat.completion(QUESTION, "Blue.")
-    with pytest.raises(BadRecord, match="opens <think> and never writes </think>"):
+    with pytest.raises(BadRecord, match="the prompt opens <think>, and the answer never writes </think>"):
         chat.completion(QUESTION, "<think>\nBlue.")
     assert chat.completion(QUESTION, "<think>\nBlu", finished=False) == "Blu"
     assert "opens '<think>\\n'" in chat.notes[0]

@@ -125,6 +125,9 @@ def test_unknown_passages_as_irrelevant():
     s = SCORES.tolist()
     expected = [naive(s[0], [2, 0, 1, 0], 0.5, 2.0), naive(s[1], [0, 0, 1, 0], 0.5, 2.0)]
     assert_values(loss.in_batch(EMBEDDINGS, BATCH).losses, *expected, atol=1e-10)
+    alone = replace(BATCH, own_negatives=tensor([True, False]))
+    shut = naive(s[0][:3], [2, 0, 1], 0.5, 2.0)  # what is judged for it stays, what is unknown does not come in
+    assert_values(loss.in_batch(EMBEDDINGS, alone).losses, shut, expected[1], atol=1e-10)
     below = replace(BATCH, labels=replace(BATCH.labels, relevance=tensor([[2.0, -1.0], [1.0, 0.0]])), judged=None)
     expected[0] = naive(s[0], [2, -1, -1, -1], 0.5, 2.0)
     assert_values(loss.in_batch(EMBEDDINGS, below).losses, *expected, atol=1e-10)

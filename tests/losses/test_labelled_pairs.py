@@ -176,6 +176,9 @@ def test_triplets_by_hand():
     in_batch = TripletLoss(negatives="in_batch")
     assert_values(value(in_batch, vectors, batch), (1.5 + 0.5 + 0.5 + 0.5) / 8)
     assert_values(value(in_batch, vectors, batch, 2), 3 / 8)
+    # the first query sees its own two alone: 1.5; five triplets less two
+    alone = replace(batch, own_negatives=tensor([True, False]))
+    assert_values(value(in_batch, vectors, alone, 2), (1.5 + 0.5) / 6)
 
 
 def test_several_candidates_of_a_query_are_so_many_pairs():

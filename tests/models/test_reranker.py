@@ -411,30 +411,6 @@ def test_lora_trains_the_head_and_keeps_its_adapters(tmp_path, name, head):
     assert_close(model.compute_score(PAIRS), changed)
 
 
-NEEDS_WORDS = ("model.yes_word=y", "model.no_word=n")
-CONFIG = Path(__file__).resolve().parents[2] / "config" / "model"
-
-
-def reranker_yamls() -> list[str]:
-    return sorted(p.stem for p in CONFIG.glob("*.yaml") if "defaults: [reranker]" in p.read_text())
-
-
-def test_reranker_yamls_are_counted():
-    assert len(reranker_yamls()) == 8
-
-
-@pytest.mark.parametrize("name", reranker_yamls())
-def test_every_yaml_reads_and_scores(name):
-    """Each one's settings on a tiny random model."""
-    head = compose([f"model={name}", "loss=dpo"]).model.head
-    kind = "bert" if head == "encoder" else "llama"
-    sizes = "hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64"
-    random = f"++model.random={{model_type: {kind}, {sizes}, max_position_embeddings: 2048}}"
-    words = NEEDS_WORDS if head == "causal_lm" else ()
-    model = model_of(name, random, "model.name_or_path=null", *words)
-    assert len(set(model.compute_score(PAIRS))) == len(PAIRS)
-
-
 @pytest.mark.parametrize("name", TINY)
 def test_half_precision_scores_are_float32_and_close(name):
     model = model_of(name)

@@ -1,6 +1,7 @@
 """Shards on disk: contents, resuming, refusals; and dense search over them, exact and by faiss."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -239,3 +240,30 @@ def test_the_meta_file_says_what_was_encoded(tmp_path, model):
     assert saved["complete"] is True
     assert (saved["encoding"]["role"], saved["encoding"]["num_rows"], saved["encoding"]["dim"]) == ("query", 11, 32)
     assert saved["encoding"]["settings"]["query_prompt"] == "find: "
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["shard-00000.npy", "shard-00000.ids.txt"])
+def test_a_changed_shard_is_never_believed(tmp_path, name):
+    """One bit of a vector or an id: the same size, so that the checksum alone tells."""
+    embeddings = stored(tmp_path, np.eye(5, dtype=np.float32))
+    assert len(embeddings.ids()) == 5
+    flip(tmp_path / name)
+    with pytest.raises(EncodingError, match=rf"is damaged \({re.escape(name)} has another content than was written\)"):
+        embeddings.rows(np.arange(5))
+    with pytest.raises(EncodingError, match="is damaged"):
+        embeddings.ids()
+
+
+def test_a_list_of_ids_that_lost_a_line_is_refused(tmp_path):
+    embeddings = stored(tmp_path, np.eye(5, dtype=np.float32))
+    path = tmp_path / "shard-00000.ids.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    (tmp_path / "shard-00000.sums.json").unlink()  # as an earlier version left it
+    with pytest.raises(EncodingError, match="has 4 ids instead of 5"):
+        embeddings.ids()

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import rankpo
 from rankpo.errors import ConfigError
-from rankpo.models.interpolation import InterpolationError, interpolate, round_weights, shared_names
+from rankpo.models.interpolation import InterpolationError, interpolate, mean_weights, round_weights, shared_names
 from tests.runs import CONTRASTIVE, TINY, train
 
 LORA = ("model.use_peft=true", "model.peft.lora_r=2", "optimizer.lr=1.0")
@@ -122,3 +122,70 @@ def test_what_is_there_is_not_replaced_unasked(runs):
     with pytest.raises(ConfigError, match="is there already; set overwrite=true"):
         export(runs, "once", f"task.run={runs}/first")
     export(runs, "once", f"task.run={runs}/first", "overwrite=true")
+
+
+def test_means_of_weights_by_hand():
+    """(1 + 2 + 6)/3 = 3; whole numbers are the last model's; halves are summed in more digits than they have."""
+    states = [
+        {"a": torch.tensor([value]), "count": torch.tensor(number)} for number, value in enumerate((1.0, 2.0, 6.0))
+    ]
+    assert {name: tensor.tolist() for name, tensor in mean_weights(states).items()} == {"a": [3.0], "count": 2}
+    many = [{"a": torch.full((1,), 0.1, dtype=torch.float16)}] * 50
+    assert_close(mean_weights(many)["a"], many[0]["a"], rtol=0, atol=0)
+    drawn = [{"a": torch.randn(50, generator=torch.Generator().manual_seed(seed))} for seed in range(7)]
+    assert torch.equal(mean_weights(drawn)["a"], mean_weights(drawn[::-1])["a"])
+
+
+def test_models_that_make_no_soup_are_refused():
+    with pytest.raises(InterpolationError, match="model 2 of the soup has other weights than the first: b, c"):
+        mean_weights([{"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.ones(2), "c": torch.ones(1)}])
+    with pytest.raises(InterpolationError, match=r"a has two shapes, \(2,\) and \(3,\): these models make no soup"):
+        mean_weights([{"a": torch.ones(2)}, {"a": torch.ones(3)}])
+    with pytest.raises(InterpolationError, match="at least one model, got none"):
+        mean_weights([])
+
+
+@pytest.fixture(scope="module")
+def seeds(runs):
+    """Three seeds of one recipe, from the same start, and one that reads longer texts."""
+    start = (*CONTRASTIVE, f"cache_dir={runs}", f"model.load_from={runs}/first/FINAL", "trainer.max_steps=2")
+    for seed in (1, 2, 3):
+        train(*start, f"seed={seed}", f"exp_name=seed{seed}")
+    train(*start, "model.passage_max_length=90", "exp_name=longer")
+    train(*CONTRASTIVE, f"cache_dir={runs}", "trainer.max_steps=1", "exp_name=elsewhere")
+    return runs
+
+
+def soup(runs, *names):
+    return f"task.soup=[{','.join(f'{runs}/{name}' for name in names)}]"
+
+
+def test_a_soup_of_seeds_and_its_way_from_the_start(seeds):
+    folder = export(seeds, "soup", soup(seeds, "seed1", "seed2", "seed3"), "task.alphas=[0.5,1]")
+    start = weights(seeds / "first/FINAL")
+    members = [weights(seeds / f"seed{seed}" / "FINAL") for seed in (1, 2, 3)]
+    mean = {name: sum(member[name] for member in members) / 3 for name in start}
+    assert any(not torch.equal(members[0][name], members[1][name]) for name in start)
+    assert_close(weights(folder / "alpha-1/FINAL"), mean, rtol=1e-6, atol=1e-8)
+    half = {name: (start[name] + mean[name]) / 2 for name in start}
+    assert_close(weights(folder / "alpha-0.5/FINAL"), half, rtol=1e-6, atol=1e-7)
+    record = json.loads((folder / "alpha-1/FINAL/rankpo.json").read_text())
+    assert record["export"]["soup"] == ["seed1", "seed2", "seed3"]
+    assert not any(name.startswith("metrics_") for name in record)  # those of a seed are not the soup's
+    assert rankpo.load(folder / "alpha-1/FINAL", "cpu").encode(["a text"]).shape == (1, 32)
+
+
+@pytest.mark.parametrize(
+    ("names", "more", "message"),
+    [
+        (("seed1",), (), "soup must name two different run directories or more"),
+        (("seed1", "seed1"), (), "soup must name two different run directories or more"),
+        (("seed1", "nowhere"), (), "nowhere is no run directory with a FINAL"),
+        (("seed1", "seed2"), ("task.checkpoint=step-1",), "mixes the FINALs of its runs; leave run and checkpoint out"),
+        (("seed1", "longer"), (), "read texts in two ways: passage_max_length 90 and 96"),
+        (("seed1", "elsewhere"), ("task.alphas=[0.5]",), "the runs started from .*; set task.start"),
+    ],
+)
+def test_soups_that_cannot_be(seeds, names, more, message):
+    with pytest.raises(ConfigError, match=message):
+        export(seeds, "refused", soup(seeds, *names), *more)

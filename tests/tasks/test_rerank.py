@@ -132,7 +132,7 @@ def test_requests_of_both_forms(folder):
     digest = hashlib.sha256(b"stones").hexdigest()[:16]
     assert new["requests.jsonl:1"][digest] == pytest.approx(model.compute_score((QUERIES["q1"], "stones")), abs=1e-6)
     assert len(new["requests.jsonl:1"]) == 3
-    scores = model.compute_score([(QUERIES["q2"], "cats"), (QUERIES["q2"], "dogs")])
+    scores = model.compute_score([(QUERIES["q2"], "t cats"), (QUERIES["q2"], "dogs")])
     assert new["7"] == pytest.approx({"a": scores[0], "5": scores[1]}, abs=1e-6)
     first, second = of_file(folder / "requests.jsonl")
     assert first.scores == (-1.0, -2.0, -3.0)  # without scores, the order is the first stage's
@@ -153,6 +153,21 @@ def test_bad_requests_are_named_by_line(tmp_path, record, message):
     (tmp_path / "requests.jsonl").write_text(record + "\n")
     with pytest.raises(ValueError, match=message):
         list(of_file(tmp_path / "requests.jsonl"))
+
+
+def test_titles_stand_in_front_of_texts(tmp_path):
+    """As they do where a run's documents come from a corpus, in RankLLM's form and in plain ones."""
+    documents = [
+        {"docid": "a", "doc": {"title": "Moles", "text": "They dig."}},
+        {"docid": "b", "title": " Cats ", "text": "They sleep."},
+        {"docid": "c", "title": "Stones", "doc": {"contents": "They lie."}},
+        {"docid": "d", "doc": {"title": "", "text": "Nothing."}},
+        {"docid": "e", "doc": "Text alone."},
+    ]
+    (tmp_path / "requests.jsonl").write_text(json.dumps({"query": "q", "candidates": documents}) + "\n")
+    (request,) = of_file(tmp_path / "requests.jsonl")
+    expected = ("Moles They dig.", "Cats They sleep.", "Stones They lie.", "Nothing.", "Text alone.")
+    assert request.documents == expected
 
 
 def test_a_query_id_that_stands_twice_is_refused(folder):

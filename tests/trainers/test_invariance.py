@@ -110,6 +110,8 @@ IN_CI = {
     "contrastive": CORPUS,
     "graded_margin": CORPUS,
     "cosent": CORPUS,
+    "gist": (),
+    "jasper": (),
     "online_contrastive": (),
     "triplet, in batch": (),
     "graded replay": (),

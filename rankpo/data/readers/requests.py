@@ -62,6 +62,7 @@ def of_file(path: str | Path) -> Iterator[Request]:
     """Requests of a JSON file, one a record; RankLLM's form, and plain texts.
 
     {"query": text or {"text", "qid"}, "candidates" or "documents": [text or {"docid", "score", "doc" or "text"}]}.
+    A document's title stands in front of its text.
     A query without an id takes the place in the file, a document without one the digest of its text.
     Raises ValueError with the place of a record that is not of this form.
     """
@@ -98,6 +99,9 @@ def _candidate(item: Any, place: str) -> tuple[str, str, float | None]:
     text = document
     if isinstance(document, Mapping):
         text = next((document[key] for key in TEXT_KEYS if isinstance(document.get(key), str)), None)
+        title = document.get("title") or outer.get("title")
+        if isinstance(title, str) and isinstance(text, str):
+            text = f"{title.strip()} {text}".strip()  # as in the corpus of a run
     if not isinstance(text, str):
         raise ValueError(f"{place} has no text; allowed: a text, or one under doc, {', '.join(TEXT_KEYS)}")
     name = outer.get("docid", outer.get("id"))

@@ -18,6 +18,7 @@ from rankpo.data.text.rendering import (
     closing_tag,
     cut_ending,
     letters,
+    opened_thought,
     render,
     with_generation_prompt,
 )
@@ -63,8 +64,8 @@ class ChatFormat:
     token that ends the assistant's turn. Both are rendered by transformers, never put together from learned parts.
 
     template: jinja; the given one, or the tokenizer's, or the default; with a generation prompt where it had none.
-    tail: what the template puts behind an answer. ending: the part of it that a model writes, up to its first special
-    token, or eos where the template puts nothing special there. opening: what the template puts between its generation
+    tail: what the template puts behind an answer. ending: the part of it that a model writes, up to its special token
+    or tokens, or eos where the template puts nothing special there. opening: what the template puts between its generation
     prompt and a plain answer, such as a blank or an empty block of thoughts; the model writes it. opened: what the
     generation prompt begins on the answer's behalf, such as `<think>`. strips: the sides, of "left" and "right", on
     which the template takes white space off an answer. notes: what a user should know of the template, for the log.
@@ -98,11 +99,11 @@ class ChatFormat:
             chosen, asked = with_generation_prompt(chosen, header), plain + header
             notes.append(f"the chat template has no generation prompt: {header!r}, its header of an answer, becomes it")
         opening, opened = _between(asked, before)
-        ending = cut_ending(tail, tokenizer)
+        ending = cut_ending(tail, _behind_earlier(tokenizer, chosen, tail), tokenizer)
         if not tail.startswith(ending):
             notes.append(f"the chat template ends an answer with {tail!r}: {tokenizer.eos_token} is put behind it")
-        if opened:
-            notes.append(f"the chat template's generation prompt opens {opened!r}: answers have to go on from there")
+        if begun := opened or opened_thought(asked):
+            notes.append(f"the chat template's generation prompt opens {begun!r}: answers have to go on from there")
         left, right = (text[:1] for text in _blanks(tokenizer, chosen, opening, tail))
         strips = frozenset(side for side, kept in (("left", left), ("right", right)) if kept != " ")
         learned = cls(
@@ -120,7 +121,9 @@ class ChatFormat:
         """Why conversations of other forms than one question and its answer do not fit; records of them are refused."""
         for name, turns in PROBES.items():
             try:
-                self.completion(turns, f"{self.opened}{closing_tag(self.opened) or ''}answer")
+                prompt = self.prompt(turns)
+                opened = self._opens(prompt)
+                self.behind(prompt, turns, f"{opened}{closing_tag(opened) or ''}answer")
             except BadRecord as error:
                 yield f"{name} do not fit: {error}"
 
@@ -153,39 +156,47 @@ class ChatFormat:
         if not whole.endswith(self.tail):
             raise BadRecord(f"the chat template ends this answer otherwise than with {self.tail!r}")
         whole = whole[: len(whole) - len(self.tail)]
+        opened = self._opens(prompt)
         if whole.startswith(prompt):
-            text = whole[len(prompt) :]
-            if letters(content) not in letters(self.opened + text):
-                raise BadRecord("the chat template does not show the whole answer; set model.chat_template")
-        elif self.opened and not earlier and whole.startswith(prompt.removesuffix(self.opened)):
-            text = self._after_opening(content)
+            text = self._shown(content, opened, whole[len(prompt) :])
+        elif opened and not earlier and whole.startswith(prompt.removesuffix(opened)):
+            text = _after_opening(content, opened)
         else:
             raise BadRecord(
                 "the chat template's text of the whole conversation does not begin with its text of the prompt; set "
                 "model.chat_template to one that leaves earlier turns as they are"
             )
+        closing = closing_tag(opened)
         if not finished:
             return text
-        self._check_closed(content, earlier + self.opened + text)
+        if closing is not None and closing not in text:
+            raise BadRecord(
+                f"the prompt opens {opened.strip()}, and the answer never writes {closing}: {content[:60]!r}"
+            )
         return text + self.ending
 
-    def _after_opening(self, content: str) -> str:
-        """The answer without what the generation prompt has opened already. Raises BadRecord for one that opens nothing."""
-        tag, closing = self.opened.strip(), closing_tag(self.opened)
-        begun = content.lstrip()
-        if begun.startswith(tag):
-            return begun.removeprefix(tag).removeprefix(self.opened.rpartition(tag)[2])
-        if closing is not None and closing in content:  # as a model writes it behind the prompt
-            return content
-        raise BadRecord(
-            f"the chat template's generation prompt opens {tag}, and the answer neither begins with it nor closes it; "
-            f"give the answers their {tag}…{closing or ''}, or set model.chat_template to one that does not open it"
-        )
+    def _opens(self, prompt: str) -> str:
+        """What the end of a prompt begins of the answer, such as `<think>` with a line break, or an empty text."""
+        return self.opened if self.opened and prompt.endswith(self.opened) else opened_thought(prompt)
 
-    def _check_closed(self, content: str, text: str) -> None:
-        closing = closing_tag(self.opened)
-        if closing is not None and closing not in text:
-            raise BadRecord(f"the answer opens {self.opened.strip()} and never writes {closing}: {content[:60]!r}")
+    def _shown(self, content: str, opened: str, text: str) -> str:
+        """The template's text behind the prompt, without a second tag where the prompt has opened it already.
+
+        Raises BadRecord where a part of the answer is missing in it, or an empty block of thoughts stands before those
+        that the answer has.
+        """
+        if letters(content) not in letters(opened + text):
+            raise BadRecord("the chat template does not show the whole answer; set model.chat_template")
+        if opened and text.lstrip().startswith(opened.strip()):
+            return _after_opening(text, opened)
+        block = self.opening.strip()
+        tag = block.partition(closing_tag(block) or "\n")[0].strip() if block else ""
+        if block and closing_tag(block) and text.startswith(self.opening) and content.lstrip().startswith(tag):
+            raise BadRecord(
+                f"the chat template puts {block!r} before an answer that has its own {tag}; set model.chat_template to "
+                "one that does not, or leave the thoughts out"
+            )
+        return text
 
     def content(self, turns: Sequence[Turn], written: str) -> str:
         """The answer in what a model wrote behind `prompt(turns)`, without its end: what `completion` is given."""
@@ -222,6 +233,30 @@ def _around(tokenizer: PreTrainedTokenizerBase, template: str, content: str) -> 
         raise ValueError(f"the chat template {how} the assistant's content; set model.chat_template")
     before, _, tail = whole.partition(SENTINEL)
     return before, tail
+
+
+def _behind_earlier(tokenizer: PreTrainedTokenizerBase, template: str, tail: str) -> str:
+    """What the template puts behind an answer that is not the last; the given tail where it does not tell."""
+    try:
+        whole = render(tokenizer, template, (*QUESTION, ("assistant", SENTINEL), ("user", "another")), generation=False)
+    except BadRecord:
+        return tail
+    return whole.rpartition(SENTINEL)[2] if SENTINEL in whole else tail
+
+
+def _after_opening(content: str, opened: str) -> str:
+    """The answer without what the prompt has opened already. Raises BadRecord for one that neither opens nor closes it."""
+    tag, closing = opened.strip(), closing_tag(opened)
+    begun = content.lstrip()
+    if begun.startswith(tag):
+        rest, blank = begun.removeprefix(tag), opened.rpartition(tag)[2]
+        return rest.lstrip("\n") if "\n" in blank else rest.removeprefix(blank)
+    if closing is not None and closing in content:  # as a model writes it behind the prompt
+        return content
+    raise BadRecord(
+        f"the chat template's generation prompt opens {tag}, and the answer neither begins with it nor closes it; "
+        f"give the answers their {tag}…{closing or ''}, or set model.chat_template to one that does not open it"
+    )
 
 
 def _blanks(tokenizer: PreTrainedTokenizerBase, template: str, opening: str, tail: str) -> tuple[str, str]:

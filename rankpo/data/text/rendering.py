@@ -21,6 +21,8 @@ DEFAULT_TEMPLATE = (
     "{{ eos_token if message['role'] == 'assistant' else '' }}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
+# how the families open the thoughts that stand before an answer
+THOUGHT = re.compile(r"(?:<(?:\w+:)?(?:think|thinking|thoughts?|reasoning)>|\[THINK\]|<\|START_THINKING\|>)\s*\Z", re.I)
 SENTINEL = "\ue000completion\ue001"  # private-use letters: no template and no text holds them
 
 
@@ -98,18 +100,36 @@ def special_texts(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     return {text for text in added | set(tokenizer.all_special_tokens) if text and text.strip()}
 
 
-def cut_ending(tail: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The part of `tail`, which follows an answer, that a model has to write: up to its first special token.
+def cut_ending(tail: str, later: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The part of `tail`, which follows the last answer, that a model has to write: up to its first special token, and
+    those that stand right behind it where an earlier answer is followed by them too.
 
-    Without one it ends in the tokenizer's end token, which then stands in for white space at the end of the tail.
+    later: what follows an earlier answer. Without a special token the part ends in the tokenizer's end token, which then
+    stands in for white space at the end of the tail.
     """
-    ends = [tail.find(text) + len(text) for text in special_texts(tokenizer) if text in tail]
-    return tail[: min(ends)] if ends else tail.rstrip() + str(tokenizer.eos_token)
+    special = sorted(special_texts(tokenizer), key=len, reverse=True)
+    ends = [tail.find(text) + len(text) for text in special if text in tail]
+    if not ends:
+        return tail.rstrip() + str(tokenizer.eos_token)
+    end = min(ends)
+    while following := next((text for text in special if tail.startswith(text, end)), None):
+        if not later.startswith(tail[: end + len(following)]):
+            break
+        end += len(following)
+    return tail[:end]
+
+
+def opened_thought(prompt: str) -> str:
+    """The tag, with white space, that a prompt ends with where it begins the answer's thoughts; else an empty text."""
+    found = THOUGHT.search(prompt)
+    return "" if found is None else found.group(0)
 
 
 def closing_tag(opened: str) -> str | None:
     """</think> for a text that opens <think>, [/THINK] for [THINK]; None for what is no tag."""
-    found = re.match(r"\s*([<\[])(\w+)([>\]])", opened)
+    if opened.strip().startswith("<|START_"):
+        return opened.strip().replace("<|START_", "<|END_")
+    found = re.match(r"\s*([<\[])([\w:]+)([>\]])", opened)
     return None if found is None else f"{found.group(1)}/{found.group(2)}{found.group(3)}"
 
 

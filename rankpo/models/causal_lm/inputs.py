@@ -26,7 +26,7 @@ from rankpo.types import Example, Labels, Prompt, Sequences, Turn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 2  # raise it with any change of the tokens that a text gives
+VERSION = 3  # raise it with any change of the tokens that a text gives
 # what stands in front of a text in the store and says how it is read; a prompt and a completion of equal words stay apart
 PLAIN_PROMPT, CHAT_PROMPT, COMPLETION, WHOLE = "p:", "P:", "c:", "w:"
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rankpo.models.base import RankingModel, plain_attention
+from rankpo.models.engine.body import body_of
 from rankpo.models.engine.packing import PACKED_SDPA
 from rankpo.models.engine.prompt_trees import places, plant, token_ids, tree_arguments
 from rankpo.models.engine.token_logps import Head, TokenRequest, token_values
@@ -39,8 +40,7 @@ class LanguageModel(RankingModel):
     @property
     def _can_share(self) -> bool:
         """Whether attention is ours: flash attention's kernel and padded rows know no branches."""
-        body: Any = self.base.base_model
-        return self.packed and body.config._attn_implementation == PACKED_SDPA
+        return self.packed and body_of(self.base).config._attn_implementation == PACKED_SDPA
 
     @property
     def head(self) -> Head:

@@ -94,6 +94,8 @@ class Reader:
         self.stops = list(inputs.stops)
         # what a template puts between a content and the token that ends it, such as a line break
         self.before_stop = ending.removesuffix(self._decode([last], special=True))
+        # what a template puts before a plain answer, such as the marks of a channel, whose special tokens are not text
+        self.opening = inputs.continuation.ids([inputs.chat.opening])[0]
 
     def ids(self, prompts: Sequence[Prompt]) -> list[np.ndarray]:
         """Tokens of each prompt, cut as in training; behind them the desirable control token, where there is one.
@@ -113,7 +115,10 @@ class Reader:
         """The completion in the tokens behind a prompt, up to the first that ends it."""
         end = next((place for place, token in enumerate(written) if token in self.stops), None)
         kept = list(written[:end])
-        text = self._text(draw.ids.tolist(), kept)
+        given, behind = draw.ids.tolist(), kept
+        if not isinstance(draw.prompt, str) and self.opening and kept[: len(self.opening)] == self.opening:
+            given, behind = given + self.opening, kept[len(self.opening) :]
+        text = self._text(given, behind)
         if not isinstance(draw.prompt, str):
             if end is not None:
                 text = text.removesuffix(self.before_stop)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rankpo.models.embedding.inputs import EmbeddingInputs
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.models.embedding.saving import EmbeddingFolder
+    from rankpo.models.saved import Stated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +42,32 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
         return EmbeddingInputs(tokenizer, settings)
 
     def decided(self, settings: EmbeddingSettings) -> EmbeddingSettings:
-        """With pooling=auto decided: only the last token of a decoder has read the whole text."""
+        """With pooling=auto decided: only the last token of a decoder has read the whole text, unless it is two-way."""
         if settings.pooling != AUTO:
             return settings
-        return replace(settings, pooling="last" if self.decodes() else "mean")
+        return replace(settings, pooling="last" if self.decodes() and not settings.bidirectional else "mean")
 
     def load(self, inputs: EmbeddingInputs, say: Say) -> PreTrainedModel:
-        return self.backbone()
+        from rankpo.models.engine.two_way import make_two_way
+        from rankpo.models.loading import LoadingError
+
+        backbone = self.backbone(say=say)
+        if inputs.settings.bidirectional:
+            try:
+                make_two_way(backbone)
+            except ValueError as error:
+                raise LoadingError(f"{self.origin}: {error}") from error
+        return backbone
 
     def wrap(self, backbone: PreTrainedModel, inputs: EmbeddingInputs) -> EmbeddingModel:
+        from rankpo.models.embedding.layers import read_weights
         from rankpo.models.embedding.model import EmbeddingModel
+        from rankpo.models.embedding.reading import layer_folders
 
-        return EmbeddingModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
+        model = EmbeddingModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
+        if not self.is_random and (folders := layer_folders(Path(self.source().folder), len(model.layers))):
+            read_weights(model.layers, folders)
+        return model
 
     def adapt(self, model: EmbeddingModel) -> Any:
         return self.adapted(model.base, "FEATURE_EXTRACTION")
@@ -62,7 +77,8 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
 
         return EmbeddingFolder()
 
-    def saved_settings(self, folder: Path) -> EmbeddingSettings | None:
-        from rankpo.models.embedding.saving import read_settings
+    def stated(self, folder: Path) -> Stated | None:
+        """From rankpo.json, or from sentence-transformers' files."""
+        from rankpo.models.embedding.reading import read_folder
 
-        return read_settings(folder)
+        return read_folder(folder)

@@ -14,7 +14,9 @@ from transformers import PreTrainedModel
 
 from rankpo.errors import ConfigError
 from rankpo.losses.vectors import inner_products
+from rankpo.models.base import in_order
 from rankpo.models.embedding.inputs import EmbeddingInputs
+from rankpo.models.embedding.layers import make_layers
 from rankpo.models.embedding.parallel import encode_in_processes
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.pooling import pool
@@ -40,23 +42,34 @@ class EmbeddingModel(GivesVectors):
     ) -> None:
         """Raises ConfigError for lengths or dimensions that the backbone does not have."""
         super().__init__(backbone, inputs, layout=layout, chunk_tokens=chunk_tokens)
-        _check_sizes(self.settings, backbone, self.position_offset)
+        layers, self.full_dim = self.settings.sized(int(self.base.config.get_text_config().hidden_size))
+        self.layers = make_layers(layers)
+        _check_sizes(self.settings, backbone, self.position_offset, self.full_dim)
 
     @property
     def dim(self) -> int:
-        return self.settings.truncate_dim or int(self.base.config.get_text_config().hidden_size)
+        return self.settings.truncate_dim or self.full_dim
 
     def forward(self, sequences: Sequences) -> Tensor:
         rows, pooled = [], []
         for chunk, hidden, lengths in self.hidden_states(sequences):
             rows.append(chunk)
-            pooled.append(pool(hidden, lengths, self.settings.pooling))
-        if not rows:
-            return torch.zeros(0, self.dim, device=self.device)
-        embeddings = torch.cat(pooled)[torch.argsort(torch.cat(rows)).to(self.device)]  # [N, D]
+            skipped = None if sequences.prefixes is None else sequences.prefixes[chunk, 1]
+            pooled.append(pool(hidden, lengths, self.settings.pooling, skipped))
+        vectors = in_order(pooled, rows, len(sequences), self.device)
+        if vectors is None:  # no sequence has a token
+            width = self.base.config.get_text_config().hidden_size * len(self.settings.pooling.split("+"))
+            vectors = torch.zeros(len(sequences), width, device=self.device)
+        return self._finished(vectors)
+
+    def _finished(self, vectors: Tensor) -> Tensor:
+        """[N, D] embeddings of pooled vectors: through the layers, cut and normalised."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            for layer in self.layers:
+                vectors = layer(vectors)
         if self.settings.truncate_dim is not None:
-            embeddings = embeddings[:, : self.settings.truncate_dim]
-        return normalize(embeddings, dim=1) if self.settings.normalize else embeddings
+            vectors = vectors[:, : self.settings.truncate_dim]
+        return normalize(vectors, dim=1) if self.settings.normalize else vectors
 
     def similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
         """[q, c] inner products (cosines if the model normalises)."""
@@ -112,7 +125,7 @@ def pair_scores(embeddings: Tensor, batch: Batch) -> Tensor:
     return torch.einsum("bd,bgd->bg", queries.float(), candidates.float())
 
 
-def _check_sizes(settings: EmbeddingSettings, backbone: PreTrainedModel, offset: int) -> None:
+def _check_sizes(settings: EmbeddingSettings, backbone: PreTrainedModel, offset: int, full_dim: int) -> None:
     """Raises ConfigError for a length above the model's usable positions (XLM-R: 514 rows give 512) and for more
     dimensions than it has.
     """
@@ -124,9 +137,7 @@ def _check_sizes(settings: EmbeddingSettings, backbone: PreTrainedModel, offset:
         for name in ("query_max_length", "passage_max_length")
         if usable is not None and (asked := getattr(settings, name)) > usable
     ]
-    if settings.truncate_dim is not None and settings.truncate_dim > config.hidden_size:
-        problems.append(
-            f"model.truncate_dim={settings.truncate_dim}, but the model has {config.hidden_size} dimensions"
-        )
+    if settings.truncate_dim is not None and settings.truncate_dim > full_dim:
+        problems.append(f"model.truncate_dim={settings.truncate_dim}, but the model has {full_dim} dimensions")
     if problems:
         raise ConfigError(problems)

@@ -13,24 +13,21 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import save_file
-from transformers import AutoModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
-from rankpo.errors import ConfigError
 from rankpo.models.embedding.inputs import EmbeddingInputs
+from rankpo.models.embedding.layers import cut_layer, read_weights, write_weights
 from rankpo.models.embedding.model import EmbeddingModel
+from rankpo.models.embedding.reading import LAYER_KEYS, POOLING_KEYS, POOLING_NAMES, layer_folders
 from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.models.loading import headless
 from rankpo.models.model_card import card_of, origin
-from rankpo.models.saved import RECORD, read_json, settings_of_kind
+from rankpo.models.saved import read_json
 from rankpo.models.saving import FolderFormat, write_json
 from rankpo.storage.printable import markdown
 
 CLASSES = "sentence_transformers.models"
-POOLING_KEYS = {
-    "cls": "pooling_mode_cls_token",
-    "mean": "pooling_mode_mean_tokens",
-    "last": "pooling_mode_lasttoken",
-}
 USE = """## Use
 
 ```python
@@ -46,11 +43,6 @@ from transformers import AutoModel, AutoTokenizer  # pool and normalise as state
 backbone, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")
 ```"""
 SAMPLE_TEXTS = ["a short text", "a text that is a little longer than the other one, and has more words", "word"]
-OTHER_POOLING_KEYS = (
-    "pooling_mode_max_tokens",
-    "pooling_mode_mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens",
-)
 
 
 class EmbeddingFolder(FolderFormat[EmbeddingModel]):
@@ -86,9 +78,12 @@ class EmbeddingFolder(FolderFormat[EmbeddingModel]):
 
     def difference(self, folder: Path, model: EmbeddingModel) -> float:
         """Loaded by plain transformers, sample texts padded together."""
-        backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+        family = headless(read_json(folder / "config.json"))
+        backbone = family.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
         inputs = EmbeddingInputs(model.tokenizer, model.settings)
-        plain = EmbeddingModel(backbone, inputs, layout="padded").to(model.device)
+        plain = EmbeddingModel(backbone, inputs, layout="padded").eval()
+        read_weights(plain.layers, layer_folders(folder, len(plain.layers)))
+        plain.to(model.device)
         sequences = inputs.sequences_of(SAMPLE_TEXTS, "candidate")
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=_flash(model)):
             theirs, ours = plain.encode_sequences(sequences), model.encode_sequences(sequences)
@@ -117,97 +112,71 @@ def _flash(model: EmbeddingModel) -> bool:
 
 def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
     settings = model.settings
+    layers: list[tuple[str, nn.Module | None, dict[str, Any]]] = [
+        (keys["type"], layer, _their_keys(keys))
+        for keys, layer in zip(settings.sized(_width(model))[0], model.layers, strict=True)
+    ]
     # sentence-transformers cuts after Normalize and leaves less than a unit vector: a layer in front of it cuts instead
     cut = settings.truncate_dim if settings.normalize else None
-    names = ["Transformer", "Pooling", *(["Dense"] if cut else []), *(["Normalize"] if settings.normalize else [])]
-    modules = []
-    for number, name in enumerate(names):
-        path = "" if number == 0 else f"{number}_{name}"
-        (folder / path).mkdir(exist_ok=True)
-        modules.append({"idx": number, "name": str(number), "path": path, "type": f"{CLASSES}.{name}"})
-    write_json(folder / "modules.json", modules)
-    width = int(model.base.config.get_text_config().hidden_size)
     if cut:
-        _write_cut(folder / "2_Dense", width, cut)
-    pooling = {
-        "word_embedding_dimension": width,
-        **{key: name == settings.pooling for name, key in POOLING_KEYS.items()},
-        **dict.fromkeys(OTHER_POOLING_KEYS, False),
-        "include_prompt": True,
-    }
+        layer = cut_layer(model.full_dim, cut)
+        keys = {"in_features": model.full_dim, "out_features": cut, "bias": False, "activation": "Identity"}
+        layers.append(("Dense", layer, _their_keys({"type": "Dense", "residual": False, **keys})))
+    if settings.normalize:
+        layers.append(("Normalize", None, {}))
+    names = ["Transformer", "Pooling", *(name for name, _, _ in layers)]
+    modules, paths = [], []
+    for number, name in enumerate(names):
+        place = "" if number == 0 else f"{number}_{name}"
+        (folder / place).mkdir(exist_ok=True)
+        modules.append({"idx": number, "name": str(number), "path": place, "type": f"{CLASSES}.{name}"})
+        paths.append(folder / place)
+    write_json(folder / "modules.json", modules)
+    for (_, made, keys), path in zip(layers, paths[2:], strict=True):
+        if keys:
+            write_json(path / "config.json", keys)
+        if made is not None:
+            write_weights(made, path)
+    ways = settings.pooling.split("+")
+    if [way for way in POOLING_KEYS.values() if way in ways] == ways:
+        chosen: dict[str, Any] = {key: way in ways for key, way in POOLING_KEYS.items()}
+    else:  # only the newer form states an order
+        theirs = {own: name for name, own in POOLING_NAMES.items()}
+        chosen = {"pooling_mode": [theirs[way] for way in ways]}
+    pooling = {"word_embedding_dimension": _width(model), **chosen, "include_prompt": settings.include_prompt}
     write_json(folder / "1_Pooling" / "config.json", pooling)
-    write_json(
-        folder / "sentence_bert_config.json", {"max_seq_length": settings.passage_max_length, "do_lower_case": False}
-    )
+    lengths = {"max_seq_length": settings.passage_max_length, "do_lower_case": False}
+    write_json(folder / "sentence_bert_config.json", lengths)
+    write_json(folder / "config_sentence_transformers.json", _general(settings, cut))
+
+
+def _width(model: EmbeddingModel) -> int:
+    return int(model.base.config.get_text_config().hidden_size)
+
+
+def _their_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """A layer's config.json. Keys at their defaults that older releases do not know are left out."""
+    ours = {own: name for name, own in LAYER_KEYS[keys["type"]].items()}
+    found = {ours[name]: value for name, value in keys.items() if name != "type"}
+    if not found.get("use_residual", True):
+        del found["use_residual"]
+    if "activation_function" in found:
+        activation = getattr(nn, found["activation_function"])
+        found["activation_function"] = f"{activation.__module__}.{activation.__name__}"
+    return found
+
+
+def _general(settings: EmbeddingSettings, cut: int | None) -> dict[str, Any]:
     versions = {
         "sentence_transformers": "5.0.0",
         "transformers": transformers.__version__,
         "pytorch": torch.__version__.split("+")[0],
     }
-    write_json(
-        folder / "config_sentence_transformers.json",
-        {
-            "model_type": "SentenceTransformer",
-            "__version__": versions,
-            "prompts": {"query": settings.query_prompt, "document": settings.passage_prompt},
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine" if settings.normalize else "dot",
-            **({} if settings.truncate_dim is None or cut else {"truncate_dim": settings.truncate_dim}),
-        },
-    )
-
-
-def _write_cut(folder: Path, width: int, dim: int) -> None:
-    """A linear layer that keeps the first `dim` of `width` dimensions."""
-    identity = "torch.nn.modules.linear.Identity"
-    layer = {"in_features": width, "out_features": dim, "bias": False, "activation_function": identity}
-    write_json(folder / "config.json", layer)
-    save_file({"linear.weight": torch.eye(dim, width)}, folder / "model.safetensors")
-
-
-def read_settings(folder: Path) -> EmbeddingSettings | None:
-    """How a saved model reads and pools texts: from rankpo.json, else from sentence-transformers' files, else None.
-
-    Raises ConfigError for a pooling, a module or a format that rankpo has not.
-    """
-    if (folder / RECORD).exists():
-        return settings_of_kind(folder, "embedding", EmbeddingSettings)
-    if not (folder / "modules.json").exists():
-        return None
-    modules = json.loads((folder / "modules.json").read_text())
-    names = [module["type"].rpartition(".")[2] for module in modules]
-    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise ConfigError([f"{folder}: modules {', '.join(names)}; rankpo reads Transformer, Pooling and Normalize"])
-    pooling = read_json(folder / modules[1]["path"] / "config.json")
-    general = read_json(folder / "config_sentence_transformers.json")
-    prompts = general.get("prompts") or {}
-    if not pooling.get("include_prompt", True) and any(prompts.values()):
-        raise ConfigError([f"{folder}: the pooling leaves the prompt out, which rankpo cannot"])
-    length = _saved_length(folder)
-    return EmbeddingSettings(
-        pooling=_pooling(pooling),
-        normalize="Normalize" in names,
-        query_prompt=prompts.get("query", ""),
-        passage_prompt=prompts.get("document", prompts.get("passage", "")),
-        query_max_length=length,
-        passage_max_length=length,
-        truncate_dim=general.get("truncate_dim"),
-    )
-
-
-def _saved_length(folder: Path) -> int:
-    """Tokens of the longest text: sentence-transformers' own limit, else the tokenizer's, else 512."""
-    own = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
-    general = read_json(folder / "tokenizer_config.json").get("model_max_length")
-    # a tokenizer without a limit says 1e30
-    return int(own or (general if general is not None and general < 1_000_000 else 512))
-
-
-def _pooling(config: Mapping[str, Any]) -> str:
-    named = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
-    if "pooling_mode" in config and config["pooling_mode"] in named:
-        return named[config["pooling_mode"]]
-    chosen = [name for name, key in POOLING_KEYS.items() if config.get(key)]
-    if len(chosen) != 1:
-        raise ConfigError([f"1_Pooling/config.json asks for {dict(config)}; rankpo pools by cls, mean or last token"])
-    return chosen[0]
+    return {
+        "model_type": "SentenceTransformer",
+        "__version__": versions,
+        "prompts": {"query": settings.query_prompt, "document": settings.passage_prompt},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine" if settings.normalize else "dot",
+        **({} if settings.truncate_dim is None or cut else {"truncate_dim": settings.truncate_dim}),
+    }

@@ -110,6 +110,8 @@ def can_pack(backbone: PreTrainedModel, attn_implementation: str) -> bool:
     """
     if attn_implementation == "eager" or not getattr(backbone, "_supports_attention_backend", False):
         return False
+    if "chunked_attention" in (getattr(backbone.config.get_text_config(), "layer_types", None) or ()):
+        return False  # Llama 4 attends within blocks of positions, which two short sequences would not show
     vocabulary = backbone.config.get_text_config().vocab_size
     device = next(backbone.parameters()).device
     if attn_implementation == "flash_attention_2" and device.type != "cuda":

@@ -6,15 +6,42 @@ import torch
 from torch import Tensor
 
 
-def pool(hidden: Tensor, lengths: Tensor, pooling: str) -> Tensor:
-    """[n, D] float32. hidden: [tokens, D], sequences concatenated; lengths: [n].
+def pool(hidden: Tensor, lengths: Tensor, pooling: str, skipped: Tensor | None = None) -> Tensor:
+    """[n, D] float32, or [n, m·D] for m ways joined by "+". hidden: [tokens, D], sequences concatenated; lengths: [n].
 
-    The places come from the lengths, never from looking for a pad id: pad may equal eos, or occur in the text.
+    Ways: cls, last, mean, max, mean_sqrt_len (the sum over √length), weighted_mean (the i-th token weighs i, from 1).
+    skipped: [n] tokens at the beginning of each sequence that are left out, as those of a prompt; the last token is
+    never left out. The places come from the lengths, never from looking for a pad id: pad may equal eos, or occur in
+    the text. A sequence without tokens has no place here: see `RankingModel.hidden_states`.
     """
+    ways = [_pool(hidden, lengths, way, skipped) for way in pooling.split("+")]
+    return ways[0] if len(ways) == 1 else torch.cat(ways, dim=1)
+
+
+def _pool(hidden: Tensor, lengths: Tensor, way: str, skipped: Tensor | None) -> Tensor:
     ends = torch.cumsum(lengths, 0).to(hidden.device)
-    if pooling == "cls":
-        return hidden[ends - lengths.to(hidden.device)].float()
-    if pooling == "last":
+    if way == "last":
         return hidden[ends - 1].float()
-    sums = torch.stack([part.sum(0) for part in hidden.float().split(lengths.tolist())])  # [n, D]
-    return sums / lengths.to(hidden.device)[:, None]
+    # a sequence that is nothing but prompt is pooled by its first token (cls) or gives 0
+    left_out = None if skipped is None else torch.minimum(skipped, lengths)
+    if way == "cls":
+        starts = ends - lengths.to(hidden.device)
+        if left_out is not None:
+            starts = starts + torch.where(left_out < lengths, left_out, 0).to(hidden.device)
+        return hidden[starts].float()
+    sizes = lengths.tolist()
+    firsts = [0] * len(sizes) if left_out is None else left_out.tolist()
+    parts = [part[first:] for part, first in zip(hidden.float().split(sizes), firsts, strict=True)]
+    if way == "max":
+        return torch.stack([part.amax(0) if len(part) else part.sum(0) for part in parts])
+    if way == "weighted_mean":
+        places = [
+            torch.arange(first + 1, size + 1, device=hidden.device) for first, size in zip(firsts, sizes, strict=True)
+        ]
+        weighed = [
+            (part * place[:, None]).sum(0) / place.sum().clamp(min=1) for part, place in zip(parts, places, strict=True)
+        ]
+        return torch.stack(weighed)
+    sums = torch.stack([part.sum(0) for part in parts])  # [n, D]
+    counts = (lengths if left_out is None else lengths - left_out).clamp(min=1).to(hidden.device)[:, None]
+    return sums / (counts if way == "mean" else counts.sqrt())

@@ -52,7 +52,6 @@ def open_engine(config: Any, seed: int, max_model_len: int, arguments: Mapping[s
     source = resolve(config.name_or_path or "", config.load_from, config.revision)
     given = {
         "model": source.path,
-        "revision": source.revision,
         "trust_remote_code": config.trust_remote_code,
         "seed": seed,
         "max_model_len": max_model_len,

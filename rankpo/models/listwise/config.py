@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rankpo.models.listwise.inputs import ListwiseInputs
     from rankpo.models.listwise.model import ListwiseModel
     from rankpo.models.listwise.saving import ListwiseFolder
+    from rankpo.models.saved import Stated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +85,11 @@ class ListwiseKind(ListwiseKeys, ModelKind):
     def adapt(self, model: ListwiseModel) -> Any:
         return self.adapted(model.base, "CAUSAL_LM")
 
-    def saved_settings(self, folder: Path) -> ListwiseSettings | None:
+    def stated(self, folder: Path) -> Stated | None:
         """None for a causal_lm, whose weights a listwise reranker may start from."""
-        from rankpo.models.saved import saved_kind, settings_of_kind
+        from rankpo.models.saved import own_statement, saved_kind
 
-        if saved_kind(folder) == "causal_lm":
-            return None
-        return settings_of_kind(folder, self.kind, ListwiseSettings)
+        return None if saved_kind(folder) in self.starts_from else own_statement(folder, (self.kind,), ListwiseSettings)
 
     def folder_format(self) -> ListwiseFolder:
         from rankpo.models.listwise.saving import ListwiseFolder

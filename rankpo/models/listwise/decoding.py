@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rankpo.data.batch import join
 from rankpo.models.base import plain_attention
+from rankpo.models.engine.body import body_of
 from rankpo.models.engine.decoding import left_padded, until
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ def _behind_prefix(model: ListwiseModel, prompts: Sequence[np.ndarray], common: 
     places = common + torch.arange(ids.shape[1], device=model.device)[None].expand_as(ids)
     with plain_attention(model.base, model.packed) as base:
         prefix = torch.from_numpy(prompts[0][:common])[None].to(model.device)
-        cache = base.base_model(input_ids=prefix, use_cache=True).past_key_values
+        cache = body_of(base)(input_ids=prefix, use_cache=True).past_key_values
         cache.batch_repeat_interleave(len(prompts))
         mask = torch.cat([inside.new_ones(len(prompts), common), inside], dim=1)
-        output = base.base_model(
+        output = body_of(base)(
             input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=cache, use_cache=True
         )
     last = output.last_hidden_state[torch.arange(len(prompts), device=model.device), lengths - 1]  # [n, D]

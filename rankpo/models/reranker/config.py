@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rankpo.models.reranker.inputs import RerankerInputs
     from rankpo.models.reranker.model import RerankerModel
     from rankpo.models.reranker.saving import RerankerFolder
+    from rankpo.models.saved import Stated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +82,11 @@ class RerankerKind(RerankerSettings, ModelKind):
 
         return RerankerFolder(one_label=self.export_one_label)
 
-    def saved_settings(self, folder: Path) -> RerankerSettings | None:
-        """From rankpo.json, or from reranker.json of older versions."""
-        from rankpo.models.saved import OLD_RERANKER_RECORD, read_json, settings_of_kind
+    def stated(self, folder: Path) -> Stated | None:
+        """From rankpo.json, reranker.json of older versions, or the files of a CrossEncoder."""
+        from rankpo.models.reranker.reading import read_folder
 
-        if old := read_json(folder / OLD_RERANKER_RECORD):
-            return RerankerSettings.from_json(old["settings"], str(folder / OLD_RERANKER_RECORD))
-        return settings_of_kind(folder, self.kind, RerankerSettings)
+        return read_folder(folder)
 
 
 class OneLabelFamily:
@@ -99,24 +98,17 @@ class OneLabelFamily:
     def __init__(self) -> None:
         self.missing: list[str] = []
 
-    def from_pretrained(self, path: str, **arguments: Any) -> PreTrainedModel:
+    def from_pretrained(self, path: str, **arguments: Any) -> tuple[PreTrainedModel, Any]:
+        """The model and transformers' report on loading."""
         from transformers import AutoConfig, AutoModelForSequenceClassification
-        from transformers.utils import logging
 
-        shared = {name: arguments[name] for name in ("revision", "trust_remote_code", "token")}
+        shared = {name: arguments[name] for name in ("trust_remote_code", "token")}
         config = AutoConfig.from_pretrained(path, **shared)
         if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
             config.num_labels = 1
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # its table of new weights: `missing` says the same in a line
-        try:
-            model, found = AutoModelForSequenceClassification.from_pretrained(
-                path, config=config, output_loading_info=True, **arguments
-            )
-        finally:
-            logging.set_verbosity(verbosity)
+        model, found = AutoModelForSequenceClassification.from_pretrained(path, config=config, **arguments)
         self.missing = list(found["missing_keys"])
-        return model
+        return model, found
 
     def from_config(self, config: Any, **arguments: Any) -> PreTrainedModel:
         from transformers import AutoModelForSequenceClassification

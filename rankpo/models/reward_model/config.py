@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from rankpo.models.causal_lm.inputs import CompletionInputs
     from rankpo.models.reward_model.model import RewardModel
+    from rankpo.models.saved import Stated
     from rankpo.models.saving import FolderFormat
 
 
@@ -27,11 +28,11 @@ class RewardKind(CausalKind):
     starts_from: ClassVar[frozenset[str]] = frozenset({"causal_lm"})
     logps: ClassVar[str] = "candidates"  # rewards are logits of a choice among candidates
 
-    def saved_settings(self, folder: Path) -> CausalSettings | None:
-        from rankpo.models.saved import saved_kind, settings_of_kind
+    def stated(self, folder: Path) -> Stated | None:
+        """A language model's settings are read too: a reward model may start from it."""
+        from rankpo.models.saved import own_statement
 
-        kind = "causal_lm" if saved_kind(folder) == "causal_lm" else self.kind
-        return settings_of_kind(folder, kind, CausalSettings)
+        return own_statement(folder, (self.kind, *self.starts_from), CausalSettings)
 
     def load(self, inputs: CompletionInputs, say: Say) -> PreTrainedModel:
         """The decoder of a saved reward model stands under an output head of no use: rewards need hidden states."""

@@ -1,0 +1,103 @@
+"""GISTEmbed: InfoNCE whose negatives a guide model admits, among texts, queries and positives of a whole update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from rankpo.losses.base import at_least_float32, require_choice, require_not_negative, require_positive
+from rankpo.losses.in_batch import InBatchLoss
+from rankpo.losses.pool import Pool, build_pool
+from rankpo.losses.vectors import Similarity, inner_products, one_each
+from rankpo.types import Batch, LossOutput, TeacherVectors, Vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class GISTLoss(InBatchLoss):
+    """-s_p/τ + log Σ_j e^{s_j/τ} of cosines s, over what the guide finds less similar than query and positive.
+
+    https://arxiv.org/abs/2402.16829 eqs. 3 to 7. guide: folder of an embedding model, or None for the model that
+    the run starts from; its embeddings of all texts are computed once, before the run, and kept under cache_dir. With g the guide's cosines, a candidate stays out where
+    g_j > g_p - margin (`absolute`) or g_j > g_p - margin·abs(g_p) (`relative`), as do texts known to be relevant. The
+    candidates are all passages of the update; with contrast_anchors the query against other queries; with
+    contrast_positives the positive against the positives of other queries.
+    """
+
+    guide: str | None = None
+    temperature: float = 0.01
+    margin: float = 0.0
+    margin_strategy: str = "absolute"
+    contrast_anchors: bool = True
+    contrast_positives: bool = True
+
+    def __post_init__(self) -> None:
+        require_positive(temperature=self.temperature)
+        require_not_negative(margin=self.margin)
+        require_choice(("absolute", "relative"), margin_strategy=self.margin_strategy)
+
+    @property
+    def knows(self) -> frozenset[str]:
+        return frozenset({"positives", "teacher"})
+
+    @property
+    def teacher_model(self) -> str | None:
+        return self.guide
+
+    def in_batch(
+        self,
+        embeddings: Tensor | Vectors,
+        batch: Batch,
+        queries: Tensor | None = None,
+        similarity: Similarity = inner_products,
+    ) -> LossOutput:
+        if batch.teacher is None:
+            raise ValueError("GISTLoss needs the guide's embeddings, Batch.teacher, got None")
+        pool = build_pool(batch, queries, deduplicate=True)
+        positives = torch.searchsorted(pool.rows, batch.candidates[:, 0].unique())  # columns of the pool
+        rows = one_each(embeddings, type(self).__name__)
+        with torch.autocast(rows.device.type, enabled=False):
+            return self._against(normalize(rows, dim=1), pool, positives, batch.teacher)
+
+    def _against(self, vectors: Tensor, pool: Pool, positives: Tensor, teacher: TeacherVectors) -> LossOutput:
+        texts, asked = vectors[pool.rows], vectors[pool.query_rows]
+        guide_texts = normalize(at_least_float32(teacher.candidates[pool.rows]), dim=1)
+        guide_asked = normalize(at_least_float32(teacher.queries[pool.query_rows]), dim=1)
+        query, positive = asked[pool.query], texts[pool.positive]  # [b, D]
+        guide_query, guide_positive = guide_asked[pool.query], guide_texts[pool.positive]
+        level = self._level((guide_query * guide_positive).sum(1, keepdim=True))  # [b, 1]
+
+        scores = query @ texts.T  # [b, P]
+        own = torch.zeros_like(pool.own).scatter(1, pool.positive[:, None], True)
+        alone = torch.zeros_like(own[:, :1]) if pool.alone is None else pool.alone[:, None]
+        dropped = ((guide_query @ guide_texts.T > level) | pool.known | (alone & ~pool.own)) & ~own
+        parts = [scores.masked_fill(dropped, -torch.inf)]
+        if self.contrast_anchors:
+            hidden = (guide_query @ guide_asked.T > level) | pool.same_query | alone
+            parts.append((query @ asked.T).masked_fill(hidden, -torch.inf))
+        if self.contrast_positives:
+            hidden = (guide_positive @ guide_texts[positives].T > level) | pool.known[:, positives] | alone
+            parts.append((positive @ texts[positives].T).masked_fill(hidden, -torch.inf))
+        logits = torch.cat(parts, 1) / self.temperature
+        losses = -logits.log_softmax(1).gather(1, pool.positive[:, None])[:, 0]
+        return LossOutput(losses, torch.ones_like(losses), _metrics(scores.detach(), pool, dropped, own))
+
+    def _level(self, positive: Tensor) -> Tensor:
+        """The guide's cosine above which a candidate stays out, from its cosine with the positive."""
+        return positive - self.margin * (positive.abs() if self.margin_strategy == "relative" else 1.0)
+
+
+def _metrics(scores: Tensor, pool: Pool, dropped: Tensor, own: Tensor) -> dict[str, Tensor]:
+    """`scores/*` [b]: the positive, the hardest passage that stayed (the positive where none did), whether the positive
+    is first, the share of the others that the guide or the data took out."""
+    chosen = scores.gather(1, pool.positive[:, None])[:, 0]
+    kept = ~dropped & ~own
+    hardest = torch.where(kept.any(1), scores.masked_fill(~kept, -torch.inf).amax(1), chosen)
+    return {
+        "scores/positive": chosen,
+        "scores/negative": hardest,
+        "scores/accuracies": ((chosen > hardest) | ~kept.any(1)).to(scores.dtype),
+        "scores/false_negatives": dropped.sum(1) / (~own).sum(1).clamp(min=1),
+    }

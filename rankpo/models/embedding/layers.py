@@ -1,0 +1,104 @@
+"""Layers behind the pooling of an embedding model: Dense, LayerNorm, Normalize and Dropout, as sentence-transformers
+has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from rankpo.models.loading import LoadingError
+
+FILE = "model.safetensors"
+
+
+class Dense(nn.Module):
+    """activation(W x + b), plus x (or R x, where the sizes differ) with `residual`. Names of weights are theirs."""
+
+    def __init__(self, keys: Mapping[str, Any]) -> None:
+        super().__init__()
+        sizes = keys["in_features"], keys["out_features"]
+        self.linear = nn.Linear(*sizes, bias=keys["bias"])
+        self.activation: nn.Module = getattr(nn, keys["activation"])()
+        self.adds = bool(keys["residual"])
+        self.residual = nn.Linear(*sizes, bias=False) if self.adds and sizes[0] != sizes[1] else None
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        made: Tensor = self.activation(self.linear(vectors))
+        if not self.adds:
+            return made
+        return made + (vectors if self.residual is None else self.residual(vectors))
+
+
+class Norm(nn.Module):
+    """Layer normalisation."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(size)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        normed: Tensor = self.norm(vectors)
+        return normed
+
+
+class UnitLength(nn.Module):
+    """Vectors of length 1; the zero vector stays."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return normalize(vectors, dim=-1)
+
+
+def make_layers(layers: Sequence[Mapping[str, Any]]) -> nn.ModuleList:
+    """New layers, drawn with the run's seed. layers: as `EmbeddingSettings.layers`, with their sizes."""
+    made: list[nn.Module] = []
+    for keys in layers:
+        if keys["type"] == "Dense":
+            made.append(Dense(keys))
+        elif keys["type"] == "LayerNorm":
+            made.append(Norm(keys["dimension"]))
+        else:
+            made.append(UnitLength() if keys["type"] == "Normalize" else nn.Dropout(keys["dropout"]))
+    return nn.ModuleList(made)
+
+
+def read_weights(layers: nn.ModuleList, folders: Sequence[Path]) -> None:
+    """Reads the weights of saved layers, each from its own folder.
+
+    Raises LoadingError for a folder without safetensors, and for tensors that are missing or too many, by name.
+    """
+    for layer, folder in zip(layers, folders, strict=True):
+        wanted = layer.state_dict()
+        if not wanted:
+            continue
+        if not (folder / FILE).exists():
+            raise LoadingError(
+                f"{folder} has no {FILE}; pickled weights (*.bin) are not opened, since a pickle can run code: load the "
+                "model in sentence-transformers where you trust it, and call save_pretrained"
+            )
+        found = load_file(folder / FILE)
+        if wrong := sorted(set(wanted) ^ set(found)):
+            raise LoadingError(f"{folder / FILE}: the tensors {', '.join(wrong)} are missing or not those of the layer")
+        if sizes := [name for name in wanted if wanted[name].shape != found[name].shape]:
+            raise LoadingError(f"{folder / FILE}: {', '.join(sizes)} has another size than config.json states")
+        layer.load_state_dict({name: tensor.float() for name, tensor in found.items()})
+
+
+def write_weights(layer: nn.Module, folder: Path) -> None:
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in layer.state_dict().items()}
+    if weights:
+        save_file(weights, folder / FILE)
+
+
+def cut_layer(width: int, dim: int) -> Dense:
+    """A linear layer that keeps the first `dim` of `width` dimensions."""
+    keys = {"in_features": width, "out_features": dim, "bias": False, "activation": "Identity", "residual": False}
+    layer = Dense(keys)
+    with torch.no_grad():
+        layer.linear.weight.copy_(torch.eye(dim, width))
+    return layer

@@ -1,0 +1,173 @@
+"""Reading of embedding models that were saved by rankpo or by sentence-transformers of any generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rankpo.errors import ConfigError, unknown
+from rankpo.models.embedding.settings import ACTIVATIONS, LAYERS, EmbeddingSettings
+from rankpo.models.saved import RECORD, Stated, own_statement, read_json
+from rankpo.models.st_folders import Module, check_keys, check_transformer, length_of, read_general, read_modules
+
+POOLING_KEYS = {  # in the order in which sentence-transformers joins several
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_weightedmean_tokens": "weighted_mean",
+    "pooling_mode_lasttoken": "last",
+}
+POOLING_NAMES = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted_mean",
+    "lasttoken": "last",
+}
+LAYER_KEYS = {  # keys of a layer's config.json, and ours
+    "Dense": {
+        "in_features": "in_features",
+        "out_features": "out_features",
+        "bias": "bias",
+        "activation_function": "activation",
+        "use_residual": "residual",
+    },
+    "LayerNorm": {"dimension": "dimension"},
+    "Normalize": {},
+    "Dropout": {"dropout": "dropout"},
+}
+PLACES = ("module_input_name", "module_output_name")  # of a layer; only the vector of a text is meant here
+PASSAGE_PROMPTS = ("document", "passage", "corpus")
+
+
+def read_folder(folder: Path) -> Stated | None:
+    """What a folder states of an embedding model: rankpo.json, else sentence-transformers' files, else None.
+
+    Raises ConfigError for modules, keys and values that would give other embeddings than sentence-transformers' own.
+    """
+    if (folder / RECORD).exists():
+        return own_statement(folder, ("embedding",), EmbeddingSettings)
+    modules = read_modules(folder)
+    if not modules:
+        return _plain(folder)
+    names = [module.name for module in modules]
+    if names[:2] != ["Transformer", "Pooling"] or not set(names[2:]) <= set(LAYERS):
+        raise ConfigError(
+            [f"{folder}: modules {', '.join(names)}; rankpo reads Transformer, Pooling and then {', '.join(LAYERS)}"]
+        )
+    check_transformer(modules[0])
+    general = read_general(folder)
+    values = {
+        **_pooling(modules[1]),
+        **_layers(modules[2:], general, folder),
+        **_prompts(general),
+        **_lengths(modules[0]),
+    }
+    if read_json(modules[0].folder / "config.json").get("is_causal") is False:
+        values["bidirectional"] = True
+    if general.get("truncate_dim") is not None:
+        values["truncate_dim"] = general["truncate_dim"]
+    return Stated(
+        values=values,
+        source="sentence-transformers' files",
+        notes=_notes(general, folder),
+        lower_case=bool(modules[0].config.get("do_lower_case")),
+    )
+
+
+def _plain(folder: Path) -> Stated | None:
+    """What config.json alone states."""
+    if read_json(folder / "config.json").get("is_causal") is not False:
+        return None
+    return Stated(values={"bidirectional": True}, source="config.json")
+
+
+def layer_folders(folder: Path, count: int) -> list[Path]:
+    """The folders of the layers behind the pooling, [] where the checkpoint has none. count: of the model's layers.
+
+    FINAL of a model that cuts and normalises has one layer more, which does the cutting.
+    """
+    return [module.folder for module in read_modules(folder)[2 : 2 + count]]
+
+
+def _pooling(module: Module) -> dict[str, Any]:
+    config = module.config
+    place = module.folder / "config.json"
+    known = ("word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt", *POOLING_KEYS)
+    check_keys(place, config, known)
+    if "pooling_mode" in config:
+        named = config["pooling_mode"]
+        modes = [named] if isinstance(named, str) else list(named)
+        if strange := [mode for mode in modes if mode not in POOLING_NAMES]:
+            raise ConfigError([unknown(f"{place}: pooling_mode", strange[0], POOLING_NAMES)])
+        pooling = [POOLING_NAMES[mode] for mode in modes]
+    else:
+        pooling = [name for key, name in POOLING_KEYS.items() if config.get(key)] or ["mean"]
+    return {"pooling": "+".join(pooling), "include_prompt": bool(config.get("include_prompt", True))}
+
+
+def _layers(modules: list[Module], general: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The layers, and whether vectors have length 1 at the end. Cosines are inner products of such vectors."""
+    similarity = general.get("similarity_fn_name")
+    if similarity not in (None, "cosine", "dot"):
+        raise ConfigError([f"{folder}: similarity {similarity}; rankpo compares by cosine or dot (inner products)"])
+    ends = bool(modules) and modules[-1].name == "Normalize"
+    for module in modules:
+        _check_places(module)
+    layers = [_layer(module) for module in (modules[:-1] if ends else modules)]
+    return {"layers": tuple(layers), "normalize": ends or similarity != "dot"}
+
+
+def _check_places(module: Module) -> None:
+    check_keys(module.folder / "config.json", module.config, (*LAYER_KEYS[module.name], *PLACES))
+    for key in PLACES:
+        if module.config.get(key) not in (None, "sentence_embedding"):
+            raise ConfigError(
+                [f"{module.folder}: {key}={module.config[key]}; rankpo's layers act on the pooled vector"]
+            )
+
+
+def _layer(module: Module) -> dict[str, Any]:
+    keys = {LAYER_KEYS[module.name][name]: value for name, value in module.config.items() if name not in PLACES}
+    if "activation" in keys or module.name == "Dense":
+        given = str(keys.get("activation", "torch.nn.modules.activation.Tanh"))
+        name = given.rpartition(".")[2]
+        if not given.startswith("torch.nn.") or name not in ACTIVATIONS:
+            raise ConfigError([unknown(f"{module.folder}: activation_function", given, ACTIVATIONS)])
+        keys["activation"] = name
+    try:
+        return dict(EmbeddingSettings(layers=({"type": module.name, **keys},)).layers[0])
+    except ValueError as error:
+        raise ConfigError([f"{module.folder}: {error}"]) from error
+
+
+def _prompts(general: Mapping[str, Any]) -> dict[str, str]:
+    prompts = general.get("prompts") or {}
+    passage = next((prompts[name] for name in PASSAGE_PROMPTS if prompts.get(name)), "")
+    return {"query_prompt": prompts.get("query") or "", "passage_prompt": passage or ""}
+
+
+def _lengths(module: Module) -> dict[str, int]:
+    lengths = {}
+    for name, key in (("query_max_length", "query_length"), ("passage_max_length", "document_length")):
+        stated = module.config.get(key) or length_of(module)
+        if stated is not None:
+            lengths[name] = int(stated)
+    return lengths
+
+
+def _notes(general: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
+    prompts = general.get("prompts") or {}
+    chosen = next((name for name in PASSAGE_PROMPTS if prompts.get(name)), "document")
+    unused = [name for name, text in prompts.items() if text and name not in ("query", chosen)]
+    lines = []
+    if unused:
+        lines.append(
+            f"{folder}: its prompts {', '.join(unused)} are not used; model.query_prompt and model.passage_prompt set others"
+        )
+    if heads := [name for name in ("colbert_linear.pt", "sparse_linear.pt") if (folder / name).exists()]:
+        lines.append(f"{folder}: {' and '.join(heads)} are not used: kind embedding is its dense vectors")
+    return tuple(lines)

@@ -1,0 +1,72 @@
+"""JSON files of runs and caches: one writer and one reader, with a checksum.
+
+A file that was cut, emptied or changed is found by its checksum. A cache is made again then; a file of a run is refused
+in one line. Files of earlier versions have no checksum and are read without one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from rankpo.errors import StorageError
+from rankpo.storage.atomic import replace_text
+
+CHECKSUM = "checksum"  # the last key of a file; no content may have it
+HINT = "restore it from a copy, or remove the folder and start again"
+
+
+def write_json(path: Path, values: Mapping[str, Any], indent: int | None = 1) -> None:
+    """Writes an object whole or not at all, with its checksum as the last key. ASCII only, so that any text is safe."""
+    replace_text(path, dumps(values, indent))
+
+
+def dumps(values: Mapping[str, Any], indent: int | None = 1) -> str:
+    """What `write_json` writes. Raises ValueError for an object that has the key of the checksum itself."""
+    if CHECKSUM in values:
+        raise ValueError(f"the key {CHECKSUM!r} is the file's own")
+    return json.dumps({**values, CHECKSUM: _digest(values)}, indent=indent) + "\n"
+
+
+def read_json(path: Path, hint: str = HINT) -> dict[str, Any]:
+    """The object that `write_json` wrote, without its checksum.
+
+    Raises StorageError, with the file's name and `hint`, for a file that cannot be read, is no JSON object, or has
+    another content than was written; FileNotFoundError where there is none.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise StorageError(f"{path} is damaged ({_first_line(error)}); {hint}") from error
+    if not isinstance(values, dict):
+        raise StorageError(f"{path} is damaged (it holds a {type(values).__name__}, not an object); {hint}")
+    expected = values.pop(CHECKSUM, None)
+    if expected is not None and expected != _digest(values):
+        raise StorageError(f"{path} is damaged (its content is not the one that was written); {hint}")
+    return values
+
+
+def read_cache(path: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The object in a file of a cache; None where there is none, or where it is damaged, which is said."""
+    try:
+        return read_json(path, "it is made again")
+    except FileNotFoundError:
+        return None
+    except StorageError as error:
+        say(str(error))
+        return None
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """xxh3-128 of the values as JSON: independent of how the file is indented and of the order of its keys."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(values, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,50 @@
+"""Overrides that take away what every run needs, or that give what no part can hold: one line each, no trace."""
+
+import pytest
+
+from rankpo.config.check import GROUPS, NEEDED, OPTIONAL
+from rankpo.config.compose import compose
+from rankpo.config.messages import null_group
+from rankpo.errors import ConfigError
+
+BASE = ("model=tiny_pythia", "loss=sft", "datasets=[toy_chat]")
+
+
+def test_every_group_is_needed_or_optional():
+    assert {*NEEDED, *OPTIONAL} == set(GROUPS) and not {*NEEDED} & {*OPTIONAL}
+
+
+@pytest.mark.parametrize("name", [*NEEDED, "seed"])
+def test_what_every_run_needs(name):
+    if name == "model":
+        return  # its kind is a package of its own, so that the rest of the model is missed instead
+    with pytest.raises(ConfigError, match=rf"^{name} is not set, and every run needs (one|it); leave ~{name} out"):
+        compose([*BASE, f"~{name}"])
+
+
+@pytest.mark.parametrize("name", ["scheduler", "optimizer", "tracker"])
+def test_a_group_set_to_null(name):
+    """Hydra refuses it with a trace that names no group."""
+    given = [*BASE, f"{name}=null"]
+    with pytest.raises(ValueError, match="must be a string or a list") as error:
+        compose(given)
+    message = null_group(error.value, given)
+    assert message is not None and message.startswith(f"{name}=null: a run needs one of its options; allowed: ")
+    assert null_group(ValueError("else"), given) is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("++model.peft.r=4", r"model.peft has no 'r'; here it is peft.lora_r \(allowed: lora_alpha"),
+        ("++model.peft.lora_rank=4", r"model.peft has no 'lora_rank'; did you mean lora_r\?"),
+        (
+            "seed=100000000000000000000",
+            "seed must be a whole number, got 100000000000000000000, which has more than 64",
+        ),
+        ("trainer.batch_size=100000000000000000000", "trainer.batch_size must be a whole number, got .* than 64 bits"),
+    ],
+)
+def test_values_that_no_part_holds(override, message):
+    with pytest.raises(ConfigError, match=message):
+        compose([*BASE, override])
