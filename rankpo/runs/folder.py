@@ -17,6 +17,7 @@ from rankpo.storage.json_files import read_json, write_json
 Comparable = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 TRACKER_ID = "tracker_id"
+TRACKER_RUNS = "tracker_runs.json"  # what the run is called by trackers that give it a name
 # may differ between the start of a run and its continuation
 FREE_KEYS = (
     "overwrite",
@@ -80,7 +81,7 @@ def start_again(run_dir: Path, config: Mapping[str, Any]) -> None:
     """Removes what an earlier run of this name left, and notes the config of the new one: overwrite=true."""
     for name in ("checkpoints", "FINAL", "evaluation", "tensorboard"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    for name in ("metrics.jsonl", TRACKER_ID):
+    for name in ("metrics.jsonl", TRACKER_ID, TRACKER_RUNS):
         (run_dir / name).unlink(missing_ok=True)
     enter_run_dir(run_dir, config, overwrite=False, resume=None)
 

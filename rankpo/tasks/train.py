@@ -352,7 +352,9 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
             folder = experiment.run_dir / "FINAL"
             whole = model if weights is None else complete(experiment, inputs, weights)
             difference = trained_kind(experiment).save(folder, whole, describe(experiment, metrics))
-            say(f"{folder} written; loaded by transformers it differs by {difference:.0e}")
+            say(
+                f"{folder} written. Check: loaded again by transformers, its outputs differ by at most {difference:.0e}."
+            )
         processes.barrier()
 
     return save
