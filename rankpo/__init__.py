@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def load(path: str | Path, device: str | None = None) -> Any:
-    """The saved model of a folder: a run's FINAL, or any sentence-transformers or classification folder.
+    """The saved model of a folder or hub id: a run's FINAL, or any sentence-transformers or classification folder.
 
     An embedding model has `encode(texts, role)`; a reranker `compute_score(pairs)` and `rank(query, documents)`;
     a causal language model `logps(prompts, completions)`; a reward model `rewards(prompts, completions)`.

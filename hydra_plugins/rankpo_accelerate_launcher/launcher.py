@@ -57,6 +57,7 @@ class AccelerateLauncher(Launcher):
         for overrides in job_overrides:
             composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
             jobs.append(Job.of([str(item) for item in overrides], composed))
+        jobs = list({job.folder: job for job in jobs}.values())  # equal values, such as 1e-4 and 0.0001, are one job
         failures = self.run(jobs, len(jobs))
         if failures:
             raise RuntimeError(

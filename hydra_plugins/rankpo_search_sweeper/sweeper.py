@@ -49,7 +49,11 @@ class SearchSweeper(Sweeper):
             raise ConfigError(["hydra/sweeper=rankpo_search has no keys of its own; set search=optuna instead"])
         settings = build(OmegaConf.to_container(self.config.search, resolve=True), "search")
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        fixed, ranges = split(parser.parse_overrides(list(arguments)), settings.params, parser.parse_override)
+        fixed, ranges = split(
+            parser.parse_overrides(list(arguments)),
+            settings.params,
+            lambda text: parser.parse_overrides([text])[0],  # with the loader, which a glob needs
+        )
         own = hasattr(self.launcher, "run")  # whether it can look after jobs while they run
         search = Search(settings, ranges, lambda values: self.job(fixed, values), watched=own)
         if own:

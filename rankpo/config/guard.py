@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rankpo.config.ranges import empty_ranges
 from rankpo.errors import ConfigError
 from rankpo.storage.secrets import is_secret_key, is_secret_name, known, looks_secret, redact, register
 
@@ -46,6 +48,7 @@ def guarded() -> Iterator[None]:
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import CachingConfigRepository
+    from hydra.types import RunMode
 
     load, search = ConfigLoaderImpl.load_configuration, CachingConfigRepository.initialize_sources
 
@@ -53,9 +56,14 @@ def guarded() -> Iterator[None]:
     def checked(*arguments: Any, **named: Any) -> DictConfig:
         try:
             config = load(*arguments, **named)
+            given = signature(load).bind(*arguments, **named).arguments
         except KeyError as error:  # env_copy reads the environment while Hydra composes
             raise ConfigError([f"hydra.job.env_copy is not allowed; {error} must be set in the shell"]) from error
-        if problems := [*foreign(config.hydra), *untyped(config), *_secrets_of(config)]:
+        problems = [*foreign(config.hydra), *untyped(config), *_secrets_of(config)]
+        if not problems and given["run_mode"] == RunMode.MULTIRUN:
+            params = OmegaConf.select(config, "hydra.sweeper.params")
+            problems = empty_ranges(config.hydra.overrides.task, params, given["self"])
+        if problems:
             raise ConfigError(problems)
         return config
 

@@ -7,17 +7,22 @@ from typing import Any
 
 import torch
 
+from rankpo.errors import ConfigError
 from rankpo.models.kinds import kind_class
-from rankpo.models.loading import LoadingError
-from rankpo.models.saved import saved_class, saved_kind
+from rankpo.models.loading import LoadingError, resolve
+from rankpo.models.saved import saved_kind
 
 
 def load_saved(path: str, device: str | None = None) -> Any:
     """See `rankpo.load`."""
-    if not Path(path).is_dir():
+    is_folder = Path(path).is_dir()
+    if not is_folder and (path.startswith((".", "/", "~")) or path.count("/") != 1):
         raise LoadingError(f"{path}: no such folder")
     try:
-        kind = kind_class(saved_kind(Path(path)), saved_class(Path(path)))(load_from=path)
+        kind_of = kind_class(saved_kind(Path(resolve(path).folder)))
+        kind = kind_of(load_from=path) if is_folder else kind_of(name_or_path=path)
+    except ConfigError:
+        raise
     except ValueError as error:
         raise LoadingError(str(error)) from error
     model = kind.build(kind.open_inputs(ignore), ignore)

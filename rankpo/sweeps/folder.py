@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import statistics
 import sys
 import time
@@ -19,11 +18,19 @@ from rankpo.errors import ConfigError
 from rankpo.runs.folder import differences
 from rankpo.storage.atomic import replacing
 from rankpo.storage.json_files import read_json, write_json
+from rankpo.sweeps.names import (
+    canonical,
+    canonical_changes,
+    earlier_job_name,
+    hashed_job_name,
+    job_name,
+    key_of,
+    varied,
+)
 
 SWEEP_FILE = "sweep.json"
 JOB_FILE = "sweep_job.json"
 TABLE_FILE = "sweep.csv"
-MAX_NAME = 120  # characters; file systems allow 255
 NO_METRICS = ("step", "time")
 SMALLER_IS_BETTER = ("loss", "perplexity")
 
@@ -60,19 +67,21 @@ def read_note(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def varied(overrides: Sequence[str], arguments: Collection[str]) -> list[str]:
-    """The overrides in which a job differs from its neighbours: those that the command line does not hold as they are."""
-    return [item for item in overrides if item not in arguments and not item.startswith("search=")]
+def job_folder(parent: Path, changes: Sequence[str]) -> Path:
+    """The folder of a job; the one that an earlier version gave this very job, if that is there."""
+    folder, earlier = parent / job_name(changes), parent / earlier_job_name(changes)
+    if _is_of_another(folder, changes):  # named by an earlier version, which did not tell the two apart
+        return parent / hashed_job_name(changes)
+    is_earlier = not folder.exists() and read_job(earlier) is not None and not _is_of_another(earlier, changes)
+    return earlier if is_earlier else folder
 
 
-def job_name(overrides: Sequence[str]) -> str:
-    """A folder's name for a job. It depends on the job alone, so that a longer sweep keeps the finished jobs."""
-    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(overrides)) or "job"
-    if len(name) <= MAX_NAME:
-        return name
-    import xxhash
-
-    return f"{name[:MAX_NAME]}-{xxhash.xxh3_64_hexdigest(','.join(overrides).encode())[:8]}"
+def _is_of_another(folder: Path, changes: Sequence[str]) -> bool:
+    """Whether the folder holds a job with other values."""
+    noted = read_job(folder)
+    if noted is None:
+        return False
+    return canonical_changes(noted["overrides"]) != canonical_changes(changes)
 
 
 def config_hash(config: Any) -> str:
@@ -125,7 +134,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for path in sorted(folder.glob(f"*/{JOB_FILE}")):
         job = read_json(path)
-        chosen = dict(item.lstrip("+").split("=", 1) for item in job["overrides"])
+        chosen = {key_of(item): canonical(item).partition("=")[2] for item in job["overrides"]}
         rows.append({"job": path.parent.name, "state": job["state"], **chosen, **last_metrics(path.parent)})
     return rows
 
@@ -231,7 +240,7 @@ def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., No
     parent = Path(str(config.run_dir))
     changes = varied(overrides, read_note(parent)["arguments"])
     digest = config_hash(config)
-    folder = parent / job_name(changes)
+    folder = job_folder(parent, changes)
     OmegaConf.update(config, "run_dir", str(folder))
     if not config.overwrite and is_finished(folder, digest, config, overrides):
         MetricsLogger(main=main).say(f"{folder.name}: finished before")

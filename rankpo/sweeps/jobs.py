@@ -18,7 +18,8 @@ from omegaconf import DictConfig
 from rankpo.config.places import ROOT
 from rankpo.errors import ConfigError
 from rankpo.runs.logger import MetricsLogger
-from rankpo.sweeps.folder import config_hash, is_finished, job_name, read_note, varied, write_job
+from rankpo.sweeps.folder import config_hash, is_finished, job_folder, read_note, write_job
+from rankpo.sweeps.names import varied
 
 LOG_FILE = "launch.log"
 SHOWN_LINES = 5  # of a failed job's log
@@ -42,12 +43,12 @@ class Job:
         """A job from its overrides and its composed config."""
         parent = Path(str(composed.run_dir))
         changes = varied(overrides, read_note(parent)["arguments"])
-        name = job_name(changes)
+        folder = job_folder(parent, changes)
         return cls(
             overrides=[item for item in overrides if not item.startswith("run_dir=")],
             changes=changes,
-            name=name,
-            folder=parent / name,
+            name=folder.name,
+            folder=folder,
             digest=config_hash(composed),
             config=composed,
             overwrite=bool(composed.overwrite),

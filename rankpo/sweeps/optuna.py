@@ -18,6 +18,7 @@ from rankpo.errors import ConfigError
 from rankpo.runs.logger import MetricsLogger
 from rankpo.sweeps.folder import find_metric, last_metrics, read_job
 from rankpo.sweeps.jobs import Job, Overseer
+from rankpo.sweeps.names import NOT_VARIED, canonical, canonical_range, key_of
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -184,15 +185,21 @@ class Search(Overseer):
         """Notes what is searched, or compares it with what was noted at an earlier start."""
         common = [item for item in sample.overrides if item not in sample.changes]
         now = {
-            "ranges": dict(ranges),
+            "ranges": {key: canonical_range(text) for key, text in ranges.items()},
             "metric": self.settings.metrics,
             "direction": self.settings.directions,
-            "overrides": sorted(item for item in common if not item.startswith(("resume=", "overwrite="))),
+            "overrides": sorted(canonical(item) for item in common if key_of(item) not in NOT_VARIED),
         }
         before = self.study.user_attrs.get(NOTE)
         if before is None:
             self.study.set_user_attr(NOTE, now)
-        elif different := [f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]:
+            return
+        before = {  # an earlier version noted the words of the command line
+            **before,
+            "ranges": {key: canonical_range(text) for key, text in before["ranges"].items()},
+            "overrides": sorted(canonical(item) for item in before["overrides"] if key_of(item) not in NOT_VARIED),
+        }
+        if different := [f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]:
             raise ConfigError(
                 [
                     f"{self.settings.storage} holds a search with other {'; '.join(different)}; set overwrite=true to "

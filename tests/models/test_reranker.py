@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import rankpo
 from rankpo.config.compose import compose
+from rankpo.models.known import known_settings, table
 from rankpo.models.loading import LoadingError, byte_tokenizer, random_backbone
 from rankpo.models.reranker.config import RerankerKind
 from rankpo.models.reranker.inputs import RerankerInputs
@@ -409,6 +410,30 @@ def test_lora_trains_the_head_and_keeps_its_adapters(tmp_path, name, head):
     assert (tmp_path / "FINAL" / "adapter" / "adapter_model.safetensors").exists()
     assert_close(rankpo.load(tmp_path / "FINAL", "cpu").compute_score(PAIRS), changed, atol=1e-4, rtol=1e-4)
     assert_close(model.compute_score(PAIRS), changed)
+
+
+KNOWN = [name for name, kinds in table().items() if "reranker" in kinds]
+
+
+def test_known_rerankers_are_counted():
+    assert len(KNOWN) == 4
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_settings_of_every_known_reranker_read_and_score(name):
+    """Each one's settings on a tiny random model."""
+    settings = dict(known_settings(name, "reranker"))
+    family = "bert" if settings.get("head", "encoder") == "encoder" else "llama"
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    random = {"model_type": family, **sizes, "max_position_embeddings": 2048}
+    words = {"yes_word": "y", "no_word": "n"} if settings.get("head") == "causal_lm" else {}
+    torch.manual_seed(3)
+    config = RerankerKind(random=random, **{**settings, **words})
+    model = config.build(config.open_inputs(quiet), quiet).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    assert len(set(model.compute_score(PAIRS))) == len(PAIRS)
 
 
 @pytest.mark.parametrize("name", TINY)

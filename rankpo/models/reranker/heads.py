@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, relu
 from transformers import PreTrainedModel
 
 from rankpo.models.engine.pooling import pool
@@ -55,6 +55,16 @@ class PoolerHead(ScoreHead):
         first = pool(hidden, lengths, "cls").to(model.dtype)[:, None]  # [n, 1, D]
         pooler = (model.base_model if self.in_backbone else model).pooler
         return model.classifier(model.dropout(pooler(first)))[:, 0]
+
+
+class TwoLayerHead(ScoreHead):
+    """Encoders with `pre_classifier`, ReLU, dropout and `classifier` on the first token: DistilBERT."""
+
+    modules = ("pre_classifier", "classifier")
+
+    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
+        first = relu(model.pre_classifier(pool(hidden, lengths, "cls").to(model.dtype)))
+        return model.classifier(model.dropout(first))[:, 0]
 
 
 class FirstTokenHead(ScoreHead):
@@ -122,6 +132,8 @@ def find_head(model: PreTrainedModel, kind: str, answers: tuple[int, ...] = ()) 
 def _encoder(model: Any) -> ScoreHead:
     if hasattr(model, "head") and hasattr(model.config, "classifier_pooling"):
         return PooledHead()
+    if hasattr(model, "pre_classifier"):
+        return TwoLayerHead()
     for in_backbone, owner in ((True, model.base_model), (False, model)):
         if isinstance(getattr(owner, "pooler", None), nn.Module):
             return PoolerHead(in_backbone)

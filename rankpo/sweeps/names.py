@@ -1,0 +1,88 @@
+"""Names of a sweep's jobs: from the overrides in which they differ, one folder for one job on every file system."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+
+MAX_NAME = 120  # characters; file systems allow 255 bytes
+NOT_VARIED = ("search", "overwrite", "resume")  # keys that say what to do with a job, and not what it is
+PLAIN = re.compile(r"[a-z0-9_.=,+-]+")
+NUMBER = re.compile(r"(?<![\w.])[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?![\w.])")
+
+
+@lru_cache(maxsize=4096)
+def canonical(override: str) -> str:
+    """An override with its value as Hydra reads it: 1e-4 and 0.0001 are one value, and so are 'a' and a."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import QuotedString
+    from hydra.errors import HydraException
+
+    parse = OverridesParser.create().parse_override
+    try:
+        item = parse(override)
+        if item.is_sweep_override() or "=" not in override:
+            return canonical_range(override)
+        key = item.get_key_element()
+        if isinstance(item._value, QuotedString):
+            bare = parse(f"{key}={item.value()}")
+            item = bare if bare.value() == item.value() and not bare.is_sweep_override() else item
+        text = item.get_value_element_as_str()
+        return f"{key}={text.lower() if isinstance(item.value(), bool) else text}"
+    except HydraException:
+        return override
+
+
+def canonical_range(text: str) -> str:
+    """A range such as interval(1e-4,1) with its numbers in one form, and without white space."""
+    return NUMBER.sub(lambda match: _number(match.group()), re.sub(r"\s+", "", text))
+
+
+def _number(text: str) -> str:
+    return str(int(text)) if re.fullmatch(r"[-+]?[0-9]+", text) else repr(float(text))
+
+
+def key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def varied(overrides: Sequence[str], arguments: Collection[str]) -> list[str]:
+    """The overrides in which a job differs from its neighbours: those that the command line does not hold as they are."""
+    common = {canonical(item) for item in arguments if "=" in item}
+    return [item for item in overrides if canonical(item) not in common and key_of(item) not in NOT_VARIED]
+
+
+def job_name(overrides: Sequence[str]) -> str:
+    """A folder's name for a job. It depends on the job alone, so that a longer sweep keeps the finished jobs.
+
+    Where the name cannot hold all of the overrides it ends with their hash: where characters are replaced, where a
+    file system might not tell them apart (capital letters, a final dot), and where it would be too long.
+    """
+    text = ",".join(canonical_changes(overrides)) or "job"
+    plain = PLAIN.fullmatch(text) and len(text) <= MAX_NAME and not text.endswith(".")
+    return text if plain else hashed_job_name(overrides)
+
+
+def hashed_job_name(overrides: Sequence[str]) -> str:
+    """The beginning of the overrides and their hash."""
+    import xxhash
+
+    text = ",".join(canonical_changes(overrides)) or "job"
+    name = re.sub(r"[^A-Za-z0-9_.=,+-]+", "_", text)
+    return f"{name[:MAX_NAME]}-{xxhash.xxh3_64_hexdigest(text.encode(errors='surrogatepass'))[:12]}"
+
+
+def canonical_changes(overrides: Sequence[str]) -> list[str]:
+    """The overrides that belong to a name, each in its one form."""
+    return [canonical(item) for item in overrides if key_of(item) not in NOT_VARIED]
+
+
+def earlier_job_name(overrides: Sequence[str]) -> str:
+    """The name that earlier versions gave, whose folders may hold finished jobs."""
+    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(overrides)) or "job"
+    if len(name) <= MAX_NAME:
+        return name
+    import xxhash
+
+    return f"{name[:MAX_NAME]}-{xxhash.xxh3_64_hexdigest(','.join(overrides).encode())[:8]}"

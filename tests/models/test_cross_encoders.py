@@ -1,0 +1,146 @@
+"""Checkpoints of sentence-transformers' CrossEncoder as rerankers: the same scores before training, after it, as FINAL."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+import rankpo
+from rankpo.errors import ConfigError
+from rankpo.models.loading import LoadingError, byte_tokenizer, snapshot
+from rankpo.models.reranker.config import RerankerKind
+from tests.models.families import FAMILIES
+from tests.models.test_checkpoints import folder_of
+from tests.runs import train
+
+st = pytest.importorskip("sentence_transformers")
+
+PAIRS = [("soil", "a field of wheat in the rain, and then nothing for a long while"), ("x", "y"), ("rain", "")]
+CASES = {
+    "identity": ("bert", {"activation_fn": torch.nn.Identity()}),
+    "sigmoid": ("bert", {}),
+    "short": ("roberta", {"max_length": 40}),
+    "prompt": ("bert", {"prompts": {"web": "search: "}, "default_prompt_name": "web"}),
+    "distilbert": ("distilbert", {}),
+    "modernbert": ("modernbert", {"activation_fn": torch.nn.Identity()}),
+}
+
+
+def cross_encoder(path, case):
+    family, keys = CASES[case]
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(family, **FAMILIES[family], vocab_size=260, pad_token_id=0, num_labels=1)
+    model = AutoModelForSequenceClassification.from_config(config)
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(path / "plain")
+    byte_tokenizer().save_pretrained(path / "plain")
+    made = st.CrossEncoder(str(path / "plain"), device="cpu", **keys)
+    made.save_pretrained(str(path / "theirs"))
+    return path / "theirs"
+
+
+def compare(model, folder):
+    theirs = st.CrossEncoder(str(folder), device="cpu").predict(PAIRS)
+    np.testing.assert_allclose(model.compute_score(PAIRS), theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scores_are_theirs_before_and_after_training_and_as_final(tmp_path, case):
+    folder = cross_encoder(tmp_path, case)
+    said = []
+    kind = RerankerKind(name_or_path=str(folder), min_document_tokens=4)
+    model = kind.build(kind.open_inputs(said.append), said.append).eval()
+    assert any("(from CrossEncoder's files)" in line for line in said)
+    assert model.settings.max_length == {"short": 40, "roberta": 78}.get(case, 80)
+    compare(model, folder)
+    train(
+        "loss=pointwise", "kind=reranker", "model=base", f"model.name_or_path={folder}", "datasets=[toy_contrastive]",
+        "trainer.max_steps=2", "trainer.batch_size=4", "optimizer.lr=0.01", f"cache_dir={tmp_path}", "exp_name=a",
+        f"run_dir={tmp_path}/run", "model.min_document_tokens=4",
+    )  # fmt: skip
+    final = rankpo.load(tmp_path / "run" / "FINAL", "cpu")
+    assert np.abs(np.array(final.compute_score(PAIRS)) - model.compute_score(PAIRS)).max() > 1e-4
+    if case == "prompt":  # a format of pairs is the caller's in CrossEncoder
+        theirs = st.CrossEncoder(str(tmp_path / "run" / "FINAL"), device="cpu").predict(
+            [(f"search: {query}", document) for query, document in PAIRS]
+        )
+        np.testing.assert_allclose(final.compute_score(PAIRS), theirs, atol=1e-5, rtol=0)
+    else:
+        compare(final, tmp_path / "run" / "FINAL")
+
+
+def test_the_forms_of_older_releases(tmp_path):
+    """The activation in config.json, under two names, and the length as the tokenizer's."""
+    folder = cross_encoder(tmp_path, "sigmoid")
+    for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
+        (folder / name).unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("sentence_transformers", None)
+    for key, value in (
+        ("sentence_transformers", {"activation_fn": "torch.nn.modules.linear.Identity", "version": "4.1.0"}),
+        ("sbert_ce_default_activation_function", "torch.nn.modules.linear.Identity"),
+    ):
+        (folder / "config.json").write_text(json.dumps({**config, key: value}))
+        kind = RerankerKind(name_or_path=str(folder), activation="sigmoid", min_document_tokens=4)
+        model = kind.build(kind.open_inputs(print), print).eval()
+        assert model.settings.activation == "identity" and model.settings.max_length == 80
+        compare(model, folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}},
+            "activation torch.nn.modules",
+        ),
+        ({"architectures": ["LayerWiseMiniCPMForCausalLM"]}, "reads scores from several layers"),
+    ],
+)
+def test_what_would_give_other_scores_is_refused(tmp_path, change, message):
+    folder = cross_encoder(tmp_path, "sigmoid")
+    for name in ("modules.json", "config_sentence_transformers.json"):
+        (folder / name).unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises((ConfigError, LoadingError), match=message):
+        RerankerKind(name_or_path=str(folder)).open_inputs(print)
+
+
+def test_an_embedding_model_becomes_a_reranker_with_a_new_head(tmp_path):
+    """Its sentence-transformers files are of another kind, and are not read."""
+    said = []
+    kind = RerankerKind(name_or_path=str(folder_of(tmp_path, "mean")), max_length=60, min_document_tokens=4)
+    kind.build(kind.open_inputs(said.append), said.append)
+    assert any("new, drawn with the run's seed" in line for line in said)
+
+
+def test_hub_ids_are_read_as_folders_are(tmp_path, monkeypatch):
+    """Downloaded without pickles; kind and settings come from its files."""
+    folders = {"owner/embedding": folder_of(tmp_path, "cls"), "owner/pairs": cross_encoder(tmp_path / "b", "short")}
+    asked = []
+
+    def download(name, *, allow_patterns, **options):
+        asked.append(allow_patterns)
+        return str(folders[name])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    snapshot.cache_clear()
+    try:
+        embedding, pairs = rankpo.load("owner/embedding", "cpu"), rankpo.load("owner/pairs", "cpu")
+    finally:
+        snapshot.cache_clear()
+    assert embedding.settings.pooling == "cls" and pairs.settings.max_length == 40
+    assert len(asked) == 2 and not any(
+        "bin" in pattern or "pt" in pattern for patterns in asked for pattern in patterns
+    )
+
+
+def test_a_hub_id_that_cannot_be_reached():
+    with pytest.raises(LoadingError, match=r"cannot load owner/nothing: .*check the hub id and the network"):
+        rankpo.load("owner/nothing")
+    with pytest.raises(LoadingError, match="nowhere: no such folder"):
+        rankpo.load("nowhere")
