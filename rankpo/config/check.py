@@ -85,7 +85,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         raise ConfigError(problems)
     return Experiment(
         **made,
-        tracker=tree.get("tracker") or {},
+        tracker=tree["tracker"],
         config=tree,
         explicit=frozenset(_model_keys(overrides)),
         cache_dir=Path(tree["cache_dir"]),
