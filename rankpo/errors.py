@@ -24,6 +24,10 @@ class ConfigError(ValueError):
         return type(self), (self.problems,)
 
 
+class ManyLines(ValueError):
+    """An error whose message has a line for each problem; each is shown on a line of its own."""
+
+
 class StorageError(RuntimeError):
     """A file or folder that cannot be read, written or used; the message names it and what to do."""
 

@@ -33,10 +33,15 @@ CONTRASTIVE = (*TINY, "loss=contrastive", "loss.temperature=0.1", "datasets=[toy
 RANKPO = (*TINY, "loss=rankpo", "datasets=[toy_pairs]")
 
 
-def trainer_of(*overrides: str):
-    """A trainer in this process, ready to train, silent."""
+def reset() -> None:
+    """Forgets the Accelerator of an earlier run in this process."""
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
+
+
+def trainer_of(*overrides: str):
+    """A trainer in this process, ready to train, silent."""
+    reset()
     from rankpo.runs import processes
 
     experiment = compose(overrides)
@@ -46,8 +51,7 @@ def trainer_of(*overrides: str):
 
 def train(*overrides: str):
     """Runs the task of the overrides in this process; returns the experiment."""
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
+    reset()
     experiment = compose(overrides)
     experiment.task(experiment)
     return experiment

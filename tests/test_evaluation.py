@@ -11,8 +11,9 @@ from transformers import BertConfig, BertModel
 
 from rankpo.data.generated.jobs import Jobs
 from rankpo.data.readers.beir import Beir, write_beir
-from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator, documents_by_row
 from rankpo.evaluation.metrics import evaluate_run
+from rankpo.evaluation.preferences import PreferenceEvaluator
+from rankpo.evaluation.retrieval import RetrievalEvaluator, documents_by_row
 from rankpo.types import Example
 from tests.data.test_text_store import Fixed
 from tests.runs import CONTRASTIVE, trainer_of
@@ -187,7 +188,8 @@ from pathlib import Path
 from rankpo.runs import processes
 from tests.runs import CONTRASTIVE, trainer_of
 from tests.test_evaluation import METRICS, dev
-from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator
+from rankpo.evaluation.preferences import PreferenceEvaluator
+from rankpo.evaluation.retrieval import RetrievalEvaluator
 folder = Path(sys.argv[1])
 model = trainer_of(*CONTRASTIVE, f"cache_dir={folder}", "datasets.toy_contrastive.num_posts=4").policy
 silent = lambda message: None

@@ -46,7 +46,8 @@ def incompatible(made: Mapping[str, Any], tree: Mapping[str, Any], overrides: Se
     model: ModelKind | None = made["model"]
     settings: TrainerSettings | None = made["settings"]
     # The loss has a default: a task that does not train must not be refused for it.
-    loss: Loss | None = made["loss"] if getattr(made["task"], "trains", False) else None
+    task = made["task"]
+    loss: Loss | None = made["loss"] if task is not None and task.trains else None
     if settings is not None:
         problems += _of_the_trainer(settings, model, loss)
     if loss is not None and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer") and not _is_in_batch(loss):

@@ -12,7 +12,7 @@ from rankpo import errors
 from rankpo.config.aliases import ALIASES
 from rankpo.config.places import CONFIG
 from rankpo.config.renamed import RENAMED
-from rankpo.errors import ConfigError
+from rankpo.errors import ConfigError, ManyLines
 from rankpo.storage.atomic import UNWRITTEN, remedy, room
 from rankpo.storage.printable import one_line
 
@@ -71,7 +71,9 @@ def run_error(error: Exception, environment: Mapping[str, str]) -> str | None:
     message = _foreseen(error, several, environment)
     if message is None or isinstance(error, ConfigError):
         return message
-    return f"rank {environment.get('RANK', '0')}: {one_line(message)}" if several else one_line(message)
+    lines = message.splitlines() if isinstance(error, ManyLines) else [message]
+    shown = "\n".join(map(one_line, lines))
+    return f"rank {environment.get('RANK', '0')}: {shown}" if several else shown
 
 
 def _foreseen(error: Exception, several: bool, environment: Mapping[str, str]) -> str | None:

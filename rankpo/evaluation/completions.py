@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from itertools import combinations, islice
+from itertools import combinations
 from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,12 @@ from torch import Tensor
 from rankpo.data.loaders.completion import best_slots
 from rankpo.data.relevance import IRRELEVANT, RELEVANT
 from rankpo.data.table import Dataset, ExampleTable
-from rankpo.evaluation.base import Evaluator, PreferenceEvaluator, Result, Say
+from rankpo.evaluation.base import Evaluator, Result, Say
+from rankpo.evaluation.preferences import PreferenceEvaluator
 from rankpo.losses.base import Loss
 from rankpo.losses.pairs import pair_metrics
 from rankpo.losses.reduction import denominators, total
 from rankpo.losses.risk import kl
-from rankpo.losses.sft import SFTLoss
 from rankpo.losses.token_preference import TokenPreferenceLoss, divergence_metrics
 from rankpo.types import Labels
 
@@ -33,22 +33,8 @@ if TYPE_CHECKING:
     from rankpo.models.causal_lm.model import CausalLanguageModel
     from rankpo.models.reference import Reference
 
-PEEKED = 32  # examples looked at to tell pairs from single completions
 # in other words already: accuracy and margin; BCO's shift belongs to the training data
 REPEATED = ("logps/accuracies", "logps/margins", "scores/accuracies", "scores/margins", "rewards/delta")
-
-
-def completion_evaluator(
-    dataset: Dataset, loss: Loss, cache_dir: str | Path, say: Say, *, paired: bool = False
-) -> Evaluator:
-    """Likelihood where the loss is sft or the data has single completions, else preference with rewards.
-
-    paired: whether the loss is trained on pairs, so that it has a value on those of the data.
-    """
-    pairs = any(len(example.candidates) == 2 for example in islice(dataset.examples(), PEEKED))
-    if isinstance(loss, SFTLoss) or not pairs:
-        return LikelihoodEvaluator(dataset, cache_dir, say, loss)
-    return RewardEvaluator(dataset, cache_dir, say, loss, paired=paired)
 
 
 class Compared:

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rankpo.data.readers.records import Records
-from rankpo.data.table import Dataset, ExampleTable
+from rankpo.data.shape import Evaluable
+from rankpo.data.table import ExampleTable
 from rankpo.evaluation.base import Evaluator, Result, Say
-from rankpo.evaluation.metrics import evaluate_run
+from rankpo.evaluation.rules import Rules
 
 if TYPE_CHECKING:
     from rankpo.models.base import RankingModel
 
 FURTHER_METRICS = ("map", "auc", "rankpo/auc@100")
 GRADE_DIGITS = 9  # 1/49 · 49 is not 1 in floats, and a grade of 1 would not be relevant
-PEEKED = 100  # examples that are looked at to tell lists from pairs
-
-
-def has_lists(dataset: Dataset) -> bool:
-    """Whether any of the first examples has more candidates than a preference pair."""
-    return any(len(example.candidates) > 2 for example in islice(dataset.examples(), PEEKED))
 
 
 class ListwiseEvaluator(Evaluator):
@@ -37,20 +30,21 @@ class ListwiseEvaluator(Evaluator):
     files list the relevant first. Equal texts of a query count once, with the larger grade.
     """
 
-    def __init__(self, dataset: Dataset, cache_dir: str | Path, metrics: Sequence[str], say: Say) -> None:
+    def __init__(self, dataset: Evaluable, cache_dir: str | Path, metrics: Sequence[str], say: Say) -> None:
         self.name = dataset.name
         self.metrics = tuple(dict.fromkeys((*metrics, *FURTHER_METRICS)))
         self.dataset = dataset
         self.cache_dir = cache_dir
         self.say = say
-        smallest, largest = getattr(dataset, "min_label", None), getattr(dataset, "max_label", None)
-        self.scale = 1.0 if smallest is None or largest is None else float(largest - smallest)
-        self.relevant_from = 1.0 if self.scale > 1 else self.scale / 2
-        if isinstance(dataset, Records) and dataset.relevant_from is not None:
-            self.relevant_from = dataset.relevant_from - (dataset.min_label or 0.0)
+        self.scale = float(dataset.label_scale)
+        unsaid = 1.0 if self.scale > 1 else self.scale / 2
+        said = dataset.relevant_label
+        threshold = round(unsaid if said is None else said, GRADE_DIGITS)
+        gain = "exp" if dataset.judgements is None else dataset.judgements.gain
+        self.rules = Rules(relevant_from=threshold, gain=gain, ignore_identical_ids=False)
 
     def depends_on(self) -> tuple[object, ...]:
-        return (self.metrics, self.scale, self.relevant_from)
+        return (self.metrics, self.scale, self.rules)
 
     def evaluate(self, model: RankingModel) -> Result:
         table = self.table(model.inputs.pieces())
@@ -69,6 +63,5 @@ class ListwiseEvaluator(Evaluator):
                 run[name][document] = score
                 grade = round(relevance * self.scale, GRADE_DIGITS)
                 qrels[name][document] = max(qrels[name].get(document, 0.0), grade)
-        threshold = round(self.relevant_from, GRADE_DIGITS)
-        evaluation = evaluate_run(run, qrels, self.metrics, relevant_from=threshold)
+        evaluation = self.rules.measure(run, qrels, self.metrics)
         return Result(evaluation.metrics, evaluation.per_query, run, evaluation.counts, evaluation.undefined)

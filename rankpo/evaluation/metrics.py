@@ -12,6 +12,7 @@ from rankpo.data.readers.trec import Run, order
 
 Qrels = Mapping[str, Mapping[str, float]]
 
+GAINS = ("exp", "linear")
 RANKPO_DEPTH = 100  # RankPO's evaluation looks at the first hundred documents only
 
 
@@ -57,8 +58,8 @@ def evaluate_run(
     gain: of ndcg@k, `exp` 2^g - 1 or `linear` g; where a grade exceeds 1, ndcg_exp@k and ndcg_linear@k are added.
     Raises ValueError for an unknown metric, and for a score that is NaN or infinite.
     """
-    if gain not in ("exp", "linear"):
-        raise ValueError(f"gain must be one of exp, linear, got {gain!r}")
+    if gain not in GAINS:
+        raise ValueError(f"gain must be one of {', '.join(GAINS)}, got {gain!r}")
     graded = any(grade > 1 for judgements in qrels.values() for grade in judgements.values())
     names = list(dict.fromkeys(metrics))
     if graded:

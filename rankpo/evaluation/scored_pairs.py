@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +12,6 @@ from rankpo.evaluation.base import Evaluator, Result, Say
 
 if TYPE_CHECKING:
     from rankpo.models.base import RankingModel
-
-PEEKED = 100  # examples that are looked at to tell scored pairs from lists
-
-
-def has_scored_pairs(dataset: Dataset) -> bool:
-    """Whether most of the first examples are one query with one candidate: nothing to rank, but a score to meet."""
-    sizes = [len(example.candidates) for example in islice(dataset.examples(), PEEKED)]
-    return 2 * sum(size == 1 for size in sizes) > len(sizes)
 
 
 class ScoredPairsEvaluator(Evaluator):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +53,9 @@ class Loss:
     `__call__(scores, labels, reference)`: scores [B, G] raw model scores; labels as in `types.Labels`;
     reference [B, G] scores of the reference model, or None.
     """
+
+    # Whether the loss is taken on pairs of a chosen and a rejected candidate, and so has a value on such data.
+    on_pairs: ClassVar[bool] = False
 
     @property
     def needs(self) -> frozenset[str]:

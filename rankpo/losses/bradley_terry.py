@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,6 +19,8 @@ class BradleyTerryLoss(Loss):
 
     scores [B, 2]. center: holds rewards near 0, which the gap alone leaves free (2312.09244); .01 is usual.
     """
+
+    on_pairs: ClassVar[bool] = True
 
     temperature: float = 1.0
     margin: float = 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import log
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class DPOLoss(Loss):
     label_smoothing: ε, the share of flipped labels. sft_weight: adds the chosen one's mean negative log-probability
     as the term "sft" (2404.19733); `logps` says how scores become log-probabilities for it.
     """
+
+    on_pairs: ClassVar[bool] = True
 
     beta: float = 0.1
     temperature: float = 1.0  # embedding models need the one they were trained with: a cosine gap is at most 4
@@ -113,6 +115,8 @@ class EXOLoss(Loss):
     https://arxiv.org/abs/2402.00856, with two completions. scores, reference [B, 2].
     """
 
+    on_pairs: ClassVar[bool] = True
+
     beta: float = 0.1
     temperature: float = 1.0
     label_smoothing: float = 0.001  # as in TRL; 0 would make every loss infinite
@@ -142,6 +146,8 @@ class IPOLoss(Loss):
     `mean` divides each log-ratio by its own length, and a pair with a completion of no scored token weighs 0; `sum` is
     the paper's literal form.
     """
+
+    on_pairs: ClassVar[bool] = True
 
     beta: float = 0.1  # the paper's τ
     temperature: float = 1.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from rankpo.types import Labels, LossOutput
 @dataclass(frozen=True, kw_only=True)
 class LogRatioLoss(Loss):
     """Base: subclasses give the losses of the rewards βh. scores, reference [B, 2] or, under `candidates`, wider."""
+
+    on_pairs: ClassVar[bool] = True
 
     beta: float = 0.1
     temperature: float = 1.0

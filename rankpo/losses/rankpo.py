@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -36,6 +37,8 @@ class RankPOLoss(Loss):
     so that the optimum is σ(βz) = c; `margin` adds confidence_scale·(2c - 1) to the margin (as 2402.10571).
     matryoshka_*: for `matryoshka`, which calls this loss on the scores of each size.
     """
+
+    on_pairs: ClassVar[bool] = True
 
     beta: float
     temperature: float

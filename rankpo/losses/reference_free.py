@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -25,6 +25,8 @@ class SimPOLoss(Loss):
 
     A pair with a completion of no scored token has no mean, and weighs 0.
     """
+
+    on_pairs: ClassVar[bool] = True
 
     beta: float = 2.5
     temperature: float = 1.0
@@ -50,6 +52,8 @@ class CPOLoss(Loss):
 
     nll: negative log-probability of the chosen one per token (`mean`) or summed. logps: see `logps_from_scores`.
     """
+
+    on_pairs: ClassVar[bool] = True
 
     beta: float = 0.1
     temperature: float = 1.0
@@ -81,6 +85,8 @@ class ORPOLoss(Loss):
     scores [B, 2]. The log-odds are of means: with sums they would reward length. A pair with a completion of no
     scored token has no mean, and weighs 0.
     """
+
+    on_pairs: ClassVar[bool] = True
 
     lambda_: float = 0.1
     temperature: float = 1.0
@@ -122,6 +128,8 @@ class SLiCLoss(Loss):
 
     scores [B, 2]. delta: δ in nats. Rewards are log-probabilities: there is no β.
     """
+
+    on_pairs: ClassVar[bool] = True
 
     delta: float = 1.0
     lambda_: float = 0.1

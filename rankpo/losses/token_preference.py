@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,6 +25,8 @@ class TokenPreferenceLoss(Loss):
     scores, reference [B, 2]: log-probabilities of the completions. divergences: K by name, [B, 2] each, with
     gradient; those of `measures`.
     """
+
+    on_pairs: ClassVar[bool] = True
 
     beta: float = 0.1
     alpha: float = 0.5  # of variant 2

@@ -39,6 +39,7 @@ class RankingModel(nn.Module):
 
     kind: ClassVar[str]
     sharded: bool = False
+    precision: str = "fp32"  # of forward passes, where a task has chosen another: stored vectors depend on it
     inputs: Inputs
     settings: Any
     tokenizer: PreTrainedTokenizerBase
@@ -151,6 +152,10 @@ class RankingModel(nn.Module):
             yield
         finally:
             self.train(training)
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """The weights on which an output depends, by name: those that a saved folder gives back."""
+        return dict(self.state_dict())
 
     @property
     def has_adapters(self) -> bool:

@@ -56,7 +56,7 @@ class EncodingError(RuntimeError):
 class Encoding:
     """What a folder of embeddings is: two with equal fields hold the same vectors.
 
-    model: fingerprint of the weights. inputs: of tokenizer, prompt, length and pooling. texts: of ids and texts.
+    model: fingerprint of the weights. inputs: of tokenizer, prompt, length, pooling and precision. texts: of ids and texts.
     role: "query" or "passage". settings: the model's, for people and for `task=search`.
     """
 
@@ -151,6 +151,8 @@ def describe_encoding(
     tokenizer = model.tokenizer
     state = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
     inputs = [state, prompt, length, settings.pooling, settings.normalize, settings.truncate_dim]
+    if model.precision != "fp32":
+        inputs.append(model.precision)
     digest, count = xxhash.xxh3_128(), 0
     for identity, text in source.texts():
         if len(identity.splitlines()) != 1 or identity.splitlines()[0] != identity:
@@ -234,7 +236,7 @@ def _enter(folder: Path, encoding: Encoding) -> None:
     different = [name for name, value in asdict(encoding).items() if old[name] != value]
     if different:
         raise EncodingError(
-            f"{folder} holds another encoding (other {', '.join(different)}); set overwrite=true or another exp_name"
+            f"{folder} holds another encoding (other {', '.join(different)}; inputs are tokenizer, prompt, length, pooling and precision); set overwrite=true or another exp_name"
         )
 
 

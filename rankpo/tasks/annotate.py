@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.data.readers import files
 from rankpo.errors import ConfigError
@@ -16,6 +16,7 @@ from rankpo.judges.outcome import Unfinished as Unfinished
 from rankpo.judges.pairs import Pair, PairSettings
 from rankpo.judges.suspicious import TREATMENTS, suspects
 from rankpo.retrieval.corpus import check_source, open_source, text_key
+from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rankpo.judges.records import Records
     from rankpo.judges.samples import Samples
     from rankpo.runs.logger import MetricsLogger
+    from rankpo.tasks.base import Session
     from rankpo.types import Prompt
 
 MODES = ("pairs", "scores", "samples")
@@ -32,7 +34,7 @@ DISAGREEMENT = ("drop", "keep")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Annotate:
+class Annotate(Task):
     """mode: `pairs` asks for preferences; `scores` (judge=scores) scores every candidate of the datasets; `samples`
     asks about completions that task=sample wrote, and writes HALOs' feedback.jsonl.
 
@@ -66,6 +68,8 @@ class Annotate:
     dry_run: bool = False
     output: str = "annotate"
 
+    several_processes: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         checked = {
             "mode": MODES,
@@ -95,29 +99,23 @@ class Annotate:
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The report. Raises Unfinished where a budget or the server ended the work before its end."""
         from rankpo.judges.estimate import estimate, say_cut
-        from rankpo.runs import processes
-        from rankpo.runs.folder import claim
-        from rankpo.runs.logger import MetricsLogger
 
-        if processes.world_size() > 1:
-            raise ConfigError(
-                ["task=annotate is one process with judge.concurrency calls at once; use python launch.py"]
-            )
         if self.max_cost is not None and not experiment.judge.price:
             raise ConfigError(["task.max_cost needs judge.price={input:…,output:…}, dollars per million tokens"])
-        logger = MetricsLogger()
+        session = self.open(experiment)
+        logger = session.logger
         if self.mode == "scores":
-            with claim(Path(self.output)):
+            with session.claimed(Path(self.output)):
                 return self._teach(experiment, logger)
         samples = self._samples(logger)
         if samples is not None and self.feedback == "scalar":
-            with claim(Path(self.output)):
+            with session.claimed(Path(self.output)):
                 return self._reward(experiment, samples, logger)
         queries: Mapping[str, Prompt]
         if samples is None:
             asked = dict(open_source(self.queries, "query", experiment.datasets).texts())
             texts = dict(open_source(self.corpus, "passage", experiment.datasets).texts())
-            queries, found = asked, self._rankings(experiment, asked, texts, logger)
+            queries, found = asked, self._rankings(experiment, asked, texts, session)
         else:
             queries, texts, found = samples.prompts, samples.completions, samples.rankings(self.pairs.top_k)
         drawn, num_dropped = self._trusted(self._draw(found, texts, experiment.seed), texts, logger)
@@ -131,7 +129,7 @@ class Annotate:
             row = estimate(experiment.judge, drawn, queries, texts, per_pair, logger.say)
             logger.table([row], "\ndry run: nothing was asked")
             return row
-        with claim(Path(self.output)):
+        with session.claimed(Path(self.output)):
             return self._annotate(experiment, drawn, num_dropped, queries, texts, samples, logger)
 
     def _samples(self, logger: MetricsLogger) -> Samples | None:
@@ -167,16 +165,16 @@ class Annotate:
         return {"queries": teach(experiment.judge, examples, Path(self.output), self.limit, logger.say)}
 
     def _rankings(
-        self, experiment: Experiment, queries: Mapping[str, str], texts: Mapping[str, str], logger: MetricsLogger
+        self, experiment: Experiment, queries: Mapping[str, str], texts: Mapping[str, str], session: Session
     ) -> dict[str, Ranking]:
         from rankpo.judges import rankings
-        from rankpo.runs import processes
-        from rankpo.tasks.encode import embedding_model
+        from rankpo.tasks.encode import vector_model
 
+        say = session.logger.say
         if self.run is not None:
-            return rankings.of_run(self.run, queries, texts, self.pairs.top_k, logger.say)
-        model = embedding_model(experiment, processes.make_accelerator().device, logger.say)
-        return rankings.searched(model, queries, texts, self.pairs.top_k, experiment.cache_dir, logger.say)
+            return rankings.of_run(self.run, queries, texts, self.pairs.top_k, say)
+        model = vector_model(experiment, session, "task=annotate without task.run")
+        return rankings.searched(model, queries, texts, self.pairs.top_k, experiment.cache_dir, say)
 
     def _draw(self, found: Mapping[str, Ranking], texts: Mapping[str, str], seed: int) -> list[Pair]:
         from rankpo.judges.annotation import equal_texts

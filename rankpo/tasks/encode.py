@@ -6,10 +6,11 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import check_source, open_source
+from rankpo.tasks.base import Session, Task, require
+from rankpo.tasks.seeds import seed_everything
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -20,7 +21,7 @@ DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode:
+class Encode(Task):
     """Writes `output`: shard-NNNNN.npy, their ids, and meta.json with the fingerprints of model, texts and inputs.
 
     corpus: "own" (that of the datasets), "pool" (all passages of their examples), or a file, folder or glob.
@@ -33,6 +34,8 @@ class Encode:
     dtype: str = "float32"
     output: str = "embeddings"
 
+    needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
+
     def __post_init__(self) -> None:
         for name, allowed in (("role", ROLES), ("dtype", DTYPES)):
             if getattr(self, name) not in allowed:
@@ -44,21 +47,18 @@ class Encode:
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The table's row."""
         from rankpo.retrieval.embeddings import describe_encoding, encode_texts
-        from rankpo.runs import processes
-        from rankpo.runs.folder import claim
-        from rankpo.runs.logger import MetricsLogger
 
         source = open_source(self.corpus, self.role, experiment.datasets)
         blank = next((name for name, _ in source.texts() if name.split() != [name]), None)
-        accelerator = processes.make_accelerator()
-        logger = MetricsLogger(main=processes.rank() == 0)
+        session = self.open(experiment)
+        logger = session.logger
         if blank is not None:
             logger.say(
                 f"warning: the id {blank!r} has white space: task=search writes run.trec, a TREC file, which cannot hold it"
             )
-        model = embedding_model(experiment, accelerator.device, logger.say)
+        model = vector_model(experiment, session)
         folder = Path(self.output)
-        with claim(folder) if logger.main else _unclaimed():
+        with session.claimed(folder):
             if logger.main and experiment.overwrite:
                 shutil.rmtree(folder)
             started = time.monotonic()
@@ -76,19 +76,13 @@ class Encode:
         return row
 
 
-def _unclaimed() -> Any:
-    from contextlib import nullcontext
+def vector_model(experiment: Experiment, session: Session, who: str = "this task") -> EmbeddingModel:
+    """The model of the config, ready to encode. Raises ConfigError before weights are loaded if it gives no vectors.
 
-    return nullcontext()
+    who: needs it, in the message.
+    """
+    from rankpo.tasks.models import build_model
 
-
-def embedding_model(experiment: Experiment, device: Any, say: Any) -> EmbeddingModel:
-    """The model of the config. Raises ConfigError before weights are loaded if it gives no embeddings."""
-    from rankpo.tasks.evaluate import build_model
-    from rankpo.tasks.train import seed_everything
-
-    kind = getattr(experiment.model, "kind", None)
-    if kind != "embedding":
-        raise ConfigError([f"this task needs embeddings, and model is of kind {kind!r}; try model=minilm or bge_m3"])
-    seed_everything(experiment.seed)  # random weights and new heads are the same on every rank and in every task
-    return build_model(experiment.model, experiment.explicit, device, say)
+    require(experiment.model, frozenset({"vectors"}), who)
+    seed_everything(experiment.seed)
+    return session.prepared(build_model(experiment.model, experiment.explicit, session.logger.say))

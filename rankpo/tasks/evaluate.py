@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.errors import ConfigError, StorageError
-from rankpo.runs.checkpoints import Checkpoint, CheckpointStore
-from rankpo.storage.folders import damage
-from rankpo.storage.json_files import read_json
+from rankpo.errors import ConfigError
+from rankpo.runs.checkpoints import CheckpointStore
+from rankpo.tasks.base import Task
+from rankpo.tasks.models import ModelOfRun, build_model, load_weights
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -24,7 +24,7 @@ RANKPO_METRICS = ("rankpo/recall@20", "rankpo/ndcg@20", "rankpo/auc@20")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(Task):
     """Metrics of the model of the config; or of a `run`: its start model, its checkpoints and FINAL, with `retention/…`,
     each retrieval metric over the start model's. start: a folder or hub id to measure retention against without a run;
     its own numbers stand in the table only.
@@ -54,19 +54,20 @@ class Evaluate:
 
     def __call__(self, experiment: Experiment) -> list[dict[str, Any]]:
         """The table's rows, one for each model."""
-        from rankpo.runs import processes
-        from rankpo.runs.logger import MetricsLogger
-        from rankpo.tasks.train import make_evaluators
+        from rankpo.tasks.train import evaluators_of
 
         if not experiment.eval_datasets:
             raise ConfigError(["eval_datasets is empty; choose some, such as eval_datasets=[jobs_test]"])
-        accelerator = processes.make_accelerator(experiment.settings.precision)
-        logger = MetricsLogger(main=processes.rank() == 0)
+        run = None if self.run is None else ModelOfRun.of(Path(self.run))
+        kind, loss = (experiment.model, experiment.loss) if run is None else (run.kind, run.loss)
+        session = self.open(experiment)
+        logger = session.logger
         metrics = [*self.metrics, *(RANKPO_METRICS if self.rankpo else ())]
-        evaluators = make_evaluators(experiment, metrics, logger.say, self.top_k)
+        evaluators = evaluators_of(kind, loss, experiment, metrics, logger.say, self.top_k)
         check_names_of(evaluators)
         rows = []
-        for name, model in self._models(experiment, accelerator.device, logger.say):
+        for name, model in self._models(experiment, run, logger.say):
+            session.prepared(model)
             written = logger.main and not (name == START and self.start is not None)  # a run's report shows its models
             folder = Path(self.output) / name if written else None
             rows.append(
@@ -76,7 +77,7 @@ class Evaluate:
         if rows[0]["model"] == START:
             rows = [{**row, **retention(row, rows[0], kept)} for row in rows]
         logger.table(rows)
-        if any("accuracy" in evaluator.metrics for evaluator in evaluators) and experiment.model.kind == "embedding":
+        if any("accuracy" in evaluator.metrics for evaluator in evaluators) and "vectors" in kind.gives:
             self._remind(kept, logger)
         return rows
 
@@ -93,26 +94,23 @@ class Evaluate:
                 "model that training began from, or task.run to the run."
             )
 
-    def _models(self, experiment: Experiment, device: Any, say: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
+    def _models(
+        self, experiment: Experiment, run: ModelOfRun | None, say: Callable[[str], None]
+    ) -> Iterator[tuple[str, Any]]:
         """The model of the config, after `start`; or of a run: what it started from, each checkpoint by step, FINAL."""
-        if self.run is None:
+        if run is None:
             if self.start is not None:
-                yield START, build_model(started_from(experiment.model, self.start), (), device, say)
-            yield "model", build_model(experiment.model, experiment.explicit, device, say)
+                yield START, build_model(started_from(experiment.model, self.start), (), say)
+            yield "model", build_model(experiment.model, experiment.explicit, say)
             return
-        from rankpo.tasks.train import seed_everything
-
-        folder = Path(self.run)
-        config, seed = model_of_run(folder)
-        seed_everything(seed)  # random weights and new heads are those the run started from
-        model = build_model(config, (), device, say)
+        folder = Path(str(self.run))
+        model = run.start(say)
         yield START, model
         for checkpoint in CheckpointStore(folder).list():
             load_weights(model, checkpoint)
             yield checkpoint.path.name, model
         if (folder / "FINAL").is_dir():
-            final = replace(config, load_from=str(folder / "FINAL"), random=None, use_peft=False)
-            yield "FINAL", build_model(final, (), device, say)
+            yield "FINAL", run.final(folder / "FINAL", say)
 
     def _evaluate(
         self,
@@ -144,43 +142,13 @@ def started_from(config: Any, start: str) -> Any:
     return replace(config, **source, random=None, use_peft=False)
 
 
-def model_of_run(folder: Path) -> tuple[Any, int]:
-    """The model settings and the seed a run was started with. Raises ConfigError where the folder is no run."""
-    from rankpo.config.construct import build
-
-    if not (folder / "config.json").exists() or not ((folder / "FINAL").is_dir() or CheckpointStore(folder).list()):
-        raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])
-    config = read_json(folder / "config.json")
-    return build(config["model"], f"{folder}/config.json: model"), int(config["seed"])
-
-
-def build_model(config: Any, explicit: Collection[str], device: Any, say: Callable[[str], None]) -> EmbeddingModel:
-    return config.build(config.open_inputs(say, explicit), say).to(device)
-
-
-def load_weights(model: EmbeddingModel, checkpoint: Checkpoint) -> None:
-    """Puts a checkpoint's trained weights into a model of the same run. Raises StorageError if it is damaged."""
-    from safetensors.torch import load_file
-
-    fault = damage(checkpoint.path)
-    if fault is not None:
-        raise StorageError(f"{checkpoint.path} is damaged ({fault}); remove it")
-    missing = model.load_state_dict(load_file(checkpoint.path / "weights.safetensors"), strict=False)
-    if missing.unexpected_keys:
-        raise StorageError(f"{checkpoint.path} holds weights that the model lacks: {missing.unexpected_keys[:3]}")
-
-
 def check_names_of(evaluators: Sequence[Evaluator]) -> None:
-    """Raises ConfigError, before anything is encoded, for ids of a corpus or its queries that run.trec cannot hold."""
+    """Raises ConfigError, before anything is encoded, for ids that run.trec cannot hold."""
     from rankpo.data.readers.trec import check_names
-    from rankpo.evaluation.base import RetrievalEvaluator
 
     try:
         for evaluator in evaluators:
-            if isinstance(evaluator, RetrievalEvaluator):
-                where = f"eval_datasets.{evaluator.name}"
-                check_names((name for name, _ in evaluator.evaluation_set.queries()), where)
-                check_names((name for name, _ in evaluator.evaluation_set.corpus()), where)
+            check_names(evaluator.names(), f"eval_datasets.{evaluator.name}")
     except ValueError as error:
         raise ConfigError([str(error)]) from error
 

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankpo.errors import ConfigError
+from rankpo.tasks.base import Task
+from rankpo.tasks.models import NONE, ModelOfRun, build_model, load_weights, plain
+from rankpo.tasks.seeds import seed_everything
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rankpo.config.experiment import Experiment
     from rankpo.models.base import RankingModel
+    from rankpo.models.kind import ModelKind
 
 DTYPES = ("float32", "bfloat16", "float16")
 FINAL = "FINAL"
@@ -24,7 +28,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
+class Export(Task):
     """Writes `output`/FINAL, or with several alphas `output`/alpha-A/FINAL, each loaded again and compared.
 
     run: a run directory; None exports the model of the config. checkpoint: "FINAL" or "step-N". soup: run directories,
@@ -68,12 +72,10 @@ class Export:
     def __call__(self, experiment: Experiment) -> list[dict[str, Any]]:
         """The table's rows, one for each folder."""
         from rankpo.runs import processes
-        from rankpo.runs.logger import MetricsLogger
 
         targets = {alpha: self._target(alpha) for alpha in self.alphas}
         self._check_targets(experiment, list(targets.values()))
-        processes.make_accelerator()
-        logger = MetricsLogger(main=processes.rank() == 0)
+        logger = self.open(experiment).logger
         rows = self._export(experiment, targets, logger.say) if logger.main else []
         processes.barrier()
         logger.table(rows)
@@ -94,12 +96,16 @@ class Export:
     def _export(self, experiment: Experiment, targets: Mapping[float, Path], say: Say) -> list[dict[str, Any]]:
         from rankpo.models.interpolation import interpolate, shared_names
 
-        config, model = self._mixed(say) if self.soup else self._trained(experiment, say)
+        first = self.soup[0] if self.soup else self.run
+        run = None if first is None else ModelOfRun.of(Path(first))
+        config = experiment.model if run is None else run.kind
+        needs = NONE if run is None else run.loss.needs
+        model = self._mixed(say) if self.soup else self._trained(experiment, run, say)
         description = self._description(experiment, config)
         trained = _copied(model)
         start: dict[str, Tensor] = {}
         if any(alpha < 1 for alpha in self.alphas):
-            start = _copied(self._start(config, say))
+            start = _copied(self._start(config, run, say))
             shared = shared_names(start, trained)
             say(f"{len(shared.mixed)} weights are interpolated, {len(shared.only)} stay as only one model has them")
         rows = []
@@ -107,74 +113,76 @@ class Export:
             model.load_state_dict(interpolate(start, trained, alpha) if alpha < 1 else trained)
             whole = alpha == 1 and not self.soup
             difference = self._write(model, config, target, _described(description, alpha, self.dtype, whole))
+            check_round_trip(model, config, target, needs)
             rows.append({"folder": str(target), "alpha": alpha, "dtype": self.dtype, "difference": f"{difference:.0e}"})
         return rows
 
-    def _trained(self, experiment: Experiment, say: Say) -> tuple[Any, RankingModel]:
-        """The model settings and the model, on the CPU, adapters merged."""
+    def _trained(self, experiment: Experiment, run: ModelOfRun | None, say: Say) -> RankingModel:
+        """The model on the CPU, adapters merged."""
         from rankpo.runs.checkpoints import CheckpointStore
-        from rankpo.tasks.evaluate import build_model, load_weights, model_of_run
 
-        if self.run is None:
+        if run is None:
             if experiment.model.load_from is None and experiment.model.name_or_path is None:
                 raise ConfigError(["task.run or model.load_from must say what to export"])
-            return experiment.model, build_model(experiment.model, experiment.explicit, "cpu", say)
-        folder = Path(self.run)
-        config, _ = model_of_run(folder)
+            model: Any = build_model(experiment.model, experiment.explicit, say)
+            return model
+        folder = Path(str(self.run))
         if self.checkpoint == FINAL:
             if not (folder / FINAL).is_dir():
                 raise ConfigError([f"task.run={folder} has no {FINAL}; set task.checkpoint=step-N"])
-            return config, build_model(_plain(config, str(folder / FINAL)), (), "cpu", say)
+            model = run.final(folder / FINAL, say)
+            return model
         found = {item.path.name: item for item in CheckpointStore(folder).list()}
         if self.checkpoint not in found:
             known = ", ".join([*found, *([FINAL] if (folder / FINAL).is_dir() else [])])
             raise ConfigError([f"task.checkpoint={self.checkpoint}: {folder} has {known}"])
-        model = build_model(config, (), "cpu", say)
+        model = run.start(say)
         load_weights(model, found[self.checkpoint])
         if model.has_adapters:
-            adapters: Any = model.backbone
-            model.backbone = adapters.merge_and_unload()
-        return config, model
+            model.backbone = model.backbone.merge_and_unload()
+        return model
 
-    def _mixed(self, say: Say) -> tuple[Any, RankingModel]:
-        """The settings of the soup's first run, and a model with the mean of the weights of all."""
+    def _mixed(self, say: Say) -> RankingModel:
+        """A model with the mean of the weights of the soup's runs, and the settings of the first."""
         from rankpo.models.interpolation import mean_weights
-        from rankpo.tasks.evaluate import build_model, model_of_run
 
-        configs = [model_of_run(Path(run))[0] for run in self.soup]
-        starts = {config.load_from or config.name_or_path for config in configs}
+        runs = [ModelOfRun.of(Path(run)) for run in self.soup]
+        starts = {run.kind.load_from or run.kind.name_or_path for run in runs}
         if len(starts) > 1 and self.start is None and any(alpha < 1 for alpha in self.alphas):
             raise ConfigError([f"task.soup: the runs started from {', '.join(map(str, starts))}; set task.start"])
-        first = build_model(_plain(configs[0], str(Path(self.soup[0]) / FINAL)), (), "cpu", say)
+        first: Any = runs[0].final(Path(self.soup[0]) / FINAL, say)
 
         def states() -> Iterator[Mapping[str, Tensor]]:
             yield _copied(first)
-            for run, config in zip(self.soup[1:], configs[1:], strict=True):
-                model = build_model(_plain(config, str(Path(run) / FINAL)), (), "cpu", say)
+            for folder, run in zip(self.soup[1:], runs[1:], strict=True):
+                model = run.final(Path(folder) / FINAL, say)
                 if model.settings != first.settings:
                     raise ConfigError(
-                        [f"task.soup: {run} and {self.soup[0]} read texts in two ways: {_differing(model, first)}"]
+                        [f"task.soup: {folder} and {self.soup[0]} read texts in two ways: {_differing(model, first)}"]
                     )
                 yield model.state_dict()
 
         first.load_state_dict(mean_weights(states()))
         say(f"the mean of {len(self.soup)} models")
-        return configs[0], first
+        mixed: RankingModel = first
+        return mixed
 
-    def _start(self, config: Any, say: Say) -> RankingModel:
+    def _start(self, config: ModelKind, run: ModelOfRun | None, say: Say) -> RankingModel:
         """What the run started from, or `start`. Raises ConfigError where neither can be known."""
-        from rankpo.tasks.evaluate import build_model
-
         if self.start is not None:
             if Path(self.start).is_dir():
-                return build_model(_plain(config, self.start), (), "cpu", say)
-            return build_model(replace(_plain(config, None), name_or_path=self.start), (), "cpu", say)
-        if self.run is None and not self.soup:
+                started: Any = build_model(plain(config, self.start), (), say)
+            else:
+                started = build_model(replace(plain(config, None), name_or_path=self.start), (), say)
+            return started
+        if run is None:
             raise ConfigError(["task.alphas need task.run, or task.start=<the model to interpolate with>"])
         if config.load_from is None and config.name_or_path is None:
-            run = f"task.run={self.run}" if self.run else f"task.soup: {self.soup[0]}"
-            raise ConfigError([f"{run} started from random weights; set task.start to interpolate"])
-        return build_model(_plain(config, config.load_from), (), "cpu", say)
+            name = f"task.run={self.run}" if self.run else f"task.soup: {self.soup[0]}"
+            raise ConfigError([f"{name} started from random weights; set task.start to interpolate"])
+        seed_everything(run.seed)  # a new head is the one that the run began with
+        started = build_model(plain(config, config.load_from), (), say)
+        return started
 
     def _description(self, experiment: Experiment, config: Any) -> dict[str, Any]:
         """What rankpo.json and the card say: the run's own words where it has a FINAL."""
@@ -205,28 +213,23 @@ class Export:
                 cast_folder(wide, target, self.dtype)
             finally:
                 shutil.rmtree(wide, ignore_errors=True)
-        check_round_trip(model, config, target)
         return difference
 
 
-def check_round_trip(model: RankingModel, config: Any, folder: Path) -> None:
+def ignored(line: str) -> None:
+    """Ignores progress lines: this is a second build."""
+
+
+def check_round_trip(model: RankingModel, config: Any, folder: Path, needs: frozenset[str] = NONE) -> None:
     """Raises InterpolationError unless the folder, loaded as a model, has exactly the weights of `model`."""
     import torch
 
     from rankpo.models.interpolation import InterpolationError
-    from rankpo.tasks.evaluate import build_model
 
-    loaded = build_model(_plain(config, str(folder)), (), "cpu", lambda message: None).state_dict()
-    for name, tensor in model.state_dict().items():
+    loaded = build_model(plain(config, str(folder)), (), ignored, needs).saved_state()
+    for name, tensor in model.saved_state().items():
         if name not in loaded or not torch.equal(loaded[name], tensor.cpu()):
             raise InterpolationError(f"{folder}: loaded again, {name} is another one than was written")
-
-
-def _plain(config: Any, folder: str | None) -> Any:
-    """The settings of the same kind of model without adapters, from a folder or from name_or_path."""
-    if folder is None:
-        return replace(config, load_from=None, use_peft=False)
-    return replace(config, load_from=folder, random=None, use_peft=False)
 
 
 def _copied(model: RankingModel) -> dict[str, Tensor]:

@@ -13,22 +13,23 @@ from rankpo.mining.settings import MiningSettings
 from rankpo.retrieval.corpus import FileTexts, dataset_files, open_source
 from rankpo.storage.atomic import replace_text
 from rankpo.storage.several import left_unfinished, written_together
+from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from rankpo.config.experiment import Experiment
     from rankpo.mining.data import MiningData
     from rankpo.mining.pipeline import Candidates, Mined
     from rankpo.mining.scores import DenseScores
     from rankpo.runs.logger import MetricsLogger
+    from rankpo.tasks.base import Session
 
 FORMATS = ("contrastive", "pos_neg", "triplet", "n_tuple", "labeled_list", "ids")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mine:
+class Mine(Task):
     """Negatives for every query of `datasets` that has a positive, as `mining` says.
 
     output: the training file; NAME.meta.jsonl and statistics.json stand beside it, and NAME.corpus.jsonl with the texts
@@ -51,18 +52,17 @@ class Mine:
         from rankpo.mining.data import read
         from rankpo.mining.pipeline import mine_all
         from rankpo.runs import processes
-        from rankpo.runs.logger import MetricsLogger
 
         settings = experiment.mining
         if not experiment.datasets:
             raise ConfigError(["datasets is empty; choose what to mine for, such as datasets=[rankpo]"])
         targets = self.targets(settings)
         self._check_targets(experiment, list(targets.values()))
-        accelerator = processes.make_accelerator()
-        logger = MetricsLogger(main=processes.rank() == 0)
+        session = self.open(experiment)
+        logger = session.logger
         data = read(experiment.datasets, open_source(settings.corpus, "passage", experiment.datasets))
         logger.say(f"{len(data.queries)} queries, {data.num_candidates} texts to mine from")
-        work = Work(experiment, settings, data, accelerator.device, logger)
+        work = Work(experiment, settings, data, session)
         candidates = work.candidates()
         vectors = None if work.dense is None else work.dense.vectors
         mined = mine_all(settings, data, candidates, vectors, work.found, experiment.seed)
@@ -143,27 +143,27 @@ class Work:
         experiment: Experiment,
         settings: MiningSettings,
         data: MiningData,
-        device: torch.device,
-        logger: MetricsLogger,
+        session: Session,
     ) -> None:
         from rankpo.mining.candidates import search
         from rankpo.mining.scores import DenseScores
         from rankpo.retrieval.dense import check_memory
-        from rankpo.tasks.encode import embedding_model
+        from rankpo.tasks.encode import vector_model
 
-        self.settings, self.data, self.device, self.say = settings, data, device, logger.say
+        device, say = session.device, session.logger.say
+        self.settings, self.data, self.device, self.say = settings, data, device, say
         self.dense: DenseScores | None = None
         if settings.needs_dense:
-            model = embedding_model(experiment, device, logger.say)
-            self.dense = DenseScores(model, data, experiment.cache_dir, logger.say)
+            model = vector_model(experiment, session, "mining by vectors")
+            self.dense = DenseScores(model, data, experiment.cache_dir, say)
             if settings.source in ("dense", "fused"):
                 faiss = settings.faiss if settings.backend == "faiss" else None
                 size = (len(data.queries), data.num_candidates, model.dim, settings.top_k)
-                check_memory(*size, device, logger.say, faiss)
+                check_memory(*size, device, say, faiss)
         tokenize = None
         if settings.bm25.tokenizer == "model":
-            tokenize = experiment.model.open_inputs(logger.say, experiment.explicit).tokenizer.tokenize
-        searched = search(settings, data, self.dense, tokenize, device, experiment.seed, logger.say)
+            tokenize = experiment.model.open_inputs(say, experiment.explicit).tokenizer.tokenize
+        searched = search(settings, data, self.dense, tokenize, device, experiment.seed, say)
         self.found, self.recall = searched.found, searched.recall
         self._scorer: Any = None
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from rankpo.errors import ConfigError
 from rankpo.storage.atomic import replace_text
+from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Task):
     """runs: run directories, or a sweep's, which stands for its jobs. metrics: shown of evaluations, [] for all.
 
     baseline: the evaluated model that the others are compared with, by its name or its run's; None for the start

@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.errors import ConfigError
 from rankpo.models.engine.vllm import check_backend, choose_backend
+from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,18 +18,20 @@ if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
     from rankpo.data.readers.requests import Request
     from rankpo.evaluation.metrics import Evaluation
+    from rankpo.evaluation.rules import Rules
     from rankpo.runs.logger import MetricsLogger
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rerank:
+class Rerank(Task):
     """Writes `output`/run.trec, and metrics.json and per_query.jsonl where judgements are known.
 
     run: a TREC run, whose texts are in the BEIR folder `beir`; or requests: a JSON Lines file with texts of its own.
     split: of the folder's judgements, None to do without; qrels: a file of judgements instead. depth: documents of
     each query that are scored; those below are left out of the result. normalize: sigmoid of the scores. missing_ids:
     ids of the run without a text are an `error`, or left out (`drop`, counted). metrics: of the new order, beside the
-    first stage's. on_window_error: of listwise rerankers, whose windows are listed in rerank.jsonl: `keep` leaves the
+    first stage's. relevant_from, gain, ignore_identical_ids: the rules of the collection, as those of
+    eval_datasets=beir; a document whose id is the query's is not scored. on_window_error: of listwise rerankers, whose windows are listed in rerank.jsonl: `keep` leaves the
     order of a window that raised an error; more failures than max_failed_windows, a fraction of all windows, end the
     task with an error once everything is written. backend: writes the answers of a listwise reranker with
     decode=generate: `transformers`, `vllm`, or `auto`; vllm: arguments of vllm.LLM.
@@ -42,6 +45,9 @@ class Rerank:
     depth: int | None = 100
     document_format: str = "{title} {text}"
     missing_ids: str = "error"
+    relevant_from: int = 1
+    gain: str = "linear"
+    ignore_identical_ids: bool = True
     normalize: bool = False
     metrics: Sequence[str] = ("ndcg@10", "mrr@10", "map", "recall@100")
     on_window_error: str = "raise"
@@ -49,6 +55,8 @@ class Rerank:
     backend: str = "auto"
     vllm: Mapping[str, Any] = field(default_factory=dict)
     output: str = "rerank"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"pairs", "lists"})
 
     def __post_init__(self) -> None:
         from rankpo.evaluation.metrics import parse_metric
@@ -68,6 +76,7 @@ class Rerank:
             raise ValueError(f"on_window_error must be one of raise, keep, got {self.on_window_error!r}")
         if not 0 <= self.max_failed_windows <= 1:
             raise ValueError(f"max_failed_windows must be in [0, 1], got {self.max_failed_windows}")
+        _ = self.rules
         check_backend(self.backend)
         for name in self.metrics:
             parse_metric(name)
@@ -75,20 +84,13 @@ class Rerank:
     def __call__(self, experiment: Experiment) -> dict[str, float]:
         """The metrics of the new order, or {} without judgements."""
         from rankpo.runs import processes
-        from rankpo.runs.logger import MetricsLogger
         from rankpo.tasks.rerank_windows import report_windows
 
-        if experiment.model.kind not in ("reranker", "listwise"):
-            raise ConfigError(
-                [
-                    f"task=rerank needs a reranker, and this model is of kind {experiment.model.kind}; add kind=reranker or kind=listwise"
-                ]
-            )
-        accelerator = processes.make_accelerator(experiment.settings.precision)
-        logger = MetricsLogger(main=processes.rank() == 0)
+        session = self.open(experiment)
+        logger = session.logger
         requests, dropped = self._requests()
-        model = self._model(experiment, accelerator.device, logger.say)
-        with accelerator.autocast():
+        model = self._model(experiment, session.device, logger.say)
+        with session.accelerator.autocast():
             listwise = experiment.model.kind == "listwise"
             ranked = model.rank_requests(requests, self.on_window_error) if listwise else None
             scores = model.rerank(requests) if ranked is None else [item.by_document() for item in ranked]
@@ -124,6 +126,16 @@ class Rerank:
             return VllmListwiseModel(config, inputs, experiment.seed, self.vllm)
         return config.build(inputs, say).to(device)
 
+    @property
+    def rules(self) -> Rules:
+        """The rules by which both orders are measured."""
+        from rankpo.evaluation.rules import Rules
+
+        return Rules(relevant_from=self.relevant_from, gain=self.gain, ignore_identical_ids=self.ignore_identical_ids)
+
+    def _first_stage(self, query: str, scores: Mapping[str, float]) -> dict[str, float]:
+        return self.rules.hits(query, scores, self.depth)
+
     def _folder(self) -> Any:
         from rankpo.data.readers.beir import Beir
 
@@ -138,14 +150,14 @@ class Rerank:
         from rankpo.data.readers.requests import of_file, of_run
 
         if self.requests is not None:
-            requests = [request.first(self.depth) for request in of_file(self.requests)]
+            requests = [request.chosen(self._first_stage) for request in of_file(self.requests, self.document_format)]
             names = [request.id for request in requests]
             if len(set(names)) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)
                 raise ConfigError([f"task.requests={self.requests}: the query id {twice!r} stands twice"])
             return requests, 0
         assert self.run is not None
-        return of_run(self.run, self._folder(), self.missing_ids, self.depth)
+        return of_run(self.run, self._folder(), self.missing_ids, self._first_stage)
 
     def _judgements(self) -> Mapping[str, Mapping[str, float]] | None:
         from rankpo.data.readers.trec import read_qrels
@@ -165,7 +177,6 @@ class Rerank:
         logger: MetricsLogger,
     ) -> dict[str, float]:
         from rankpo.data.readers.trec import write_run
-        from rankpo.evaluation.metrics import evaluate_run
 
         write_run(folder / "run.trec", new)
         judgements = self._judgements()
@@ -173,7 +184,7 @@ class Rerank:
             logger.say(f"{folder}/run.trec written")
             return {}
         old = {request.id: dict(zip(request.document_ids, request.scores, strict=True)) for request in requests}
-        before, after = (evaluate_run(run, judgements, self.metrics) for run in (old, new))
+        before, after = (self.rules.measure(run, judgements, self.metrics) for run in (old, new))
         _write_metrics(folder, before, after, {**counts, **after.counts}, settings)
         logger.table([{"order": "first stage", **before.metrics}, {"order": "reranked", **after.metrics}])
         return dict(after.metrics)
@@ -192,4 +203,4 @@ def _write_metrics(
 def _sigmoid(scores: np.ndarray) -> np.ndarray:
     from scipy.special import expit
 
-    return expit(scores.astype("float64"))
+    return expit(scores.astype("float64")).astype("float32")  # what run.trec can hold: equal there, equal here

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.data.readers import files
 from rankpo.data.text.conversations import plain_text, prompt_record
 from rankpo.errors import ConfigError
 from rankpo.models.engine.vllm import check_backend, choose_backend
 from rankpo.storage.atomic import replace_text
+from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
     from rankpo.data.readers.prompts import Asked
     from rankpo.models.causal_lm.sampling import Completion, Draw, Sampling, Writer
     from rankpo.runs.logger import MetricsLogger
+    from rankpo.tasks.base import Session
 
 PARTS = "draws-*.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(Task):
     """Writes `output`/samples.jsonl (HALOs' form, for task=annotate) and alpaca_eval.json (first completions).
 
     prompts: a file of prompts instead of the datasets' own; equal prompts are asked once. num_samples: completions of
@@ -47,6 +48,8 @@ class Sample:
     limit: int | None = None
     output: str = "sample"
 
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+
     def __post_init__(self) -> None:
         check_backend(self.backend)
         for name in ("num_samples", "max_new_tokens", "max_tokens"):
@@ -66,24 +69,14 @@ class Sample:
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The table's row; {} on other ranks than the first."""
         from rankpo.runs import processes
-        from rankpo.runs.folder import claim
-        from rankpo.runs.logger import MetricsLogger
-        from rankpo.tasks.train import seed_everything
 
-        if experiment.model.kind != "causal_lm":
-            raise ConfigError(
-                [
-                    f"task=sample needs a causal language model, such as model=llama; this is of kind {experiment.model.kind}"
-                ]
-            )
-        accelerator = processes.make_accelerator(experiment.settings.precision)
-        logger = MetricsLogger(main=processes.rank() == 0)
-        seed_everything(experiment.seed)  # random weights are the same on every rank and in every start
+        session = self.open(experiment)
+        logger = session.logger
         asked = self._asked(experiment.datasets)
         folder = Path(self.output)
-        with claim(folder) if logger.main else nullcontext():
+        with session.claimed(folder):
             started = time.monotonic()
-            writer, settings = self._open(experiment, accelerator, logger.say)
+            writer, settings = self._writer(experiment, session)
             if logger.main:
                 _enter(folder, settings, experiment.overwrite)
             processes.barrier()
@@ -104,14 +97,13 @@ class Sample:
             raise ConfigError([f"task.prompts={self.prompts} holds no prompt"])
         return asked
 
-    def _open(
-        self, experiment: Experiment, accelerator: Any, say: Callable[[str], None]
-    ) -> tuple[Writer, dict[str, Any]]:
+    def _writer(self, experiment: Experiment, session: Session) -> tuple[Writer, dict[str, Any]]:
         """The writer, and what its completions depend on beside their prompts."""
         from rankpo.models.causal_lm.sampling import Sampling, TransformersWriter, VllmWriter
         from rankpo.models.reference import fingerprint_weights
 
         config: Any = experiment.model
+        accelerator, say = session.accelerator, session.logger.say
         inputs = config.open_inputs(say, experiment.explicit)
         sampling = Sampling(
             seed=experiment.seed,

@@ -7,15 +7,17 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.errors import ConfigError
-from rankpo.retrieval.corpus import check_source, open_source
+from rankpo.retrieval.corpus import OWN, check_source, open_source
 from rankpo.retrieval.faiss_index import FaissSettings
 from rankpo.storage.atomic import replace_text, replacing
+from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
+    from rankpo.data.table import Dataset
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.retrieval.dense import Hits
     from rankpo.retrieval.embeddings import Embeddings
@@ -25,10 +27,11 @@ SAME_SETTINGS = ("pooling", "normalize", "truncate_dim")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class Search(Task):
     """index: a folder of task=encode. queries: "own" or "pool" of the datasets, or a file, folder or glob.
 
-    backend: "exact", or "faiss" with its settings. ignore_identical_ids: a hit whose id is the query's is dropped.
+    backend: "exact", or "faiss" with its settings. ignore_identical_ids: a hit whose id is the query's is dropped;
+    None: as the datasets of queries=own say, else it is kept.
     """
 
     index: str
@@ -36,8 +39,10 @@ class Search:
     top_k: int = 100
     backend: str = "exact"
     faiss: FaissSettings = field(default_factory=FaissSettings)
-    ignore_identical_ids: bool = False
+    ignore_identical_ids: bool | None = None
     output: str = "search"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -51,26 +56,26 @@ class Search:
         from rankpo.retrieval.dense import check_memory, dense_search
         from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
         from rankpo.runs import processes
-        from rankpo.runs.logger import MetricsLogger
-        from rankpo.tasks.encode import embedding_model
+        from rankpo.tasks.encode import vector_model
 
+        session = self.open(experiment)
+        logger, device = session.logger, session.device
         corpus = Embeddings(Path(self.index))
         queries = dict(open_source(self.queries, "query", experiment.datasets).texts())
         if not queries:
             raise ConfigError([f"task.queries={self.queries} holds no query"])
         self._check_names(queries, corpus.ids())
-        accelerator = processes.make_accelerator()
-        logger = MetricsLogger(main=processes.rank() == 0)
-        model = embedding_model(experiment, accelerator.device, logger.say)
+        model = vector_model(experiment, session)
         check_model(corpus, model)
         faiss = self.faiss if self.backend == "faiss" else None
-        depth = self.top_k + self.ignore_identical_ids
+        own_id = self._ignores_identical_ids(experiment.datasets)
+        depth = self.top_k + own_id
         size = (len(queries), len(corpus), corpus.encoding.dim, depth)
-        memory = check_memory(*size, accelerator.device, logger.say, faiss)
+        memory = check_memory(*size, device, logger.say, faiss)
         texts = TextList(list(queries), list(queries.values()))
         vectors = cached_embeddings(experiment.cache_dir, model, texts, "query", logger.say)
         started = time.monotonic()
-        hits = dense_search(vectors, corpus, depth, accelerator.device, logger.say, faiss=faiss)
+        hits = dense_search(vectors, corpus, depth, device, logger.say, faiss=faiss)
         seconds = time.monotonic() - started
         row = {
             "queries": len(queries),
@@ -80,10 +85,24 @@ class Search:
             "recall against exact": hits.recall,
         }
         if logger.main:
-            self._write(hits, queries, corpus.ids(), {**row, "checked": hits.checked, "estimated_bytes": memory})
+            self._write(
+                hits, queries, corpus.ids(), own_id, {**row, "checked": hits.checked, "estimated_bytes": memory}
+            )
         logger.table([row])
         processes.barrier()
         return row
+
+    def _ignores_identical_ids(self, datasets: Sequence[Dataset]) -> bool:
+        """The key, or what the datasets say whose own queries are searched. Raises ConfigError where they differ."""
+        from rankpo.data.shape import declared
+
+        if self.ignore_identical_ids is not None or self.queries != OWN:
+            return bool(self.ignore_identical_ids)
+        judged = [declared(dataset).judgements for dataset in datasets]
+        said = {item.ignore_identical_ids for item in judged if item is not None}
+        if len(said) > 1:
+            raise ConfigError(["datasets differ in ignore_identical_ids; set task.ignore_identical_ids"])
+        return said == {True}
 
     def _check_names(self, queries: Iterable[str], documents: Iterable[str]) -> None:
         """Raises ConfigError, before anything is searched, for ids that run.trec cannot hold."""
@@ -95,7 +114,14 @@ class Search:
         except ValueError as error:
             raise ConfigError([str(error)]) from error
 
-    def _write(self, hits: Hits, queries: Mapping[str, str], documents: Sequence[str], summary: dict[str, Any]) -> None:
+    def _write(
+        self,
+        hits: Hits,
+        queries: Mapping[str, str],
+        documents: Sequence[str],
+        own_id: bool,
+        summary: dict[str, Any],
+    ) -> None:
         from rankpo.data.readers.trec import write_run
 
         folder = Path(self.output)
@@ -105,14 +131,17 @@ class Search:
                 found = [
                     (documents[number], float(f"{score:.9g}"))
                     for number, score in zip(numbers.tolist(), scores.tolist(), strict=True)
-                    if number >= 0 and not (self.ignore_identical_ids and documents[number] == query)
+                    if number >= 0 and not (own_id and documents[number] == query)
                 ][: self.top_k]
                 run[query] = dict(found)
                 listed = [{"rank": rank, "id": name, "score": score} for rank, (name, score) in enumerate(found, 1)]
                 line = {"query_id": query, "query": text, "hits": listed}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         write_run(folder / "run.trec", run)
-        replace_text(folder / "search.json", json.dumps({**summary, "settings": asdict(self)}, indent=1))
+        replace_text(
+            folder / "search.json",
+            json.dumps({**summary, "settings": {**asdict(self), "ignore_identical_ids": own_id}}, indent=1),
+        )
 
 
 def check_model(corpus: Embeddings, model: EmbeddingModel) -> None:

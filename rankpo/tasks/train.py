@@ -8,10 +8,13 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.config.places import ROOT
 from rankpo.errors import ConfigError
+from rankpo.tasks.base import Task
+from rankpo.tasks.models import trained_kind
+from rankpo.tasks.seeds import seed_everything
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +35,12 @@ DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(Task):
     """Trains and writes `run_dir`/FINAL. metrics: of corpora among eval_datasets, during training."""
 
     metrics: Sequence[str] = DEFAULT_METRICS
 
-    trains = True  # so that the loss is checked against the model
+    trains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         from rankpo.evaluation.metrics import parse_metric
@@ -49,22 +52,22 @@ class Train:
         """Returns the metrics of the last evaluation."""
         from rankpo.config.moved import comparable
         from rankpo.runs import processes
-        from rankpo.runs.folder import claim, enter_run_dir, start_again
+        from rankpo.runs.folder import enter_run_dir, start_again
         from rankpo.runs.logger import MetricsLogger
 
         if not experiment.datasets:
             raise ConfigError(["datasets is empty; choose some, such as datasets=[jobs]"])
-        accelerator = processes.make_accelerator(experiment.settings.precision, experiment.settings.timeout_minutes)
+        session = self.open(experiment)
+        accelerator, main = session.accelerator, session.main
         refuse_unfit(experiment, accelerator)
-        main = processes.rank() == 0
-        with claim(experiment.run_dir) if main else _nothing():
+        with session.claimed(experiment.run_dir):
             unfinished = True
             if main:
                 unfinished = enter_run_dir(
                     experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume, comparable
                 )
             if not processes.broadcast_object(unfinished):
-                MetricsLogger(main=main).say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
+                session.logger.say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
                 return {}
             logger = MetricsLogger(experiment.run_dir, main=main, tracker=experiment.tracker, config=experiment.config)
             trainer = assemble(experiment, accelerator, logger, self.metrics)
@@ -74,12 +77,6 @@ class Train:
                 trainer.watch.resume()
             result = trainer.train()
         return result
-
-
-def _nothing() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
 
 
 def assemble(
@@ -158,21 +155,9 @@ def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) ->
         raise ConfigError([str(error)]) from error
 
 
-def trained_kind(experiment: Experiment) -> ModelKind:
-    """The kind of the trained model: loss=bradley-terry makes a reward model of a causal language model."""
-    from dataclasses import fields
-
-    from rankpo.models.reward_model.config import RewardKind
-
-    chosen = experiment.model
-    if "reward_head" not in experiment.loss.needs or chosen.kind != "causal_lm":
-        return chosen
-    return RewardKind(**{item.name: getattr(chosen, item.name) for item in fields(chosen)})
-
-
 def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
     """The model of the experiment with what its loss needs."""
-    kind = trained_kind(experiment)
+    kind = trained_kind(experiment.model, experiment.loss.needs)
     return kind.build(inputs, say, experiment.settings.gradient_checkpointing, experiment.loss.needs)
 
 
@@ -199,57 +184,32 @@ def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[
     return found
 
 
-def seed_everything(seed: int) -> None:
-    """Seeds what libraries draw from: new adapters and heads, dropout. Data order has its own (data/random_keys.py)."""
-    import random
-
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def weights(datasets: Sequence[Any]) -> list[float]:
     """How often an epoch shows an example of each dataset."""
-    return [getattr(dataset, "weight", 1.0) for dataset in datasets]
+    return [getattr(dataset, "weight", 1.0) for dataset in datasets]  # a dataset of another package may have none
 
 
 def make_evaluators(
     experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None], top_k: int = 100
 ) -> list[Evaluator]:
-    """A corpus with judgements is searched by models that embed texts; lists are ranked, preference pairs compared, and
-    scores of single pairs of texts correlated.
+    """The evaluator of every entry of eval_datasets. top_k: documents kept per query; more where a metric looks deeper."""
+    return evaluators_of(experiment.model, experiment.loss, experiment, metrics, say, top_k)
 
-    top_k: documents kept per query; more where a metric looks deeper.
-    """
-    from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator
-    from rankpo.evaluation.completions import completion_evaluator
-    from rankpo.evaluation.lists import ListwiseEvaluator, has_lists
-    from rankpo.evaluation.scored_pairs import ScoredPairsEvaluator, has_scored_pairs
 
-    if experiment.model.gives & COMPLETIONS:
-        from rankpo.trainers.paired_preference import PairedPreferenceTrainer
+def evaluators_of(
+    kind: ModelKind,
+    loss: Loss,
+    experiment: Experiment,
+    metrics: Sequence[str],
+    say: Callable[[str], None],
+    top_k: int,
+) -> list[Evaluator]:
+    """`make_evaluators` for another kind and loss than the experiment's: those of a run, say."""
+    from rankpo.data.shape import declared
+    from rankpo.evaluation.choose import Choice
 
-        paired = issubclass(experiment.trainer.load(), PairedPreferenceTrainer)
-        return [
-            completion_evaluator(dataset, experiment.loss, experiment.cache_dir, say, paired=paired)
-            for dataset in experiment.eval_datasets
-        ]
-    made: list[Evaluator] = []
-    for dataset in experiment.eval_datasets:
-        pairs = str(getattr(dataset, "part", "")).startswith("preferences")
-        if hasattr(dataset, "qrels") and not pairs and "vectors" in experiment.model.gives:
-            deepest = max((int(name.rpartition("@")[2]) for name in metrics if "@" in name), default=100)
-            made.append(RetrievalEvaluator(dataset, experiment.cache_dir, metrics, say, top_k=max(top_k, deepest)))
-        elif not pairs and has_scored_pairs(dataset):
-            made.append(ScoredPairsEvaluator(dataset, experiment.cache_dir, say))
-        elif not pairs and has_lists(dataset):
-            made.append(ListwiseEvaluator(dataset, experiment.cache_dir, metrics, say))
-        else:
-            made.append(PreferenceEvaluator(dataset, experiment.cache_dir, say))
-    return made
+    choice = Choice(cache_dir=experiment.cache_dir, say=say, metrics=metrics, top_k=top_k)
+    return [choice.evaluator(declared(dataset), kind.gives, loss) for dataset in experiment.eval_datasets]
 
 
 def report_data(
@@ -351,7 +311,9 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
         if processes.rank() == 0:
             folder = experiment.run_dir / "FINAL"
             whole = model if weights is None else complete(experiment, inputs, weights)
-            difference = trained_kind(experiment).save(folder, whole, describe(experiment, metrics))
+            difference = trained_kind(experiment.model, experiment.loss.needs).save(
+                folder, whole, describe(experiment, metrics)
+            )
             say(
                 f"{folder} written. Check: loaded again by transformers, its outputs differ by at most {difference:.0e}."
             )

@@ -4,7 +4,9 @@ import pytest
 
 from rankpo.config.check import GROUPS, NEEDED, OPTIONAL
 from rankpo.config.compose import compose
-from rankpo.config.messages import null_group
+from rankpo.config.messages import null_group, run_error
+from rankpo.data.readers.chat import ChatRecords
+from rankpo.data.readers.passes import BadRecords
 from rankpo.errors import ConfigError
 
 BASE = ("model=tiny_pythia", "loss=sft", "datasets=[toy_chat]")
@@ -48,3 +50,16 @@ def test_a_group_set_to_null(name):
 def test_values_that_no_part_holds(override, message):
     with pytest.raises(ConfigError, match=message):
         compose([*BASE, override])
+
+
+def test_bad_records_stand_on_lines_of_their_own(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt": "a", "b\\u001b[2Jc": 1}\n')
+    with pytest.raises(BadRecords) as caught:
+        list(ChatRecords(name="x", path=str(path), format="trl_completion").examples())
+    message = run_error(caught.value, {})
+    assert message is not None and "\x1b" not in message
+    assert [line.partition(": no field")[0] for line in message.splitlines()] == [
+        "datasets.x: a.jsonl:1",
+        "datasets.x: a.jsonl:2",
+    ]

@@ -11,6 +11,7 @@ import torch
 import rankpo
 from rankpo.data.readers.chat import ChatRecords
 from rankpo.errors import ConfigError
+from rankpo.judges.samples import read_samples
 from tests.judges.server import merit, serving
 from tests.runs import curve, train
 
@@ -185,3 +186,25 @@ def test_faults_say_what_to_change(tmp_path, overrides, message):
     given = [item.format(**names) for item in overrides]
     with pytest.raises((ConfigError, ValueError), match=message):
         train("task=annotate", "kind=causal_lm", *TINY, *given, f"cache_dir={tmp_path}")
+
+
+def test_which_completions_were_cut_goes_into_the_feedback(tmp_path):
+    """A completion that max_new_tokens ended is trained without an end token, whichever kind of feedback names it."""
+    sample = {"type": "sample", "prompt_id": "p", "prompt": [{"role": "user", "content": "Sky?"}], "sample_id": 0}
+    outputs = [{"output": "Blue.", "finished": True}, {"output": "Gre", "finished": False}]
+    path = tmp_path / "samples.jsonl"
+    path.write_text("".join(json.dumps({**sample, **output}) + "\n" for output in outputs))
+    samples = read_samples(str(path))
+    judged = {
+        "query_id": "p",
+        "passage1": "Gre",
+        "passage2": "Blue.",
+        "preferred": "B",
+        "p": 0.1,
+        "confidence_score": 90,
+    }
+    (tmp_path / "pairs.jsonl").write_text(samples.pairwise(judged))
+    (example,) = ChatRecords(name="c", path=str(tmp_path / "pairs.jsonl")).examples()
+    assert (example.candidates, example.finished) == (("Blue.", "Gre"), (True, False))
+    assert samples.ending("p", "Gre", "finished") == {"finished": False}
+    assert samples.ending("p", "Blue.", "finished") == {}

@@ -9,7 +9,8 @@ from rankpo.data.readers.beir import write_beir
 from rankpo.data.readers.trec import read_run
 from rankpo.errors import ConfigError
 from rankpo.retrieval.embeddings import Embeddings, EncodingError
-from rankpo.tasks.encode import embedding_model
+from rankpo.tasks.base import Task
+from rankpo.tasks.encode import vector_model
 from tests.runs import TINY, launch, train
 
 WORDS = ["river", "stone", "cloud", "forest", "signal", "bridge", "lamp", "winter"]
@@ -47,7 +48,7 @@ def silent(message):
 
 def test_the_vectors_are_the_models_own(world):
     found = Embeddings(world / "encoded/embeddings")
-    model = embedding_model(encode_experiment(world), "cpu", silent)
+    model = vector_model(experiment := encode_experiment(world), Task().open(experiment))
     assert found.ids() == [name for name, _ in CORPUS]
     np.testing.assert_allclose(found.rows(np.arange(30)), model.encode([text for _, text in CORPUS]), atol=1e-6)
     assert found.encoding.num_shards == 4
@@ -86,7 +87,7 @@ def test_overwrite_starts_again(world):
 
 def test_search_gives_what_products_of_the_embeddings_give(world):
     folder = search(world, "searched")
-    model = embedding_model(encode_experiment(world), "cpu", silent)
+    model = vector_model(experiment := encode_experiment(world), Task().open(experiment))
     table = model.encode([text for _, text in QUERIES], "query") @ model.encode([text for _, text in CORPUS]).T
     run = read_run(folder / "run.trec")
     lines = [json.loads(line) for line in (folder / "hits.jsonl").read_text().splitlines()]

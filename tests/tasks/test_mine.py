@@ -12,7 +12,8 @@ from rankpo.config.compose import compose
 from rankpo.data.readers.records import Records
 from rankpo.errors import ConfigError
 from rankpo.mining.pipeline import TooFewError
-from rankpo.tasks.encode import embedding_model
+from rankpo.tasks.base import Task
+from rankpo.tasks.encode import vector_model
 from tests.runs import TINY, launch, train
 
 WORDS = ["river", "stone", "cloud", "forest", "signal", "bridge", "lamp", "winter", "orchard", "engine"]
@@ -156,7 +157,7 @@ def check_statistics(mined, meta, statistics):
 def brute_force(path, cache, relative_margin, low, high):
     """Negatives by query: every product, sorted, positives out, 95 %-like bound on the largest positive, a slice."""
     experiment = compose(options(path, cache, "unused"))
-    model = embedding_model(experiment, "cpu", lambda message: None)
+    model = vector_model(experiment, Task().open(experiment))
     pool = sorted(passages_of(path))
     vectors = model.encode(pool)
     found = {}

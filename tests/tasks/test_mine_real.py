@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from rankpo.config.compose import compose
-from rankpo.tasks.encode import embedding_model
+from rankpo.tasks.base import Task
+from rankpo.tasks.encode import vector_model
 from tests.runs import ROOT, TINY, train
 
 TOP_K, WANTED = 100, 5
@@ -50,7 +51,7 @@ def world(tmp_path_factory) -> World:
     pool = list(dict.fromkeys(together))
     cache = tmp_path_factory.mktemp("cache")
     experiment = compose([*options(path, cache, "unused", "dense")])
-    model = embedding_model(experiment, "cpu", lambda message: None)
+    model = vector_model(experiment, Task().open(experiment))
     vectors = model.encode(pool)
     asked = model.encode(list(positives), "query")
     products = asked.astype(np.float64) @ vectors.astype(np.float64).T

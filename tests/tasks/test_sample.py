@@ -51,7 +51,7 @@ def silent(message):
 
 def built(*overrides):
     """The tiny model that the task builds, with its reader."""
-    from rankpo.tasks.train import seed_everything
+    from rankpo.tasks.seeds import seed_everything
 
     experiment = compose([*SAMPLE, *overrides])
     seed_everything(experiment.seed)

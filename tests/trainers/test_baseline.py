@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from rankpo.data.generated.jobs import write_jobs
-from rankpo.evaluation.base import PreferenceEvaluator, RetrievalEvaluator
 from rankpo.evaluation.lists import ListwiseEvaluator
+from rankpo.evaluation.preferences import PreferenceEvaluator
+from rankpo.evaluation.retrieval import RetrievalEvaluator
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.runs.computed_once import must_compute
 from tests.runs import RANKPO, curve, train

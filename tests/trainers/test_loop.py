@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 import rankpo
 from rankpo.errors import ConfigError, StorageError
-from rankpo.evaluation.base import PreferenceEvaluator, Result
+from rankpo.evaluation.base import Result
+from rankpo.evaluation.preferences import PreferenceEvaluator
 from rankpo.trainers.update import NonFiniteError
 from tests.runs import CONTRASTIVE, RANKPO, curve, final_weights, train, trainer_of
 

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 import rankpo
 from rankpo.config.compose import compose
+from rankpo.data.shape import Declares
 from rankpo.errors import ConfigError
 from rankpo.evaluation.lists import ListwiseEvaluator
 from rankpo.types import Example
@@ -238,9 +239,9 @@ def test_losses_that_no_reranker_can_serve_are_refused(keys, message):
 # lists as they are evaluated
 
 
-class Lists:
+class Lists(Declares):
     name = "lists"
-    min_label, max_label = 0, 2
+    label_scale = 2
 
     def fingerprint(self):
         return "lists of the test"
@@ -293,7 +294,7 @@ def test_lists_on_any_scale(tmp_path, largest):
     """Grades in 49ths of the scale; a scale of at most 1 has its bar at the half, a longer one at grade 1."""
 
     class Scaled(Lists):
-        max_label = largest
+        label_scale = largest
 
         def fingerprint(self):
             return f"lists up to {largest}"

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rankpo.data.shape import Shape
 from rankpo.errors import ConfigError
-from rankpo.evaluation.scored_pairs import ScoredPairsEvaluator, has_scored_pairs
+from rankpo.evaluation.scored_pairs import ScoredPairsEvaluator
 from rankpo.types import Example
 from tests.runs import TINY, train, trainer_of
 
@@ -153,9 +154,9 @@ class Lists(Pairs):
 
 
 def test_what_is_measured_as_scored_pairs(tmp_path):
-    assert has_scored_pairs(Pairs([1.0, 2.0]))
-    assert not has_scored_pairs(Lists([1.0, 2.0]))
-    assert not has_scored_pairs(Pairs([]))
+    assert Shape.of(Pairs([1.0, 2.0]).examples()).mostly_single
+    assert not Shape.of(Lists([1.0, 2.0]).examples()).mostly_single
+    assert not Shape.of(Pairs([]).examples()).mostly_single
     write_pairs(tmp_path / "dev.jsonl", 4, 1)
     options = ("loss=cosent", "datasets=[toy_graded]", *keys("eval_datasets", tmp_path / "dev.jsonl"))
     (evaluator,) = trainer_of(*TINY, *options, f"cache_dir={tmp_path}").evaluators

@@ -31,6 +31,7 @@ from rankpo.data.generated.jobs_texts import (
     YEARS,
 )
 from rankpo.data.readers.beir import write_beir
+from rankpo.data.shape import Declares
 from rankpo.types import Example
 
 WORLDS = ("train", "dev", "test")
@@ -76,7 +77,7 @@ def relevance(post: Post, profile: Profile) -> int:
 
 
 @dataclass(kw_only=True)
-class Jobs:
+class Jobs(Declares):
     """One part of the world.
 
     part: `contrastive`, `preferences` and `graded` to train on; `dev` and `test`, corpora with graded judgements;
@@ -114,6 +115,11 @@ class Jobs:
         """train, dev or test."""
         of_train = ("contrastive", "preferences", "graded")
         return "train" if self.part in of_train else self.part.removeprefix("preferences_")
+
+    @property
+    def judgements(self) -> Jobs | None:
+        """The corpus of profiles; preference pairs are judged by themselves."""
+        return None if self.part.startswith("preferences") else self
 
     def fingerprint(self) -> str:
         settings = {item.name: getattr(self, item.name) for item in fields(self)}  # not the cached posts and profiles

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rankpo.data.shape import Declares
 from rankpo.types import Example, Prompt
 
 VERSION = 1  # raise it with any change of what is generated
@@ -14,7 +15,7 @@ SYSTEM = ("system", "Answer in one word.")
 
 
 @dataclass(kw_only=True)
-class ToyChat:
+class ToyChat(Declares):
     """Conversations: sums and colours, some behind an earlier exchange. The chosen answer is the right one.
 
     num_examples: how many. Some are repeated with another wrong answer, as real preferences are.

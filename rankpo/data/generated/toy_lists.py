@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import xxhash
 
+from rankpo.data.shape import Declares
 from rankpo.types import Example
 
 VERSION = 1  # raise it with any change of what is generated
 
 
 @dataclass(kw_only=True)
-class ToyLists:
+class ToyLists(Declares):
     """num_examples lists of num_passages distinct digits in random order, relevance digit/9, the largest relevant. part: train or test."""
 
     name: str

@@ -7,32 +7,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import orjson
 import xxhash
 
 from rankpo.data.readers.fields import BadRecord, check_id
 from rankpo.data.readers.files import NotARecord, content_fingerprint, records
+from rankpo.data.shape import Declares
 from rankpo.types import Example
 
 
-class EvaluationSet(Protocol):
-    """A corpus with graded judgements."""
-
-    name: str
-    ignore_identical_ids: bool
-    relevant_from: int
-    gain: str
-
-    def fingerprint(self) -> str: ...
-    def corpus(self) -> Iterator[tuple[str, str]]: ...
-    def queries(self) -> Iterator[tuple[str, str]]: ...
-    def qrels(self) -> dict[str, dict[str, int]]: ...
-
-
 @dataclass(kw_only=True)
-class Beir:
+class Beir(Declares):
     """A corpus with graded judgements; as training data, every judged document of a query.
 
     split: of the judgements; None for a folder that is read without them (`qrels` and `examples` are then refused).
@@ -71,15 +57,21 @@ class Beir:
                 raise FileNotFoundError(f"path: {file} does not exist")
         self.dropped = 0
 
+    @property
+    def judgements(self) -> Beir:
+        return self
+
+    @property
+    def relevant_label(self) -> float:
+        return self.relevant_from
+
     def fingerprint(self) -> str:
         settings = json.dumps([self.document_format, self.missing_ids, self.split])
         return xxhash.xxh3_128_hexdigest((content_fingerprint(self._files) + settings).encode())
 
     def corpus(self) -> Iterator[tuple[str, str]]:
-        pieces = re.split(r"(\{title\}|\{text\})", self.document_format)  # once: a title may hold the word {text}
         for identity, text, title in self._texts(self._files[0]):
-            values = {"{title}": title, "{text}": text}
-            yield identity, "".join(values.get(piece, piece) for piece in pieces).strip()
+            yield identity, document_text(self.document_format, title, text)
 
     def queries(self) -> Iterator[tuple[str, str]]:
         for identity, text, _ in self._texts(self._files[1]):
@@ -136,6 +128,12 @@ class Beir:
                     f"{self.name}:{query_id}",
                     relevant=tuple(grade >= self.relevant_from for grade in judged.values()),
                 )
+
+
+def document_text(form: str, title: str, text: str) -> str:
+    """`form` with its `{title}` and `{text}` filled in, stripped. A title may itself hold the word {text}."""
+    values = {"{title}": title, "{text}": text}
+    return "".join(values.get(piece, piece) for piece in re.split(r"(\{title\}|\{text\})", form)).strip()
 
 
 def write_beir(

@@ -8,10 +8,11 @@ from typing import Any
 
 from rankpo.data.readers import files
 from rankpo.data.readers.passes import MAX_SHOWN, BadRecords
+from rankpo.data.shape import Declares
 
 
 @dataclass(kw_only=True)
-class HubRecords:
+class HubRecords(Declares):
     """Records of files (`path`) or of a hub dataset (`hub`, with its `split` and `revision`).
 
     limit: the first so many examples. weight: how often an epoch shows each. on_bad_record: `error` collects up to

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from rankpo.data.readers.fields import BadRecord, normal
 from rankpo.data.readers.parsed import Parsed
 from rankpo.data.relevance import binary
+from rankpo.errors import ManyLines
 
 MAX_SHOWN = 20
 MAX_PLACES = 3  # of what is kept but worth a look
 
 
-class BadRecords(ValueError):
+class BadRecords(ManyLines):
     """Up to twenty bad records, one line each."""
 
 

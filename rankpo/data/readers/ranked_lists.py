@@ -40,6 +40,10 @@ class RankedLists(HubRecords):
         super().__post_init__()
         self._one_of("relevance_from_rank", ("reciprocal", "linear"))
 
+    @property
+    def relevant_label(self) -> float | None:
+        return self.relevant_from
+
     def fingerprint(self) -> str:
         """Of the contents and of the settings that read them. A hub dataset is named by its own fingerprint."""
         settings = [self.relevance_from_rank, self.relevant_from, self.limit, self.on_bad_record]

@@ -17,6 +17,7 @@ from rankpo.data.readers.fields import BadRecord, FieldMap, Options, check_id, e
 from rankpo.data.readers.parsed import Parsed, labelled
 from rankpo.data.readers.passes import MAX_SHOWN, BadRecords, PassReport
 from rankpo.data.readers.texts import TextsById, corpus_beside, nemo_corpora, without_corpora
+from rankpo.data.shape import Declares
 from rankpo.types import Example
 
 # a record may lack these, not all records
@@ -38,7 +39,7 @@ VERSION = 2  # raise it with any change of what a record becomes
 
 
 @dataclass(kw_only=True)
-class Records(FieldMap):
+class Records(FieldMap, Declares):
     """Records of files in one of the formats of `formats.py`, told apart by their keys unless `format` says.
 
     The roles of `FieldMap` say where a file keeps what under other names. min_confidence: 0 to 100, of preferences.
@@ -102,6 +103,14 @@ class Records(FieldMap):
         self._found: set[str] = set()  # roles of the field map that the current pass has met
         self._used: set[str] = set()  # keys of records that it has read
         self._texts: dict[tuple[Path, ...], TextsById] = {}
+
+    @property
+    def label_scale(self) -> float:
+        return 1.0 if self.min_label is None or self.max_label is None else self.max_label - self.min_label
+
+    @property
+    def relevant_label(self) -> float | None:
+        return None if self.relevant_from is None else self.relevant_from - (self.min_label or 0.0)
 
     def fingerprint(self) -> str:
         settings = {name: value for name, value in self.__dict__.items() if name not in NO_SETTINGS}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rankpo.data.readers.beir import Beir
+from rankpo.data.readers.beir import Beir, document_text
 from rankpo.data.readers.files import NotARecord, records
 from rankpo.data.readers.trec import order, read_run
 
 TEXT_KEYS = ("text", "segment", "contents", "content", "body", "passage")
 MAX_SHOWN = 10
+
+Hits = Callable[[str, Mapping[str, float]], Mapping[str, float]]  # of a query: what its scores leave, best first
 
 
 @dataclass(frozen=True)
@@ -26,21 +29,25 @@ class Request:
     documents: tuple[str, ...]
     scores: tuple[float, ...]
 
-    def first(self, depth: int | None) -> Request:
-        """The request with the first so many documents."""
-        cut = slice(depth)
+    def chosen(self, hits: Hits) -> Request:
+        """The request with the documents that `hits` leaves, in its order."""
+        scores = hits(self.id, dict(zip(self.document_ids, self.scores, strict=True)))
+        texts = dict(zip(self.document_ids, self.documents, strict=True))
         return replace(
-            self, document_ids=self.document_ids[cut], documents=self.documents[cut], scores=self.scores[cut]
+            self,
+            document_ids=tuple(scores),
+            documents=tuple(texts[name] for name in scores),
+            scores=tuple(scores.values()),
         )
 
 
-def of_run(run: str | Path, folder: Beir, missing_ids: str, depth: int | None) -> tuple[list[Request], int]:
+def of_run(run: str | Path, folder: Beir, missing_ids: str, hits: Hits) -> tuple[list[Request], int]:
     """The requests of a run over a BEIR folder, and how many documents were dropped because their text is not there.
 
     missing_ids: `error` raises ValueError naming the first ten ids without a text, `drop` leaves them out.
     """
     first_stage = read_run(run)
-    ranked = {query: order(scores)[:depth] for query, scores in first_stage.items()}
+    ranked = {query: list(hits(query, scores)) for query, scores in first_stage.items()}
     wanted = {name for names in ranked.values() for name in names}
     documents = {name: text for name, text in folder.corpus() if name in wanted}
     queries = dict(folder.queries())
@@ -58,12 +65,13 @@ def of_run(run: str | Path, folder: Beir, missing_ids: str, depth: int | None) -
     return requests, sum(map(len, ranked.values())) - sum(len(request.documents) for request in requests)
 
 
-def of_file(path: str | Path) -> Iterator[Request]:
+def of_file(path: str | Path, document_format: str = "{title} {text}") -> Iterator[Request]:
     """Requests of a JSON file, one a record; RankLLM's form, and plain texts.
 
-    {"query": text or {"text", "qid"}, "candidates" or "documents": [text or {"docid", "score", "doc" or "text"}]}.
-    A document's title stands in front of its text.
-    A query without an id takes the place in the file, a document without one the digest of its text.
+    {"query": text or {"text", "qid"}, "candidates" or "documents": [text or {"docid", "score", "title", "doc" or
+    "text"}]}. Documents are put in the order of their scores, ties as in trec_eval; where none has a score, the order
+    of the file is the first stage's. A query without an id takes the place in the file, a document without one the
+    digest of its text. document_format: `{title}` and `{text}`, as of BEIR folders.
     Raises ValueError with the place of a record that is not of this form.
     """
     for place, record in records(Path(path)):
@@ -78,7 +86,9 @@ def of_file(path: str | Path) -> Iterator[Request]:
             raise ValueError(f"{place}: needs a query with a text (found: {', '.join(record) or 'nothing'})")
         if not isinstance(candidates, list):
             raise ValueError(f"{place}: needs a list of candidates or documents (found: {', '.join(record)})")
-        parsed = [_candidate(item, f"{place}: candidates[{index}]") for index, item in enumerate(candidates)]
+        parsed = [
+            _candidate(item, f"{place}: candidates[{index}]", document_format) for index, item in enumerate(candidates)
+        ]
         yield _request(str(name) if name is not None else place.replace(" ", "_"), query, parsed, place)
 
 
@@ -87,24 +97,43 @@ def _request(name: str, query: str, parsed: Sequence[tuple[str, str, float | Non
     if len(set(ids)) < len(ids):
         twice = next(identity for identity in ids if ids.count(identity) > 1)
         raise ValueError(f"{place}: document {twice} stands twice")
-    # without scores the order given is the first stage's
-    scores = tuple(-float(rank) if score is None else score for rank, (_, _, score) in enumerate(parsed, 1))
-    return Request(name, query, ids, tuple(text for _, text, _ in parsed), scores)
+    texts = {identity: text for identity, text, _ in parsed}
+    scores = {identity: score for identity, _, score in parsed if score is not None}
+    if scores and len(scores) < len(ids):
+        lacking = next(identity for identity in ids if identity not in scores)
+        raise ValueError(f"{place}: document {lacking} has no score, and others have; give all a score, or none")
+    if not scores:
+        scores = {identity: -float(rank) for rank, identity in enumerate(ids, 1)}
+    names = tuple(order(scores))
+    return Request(name, query, names, tuple(texts[n] for n in names), tuple(scores[n] for n in names))
 
 
-def _candidate(item: Any, place: str) -> tuple[str, str, float | None]:
+def _candidate(item: Any, place: str, document_format: str) -> tuple[str, str, float | None]:
     """(id, text, score)."""
     outer: dict[str, Any] = dict(item) if isinstance(item, Mapping) else {"doc": item}
     document: Any = outer.get("doc", outer)
-    text = document
+    text, title = document, outer.get("title")
     if isinstance(document, Mapping):
         text = next((document[key] for key in TEXT_KEYS if isinstance(document.get(key), str)), None)
-        title = document.get("title") or outer.get("title")
-        if isinstance(title, str) and isinstance(text, str):
-            text = f"{title.strip()} {text}".strip()  # as in the corpus of a run
+        title = document.get("title") or title
     if not isinstance(text, str):
         raise ValueError(f"{place} has no text; allowed: a text, or one under doc, {', '.join(TEXT_KEYS)}")
+    if not isinstance(title, str | None):
+        raise ValueError(f"{place}.title must be a text, got {title!r}")
+    whole = text if title is None else document_text(document_format, title, text)
     name = outer.get("docid", outer.get("id"))
-    score = outer.get("score")
-    identity = str(name) if name is not None else hashlib.sha256(text.encode()).hexdigest()[:16]
-    return identity, text, None if score is None else float(score)
+    identity = str(name) if name is not None else hashlib.sha256(whole.encode()).hexdigest()[:16]
+    return identity, whole, _score(outer.get("score"), place)
+
+
+def _score(given: Any, place: str) -> float | None:
+    """A finite number, or a text of one; None where there is none."""
+    if given is None:
+        return None
+    try:
+        value = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{place}.score must be a finite number, got {given!r}")
+    return value

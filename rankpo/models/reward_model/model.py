@@ -37,9 +37,8 @@ class RewardModel(CompletionModel):
         # the reward stands on the last token, which shared prompts leave out
         super().__init__(backbone, inputs.sharing_prompts(False), layout=layout, chunk_tokens=chunk_tokens)
         self.reward_head = ScalarHead(head_size(self.base), bias=False)
-        output = self.base.get_output_embeddings()
-        if output.weight is not self.base.get_input_embeddings().weight:
-            output.requires_grad_(False)  # no reward depends on it
+        if self._unread is not None:
+            self._unread.requires_grad_(False)
 
     def forward(self, sequences: Sequences) -> Tensor:
         rows, last = [], []
@@ -49,6 +48,16 @@ class RewardModel(CompletionModel):
         if not rows:
             return torch.zeros(0, device=self.device)
         return self.reward_head(torch.cat(last)[torch.argsort(torch.cat(rows)).to(self.device)])  # [N]
+
+    def saved_state(self) -> dict[str, Tensor]:
+        unread = {name for name, parameter in self.named_parameters() if parameter is self._unread}
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in unread}
+
+    @property
+    def _unread(self) -> Tensor | None:
+        """The weight of the output head, on which no reward depends; None where it is the input embedding too."""
+        output = self.base.get_output_embeddings().weight
+        return None if output is self.base.get_input_embeddings().weight else output
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> np.ndarray:
         """[n] float32 rewards of completions, each behind its prompt: text, or (role, content) turns."""

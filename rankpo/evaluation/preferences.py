@@ -1,0 +1,66 @@
+"""Agreement of a model's scores with preference pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankpo.data.table import Dataset, ExampleTable
+from rankpo.evaluation.base import Evaluator, Result, Say
+from rankpo.evaluation.metrics import preference_accuracy
+
+if TYPE_CHECKING:
+    from rankpo.models.base import RankingModel
+
+
+class PreferenceEvaluator(Evaluator):
+    """Agreement with preference pairs: the share whose chosen candidate scores higher, ties counting half.
+
+    Examples that are not two candidates of different relevance are counted as `not_pairs`.
+    """
+
+    metrics: tuple[str, ...] = ("accuracy", "margin")
+
+    def __init__(self, dataset: Dataset, cache_dir: str | Path, say: Say) -> None:
+        self.name = dataset.name
+        self.dataset = dataset
+        self.cache_dir = cache_dir
+        self.say = say
+
+    def values(self, model: Any, table: ExampleTable) -> dict[str, np.ndarray]:
+        """[slots] by name: `scores` of the model, and what else `further` reads."""
+        return {"scores": model.slot_scores(table)}
+
+    def further(
+        self, model: Any, table: ExampleTable, values: Mapping[str, np.ndarray], pairs: np.ndarray
+    ) -> Mapping[str, float]:
+        """More metrics by name. pairs: [P, 2] slots, chosen first."""
+        return {}
+
+    def evaluate(self, model: RankingModel) -> Result:
+        table = self.table(model.inputs.pieces())
+        known = self.values(model, table)
+        scores = known["scores"]
+        pairs = [table.slots(example) for example in range(len(table)) if len(table.slots(example)) == 2]
+        relevance = np.asarray(table.relevance)
+        ordered = [(a, b) if relevance[a] > relevance[b] else (b, a) for a, b in pairs if relevance[a] != relevance[b]]
+        if not ordered:
+            raise ValueError(f"eval_datasets.{self.name} holds no pair of different relevance")
+        chosen, rejected = np.array(ordered).T
+        accuracy, ties = preference_accuracy(scores[chosen], scores[rejected])
+        metrics = {"accuracy": accuracy, "margin": float((scores[chosen] - scores[rejected]).mean())}
+        metrics.update(self.further(model, table, known, np.array(ordered)))
+        values = (scores[chosen] > scores[rejected]) + 0.5 * (scores[chosen] == scores[rejected])
+        names = [table.id(example) for example in range(len(table))]
+        slot_owner = np.repeat(np.arange(len(table)), np.diff(table.offsets))
+        owners = slot_owner[chosen]  # `group`: pairs of one query stand or fall together in tests
+        per_query = {
+            names[owner]: {"accuracy": float(value), "group": int(table.query[owner])}
+            for owner, value in zip(owners, values, strict=True)
+        }
+        return Result(
+            metrics, per_query, counts={"pairs": len(ordered), "ties": ties, "not_pairs": len(table) - len(ordered)}
+        )

@@ -1,0 +1,89 @@
+"""Models of tasks: that of the config, and those of a run with what its loss added to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankpo.errors import ConfigError, StorageError
+from rankpo.runs.checkpoints import Checkpoint, CheckpointStore
+from rankpo.storage.folders import damage
+from rankpo.storage.json_files import read_json
+from rankpo.tasks.seeds import seed_everything
+
+if TYPE_CHECKING:
+    from rankpo.losses.base import Loss
+    from rankpo.models.base import RankingModel
+    from rankpo.models.kind import ModelKind
+
+Say = Callable[[str], None]
+NONE: frozenset[str] = frozenset()
+
+
+def build_model(kind: ModelKind, explicit: Collection[str], say: Say, needs: frozenset[str] = NONE) -> Any:
+    """The model on the CPU. explicit: keys of the command line. needs: what a loss needs of it, such as a critic."""
+    return kind.build(kind.open_inputs(say, explicit), say, needs=needs)
+
+
+def trained_kind(chosen: ModelKind, needs: frozenset[str]) -> ModelKind:
+    """The kind of the trained model: loss=bradley-terry makes a reward model of a causal language model.
+
+    needs: the loss's.
+    """
+    from rankpo.models.reward_model.config import RewardKind
+
+    if "reward_head" not in needs or chosen.kind != "causal_lm":
+        return chosen
+    return RewardKind(**{item.name: getattr(chosen, item.name) for item in fields(chosen)})
+
+
+def plain(kind: ModelKind, folder: str | None) -> ModelKind:
+    """The same kind without adapters, from a folder or, for None, from name_or_path."""
+    if folder is None:
+        return replace(kind, load_from=None, use_peft=False)
+    return replace(kind, load_from=folder, random=None, use_peft=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOfRun:
+    """The model with which a run was started. kind: with the head of its loss. seed: of random weights and new heads."""
+
+    kind: ModelKind
+    loss: Loss
+    seed: int
+
+    @classmethod
+    def of(cls, folder: Path) -> ModelOfRun:
+        """Of a run directory. Raises ConfigError where the folder is no run."""
+        from rankpo.config.construct import build
+
+        if not (folder / "config.json").exists() or not ((folder / "FINAL").is_dir() or CheckpointStore(folder).list()):
+            raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])
+        config = read_json(folder / "config.json")
+        loss: Loss = build(config["loss"], f"{folder}/config.json: loss")
+        chosen: ModelKind = build(config["model"], f"{folder}/config.json: model")
+        kind = trained_kind(chosen, loss.needs)
+        return cls(kind=kind, loss=loss.fitted(kind.logps), seed=int(config["seed"]))
+
+    def start(self, say: Say) -> Any:
+        """The model as the run began, with the random weights that it drew."""
+        seed_everything(self.seed)
+        return build_model(self.kind, (), say, self.loss.needs)
+
+    def final(self, folder: Path, say: Say) -> Any:
+        """The model of a saved folder of the run."""
+        return build_model(plain(self.kind, str(folder)), (), say, self.loss.needs)
+
+
+def load_weights(model: RankingModel, checkpoint: Checkpoint) -> None:
+    """Puts a checkpoint's trained weights into a model of the same run. Raises StorageError if it is damaged."""
+    from safetensors.torch import load_file
+
+    fault = damage(checkpoint.path)
+    if fault is not None:
+        raise StorageError(f"{checkpoint.path} is damaged ({fault}); remove it")
+    missing = model.load_state_dict(load_file(checkpoint.path / "weights.safetensors"), strict=False)
+    if missing.unexpected_keys:
+        raise StorageError(f"{checkpoint.path} holds weights that the model lacks: {missing.unexpected_keys[:3]}")
