@@ -131,7 +131,18 @@ WHOLE = 100000
 PARTS = {name: 60 if "kind=listwise" in recipe else 150 for name, recipe in EVERY.items()}
 # for many updates: at the rates of a few, some go so far that rounding, amplified, shows in the curve
 GENTLE = dict.fromkeys(
-    ("bradley-terry", "contrastive", "orpo", "rankpo", "simpo", "slic", "own negatives", "symmetric", "matryoshka"),
+    (
+        "bradley-terry",
+        "contrastive",
+        "jasper",
+        "orpo",
+        "rankpo",
+        "simpo",
+        "slic",
+        "own negatives",
+        "symmetric",
+        "matryoshka",
+    ),
     0.0003,
 )
 GENTLE |= dict.fromkeys(("hinge", "confidence", "replay", "sppo", "grpo, embeddings", "cpo", "ipo"), 0.0003)

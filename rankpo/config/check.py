@@ -28,6 +28,7 @@ RUN_KEYS = {  # and their types
     "run_dir": "str",
     "overwrite": "bool",
     "resume": "str | None",
+    "allow_changes": "bool",
     "cache_reference_logprobs": "bool",
     "load_reference_logprobs": "str | None",
 }

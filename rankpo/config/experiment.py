@@ -41,6 +41,7 @@ class Experiment:
     run_dir: Path
     overwrite: bool
     resume: str | None
+    allow_changes: bool
     cache_reference_logprobs: bool
     load_reference_logprobs: str | None
     config: Mapping[str, Any]

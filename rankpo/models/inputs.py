@@ -206,5 +206,11 @@ class TextInputs(Inputs):
 
 
 def tokenizer_state(tokenizer: Any) -> str:
-    """A text that changes whenever the tokenizer would give other ids."""
-    return str(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else repr(tokenizer)
+    """A text that changes whenever the tokenizer would give other ids, or other ids for its special tokens.
+
+    Which token is eos or bos is no part of a fast tokenizer's own state: a folder whose eos was edited has the same one.
+    """
+    state = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    flags = [getattr(tokenizer, name, None) for name in ("add_bos_token", "add_eos_token", "add_prefix_space")]
+    return json.dumps([state, special, flags], sort_keys=True)

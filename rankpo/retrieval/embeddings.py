@@ -15,6 +15,7 @@ import xxhash
 from torch import Tensor
 
 from rankpo.errors import StorageError
+from rankpo.models.inputs import tokenizer_state
 from rankpo.runs import processes
 from rankpo.storage.atomic import replacing
 from rankpo.storage.folders import checksum
@@ -23,6 +24,8 @@ from rankpo.storage.json_files import read_json, write_json
 if TYPE_CHECKING:
     from rankpo.models.embedding.model import EmbeddingModel
 
+LOCKS = (".lock", ".lock.holder", ".lock.soft")
+WRITTEN = ("shard-*.npy", "shard-*.ids.txt", "shard-*.sums.json", "faiss-*.index", "meta.json")
 META, FORMAT_VERSION = "meta.json", 1
 DTYPES = {"float32": np.float32, "float16": np.float16}
 HEADER_BYTES = 128  # of a .npy file with two axes
@@ -143,14 +146,7 @@ def describe_encoding(
     from rankpo.models.reference import fingerprint_weights
 
     settings = model.settings
-    prompt, length = (
-        (settings.query_prompt, settings.query_max_length)
-        if role == "query"
-        else (settings.passage_prompt, settings.passage_max_length)
-    )
-    tokenizer = model.tokenizer
-    state = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
-    inputs = [state, prompt, length, settings.pooling, settings.normalize, settings.truncate_dim]
+    inputs = [tokenizer_state(model.tokenizer), role, settings.to_json()]
     if model.precision != "fp32":
         inputs.append(model.precision)
     digest, count = xxhash.xxh3_128(), 0
@@ -226,6 +222,20 @@ def _drop_damaged_meta(folder: Path, say: Say) -> None:
         (folder / META).unlink()
 
 
+def remove_embeddings(folder: Path) -> None:
+    """Removes the shards, ids, indices and description of a folder of embeddings; what else is there stays.
+
+    Raises EncodingError for a folder with files and no description: it is no folder of embeddings.
+    """
+    if not (folder / META).exists():
+        if folder.is_dir() and any(path.name not in LOCKS for path in folder.iterdir()):
+            raise EncodingError(f"{folder} holds files and no embeddings; overwrite=true removes embeddings only")
+        return
+    for pattern in WRITTEN:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
 def _enter(folder: Path, encoding: Encoding) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     saved = _read_meta(folder)
@@ -233,7 +243,8 @@ def _enter(folder: Path, encoding: Encoding) -> None:
         _write_meta(folder, encoding, complete=False)
         return
     old = asdict(saved[0])
-    different = [name for name, value in asdict(encoding).items() if old[name] != value]
+    now = json.loads(json.dumps(asdict(encoding)))
+    different = [name for name, value in now.items() if old[name] != value]
     if different:
         raise EncodingError(
             f"{folder} holds another encoding (other {', '.join(different)}; inputs are tokenizer, prompt, length, pooling and precision); set overwrite=true or another exp_name"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,17 +10,30 @@ from typing import Any
 
 from rankpo.errors import StorageError
 from rankpo.storage import locks
-from rankpo.storage.folders import recover
+from rankpo.storage.folders import MANIFEST, recover, remove_written
 from rankpo.storage.json_files import read_json, write_json
 
 Comparable = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
+CONFIG = "config.json"
 TRACKER_ID = "tracker_id"
 TRACKER_RUNS = "tracker_runs.json"  # what the run is called by trackers that give it a name
+RUN_FILES = (  # what a run writes beside its checkpoints and FINAL
+    "metrics.jsonl",
+    "origin.json",
+    "data_report.json",
+    TRACKER_ID,
+    TRACKER_RUNS,
+    "tensorboard/**/events.out.tfevents.*",
+    "evaluation/*/*/metrics.json",
+    "evaluation/*/*/per_query.jsonl",
+    "evaluation/*/*/run.trec",
+)
 # may differ between the start of a run and its continuation
 FREE_KEYS = (
     "overwrite",
     "resume",
+    "allow_changes",
     "tracker",
     "task",
     "trainer.log_every",
@@ -57,12 +69,13 @@ def enter_run_dir(
 
     comparable: gives the form in which the saved config and this one are compared; see `config.moved.comparable`.
     """
-    saved_path = run_dir / "config.json"
+    saved_path = run_dir / CONFIG
     recover(run_dir / "FINAL")
     finished = (run_dir / "FINAL").exists()
     # a run that stopped before its first line, at a bad record say, left nothing to continue or to lose
     begun = saved_path.exists() and any((run_dir / name).exists() for name in ("checkpoints", "metrics.jsonl"))
     if overwrite and (begun or finished):
+        prove(run_dir)
         return True  # what is there goes when the new run can begin, by `start_again`: bad data must cost nothing
     if not (begun or finished):
         write_json(saved_path, config)
@@ -78,12 +91,38 @@ def enter_run_dir(
 
 
 def start_again(run_dir: Path, config: Mapping[str, Any]) -> None:
-    """Removes what an earlier run of this name left, and notes the config of the new one: overwrite=true."""
-    for name in ("checkpoints", "FINAL", "evaluation", "tensorboard"):
-        shutil.rmtree(run_dir / name, ignore_errors=True)
-    for name in ("metrics.jsonl", TRACKER_ID, TRACKER_RUNS):
-        (run_dir / name).unlink(missing_ok=True)
-    enter_run_dir(run_dir, config, overwrite=False, resume=None)
+    """Removes what an earlier run of this name wrote, and notes the config of the new one: overwrite=true.
+
+    Files of others stay. Raises StorageError for a folder that holds no run.
+    """
+    prove(run_dir)
+    whole = [run_dir / "FINAL", *(run_dir / "checkpoints").glob("step-*")]
+    for folder in whole:
+        remove_written(folder)
+    for pattern in RUN_FILES:
+        for path in run_dir.glob(pattern):
+            path.unlink()
+    for name in ("evaluation", "tensorboard", "checkpoints"):
+        remove_empty(run_dir / name)
+    write_json(run_dir / CONFIG, config)
+
+
+def prove(run_dir: Path) -> None:
+    """Raises StorageError for a folder whose config.json, or whose FINAL's manifest, does not show that it is a run."""
+    if (run_dir / CONFIG).is_file() and {"task", "loss", "run_dir"} <= read_json(run_dir / CONFIG).keys():
+        return
+    if not (run_dir / CONFIG).exists() and (run_dir / "FINAL" / MANIFEST).is_file():
+        return
+    raise StorageError(f"{run_dir} holds files and no run: overwrite=true removes runs only; choose another exp_name")
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes a folder and those below it, as far as they are empty."""
+    for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else ():
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -73,9 +73,37 @@ def _replace(temporary: Path, target: Path) -> None:
         old = target.with_name(f"{target.name}.old-{os.getpid()}")
         target.rename(old)
         temporary.rename(target)
-        shutil.rmtree(old)
+        remove_written(old)
+        _keep_foreign(old, target)
     else:
         temporary.rename(target)
+
+
+def _keep_foreign(old: Path, target: Path) -> None:
+    """Moves what others put into the old folder into the new one, unless there is a file of that name."""
+    for path in sorted(old.rglob("*")) if old.exists() else ():
+        place = target / path.relative_to(old)
+        if path.is_file() and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_written(folder: Path) -> None:
+    """Removes the files that `written_whole` wrote into a folder, and the folder where nothing else is in it.
+
+    A folder without a manifest is left as it is.
+    """
+    for name in read_manifest(folder) or {} if (folder / MANIFEST).is_file() else {}:
+        path = folder / name
+        if path.resolve().is_relative_to(folder.resolve()):
+            path.unlink(missing_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else ():
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def checksum(path: Path) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rankpo.errors import ConfigError
+from rankpo.runs import origin
 from rankpo.runs.folder import differences
 from rankpo.storage.atomic import replacing
 from rankpo.storage.json_files import read_json, write_json
@@ -89,7 +90,7 @@ def config_hash(config: Any) -> str:
     import xxhash
 
     tree: Any = OmegaConf.to_container(config, resolve=False)
-    left_out = ("hydra", "run_dir", "overwrite", "resume", "tracker", "search", "packages")
+    left_out = ("hydra", "run_dir", "overwrite", "resume", "allow_changes", "tracker", "search", "packages")
     kept = {key: value for key, value in tree.items() if key not in left_out}
     return xxhash.xxh3_128_hexdigest(json.dumps(kept, sort_keys=True).encode())
 
@@ -112,7 +113,18 @@ def is_finished(folder: Path, digest: str, config: DictConfig, overrides: Sequen
     job = read_job(folder)
     if job is None or job["state"] != "finished":
         return False
-    return job["config"] == digest or _is_same_run(folder, config, overrides)
+    same = job["config"] == digest or _is_same_run(folder, config, overrides)
+    return same and (not (folder / origin.FILE).exists() or not _changes(folder, config, overrides))
+
+
+def _changes(folder: Path, config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """What data or weights of a finished job have changed since; the job runs again then, and is refused by name."""
+    from rankpo.config.check import check
+    from rankpo.config.origin import origin_of
+
+    placed: Any = OmegaConf.merge(config, {"run_dir": str(folder)})
+    experiment = check(placed, overrides)
+    return [] if experiment.allow_changes else origin.changes(folder, origin_of(experiment))
 
 
 def _is_same_run(folder: Path, config: DictConfig, overrides: Sequence[str]) -> bool:

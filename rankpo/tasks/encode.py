@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,7 @@ class Encode(Task):
 
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The table's row."""
-        from rankpo.retrieval.embeddings import describe_encoding, encode_texts
+        from rankpo.retrieval.embeddings import describe_encoding, encode_texts, remove_embeddings
 
         source = open_source(self.corpus, self.role, experiment.datasets)
         blank = next((name for name, _ in source.texts() if name.split() != [name]), None)
@@ -60,7 +59,7 @@ class Encode(Task):
         folder = Path(self.output)
         with session.claimed(folder):
             if logger.main and experiment.overwrite:
-                shutil.rmtree(folder)
+                remove_embeddings(folder)
             started = time.monotonic()
             encoding = describe_encoding(model, source, self.role, self.shard_size, self.dtype)
             embeddings = encode_texts(folder, encoding, model, source, logger.say)

@@ -51,7 +51,8 @@ class Train(Task):
     def __call__(self, experiment: Experiment) -> Mapping[str, float]:
         """Returns the metrics of the last evaluation."""
         from rankpo.config.moved import comparable
-        from rankpo.runs import processes
+        from rankpo.config.origin import origin_of
+        from rankpo.runs import origin, processes
         from rankpo.runs.folder import enter_run_dir, start_again
         from rankpo.runs.logger import MetricsLogger
 
@@ -66,6 +67,7 @@ class Train(Task):
                 unfinished = enter_run_dir(
                     experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume, comparable
                 )
+                self._compare(experiment, session.logger.say, finished=not unfinished)
             if not processes.broadcast_object(unfinished):
                 session.logger.say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
                 return {}
@@ -73,10 +75,21 @@ class Train(Task):
             trainer = assemble(experiment, accelerator, logger, self.metrics)
             if main and experiment.overwrite:
                 start_again(experiment.run_dir, experiment.config)
+            if main and not (experiment.run_dir / origin.FILE).exists():
+                origin.note(experiment.run_dir, origin_of(experiment))
             if experiment.resume == "auto":
                 trainer.watch.resume()
             result = trainer.train()
         return result
+
+    def _compare(self, experiment: Experiment, say: Callable[[str], None], finished: bool) -> None:
+        """Refuses to continue a run, or to call it finished, whose data or start weights have changed since."""
+        from rankpo.config.origin import origin_of
+        from rankpo.runs import origin
+
+        begun = finished or (experiment.run_dir / "checkpoints").exists()
+        if begun and not experiment.overwrite:
+            origin.compare(experiment.run_dir, origin_of(experiment), experiment.allow_changes, say)
 
 
 def assemble(

@@ -163,3 +163,19 @@ def test_texts_of_equal_tokens_are_one_row(tmp_path):
     table = open_table(tmp_path, [Fixed(examples)], Words().pieces(), lambda message: None)
     assert table.num_rows == 3 and table.query.tolist() == [0, 0] and table.candidates.tolist() == [1, 2, 2, 1]
     assert table.known_positives(0).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["eos_token", "bos_token"])
+def test_another_special_token_is_another_table(name):
+    """The state of a fast tokenizer does not hold which of its tokens is eos: the fingerprint has to."""
+    from rankpo.models.causal_lm.inputs import CompletionInputs
+    from rankpo.models.causal_lm.settings import CausalSettings
+    from rankpo.models.loading import byte_tokenizer
+
+    prints = []
+    for token in (None, "a"):
+        tokenizer = byte_tokenizer()
+        if token is not None:
+            setattr(tokenizer, name, token)
+        prints.append(CompletionInputs(tokenizer, CausalSettings()).pieces().fingerprint)
+    assert prints[0] != prints[1]

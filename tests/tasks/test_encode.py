@@ -65,7 +65,7 @@ def test_two_processes_write_the_same_files(world):
     assert done.returncode == 0, done.stderr
     one, two = world / "encoded/embeddings", world / "two/embeddings"
     names = sorted(path.name for path in one.iterdir() if path.name != ".lock")
-    assert len(names) == 9
+    assert len(names) == 13
     assert sorted(path.name for path in two.iterdir() if path.name != ".lock") == names
     for name in names:
         assert (one / name).read_bytes() == (two / name).read_bytes(), name

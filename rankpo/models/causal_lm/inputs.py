@@ -20,7 +20,7 @@ from rankpo.data.text.conversations import ChatFormat, shortened
 from rankpo.data.text.cutting import cut_turns
 from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.models.causal_lm.settings import CausalSettings
-from rankpo.models.inputs import GroupKeys, Inputs
+from rankpo.models.inputs import GroupKeys, Inputs, tokenizer_state
 from rankpo.types import Example, Labels, Prompt, Sequences, Turn
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class CompletionInputs(Inputs):
         return tuple(sorted({int(last), int(self.tokenizer.eos_token_id)}))
 
     def pieces(self) -> Pieces:
-        state = self.tokenizer.backend_tokenizer.to_str() if self.tokenizer.is_fast else repr(self.tokenizer)
+        state = tokenizer_state(self.tokenizer)
         parts = [VERSION, state, self.chat.template, self.head, self.empty, self.settings.max_prompt_length]
         return Pieces(
             tokenize=self.tokenize,
