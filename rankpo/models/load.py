@@ -10,7 +10,7 @@ import torch
 from rankpo.errors import ConfigError
 from rankpo.models.kinds import kind_class
 from rankpo.models.loading import LoadingError, resolve
-from rankpo.models.saved import saved_kind
+from rankpo.models.saved import saved_class, saved_kind
 
 
 def load_saved(path: str, device: str | None = None) -> Any:
@@ -19,7 +19,8 @@ def load_saved(path: str, device: str | None = None) -> Any:
     if not is_folder and (path.startswith((".", "/", "~")) or path.count("/") != 1):
         raise LoadingError(f"{path}: no such folder")
     try:
-        kind_of = kind_class(saved_kind(Path(resolve(path).folder)))
+        folder = Path(resolve(path).folder)
+        kind_of = kind_class(saved_kind(folder), saved_class(folder))
         kind = kind_of(load_from=path) if is_folder else kind_of(name_or_path=path)
     except ConfigError:
         raise

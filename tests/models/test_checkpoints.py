@@ -391,3 +391,41 @@ def test_an_empty_text_is_the_zero_vector(pooling, layout):
         np.testing.assert_allclose(model.encode(text), vector, atol=1e-6)
     assert not model.encode("").any() and not model.encode(["", ""]).any()
     assert np.isfinite(found).all()
+
+
+def test_new_layers_and_two_way_attention_by_the_config(tmp_path):
+    """A Dense layer on a random Llama that reads both ways: trained, saved and loaded again."""
+    train(
+        "loss=contrastive", "kind=embedding", "model=tiny_llama", "model.layers=[{type: Dense, out_features: 6}]",
+        "model.bidirectional=true", "datasets=[toy_contrastive]", "trainer.max_steps=2", "trainer.batch_size=4",
+        f"cache_dir={tmp_path}", "exp_name=a", f"run_dir={tmp_path}/run",
+    )  # fmt: skip
+    final = rankpo.load(tmp_path / "run" / "FINAL", "cpu")
+    assert final.encode(TEXTS).shape == (5, 6) and final.settings.bidirectional
+    compare(final, tmp_path / "run" / "FINAL", "mean")
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("[{type: Linear, out_features: 6}]", "type must be one of Dense, LayerNorm, Normalize, Dropout, got 'Linear'"),
+        ("[{type: Dense, size: 6}]", "Dense has no 'size'"),
+        ("[{type: Dense}]", "Dense needs out_features > 0"),
+        ("[{type: Dense, out_features: 6, activation: Tan}]", "did you mean Tanh"),
+    ],
+)
+def test_layers_that_do_not_exist(layers, message):
+    with pytest.raises(ConfigError, match=message):
+        train("loss=contrastive", "kind=embedding", "model=tiny_llama", f"model.layers={layers}")
+
+
+@pytest.mark.parametrize(("family", "pooling"), [("bert", "mean"), ("llama", "last")])
+def test_a_pooling_that_nobody_states_is_said_to_be_a_guess(tmp_path, family, pooling):
+    backbone(family).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    said = []
+    assert EmbeddingKind(name_or_path=str(tmp_path)).open_inputs(said.append).settings.pooling == pooling
+    assert any(f"{pooling} pooling is a guess by the architecture; model.pooling sets another" in line for line in said)
+    said.clear()
+    EmbeddingKind(name_or_path=str(tmp_path), pooling="cls").open_inputs(said.append)
+    assert not any("guess" in line for line in said)

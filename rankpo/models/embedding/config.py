@@ -39,7 +39,14 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
     def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: EmbeddingSettings, say: Say) -> EmbeddingInputs:
         from rankpo.models.embedding.inputs import EmbeddingInputs
 
+        if self.pooling == AUTO and not self._states_pooling():
+            say(f"{self.origin}: {settings.pooling} pooling is a guess by the architecture; model.pooling sets another")
         return EmbeddingInputs(tokenizer, settings)
+
+    def _states_pooling(self) -> bool:
+        """Whether the weights come with a statement of how they were pooled; random weights need none."""
+        stated = None if self.is_random else self._statement(Path(self.source().folder))
+        return self.is_random or (stated is not None and "pooling" in stated.values)
 
     def decided(self, settings: EmbeddingSettings) -> EmbeddingSettings:
         """With pooling=auto decided: only the last token of a decoder has read the whole text, unless it is two-way."""
