@@ -120,7 +120,7 @@ def _candidate(item: Any, place: str, document_format: str) -> tuple[str, str, f
         raise ValueError(f"{place} has no text; allowed: a text, or one under doc, {', '.join(TEXT_KEYS)}")
     if not isinstance(title, str | None):
         raise ValueError(f"{place}.title must be a text, got {title!r}")
-    whole = text if title is None else document_text(document_format, title, text)
+    whole = text if title is None else document_text(document_format, title.strip(), text)
     name = outer.get("docid", outer.get("id"))
     identity = str(name) if name is not None else hashlib.sha256(whole.encode()).hexdigest()[:16]
     return identity, whole, _score(outer.get("score"), place)
