@@ -196,6 +196,7 @@ def test_trainers_and_loaders_are_chosen_by_some_loss():
 TASK_KEYS = {
     "evaluate": ("eval_datasets=[jobs_test]",),
     "report": ("task.runs=[.]",),
+    "serve": ("task.runs=[.]",),
     "rerank": ("task.requests=launch.py", "model=tiny_bert"),
     "sample": ("model=tiny_pythia", "datasets=[toy_chat]"),
     "export": ("task.run=.",),

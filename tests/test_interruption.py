@@ -82,7 +82,7 @@ def ended_by(number: signal.Signals) -> int:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_before_the_first_update_there_is_nothing_to_be_saved(number, capfd):
     assert ended_by(number) == REQUEUE
-    assert capfd.readouterr().err.startswith(f"{number.name}: stopped; the same command goes on")
+    assert capfd.readouterr().err.startswith(f"{number.name}: stopped. Start the same command again to continue")
 
 
 def test_a_signal_while_texts_are_tokenised_ends_the_run(tmp_path, monkeypatch, capsys):

@@ -7,7 +7,6 @@ import shutil
 import pytest
 import torch
 
-from rankpo.errors import ConfigError
 from rankpo.runs.logger import MetricsLogger, RunningMetrics, counting
 from tests.runs import RANKPO, curve, launch, train
 
@@ -116,7 +115,7 @@ def test_console_lines():
 
 def test_other_ranks_are_silent(tmp_path):
     stream = io.StringIO()
-    logger = MetricsLogger(tmp_path, main=False, stream=stream, tracker={"name": "tensorboard"})
+    logger = MetricsLogger(tmp_path, main=False, stream=stream, tracker={"backends": {"tensorboard": True}})
     logger.say("x")
     logger.log("train", 1, {"loss": 1.0})
     assert stream.getvalue() == "" and not list(tmp_path.iterdir())
@@ -154,7 +153,7 @@ def test_a_run_that_starts_again_has_a_curve_of_its_own(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from rankpo.runs.trackers import _identity
+    from rankpo.runs.trackers import identity
 
     def steps() -> list[int]:
         events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
@@ -163,13 +162,13 @@ def test_a_run_that_starts_again_has_a_curve_of_its_own(tmp_path):
 
     options = (*RANKPO, "tracker=tensorboard", "trainer.save_every=2", "exp_name=run", f"cache_dir={tmp_path}")
     train(*options)
-    name = _identity(tmp_path / "run")
+    name = identity(tmp_path / "run")
     for gone in ("FINAL", "checkpoints/step-6"):
         shutil.rmtree(tmp_path / "run" / gone)
     train(*options, "resume=auto")
-    assert steps() == [1, 2, 3, 4, 5, 6] and _identity(tmp_path / "run") == name
+    assert steps() == [1, 2, 3, 4, 5, 6] and identity(tmp_path / "run") == name
     train(*options, "overwrite=true", "trainer.max_steps=3")
-    assert steps() == [1, 2, 3] and _identity(tmp_path / "run") != name
+    assert steps() == [1, 2, 3] and identity(tmp_path / "run") != name
 
 
 def test_what_cannot_begin_costs_nothing(tmp_path):
@@ -199,16 +198,28 @@ def test_wandb_offline_writes_without_a_network(tmp_path, monkeypatch):
     assert not any(b"NobodyMaySee" in content for content in written)
 
 
-@pytest.mark.parametrize(
-    ("tracker", "message"),
-    [
-        ({"name": "mlflow"}, r"tracker\.name must be one of wandb, tensorboard, null, got 'mlflow'"),
-        ({"name": "wandb", "mode": "online"}, r"tracker=wandb has no key: set WANDB_API_KEY, or tracker\.mode=offline"),
-        ({"name": "wandb", "mode": "off"}, r"tracker\.mode must be one of online, offline, disabled, got 'off'"),
-    ],
-)
-def test_trackers_that_cannot_work(tmp_path, monkeypatch, tracker, message):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match=message):
-        MetricsLogger(tmp_path, tracker=tracker, stream=io.StringIO())
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_has_a_live_line(tmp_path, monkeypatch):
+    """Bar, update, loss, rate, memory; notices and evaluations stand above it, log lines do not; metrics.jsonl is the same."""
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = Terminal()
+    logger = MetricsLogger(tmp_path, stream=stream)
+    logger.start(10, 0)
+    logger.tick(1, 500, 0.5)
+    logger.log("train", 1, {"loss": 0.69314})
+    logger.say("a notice [bold]")
+    logger.tick(2, 500, 0.5)
+    logger.log("eval", 2, {"jobs/ndcg@20": 0.5})
+    logger.finish()
+    text = stream.getvalue()
+    assert "2/10" in text and "loss 0.6931" in text and "1,000 tokens/s" in text and "GiB" in text
+    assert "a notice [bold]" in text and "eval at step 2 · jobs/ndcg@20 0.5" in text and "step 1/10" not in text
+    assert "train/loss" in (tmp_path / "metrics.jsonl").read_text()
+    logger.say("after")
+    assert stream.getvalue().endswith("after\n")

@@ -30,16 +30,16 @@ class Comparison:
 
 def interval(values: Sequence[float] | np.ndarray, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap of the mean over queries, 95 %, [n] values (Efron and Tibshirani 1993, chapter 13)."""
+    from scipy.stats import bootstrap
+
     numbers = np.asarray(values, dtype=np.float64)
     if len(numbers) == 0:
         raise ValueError("an interval needs at least one value")
+    if len(numbers) == 1:
+        return float(numbers[0]), float(numbers[0])
     rng = np.random.default_rng(seed)
-    means = [
-        numbers[rng.integers(0, len(numbers), (min(BLOCK, draws - start), len(numbers)))].mean(1)
-        for start in range(0, draws, BLOCK)
-    ]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(low), float(high)
+    found = bootstrap((numbers,), np.mean, n_resamples=draws, batch=BLOCK, method="percentile", rng=rng)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def sign_flip(differences: Sequence[float] | np.ndarray, flips: int = FLIPS, seed: int = 0) -> float:

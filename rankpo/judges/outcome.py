@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Unfinished(RuntimeError):
-    """The task ended before all pairs were judged; what is done is kept, and the same command goes on."""
+    """The task ended before all pairs were judged; what is done is kept, and the same command continues."""
 
 
 @dataclass(frozen=True, kw_only=True)

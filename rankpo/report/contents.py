@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from rankpo.evaluation.significance import Comparison, compare, grouped, holm, interval
 from rankpo.report.frontier import Point
@@ -137,16 +138,27 @@ def table(chosen: Sequence[System], pairs: Sequence[Pair], reference: System) ->
     return _adjusted(cells)
 
 
+@lru_cache(maxsize=4096)
+def _interval(values: tuple[float, ...]) -> tuple[float, float]:
+    """Kept, because a live page is rendered again and again while most evaluations stay."""
+    return interval(values)
+
+
+@lru_cache(maxsize=4096)
+def _compare(new: tuple[tuple[str, float], ...], old: tuple[tuple[str, float], ...]) -> Comparison:
+    return compare(dict(new), dict(old))
+
+
 def _cell(system: System, pair: Pair, reference: System) -> Cell:
     values, seeds = system.by_query(pair), system.seeds(pair)
     compared = None
     if system is not reference and reference.has(pair):
-        compared = compare(values, reference.by_query(pair))
+        compared = _compare(tuple(values.items()), tuple(reference.by_query(pair).items()))
     return Cell(
         value=statistics.fmean(seeds),
         spread=statistics.stdev(seeds) if len(seeds) > 1 else 0.0,
         seeds=len(seeds),
-        interval=interval(list(values.values())),
+        interval=_interval(tuple(values.values())),
         comparison=compared,
     )
 

@@ -104,12 +104,22 @@ def _common(names: Sequence[str]) -> str:
 
 
 def _apart(members: Sequence[Sequence[Run]]) -> list[dict[str, Any]]:
-    """For each group, its values of the config keys in which the groups differ; {} for one without a config."""
+    """For each group, its values of the config keys in which the groups differ, those first in which it differs from
+    the group that is most like it; {} for one without a config."""
     configs = [_recipe_keys(runs[0].config) for runs in members]
-    with_config = [config for config in configs if config]
-    keys = sorted({key for config in with_config for key in config}, key=_importance)
-    different = [key for key in keys if len({json.dumps(config.get(key), default=str) for config in with_config}) > 1]
-    return [{key: config[key] for key in different if key in config} for config in configs]
+    found = []
+    for config in configs:
+        others = [_differing(config, other) for other in configs if other and other is not config]
+        nearest = min(others, key=len, default=set())
+        keys = sorted(set().union(*others), key=lambda key: (key not in nearest, *_importance(key)))
+        found.append({key: config[key] for key in keys if key in config})
+    return found
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
+    """The keys of which two configs have different values, or one has none."""
+    keys = set(one) | set(other)
+    return {key for key in keys if json.dumps(one.get(key), default=str) != json.dumps(other.get(key), default=str)}
 
 
 def _importance(key: str) -> tuple[bool, int, str]:

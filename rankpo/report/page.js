@@ -371,7 +371,7 @@
       try {
         const answer = await fetch(`/main?version=${encodeURIComponent(version)}`);
         if (answer.status === 200) { version = answer.headers.get("X-Version") ?? ""; renew(await answer.text()); }
-        says.textContent = answer.ok || answer.status === 304 ? `live, checked at ${new Date().toLocaleTimeString()}` : `the server answers ${answer.status}`;
+        says.textContent = answer.ok ? `live, checked at ${new Date().toLocaleTimeString()}` : `the server answers ${answer.status}`;
       } catch {
         says.textContent = "the server does not answer; this is its last state";
       }
@@ -380,7 +380,43 @@
     ask();
   };
 
+  // --- search box --------------------------------------------------------------------------------------------------
+  const startSearch = () => {
+    const form = document.querySelector("#search form");
+    if (!form) return;
+    form.onsubmit = async (event) => {
+      event.preventDefault();
+      const query = document.getElementById("search-query").value;
+      const result = document.getElementById("search-result");
+      try {
+        const answer = await fetch(`/search?q=${encodeURIComponent(query)}`);
+        const found = await answer.json();
+        result.replaceChildren(answer.ok ? compared(query, found.models) : make("p", { class: "bad" }, found.error));
+      } catch {
+        result.replaceChildren(make("p", { class: "bad" }, "The server does not answer."));
+      }
+    };
+  };
+
+  /** The hits of every model side by side; a hit that another model has too says at which rank. */
+  const compared = (query, models) => {
+    const texts = new Map(models.flatMap((model) => model.hits.map((hit) => [hit.id, hit.text])));
+    const common = commonTerms([...texts.values()]);
+    return make("div", { class: "sides" }, ...models.map((model, number) => make("div", {},
+      make("div", {}, make("i", { class: "dot", style: `--c:${model.colour}` }), make("b", {}, model.name)),
+      make("ol", {}, ...model.hits.map((hit) => {
+        const others = models.filter((_, index) => index !== number).map((other) => {
+          const same = other.hits.find((item) => item.id === hit.id);
+          return make("span", { class: "faint" }, same ? `${other.name}: rank ${same.rank}` : `${other.name}: not among its ${other.hits.length}`);
+        });
+        return make("li", { "data-document": hit.id },
+          make("div", { class: "head" }, make("span", { class: "rank" }, String(hit.rank)), make("span", {}, readable(hit.score)), ...others, make("small", {}, hit.id)),
+          make("div", {}, ...(hit.text ? marked(hit.text, query, common) : ["(its text is not known)"])));
+      })))));
+  };
+
   startTheme();
+  startSearch();
   start(document);
   if (document.body.dataset.live) watch(Number(document.body.dataset.live));
 })();

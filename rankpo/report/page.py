@@ -48,17 +48,25 @@ class Content:
 
 def render(content: Content) -> str:
     """The whole page. Raises ValueError for a baseline or label that is not among the runs."""
+    return render_shell(content.title, render_main(content))
+
+
+def render_shell(title: str, main: str, *, live: float | None = None, search: Sequence[str] = ()) -> str:
+    """The page around its content. live: seconds after which it asks its server again; search: names of the models
+    that its search box compares. A file has neither, and may load nothing at all."""
     script = (HERE / "page.js").read_text(encoding="utf-8")
     return (
         _environment()
         .get_template("page")
         .render(
-            title=content.title,
+            title=title,
             style=Markup(f":root {{ {palette.css_variables()} }}\n{(HERE / 'page.css').read_text(encoding='utf-8')}"),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            main=Markup(render_main(content)),
-            connect="'none'",
+            main=Markup(main),
+            connect="'none'" if live is None else "'self'",
+            live=live,
+            search=search,
         )
     )
 

@@ -17,11 +17,13 @@ Comparable = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 CONFIG = "config.json"
 TRACKER_ID = "tracker_id"
+TRACKER_RUNS = "tracker_runs.json"  # what the run is called by trackers that give it a name
 RUN_FILES = (  # what a run writes beside its checkpoints and FINAL
     "metrics.jsonl",
     "origin.json",
     "data_report.json",
     TRACKER_ID,
+    TRACKER_RUNS,
     "tensorboard/**/events.out.tfevents.*",
     "evaluation/*/*/metrics.json",
     "evaluation/*/*/per_query.jsonl",

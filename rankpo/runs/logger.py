@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rankpo.runs.trackers import Tracker, tracker_of
+from rankpo.runs.progress import LiveLine
+from rankpo.runs.tables import text_of
+from rankpo.runs.trackers import Trackers, trackers_of
 from rankpo.storage.atomic import replace_text
-from rankpo.storage.printable import one_line, shown
+from rankpo.storage.printable import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,18 +117,23 @@ class MetricsLogger:
         self.main = main
         self.stream = stream or sys.stderr
         self.path = None if run_dir is None or not main else run_dir / "metrics.jsonl"
-        self._tracker: Tracker | None = None
-        self._open = tracker_of(tracker or {}, run_dir, config or {}) if main and run_dir is not None else None
+        self._trackers: Trackers | None = None
+        self._open = trackers_of(tracker or {}, run_dir, config or {}) if main and run_dir is not None else None
         self._started = time.monotonic()
         self._first_step = self._total = self._step = 0
         self._tokens = 0
         self._seconds = 0.0
+        self._live: LiveLine | None = None
 
     def say(self, message: str) -> None:
         """A notice, on the main process only."""
-        if self.main:
-            self.stream.write(f"{shown(message)}\n")
-            self.stream.flush()
+        if not self.main:
+            return
+        if self._live is not None:
+            self._live.say(shown(message))
+            return
+        self.stream.write(f"{shown(message)}\n")
+        self.stream.flush()
 
     def start(self, total_steps: int, first_step: int, *, afresh: bool = False) -> None:
         """Begins the progress of a run of `total_steps`; lines of metrics.jsonl from after `first_step` are taken back.
@@ -134,16 +141,21 @@ class MetricsLogger:
         afresh: all of them are: no checkpoint holds what they report.
         """
         self._total, self._first_step, self._started = total_steps, first_step, time.monotonic()
-        if self._open is not None:
-            self._tracker = self._open(first_step)
+        lines: list[str] = []
         if self.path is not None and self.path.exists():
-            lines = [] if afresh else self.path.read_text().splitlines()
-            kept = [line for line in lines if _is_whole(line) and json.loads(line)["step"] <= first_step]
+            lines = [line for line in self.path.read_text().splitlines() if _is_whole(line)]
+            kept = [] if afresh else [line for line in lines if json.loads(line)["step"] <= first_step]
             replace_text(self.path, "".join(f"{line}\n" for line in kept))
+        if self.main and self.stream.isatty():
+            self._live = LiveLine(self.stream, total_steps, first_step)
+        if self._open is not None:
+            self._trackers = self._open(first_step, {key for line in lines for key in _logged(line)})
 
     def tick(self, step: int, tokens: int, seconds: float) -> None:
         """One update is done."""
         self._step, self._tokens, self._seconds = step, self._tokens + tokens, self._seconds + seconds
+        if self._live is not None:
+            self._live.update(step, tokens, seconds)
 
     def log(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
         """kind: "train" or "eval", put in front of every name."""
@@ -159,8 +171,11 @@ class MetricsLogger:
             record = {"step": step, "time": round(time.time(), 3), **{k: _finite(v) for k, v in named.items()}}
             with self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
-        if self._tracker is not None:
-            self._tracker(step, named)
+        if self._trackers is not None:
+            self._trackers.log(kind, step, named)
+        if self._live is not None and kind == "train":
+            self._live.loss(values.get("loss", math.nan))
+            return
         self.say(self._line(kind, step, values))
 
     def _line(self, kind: str, step: int, values: Mapping[str, float]) -> str:
@@ -175,22 +190,19 @@ class MetricsLogger:
         return f"step {step}/{self._total} · {text}{speed} · ETA {_duration(remaining)}"
 
     def table(self, rows: Sequence[Mapping[str, Any]], title: str = "") -> str:
-        """Rows as aligned columns, printed to standard output and returned."""
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        cells = [[one_line(name) for name in names], *([_cell(row.get(name)) for name in names] for row in rows)]
-        widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
-        ]
-        text = shown("\n".join([*([title] if title else []), *lines])) + "\n"
+        """Rows as aligned columns of at most 100 characters, printed to standard output and returned."""
+        text = shown("".join([f"{title}\n" if title else "", text_of(rows)]))
         if self.main:
             sys.stdout.write(text)
             sys.stdout.flush()
         return text
 
     def finish(self) -> None:
-        if self._tracker is not None:
-            self._tracker(-1, {})
+        if self._trackers is not None:
+            self._trackers.finish()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
 
 @contextmanager
@@ -211,12 +223,14 @@ def _is_whole(line: str) -> bool:
     return line.startswith("{") and line.endswith("}")
 
 
+def _logged(line: str) -> set[tuple[str, int]]:
+    """The kinds of metrics in a line of metrics.jsonl, with its step."""
+    record = json.loads(line)
+    return {(name.partition("/")[0], record["step"]) for name in record if "/" in name}
+
+
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else one_line(str(value))
 
 
 def _duration(seconds: float) -> str:

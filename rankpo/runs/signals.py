@@ -48,7 +48,9 @@ def leaving_at_once() -> Iterator[None]:
     def leave(number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
         # os: a signal may come in the middle of one of Python's own writes, which cannot be entered twice
-        os.write(2, f"{name}: stopped; the same command goes on, a training with resume=auto\n".encode())
+        os.write(
+            2, f"{name}: stopped. Start the same command again to continue; a training needs resume=auto.\n".encode()
+        )
         os._exit(REQUEUE)
 
     with _handled_by(leave):

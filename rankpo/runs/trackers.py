@@ -1,67 +1,192 @@
-"""Weights & Biases and TensorBoard, where a run's metrics also go if `tracker=` says so."""
+"""Trackers of a run's metrics beside console and metrics.jsonl: those of accelerate, several at once.
+
+A run that is continued continues its curve: each service's own name of the run is noted in the run directory. What was
+sent before the interruption and is computed once more has the same values, and is not sent twice; TensorBoard, whose
+files can be taken back, gets it again.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rankpo.errors import ConfigError
-from rankpo.runs.folder import TRACKER_ID
+from rankpo.errors import ConfigError, unknown
+from rankpo.runs.folder import TRACKER_ID, TRACKER_RUNS
+from rankpo.storage.atomic import replace_text
 
-Tracker = Callable[[int, Mapping[str, float]], None]
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
+Sent = Collection[tuple[str, int]]  # kind and step of the lines that were sent before
+# The keys that each tracker reads.
+KEYS: dict[str, tuple[str, ...]] = {
+    "wandb": ("name", "project", "entity", "mode"),
+    "tensorboard": (),
+    "mlflow": ("name", "project"),
+    "trackio": ("name", "project", "space_id"),
+}
+MODES = ("online", "offline", "disabled")
 
 
-def tracker_of(
+class Trackers:
+    """Open trackers. sent: what they had before this start."""
+
+    def __init__(self, opened: Mapping[str, GeneralTracker], sent: Sent) -> None:
+        self._opened, self._sent = opened, frozenset(sent)
+
+    def log(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
+        for name, tracker in self._opened.items():
+            if name == "tensorboard" or (kind, step) not in self._sent:
+                tracker.log(dict(metrics), step=step)
+
+    def finish(self) -> None:
+        for tracker in self._opened.values():
+            tracker.finish()
+
+
+def trackers_of(
     settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]
-) -> Callable[[int], Tracker] | None:
-    """What opens the tracker when training begins; it is given the updates already done.
+) -> Callable[[int, Sent], Trackers] | None:
+    """What opens the trackers when training begins, given the updates already done and what was sent; None for none.
 
-    The tracker takes (step, metrics), and (-1, {}) at the end. Raises ConfigError, at once, for one that cannot work.
+    settings: the config's `tracker` node. Raises ConfigError, at once, for one that cannot work.
     """
-    name = settings.get("name")
-    if name is None:
+    chosen = [name for name, wanted in (settings.get("backends") or {}).items() if wanted]
+    problems = [*_unknown(settings, chosen), *(problem for name in chosen for problem in _missing(name, settings))]
+    if problems:
+        raise ConfigError(problems)
+    if not chosen:
         return None
-    if name == "wandb":
-        return _wandb(settings, run_dir, config)
-    if name == "tensorboard":
-        return _tensorboard(run_dir)
-    raise ConfigError([f"tracker.name must be one of wandb, tensorboard, null, got {name!r}"])
+    run = _Run(settings, run_dir, config)
 
-
-def _wandb(settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]) -> Callable[[int], Tracker]:
-    mode = settings.get("mode", "online")
-    if mode not in ("online", "offline", "disabled"):
-        raise ConfigError([f"tracker.mode must be one of online, offline, disabled, got {mode!r}"])
-    if mode == "online" and not os.environ.get("WANDB_API_KEY") and not (Path.home() / ".netrc").exists():
-        raise ConfigError(["tracker=wandb has no key: set WANDB_API_KEY, or tracker.mode=offline"])
-    try:
-        import wandb
-    except ImportError as error:
-        raise ConfigError(["tracker=wandb needs wandb: pip install 'rankpo[wandb]'"]) from error
-
-    def start(first_step: int) -> Tracker:
-        run = wandb.init(
-            project=settings.get("project", "rankpo"),
-            name=run_dir.name,
-            id=_identity(run_dir),
-            resume="allow",
-            mode=mode,
-            dir=str(run_dir),
-            config=dict(config),
-        )
-
-        def send(step: int, metrics: Mapping[str, float]) -> None:
-            run.finish() if step < 0 else run.log(dict(metrics), step=step)
-
-        return send
+    def start(first_step: int, sent: Sent) -> Trackers:
+        return Trackers({name: run.open(name, first_step) for name in chosen}, sent)
 
     return start
 
 
-def _identity(run_dir: Path) -> str:
+def _unknown(settings: Mapping[str, Any], chosen: Collection[str]) -> list[str]:
+    """Names that no chosen tracker knows."""
+    problems = [unknown("tracker", name, KEYS) for name in chosen if name not in KEYS]
+    read = {key for name in chosen for key in KEYS.get(name, ())}
+    for key in settings:
+        if key == "backends" or key in read or problems:
+            continue
+        readers = [f"tracker={name}" for name, keys in KEYS.items() if key in keys]
+        problems.append(
+            f"tracker.{key} is read by {' and '.join(readers) or 'no tracker'}; "
+            f"chosen: {', '.join(chosen) or 'none'}, which read {', '.join(sorted(read)) or 'no key'}"
+        )
+    return problems
+
+
+def _missing(name: str, settings: Mapping[str, Any]) -> list[str]:
+    """What a tracker lacks: its package, a key, a mode that exists."""
+    if name not in KEYS:
+        return []
+    if find_spec(name) is None:
+        return [f"tracker={name} needs {name}: pip install 'rankpo[{name}]'"]
+    if name != "wandb":
+        return []
+    mode = settings.get("mode", "online")
+    if mode not in MODES:
+        return [f"tracker.mode must be one of {', '.join(MODES)}, got {mode!r}"]
+    if mode == "online" and not os.environ.get("WANDB_API_KEY") and not (Path.home() / ".netrc").exists():
+        return ["tracker=wandb has no key: set WANDB_API_KEY, or tracker.mode=offline"]
+    return []
+
+
+class _Run:
+    """A run as trackers know it: its name, its project, and what it is called there once it has begun."""
+
+    def __init__(self, settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]) -> None:
+        self.settings, self.run_dir, self.config = settings, run_dir, config
+        self.project = str(settings.get("project") or "rankpo")
+        self.name = str(settings.get("name") or default_name(run_dir, config))
+
+    def open(self, name: str, first_step: int) -> GeneralTracker:
+        opened = {
+            "wandb": self._wandb,
+            "tensorboard": lambda: self._tensorboard(first_step),
+            "mlflow": self._mlflow,
+            "trackio": self._trackio,
+        }[name]()
+        return opened
+
+    def _wandb(self) -> GeneralTracker:
+        from accelerate.tracking import WandBTracker
+
+        more = {"entity": self.settings["entity"]} if self.settings.get("entity") else {}
+        tracker = WandBTracker(
+            self.project,
+            name=self.name,
+            id=identity(self.run_dir),
+            resume="allow",
+            mode=self.settings.get("mode", "online"),
+            dir=str(self.run_dir),
+            config=dict(self.config),
+            **more,
+        )
+        tracker.start()
+        return tracker
+
+    def _tensorboard(self, first_step: int) -> GeneralTracker:
+        from accelerate.tracking import TensorBoardTracker
+
+        # what an interrupted run wrote after its last checkpoint is written again
+        tracker = TensorBoardTracker("tensorboard", self.run_dir, purge_step=first_step + 1 if first_step else 0)
+        tracker.start()
+        return tracker
+
+    def _mlflow(self) -> GeneralTracker:
+        from accelerate.tracking import MLflowTracker
+
+        known = self._known("mlflow")
+        tracker = MLflowTracker(experiment_name=self.project, run_name=self.name, run_id=known)
+        tracker.start()
+        if known is None:
+            tracker.store_init_configuration(_flat(self.config))
+            self._note("mlflow", tracker.tracker.info.run_id)
+        return tracker
+
+    def _trackio(self) -> GeneralTracker:
+        from accelerate.tracking import TrackioTracker
+
+        known = self._known("trackio")
+        more = {"space_id": self.settings["space_id"]} if self.settings.get("space_id") else {}
+        # a run of this name that is not ours stays as it is: trackio gives ours another name
+        resume = "never" if known is None else "allow"
+        tracker = TrackioTracker(
+            self.project, name=known or self.name, resume=resume, config=_flat(self.config), **more
+        )
+        tracker.start()
+        if known is None:
+            self._note("trackio", tracker.tracker.name)
+        return tracker
+
+    def _known(self, tracker: str) -> str | None:
+        """What the run is called there since it began; None for a run that begins."""
+        path = self.run_dir / TRACKER_RUNS
+        return json.loads(path.read_text()).get(tracker) if path.exists() else None
+
+    def _note(self, tracker: str, name: str) -> None:
+        path = self.run_dir / TRACKER_RUNS
+        noted = json.loads(path.read_text()) if path.exists() else {}
+        replace_text(path, json.dumps({**noted, tracker: name}))
+
+
+def default_name(run_dir: Path, config: Mapping[str, Any]) -> str:
+    """exp_name/run_count, or exp_name where the run has no folder of its own below it."""
+    experiment, count = config.get("exp_name", run_dir.name), config.get("run_count", ".")
+    return str(experiment) if count in (".", None) else f"{experiment}/{count}"
+
+
+def identity(run_dir: Path) -> str:
     """Kept in the run directory: a resumed run continues its curve, one that starts again (overwrite=true) has another.
 
     On the old curve, wandb would drop every step that it had already seen.
@@ -72,22 +197,11 @@ def _identity(run_dir: Path) -> str:
     return noted.read_text()
 
 
-def _tensorboard(run_dir: Path) -> Callable[[int], Tracker]:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError(["tracker=tensorboard needs tensorboard: pip install 'rankpo[tensorboard]'"]) from error
-
-    def start(first_step: int) -> Tracker:
-        # what an interrupted run wrote after its last checkpoint is written again
-        writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1 if first_step else 0)
-
-        def send(step: int, metrics: Mapping[str, float]) -> None:
-            if step < 0:
-                writer.close()
-            for name, value in metrics.items():
-                writer.add_scalar(name, value, step)
-
-        return send
-
-    return start
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A config as {dotted key: value}: lists as texts."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree if isinstance(tree, bool | int | float | str) else str(tree)}
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found.update(_flat(value, f"{prefix}.{name}" if prefix else str(name)))
+    return found

@@ -82,13 +82,17 @@ class Evaluate(Task):
         return rows
 
     def _remind(self, kept: Sequence[str], logger: MetricsLogger) -> None:
-        """Agreement alone rewards forgetting (losses.md section 4): says how to see what it cost."""
+        """Agreement with preferences can rise while retrieval gets worse: names what to add to see both."""
         if not kept:
             logger.say(
-                "agreement without retention: add data with judgements to eval_datasets, such as beir or jobs_test"
+                "This table shows agreement with preferences, and not what retrieval lost for it. To see both, add a data set "
+                "with a corpus and relevance judgements to eval_datasets, such as beir or jobs_test."
             )
         elif self.run is None and self.start is None:
-            logger.say("agreement without retention: set task.start to what this model was trained from, or task.run")
+            logger.say(
+                "This table does not show how much of the start model's quality is kept. To see it, set task.start to the "
+                "model that training began from, or task.run to the run."
+            )
 
     def _models(
         self, experiment: Experiment, run: ModelOfRun | None, say: Callable[[str], None]
@@ -126,7 +130,7 @@ class Evaluate(Task):
 
 
 def retention(row: Mapping[str, Any], start: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
-    """Each metric over the start model's: a gain in agreement is not to be read without it (losses.md section 4)."""
+    """Each metric over the start model's: a gain in agreement means little without it."""
     return {
         f"retention/{name}": row[name] / start[name] for name in names if row.get(name) is not None and start.get(name)
     }

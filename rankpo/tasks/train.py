@@ -327,7 +327,9 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
             difference = trained_kind(experiment.model, experiment.loss.needs).save(
                 folder, whole, describe(experiment, metrics)
             )
-            say(f"{folder} written; loaded by transformers it differs by {difference:.0e}")
+            say(
+                f"{folder} written. Check: loaded again by transformers, its outputs differ by at most {difference:.0e}."
+            )
         processes.barrier()
 
     return save

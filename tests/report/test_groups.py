@@ -31,6 +31,17 @@ def test_seeds_are_one_group_and_recipes_are_apart():
     assert [group.number for group in groups] == [0, 1] and groups[0].seeds == [1, 2]
 
 
+def test_what_sets_a_recipe_apart_from_the_most_similar_one_comes_first():
+    """b differs from c in z alone, and from a in x and y too: z is what a reader looks for."""
+    runs = [
+        run("a", {"loss": {"x": 1, "y": 1}, "z": 1}),
+        *(run(n, {"loss": {"x": 2, "y": 2}, "z": z}) for n, z in (("b", 1), ("c", 2))),
+    ]
+    assert [list(group.differs) for group in group_runs(runs, {})] == [["loss.x", "loss.y", "z"]] + [
+        ["z", "loss.x", "loss.y"]
+    ] * 2
+
+
 def test_folders_without_a_config_are_grouped_by_what_made_their_model():
     """An export's FINAL says how it was made; folders that say nothing stay apart, whatever their names."""
     exported = [run(f"m{seed}", record={"alpha": 0.7, "seed": seed, "exp_name": f"r{seed}"}) for seed in (1, 2)]

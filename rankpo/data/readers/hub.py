@@ -31,7 +31,9 @@ class HubRecords(Declares):
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.hub is None):
-            raise ValueError(f"path or hub, one of them, must say where the records are; got {self.path}, {self.hub}")
+            raise ValueError(
+                f"set either path (files) or hub (a data set of the hub) to say where the records are; got path={self.path}, hub={self.hub}"
+            )
         self._one_of("on_bad_record", ("error", "skip"))
         self._positive("limit")
         if self.hub is not None and self.split is None:

@@ -1,0 +1,70 @@
+"""A search box over indexes of task=encode: the hits of one or two models for a query that somebody types."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rankpo.report import palette
+
+if TYPE_CHECKING:
+    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.retrieval.embeddings import Embeddings
+
+MAX_QUERY = 2000  # characters
+MAX_TEXT = 700
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """A model, the corpus that it encoded, the ids of its rows, and texts by id as far as they are known."""
+
+    name: str
+    model: EmbeddingModel
+    corpus: Embeddings
+    ids: Sequence[str]
+    texts: Mapping[str, str]
+
+
+class Searcher:
+    """Searches all indexes for the same query. One search runs at a time: a model is no thing for several threads."""
+
+    def __init__(self, indexes: Sequence[Index], top_k: int) -> None:
+        self.indexes = indexes
+        self.top_k = top_k
+        self._lock = threading.Lock()
+
+    def __call__(self, query: str) -> dict[str, Any]:
+        """{"models": [{name, colour, hits: [{id, text, score, rank}]}]}, by falling score.
+
+        Raises ValueError for a query that is empty or longer than MAX_QUERY characters.
+        """
+        if not query.strip() or len(query) > MAX_QUERY:
+            raise ValueError(f"the query must have between 1 and {MAX_QUERY} characters, got {len(query.strip())}")
+        with self._lock:
+            found = [self._hits(index, query) for index in self.indexes]
+        models = [
+            {"name": index.name, "colour": palette.colour(number), "hits": hits}
+            for number, (index, hits) in enumerate(zip(self.indexes, found, strict=True))
+        ]
+        return {"models": models}
+
+    def _hits(self, index: Index, query: str) -> list[dict[str, Any]]:
+        import torch
+
+        from rankpo.retrieval.exact import search_blocks
+
+        vector = torch.from_numpy(index.model.encode([query], role="query"))
+        scores, numbers = search_blocks(vector, index.corpus.blocks(), self.top_k)
+        hits = zip(numbers[0].tolist(), scores[0].tolist(), strict=True)
+        return [
+            {
+                "id": index.ids[number],
+                "text": index.texts.get(index.ids[number], "")[:MAX_TEXT],
+                "score": round(score, 6),
+                "rank": rank,
+            }
+            for rank, (number, score) in enumerate(hits, 1)
+        ]

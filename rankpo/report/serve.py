@@ -1,0 +1,176 @@
+"""The server of `rankpo serve`: the report over runs that may be training, renewed as they write, and a search box.
+
+It answers three fixed addresses, /, /main and /search, to GET alone, and opens no file that a request names. Requests
+whose Host is another than its own are refused: a page of somebody else's that makes the browser call this server under
+its own name (DNS rebinding) gets nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
+
+from rankpo.report.compare import Searcher
+from rankpo.report.page import Content, render_main, render_shell
+
+WATCHED = (
+    *("metrics.jsonl", "config.json", "FINAL/rankpo.json", "sweep_job.json", "**/per_query.jsonl", "**/metrics.json"),
+    *("*/metrics.jsonl", "*/sweep_job.json", "*statistics.json", "**/report.json"),
+)
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+
+Respond = Callable[[dict[str, list[str]]], "Answer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A response. body: text; kind: its media type; version: of the content, for /main."""
+
+    status: HTTPStatus = HTTPStatus.OK
+    body: str = ""
+    kind: str = "text/html"
+    version: str = ""
+
+
+class Live:
+    """The report of folders whose files change: rendered again only when one did.
+
+    read: opens the runs as they are now. folders: watched for changes. seconds: between two looks of the page.
+    """
+
+    def __init__(self, read: Callable[[], Content], folders: Sequence[Path], *, title: str, seconds: float) -> None:
+        self.read, self.folders, self.title, self.seconds = read, folders, title, seconds
+        self._lock = threading.Lock()
+        self._version, self._main = "", ""
+
+    def version(self) -> str:
+        """Changes with the size and time of every file that the report reads."""
+        digest = hashlib.sha256()
+        for folder in self.folders:
+            for path in sorted({path for pattern in WATCHED for path in folder.glob(pattern)}):
+                try:
+                    found = path.stat()
+                except FileNotFoundError:  # a run that starts again removes files between the two calls
+                    continue
+                digest.update(f"{path} {found.st_size} {found.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def main(self) -> tuple[str, str]:
+        """(version, HTML of the page's content)."""
+        with self._lock:
+            version = self.version()
+            if version != self._version:
+                self._main = self._render()
+                self._version = version
+            return self._version, self._main
+
+    def _render(self) -> str:
+        """The content, or why there is none yet: a run that has just begun holds no metrics."""
+        try:
+            return render_main(self.read())
+        except (ValueError, OSError, KeyError) as error:  # json.JSONDecodeError is a ValueError: a half-written file
+            from html import escape
+
+            return f'<p role="status">Nothing to show yet: {escape(str(error))}</p>'
+
+
+def make_server(live: Live, searcher: Searcher | None, host: str, port: int) -> ThreadingHTTPServer:
+    """A server that is bound and not yet started; port 0 takes a free one. Raises OSError for one that is taken."""
+    routes: dict[str, Respond] = {"/": partial(_page, live, searcher), "/main": partial(_main, live)}
+    if searcher is not None:
+        routes["/search"] = partial(_search, searcher)
+
+    class Handler(_Handler):
+        pass
+
+    Handler.routes = routes
+    server = ThreadingHTTPServer((host, port), Handler)
+    server.daemon_threads = True
+    Handler.hosts = allowed_hosts(host, server.server_address[1])
+    return server
+
+
+def allowed_hosts(host: str, port: int) -> frozenset[str]:
+    """The Host headers that a request may carry."""
+    names = {host, "localhost", "127.0.0.1", "[::1]"} if is_loopback(host) else {host}
+    return frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _page(live: Live, searcher: Searcher | None, _query: dict[str, list[str]]) -> Answer:
+    names = [index.name for index in searcher.indexes] if searcher is not None else []
+    return Answer(body=render_shell(live.title, "", live=live.seconds, search=names))
+
+
+def _main(live: Live, query: dict[str, list[str]]) -> Answer:
+    version, main = live.main()
+    if query.get("version") == [version]:
+        return Answer(status=HTTPStatus.NO_CONTENT, version=version)
+    return Answer(body=main, version=version)
+
+
+def _search(searcher: Searcher, query: dict[str, list[str]]) -> Answer:
+    try:
+        found: Any = searcher(query.get("q", [""])[0])
+    except ValueError as error:
+        body = json.dumps({"error": str(error)})
+        return Answer(status=HTTPStatus.BAD_REQUEST, body=body, kind="application/json")
+    return Answer(body=json.dumps(found, ensure_ascii=False), kind="application/json")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request. routes: what answers each address. hosts: the Host headers that are accepted."""
+
+    routes: ClassVar[dict[str, Respond]] = {}
+    hosts: ClassVar[frozenset[str]] = frozenset()
+    server_version, sys_version = "rankpo", ""
+    timeout = 30  # seconds for a request to arrive
+
+    def do_GET(self) -> None:
+        if self.headers.get("Host", "") not in self.hosts:
+            self._send(Answer(status=HTTPStatus.FORBIDDEN, body="another host", kind="text/plain"))
+            return
+        address = urlsplit(self.path)
+        respond = self.routes.get(address.path)
+        if respond is None:
+            self._send(Answer(status=HTTPStatus.NOT_FOUND, body="not found", kind="text/plain"))
+            return
+        self._send(respond(parse_qs(address.query)))
+
+    def _send(self, answer: Answer) -> None:
+        body = answer.body.encode()
+        self.send_response(answer.status)
+        headers = {**HEADERS, "Content-Type": f"{answer.kind}; charset=utf-8", "Content-Length": str(len(body))}
+        if answer.version:
+            headers["X-Version"] = answer.version
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if answer.status != HTTPStatus.NO_CONTENT:
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Writes nothing: the page asks every few seconds."""
