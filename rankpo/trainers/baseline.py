@@ -17,7 +17,7 @@ from rankpo.storage.json_files import read_cache, read_json, write_json
 
 FORMAT_VERSION = 1  # to be raised by a change that gives the same model other metrics
 
-Measure = Callable[[Evaluator, Any], Mapping[str, float]]
+Measure = Callable[[Evaluator, object], Mapping[str, float]]
 
 
 def measured(evaluator: Evaluator, model: Any) -> Mapping[str, float]:

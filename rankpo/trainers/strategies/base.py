@@ -125,7 +125,7 @@ def _on_cpu(value: Any) -> Any:
     return value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
 
 
-def _beside(value: Any, parameter: Tensor) -> Any:
+def _beside(value: object, parameter: Tensor) -> object:
     """State as it stands beside its parameter; AdamW's step count, a number in a tensor, stays on the CPU."""
     if not isinstance(value, Tensor) or not value.dim():
         return value
