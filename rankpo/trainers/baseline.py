@@ -17,7 +17,7 @@ from rankpo.storage.json_files import read_cache, read_json, write_json
 
 FORMAT_VERSION = 1  # Raise this number with every change that alters the metrics of the same model.
 
-Measure = Callable[[Evaluator, Any], Mapping[str, float]]
+Measure = Callable[[Evaluator, object], Mapping[str, float]]
 
 
 def measured(evaluator: Evaluator, model: Any) -> Mapping[str, float]:

@@ -95,7 +95,7 @@ class BasicTrainer(Parts):
 
         return matryoshka(loss_of, rows, self.loss.matryoshka)
 
-    def loss_arguments(self) -> Mapping[str, Any]:
+    def loss_arguments(self) -> Mapping[str, object]:
         """Returns the loss's keyword arguments that all micro-batches of an update share."""
         return {"state": self.state.loss_state} if self.state.loss_state else {}
 

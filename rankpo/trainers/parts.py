@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from rankpo.trainers.teacher import TeacherEmbeddings
 from rankpo.trainers.watch import Watch
 from rankpo.types import Batch, LossOutput
 
-SaveFinal = Callable[[RankingModel, Mapping[str, Any], Mapping[str, Tensor] | None], None]
+SaveFinal = Callable[[RankingModel, Mapping[str, object], Mapping[str, Tensor] | None], None]
 
 
 @dataclass(kw_only=True, eq=False)

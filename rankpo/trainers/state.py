@@ -151,7 +151,7 @@ def _restore_random(states: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state_all(cuda)
 
 
-def _python_state() -> list[Any]:
+def _python_state() -> list[object]:
     version, internal, gauss = random.getstate()
     return [version, list(internal), gauss]
 

@@ -98,7 +98,7 @@ class UnpairedPreferenceTrainer(BasicTrainer):
         ratios = self.loss.log_ratios(scores, self.reference.scores(batch)).double()
         return torch.stack([ratios.sum(), ratios.new_tensor(ratios.numel())])
 
-    def loss_arguments(self) -> Mapping[str, Any]:
+    def loss_arguments(self) -> Mapping[str, object]:
         return {"point": self.point}
 
 

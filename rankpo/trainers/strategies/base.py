@@ -124,7 +124,7 @@ def _on_cpu(value: Any) -> Any:
     return value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
 
 
-def _beside(value: Any, parameter: Tensor) -> Any:
+def _beside(value: object, parameter: Tensor) -> object:
     """Moves state to its parameter's device; AdamW's scalar step count stays on the CPU."""
     if not isinstance(value, Tensor) or not value.dim():
         return value

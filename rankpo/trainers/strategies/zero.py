@@ -122,7 +122,7 @@ class ZeroStrategy(Strategy):
         shaped = [key for key, value in first.items() if isinstance(value, Tensor) and value.dim()]
         return shaped, {key: value for key, value in first.items() if key not in shaped and value is not None}
 
-    def _begin_state(self, example: Mapping[str, Any]) -> None:
+    def _begin_state(self, example: Mapping[str, object]) -> None:
         """Allocates state like `example` for each of DeepSpeed's flat parameters."""
         states = inner_optimizer(self.optimizer).state
         for flat in self._flat_parameters():
