@@ -37,7 +37,8 @@ class LambdaLoss(ListLoss):
     gains become flat: grades 1 and 3 of 0 to 3 have gains .26 and 1, and raw 1 and 7. grade_scale = max_label -
     min_label restores the raw gains, those of evaluations; 1 takes the relevance as it is. It acts on the gains and on
     the logged ndcg@10 only. k: restricts to pairs with at least one candidate among the first k by score; None for all.
-    log: base of the logistic loss, "2" as in the paper, or "e". pool_pairs: see RankNetLoss; without k, since it counts pairs by labels alone.
+    log: base of the logistic loss, "2" as in the paper, or "e". pool_pairs: see RankNetLoss; it excludes k, since it
+    counts pairs by labels alone.
     Raises ValueError for grades below 0 or above 30.
     """
 

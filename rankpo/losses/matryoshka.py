@@ -16,7 +16,7 @@ from rankpo.types import LossOutput, Term
 class Matryoshka:
     """Embedding sizes of a Matryoshka loss and the weight of each; weights None: 1 each.
 
-    Raises ValueError for dims that are not distinct positive integers, and for weights that do not fit them.
+    Raises ValueError unless dims are distinct positive integers and weights match them in number.
     """
 
     dims: Sequence[int]

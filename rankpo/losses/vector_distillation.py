@@ -25,8 +25,9 @@ class VectorDistillLoss(InBatchLoss):
     distance: 1 - cos(e, t) (`cosine`), mean of (e - t)² over dimensions (`mse`) or |e - t| (`l2`).
     similarity: mean over all pairs of distinct texts of (cos(e_i, e_j) - cos(t_i, t_j))².
     triplet: mean over pairs of such pairs of max(0, margin - (cos of the pair that the teacher finds more similar -
-    cos of the other)). Both terms allow embeddings of different sizes, and are means over `dims`, truncations of e. 10, 200 and 20 with margin .015 are the weights of https://arxiv.org/abs/2412.19048 (Jasper and
-    Stella). teacher: folder of an embedding model, or None for the model that the run starts from; its
+    cos of the other)). Both terms allow embeddings of different sizes, and are means over `dims`, truncations of e
+    to its first dimensions. The weights 10, 200 and 20 with margin .015 are those of https://arxiv.org/abs/2412.19048
+    (Jasper and Stella). teacher: folder of an embedding model, or None for the model that the run starts from; its
     embeddings of all texts are computed once, before the run, and cached under cache_dir.
     """
 
