@@ -6,12 +6,11 @@ Importing this package does nothing; heavy libraries are imported when they are 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 __version__ = "0.1.0"
 
 
-def load(path: str | Path, device: str | None = None) -> Any:
+def load(path: str | Path, device: str | None = None) -> object:
     """The saved model of a folder or hub id: a run's FINAL, or any sentence-transformers or classification folder.
 
     An embedding model has `encode(texts, role)`; a reranker `compute_score(pairs)` and `rank(query, documents)`;

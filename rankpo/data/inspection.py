@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -94,7 +93,7 @@ def _split(line: str) -> tuple[str, str]:
     return (parts[1], parts[2]) if len(parts) == 3 else ("", line)
 
 
-def first_example(example: Example) -> Mapping[str, Any]:
+def first_example(example: Example) -> Mapping[str, object]:
     """An example as it was read, its texts cut short."""
     query = example.query if isinstance(example.query, str) else " · ".join(text for _, text in example.query)
     listed = [

@@ -35,7 +35,7 @@ class PreferenceEvaluator(Evaluator):
         return {"scores": model.slot_scores(table)}
 
     def further(
-        self, model: Any, table: ExampleTable, values: Mapping[str, np.ndarray], pairs: np.ndarray
+        self, model: object, table: ExampleTable, values: Mapping[str, np.ndarray], pairs: np.ndarray
     ) -> Mapping[str, float]:
         """More metrics by name. pairs: [P, 2] slots, chosen first."""
         return {}

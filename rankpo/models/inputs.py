@@ -136,7 +136,7 @@ class TextInputs(Inputs):
     where both roles read a row alike. Roles are "query" and "candidate".
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: object) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
         self.special = SpecialTokens.learn(tokenizer)

@@ -73,7 +73,7 @@ class ModelKind(ABC):
     name_or_path: str | None = None
     load_from: str | None = None
     revision: str | None = None
-    random: Mapping[str, Any] | None = None
+    random: Mapping[str, object] | None = None
     attn_implementation: str = "sdpa"
     layout: str = "auto"
     chunk_tokens: int | None = None
@@ -149,7 +149,7 @@ class ModelKind(ABC):
         """The `RankingModel` of the kind. Raises ValueError for a backbone that it cannot be."""
 
     @abstractmethod
-    def adapt(self, model: Any) -> Any:
+    def adapt(self, model: Any) -> object:
         """The backbone of the model under new adapters, by `adapted`."""
 
     @abstractmethod
@@ -166,7 +166,7 @@ class ModelKind(ABC):
         """Keys that win over those of a saved folder. explicit: the keys that the command line sets."""
         return explicit
 
-    def decided(self, settings: Any) -> Any:
+    def decided(self, settings: Any) -> object:
         """The settings with every `auto` decided by the architecture of the weights.
 
         Raises ConfigError for an architecture that cannot be a model of this kind.
@@ -226,7 +226,7 @@ class ModelKind(ABC):
         except (ValueError, KeyError, TypeError) as error:
             raise LoadingError(str(error)) from error
 
-    def _with_stated(self, settings: Any, stated: Stated, explicit: Collection[str], say: Say) -> Any:
+    def _with_stated(self, settings: Any, stated: Stated, explicit: Collection[str], say: Say) -> object:
         """The settings with those of the folder, unless the command line names the key; says what comes from where."""
         settings, lines = settings.preferring(stated.values, self.asked(explicit), self.origin)
         for line in (*lines, *stated.notes):
@@ -276,7 +276,7 @@ class ModelKind(ABC):
                 f"{self.origin}: the tokenizer has {size} tokens and the model {rows} embeddings; they are not of one model"
             )
 
-    def save(self, folder: Path, model: Any, description: Mapping[str, Any]) -> float:
+    def save(self, folder: Path, model: object, description: Mapping[str, object]) -> float:
         """Writes a model of this kind as a folder, whole; see `saving.save`. Returns the largest difference that was
         seen after loading it again."""
         from rankpo.models.saving import save
@@ -305,7 +305,7 @@ class ModelKind(ABC):
             say=say,
         )
 
-    def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> Any:
+    def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> object:
         """The backbone under new adapters. task_type: peft's; more: further keys of its LoraConfig."""
         from peft import LoraConfig, get_peft_model
         from peft.tuners.tuners_utils import BaseTunerLayer

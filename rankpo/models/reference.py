@@ -127,7 +127,7 @@ def _forward_under(model: nn.Module, autocast: Callable[[], AbstractContextManag
     """Lets the forward pass run under autocast, and nothing else: as the accelerator does with the policy's."""
     forward, own = model.forward, model.__dict__.get("forward")
 
-    def wrapped(*arguments: Any, **named: Any) -> Any:
+    def wrapped(*arguments: Any, **named: object) -> object:
         with autocast():
             return forward(*arguments, **named)
 
@@ -180,13 +180,15 @@ def _belongs(table: ExampleTable, settings: object) -> dict[str, str]:
     return {"table": table.folder.name, "settings": repr(settings)}
 
 
-def save_scores(path: Path, scores: np.ndarray, table: ExampleTable, settings: Any, say: Callable[[str], None]) -> None:
+def save_scores(
+    path: Path, scores: np.ndarray, table: ExampleTable, settings: object, say: Callable[[str], None]
+) -> None:
     """Keeps reference scores beside a run, for `load_reference_logprobs=` of others."""
     _write(path, scores, table, settings)
     say(f"reference log-probabilities kept in {path}")
 
 
-def load_scores(path: str, table: ExampleTable, settings: Any, say: Callable[[str], None]) -> np.ndarray:
+def load_scores(path: str, table: ExampleTable, settings: object, say: Callable[[str], None]) -> np.ndarray:
     """[slots] scores from a file of `save_scores`, or from a run directory that has one; of whatever model.
 
     Raises ConfigError where it is not there, or was computed for other data, tokens or lengths; StorageError where

@@ -22,7 +22,7 @@ class Stated:
     folder holds and rankpo does not use. lower_case: whether texts are turned into lower case before they are read.
     """
 
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     source: str
     notes: tuple[str, ...] = ()
     lower_case: bool = False

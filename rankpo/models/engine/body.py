@@ -13,7 +13,7 @@ def body_of(backbone: PreTrainedModel) -> Any:
     `base_model` of Llama 4's language model is that model with its head, since its prefix names another attribute than
     the one that holds its body; there, the body is the model inside it.
     """
-    body: Any = backbone.base_model
+    body: object = backbone.base_model
     if body is backbone and backbone.get_output_embeddings() is not None:
         return next(child for child in backbone.children() if isinstance(child, PreTrainedModel))
     return body
