@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xxhash
 
+from rankpo.data.dataset import Pieces
 from rankpo.data.readers.passes import PassReport
 from rankpo.data.relevance import IRRELEVANT, RELEVANT, UNKNOWN
 from rankpo.data.report import Report, dataset_report, quantiles
-from rankpo.data.table import ExampleTable, Pieces
+from rankpo.data.table import ExampleTable
 from rankpo.types import Example
 
 MAX_REASONS = 10

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankpo.data.table import Dataset, ExampleTable
+from rankpo.data.dataset import Dataset
+from rankpo.data.table import ExampleTable
 from rankpo.evaluation.base import Evaluator, Result, Say
 from rankpo.evaluation.metrics import preference_accuracy
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from rankpo.config.construct import build
-from rankpo.data.table import Dataset
+from rankpo.data.dataset import Dataset
 from rankpo.data.text.conversations import plain_text
 from rankpo.report.runs import Evaluation
 

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from rankpo.data.table import Dataset
+from rankpo.data.dataset import Dataset
 from rankpo.report import contents, frontier, palette
 from rankpo.report.curves import Change, changes, curves, status
 from rankpo.report.groups import Group, group_runs

@@ -13,7 +13,8 @@ from rankpo.storage.atomic import replace_text
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
-    from rankpo.data.table import ExampleTable, Pieces
+    from rankpo.data.dataset import Pieces
+    from rankpo.data.table import ExampleTable
 
 
 @dataclass(frozen=True, kw_only=True)

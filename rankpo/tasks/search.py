@@ -17,7 +17,7 @@ from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
-    from rankpo.data.table import Dataset
+    from rankpo.data.dataset import Dataset
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.retrieval.dense import Hits
     from rankpo.retrieval.embeddings import Embeddings
