@@ -6,11 +6,12 @@ Importing this package does nothing; heavy libraries are imported when they are 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
 
-def load(path: str | Path, device: str | None = None) -> object:
+def load(path: str | Path, device: str | None = None) -> Any:
     """The saved model of a folder or hub id: a run's FINAL, or any sentence-transformers or classification folder.
 
     An embedding model has `encode(texts, role)`; a reranker `compute_score(pairs)` and `rank(query, documents)`;

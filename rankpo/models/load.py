@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ from rankpo.models.loading import LoadingError, resolve
 from rankpo.models.saved import saved_class, saved_kind
 
 
-def load_saved(path: str, device: str | None = None) -> object:
+def load_saved(path: str, device: str | None = None) -> Any:
     """See `rankpo.load`."""
     is_folder = Path(path).is_dir()
     if not is_folder and (path.startswith((".", "/", "~")) or path.count("/") != 1):

@@ -155,7 +155,7 @@ def test_bad_records_with_their_line(tmp_path, record, message):
 
 
 def test_settings(tmp_path):
-    with pytest.raises(ValueError, match="path or hub, one of them"):
+    with pytest.raises(ValueError, match=r"set either path .* or hub"):
         RankedLists(name="x")
     with pytest.raises(ValueError, match="relevance_from_rank must be one of reciprocal, linear, got 'log'"):
         lists(tmp_path, NATIVE, relevance_from_rank="log")
