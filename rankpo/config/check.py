@@ -119,7 +119,7 @@ def _objects(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     problems: is extended by those.
     """
 
-    def attempt(make: Callable[[], Any]) -> Any:
+    def attempt(make: Callable[[], object]) -> Any:
         try:
             return make()
         except ConfigError as error:
@@ -143,7 +143,7 @@ def _objects(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     return made
 
 
-def _permit_trainer(target: Any) -> None:
+def _permit_trainer(target: object) -> None:
     """Raises ConfigError; the class is loaded with its data, since importing it takes seconds."""
     try:
         packages.permit(target)
@@ -151,7 +151,7 @@ def _permit_trainer(target: Any) -> None:
         raise ConfigError([f"trainer.{error}"]) from error
 
 
-def _at_home(value: Any) -> Any:
+def _at_home(value: object) -> Any:
     """The value with `~/` at the front of texts as the home directory: a shell leaves it alone behind `key.path=`."""
     if isinstance(value, dict):
         return {name: _at_home(item) for name, item in value.items()}

@@ -34,7 +34,7 @@ class Experiment:
     replay_dataloader: Maker
     optimizer: Maker
     schedule: Schedule
-    tracker: Mapping[str, Any]
+    tracker: Mapping[str, object]
     exp_name: str
     seed: int
     cache_dir: Path

@@ -225,7 +225,7 @@ def _secrets_of(config: DictConfig) -> list[str]:
     return secrets(resolved)
 
 
-def secrets(values: Sequence[tuple[str, Any]]) -> list[str]:
+def secrets(values: Sequence[tuple[str, object]]) -> list[str]:
     """A problem for each (key, value) that looks like a secret, or is one of this process's environment."""
     judge = dict(values).get("judge.api_key_env")
     if isinstance(judge, str):
@@ -253,7 +253,7 @@ def _is_secret(key: str, value: object, held: Sequence[str], judge: object) -> b
     )
 
 
-def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """(dotted key, value) of everything that is neither a mapping nor a list."""
     if isinstance(tree, Mapping):
         for name, value in tree.items():

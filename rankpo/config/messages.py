@@ -179,7 +179,7 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
     return unknown(f"{bare}: {parent or 'the config'}", leaf, names, elsewhere(tree, leaf))
 
 
-def elsewhere(tree: Mapping[str, Any], leaf: str) -> list[str]:
+def elsewhere(tree: Mapping[str, object], leaf: str) -> list[str]:
     """Keys of a config that end with the same name, by dots."""
     return [key for key in _keys(tree) if key.rpartition(".")[2] == leaf][:3]
 

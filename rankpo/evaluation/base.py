@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rankpo.data.dataset import Dataset, Pieces
 from rankpo.data.report import all_pairs
-from rankpo.data.table import Dataset, ExampleTable, Pieces, open_table
+from rankpo.data.table import ExampleTable, open_table
 
 if TYPE_CHECKING:
     from rankpo.models.base import RankingModel

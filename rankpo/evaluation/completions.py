@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankpo.data.dataset import Dataset
 from rankpo.data.loaders.completion import best_slots
 from rankpo.data.relevance import IRRELEVANT, RELEVANT
-from rankpo.data.table import Dataset, ExampleTable
+from rankpo.data.table import ExampleTable
 from rankpo.evaluation.base import Evaluator, Result, Say
 from rankpo.evaluation.preferences import PreferenceEvaluator
 from rankpo.losses.base import Loss

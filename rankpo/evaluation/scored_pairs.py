@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rankpo.data.table import Dataset, ExampleTable
+from rankpo.data.dataset import Dataset
+from rankpo.data.table import ExampleTable
 from rankpo.evaluation.base import Evaluator, Result, Say
 
 if TYPE_CHECKING:

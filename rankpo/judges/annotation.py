@@ -126,7 +126,7 @@ class Annotator:
             return verdict
         raise AssertionError("the last attempt returns or raises")
 
-    def _answer(self, key: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _answer(self, key: str, request: Mapping[str, object]) -> dict[str, Any]:
         """The cached answer, or a new one; of several annotators that need the same at once, one asks."""
         record = self.answers.get(key)
         if record is None:
@@ -137,7 +137,7 @@ class Annotator:
         self.costs.add_cached()
         return record
 
-    def _ask(self, key: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _ask(self, key: str, request: Mapping[str, object]) -> dict[str, Any]:
         self._spend()
         try:
             reply = self.judge.ask(request)

@@ -66,7 +66,7 @@ def signs_of(record: Mapping[str, Any]) -> dict[str, list[str]]:
     return {side: found for side in ("passage1", "passage2") if (found := signs(record[side]))}
 
 
-def summary(records: Sequence[Mapping[str, Any]], num_dropped: int) -> dict[str, Any]:
+def summary(records: Sequence[Mapping[str, object]], num_dropped: int) -> dict[str, Any]:
     """Of the report: pairs with a suspect, by kind, and how often the suspect won against a passage without signs.
 
     num_dropped: pairs that were left out, and not asked about.

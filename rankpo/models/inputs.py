@@ -12,8 +12,9 @@ import torch
 import xxhash
 
 from rankpo.data.batch import join, labels_of, own_negatives, stored_reference
+from rankpo.data.dataset import Pieces
 from rankpo.data.loaders.ranking import Group
-from rankpo.data.table import ExampleTable, Pieces
+from rankpo.data.table import ExampleTable
 from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.types import Batch, Labels, Sequences
 
@@ -136,7 +137,7 @@ class TextInputs(Inputs):
     if a row has the same tokens in both roles. Roles are "query" and "candidate".
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: object) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
         self.special = SpecialTokens.learn(tokenizer)

@@ -73,7 +73,7 @@ class ModelKind(ABC):
     name_or_path: str | None = None
     load_from: str | None = None
     revision: str | None = None
-    random: Mapping[str, Any] | None = None
+    random: Mapping[str, object] | None = None
     attn_implementation: str = "sdpa"
     layout: str = "auto"
     chunk_tokens: int | None = None
@@ -149,7 +149,7 @@ class ModelKind(ABC):
         """Returns the `RankingModel` of the kind. Raises ValueError for an unsuitable backbone."""
 
     @abstractmethod
-    def adapt(self, model: Any) -> Any:
+    def adapt(self, model: Any) -> object:
         """The backbone of the model under new adapters, by `adapted`."""
 
     @abstractmethod
@@ -166,7 +166,7 @@ class ModelKind(ABC):
         """Returns the keys that win over those of a saved folder. explicit: the keys of the command line."""
         return explicit
 
-    def decided(self, settings: Any) -> Any:
+    def decided(self, settings: Any) -> object:
         """Returns the settings with every `auto` resolved by the architecture of the weights.
 
         Raises ConfigError for an architecture that this kind does not support.
@@ -226,7 +226,7 @@ class ModelKind(ABC):
         except (ValueError, KeyError, TypeError) as error:
             raise LoadingError(str(error)) from error
 
-    def _with_stated(self, settings: Any, stated: Stated, explicit: Collection[str], say: Say) -> Any:
+    def _with_stated(self, settings: Any, stated: Stated, explicit: Collection[str], say: Say) -> object:
         """Merges the folder's settings, except for keys of the command line, and reports the sources."""
         settings, lines = settings.preferring(stated.values, self.asked(explicit), self.origin)
         for line in (*lines, *stated.notes):
@@ -278,9 +278,9 @@ class ModelKind(ABC):
                 f"{self.origin}: the tokenizer has {size} tokens and the model {rows} embeddings; they are not of one model"
             )
 
-    def save(self, folder: Path, model: Any, description: Mapping[str, Any]) -> float:
+    def save(self, folder: Path, model: object, description: Mapping[str, object]) -> float:
         """Writes a model of this kind as a folder atomically; see `saving.save`. Returns the largest difference
-        after loading it again."""
+        seen after loading it again."""
         from rankpo.models.saving import save
 
         own = type(self).__module__
@@ -307,7 +307,7 @@ class ModelKind(ABC):
             say=say,
         )
 
-    def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> Any:
+    def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> object:
         """Wraps the backbone in new adapters. task_type: peft's; more: further keys of its LoraConfig."""
         from peft import LoraConfig, get_peft_model
         from peft.tuners.tuners_utils import BaseTunerLayer

@@ -140,7 +140,7 @@ def load_backbone(
     attn_implementation: str = "sdpa",
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
-    family: Any = AutoModel,
+    family: object = AutoModel,
     say: Callable[[str], None] | None = None,
 ) -> PreTrainedModel:
     """Loads the model of a family (AutoModel: without a head) from safetensors in `dtype`.
@@ -221,7 +221,9 @@ def _adapter_config(source: Source) -> dict[str, object]:
     return {} if (folder / "config.json").exists() else read_json(folder / "adapter_config.json")
 
 
-def _merged(source: Source, adapters: Mapping[str, Any], family: Any, arguments: Mapping[str, Any]) -> PreTrainedModel:
+def _merged(
+    source: Source, adapters: Mapping[str, object], family: object, arguments: Mapping[str, Any]
+) -> PreTrainedModel:
     """The base model that a folder of adapters names, with the adapters merged into it."""
     from peft import PeftModel
 
@@ -247,7 +249,7 @@ def _quietly() -> Iterator[None]:
         huggingface_logging.set_verbosity(verbosity)
 
 
-def _read(source: Source) -> dict[str, Any]:
+def _read(source: Source) -> dict[str, object]:
     """config.json of a checkpoint; of adapters alone, {}."""
     return read_json(Path(source.path) / "config.json")
 

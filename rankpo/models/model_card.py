@@ -18,7 +18,7 @@ def public_name(base_model: str | None) -> str | None:
     return Path(base_model).name if base_model is not None and is_path else base_model
 
 
-def origin(description: Mapping[str, Any]) -> str:
+def origin(description: Mapping[str, object]) -> str:
     """Returns the training method and base model, as the end of a sentence."""
     base = str(description.get("base_model") or "random weights")
     return f"trained with rankpo (loss {markdown(str(description.get('loss', '')))}) from {markdown(base)}"

@@ -128,7 +128,7 @@ def _forward_under(model: nn.Module, autocast: Callable[[], AbstractContextManag
     """Runs only the forward pass under autocast, as the accelerator does for the policy."""
     forward, own = model.forward, model.__dict__.get("forward")
 
-    def wrapped(*arguments: Any, **named: Any) -> Any:
+    def wrapped(*arguments: Any, **named: object) -> object:
         with autocast():
             return forward(*arguments, **named)
 
@@ -181,13 +181,15 @@ def _belongs(table: ExampleTable, settings: object) -> dict[str, str]:
     return {"table": table.folder.name, "settings": repr(settings)}
 
 
-def save_scores(path: Path, scores: np.ndarray, table: ExampleTable, settings: Any, say: Callable[[str], None]) -> None:
-    """Saves reference scores in a run's folder, for `load_reference_logprobs=` of other runs."""
+def save_scores(
+    path: Path, scores: np.ndarray, table: ExampleTable, settings: object, say: Callable[[str], None]
+) -> None:
+    """Keeps reference scores beside a run, for `load_reference_logprobs=` of others."""
     _write(path, scores, table, settings)
     say(f"reference log-probabilities kept in {path}")
 
 
-def load_scores(path: str, table: ExampleTable, settings: Any, say: Callable[[str], None]) -> np.ndarray:
+def load_scores(path: str, table: ExampleTable, settings: object, say: Callable[[str], None]) -> np.ndarray:
     """Returns scores [slots] from a file of `save_scores`, or from a run directory with one, of any model.
 
     Raises ConfigError if the file is missing or belongs to other data, tokens or lengths, and StorageError if it is

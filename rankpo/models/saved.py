@@ -22,7 +22,7 @@ class Stated:
     of the folder that rankpo does not use. lower_case: whether texts are lower-cased before tokenisation.
     """
 
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     source: str
     notes: tuple[str, ...] = ()
     lower_case: bool = False

@@ -135,5 +135,5 @@ def _is_folder(value: str) -> bool:
     return "/" in value and len(value) < 1024 and "\n" not in value and Path(value).exists()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

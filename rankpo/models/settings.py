@@ -19,8 +19,8 @@ class Settings:
 
     yaml_keys: ClassVar[Mapping[str, str]] = {}
 
-    def to_json(self) -> dict[str, Any]:
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # JSON turns tuples into lists, as in a file.
+    def to_json(self) -> dict[str, object]:
+        plain: dict[str, object] = json.loads(json.dumps(asdict(self)))  # lists for tuples: equal to what is read back
         return plain
 
     def in_words(self) -> str:

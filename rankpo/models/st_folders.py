@@ -89,7 +89,7 @@ def transformer_folder(folder: Path) -> Path:
     return first.folder if first is not None and first.name == "Transformer" else folder
 
 
-def read_general(folder: Path) -> dict[str, Any]:
+def read_general(folder: Path) -> dict[str, object]:
     """The keys of config_sentence_transformers.json. Raises ConfigError for one that is not known."""
     general = read_json(folder / GENERAL)
     check_keys(folder / GENERAL, general, GENERAL_KEYS)

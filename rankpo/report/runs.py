@@ -126,7 +126,7 @@ def _evaluation(path: Path) -> Evaluation:
     )
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: object, prefix: str = "") -> dict[str, object]:
     """A config as {dotted key: value}."""
     if not isinstance(tree, Mapping):
         return {prefix: tree}

@@ -35,7 +35,7 @@ class CheckpointStore:
         for name in {path.name.split(".")[0] for path in self.folder.glob("step-*.*-*")}:
             recover(self.folder / name)
 
-    def save(self, step: int, write: Callable[[Path], None], state: Mapping[str, Any]) -> Checkpoint:
+    def save(self, step: int, write: Callable[[Path], None], state: Mapping[str, object]) -> Checkpoint:
         """Writes step-N: whatever `write` puts into the folder, and `state` as JSON."""
         with written_whole(self.folder / f"step-{step}") as folder:
             write(folder)

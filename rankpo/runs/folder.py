@@ -125,7 +125,7 @@ def remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """Keys that differ and may not, as `key: old -> new`."""
     before, after = _flat(json.loads(json.dumps(old))), _flat(json.loads(json.dumps(new)))
     keys = sorted(set(before) | set(after))

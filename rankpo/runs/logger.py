@@ -111,7 +111,7 @@ class MetricsLogger:
         *,
         main: bool = True,
         tracker: Mapping[str, Any] | None = None,
-        config: Mapping[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
         stream: TextIO | None = None,
     ) -> None:
         self.main = main
@@ -189,7 +189,7 @@ class MetricsLogger:
         speed = f" · {rate:,.0f} tokens/s" if rate else ""
         return f"step {step}/{self._total} · {text}{speed} · ETA {_duration(remaining)}"
 
-    def table(self, rows: Sequence[Mapping[str, Any]], title: str = "") -> str:
+    def table(self, rows: Sequence[Mapping[str, object]], title: str = "") -> str:
         """Rows as aligned columns of at most 100 characters, printed to standard output and returned."""
         text = shown("".join([f"{title}\n" if title else "", text_of(rows)]))
         if self.main:

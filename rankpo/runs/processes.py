@@ -85,7 +85,7 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
       into its configuration; it scales nothing while accumulation is 1.
     """
     cpu = not torch.cuda.is_available()
-    group: dict[str, Any] = {"timeout": timeout}
+    group: dict[str, object] = {"timeout": timeout}
     if cpu:  # accelerate imports DeepSpeed where it is installed, and DeepSpeed looks for a GPU and says so
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if strategy == "DEEPSPEED":
@@ -146,7 +146,7 @@ def place_rows(local: Tensor, rows: Tensor, num_rows: int) -> Tensor:
     return sum_over_ranks(full)
 
 
-def broadcast_object(value: Any) -> Any:
+def broadcast_object(value: object) -> Any:
     """Rank 0's value (anything JSON-like) on all ranks."""
     box = [value]
     if world_size() > 1:
@@ -158,7 +158,7 @@ def gather_objects(value: Any) -> list[Any]:
     """Every rank's value (anything that can be pickled), by rank, on all ranks."""
     if world_size() == 1:
         return [value]
-    values: list[Any] = [None] * world_size()
+    values: list[object] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 

@@ -50,7 +50,7 @@ class Trackers:
 
 
 def trackers_of(
-    settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]
+    settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, object]
 ) -> Callable[[int, Sent], Trackers] | None:
     """What opens the trackers when training begins, given the updates already done and what was sent; None for none.
 

@@ -20,12 +20,12 @@ CHECKSUM = "checksum"  # the last key of a file; no content may have it
 HINT = "restore it from a copy, or remove the folder and start again"
 
 
-def write_json(path: Path, values: Mapping[str, Any], indent: int | None = 1) -> None:
+def write_json(path: Path, values: Mapping[str, object], indent: int | None = 1) -> None:
     """Writes an object whole or not at all, with its checksum as the last key. ASCII only, so that any text is safe."""
     replace_text(path, dumps(values, indent))
 
 
-def dumps(values: Mapping[str, Any], indent: int | None = 1) -> str:
+def dumps(values: Mapping[str, object], indent: int | None = 1) -> str:
     """What `write_json` writes. Raises ValueError for an object that has the key of the checksum itself."""
     if CHECKSUM in values:
         raise ValueError(f"the key {CHECKSUM!r} is the file's own")

@@ -85,7 +85,7 @@ def _is_of_another(folder: Path, changes: Sequence[str]) -> bool:
     return canonical_changes(noted["overrides"]) != canonical_changes(changes)
 
 
-def config_hash(config: Any) -> str:
+def config_hash(config: object) -> str:
     """Of everything that a job's result depends on: the composed config without Hydra's own part and where it is put."""
     import xxhash
 
@@ -141,7 +141,7 @@ def _is_same_run(folder: Path, config: DictConfig, overrides: Sequence[str]) -> 
     return old["task"]["_target_"] == new["task"]["_target_"] and not differences(old, new)
 
 
-def results(folder: Path) -> list[dict[str, Any]]:
+def results(folder: Path) -> list[dict[str, object]]:
     """One row for each job: what it varies, its state, and its value of every metric."""
     rows = []
     for path in sorted(folder.glob(f"*/{JOB_FILE}")):
@@ -174,8 +174,8 @@ def find_metric(name: str, known: Collection[str]) -> str | None:
 
 
 def summary(
-    rows: Sequence[Mapping[str, Any]], metrics: str | Sequence[str] | None, descending: bool | None = None
-) -> list[dict[str, Any]]:
+    rows: Sequence[Mapping[str, object]], metrics: str | Sequence[str] | None, descending: bool | None = None
+) -> list[dict[str, object]]:
     """Jobs that differ in `seed` alone as one row (mean ± standard deviation), sorted by the first metric, best first.
 
     metrics: None takes train/loss. descending: None for all but losses and perplexities. Unfinished jobs stand at the
@@ -195,7 +195,7 @@ def summary(
                 f"{', '.join(sorted(known)) or 'the metrics of the jobs, which have none'}"
             )
         names.append(found)
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Mapping[str, object]]] = {}
     for row in finished:
         groups.setdefault(json.dumps(_chosen(row, "seed", "state"), sort_keys=True), []).append(row)
     table = [{**json.loads(key), "seeds": len(members), **_means(members, names)} for key, members in groups.items()]
@@ -205,7 +205,7 @@ def summary(
     return [*table, *({**_chosen(row), "seeds": 0} for row in rows if row["state"] != "finished")]
 
 
-def _chosen(row: Mapping[str, Any], *others: str) -> dict[str, str]:
+def _chosen(row: Mapping[str, object], *others: str) -> dict[str, str]:
     """What a job varies (metrics are numbers), without its name and `others`."""
     return {key: value for key, value in row.items() if isinstance(value, str) and key not in ("job", *others)}
 
@@ -222,7 +222,7 @@ def _means(members: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
     return found
 
 
-def table_of(folder: Path) -> list[dict[str, Any]]:
+def table_of(folder: Path) -> list[dict[str, object]]:
     """The table of the sweep in this folder, by its own metrics; also of one that is not at its end."""
     note = read_note(folder)
     descending = note["directions"][0] == "maximize" if note["directions"] else None

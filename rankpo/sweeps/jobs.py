@@ -163,7 +163,7 @@ class Started:
         self.job = job
         self.stopped: str | None = None
         self.began = time.monotonic()
-        self.noted: dict[str, Any] = {"overrides": job.changes, "config": job.digest}
+        self.noted: dict[str, object] = {"overrides": job.changes, "config": job.digest}
         write_job(job.folder, {**self.noted, "state": "running"})
         with (job.folder / LOG_FILE).open("w") as log:
             self.process = subprocess.Popen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rankpo.data.readers.requests import Request
@@ -21,7 +21,7 @@ def report_windows(
     folder: Path,
     requests: Sequence[Request],
     ranked: Sequence[RankedList],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     logger: MetricsLogger,
     max_failed: float,
 ) -> None:
@@ -67,7 +67,7 @@ def _line(request: Request, ranked: RankedList) -> dict[str, object]:
 
 def _window(record: WindowRecord) -> dict[str, object]:
     found = record.permutation
-    line: dict[str, Any] = {
+    line: dict[str, object] = {
         "start": record.start,
         "end": record.end,
         "pass": record.number,

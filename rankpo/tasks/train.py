@@ -168,7 +168,7 @@ def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) ->
         raise ConfigError([str(error)]) from error
 
 
-def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
+def build_model(experiment: Experiment, inputs: object, say: Callable[[str], None]) -> Any:
     """The model of the experiment with what its loss needs."""
     kind = trained_kind(experiment.model, experiment.loss.needs)
     return kind.build(inputs, say, experiment.settings.gradient_checkpointing, experiment.loss.needs)
@@ -253,7 +253,7 @@ def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None
 
 def make_reference(
     experiment: Experiment, model: EmbeddingModel, table: Any, say: Callable[[str], None], autocast: Callable[[], Any]
-) -> tuple[Reference | None, Any]:
+) -> tuple[Reference | None, object]:
     """The source of reference scores, and the stored ones where that is the source. autocast: the policy's."""
     from rankpo.models import reference
 
@@ -299,7 +299,7 @@ def make_teacher(
 def make_optimizer(experiment: Experiment, model: EmbeddingModel) -> torch.optim.Optimizer:
     """Biases and norms (every parameter of one dimension) are free of weight decay, whatever their module is called."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": [p for p in trained if p.dim() > 1]}]
+    groups: list[dict[str, object]] = [{"params": [p for p in trained if p.dim() > 1]}]
     if flat := [p for p in trained if p.dim() <= 1]:
         groups.append({"params": flat, "weight_decay": 0.0})
     return experiment.optimizer.make(params=[group for group in groups if group["params"]])
@@ -318,7 +318,7 @@ def disable_dropout(model: torch.nn.Module) -> None:
 
 
 def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Callable[..., None]:
-    def save(model: EmbeddingModel, metrics: Mapping[str, Any], weights: Mapping[str, Any] | None) -> None:
+    def save(model: EmbeddingModel, metrics: Mapping[str, object], weights: Mapping[str, object] | None) -> None:
         from rankpo.runs import processes
 
         if processes.rank() == 0:
@@ -335,7 +335,7 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
     return save
 
 
-def complete(experiment: Experiment, inputs: Any, weights: Mapping[str, Any]) -> Any:
+def complete(experiment: Experiment, inputs: object, weights: Mapping[str, object]) -> object:
     """The experiment's model once more, on the CPU, with these weights: for one that is split over ranks."""
     model = build_model(experiment, inputs, _silent)
     model.load_state_dict(weights)
@@ -348,7 +348,7 @@ def _silent(line: str) -> None:
     """Says nothing: what building a model has to say was said when the run began."""
 
 
-def describe(experiment: Experiment, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def describe(experiment: Experiment, metrics: Mapping[str, object]) -> dict[str, object]:
     """What rankpo.json and the card say of a run; no path of this machine."""
     import torch
     import transformers

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rankpo.data.table import Pieces, open_table
+from rankpo.data.dataset import Pieces
+from rankpo.data.table import open_table
 from rankpo.types import Example
 
 EXAMPLES = [

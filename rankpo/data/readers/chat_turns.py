@@ -99,7 +99,7 @@ def _flag(item: Mapping[str, object], place: str) -> bool | None:
     return bool(next(iter(given.values()))) if given else None
 
 
-def answer(value: Any, key: str) -> str:
+def answer(value: object, key: str) -> str:
     """The content of a lone assistant turn; a plain text is one. Raises BadRecord, also for one that is not trained."""
     if isinstance(value, str):
         return value

@@ -220,7 +220,7 @@ class Records(FieldMap, Declares):
             except BadRecord as error:
                 self._bad(place, error, last=form == "auto")
 
-    def _good(self, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def _good(self, path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
         """The records of a file that `where` lets through; what is no record is noted as bad."""
         self._used.update(key.partition(".")[0] for key in self.where or {})
         for place, record in files.records(path, self.quoted_tsv):
@@ -288,7 +288,7 @@ class Records(FieldMap, Declares):
         kept = self.report.distinct(parsed, extras["source"], self.conflicts)
         self.report.rows += 1
 
-        def taken(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
+        def taken(values: Sequence[object] | None) -> tuple[Any, ...] | None:
             return None if values is None else tuple(values[index] for index in kept)
 
         return Example(

@@ -13,8 +13,9 @@ import torch
 import xxhash
 
 from rankpo.data.batch import labels_of
+from rankpo.data.dataset import Pieces
 from rankpo.data.loaders.ranking import Group
-from rankpo.data.table import ExampleTable, Pieces
+from rankpo.data.table import ExampleTable
 from rankpo.data.text.continuation import Continuation
 from rankpo.data.text.conversations import ChatFormat, shortened
 from rankpo.data.text.cutting import cut_turns

@@ -161,7 +161,7 @@ class TransformersWriter(Writer):
         model: CausalLanguageModel,
         sampling: Sampling,
         max_tokens: int,
-        context: Callable[[], AbstractContextManager[Any]],
+        context: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self.model = model.eval()
         # what a checkpoint brings along, such as a penalty of repetitions, fills what is not set, and is no one's policy

@@ -112,7 +112,7 @@ def _flash(model: EmbeddingModel) -> bool:
 
 def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
     settings = model.settings
-    layers: list[tuple[str, nn.Module | None, dict[str, Any]]] = [
+    layers: list[tuple[str, nn.Module | None, dict[str, object]]] = [
         (keys["type"], layer, _their_keys(keys))
         for keys, layer in zip(settings.sized(_width(model))[0], model.layers, strict=True)
     ]

@@ -11,7 +11,9 @@ from rankpo.models.settings import Settings
 
 POOLING = ("cls", "mean", "last", "max", "mean_sqrt_len", "weighted_mean")
 AUTO = "auto"  # as a key of the config: the architecture decides
-LAYERS: Mapping[str, Mapping[str, Any]] = {  # types of layers and their keys with defaults; None: from the layer before
+LAYERS: Mapping[
+    str, Mapping[str, object]
+] = {  # types of layers and their keys with defaults; None: from the layer before
     "Dense": {"in_features": None, "out_features": None, "bias": True, "activation": "Tanh", "residual": False},
     "LayerNorm": {"dimension": None},
     "Normalize": {},
@@ -89,7 +91,7 @@ class EmbeddingSettings(Settings):
         )
 
 
-def _checked(layer: dict[str, Any]) -> dict[str, Any]:
+def _checked(layer: dict[str, Any]) -> dict[str, object]:
     """A layer with all its keys. Raises ValueError naming a type, key or value that is not known."""
     kind = layer.pop("type", None)
     if kind not in LAYERS:

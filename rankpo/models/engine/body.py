@@ -13,7 +13,7 @@ def body_of(backbone: PreTrainedModel) -> Any:
     For Llama 4's language model, `base_model` returns the model with its head, since its prefix does not match the
     attribute of its body; this function returns the inner model.
     """
-    body: Any = backbone.base_model
+    body: object = backbone.base_model
     if body is backbone and backbone.get_output_embeddings() is not None:
         return next(child for child in backbone.children() if isinstance(child, PreTrainedModel))
     return body

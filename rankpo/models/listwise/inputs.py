@@ -13,8 +13,9 @@ import torch
 import xxhash
 
 from rankpo.data.batch import join, labels_of
+from rankpo.data.dataset import Pieces
 from rankpo.data.loaders.ranking import Group
-from rankpo.data.table import ExampleTable, Pieces
+from rankpo.data.table import ExampleTable
 from rankpo.data.text.conversations import plain_text
 from rankpo.data.text.cutting import fit
 from rankpo.data.text.tokens import plain_ids

@@ -12,8 +12,9 @@ import torch
 import xxhash
 
 from rankpo.data.batch import join
+from rankpo.data.dataset import Pieces
 from rankpo.data.loaders.ranking import Group
-from rankpo.data.table import ExampleTable, Pieces
+from rankpo.data.table import ExampleTable
 from rankpo.data.text.tokens import plain_ids
 from rankpo.models.inputs import GroupKeys, Inputs, tokenizer_state
 from rankpo.models.reranker.layout import PairLayout, make_layout

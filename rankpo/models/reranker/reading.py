@@ -75,7 +75,7 @@ def _reads_pairs(modules: list[Module]) -> bool:
     return names == ["Transformer", "LogitScore"] or (names == ["Transformer"] and task == "sequence-classification")
 
 
-def _activation(stated: Any, folder: Path) -> str:
+def _activation(stated: object, folder: Path) -> str:
     """CrossEncoder takes the sigmoid where nothing is stated."""
     name = "Sigmoid" if stated is None else str(stated).rpartition(".")[2]
     if name not in ACTIVATIONS:

@@ -60,7 +60,7 @@ class RewardKind(CausalKind):
                 model.reward_head.linear.weight.copy_(self._classifier().score.weight)
         return model
 
-    def finish(self, model: Any, needs: frozenset[str], say: Say) -> None:
+    def finish(self, model: object, needs: frozenset[str], say: Say) -> None:
         ModelKind.finish(self, model, needs, say)
 
     def folder_format(self) -> FolderFormat[Any]:
