@@ -25,6 +25,9 @@ from rankpo.errors import ConfigError
 from rankpo.runs.signals import REQUEUE, Interrupted, leaving_at_once
 from rankpo.storage.printable import shown
 
+# a run out of memory raises MemoryError, or ImportError where a library could not be loaded
+STOPS = (ValueError, RuntimeError, OSError, MemoryError, ImportError)
+
 
 @hydra.main(version_base="1.3", config_path="config", config_name="config")
 def compose_and_run(config: DictConfig) -> None:
@@ -48,7 +51,7 @@ def compose_and_run(config: DictConfig) -> None:
     except Interrupted:  # it was said by the run
         close_processes()
         sys.exit(REQUEUE)
-    except (ValueError, RuntimeError, OSError) as error:
+    except STOPS as error:
         message = run_error(error, os.environ)
         if message is None:
             raise
@@ -111,7 +114,7 @@ def main() -> int:
     except (HydraException, OmegaConfBaseException) as error:
         say(explain(error, sys.argv[1:]))
         return 2
-    except (ValueError, RuntimeError, OSError) as error:  # of a job of a sweep: its other jobs have run
+    except STOPS as error:  # of a job of a sweep: its other jobs have run
         if refused := null_group(error, sys.argv[1:]):
             say(refused)
             return 2

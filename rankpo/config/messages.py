@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,13 @@ from rankpo.storage.atomic import UNWRITTEN, remedy, room
 from rankpo.storage.printable import one_line
 
 PORT_IN_USE = re.compile(r"EADDRINUSE|address already in use", re.IGNORECASE)
+
+# what Python, torch, the C++ runtime and the dynamic loader say where the system gives no more memory
+NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator|not enough memory|cannot allocate memory|can't allocate memory|unable to allocate"
+    r"|bad_alloc|failed to map segment|can't start new thread|CUDA out of memory|memory allocation of \d+ bytes failed",
+    re.IGNORECASE,
+)
 
 HYDRA_FLAGS = frozenset(
     [
@@ -80,6 +88,11 @@ def _foreseen(error: Exception, several: bool, environment: Mapping[str, str]) -
     words = str(error)
     if isinstance(error, ConfigError):
         return "\n".join(map(one_line, error.problems))
+    if _is_out_of_memory(error):
+        return (
+            f"no memory is left ({words.splitlines()[0][:200] if words else type(error).__name__}); lower the batch "
+            "size, max_tokens or the maximum lengths, or raise the memory limit of the job (ulimit -v, the scheduler's)"
+        )
     if PORT_IN_USE.search(words) and type(error).__name__.startswith("Dist"):
         return (
             f"MASTER_PORT={environment.get('MASTER_PORT', 'unset')} is in use by another program; set another, "
@@ -96,6 +109,17 @@ def _foreseen(error: Exception, several: bool, environment: Mapping[str, str]) -
     if ours:
         return words
     return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename is not None else None
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, says that memory could not be allocated."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        if isinstance(error, RuntimeError | ImportError | SystemError) and NO_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def null_group(error: Exception, arguments: Sequence[str]) -> str | None:

@@ -21,6 +21,7 @@ from rankpo.types import Example
 
 FORMAT_VERSION = 8
 TEXTS_PER_CALL = 2048  # enough to keep the tokenizer's threads busy, little enough to hold in memory
+BYTES_PER_CALL = 1 << 20  # a tokenizer needs 100 to 400 bytes of memory for each byte of text
 
 
 def build_table(folder: Path, datasets: Sequence[Dataset], pieces: Pieces) -> None:
@@ -52,6 +53,7 @@ class Builder:
         self.row_of_text = array("q")  # texts of equal tokens are one row
         self.by_tokens: dict[bytes, int] = {}
         self.waiting: list[str] = []
+        self.waiting_bytes = 0
         self.token_counts: list[np.ndarray] = []
         self.names: list[str] = []
         self.has_grades = False
@@ -85,13 +87,15 @@ class Builder:
             self.ids.append(example.id.encode())
 
     def _row(self, text: str) -> int:
-        digest = xxhash.xxh3_128_digest(text.encode())
+        encoded = text.encode()
+        digest = xxhash.xxh3_128_digest(encoded)
         row = self.rows.get(digest)
         if row is None:
             row = self.rows[digest] = len(self.rows)
-            self.waiting.append(text)
-            if len(self.waiting) >= TEXTS_PER_CALL:
+            if self.waiting_bytes + len(encoded) > BYTES_PER_CALL or len(self.waiting) >= TEXTS_PER_CALL:
                 self._flush()
+            self.waiting.append(text)
+            self.waiting_bytes += len(encoded)
         return row
 
     def _flush(self) -> None:
@@ -108,6 +112,7 @@ class Builder:
         self.token_counts.append(np.array([len(tokens) for tokens in fresh], dtype=np.int64))
         np.concatenate([*fresh, np.zeros(0, dtype="<i4")]).tofile(self.file)
         self.waiting.clear()
+        self.waiting_bytes = 0
 
     def finish(self, folder: Path, reports: Mapping[str, Mapping[str, object]]) -> None:
         """Writes the arrays. reports: what each dataset met while it was read (`records.PassReport`), by name."""

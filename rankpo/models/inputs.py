@@ -15,6 +15,7 @@ from rankpo.data.batch import join, labels_of, own_negatives, stored_reference
 from rankpo.data.dataset import Pieces
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable
+from rankpo.data.text.long_texts import leading_ids, token_bound
 from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.types import Batch, Labels, Sequences
 
@@ -162,15 +163,17 @@ class TextInputs(Inputs):
             tokenize=self.tokenize,
             query_prefix=prompts[0],
             candidate_prefix=prompts[1],
-            fingerprint=xxhash.xxh3_128_hexdigest(json.dumps([state, prompts]).encode()),
+            fingerprint=xxhash.xxh3_128_hexdigest(json.dumps([state, prompts, self.bound]).encode()),
             own_prompts=True,
         )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        encoded = self.tokenizer(
-            list(texts), add_special_tokens=False, truncation=False, return_attention_mask=False, verbose=False
-        )
-        return encoded["input_ids"]
+        return leading_ids(self.tokenizer, texts, self.bound, split_special=False)
+
+    @property
+    def bound(self) -> int:
+        """Tokens of a long text that the store keeps; no role ever uses more."""
+        return token_bound(max(self.max_length("query"), self.max_length("candidate")))
 
     def kept(self, lengths: np.ndarray, role: str) -> np.ndarray:
         """Tokens of sequences whose texts have `lengths` tokens, special tokens included, after the cut."""

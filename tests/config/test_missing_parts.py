@@ -63,3 +63,27 @@ def test_bad_records_stand_on_lines_of_their_own(tmp_path):
         "datasets.x: a.jsonl:1",
         "datasets.x: a.jsonl:2",
     ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("std::bad_alloc"),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"
+        ),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_a_run_out_of_memory_says_so_in_one_line(error):
+    message = run_error(error, {})
+    assert message is not None and "no memory is left" in message and "\n" not in message
+
+
+def test_other_errors_are_no_lack_of_memory():
+    with pytest.raises(ImportError) as caught:
+        import rankpo.no_such_module  # noqa: F401
+    assert run_error(caught.value, {}) is None

@@ -180,3 +180,15 @@ def test_another_special_token_is_another_table(name):
             setattr(tokenizer, name, token)
         prints.append(CompletionInputs(tokenizer, CausalSettings()).pieces().fingerprint)
     assert prints[0] != prints[1]
+
+
+def test_a_call_of_the_tokenizer_has_a_bounded_number_of_bytes(tmp_path, monkeypatch):
+    tokenizer, calls = Tokenizer(), []
+    encode = tokenizer.tokenize
+    monkeypatch.setattr(tokenizer, "tokenize", lambda texts: calls.append(sum(map(len, texts))) or encode(texts))
+    letters = tuple(chr(ord("a") + n) * 400_000 for n in range(9))
+    table = open_table(
+        tmp_path, [Fixed([Example("q", letters, (0.0,) * 9, "a")])], tokenizer.pieces(), lambda said: None
+    )
+    assert max(calls) <= 1 << 20 and len(calls) >= 4
+    assert [text(table, row) for row in table.candidates] == list(letters)
