@@ -62,6 +62,7 @@ def test_usual_maximum_lengths_share_a_bound():
 
 
 MEASURED = """
+import resource
 from rankpo.models.inputs import TextInputs
 from tests.tokenizers import bert
 class Settings: query_prompt = passage_prompt = ""; query_max_length = passage_max_length = 64
