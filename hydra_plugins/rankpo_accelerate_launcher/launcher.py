@@ -1,7 +1,7 @@
 """hydra/launcher=rankpo_accelerate: every job of a sweep is a launch of its own, with as many processes as asked for.
 
 A fresh launch per job, because one process group that lives through all of them mixes gradients of two configs after a
-failure on one rank (measured; distributed.md section 3).
+failure on one rank (measured).
 """
 
 # no `from __future__ import annotations`: Hydra runs this module before sys.modules knows it, and dataclasses look there

@@ -57,7 +57,7 @@ class Samples:
         return {name: (ids[:top_k], [0.0] * len(ids[:top_k])) for name, ids in self.of.items()}
 
     def feedback(self, kind: str, prompt_id: str, values: Mapping[str, object]) -> str:
-        """A line of HALOs' JSON (interop.md 1.5)."""
+        """A record of HALOs' JSON."""
         head = {"type": f"{kind}_feedback", "prompt_id": prompt_id, "prompt": prompt_record(self.prompts[prompt_id])}
         return json.dumps({**head, **values}) + "\n"
 

@@ -31,7 +31,7 @@ class LoraSettings:
 
 
 def add_adapters(backbone: PreTrainedModel, lora: LoraSettings, task_type: str, **more: Any) -> PeftModel:
-    """The backbone under new adapters. task_type: peft's; more: further keys of its LoraConfig."""
+    """Wraps the backbone in new adapters. task_type: peft's; more: further keys of its LoraConfig."""
     from peft import LoraConfig, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -62,7 +62,7 @@ def add_adapters(backbone: PreTrainedModel, lora: LoraSettings, task_type: str, 
 
 
 def _tied_embeddings(backbone: PreTrainedModel) -> str | None:
-    """The name of the input embeddings, where the output head has the same weights."""
+    """Returns the name of the input embeddings if they are tied to the output head, else None."""
     inputs, outputs = backbone.get_input_embeddings(), backbone.get_output_embeddings()
     if outputs is None or outputs.weight is not inputs.weight:
         return None

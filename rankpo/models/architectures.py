@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 def is_decoder(name: str) -> bool:
-    """Whether an architecture reads from left to right only: it is trained to continue texts, not to fill in masks.
+    """Whether an architecture is a decoder with causal attention.
 
-    name: a `model_type`. Of an unknown one the answer is no.
+    name: a `model_type`; False for an unknown one.
     """
     from transformers.models.auto import modeling_auto
 

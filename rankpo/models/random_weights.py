@@ -22,7 +22,7 @@ def random_backbone(
 ) -> PreTrainedModel:
     """A model with random weights; `config` holds `model_type` and any key of that type's configuration.
 
-    Raises LoadingError for a type that transformers has not.
+    Raises LoadingError for a type unknown to transformers.
     """
     settings = dict(config)
     model_type = settings.pop("model_type", None)
@@ -38,7 +38,7 @@ def random_backbone(
 
 
 def byte_tokenizer() -> FastTokenizer:
-    """A tokenizer that needs no training and no file: one token per byte, [CLS] in front, [SEP] behind."""
+    """Returns a tokenizer without training or files: [CLS], one token per byte, [SEP]."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]

@@ -170,7 +170,7 @@ def room_of_sixteen(**keys) -> RerankerInputs:
     ],
 )
 def test_what_is_cut(given, kept):
-    """The document first, the query only for the document's last tokens: rerankers.md 1.3, table."""
+    """The document first, the query only for the document's last tokens."""
     inputs = room_of_sixteen()
     assert tuple(int(n) for n in inputs.cut(np.array(given[0]), np.array(given[1]))) == kept
     ids = ids_of(inputs, "q" * given[0], "d" * given[1])
