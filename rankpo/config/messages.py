@@ -1,4 +1,4 @@
-"""One clear line for everything that can be wrong with a config, and for a run that had to stop."""
+"""Messages for config errors and for stopped runs, one line each."""
 
 from __future__ import annotations
 

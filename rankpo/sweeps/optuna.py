@@ -1,4 +1,4 @@
-"""Which values the next job of a sweep gets, by what earlier ones gave: Optuna asked and told, whatever runs the jobs.
+"""Optuna sweeper, independent of the launcher.
 
 The storage has all that was asked and told: the same command continues from it. Values depend on (seed, number of the
 trial, results so far) alone, so that jobs run one at a time are the same whether the search was interrupted or not.
@@ -108,7 +108,7 @@ class Search(Overseer):
         self.space = {key: distribution(item) for key, item in ranges.items()}
         self.make_job = make_job
         self.say = MetricsLogger().say
-        self.trials: dict[Path, list[Trial]] = {}  # by the folder of their job: equal values are one job
+        self.trials: dict[Path, list[Trial]] = {}  # Trials by job folder; equal values share a job.
         self.over: set[Path] = set()
         self.curves: dict[Path, Curve] = {}
         sample = make_job({key: text_of(any_of(value)) for key, value in self.space.items()})
@@ -145,7 +145,7 @@ class Search(Overseer):
         if before is None:
             self.study.set_user_attr(NOTE, now)
             return
-        before = {  # an earlier version noted the words of the command line
+        before = {  # Earlier versions stored the words of the command line.
             **before,
             "ranges": {key: canonical_range(text) for key, text in before["ranges"].items()},
             "overrides": sorted(canonical(item) for item in before["overrides"] if key_of(item) not in NOT_VARIED),
@@ -165,7 +165,7 @@ class Search(Overseer):
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, *more))
 
     def jobs(self) -> Iterator[Job]:
-        """A job for each trial, as late as it is asked for; first those that an earlier start left unfinished."""
+        """Yields a job per trial on demand, first the unfinished jobs of an earlier start."""
         for trial in self._asked():
             job = self.make_job({key: text_of(value) for key, value in trial.params.items()})
             of_job = self.trials.setdefault(job.folder, [])
@@ -193,7 +193,7 @@ class Search(Overseer):
                 self.study.enqueue_trial(trial.params, skip_if_exists=False)
                 known.append(trial.params)
         for _ in range(self.total - len(left)):
-            # a sampler of its own for each: a continued search must not draw again what the first ones drew
+            # Each trial has its own sampler, so that a continued search does not repeat the draws of the first trials.
             self.study.sampler = self._sampler(len(self.study.get_trials(deepcopy=False)))
             yield self.study.ask(self.space)
 
@@ -215,14 +215,14 @@ class Search(Overseer):
         curve = self.curves.setdefault(job.folder, Curve(job.folder / "metrics.jsonl", self.settings.metrics[0]))
         for step, value in curve.news():
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a continued job repeats evaluations that are known
+                warnings.simplefilter("ignore")  # Continued jobs repeat known evaluations.
                 trial.report(value, step)
             if trial.should_prune():
                 return f"{curve.metric} {value:.4g} at update {step} is worse than the median"
         return None
 
     def ended(self, job: Job) -> None:
-        """Tells the study how the job ended; of all trials with these values."""
+        """Reports the job's result to the study, for all trials with these values."""
         from optuna.trial import TrialState
 
         self.over.add(job.folder)
@@ -251,7 +251,7 @@ class Search(Overseer):
         return values if len(values) == len(self.settings.metrics) and all(map(math.isfinite, values)) else None
 
     def close(self, failures: Sequence[str]) -> None:
-        """Says what was best. Raises RuntimeError where no job of the search has finished."""
+        """Prints the best trials. Raises RuntimeError if no job of the search has finished."""
         if not self._finished():
             raise RuntimeError(f"no job of the search finished; failed: {'; '.join(failures) or 'see the table'}")
         for trial in self.study.best_trials:

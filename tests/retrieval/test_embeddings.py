@@ -98,7 +98,9 @@ def test_the_cache_is_shared_by_equal_encodings_only(tmp_path, model, monkeypatc
 def test_another_encoding_in_the_folder_is_refused_by_name(tmp_path, model):
     encode_texts(tmp_path, describe_encoding(model, LIST, "passage"), model, LIST, silent)
     fewer = TextList(LIST.ids[:5], TEXTS[:5])
-    with pytest.raises(EncodingError, match=r"holds another encoding \(other texts, num_rows; inputs are .*\); set overwrite=true"):
+    with pytest.raises(
+        EncodingError, match=r"holds another encoding \(other texts, num_rows; inputs are .*\); set overwrite=true"
+    ):
         encode_texts(tmp_path, describe_encoding(model, fewer, "passage"), model, fewer, silent)
 
 
