@@ -1,4 +1,4 @@
-"""A corpus as vectors on disk: shards of a fixed size, memory-mapped, written by several processes, resumable."""
+"""Embeddings of a corpus on disk: memory-mapped shards of fixed size, written by several processes, resumable."""
 
 from __future__ import annotations
 
