@@ -40,7 +40,8 @@ class SearchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         from rankpo.config.construct import build
-        from rankpo.sweeps.optuna import Search, split
+        from rankpo.sweeps.optuna import Search
+        from rankpo.sweeps.ranges import split
 
         assert self.config is not None and self.hydra_context is not None
         if "search" not in self.config:
