@@ -1,4 +1,4 @@
-"""The check of a composed config: all its problems at once, one line each, before any weight or data is loaded."""
+"""Check of a composed config, before weights and data are loaded; it reports all problems, one per line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rankpo.config.weights import settled
 from rankpo.errors import ConfigError
 from rankpo.trainers.settings import TrainerSettings
 
-RUN_KEYS = {  # and their types
+RUN_KEYS = {  # Keys and their types.
     "exp_name": "str | int",
     "seed": "int",
     "cache_dir": "str",
@@ -103,7 +103,7 @@ def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """
     tree: dict[str, Any] = _at_home(OmegaConf.to_container(config, resolve=True))
     if found := secrets(list(leaves(tree))):
-        raise ConfigError(found)  # alone: other messages would show the values
+        raise ConfigError(found)  # Other messages would reveal the values.
     packages.declare(tree.pop("packages", None), overrides)
     try:
         target = locate(tree["model"].get("_target_"))

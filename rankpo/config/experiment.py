@@ -1,4 +1,4 @@
-"""The experiment: everything that a config describes, checked."""
+"""Experiment: the checked contents of a config."""
 
 from __future__ import annotations
 

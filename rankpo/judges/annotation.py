@@ -1,4 +1,4 @@
-"""Pairs in, preferences out: every answer is on the disk before it counts, so that a kill loses nothing paid for."""
+"""Annotation of pairs by a judge; every answer is written to disk before it counts, so that a kill loses none."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Annotator:
                         reason = str(error)
 
     def annotate(self, pair: Pair, exchanged: bool = False) -> dict[str, object]:
-        """One pair's record in RankPO's keys (interop.md 1.2) with p, the order and the calls behind it."""
+        """One pair's record in RankPO's keys with p, the order and the calls behind it."""
         query, first, second = self.queries[pair.query_id], self.texts[pair.id1], self.texts[pair.id2]
         given = swapped = None
         calls: list[dict[str, Any]] = []

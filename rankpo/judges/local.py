@@ -1,4 +1,4 @@
-"""A causal language model in this process: the log-probabilities of the letters A and B, read in one forward pass."""
+"""Local judge: a causal language model with the log-probabilities of the letters A and B in one forward pass."""
 
 from __future__ import annotations
 

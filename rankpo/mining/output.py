@@ -1,4 +1,4 @@
-"""Mined negatives as training files: one line per query, or per positive for tuples. interop.md 3.2."""
+"""Mined negatives as training files: one line per query, or per positive for tuples."""
 
 from __future__ import annotations
 

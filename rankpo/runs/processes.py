@@ -1,4 +1,4 @@
-"""Processes: the only importer of torch.distributed, and the one place that builds an Accelerator."""
+"""Processes of a run. Only this module imports torch.distributed and constructs an Accelerator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rankpo.runs.launcher import PRECISIONS, contradiction, processes_asked, str
 
 
 class LaunchError(RuntimeError):
-    """The processes that run are not those that were asked for."""
+    """Raised if the running processes differ from the requested ones."""
 
 
 def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Accelerator:
@@ -66,7 +66,7 @@ def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Ac
 
 
 def _accumulation(accelerator: Accelerator) -> int:
-    """What accelerate or DeepSpeed divides each gradient by."""
+    """The divisor that accelerate or DeepSpeed applies to each gradient."""
     plugin = accelerator.state.deepspeed_plugin
     asked = 1 if plugin is None else plugin.deepspeed_config.get("gradient_accumulation_steps", 1)
     return max(accelerator.gradient_accumulation_steps, 1 if asked == "auto" else int(asked))
@@ -101,7 +101,7 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
     handlers: list[object] = [InitProcessGroupKwargs(**group), DistributedDataParallelKwargs(broadcast_buffers=False)]
     accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=handlers)
     if strategy == "FSDP" and cpu:
-        plugin = FullyShardedDataParallelPlugin()  # reads what the launcher put into the environment
+        plugin = FullyShardedDataParallelPlugin()  # It reads the launcher's environment variables.
         if mixed_precision != "no":
             plugin.set_mixed_precision(mixed_precision)
         accelerator.state.distributed_type = DistributedType.FSDP
@@ -164,7 +164,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether any rank says yes."""
+    """Whether the value is true on any rank."""
     if world_size() == 1:
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -173,7 +173,7 @@ def any_rank(flag: bool) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that FSDP2 split over ranks, gathered; any other as it is. All ranks must call it together."""
+    """Gathers a tensor that FSDP2 shards; returns others unchanged. All ranks must call it together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -197,7 +197,7 @@ def in_step(model: nn.Module, make_idle: Callable[[], object]) -> Iterator[None]
     def announce(*_: object) -> None:
         any_rank(True)
 
-    # before the hook that gathers: first all agree that somebody has work, then all gather
+    # This hook must precede FSDP2's: the ranks first agree that one has work, and then gather.
     hook = model.register_forward_pre_hook(announce, prepend=True)
     try:
         yield

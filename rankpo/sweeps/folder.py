@@ -1,4 +1,4 @@
-"""A sweep's folder: one run directory for each job, named by what it varies; its state and its table."""
+"""Folder of a sweep: one run directory per job, named by its varied overrides, with state and table."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ TABLE_FILE = "sweep.csv"
 NO_METRICS = ("step", "time")
 SMALLER_IS_BETTER = ("loss", "perplexity")
 
-_folders: list[Path] = []  # of sweeps that this process drives
+_folders: list[Path] = []  # Folders of the sweeps that this process runs.
 
 
 def begin(config: DictConfig) -> None:
-    """Notes what the jobs of a sweep and its table need to know, before the first job.
+    """Writes the information that the jobs of a sweep and its table need, before the first job.
 
     A job may run in another process, on another machine, under another command line: the folder is what they share.
     config: composed without what is swept.
@@ -55,11 +55,11 @@ def begin(config: DictConfig) -> None:
     }
     write_json(folder / SWEEP_FILE, note)
     _folders.append(folder)
-    os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")  # of srun: a task that fails ends the others of its job
+    os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")  # srun then ends all tasks of a job if one fails.
 
 
 def read_note(folder: Path) -> dict[str, Any]:
-    """What `begin` noted. Raises ConfigError where a job looks for it in another folder than the sweep's."""
+    """Reads the file of `begin`. Raises ConfigError for a job outside the sweep's folder."""
     path = folder / SWEEP_FILE
     if not path.exists():
         raise ConfigError(
@@ -69,9 +69,9 @@ def read_note(folder: Path) -> dict[str, Any]:
 
 
 def job_folder(parent: Path, changes: Sequence[str]) -> Path:
-    """The folder of a job; the one that an earlier version gave this very job, if that is there."""
+    """Returns the folder of a job, or its folder of an earlier version if that exists."""
     folder, earlier = parent / job_name(changes), parent / earlier_job_name(changes)
-    if _is_of_another(folder, changes):  # named by an earlier version, which did not tell the two apart
+    if _is_of_another(folder, changes):  # Earlier versions gave both jobs one name.
         return parent / hashed_job_name(changes)
     is_earlier = not folder.exists() and read_job(earlier) is not None and not _is_of_another(earlier, changes)
     return earlier if is_earlier else folder
@@ -96,7 +96,7 @@ def config_hash(config: object) -> str:
 
 
 def write_job(folder: Path, values: Mapping[str, Any]) -> None:
-    """Notes a job's overrides, state (running, finished, pruned, failed), seconds and error."""
+    """Writes a job's overrides, state (running, finished, pruned, failed), seconds and error."""
     write_json(folder / JOB_FILE, values)
 
 
@@ -159,7 +159,7 @@ def last_metrics(run_dir: Path) -> dict[str, float]:
     path = run_dir / "metrics.jsonl"
     values: dict[str, float] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
-        if line.endswith("}"):  # a run that was killed may leave half of its last line
+        if line.endswith("}"):  # A killed run may leave a truncated last line.
             values.update({name: value for name, value in json.loads(line).items() if name not in NO_METRICS})
     kept = {name.removeprefix("eval/"): value for name, value in values.items() if value is not None}
     final = run_dir / "FINAL" / "rankpo.json"
@@ -169,7 +169,7 @@ def last_metrics(run_dir: Path) -> dict[str, float]:
 
 
 def find_metric(name: str, known: Collection[str]) -> str | None:
-    """The one of the known names that is meant, with or without the data set in front."""
+    """Resolves a metric name, with or without the dataset prefix, to a known name."""
     return next((item for item in sorted(known) if name in (item, item.partition("/")[2])), None)
 
 
@@ -248,7 +248,7 @@ def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., No
     from rankpo.runs.logger import MetricsLogger
     from rankpo.runs.signals import REQUEUE, Interrupted
 
-    main = os.environ.get("RANK", "0") == "0"  # Slurm runs one job of several processes here
+    main = os.environ.get("RANK", "0") == "0"  # Slurm starts several processes.
     parent = Path(str(config.run_dir))
     changes = varied(overrides, read_note(parent)["arguments"])
     digest = config_hash(config)
@@ -270,9 +270,9 @@ def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., No
         note("running")
     try:
         run(check(config, overrides=overrides))
-    except Interrupted:  # it was said by the run; the job's state stays as it is
+    except Interrupted:  # The run has reported it; the state stays.
         sys.exit(REQUEUE)
-    except ConfigError as error:  # the same on all ranks, before any waits for another
+    except ConfigError as error:  # All ranks raise it, before collectives.
         if main:
             note("failed", error=str(error))
         raise
@@ -288,7 +288,7 @@ def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., No
 
 
 def close_all() -> None:
-    """The end of the sweep that this process drove, if it did: its CSV, and its table on the console."""
+    """Writes the CSV and prints the table of the sweep that this process ran, if any."""
     from rankpo.runs.logger import MetricsLogger
 
     for folder in _folders:

@@ -1,4 +1,4 @@
-"""What a listwise reranker did to each list, as files beside the run: no window fails unseen."""
+"""Records of a listwise reranker's windows for each list, as files beside the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class FailedWindowsError(RuntimeError):
-    """More windows than allowed kept their order because nothing could be read from the answer."""
+    """Raised if more windows than allowed kept their order because their answers were unreadable."""
 
 
 def report_windows(

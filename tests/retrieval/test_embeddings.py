@@ -11,8 +11,6 @@ from rankpo.config.compose import compose
 from rankpo.retrieval.dense import TooLargeError, check_memory, dense_search
 from rankpo.retrieval.embeddings import (
     Embeddings,
-    Encoding,
-    EncodingError,
     TextList,
     cached_embeddings,
     describe_encoding,
@@ -21,6 +19,7 @@ from rankpo.retrieval.embeddings import (
 )
 from rankpo.retrieval.exact import search, search_blocks
 from rankpo.retrieval.faiss_index import FaissError, FaissIndex, FaissSettings
+from rankpo.retrieval.shards import Encoding, EncodingError
 
 TEXTS = [f"text number {number} {'and more ' * (number % 4)}" for number in range(11)]
 LIST = TextList([f"d{number}" for number in range(11)], TEXTS)

@@ -1,4 +1,4 @@
-"""The fields of a record: where they stand, and their checked values. interop.md section 1."""
+"""Fields of a record: their places and their checked values."""
 
 from __future__ import annotations
 

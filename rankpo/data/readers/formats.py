@@ -1,4 +1,4 @@
-"""Every record format as one function from a record to an example's parts. interop.md sections 1.1 to 1.6."""
+"""Record formats, each a function from a record to an example's parts."""
 
 from __future__ import annotations
 
