@@ -81,7 +81,7 @@ def _spelled(alias: Alias, chosen: set[str]) -> list[str]:
     return made + [f"++model.by_kind.{alias.kind}.{name}={_quoted(value)}" for name, value in alias.settings.items()]
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: object) -> str:
     """A value as Hydra's grammar of overrides reads it; texts in quotes, since they may hold any character."""
     if not isinstance(value, str):
         return str(value)

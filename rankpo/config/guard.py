@@ -239,7 +239,7 @@ def secrets(values: Sequence[tuple[str, Any]]) -> list[str]:
     ]
 
 
-def _is_secret(key: str, value: Any, held: Sequence[str], judge: Any) -> bool:
+def _is_secret(key: str, value: object, held: Sequence[str], judge: object) -> bool:
     if looks_secret(key) or any(secret in key for secret in held):
         return True
     if not isinstance(value, str) or not value:

@@ -191,7 +191,7 @@ def elsewhere(tree: Mapping[str, Any], leaf: str) -> list[str]:
     return [key for key in _keys(tree) if key.rpartition(".")[2] == leaf][:3]
 
 
-def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _keys(tree: Mapping[str, object], prefix: str = "") -> Iterator[str]:
     for name, value in tree.items():
         yield f"{prefix}{name}"
         if isinstance(value, Mapping):

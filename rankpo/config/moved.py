@@ -98,14 +98,14 @@ def _defaults(target: str) -> dict[str, Any]:
     return {name: value for name, value in given.items() if _is_plain(value)}
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def _default(field: dataclasses.Field[object]) -> object:
     if field.default_factory is dataclasses.MISSING:
         return field.default
     value = field.default_factory()
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     """Whether JSON has the value."""
     try:
         json.dumps(value)

@@ -48,7 +48,7 @@ def declare(packages: Any, overrides: Sequence[str]) -> None:
     _declared.update(names)
 
 
-def permit(target: Any) -> None:
+def permit(target: object) -> None:
     """Raises ValueError for a `_target_` outside the permitted packages; imports nothing."""
     if not isinstance(target, str) or not permits(target):
         raise ValueError(

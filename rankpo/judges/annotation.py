@@ -81,7 +81,7 @@ class Annotator:
                     except JudgeStopped as error:
                         reason = str(error)
 
-    def annotate(self, pair: Pair, exchanged: bool = False) -> dict[str, Any]:
+    def annotate(self, pair: Pair, exchanged: bool = False) -> dict[str, object]:
         """One pair's record in RankPO's keys (interop.md 1.2) with p, the order and the calls behind it."""
         query, first, second = self.queries[pair.query_id], self.texts[pair.id1], self.texts[pair.id2]
         given = swapped = None

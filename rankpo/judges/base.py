@@ -52,7 +52,7 @@ class Judge(ABC):
         """Ends connections and threads, if the judge has any."""
 
     @abstractmethod
-    def ask(self, request: Mapping[str, Any]) -> Reply:
+    def ask(self, request: Mapping[str, object]) -> Reply:
         """Raises JudgeFailed for a call without an answer, JudgeStopped where no call can succeed."""
 
 

@@ -33,7 +33,7 @@ class Records:
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b", buffering=0)
-        self._records: dict[str, dict[str, Any]] = {}
+        self._records: dict[str, dict[str, object]] = {}
         self._place = self._line = 0  # bytes and lines read
         with self._alone():
             self._mend()

@@ -25,7 +25,7 @@ class JobsRules(Judge):
 
     def __post_init__(self) -> None:
         self.name = "jobs rules"
-        self._posts: dict[str, Any] | None = None
+        self._posts: dict[str, object] | None = None
         self._profiles: dict[str, Any] = {}
 
     def _know(self) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class ServerJudge(Judge):
     def count_cut(self, *texts: str) -> int:
         return self.template.count_cut(*texts)
 
-    def ask(self, request: Mapping[str, Any]) -> Reply:
+    def ask(self, request: Mapping[str, object]) -> Reply:
         started = time.monotonic()
         problem = ""
         for attempt in range(self.max_retries + 1):
@@ -145,7 +145,7 @@ class ServerJudge(Judge):
         """Exponential, with jitter, so that calls that failed together do not come back together."""
         return min(LONGEST_PAUSE, self.backoff * 2 ** min(attempt, 20)) * (0.5 + random.random() / 2)
 
-    def _once(self, request: Mapping[str, Any]) -> tuple[Reply | None, str, float | None]:
+    def _once(self, request: Mapping[str, object]) -> tuple[Reply | None, str, float | None]:
         """The reply; or what went wrong, and the pause that the server asks for."""
         key = os.environ.get(self.api_key_env, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -178,7 +178,7 @@ class ServerJudge(Judge):
         return Reply(redact(text), model, usage_of(body.get("usage")))
 
 
-def usage_of(usage: Any) -> dict[str, int]:
+def usage_of(usage: object) -> dict[str, int]:
     """The tokens that a server counted; {} where it counts none. Raises ValueError for counts that cannot be."""
     if not isinstance(usage, dict):
         return {}

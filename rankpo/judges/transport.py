@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import httpx
@@ -57,7 +57,7 @@ class Transport:
         except Exception as error:  # of a server that breaks the protocol, by whatever library notices it first
             raise NoAnswer(f"connection to {url}: {reason(error)}") from error
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+    def _run(self, work: Coroutine[object, object, T]) -> T:
         """Waits for work of the loop, which has a thread of its own: it can be broken off at any moment there."""
         with self._lock:
             if self._loop is None:

@@ -1,7 +1,7 @@
-"""What all losses share: the contract, and the checks of their hyperparameters.
+"""Base class of losses, and checks of their hyperparameters.
 
 A loss is a frozen dataclass: its fields are the keys of its yaml, checked in `__post_init__`; `__call__` takes
-tensors and returns a `LossOutput` that is not reduced. No model, config, process group, clock or random number.
+tensors and returns an unreduced `LossOutput`. A loss uses no model, config, process group, clock or random number.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Loss:
     reference [B, G] scores of the reference model, or None.
     """
 
-    # Whether the loss is taken on pairs of a chosen and a rejected candidate, and so has a value on such data.
+    # True if the loss is defined on pairs of a chosen and a rejected candidate.
     on_pairs: ClassVar[bool] = False
 
     @property
@@ -77,7 +77,7 @@ class Loss:
 
     @property
     def replay_loss(self) -> InBatchLoss | None:
-        """The loss on `replay_datasets`, which the trainer weighs by `replay_weight`; None where nothing is replayed."""
+        """The loss on `replay_datasets`, which the trainer multiplies by `replay_weight`; None without replay."""
         return None
 
     @property
@@ -122,7 +122,7 @@ class Loss:
         return {"loss": torch.ones(len(labels), device=labels.relevance.device)}
 
     def teaches(self, labels: Labels) -> Tensor:
-        """[B] bool: lists from which anything can be learned, as far as the labels tell."""
+        """Returns [B] bool: whether the labels of each list allow a non-zero gradient."""
         return torch.ones(len(labels), dtype=torch.bool)
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
@@ -158,12 +158,12 @@ def require_choice(allowed: tuple[str, ...], **values: str) -> None:
 
 
 def require_reference(loss: object, reference: Tensor | None) -> Tensor:
-    """The reference scores; raises ValueError where there are none."""
+    """Returns the reference scores; raises ValueError if there are none."""
     if reference is None:
         raise ValueError(f"{type(loss).__name__} needs reference scores [B, G], got None")
     return reference
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32; float64 stays, so that gradcheck can be used."""
+    """Converts the tensor to float32; float64 stays, for gradcheck."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -17,7 +17,7 @@ from rankpo.types import Labels, LossOutput
 class BradleyTerryLoss(Loss):
     """ℓ(f_w - f_l - margin) + center·(f_w + f_l)², f = score/τ; https://arxiv.org/abs/2203.02155 eq. 1.
 
-    scores [B, 2]. center: holds rewards near 0, which the gap alone leaves free (2312.09244); .01 is usual.
+    scores [B, 2]. center: keeps rewards near 0, since the gap is invariant to shifts (2312.09244); .01 is usual.
     """
 
     on_pairs: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class BradleyTerryLoss(Loss):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"reward_head"})  # a log-probability is not a reward
+        return frozenset({"reward_head"})  # The loss is defined on rewards, not on log-probabilities.
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)

@@ -1,4 +1,4 @@
-"""InfoNCE: the positive against the query's own negatives, or against the candidates of all queries of an update."""
+"""InfoNCE loss: the positive against the query's own negatives, or against the candidates of a whole update."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from rankpo.types import Batch, Labels, LossOutput, Vectors
 
 @dataclass(frozen=True, kw_only=True)
 class FalseNegatives:
-    """Which negatives are dropped because they probably are relevant. The positive never is.
+    """Settings of the filter for probable false negatives. The filter never drops the positive.
 
-    same_text: texts known to be relevant: the positive itself, other known positives of the query (also those of
-    other queries with the same text). margin: s_j > s_p + margin (Qwen3-Embedding 0.1); ratio: s_j > s_p - (1 - ratio)
-    abs(s_p) (https://arxiv.org/abs/2407.15831, 0.95); None is off. scores: who judges these two, the `policy`
-    (detached), or a `teacher` (https://arxiv.org/abs/2402.16829), whose scores exist for a query's own candidates
-    only: other queries' are not judged.
+    same_text: drops texts known to be relevant: the positive's text and other known positives of the query, also those
+    of other queries with the same text. margin: drops s_j > s_p + margin (Qwen3-Embedding 0.1); ratio: drops
+    s_j > s_p - (1 - ratio) abs(s_p) (https://arxiv.org/abs/2407.15831, 0.95); None disables each. scores: the source of
+    s for margin and ratio, the `policy` (detached) or a `teacher` (https://arxiv.org/abs/2402.16829). Teacher scores
+    exist for a query's own candidates only, so margin and ratio do not apply to candidates of other queries.
     """
 
     same_text: bool = True
@@ -49,7 +49,7 @@ class FalseNegatives:
 
 @dataclass(frozen=True, kw_only=True)
 class Hardness:
-    """Adds strength · s_ij (detached, not divided by τ) to the logits of negatives: hard ones weigh more. 0 is off.
+    """Adds strength · s_ij (detached, without τ) to the logits of negatives: hard ones weigh more. 0 disables it.
 
     mode: `hard_negatives`, the query's own (https://arxiv.org/abs/2509.20354, strength 5); `in_batch`, those of other
     queries (https://arxiv.org/abs/2503.04812, strength 9); `all`.
@@ -128,7 +128,7 @@ class ContrastiveLoss(InBatchLoss):
         return own_candidates(batch, self.false_negatives.same_text, self.deduplicate_pool)
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
-        """Own negatives: scores [B, G] of which unmasked columns count. Equal texts are invisible here: `own_mask`."""
+        """Own negatives: scores [B, G], of which unmasked columns count. `own_mask` masks repeated texts."""
         if self.negatives != "own":
             raise ValueError("negatives=in_batch needs the embeddings of the update: call in_batch, or set own")
         scores = at_least_float32(scores)
@@ -150,7 +150,7 @@ class ContrastiveLoss(InBatchLoss):
         if self.negatives != "in_batch":
             raise ValueError("negatives=own reads scores: call the loss itself, or set negatives=in_batch")
         pool = build_pool(batch, queries, self.deduplicate_pool)
-        # a half-precision product, times 1/τ = 100, would be off by a nat
+        # A half-precision product, multiplied by 1/τ = 100, would have an error of about one nat.
         vectors = as_vectors(embeddings)
         with torch.autocast(vectors.rows.device.type, enabled=False):
             return matryoshka(
@@ -192,7 +192,7 @@ class ContrastiveLoss(InBatchLoss):
         return (scores / self.temperature).masked_fill(hidden, -torch.inf)
 
     def _kept(self, scores: Tensor, positive: Tensor, eligible: Tensor, teacher: Tensor | None) -> Tensor:
-        """The eligible negatives [b, P] that stay. positive [b]; teacher [b, P], -inf where it is silent."""
+        """Returns the negatives [b, P] that the filter keeps. positive [b]; teacher [b, P], -inf if unknown."""
         options = self.false_negatives
         judge = scores.detach()
         if options.scores == "teacher":
@@ -204,11 +204,11 @@ class ContrastiveLoss(InBatchLoss):
         if options.margin is not None:
             kept = kept & ~(judge > level + options.margin)
         if options.ratio is not None:
-            kept = kept & ~(judge > level - (1 - options.ratio) * level.abs())  # abs: useful below 0 too
+            kept = kept & ~(judge > level - (1 - options.ratio) * level.abs())  # abs handles scores < 0.
         return kept
 
     def _logits(self, scores: Tensor, positive: Tensor, own: Tensor, kept: Tensor) -> Tensor:
-        """s/τ + hardness [b, P], -inf for what is neither the positive nor kept."""
+        """Returns s/τ + hardness [b, P], with -inf for dropped candidates."""
         hard = {"hard_negatives": own, "in_batch": ~own, "all": torch.ones_like(own)}[self.hardness.mode] & kept
         hardness = (self.hardness.strength * scores.detach()).masked_fill(~hard, 0.0)
         visible = kept.scatter(1, positive[:, None], True)
@@ -216,19 +216,19 @@ class ContrastiveLoss(InBatchLoss):
 
 
 def _with_alone(hidden: Tensor, pool: Pool) -> Tensor:
-    """`hidden` [b, columns] with every column of queries that see their own negatives alone."""
+    """Extends `hidden` [b, columns] by all columns for queries that use only their own negatives."""
     return hidden if pool.alone is None else hidden | pool.alone[:, None]
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Losses [b] of logits [b, columns] and target columns [b]; 0 where the target stands alone."""
-    # log_softmax takes the largest logit off first: logsumexp alone has a gradient of |logit| · 1e-7 where it should be 0
+    """Losses [b] of logits [b, columns] and target columns [b]; 0 if the target is the only finite entry."""
+    # log_softmax subtracts the largest logit first; logsumexp alone has a gradient error of |logit| · 1e-7.
     return -logits.log_softmax(1).gather(1, target[:, None])[:, 0]
 
 
 def _metrics(scores: Tensor, positive: Tensor, others: Tensor, kept: Tensor) -> dict[str, Tensor]:
-    """`scores/*` [b]: the positive and the hardest kept negative (the positive itself where none is kept), whether
-    the positive is first, the share of the others that was dropped, the size of the pool with the positive."""
+    """Returns `scores/*` [b]: the positive's score, the hardest kept negative's (the positive's if none is kept),
+    whether the positive ranks first, the share of dropped negatives, and the pool size including the positive."""
     scores = scores.detach()
     chosen = scores.gather(1, positive[:, None])[:, 0]
     hardest = scores.masked_fill(~kept, -torch.inf).amax(1)

@@ -1,4 +1,4 @@
-"""Distillation: a teacher's scores, not only its order."""
+"""Distillation losses on a teacher's scores."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class MarginMSELoss(ListLoss):
     """Mean over pairs of ((s_i - s_j) - (t_i - t_j))², t = teacher. https://arxiv.org/abs/2010.02666.
 
     pairs: `positive`, i among the most relevant candidates and j below them (a list whose relevance is all equal
-    has none); `all` pairs i ≠ j, which needs no labels. The margins are the teacher's own units: τ must bring the
-    scores to them.
+    has none); `all` pairs i ≠ j, which needs no labels. The margins have the teacher's units; τ must bring the
+    scores to the same units.
     """
 
     target: str = "teacher"
@@ -30,7 +30,7 @@ class MarginMSELoss(ListLoss):
         require_choice(("positive", "all"), pairs=self.pairs)
 
     def _kept(self, labels: Labels) -> Tensor:
-        """[B, G, G] bool: the pairs (i, j) that are compared."""
+        """Returns [B, G, G] bool: the pairs (i, j) that enter the loss."""
         if self.pairs == "all":
             diagonal = torch.eye(labels.mask.shape[1], dtype=torch.bool, device=labels.mask.device)
             return both(labels.mask) & ~diagonal
@@ -65,6 +65,6 @@ class KLDistillLoss(ListLoss):
 
     def of_lists(self, scores: Tensor, target: Tensor, labels: Labels) -> Tensor:
         wanted = masked_log_softmax(target / self.teacher_temperature, labels.mask)
-        # masked entries are 0 in both, so their difference, and with it their product, is 0
+        # Masked entries are 0 in both tensors, so their product with the difference is 0.
         divergence = (wanted.exp() * (wanted - masked_log_softmax(scores, labels.mask))).sum(1)
         return divergence * self.temperature**2 if self.scale_by_t2 else divergence

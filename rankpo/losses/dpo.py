@@ -1,7 +1,7 @@
-"""Direct preference optimisation and the losses that, like it, see a pair only through its gap against the reference.
+"""DPO loss and variants, which depend on a pair only through its gap D against the reference.
 
-D = h_w - h_l with h = (score - reference score)/τ. In a gap the normaliser of a query cancels, so these hold for
-scores of embedding models and rerankers as for log-probabilities of causal language models.
+D = h_w - h_l with h = (score - reference score)/τ. The query's normaliser cancels in the gap, so these losses apply to
+scores of embedding models and rerankers as well as to log-probabilities of causal language models.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class DPOLoss(Loss):
     on_pairs: ClassVar[bool] = True
 
     beta: float = 0.1
-    temperature: float = 1.0  # embedding models need the one they were trained with: a cosine gap is at most 4
+    temperature: float = 1.0  # Embedding models need their training temperature, since a cosine gap is at most 4.
     kind: str = "sigmoid"
     label_smoothing: float = 0.0
     sft_weight: float = 0.0
@@ -84,9 +84,9 @@ class DPOLoss(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class CDPOLoss(DPOLoss):
-    """DPO for labels of which a share ε is wrong: https://ericmitchell.ai/cdpo.pdf. Its minimum is at σ(βD) = 1 - ε."""
+    """DPO for labels with error rate ε: https://ericmitchell.ai/cdpo.pdf. Its minimum is at σ(βD) = 1 - ε."""
 
-    label_smoothing: float = 0.2  # as in HALOs
+    label_smoothing: float = 0.2  # The value is that of HALOs.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class EXOLoss(Loss):
 
     beta: float = 0.1
     temperature: float = 1.0
-    label_smoothing: float = 0.001  # as in TRL; 0 would make every loss infinite
+    label_smoothing: float = 0.001  # The value is that of TRL; with 0 every loss would be infinite.
 
     def __post_init__(self) -> None:
         require_positive(beta=self.beta, temperature=self.temperature, label_smoothing=self.label_smoothing)
@@ -149,7 +149,7 @@ class IPOLoss(Loss):
 
     on_pairs: ClassVar[bool] = True
 
-    beta: float = 0.1  # the paper's τ
+    beta: float = 0.1  # The paper calls it τ.
     temperature: float = 1.0
     lengths: str = "mean"
 
@@ -167,7 +167,7 @@ class IPOLoss(Loss):
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         scores = pair_scores(scores)
         ratios = (scores - fixed_reference(self, reference)) / self.temperature  # [B, 2]
-        # every length counts, not only those of tokens whose log-ratio is not 0: that mean is 0/0 at step 0
+        # The mean counts all tokens. A mean over tokens with a non-zero log-ratio would be 0/0 at step 0.
         compared = per_token(ratios, labels.lengths) if self.lengths == "mean" else ratios
         losses = (gap(compared) - 1 / (2 * self.beta)).square()
         return LossOutput(

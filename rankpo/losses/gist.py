@@ -1,4 +1,4 @@
-"""GISTEmbed: InfoNCE whose negatives a guide model admits, among texts, queries and positives of a whole update."""
+"""GISTEmbed loss: InfoNCE with a guide model that filters the negatives of a whole update."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from rankpo.types import Batch, LossOutput, TeacherVectors, Vectors
 
 @dataclass(frozen=True, kw_only=True)
 class GISTLoss(InBatchLoss):
-    """-s_p/τ + log Σ_j e^{s_j/τ} of cosines s, over what the guide finds less similar than query and positive.
+    """-s_p/τ + log Σ_j e^{s_j/τ} of cosines s, over candidates that the guide finds less similar than the positive.
 
     https://arxiv.org/abs/2402.16829 eqs. 3 to 7. guide: folder of an embedding model, or None for the model that
-    the run starts from; its embeddings of all texts are computed once, before the run, and kept under cache_dir. With g the guide's cosines, a candidate stays out where
-    g_j > g_p - margin (`absolute`) or g_j > g_p - margin·abs(g_p) (`relative`), as do texts known to be relevant. The
-    candidates are all passages of the update; with contrast_anchors the query against other queries; with
-    contrast_positives the positive against the positives of other queries.
+    the run starts from; its embeddings of all texts are computed once, before the run, and cached under cache_dir. With
+    g the guide's cosines, the loss drops candidates with g_j > g_p - margin (`absolute`) or g_j > g_p - margin·abs(g_p)
+    (`relative`), and texts known to be relevant. The candidates are all passages of the update; with contrast_anchors
+    also the query against other queries; with contrast_positives also the positive against the positives of other
+    queries.
     """
 
     guide: str | None = None
@@ -56,7 +57,7 @@ class GISTLoss(InBatchLoss):
         if batch.teacher is None:
             raise ValueError("GISTLoss needs the guide's embeddings, Batch.teacher, got None")
         pool = build_pool(batch, queries, deduplicate=True)
-        positives = torch.searchsorted(pool.rows, batch.candidates[:, 0].unique())  # columns of the pool
+        positives = torch.searchsorted(pool.rows, batch.candidates[:, 0].unique())  # [columns]
         rows = one_each(embeddings, type(self).__name__)
         with torch.autocast(rows.device.type, enabled=False):
             return self._against(normalize(rows, dim=1), pool, positives, batch.teacher)
@@ -85,13 +86,13 @@ class GISTLoss(InBatchLoss):
         return LossOutput(losses, torch.ones_like(losses), _metrics(scores.detach(), pool, dropped, own))
 
     def _level(self, positive: Tensor) -> Tensor:
-        """The guide's cosine above which a candidate stays out, from its cosine with the positive."""
+        """The threshold of the guide's cosine above which a candidate is dropped, from the cosine of the positive."""
         return positive - self.margin * (positive.abs() if self.margin_strategy == "relative" else 1.0)
 
 
 def _metrics(scores: Tensor, pool: Pool, dropped: Tensor, own: Tensor) -> dict[str, Tensor]:
-    """`scores/*` [b]: the positive, the hardest passage that stayed (the positive where none did), whether the positive
-    is first, the share of the others that the guide or the data took out."""
+    """Returns `scores/*` [b]: the positive's score, the hardest kept passage's (the positive's if none is kept),
+    whether the positive ranks first, and the share of dropped passages."""
     chosen = scores.gather(1, pool.positive[:, None])[:, 0]
     kept = ~dropped & ~own
     hardest = torch.where(kept.any(1), scores.masked_fill(~kept, -torch.inf).amax(1), chosen)

@@ -1,4 +1,4 @@
-"""Graded margin: every passage above the log-sum-exp of all passages of lower grades, at every cut between two grades."""
+"""Graded margin loss: each passage above the log-sum-exp of all passages of lower grades, per cut between grades."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from rankpo.types import Batch, Labels, LossOutput, Vectors
 class GradedMarginLoss(InBatchLoss):
     """Mean over cuts g of mean over {y_j ≥ g} of softplus(margin + log Σ_{y_i < g} e^{s_i} - s_j), s = score/τ.
 
-    The cuts of a query are its grades but the lowest, so that grade 1 is taught above grade 0, which InfoNCE, to which
-    it is one more negative, cannot do. With two grades and one negative this is ℓ(s_pos - s_neg - margin).
+    The cuts of a query are all its grades but the lowest, so that the loss ranks grade 1 above grade 0; InfoNCE treats
+    both as negatives. With two grades and one negative this is ℓ(s_pos - s_neg - margin).
 
     temperature: τ; margin: in nats, after the division by τ. negatives: `own`, the query's candidates, by `__call__`;
-    `in_batch`, all passages of the update, each with the grade that any example of the data gives it for this query.
-    unknown: passages without such a grade are `masked`, or count as `irrelevant`, that is as grade 0, or as the
-    query's lowest if that is below 0. A query whose passages are all of one grade teaches nothing and weighs 0.
+    `in_batch`, all passages of the update, each with its grade for this query in any example of the data.
+    unknown: passages without such a grade are `masked`, or count as `irrelevant`: as grade 0, or as the
+    query's lowest grade if that is below 0. A query with passages of a single grade has weight 0.
     """
 
     temperature: float = 0.05
@@ -64,7 +64,7 @@ class GradedMarginLoss(InBatchLoss):
         return {"loss": ordered_pairs(labels.relevance, labels.mask).flatten(1).any(1).float()}
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
-        """Own candidates: scores [B, G] raw."""
+        """Computes the loss on each query's own candidates from raw scores [B, G]."""
         if self.in_batch_wanted:
             raise ValueError("negatives=in_batch needs the embeddings of the update: call in_batch, or set own")
         scores = at_least_float32(scores).masked_fill(~labels.mask, 0.0)
@@ -86,7 +86,7 @@ class GradedMarginLoss(InBatchLoss):
         if not self.in_batch_wanted:
             raise ValueError("negatives=own reads scores: call the loss itself, or set negatives=in_batch")
         pool = graded_pool(batch, queries, self.unknown == "irrelevant")
-        # a half-precision product, times 1/τ, would be off by a nat
+        # A half-precision product, multiplied by 1/τ, would have an error of about one nat.
         vectors = as_vectors(embeddings)
         with torch.autocast(vectors.rows.device.type, enabled=False):
             scores = similarity(vectors.select(pool.query_rows), vectors.select(pool.rows))  # [b, P]
@@ -101,12 +101,12 @@ class GradedMarginLoss(InBatchLoss):
 
 
 def graded_margin(logits: Tensor, grades: Tensor, known: Tensor, margin: float) -> Tensor:
-    """Losses [b] of logits s/τ and grades [b, P] where known [b, P]; 0 for a row whose known grades are all equal."""
+    """Losses [b] of logits s/τ and grades [b, P], over known [b, P]; 0 for a row with equal known grades."""
     losses, cuts = torch.zeros_like(logits[:, 0]), torch.zeros_like(logits[:, 0])
     for grade in grades[known].unique().tolist()[1:]:
         high, low = known & (grades >= grade), known & (grades < grade)
-        cut = (known & (grades == grade)).any(1) & low.any(1)  # [b]: whether this grade divides the row's passages
-        # a row that is not cut keeps all entries: its value is finite, and not used
+        cut = (known & (grades == grade)).any(1) & low.any(1)  # [b]: the grade is a cut of the row
+        # Rows without this cut keep all entries, so that their unused value is finite.
         below = logits.masked_fill(~low & cut[:, None], -torch.inf).logsumexp(1, keepdim=True)
         terms = mean_over(negative_log_sigmoid(logits - below - margin), high)
         losses = losses + torch.where(cut, terms, 0.0)

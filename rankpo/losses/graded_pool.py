@@ -1,6 +1,6 @@
-"""GradedPool: all passages of an update with the grade that each is known to have for each query.
+"""GradedPool: all passages of an update with their known grades for each query.
 
-Letters: b queries that are asked for (of B) · P distinct passages of the update.
+Letters: b requested queries (of B) · P distinct passages of the update.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from rankpo.types import Batch
 
 @dataclass(frozen=True)
 class GradedPool:
-    """rows [P]: rows of `Batch.sequences`. query_rows [b]: of the asked queries. grades [b, P], 0 where not known.
-    known [b, P] bool. own [b, G]: the columns of each query's own candidates, own_mask [b, G] which of them count.
+    """rows [P]: rows of `Batch.sequences`. query_rows [b]: rows of the requested queries. grades [b, P], 0 if unknown.
+    known [b, P] bool. own [b, G]: the columns of each query's own candidates; own_mask [b, G]: their mask.
     teaches [b] bool: whether a query's known grades differ.
     """
 
@@ -32,9 +32,9 @@ class GradedPool:
 def graded_pool(batch: Batch, queries: Tensor | None, irrelevant: bool) -> GradedPool:
     """The pool of the whole update for `queries`, indices [b] into the batch, or None for all.
 
-    Grades come from the labels of all queries of equal text, and from `batch.judged` and `batch.grades`, what the data
-    says elsewhere; of several the largest counts. irrelevant: unknown ones count as grade 0, or as the query's lowest,
-    but not for queries to which other queries' candidates are no negatives (`Batch.own_negatives`).
+    Grades come from the labels of all queries of equal text, and from `batch.judged` and `batch.grades`, the judgements
+    in the rest of the data; of several grades the largest counts. irrelevant: unknown passages count as grade 0, or as
+    the query's lowest grade, except for queries that use only their own negatives (`Batch.own_negatives`).
     """
     if batch.queries is None:
         raise ValueError("in-batch passages need query rows, and this batch has none; set loss.negatives=own")
@@ -66,7 +66,7 @@ def graded_pool(batch: Batch, queries: Tensor | None, irrelevant: bool) -> Grade
 
 
 def _known_grades(batch: Batch, group: Tensor, rows: Tensor, place: Tensor) -> Tensor:
-    """[distinct queries, P] grades, -inf where none is known."""
+    """Returns grades [distinct queries, P], -inf if unknown."""
     mask = batch.labels.mask
     count = int(group.max()) + 1 if len(group) else 0
     stated = batch.labels.relevance[mask]
@@ -82,6 +82,6 @@ def _known_grades(batch: Batch, group: Tensor, rows: Tensor, place: Tensor) -> T
 
 
 def _raised(grades: Tensor, row: Tensor, column: Tensor, values: Tensor) -> Tensor:
-    """grades [n, P] with the entries (row, column) raised to values where they are below."""
+    """Returns grades [n, P] with each entry (row, column) replaced by the maximum of itself and its value."""
     flat = grades.flatten().scatter_reduce(0, row * grades.shape[1] + column, values, "amax")
     return flat.view_as(grades)

@@ -1,4 +1,4 @@
-"""Group relative policy optimisation: completions of one prompt, judged against each other."""
+"""GRPO loss: group relative policy optimisation on the completions of one prompt."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class GRPOLoss(TokenPolicyLoss):
     """
 
     epsilon: float = 0.2
-    epsilon_high: float | None = None  # ε where null; .28 in DAPO
+    epsilon_high: float | None = None  # null means ε; DAPO uses .28.
     beta: float = 0.0
     std: str = "population"
     delta: float = 0.01
@@ -55,7 +55,7 @@ class GRPOLoss(TokenPolicyLoss):
     def needs(self) -> frozenset[str]:
         wanted = {
             "reference": self.old_policy == "reference" or self.beta > 0,
-            "token_logps": self.old_policy == "batch",  # the policy as an update finds it is known by its tokens
+            "token_logps": self.old_policy == "batch",  # Ratios to the old policy are per token.
         }
         return frozenset(need for need, asked in wanted.items() if asked)
 
@@ -71,7 +71,7 @@ class GRPOLoss(TokenPolicyLoss):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The interval of ρ outside of which there is no gradient."""
+        """The clipping interval of ρ."""
         return 1 - self.epsilon, 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
@@ -83,7 +83,7 @@ class GRPOLoss(TokenPolicyLoss):
         return {"loss": count, "kl": count} if self.beta else {"loss": count}
 
     def advantages(self, rewards: Tensor, mask: Tensor) -> Tensor:
-        """A [B, G] of rewards [B, G]; 0 where masked, in groups of one and of equal rewards."""
+        """Advantages A [B, G] of rewards [B, G]; 0 for masked entries, groups of one, and groups of equal rewards."""
         rewards = at_least_float32(rewards)
         count = mask.sum(1, keepdim=True)
         centred = torch.where(
@@ -91,7 +91,7 @@ class GRPOLoss(TokenPolicyLoss):
         )
         freedom = count if self.std == "population" else count - 1
         deviation = (centred.square().sum(1, keepdim=True) / freedom.clamp(min=1)).sqrt()
-        # the mean of equal rewards can miss them by a rounding error, which δ would not hide
+        # The mean of equal rewards can have a rounding error that is large relative to δ.
         spread = torch.where(mask, rewards, -torch.inf).amax(1) > torch.where(mask, rewards, torch.inf).amin(1)
         return torch.where(spread[:, None], centred / (deviation + self.delta), 0)
 
@@ -105,7 +105,7 @@ class GRPOLoss(TokenPolicyLoss):
         return self._losses(tokens, each, weights)
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
-        """Losses [B] of candidates' scores [B, G]: means over each list, weighted by its length."""
+        """Losses [B] of candidates' scores [B, G]: the mean over each list, weighted by its length."""
         if self.old_policy != "reference":
             raise ValueError(f"old_policy={self.old_policy} acts on tokens; on scores [B, G] set old_policy=reference")
         mask = labels.mask
@@ -123,7 +123,7 @@ class GRPOLoss(TokenPolicyLoss):
     def _losses(self, tokens: PolicyTokens, advantages: Tensor, weights: Tensor | None) -> LossOutput:
         logps = at_least_float32(tokens.logps)
         log_ratio = logps - at_least_float32(tokens.old_logps).detach()
-        # without an advantage nothing is learnt, also where ρ is too large for a float: 0 · inf would be NaN
+        # A zero advantage gives a zero loss even if ρ overflows, since 0 · inf would be NaN.
         ratio = torch.where(advantages != 0, log_ratio, log_ratio.detach().clamp(max=0)).exp()
         losses, clipped = clipped_policy_loss(ratio, advantages, *self.bounds)
         distance = k3(logps - at_least_float32(tokens.reference_logps).detach())
@@ -132,7 +132,7 @@ class GRPOLoss(TokenPolicyLoss):
 
 
 def group_deviations(labels: Labels) -> Tensor:
-    """[B] population standard deviation of each group's rewards; 0 where nothing is to be learnt."""
+    """[B] population standard deviation of each group's rewards; 0 for groups without advantages."""
     rewards = at_least_float32(labels.relevance)
     mean = _list_means(rewards[labels.mask], labels.mask)[:, None]
     return _list_means((rewards - mean).square()[labels.mask], labels.mask).sqrt()

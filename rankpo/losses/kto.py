@@ -1,4 +1,4 @@
-"""Kahneman-Tversky optimisation: every completion for itself, desirable or not, measured from a reference point."""
+"""KTO loss: Kahneman-Tversky optimisation on single desirable or undesirable completions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rankpo.losses.base import Loss, at_least_float32, require_choice, require_p
 from rankpo.losses.maths import LOGPS, negative_log_sigmoid
 from rankpo.types import Labels, LossOutput
 
-BALANCED = (1.0, 4 / 3)  # w_D n_D : w_U n_U should lie here, https://arxiv.org/abs/2402.01306 section 4.2
+BALANCED = (1.0, 4 / 3)  # Advised range of w_D n_D : w_U n_U, https://arxiv.org/abs/2402.01306 section 4.2.
 
 
 def reference_point(mismatched: Tensor) -> Tensor:
     """z0 = max(0, mean of the log-ratios h(x_i, y_j) of mismatched prompts and completions), a constant.
 
-    mismatched: [n], of the whole update. Raises ValueError for none: there is nothing to take a mean of.
+    mismatched: log-ratios [n] of the whole update. Raises ValueError if n = 0.
     """
     if not mismatched.numel():
         raise ValueError("the reference point needs at least one mismatched pair, got none")
@@ -31,12 +31,12 @@ class KTOLoss(Loss):
 
     scores, reference [B, 1]: one completion per row, desirable where its relevance is > 0. h = (score - reference)/τ.
     point: z0, a scalar in units of h, not of βh; 0 where None. The mean is over completions, not over weights.
-    logps: `sigmoid`, h = log σ(score/τ) - log σ(reference/τ), as rerankers need it; with `none` and `candidates`
-    (which a completion by itself has not) scores are taken as log-probabilities.
+    logps: `sigmoid`, h = log σ(score/τ) - log σ(reference/τ), for rerankers; with `none` and `candidates`
+    (undefined for a single completion) scores are log-probabilities.
     """
 
     beta: float = 0.1
-    temperature: float = 1.0  # embedding models: the one of stage one; z0 takes up the constant that h then lacks
+    temperature: float = 1.0  # Embedding models use that of stage one; z0 absorbs the constant that h lacks then.
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
     logps: str = "auto"
@@ -52,7 +52,7 @@ class KTOLoss(Loss):
 
     @property
     def needs(self) -> frozenset[str]:
-        # Mismatched pairs are drawn anew every epoch, so no score of them can be stored.
+        # Each epoch draws new mismatched pairs, so their reference scores cannot be stored.
         return frozenset({"reference", "live_reference"} if self.needs_reference_point else {"reference"})
 
     @property
@@ -64,11 +64,11 @@ class KTOLoss(Loss):
 
     @property
     def needs_reference_point(self) -> bool:
-        """Whether `point` must be measured on mismatched pairs."""
+        """Whether the trainer must measure `point` on mismatched pairs."""
         return True
 
     def log_ratios(self, scores: Tensor, reference: Tensor | None) -> Tensor:
-        """h, of the shape of the scores; the reference is a constant."""
+        """Returns h, in the shape of the scores; the reference is a constant."""
         policy = at_least_float32(scores) / self.temperature
         fixed = at_least_float32(require_reference(self, reference)).detach() / self.temperature
         if self.logps == "sigmoid":
@@ -76,7 +76,7 @@ class KTOLoss(Loss):
         return policy - fixed
 
     def balance(self, num_desirable: int, num_undesirable: int) -> float | None:
-        """w_D n_D : w_U n_U, or None where a class is empty."""
+        """Returns the ratio w_D n_D : w_U n_U, or None if a class is empty."""
         if not num_desirable or not num_undesirable:
             return None
         return self.desirable_weight * num_desirable / (self.undesirable_weight * num_undesirable)
@@ -91,7 +91,7 @@ class KTOLoss(Loss):
         ratios = self.log_ratios(scores, reference)[:, 0]  # [B]
         desirable = labels.relevance[:, 0] > 0
         origin = ratios.new_zeros(()) if point is None else point.detach().to(ratios)
-        # what is wanted: above the reference point if desirable, below it if not
+        # The loss pushes h above the reference point if desirable, below it otherwise.
         wanted = torch.where(desirable, ratios - origin, origin - ratios)
         weights = torch.where(desirable, self.desirable_weight, self.undesirable_weight)
         losses = weights * torch.sigmoid(-self.beta * wanted)
@@ -106,7 +106,7 @@ class KTOLoss(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class KTOZeroLoss(KTOLoss):
-    """KTO with z0 = 0, for study: the same completions without the pull of a reference point."""
+    """KTO with z0 = 0, for ablation of the reference point."""
 
     @property
     def needs_reference_point(self) -> bool:

@@ -1,4 +1,4 @@
-"""Losses on pairs of texts that are labelled as alike or not: contrastive pairs, and their online form."""
+"""Losses on pairs of texts with binary similarity labels: the contrastive loss and its online form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ContrastivePairsLoss(PairwiseInBatchLoss):
     """Mean over pairs of ½[y·d² + (1 - y)·max(0, margin - d)²], d a distance of the two texts.
 
     Hadsell, Chopra, LeCun, CVPR 2006, eq. 4. distance: `cosine` (1 - cosine), `euclidean` or `manhattan`. y in [0, 1]:
-    1 alike, 0 not; a number between weighs both. Raises ValueError for other labels.
+    1 similar, 0 dissimilar; a number between weights both terms. Raises ValueError for other labels.
     """
 
     margin: float = 0.5
@@ -44,9 +44,10 @@ class ContrastivePairsLoss(PairwiseInBatchLoss):
 class OnlineContrastiveLoss(PairwiseInBatchLoss):
     """Σ d² over the hard positive pairs of an update + Σ max(0, margin - d)² over its hard negative ones.
 
-    Hard are positive pairs that are farther apart than the nearest negative pair, and negative pairs that are nearer
-    than the farthest positive one; of an update of one class alone, those on the wrong side of its mean, as in
-    sentence-transformers. reduction: `sum` as there, which grows with the update, or `mean` over all its pairs.
+    Positive pairs are hard if their distance exceeds that of the nearest negative pair, and negative pairs are hard if
+    their distance is below that of the farthest positive pair. In an update of one class, pairs on the wrong side of
+    the mean distance are hard, as in sentence-transformers. reduction: `sum` as in sentence-transformers, which grows
+    with the update, or `mean` over all its pairs.
     Raises ValueError for labels other than 0 and 1.
     """
 
@@ -73,12 +74,12 @@ class OnlineContrastiveLoss(PairwiseInBatchLoss):
         nearest, farthest = self._borders(apart.detach(), alike)
         terms = torch.where(alike, apart.square(), (self.margin - apart).clamp(min=0).square())
         hard = torch.where(alike, apart > nearest, apart < farthest)
-        factor = len(apart) if self.reduction == "sum" else 1  # the trainer takes the mean over all pairs
+        factor = len(apart) if self.reduction == "sum" else 1  # The trainer divides by the number of pairs.
         return torch.where(hard, terms, 0.0) * factor, apart
 
     @staticmethod
     def _borders(apart: Tensor, alike: Tensor) -> tuple[Tensor, Tensor]:
-        """The distance above which a positive pair is hard, and that below which a negative one is."""
+        """Returns the distance above which positive pairs are hard, and the one below which negative pairs are hard."""
         positive, negative = apart[alike], apart[~alike]
         nearest = negative.min() if len(negative) else positive.mean()
         farthest = positive.max() if len(positive) else negative.mean()

@@ -1,4 +1,4 @@
-"""LambdaRank and the LambdaLoss family: RankNet's pairs, weighed by what swapping them does to nDCG."""
+"""LambdaLoss family with LambdaRank: RankNet's pairs, weighted by the change of nDCG when they swap."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ class LambdaLoss(ListLoss):
     y is the relevance times grade_scale. A dataset with min_label and max_label scales its labels to [0, 1], and the
     gains become flat: grades 1 and 3 of 0 to 3 have gains .26 and 1, and raw 1 and 7. grade_scale = max_label -
     min_label restores the raw gains, those of evaluations; 1 takes the relevance as it is. It acts on the gains and on
-    the logged ndcg@10 alone. k: pairs of which at least one candidate is among the first k by score; None for all. log: of the logistic loss,
-    "2" as in the paper, or "e". pool_pairs: see RankNetLoss; without k, since it counts pairs by labels alone.
+    the logged ndcg@10 only. k: restricts to pairs with at least one candidate among the first k by score; None for all.
+    log: base of the logistic loss, "2" as in the paper, or "e". pool_pairs: see RankNetLoss; it excludes k, since it
+    counts pairs by labels alone.
     Raises ValueError for grades below 0 or above 30.
     """
 
@@ -104,6 +105,6 @@ class LambdaLoss(ListLoss):
         lambdarank = gaps(discount).abs() * difference
         if self.scheme == "lambdarank":
             return lambdarank
-        distance = gaps(place).abs().clamp(min=1).to(target.dtype)  # the diagonal is in no pair
+        distance = gaps(place).abs().clamp(min=1).to(target.dtype)  # The diagonal has no pairs.
         ndcg2 = (1 / torch.log2(1 + distance) - 1 / torch.log2(2 + distance)).abs() * difference
         return ndcg2 if self.scheme == "ndcg2" else self.mu * ndcg2 + lambdarank

@@ -1,4 +1,4 @@
-"""What the losses on lists share: targets, pairs without ties, empty lists, metrics. losses.md section 2.10."""
+"""ListLoss and helpers of losses on lists: targets, ordered pairs, empty lists and metrics."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from rankpo.losses.base import Loss, at_least_float32, require_choice, require_p
 from rankpo.types import Labels, LossOutput
 
 NDCG_DEPTH = 10
-LARGEST_GRADE = 30  # 2^30 - 1 is still exact in float64, and no scale of grades is longer
+LARGEST_GRADE = 30  # 2^30 - 1 is exact in float64, and grade scales are shorter.
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListLoss(Loss):
     """Base of the losses on lists of G candidates: scores [B, G] become s = scores/τ, labels the target y.
 
-    target: `relevance`, the labels (scores that stand beside lists of positives and negatives are labels), or `teacher`,
-    the teacher's scores; constants either way. A list from which nothing can be
-    learned (`usable`) has loss 0, gradient 0 and weight 0, and is counted in `scores/empty`. Masked candidates
-    enter nothing, whatever number stands there.
+    target: `relevance`, the labels (including scores beside lists of positives and negatives), or `teacher`, the
+    teacher's scores; both are constants. A list without a training signal (see `usable`) has loss 0, gradient 0 and
+    weight 0, and counts in `scores/empty`. The values of masked candidates have no effect.
     """
 
     temperature: float = 1.0
     target: str = "relevance"
 
-    reads_grades: ClassVar[bool] = True  # False: positives and negatives decide, whatever labels stand beside them
+    reads_grades: ClassVar[bool] = True  # False: the loss uses binary relevance.
 
     def __post_init__(self) -> None:
         require_positive(temperature=self.temperature)
@@ -40,11 +39,11 @@ class ListLoss(Loss):
         return frozenset({"teacher"} if self.target == "teacher" else ())
 
     def of_lists(self, scores: Tensor, target: Tensor, labels: Labels) -> Tensor:
-        """Losses [B] of s and y [B, G], both 0 where masked; finite also for lists that are not usable."""
+        """Losses [B] of s and y [B, G], both 0 where masked; the result must be finite for unusable lists too."""
         raise TypeError(f"{type(self).__name__} has no formula")
 
     def check(self, target: Tensor, mask: Tensor) -> None:
-        """Raises ValueError for targets that the formula does not allow."""
+        """Raises ValueError for targets outside the domain of the loss."""
 
     def usable(self, target: Tensor, labels: Labels) -> Tensor:
         """[B] bool: lists with at least one ordered pair."""
@@ -52,7 +51,7 @@ class ListLoss(Loss):
 
     def teaches(self, labels: Labels) -> Tensor:
         if self.target == "teacher" and labels.teacher is None:
-            return super().teaches(labels)  # what is missing is the trainer's to say
+            return super().teaches(labels)  # The trainer reports a missing teacher.
         return self.usable(self.target_of(labels), labels)
 
     def list_weights(self, target: Tensor, labels: Labels) -> Tensor:
@@ -66,7 +65,7 @@ class ListLoss(Loss):
         return {"loss": torch.where(self.usable(target, labels), weights, 0.0)}
 
     def target_of(self, labels: Labels) -> Tensor:
-        """y [B, G] in at least float32, 0 where masked. Raises ValueError where the teacher is missing."""
+        """Returns y [B, G] in at least float32, 0 where masked. Raises ValueError if the teacher is missing."""
         relevance = labels.grades if self.reads_grades and labels.grades is not None else labels.relevance
         chosen = relevance if self.target == "relevance" else labels.teacher
         if chosen is None:
@@ -74,11 +73,11 @@ class ListLoss(Loss):
         return at_least_float32(chosen.detach()).masked_fill(~labels.mask, 0.0)
 
     def scaled(self, scores: Tensor, reference: Tensor | None) -> Tensor:
-        """s [B, G] of raw scores and, where the loss needs them, reference scores."""
+        """Returns s [B, G] from raw scores and, if the loss needs them, reference scores."""
         return scores / self.temperature
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
-        """scores [B, G] raw; losses [B] in nats, not reduced."""
+        """Computes unreduced losses [B] in nats from raw scores [B, G]."""
         scores = at_least_float32(scores)
         target = self.target_of(labels).to(scores.dtype)
         usable = self.usable(target, labels)
@@ -90,17 +89,17 @@ class ListLoss(Loss):
 
 
 def ordered_pairs(target: Tensor, mask: Tensor) -> Tensor:
-    """[B, G, G] bool: candidate i stands above j, y_i > y_j. Ties make no pair; masked candidates are in none."""
+    """[B, G, G] bool: y_i > y_j. Ties and masked candidates form no pairs."""
     return (target[:, :, None] > target[:, None, :]) & both(mask)
 
 
 def both(mask: Tensor) -> Tensor:
-    """[B, G, G] bool: neither of two candidates is masked."""
+    """[B, G, G] bool: both candidates are unmasked."""
     return mask[:, :, None] & mask[:, None, :]
 
 
 def mean_over(values: Tensor, kept: Tensor) -> Tensor:
-    """Mean [B] over the kept entries of values [B, …]; 0 where none is kept."""
+    """Mean [B] over the kept entries of values [B, …]; 0 for rows without kept entries."""
     total = torch.where(kept, values, 0.0).flatten(1).sum(1)
     return total / kept.flatten(1).sum(1).clamp(min=1)
 
@@ -111,16 +110,16 @@ def gaps(values: Tensor) -> Tensor:
 
 
 def ranks(target: Tensor, mask: Tensor) -> Tensor:
-    """r [B, G]: rank by target from 1, equal ones share the mean of their ranks; 0 where masked."""
+    """r [B, G]: rank by target from 1, with mean ranks for ties; 0 where masked."""
     pairs = both(mask)
     above = ((target[:, None, :] > target[:, :, None]) & pairs).sum(2)
-    equal = ((target[:, None, :] == target[:, :, None]) & pairs).sum(2)  # oneself among them
+    equal = ((target[:, None, :] == target[:, :, None]) & pairs).sum(2)  # The count includes i itself.
     return torch.where(mask, 1 + above + (equal - 1) / 2, 0.0).to(target.dtype)
 
 
 def positions(scores: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """[B, G]: position by score from 1, masked ones last. Of equal scores the less relevant one comes first:
-    the order of the columns, often the best first, must never break a tie."""
+    """[B, G]: position by score from 1, masked candidates last. Ties in score place the less relevant candidate
+    first, because the column order, often best first, would inflate the metrics."""
     by_target = torch.where(mask, target, torch.inf).argsort(dim=1, stable=True)
     ordered = torch.where(mask, scores, -torch.inf).gather(1, by_target)
     order = by_target.gather(1, ordered.argsort(dim=1, descending=True, stable=True))
@@ -129,11 +128,11 @@ def positions(scores: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def list_metrics(scores: Tensor, target: Tensor, mask: Tensor, graded: bool) -> dict[str, Tensor]:
-    """`scores/accuracies`, `scores/ties` (shares of the ordered pairs), `scores/top1` (a best one stands first,
-    alone) and, if graded, `ndcg@10`; one value for each list with an ordered pair.
+    """Returns `scores/accuracies`, `scores/ties` (shares of the ordered pairs), `scores/top1` (a best candidate ranks
+    first without ties) and, if graded, `ndcg@10`; one value for each list with an ordered pair.
 
-    target: the relevance that the loss is trained on. Its scale is that of the training data: with a label range, in
-    [0, 1], so that these gains are flatter than those of an evaluation, which takes the labels before scaling.
+    target: the relevance in the scale of the training data. With a label range the scale is [0, 1], so the gains here
+    are flatter than those of an evaluation, which uses the labels before scaling.
     """
     pairs = ordered_pairs(target, mask)
     told = pairs.flatten(1).any(1)
@@ -163,7 +162,7 @@ def gain(target: Tensor, mask: Tensor) -> Tensor:
 
 
 def ideal_dcg(target: Tensor, mask: Tensor, k: int) -> Tensor:
-    """The largest DCG@k [B] that any order of the candidates has."""
+    """The maximum DCG@k [B] over all orders of the candidates."""
     gains = gain(target, mask).sort(1, descending=True).values
     return discounted(gains, torch.arange(1, target.shape[1] + 1, device=target.device).expand_as(gains), k).sum(1)
 

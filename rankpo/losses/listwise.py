@@ -1,4 +1,4 @@
-"""Listwise losses: the distribution or the order of a whole list at once."""
+"""Listwise losses on the distribution or the order of a whole list."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ListNetLoss(ListLoss):
     """-Σ_i p_i log softmax(s)_i with p = softmax(y/T). Cao et al., ICML 2007.
 
     target_temperature: T; at 1 a single positive among ten candidates gets a target of .23 only. targets: `all`, or
-    `nonzero`, p over candidates with y ≠ 0 alone (RAG-Retrieval's listwise_ce); a list with none is not usable.
+    `nonzero`, p over candidates with y ≠ 0 only (RAG-Retrieval's listwise_ce); a list without any is unusable.
     """
 
     target_temperature: float = 1.0
@@ -40,8 +40,8 @@ class ListNetLoss(ListLoss):
 class SoftmaxLoss(ListLoss):
     """-Σ_i t_i log softmax(s)_i with t = y/Σy: with one positive, cross-entropy against its group (FlagEmbedding).
 
-    Of records with lists of positives and negatives, y is 1 and 0 whatever scores they have. Raises ValueError for a
-    negative y.
+    For records with lists of positives and negatives, y is 1 and 0 regardless of their scores. Raises ValueError for
+    y < 0.
     """
 
     reads_grades: ClassVar[bool] = False
@@ -63,8 +63,8 @@ class SoftmaxLoss(ListLoss):
 class ListMLELoss(ListLoss):
     """Σ_k [logsumexp_{j ≥ k} s_(j) - s_(k)], candidates by y descending. Xia et al., ICML 2008.
 
-    Minus the log-likelihood of the whole order under Plackett and Luce. Equal y stand in the order of the columns,
-    which the loader draws anew for each epoch. reduction: `sum`, or `mean` over the list's candidates.
+    This is the negative log-likelihood of the whole order under the Plackett-Luce model. Candidates of equal y keep the
+    column order, which the loader shuffles every epoch. reduction: `sum`, or `mean` over the list's candidates.
     """
 
     reduction: str = "sum"
@@ -88,7 +88,7 @@ class PListMLELoss(ListLoss):
         terms, counted = choice_terms(scores, target, labels.mask)
         n = counted.sum(1, keepdim=True).to(terms.dtype)
         k = torch.arange(1, terms.shape[1] + 1, device=terms.device, dtype=terms.dtype)
-        # numerator and denominator divided by 2^n: lists of any length stay finite
+        # Numerator and denominator are divided by 2^n, which keeps long lists finite.
         weights = torch.where(counted, torch.exp2(-k) - torch.exp2(-n), 0.0)
         total = weights.sum(1, keepdim=True)
         return (weights / torch.where(total > 0, total, 1.0) * terms).sum(1)
@@ -134,7 +134,7 @@ class PlackettLuceLoss(ListLoss):
 class ADRMSELoss(ListLoss):
     """Mean of (r_i - r̂_i)²/log2(1 + r_i), r̂_i = 1 + Σ_{j ≠ i} σ(a(s_j - s_i)). https://arxiv.org/abs/2405.07920.
 
-    r: rank by y from 1, equal ones share their mean. alpha: a, the steepness of the soft rank.
+    r: rank by y from 1, with mean ranks for ties. alpha: a, the steepness of the soft rank.
     """
 
     alpha: float = 1.0
@@ -153,12 +153,12 @@ class ADRMSELoss(ListLoss):
 
 
 def choice_terms(scores: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """logsumexp_{j ≥ k} s_(j) - s_(k) [B, G] in the order of the target, 0 beyond the list, and where it is not."""
+    """Returns logsumexp_{j ≥ k} s_(j) - s_(k) [B, G] in the order of the target (0 for padding), and the valid mask."""
     order = torch.where(mask, target, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    scores = scores - scores.detach().amax(1, keepdim=True)  # the value is the same, and large scores lose no digits
+    scores = scores - scores.detach().amax(1, keepdim=True)  # The shift avoids rounding of large scores.
     ordered, counted = scores.gather(1, order), mask.gather(1, order)
     numbers = torch.arange(mask.shape[1], device=mask.device)
-    left = (numbers[None, :] >= numbers[:, None]) & counted[:, None, :]  # [B, k, j]: still to be chosen at k
-    left = left | torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)  # no row without an entry: finite
+    left = (numbers[None, :] >= numbers[:, None]) & counted[:, None, :]  # [B, k, j]: j remains at step k
+    left = left | torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)  # The diagonal keeps every row finite.
     remaining = ordered[:, None, :].expand(left.shape).masked_fill(~left, -torch.inf).logsumexp(2)
     return torch.where(counted, remaining - ordered, 0.0), counted

@@ -1,4 +1,4 @@
-"""Objectives of listwise language-model rerankers: write the ranking, score the identifiers, or both."""
+"""Losses of listwise language-model rerankers on generated rankings, identifier logits, or both."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ListwiseLMLoss(Loss):
 
     @property
     def _reads_answers(self) -> bool:
-        """Whether the answer is written behind the prompt."""
+        """Whether the answer follows the prompt in the input."""
         return self.objective != "ranking"
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
@@ -62,7 +62,7 @@ class ListwiseLMLoss(Loss):
         if answer_logps is None:
             raise ValueError(f"objective={self.objective} needs the log-probabilities of the answers [B], got None")
         tokens = _answer_tokens(labels)
-        # per answer token, weighed by their number: an answer of none has the sum 0, and weighs 0
+        # The loss is per answer token, weighted by the token count; an empty answer has sum 0 and weight 0.
         losses = -at_least_float32(answer_logps) / tokens.clamp(min=1)
         if ranked is None:
             mask = labels.mask

@@ -1,6 +1,6 @@
-"""Preference losses on each completion's own log-ratio, not on their gap alone: APO, NCA, SPPO, BCO.
+"""Preference losses on the log-ratio h of each completion: APO, NCA, SPPO, BCO.
 
-h = lp - reference lp. These need log-probabilities: `logps` says how scores become some.
+h = lp - reference lp. These losses need log-probabilities; `logps` selects how scores convert to them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rankpo.types import Labels, LossOutput
 
 @dataclass(frozen=True, kw_only=True)
 class LogRatioLoss(Loss):
-    """Base: subclasses give the losses of the rewards βh. scores, reference [B, 2] or, under `candidates`, wider."""
+    """Base: subclasses compute losses of the rewards βh. scores, reference [B, 2], or [B, G] with `candidates`."""
 
     on_pairs: ClassVar[bool] = True
 
@@ -58,7 +58,7 @@ class LogRatioLoss(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class APOZeroLoss(LogRatioLoss):
-    """1 - σ(βh_w) + σ(βh_l): chosen texts are better than the policy's own. https://arxiv.org/abs/2408.06266."""
+    """1 - σ(βh_w) + σ(βh_l), for chosen texts better than the policy's samples. https://arxiv.org/abs/2408.06266."""
 
     def of_rewards(self, chosen: Tensor, rejected: Tensor, labels: Labels) -> Tensor:
         return torch.sigmoid(-chosen) + torch.sigmoid(rejected)
@@ -66,7 +66,7 @@ class APOZeroLoss(LogRatioLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class APODownLoss(LogRatioLoss):
-    """σ(βh_w) + 1 - σ(βh_w - βh_l): the policy's own are better than the chosen. 2408.06266."""
+    """σ(βh_w) + 1 - σ(βh_w - βh_l), for policies whose samples are better than the chosen texts. 2408.06266."""
 
     def of_rewards(self, chosen: Tensor, rejected: Tensor, labels: Labels) -> Tensor:
         return torch.sigmoid(chosen) + torch.sigmoid(rejected - chosen)
@@ -74,7 +74,7 @@ class APODownLoss(LogRatioLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class NCALoss(LogRatioLoss):
-    """ℓ(βh_w) + ½ℓ(-βh_w) + ½ℓ(-βh_l): keeps the chosen one likely. https://arxiv.org/abs/2402.05369."""
+    """ℓ(βh_w) + ½ℓ(-βh_w) + ½ℓ(-βh_l), which keeps the chosen text likely. https://arxiv.org/abs/2402.05369."""
 
     beta: float = 0.01
 
@@ -87,12 +87,12 @@ class NCALoss(LogRatioLoss):
 class SPPOLoss(LogRatioLoss):
     """(h_w - (P - ½)/β)² + (h_l + (P - ½)/β)², P = the chosen one's win rate. https://arxiv.org/abs/2405.00675.
 
-    win_rate: `certain`, P = 1, the paper's hard form; `confidence`, P = the pair's stated confidence. A confidence
-    below ½ counts as ½, a coin toss, as in every loss that reads it: it is doubt about the label, not a vote for the
-    rejected one, and must not turn the pair around.
+    win_rate: `certain`, P = 1, the paper's hard form; `confidence`, P = the pair's confidence. A confidence
+    below ½ counts as ½, as in all losses with confidences: it expresses doubt about the label and must not invert the
+    preference.
     """
 
-    beta: float = 0.001  # 1/η of the paper; for cosines use 0.1 and more
+    beta: float = 0.001  # 1/η of the paper; cosines need 0.1 or more.
     win_rate: str = "certain"
 
     def __post_init__(self) -> None:
@@ -108,8 +108,8 @@ class SPPOLoss(LogRatioLoss):
 class BCOLoss(LogRatioLoss):
     """ℓ(βh_w - δ) + ℓ(-(βh_l - δ)): a binary classifier of rewards. https://arxiv.org/abs/2404.04656.
 
-    δ is the mean of `rewards/chosen` and `rewards/rejected` over all updates so far, 0 before the first. The
-    authors' code takes the current micro-batch in before it uses δ; that would depend on how an update is cut.
+    δ is the mean of `rewards/chosen` and `rewards/rejected` over all previous updates, 0 before the first. The
+    authors' code includes the current micro-batch in δ, which would make the loss depend on the micro-batch size.
     """
 
     beta: float = 0.01

@@ -14,9 +14,9 @@ from rankpo.types import LossOutput, Term
 
 @dataclass(frozen=True, kw_only=True)
 class Matryoshka:
-    """The sizes of embeddings on which a loss is taken, and the weight of each; weights None: 1 each.
+    """Embedding sizes of a Matryoshka loss and the weight of each; weights None: 1 each.
 
-    Raises ValueError for dims that are not distinct positive integers, and for weights that do not fit them.
+    Raises ValueError unless dims are distinct positive integers and weights match them in number.
     """
 
     dims: Sequence[int]
@@ -36,12 +36,12 @@ def matryoshka_of(dims: Sequence[int] | None, weights: Sequence[float] | None) -
 
 
 def truncate(embeddings: Tensor, dim: int) -> Tensor:
-    """The first `dim` components, of length 1 again: [N, D] to [N, dim]."""
+    """Returns the first `dim` components, renormalised to length 1: [N, D] to [N, dim]."""
     return normalize(embeddings[..., :dim], dim=-1)
 
 
 def check_matryoshka(dims: Sequence[int] | None, weights: Sequence[float] | None) -> None:
-    """Raises ValueError for dims that are not distinct positive integers, or weights that do not fit them."""
+    """Raises ValueError unless dims are distinct positive integers and weights match them in number."""
     if dims is None:
         if weights is not None:
             raise ValueError(f"matryoshka_weights={list(weights)} needs matryoshka_dims, which is not set")
@@ -59,9 +59,9 @@ def check_matryoshka(dims: Sequence[int] | None, weights: Sequence[float] | None
 
 
 def sizes_and_weights(dims: Sequence[int], weights: Sequence[float] | None, size: int) -> dict[int, float]:
-    """Weight of every size, largest size first; the full size D joins with weight 1 where `dims` lacks it.
+    """Weight of every size, largest size first; the full size D has weight 1 if `dims` lacks it.
 
-    Raises ValueError for a dim above D, and where `check_matryoshka` does.
+    Raises ValueError for a dim above D, and like `check_matryoshka`.
     """
     check_matryoshka(dims, weights)
     if max(dims) > size:
@@ -73,8 +73,8 @@ def sizes_and_weights(dims: Sequence[int], weights: Sequence[float] | None, size
 def matryoshka(loss_of: Callable[[Tensor], LossOutput], embeddings: Tensor, sizes: Matryoshka | None) -> LossOutput:
     """Weighted mean over sizes of `loss_of(truncate(embeddings, size))`, in losses and in every term.
 
-    embeddings [N, D]. A mean, so that the learning rate of the plain loss still fits: sentence-transformers sums.
-    Metrics are those of the full size, and `loss/dim_<m>` [B] of each. sizes None: the loss of the embeddings as given.
+    embeddings [N, D]. The mean keeps the learning rate of the plain loss valid; sentence-transformers sums. The metrics
+    are those of the full size and `loss/dim_<m>` [B] of each size. sizes None: the loss of the full embeddings.
     """
     if sizes is None:
         return loss_of(embeddings)

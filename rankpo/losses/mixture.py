@@ -14,9 +14,9 @@ from rankpo.types import Labels, LossOutput, Term
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureLoss(Loss):
-    """Σ weight·loss, each with a denominator of its own, logged as `loss/<name>` before its weight.
+    """Σ weight·loss. Each loss has its own denominator and is logged unweighted as `loss/<name>`.
 
-    losses: by name; the first is the main term and gives the metrics. term_weights: of every name, > 0.
+    losses: losses by name; the first is the main term and provides the metrics. term_weights: weight by name, > 0.
     """
 
     losses: Mapping[str, Loss]

@@ -1,4 +1,4 @@
-"""What the losses on pairs share: columns 0 (chosen) and 1 (rejected), smoothing, log-ratios, metrics."""
+"""Helpers of losses on pairs: columns 0 (chosen) and 1 (rejected), smoothing, log-ratios, metrics."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ KINDS = ("sigmoid", "hinge")
 
 
 def pair_scores(scores: Tensor) -> Tensor:
-    """The scores in at least float32; raises ValueError unless there are columns for chosen and rejected."""
+    """Returns the scores in at least float32; raises ValueError unless there are columns for chosen and rejected."""
     if scores.ndim != 2 or scores.shape[1] < 2:
         raise ValueError(f"a loss on pairs needs scores [B, 2] (chosen, rejected), got shape {list(scores.shape)}")
     return at_least_float32(scores)
 
 
 def fixed_reference(loss: object, reference: Tensor | None) -> Tensor:
-    """The reference scores as a constant in at least float32; raises ValueError where there are none."""
+    """Returns the reference scores as a constant in at least float32; raises ValueError if there are none."""
     return pair_scores(require_reference(loss, reference)).detach()
 
 
@@ -30,15 +30,15 @@ def gap(values: Tensor) -> Tensor:
 
 
 def per_token(logps: Tensor, lengths: Tensor | None) -> Tensor:
-    """Means per scored token [B, 2] of sums [B, 2 or more]; without lengths a score is one unit and stays as it is.
+    """Means per scored token [B, 2] of sums [B, 2 or more]; without lengths returns the scores unchanged.
 
-    The mean over no token is 0, as the sum is.
+    The mean over zero tokens is 0.
     """
     return logps[:, :2] if lengths is None else logps[:, :2] / lengths[:, :2].clamp(min=1)
 
 
 def weights_of_means(labels: Labels) -> dict[str, Tensor]:
-    """Weights [B] of losses that compare means per token: 0 where the chosen or the rejected one has no scored token."""
+    """Weights [B] of losses on means per token: 0 if the chosen or the rejected completion has no scored token."""
     ones = torch.ones(len(labels), device=labels.relevance.device)
     if labels.lengths is None:
         return {"loss": ones}
@@ -46,7 +46,7 @@ def weights_of_means(labels: Labels) -> dict[str, Tensor]:
 
 
 def chosen_nll(logps: Tensor, lengths: Tensor | None, nll: str) -> Tensor:
-    """Negative log-probability [B] of the chosen one in nats: `sum` over its tokens, or their `mean`."""
+    """Negative log-probability [B] of the chosen completion in nats: `sum` or `mean` over its tokens."""
     return -(per_token(logps, lengths) if nll == "mean" else logps)[:, 0]
 
 
@@ -61,7 +61,7 @@ def preference(z: Tensor, kind: str, label_smoothing: float | Tensor = 0.0) -> T
 
 
 def check_preference(kind: str, label_smoothing: float) -> None:
-    """Raises ValueError for an unknown kind, ε outside [0, .5) (from .5 on no order is learned), ε with hinge."""
+    """Raises ValueError for an unknown kind, ε outside [0, .5) (ε ≥ .5 does not learn the order), ε with hinge."""
     require_choice(KINDS, kind=kind)
     require_below(0.5, label_smoothing=label_smoothing)
     if kind == "hinge" and label_smoothing > 0:

@@ -20,7 +20,7 @@ DISTANCES = ("cosine", "euclidean", "manhattan")
 @dataclass(frozen=True)
 class Pairs:
     """All n pairs of an update. owner [n]: index of the query in the batch. left, right [n]: rows of
-    `Batch.sequences`. labels [n]: the relevance that the data states."""
+    `Batch.sequences`. labels [n]: the relevance in the data."""
 
     owner: Tensor
     left: Tensor
@@ -29,7 +29,7 @@ class Pairs:
 
 
 def pairs_of(batch: Batch) -> Pairs:
-    """Every query with each of its unmasked candidates. Raises ValueError for models that embed no queries."""
+    """Pairs each query with its unmasked candidates. Raises ValueError for models without query embeddings."""
     if batch.queries is None:
         raise ValueError("labelled pairs need an embedding of each text, and this batch has query and candidate as one")
     owner, column = batch.labels.mask.nonzero(as_tuple=True)
@@ -40,16 +40,16 @@ def pairs_of(batch: Batch) -> Pairs:
 
 @dataclass(frozen=True, kw_only=True)
 class PairwiseInBatchLoss(InBatchLoss):
-    """Base: subclasses give the terms of pairs, and check the labels.
+    """Base: subclasses compute the terms of pairs and check the labels.
 
-    The value of an update depends on its set of pairs alone, not on which of them share a query.
+    The value of an update depends only on its set of pairs, not on their grouping by query.
     """
 
     def check(self, labels: Tensor) -> None:
-        """Raises ValueError for labels [n] that the formula does not allow."""
+        """Raises ValueError for labels [n] outside the domain of the loss."""
 
     def of_update(self, embeddings: Tensor, pairs: Pairs, asked: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses [n], of which only those where asked [n] are used, of embeddings [N, D]; and the scores [n]."""
+        """Returns losses [n] and scores [n] of embeddings [N, D]; losses count only where asked [n] is True."""
         raise TypeError(f"{type(self).__name__} has no formula")
 
     def in_batch_weights(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -80,21 +80,21 @@ class PairwiseInBatchLoss(InBatchLoss):
 
 
 def cosines(left: Tensor, right: Tensor) -> Tensor:
-    """[n] of rows [n, D]; 0 for a row of zeros."""
+    """Cosines [n] of rows [n, D]; 0 for a row of zeros."""
     return (normalize(left, dim=1) * normalize(right, dim=1)).sum(1)
 
 
 def distances(left: Tensor, right: Tensor, kind: str) -> Tensor:
-    """[n] of rows [n, D]: `cosine`, 1 - cosine; `euclidean`; `manhattan`. Equal rows are at 0, with gradient 0."""
+    """Distances [n] of rows [n, D]: `cosine`, 1 - cosine; `euclidean`; `manhattan`. Equal rows: 0 with gradient 0."""
     if kind == "cosine":
         return 1 - cosines(left, right)
     return torch.linalg.vector_norm(left - right, ord=2 if kind == "euclidean" else 1, dim=1)
 
 
 def all_distances(left: Tensor, right: Tensor, kind: str) -> Tensor:
-    """[a, b] of rows [a, D] and [b, D]; see `distances`."""
+    """Distances [a, b] of rows [a, D] and [b, D]; see `distances`."""
     if kind == "cosine":
         return 1 - normalize(left, dim=1) @ normalize(right, dim=1).T
-    # the product form of the Euclidean distance loses the digits of near texts
+    # The product form of the Euclidean distance is inaccurate for near texts.
     norm, mode = (2.0, "donot_use_mm_for_euclid_dist") if kind == "euclidean" else (1.0, "use_mm_for_euclid_dist")
     return torch.cdist(left, right, p=norm, compute_mode=mode)

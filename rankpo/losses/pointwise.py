@@ -1,4 +1,4 @@
-"""Pointwise losses: each candidate by itself, against a relevance in [0, 1]. As in RAG-Retrieval."""
+"""Pointwise loss of each candidate against a relevance in [0, 1], as in RAG-Retrieval."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rankpo.types import Labels
 class PointwiseLoss(ListLoss):
     """Mean over a list's candidates of y·ℓ(s) + (1 - y)·ℓ(-s) (`bce`), or of (σ(s) - y)² (`mse`, after the sigmoid).
 
-    A list weighs as many as it has candidates, so that the value of an update depends on its set of pairs alone, not
-    on how they are grouped; a list of one teaches too. positive_weight: of the term of relevant candidates (bce).
-    Raises ValueError for a relevance outside [0, 1]: the dataset scales its labels.
+    The weight of a list is its number of candidates, so that the value of an update depends only on its set of pairs,
+    not on their grouping; lists of one candidate are usable. positive_weight: factor of the term of relevant candidates
+    (bce). Raises ValueError for a relevance outside [0, 1], since the dataset scales its labels.
     """
 
     kind: str = "bce"

@@ -1,6 +1,6 @@
-"""Who is a negative for whom in one update: the pool of candidates of all queries, from row numbers alone.
+"""Pool of the candidates of all queries of an update, and each query's negatives in it, from row numbers.
 
-Letters: b queries that are asked for (of B) · P entries of the pool · Q queries that a document is compared with ·
+Letters: b requested queries (of B) · P entries of the pool · Q queries to compare a document with ·
 U distinct candidate texts.
 """
 
@@ -16,14 +16,14 @@ from rankpo.types import Batch
 
 @dataclass(frozen=True)
 class Pool:
-    """Rows of the pool's texts and of the queries, and the relations of the b asked queries to them.
+    """Rows of the pool's texts and of the queries, and their relations to the b requested queries.
 
     rows [P], query_rows [Q]: rows of `Batch.sequences`. positive [b]: the column of each query's positive among rows.
     query [b]: its own column among query_rows. own [b, P] bool: candidates of the query itself, positive included.
     known [b, P] bool: texts known to be relevant to the query's text, positive included. same_query [b, Q] bool:
     queries of equal text, itself included. shared [b, Q] bool: queries to which the positive is known to be relevant,
-    itself included. teacher [b, P]: teacher scores of own candidates, -inf elsewhere; None where there are none.
-    alone [b] bool: queries to which other queries and their candidates are no negatives; None: no query is.
+    itself included. teacher [b, P]: teacher scores of own candidates, -inf elsewhere; None without a teacher.
+    alone [b] bool: queries that use only their own negatives; None: no query does.
     """
 
     rows: Tensor
@@ -40,7 +40,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class KnownTexts:
-    """Distinct texts of a batch, and which of them are known to be relevant to which distinct query.
+    """Distinct texts of a batch, and their known relevance to the distinct queries.
 
     rows [U]: rows of the candidate texts. text [B, G]: index into rows, 0 on padding. query_rows [up to B],
     group [B]: the distinct queries and the one of each query. relevant [len(query_rows), U] bool.
@@ -54,10 +54,10 @@ class KnownTexts:
 
 
 def known_texts(batch: Batch) -> KnownTexts:
-    """What equal row numbers and `batch.positives` tell; a query's column 0 is relevant to every query of equal text.
+    """Derives relevance from equal row numbers, `batch.positives`, and column 0 of all queries of equal text.
 
-    Without query rows (models that read query and candidate as one), each query is its own group.
-    Raises ValueError where a query has no positive, that is column 0 masked.
+    Without query rows (models that read query and candidate jointly), each query is its own group.
+    Raises ValueError if a query has no positive: its column 0 is masked.
     """
     mask = batch.labels.mask
     if not mask[:, 0].all():
@@ -73,7 +73,7 @@ def known_texts(batch: Batch) -> KnownTexts:
     if batch.positives is not None and len(batch.positives):
         query, row = batch.positives.T.contiguous()
         column = torch.searchsorted(rows, row).clamp(max=len(rows) - 1)
-        present = rows[column] == row  # a known positive need not be in this update
+        present = rows[column] == row  # Known positives may be absent from the update.
         relevant[group[query[present]], column[present]] = True
     return KnownTexts(rows, text, query_rows, group, relevant)
 
@@ -120,9 +120,9 @@ def build_pool(batch: Batch, queries: Tensor | None, deduplicate: bool) -> Pool:
 
 
 def own_candidates(batch: Batch, same_text: bool, deduplicate: bool) -> Tensor:
-    """Mask [B, G]: the query's candidates that serve as its positive (column 0) and as its own negatives.
+    """Mask [B, G] of the query's positive (column 0) and its own negatives.
 
-    same_text: without further texts known to be relevant to the query. deduplicate: without repetitions of a text.
+    same_text: masks further texts known to be relevant to the query. deduplicate: masks repetitions of a text.
     """
     texts = known_texts(batch)
     keep = batch.labels.mask.clone()

@@ -1,7 +1,7 @@
-"""Proximal policy optimisation on completions that are already there: advantages, clipped ratios, critic.
+"""PPO loss on stored completions: advantages, clipped ratios, critic.
 
-Everything is per scored token, [P]: the completions' tokens one after the other; counts [n] says how many belong to
-each completion.
+Tensors [P] are per scored token, with the completions' tokens concatenated; counts [n] is the number of tokens of each
+completion.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rankpo.losses.risk import reverse_kl
 from rankpo.types import Labels, LossOutput, Term
 
 OLD_POLICIES = ("reference", "batch")
-WHITENING_FLOOR = 1e-8  # added to the variance, as in HALOs
+WHITENING_FLOOR = 1e-8  # The variance gets this addend, as in HALOs.
 
 
 class PolicyTokens(NamedTuple):
@@ -37,14 +37,14 @@ class PolicyTokens(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """What is known of the tokens before the first pass, [P] each, constants: whitened advantages, returns R."""
+    """Constants of the tokens from before the first pass, [P] each: whitened advantages, returns R."""
 
     advantages: Tensor
     returns: Tensor
 
 
 def terminal_rewards(rewards: Tensor, counts: Tensor) -> Tensor:
-    """[P]: each completion's reward [n] on its last token, 0 elsewhere. Completions without tokens have no place."""
+    """[P]: each completion's reward [n] on its last token, 0 elsewhere. Skips completions without tokens."""
     counts = counts.to(rewards.device)
     per_token = rewards.new_zeros(int(counts.sum()))
     scored = counts > 0
@@ -66,33 +66,33 @@ def discounted_sums(rewards: Tensor, counts: Tensor, factor: float) -> Tensor:
     padded = torch.nn.utils.rnn.pad_sequence(rewards.split(counts.tolist()), batch_first=True)  # [n, T]
     sums = torch.zeros_like(padded)
     running = padded.new_zeros(len(padded))
-    for place in reversed(range(padded.shape[1])):  # padding is 0 and stands behind: it adds nothing
+    for place in reversed(range(padded.shape[1])):  # Padding is 0 at the end, so it adds 0.
         running = padded[:, place] + factor * running
         sums[:, place] = running
     return torch.cat([row[:count] for row, count in zip(sums, counts.tolist(), strict=True)])
 
 
 def whitened(advantages: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """(A - mean)/√(variance + 1e-8); mean and population variance are those of all tokens of the update."""
+    """(A - mean)/√(variance + 1e-8), with mean and population variance over all tokens of the update."""
     return (advantages - mean) * torch.rsqrt(variance + WHITENING_FLOOR)
 
 
 def clipped_policy_loss(ratio: Tensor, advantages: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """max(-Aρ, -A·clip(ρ, low, high)), https://arxiv.org/abs/1707.06347 eq. 7, and whether the clip decided, [P] each."""
+    """max(-Aρ, -A·clip(ρ, low, high)), https://arxiv.org/abs/1707.06347 eq. 7, and whether it clips, [P] each."""
     free, clipped = -advantages * ratio, -advantages * ratio.clamp(low, high)
     return torch.maximum(free, clipped), clipped > free
 
 
 def k3(log_ratio: Tensor) -> Tensor:
-    """e^{-x} + x - 1 of x = log π - log ref: at least 0; an estimate of KL(π ‖ ref) where tokens come from π."""
+    """e^{-x} + x - 1 of x = log π - log ref: at least 0; an estimate of KL(π ‖ ref) for tokens sampled from π."""
     return torch.expm1(-log_ratio) + log_ratio
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenPolicyLoss(Loss):
-    """What PPO and GRPO share: passes over one update, and whose probabilities the ratio ρ is taken against.
+    """Base of PPO and GRPO: passes over one update, and the denominator of the ratio ρ.
 
-    old_policy: `reference`, offline data that it wrote; `batch`, the policy as it was when the update began.
+    old_policy: `reference`, for offline data sampled from it; `batch`, the policy at the start of the update.
     """
 
     epochs: int = 1
@@ -103,18 +103,18 @@ class TokenPolicyLoss(Loss):
         require_choice(OLD_POLICIES, old_policy=self.old_policy)
 
     def needs_with(self, gives: frozenset[str]) -> frozenset[str]:
-        # Stored scores are one per completion; the ratios compare token by token.
+        # The ratios are per token, and stored scores are per completion.
         compares_tokens = "token_logps" in gives and "reference" in self.needs
         return self.needs | {"live_reference"} if compares_tokens else self.needs
 
     @property
     def num_passes(self) -> int:
-        """Optimizer steps on each update."""
+        """The number of optimizer steps on each update."""
         return self.epochs
 
     @property
     def measures(self) -> Mapping[str, Callable[[Tensor, Tensor], Tensor]]:
-        """Divergences that the loss asks for at every scored position, by name."""
+        """Divergences that the loss needs at every scored position, by name."""
         return {}
 
 
@@ -124,7 +124,7 @@ class PPOLoss(TokenPolicyLoss):
 
     ρ = π/old. clip: `symmetric` [1 - c, 1 + c], `reciprocal` [c, 1/c], c = clip_range. kl: `k3`, `full` (KL(π ‖ ref)
     over the vocabulary) or `none`. rewards: `label`, ±1 by whether relevance > 0; `score`, the relevance itself;
-    on the last token. value_max_grad_norm: the value head's gradient is clipped by itself, None for not at all.
+    on the last token. value_max_grad_norm: separate clipping norm of the value head's gradient, None for no clipping.
     """
 
     gamma: float = 0.99
@@ -169,7 +169,7 @@ class PPOLoss(TokenPolicyLoss):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The interval of ρ outside of which there is no gradient."""
+        """The clipping interval of ρ."""
         c = self.clip_range
         return (1 - c, 1 + c) if self.clip == "symmetric" else (c, 1 / c)
 
@@ -195,14 +195,14 @@ class PPOLoss(TokenPolicyLoss):
 
 
 def scored_tokens(loss: Loss, labels: Labels) -> Tensor:
-    """[B, G] tokens of each completion, 0 where masked. Raises ValueError where scores have no tokens."""
+    """Token counts [B, G] of the completions, 0 where masked. Raises ValueError for scores without tokens."""
     if labels.lengths is None:
         raise ValueError(f"{type(loss).__name__} acts on the tokens of completions; these labels count none")
     return torch.where(labels.mask, labels.lengths, 0).to(torch.float32)
 
 
 def ratio_metrics(ratio: Tensor, clipped: Tensor, advantages: Tensor, distance: Tensor) -> dict[str, Tensor]:
-    """Per token: ρ, whether the clip decided, the advantage, and the k3 distance from the reference."""
+    """Metrics per token: ρ, whether it clips, the advantage, and the k3 distance from the reference."""
     return {
         "scores/ratio": ratio.detach(),
         "scores/clip_fraction": clipped.to(ratio.dtype),
@@ -212,5 +212,5 @@ def ratio_metrics(ratio: Tensor, clipped: Tensor, advantages: Tensor, distance: 
 
 
 def _last(part: Tensor) -> Tensor:
-    """The place of the last element, or none of an empty tensor."""
+    """The index of the last element; empty for an empty tensor."""
     return torch.arange(max(0, len(part) - 1), len(part), device=part.device)

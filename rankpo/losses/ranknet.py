@@ -1,4 +1,4 @@
-"""RankNet: a logistic loss on every pair whose order is known."""
+"""RankNet loss: a logistic loss on every ordered pair."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ class RankNetLoss(ListLoss):
             return gaps(target)
         if self.weight == "rank":
             r = ranks(target, mask)
-            # two masked candidates have ranks 0 and are in no pair: any number but 1/0 will do
+            # Masked candidates have rank 0 and form no pairs; the replacement only avoids 1/0.
             return 1 / (r[:, :, None] + r[:, None, :]).clamp(min=1)
         return torch.ones_like(gaps(target))

@@ -1,4 +1,4 @@
-"""RankPO: preference optimisation of ranking scores, https://arxiv.org/abs/2503.10723, with our extensions."""
+"""RankPO loss: preference optimisation of ranking scores, https://arxiv.org/abs/2503.10723, with our extensions."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class RankPOLoss(Loss):
     """(1 - ε)ℓ(βz) + εℓ(-βz), or max(0, 1 - βz), with z = A/τ - margin and A = (s_w - s_l) - (r_w - r_l).
 
     scores, reference [B, 2], columns chosen and rejected; with candidates for the KL term [B, G], of which the first
-    two are the pair. `reference_free` leaves the r out. The update's loss is rankpo_weight · this + sft_weight · sft
-    + kl_weight · kl + replay_weight · replay, each with a denominator of its own:
+    two are the pair. `reference_free` omits r. The update's loss is rankpo_weight · this + sft_weight · sft
+    + kl_weight · kl + replay_weight · replay, each with its own denominator:
 
     - sft: ℓ((s_w - s_l)/τ), cross-entropy over the two candidates.
     - kl: KL between softmax(r/τ_k) and softmax(s/τ_k) over the unmasked candidates, τ_k = kl_temperature, in the
-      `forward` direction KL(reference ‖ policy) or `reverse`; needs the reference even where `reference_free`.
-    - replay: a loss on data of stage one at replay_temperature, of which the trainer draws queries beside the pairs.
-      replay_kind: `contrastive`, InfoNCE, or `graded_margin`, which teaches every grade above the lower ones, with
+      `forward` direction KL(reference ‖ policy) or `reverse`; needs the reference even with `reference_free`.
+    - replay: a loss on stage-one data at replay_temperature; the trainer adds its queries to the pairs.
+      replay_kind: `contrastive`, InfoNCE, or `graded_margin`, which ranks every grade above the lower ones, with
       replay_margin (2 unless set) and replay_unknown (masked unless set): `GradedMarginLoss`.
 
-    confidence of a pair, c in [.5, 1]: `weight` weighs preference and sft by 2c - 1; `smoothing` sets ε = 1 - c,
+    confidence of a pair, c in [.5, 1]: `weight` multiplies preference and sft by 2c - 1; `smoothing` sets ε = 1 - c,
     so that the optimum is σ(βz) = c; `margin` adds confidence_scale·(2c - 1) to the margin (as 2402.10571).
     matryoshka_*: for `matryoshka`, which calls this loss on the scores of each size.
     """
@@ -43,8 +43,8 @@ class RankPOLoss(Loss):
     beta: float
     temperature: float
     kind: str = "sigmoid"
-    margin: float = 0.0  # γ/β, in units after the division by τ
-    gamma_beta_ratio: float | None = None  # the authors' name for margin
+    margin: float = 0.0  # γ/β, added after the division by τ.
+    gamma_beta_ratio: float | None = None  # The authors call margin this.
     reference_free: bool = False
     label_smoothing: float = 0.0
     rankpo_weight: float = 1.0
@@ -95,7 +95,7 @@ class RankPOLoss(Loss):
 
     @property
     def replay_loss(self) -> InBatchLoss | None:
-        """The loss on `replay_datasets`, before replay_weight; None where nothing is replayed."""
+        """The unweighted loss on `replay_datasets`; None without replay."""
         if not self.replay_weight or self.replay_temperature is None:
             return None
         if self.replay_kind == "contrastive":
@@ -140,7 +140,7 @@ class RankPOLoss(Loss):
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         ones = super().weights(labels)["loss"]
         stated = self._certainty(labels) if self.confidence == "weight" else ones
-        # kl is the same whichever of the two was preferred, so a doubtful label does not weaken it
+        # The KL term does not depend on the preference label, so confidence does not weight it.
         candidates = {"loss": (1.0, stated), "sft": (self.sft_weight, stated), "kl": (self.kl_weight, ones)}
         return {name: weights for name, (scale, weights) in candidates.items() if scale}
 
@@ -148,7 +148,7 @@ class RankPOLoss(Loss):
         scores = pair_scores(scores)
         fixed = fixed_reference(self, reference) if "reference" in self.needs else None
         gains = scores if self.reference_free or fixed is None else scores - fixed  # [B, G]
-        # the margin comes after the division by τ: it is the γ/β of the authors' code, not their γ
+        # The margin follows the division by τ: it is γ/β of the authors' code.
         z = gap(gains) / self.temperature - self._margin(labels)  # [B]
         smoothing = self._smoothing(labels)
         preferred = self.rankpo_weight * preference(self.beta * z, self.kind, smoothing)
@@ -166,7 +166,7 @@ class RankPOLoss(Loss):
         return LossOutput(preferred, weights["loss"], metrics, terms)
 
     def _certainty(self, labels: Labels) -> Tensor:
-        """2c - 1 in [0, 1], [B]: 0 for a coin toss, 1 for certainty."""
+        """2c - 1 in [0, 1], [B]: 0 for c = ½, 1 for certainty."""
         return 2 * labels.confidence.clamp(0.5, 1.0) - 1
 
     def _margin(self, labels: Labels) -> float | Tensor:

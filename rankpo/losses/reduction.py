@@ -1,4 +1,4 @@
-"""The reduction of losses: global denominators, and the sum over terms that they divide."""
+"""Reduction of losses: global denominators, and the sum over terms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sums(weights: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def total(output: LossOutput, sums: Mapping[str, float]) -> Tensor:
-    """Σ over terms of scale · Σ losses·weights / global Σ weights; a term without any weight contributes 0."""
+    """Σ over terms of scale · Σ losses·weights / global Σ weights; a term of total weight 0 contributes 0."""
     value = _part(output.losses, output.weights, sums["loss"])
     for name, term in output.terms.items():
         value = value + term.scale * _part(term.losses, term.weights, sums[name])

@@ -1,6 +1,6 @@
 """Preference losses without a reference model: SimPO, CPO, ORPO, SLiC.
 
-lp = log-probability of a completion, lp̄ = its mean per scored token (by `labels.lengths` [B, 2]; without them, lp itself).
+lp = log-probability of a completion, lp̄ = its mean per scored token (`labels.lengths` [B, 2]; lp itself without them).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ NLL = ("mean", "sum")
 class SimPOLoss(Loss):
     """ℓ(β(lp̄_w - lp̄_l - margin)), https://arxiv.org/abs/2405.14734 eq. 6. scores [B, 2].
 
-    A pair with a completion of no scored token has no mean, and weighs 0.
+    A pair in which a completion has no scored token has weight 0.
     """
 
     on_pairs: ClassVar[bool] = True
 
     beta: float = 2.5
     temperature: float = 1.0
-    margin: float = 0.55  # γ/β, the form in which the authors' code has it
+    margin: float = 0.55  # γ/β, as in the authors' code.
 
     def __post_init__(self) -> None:
         require_positive(beta=self.beta, temperature=self.temperature)
@@ -82,8 +82,8 @@ class CPOLoss(Loss):
 class ORPOLoss(Loss):
     """nll_w + λℓ(o_w - o_l), log-odds o = lp̄ - log(1 - e^lp̄): https://arxiv.org/abs/2403.07691 eqs. 6 and 7.
 
-    scores [B, 2]. The log-odds are of means: with sums they would reward length. A pair with a completion of no
-    scored token has no mean, and weighs 0.
+    scores [B, 2]. The log-odds use means, because sums would reward length. A pair in which a completion has no
+    scored token has weight 0.
     """
 
     on_pairs: ClassVar[bool] = True
@@ -107,14 +107,14 @@ class ORPOLoss(Loss):
         logps = logps_from_scores(scores, labels.mask, self.temperature, self.logps)
         means = per_token(logps, labels.lengths)
         preferred = self.lambda_ * negative_log_sigmoid(gap(self._log_odds(scores, means, labels)))
-        metrics = pair_metrics(scores, self.lambda_ * means, labels.lengths)  # λ in the place of β, as TRL logs it
+        metrics = pair_metrics(scores, self.lambda_ * means, labels.lengths)  # λ replaces β, as in TRL's logs.
         return _sum(self, labels, preferred, chosen_nll(logps, labels.lengths, self.nll), metrics)
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         return weights_of_means(labels)
 
     def _log_odds(self, scores: Tensor, means: Tensor, labels: Labels) -> Tensor:
-        """log p - log(1 - p) [B, 2 or more]. Scores say it without 1 - p, which rounds to 0 in float32 from 16 nats on."""
+        """log p - log(1 - p) [B, 2 or more], computed without 1 - p, which rounds to 0 from 16 nats in float32."""
         if labels.lengths is None and self.logps == "candidates":
             return candidate_log_odds(scores / self.temperature, labels.mask)
         if labels.lengths is None and self.logps == "sigmoid":
@@ -126,7 +126,7 @@ class ORPOLoss(Loss):
 class SLiCLoss(Loss):
     """max(0, δ - lp_w + lp_l) + λ·nll_w, https://arxiv.org/abs/2305.10425 eq. 1 with the chosen text as target.
 
-    scores [B, 2]. delta: δ in nats. Rewards are log-probabilities: there is no β.
+    scores [B, 2]. delta: δ in nats. Rewards are log-probabilities, without β.
     """
 
     on_pairs: ClassVar[bool] = True
@@ -134,7 +134,7 @@ class SLiCLoss(Loss):
     delta: float = 1.0
     lambda_: float = 0.1
     temperature: float = 1.0
-    nll: str = "sum"  # as in HALOs
+    nll: str = "sum"  # The value is that of HALOs.
     logps: str = "candidates"
 
     def __post_init__(self) -> None:
@@ -155,6 +155,6 @@ class SLiCLoss(Loss):
 
 
 def _sum(loss: Loss, labels: Labels, preferred: Tensor, imitated: Tensor, metrics: dict[str, Tensor]) -> LossOutput:
-    """One loss of two summands [B] that share a denominator, both logged."""
+    """Returns the sum of two losses [B] with a common denominator, and logs both."""
     parts = {"loss/preference": preferred.detach(), "loss/sft": imitated.detach()}
     return LossOutput(preferred + imitated, loss.weights(labels)["loss"], metrics | parts)

@@ -1,8 +1,8 @@
-"""Divergences of a policy from its reference at one position, over the whole vocabulary: KL and risk ratios.
+"""Divergences of a policy from its reference over the vocabulary at one position: KL and risk measures.
 
-p = reference, π = policy, g = log p - log π. All take (reference_logps [..., V], policy_logps [..., V]), the
-reference a constant, and give [...] in nats, differentiable in the second. Weights and quantiles are constants: the
-derivative of an optimal value is that at the optimum (Danskin).
+p = reference, π = policy, g = log p - log π. All functions take (reference_logps [..., V], policy_logps [..., V]),
+treat the reference as a constant, and return [...] in nats, differentiable in the policy. Weights and quantiles are
+constants, by Danskin's theorem on the derivative of an optimal value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from rankpo.losses.base import require_choice, require_positive
 
 DIVERGENCES = ("cvar", "kl", "erm", "cvar_lower", "published_code")
-HALVINGS = 26  # of the range of g; the words left between two of them share a mass too small for float32 to tell
+HALVINGS = 26  # Bisections of the range of g; the remaining mass is below float32 precision.
 
 
 def kl(reference_logps: Tensor, policy_logps: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def reverse_kl(reference_logps: Tensor, policy_logps: Tensor) -> Tensor:
 
 
 def cvar(reference_logps: Tensor, policy_logps: Tensor, level: float) -> Tensor:
-    """Mean of g over the upper tail of mass μ = level: (1/μ) Σ w g. At μ = 1 this is KL, and it grows as μ falls."""
+    """Mean of g over the upper tail of mass μ = level: (1/μ) Σ w g. At μ = 1 it equals KL; it grows as μ falls."""
     probabilities, gains = _gains(reference_logps, policy_logps)
     weights = tail_weights(gains.detach(), probabilities, level)
     return (weights * gains).sum(-1) / level
@@ -55,8 +55,9 @@ def erm(reference_logps: Tensor, policy_logps: Tensor, mu: float) -> Tensor:
 def published_cvar(reference_logps: Tensor, policy_logps: Tensor, level: float, split: bool = True) -> Tensor:
     """Σ p g 1[g > q], q the (1 - level)-quantile of g with equal weight per word: the Ra-DPO repository's code.
 
-    split: as it does, each half of the vocabulary by itself. Kept to reproduce its numbers: it drops whatever
-    probability the low words hold, depends on the order of token ids, and is not divided by the mass that is kept.
+    split: treats each half of the vocabulary separately, as that code does. This function reproduces its numbers. It
+    drops the probability of words below the quantile, depends on the order of token ids, and does not divide by the
+    remaining mass.
     """
     probabilities, gains = _gains(reference_logps, policy_logps)
     if not split:
@@ -67,13 +68,13 @@ def published_cvar(reference_logps: Tensor, policy_logps: Tensor, level: float, 
 
 
 def tail_weights(values: Tensor, probabilities: Tensor, mass: float) -> Tensor:
-    """w [..., V] in [0, p] with Σw = mass on the largest values; the word at the border keeps a fraction.
+    """w [..., V] in [0, p] with Σw = mass on the largest values; the word at the border gets a fraction.
 
-    The border is found by halving an interval, not by sorting: each step is one reduction over the vocabulary, and
-    the order of the words cannot matter. Words that tie at the border share what is left by their probability.
+    Bisection finds the border without sorting: each step is one reduction over the vocabulary, independent of the
+    order of the words. Words that tie at the border share the remaining mass in proportion to their probability.
     """
     low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
-    above = torch.empty_like(values)  # one buffer for all steps: at 128,000 words its allocation is what costs
+    above = torch.empty_like(values)  # All steps share the buffer, because allocating 128,000 words is slow.
     for _ in range(HALVINGS if values.dtype == torch.float32 else 2 * HALVINGS):
         middle = (low + high) / 2
         torch.gt(values, middle, out=above)
@@ -81,7 +82,7 @@ def tail_weights(values: Tensor, probabilities: Tensor, mass: float) -> Tensor:
         low = torch.where(fits, low, middle)
         high = torch.where(fits, middle, high)
     whole = values > high
-    border = (values >= low) & ~whole  # what equals `low` by chance is within rounding of the border
+    border = (values >= low) & ~whole  # Values equal to `low` are at the border up to rounding.
     left = mass - torch.where(whole, probabilities, 0).sum(-1, keepdim=True)
     at_border = torch.where(border, probabilities, 0).sum(-1, keepdim=True)
     share = (left / at_border.clamp(min=torch.finfo(values.dtype).tiny)).clamp(0, 1)
@@ -89,14 +90,14 @@ def tail_weights(values: Tensor, probabilities: Tensor, mass: float) -> Tensor:
 
 
 def _gains(reference_logps: Tensor, policy_logps: Tensor) -> tuple[Tensor, Tensor]:
-    """p, a constant, and g; a word that the reference excludes has p = 0 and counts as g = 0."""
+    """Returns p, a constant, and g; words of reference probability 0 have g = 0."""
     fixed = reference_logps.detach()
     probabilities = fixed.exp()
     return probabilities, torch.where(probabilities > 0, fixed - policy_logps, 0)
 
 
 def _above_quantile(probabilities: Tensor, gains: Tensor, level: float) -> Tensor:
-    """Two partial selections in place of a sort: the quantile lies between neighbouring order statistics."""
+    """Finds the quantile between neighbouring order statistics by two partial selections instead of a sort."""
     constant = gains.detach()
     place = (1 - level) * (constant.shape[-1] - 1)
     below = min(int(place), constant.shape[-1] - 2)
@@ -108,7 +109,7 @@ def _above_quantile(probabilities: Tensor, gains: Tensor, level: float) -> Tenso
 
 @dataclass(frozen=True, kw_only=True)
 class RiskMeasure:
-    """One of `DIVERGENCES` with its numbers; called with log-probabilities [..., V] of reference and policy.
+    """One of `DIVERGENCES` with its parameters, a function of log-probabilities [..., V] of reference and policy.
 
     confidence_level: μ of cvar and cvar_lower, c of published_code, in (0, 1]. erm_mu: μ of erm.
     """

@@ -1,4 +1,4 @@
-"""Losses on scored pairs of texts, as semantic similarity has them: CoSENT, AnglE, the squared error of the cosine."""
+"""Losses on scored pairs of texts for semantic similarity: CoSENT, AnglE, squared error of the cosine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rankpo.losses.pairs_of_update import Pairs, PairwiseInBatchLoss, cosines
 class CoSENTLoss(PairwiseInBatchLoss):
     """log(1 + Σ e^{(s_j - s_i)/τ}) over all pairs i, j of pairs of texts with label_i > label_j, s the cosine.
 
-    https://kexue.fm/archives/8847. One value for the whole update: labels count by their order alone.
+    https://kexue.fm/archives/8847. The whole update has one value, which depends on the order of the labels only.
     """
 
     temperature: float = 0.05
@@ -25,7 +25,7 @@ class CoSENTLoss(PairwiseInBatchLoss):
         require_positive(temperature=self.temperature)
 
     def similarity(self, left: Tensor, right: Tensor) -> Tensor:
-        """[n] of rows [n, D]."""
+        """Similarities [n] of rows [n, D]."""
         return cosines(left, right)
 
     def of_update(self, embeddings: Tensor, pairs: Pairs, asked: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,19 +33,19 @@ class CoSENTLoss(PairwiseInBatchLoss):
         gaps = (scores[None, :] - scores[:, None]) / self.temperature  # [i, j]
         ordered = pairs.labels[:, None] > pairs.labels[None, :]
         value = torch.cat([gaps.new_zeros(1), gaps[ordered]]).logsumexp(0)
-        return value.expand(len(scores)), scores  # each pair carries the value of all: so does their mean
+        return value.expand(len(scores)), scores  # The mean over pairs is the value.
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnglELoss(CoSENTLoss):
     """CoSENT on the similarity of angles, abs(cosine + sine) with dimensions k and k + D/2 as a complex number.
 
-    https://arxiv.org/abs/2309.12871 eqs. 7 and 8, without its other two terms: a cosine flattens out near 1 and -1,
-    where this does not.
+    https://arxiv.org/abs/2309.12871 eqs. 7 and 8, without its other two terms. Unlike the cosine, it does not
+    saturate near 1 and -1.
     """
 
     def similarity(self, left: Tensor, right: Tensor) -> Tensor:
-        odd = left.shape[1] % 2  # a dimension of zeros makes it even
+        odd = left.shape[1] % 2  # An odd size gets a dimension of zeros.
         x, y = (pad(normalize(rows, dim=1), (0, odd)) for rows in (left, right))
         (real_x, imaginary_x), (real_y, imaginary_y) = x.chunk(2, dim=1), y.chunk(2, dim=1)
         sines = (imaginary_x * real_y - real_x * imaginary_y).sum(1)
@@ -54,7 +54,7 @@ class AnglELoss(CoSENTLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class CosineMSELoss(PairwiseInBatchLoss):
-    """Mean over pairs of (cosine - label)². Raises ValueError for labels outside [-1, 1], which no cosine can reach."""
+    """Mean over pairs of (cosine - label)². Raises ValueError for labels outside [-1, 1]."""
 
     def check(self, labels: Tensor) -> None:
         outside = labels[(labels < -1) | (labels > 1)]

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: negative log-probability of the completion, and its conditional form."""
+"""Supervised fine-tuning losses: negative log-probability of the completion, and its conditional form."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class SFTLoss(Loss):
     """-log p per scored token of the first candidate; the update's value is the mean over all its tokens.
 
     scores [B, 1 or more]: summed log-probabilities; `labels.lengths` counts their tokens. losses [B] are means per
-    token, each weighted by its count: a mean of means would be 4 where sequences of 4 and 1 tokens cost 2 and 6
-    nats per token, the mean over tokens is 2.8.
+    token, weighted by token count. For sequences of 4 and 1 tokens at 2 and 6 nats per token the loss is the mean over
+    tokens, 2.8, and not the mean of means, 4.
     """
 
     @property
@@ -30,17 +30,17 @@ class SFTLoss(Loss):
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         logps = at_least_float32(scores)[:, 0]  # [B]
         weights = self.weights(labels)["loss"]
-        per_token = logps / weights.clamp(min=1)  # a completion of no token has the sum 0, and weighs 0
+        per_token = logps / weights.clamp(min=1)  # An empty completion has sum 0 and weight 0.
         metrics = {"logps/chosen": logps.detach(), "logps/token": per_token.detach()}
         return LossOutput(-per_token, weights, metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionalSFTLoss(SFTLoss):
-    """The same on desirable and undesirable completions, each behind its control token.
+    """SFT on desirable and undesirable completions, each preceded by its control token.
 
-    https://arxiv.org/abs/2302.08582 section 2.2. The tokens are `model.control_tokens`; they condition and are not
-    scored. At inference the prompt ends with the first one.
+    https://arxiv.org/abs/2302.08582 section 2.2. The tokens are `model.control_tokens`; they are part of the context
+    and are not scored. At inference the prompt ends with the first one.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Preference losses that also look at the whole distribution of every token: TDPO and Ra-DPO."""
+"""Preference losses with a divergence over the vocabulary at every token: TDPO and Ra-DPO."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from rankpo.types import Labels, LossOutput
 
 @dataclass(frozen=True, kw_only=True)
 class TokenPreferenceLoss(Loss):
-    """Base. ℓ(βz) with u = lp - reference lp of the completion and K its divergence, summed over its positions:
+    """Base: ℓ(βz) with u = lp - reference lp of the completion and K its divergence, summed over its positions:
 
     variant 1: z = (u_w - u_l) - (K_l - K_w), https://arxiv.org/abs/2404.11999 eq. 16;
     variant 2: z = (u_w - u_l) - α(K_l - sg(K_w)), eq. 17.
 
-    scores, reference [B, 2]: log-probabilities of the completions. divergences: K by name, [B, 2] each, with
-    gradient; those of `measures`.
+    scores, reference [B, 2]: log-probabilities of the completions. divergences: K [B, 2] by name of `measures`,
+    with gradient.
     """
 
     on_pairs: ClassVar[bool] = True
 
     beta: float = 0.1
-    alpha: float = 0.5  # of variant 2
+    alpha: float = 0.5  # Used by variant 2.
     variant: int = 1
 
     def __post_init__(self) -> None:
@@ -72,11 +72,11 @@ class TokenPreferenceLoss(Loss):
         return LossOutput(losses, self.weights(labels)["loss"], metrics)
 
     def _penalty(self, divergence: Tensor) -> Tensor:
-        """What is taken off the gap of log-ratios, [B]. divergence: K [B, 2]."""
+        """Returns the penalty [B] subtracted from the gap of log-ratios. divergence: K [B, 2]."""
         chosen, rejected = divergence[:, 0], divergence[:, 1]
         if self.variant == 1:
             return rejected - chosen
-        # the chosen one's is a constant: only the rejected completion's divergence is pushed
+        # The chosen completion's divergence is a constant; only the rejected one's has a gradient.
         return self.alpha * (rejected - chosen.detach())
 
 
@@ -84,7 +84,7 @@ class TokenPreferenceLoss(Loss):
 class TDPOLoss(TokenPreferenceLoss):
     """Token-level DPO: K = Σ_t KL(reference ‖ policy). https://arxiv.org/abs/2404.11999."""
 
-    if_tdpo2: bool | None = None  # the authors' name for variant 2
+    if_tdpo2: bool | None = None  # The authors' flag for variant 2.
 
     def __post_init__(self) -> None:
         _take_variant(self, "if_tdpo2", self.if_tdpo2)
@@ -103,7 +103,7 @@ class RaDPOLoss(TokenPreferenceLoss):
     confidence_level: float = 0.95
     erm_mu: float = 1.0
     published_split: bool = True
-    if_ra_dpo2: bool | None = None  # the authors' name for variant 2
+    if_ra_dpo2: bool | None = None  # The authors' flag for variant 2.
 
     def __post_init__(self) -> None:
         _take_variant(self, "if_ra_dpo2", self.if_ra_dpo2)
@@ -122,11 +122,11 @@ class RaDPOLoss(TokenPreferenceLoss):
             erm_mu=self.erm_mu,
             published_split=self.published_split,
         )
-        return {"risk": risk, "kl": kl}  # KL is reported too: runs are compared at equal KL, not at equal β
+        return {"risk": risk, "kl": kl}  # KL serves to compare runs at equal KL.
 
 
 def _take_variant(loss: TokenPreferenceLoss, alias: str, flag: bool | None) -> None:
-    """Turns the authors' flag into `variant`; raises ValueError where both are given and disagree."""
+    """Sets `variant` from the authors' flag; raises ValueError if both are given and disagree."""
     if flag is None:
         return
     wanted = 2 if flag else 1

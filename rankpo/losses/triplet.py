@@ -1,4 +1,4 @@
-"""Triplet loss: the positive nearer to the query than each negative, by a margin."""
+"""Triplet loss: the positive must be nearer to the query than each negative by a margin."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class TripletLoss(InBatchLoss):
     """Mean over triplets of max(0, d(q, p) - d(q, n) + margin). https://arxiv.org/abs/1503.03832 eq. 3.
 
     distance: `euclidean`, `manhattan`, or `cosine` (1 - cosine). negatives: `own`, the query's; `in_batch`, the
-    passages of all queries of the update. Texts known to be relevant to the query are no negatives. margin: in units
-    of the distance; embeddings of length 1 are at most 2 apart, so that 5, the default elsewhere, never is reached.
+    passages of all queries of the update. Texts known to be relevant to the query are not negatives. margin: in units
+    of the distance; embeddings of length 1 are at most 2 apart, below 5, the default of other libraries.
     """
 
     margin: float = 0.5
@@ -43,7 +43,7 @@ class TripletLoss(InBatchLoss):
         return {"loss": self._triplets(build_pool(batch, None, deduplicate=True)).sum(1).float()}
 
     def _triplets(self, pool: Pool) -> Tensor:
-        """[b, P] bool: the passages that are negatives of each query."""
+        """Returns [b, P] bool: the negatives of each query among the passages."""
         if self.negatives == "own":
             return ~pool.known & pool.own
         return ~pool.known if pool.alone is None else ~pool.known & (pool.own | ~pool.alone[:, None])

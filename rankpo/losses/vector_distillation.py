@@ -1,4 +1,4 @@
-"""Distillation of a teacher's embeddings: the vectors themselves, and the similarities between texts."""
+"""Distillation losses on a teacher's embeddings and on the similarities between texts."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.vectors import Similarity, inner_products, one_each
 from rankpo.types import Batch, LossOutput, Term, Vectors
 
-MOST_TEXTS = 256  # for pairs of pairs: 33,000 pairs, and half a billion of those
+MOST_TEXTS = 256  # They form 33,000 pairs and half a billion pairs of pairs.
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorDistillLoss(InBatchLoss):
-    """weight·distance + similarity_weight·similarity + triplet_weight·triplet, each a mean of its own.
+    """weight·distance + similarity_weight·similarity + triplet_weight·triplet, each a separate mean.
 
     Over queries and candidates of the update, with e the model's and t the teacher's embedding of a text:
     distance: 1 - cos(e, t) (`cosine`), mean of (e - t)² over dimensions (`mse`) or |e - t| (`l2`).
     similarity: mean over all pairs of distinct texts of (cos(e_i, e_j) - cos(t_i, t_j))².
-    triplet: mean over pairs of such pairs of max(0, margin - (cos of the pair that is nearer to the teacher - cos of
-    the other)). Both also hold between embeddings of different sizes, and are means over `dims`, the first so many
-    dimensions of e. 10, 200 and 20 with margin .015 are the weights of https://arxiv.org/abs/2412.19048 (Jasper and
-    Stella). teacher: folder of an embedding model, or None for the model that the run starts from; its
-    embeddings of all texts are computed once, before the run, and kept under cache_dir.
+    triplet: mean over pairs of such pairs of max(0, margin - (cos of the pair that the teacher finds more similar -
+    cos of the other)). Both terms allow embeddings of different sizes, and are means over `dims`, truncations of e
+    to its first dimensions. The weights 10, 200 and 20 with margin .015 are those of https://arxiv.org/abs/2412.19048
+    (Jasper and Stella). teacher: folder of an embedding model, or None for the model that the run starts from; its
+    embeddings of all texts are computed once, before the run, and cached under cache_dir.
     """
 
     teacher: str | None = None
@@ -69,7 +69,7 @@ class VectorDistillLoss(InBatchLoss):
             raise ValueError(f"loss.dims must be <= {model}, the embedding size, got {list(self.dims)}")
 
     def in_batch_weights(self, batch: Batch) -> Mapping[str, Tensor]:
-        counts = 1.0 + batch.labels.mask.sum(1)  # the query and its candidates
+        counts = 1.0 + batch.labels.mask.sum(1)  # The query counts as well as its candidates.
         ones = torch.ones_like(counts)
         further = {"similarity": self.similarity_weight, "triplet": self.triplet_weight}
         return {"loss": counts, **{name: ones for name, weight in further.items() if weight}}
@@ -117,7 +117,7 @@ class VectorDistillLoss(InBatchLoss):
         return 1 - (normalize(vectors, dim=1) * normalize(teacher, dim=1)).sum(1)
 
     def _between_texts(self, vectors: Tensor, batch: Batch) -> dict[str, tuple[Tensor, float]]:
-        """Value and weight of the terms on similarities: of the whole update, on every rank."""
+        """Returns value and weight of the similarity terms of the whole update, on every rank."""
         if not self.similarity_weight and not self.triplet_weight:
             return {}
         students, wanted = _texts(vectors, batch)
@@ -134,7 +134,7 @@ class VectorDistillLoss(InBatchLoss):
 
 
 def _texts(vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Embeddings [T, D] of the distinct queries and passages, and the teacher's similarities [T, T] of the same."""
+    """Embeddings [T, D] of the distinct queries and passages, and the teacher's similarities [T, T]."""
     assert batch.queries is not None and batch.teacher is not None
     queries, candidates = batch.queries.unique(), batch.candidates[batch.labels.mask].unique()
     students = torch.cat([vectors[queries], vectors[candidates]])
@@ -151,8 +151,8 @@ def similarities(vectors: Tensor) -> Tensor:
 def relative_similarity(found: Tensor, wanted: Tensor, margin: float) -> Tensor:
     """Mean over pairs of pairs of max(0, margin - (found of the pair of larger wanted - found of the other)).
 
-    found, wanted: similarities [T, T]. Equal wanted ones count as if the first were smaller, as in RAG-Retrieval.
-    Raises ValueError for more texts than memory has room for.
+    found, wanted: similarities [T, T]. In ties of wanted, the first counts as smaller, as in RAG-Retrieval.
+    Raises ValueError for more than MOST_TEXTS texts, because of memory.
     """
     count = len(found)
     if count > MOST_TEXTS:
@@ -163,12 +163,12 @@ def relative_similarity(found: Tensor, wanted: Tensor, margin: float) -> Tensor:
     above = torch.ones_like(found, dtype=torch.bool).triu(1)
     student, teacher = found[above], wanted[above]  # [pairs]
     slopes, active = _active_pairs(student.detach(), teacher, margin)
-    # a sum of straight pieces: its value and gradient from the slopes, without keeping the pairs of pairs
+    # The term is piecewise linear: the slopes give value and gradient without storing the pairs of pairs.
     return ((slopes * student).sum() + margin * active) / max(1, len(student) * (len(student) - 1) // 2)
 
 
 def _active_pairs(student: Tensor, teacher: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Slope [pairs] of the sum of all terms above 0 at each similarity, and the number of those terms."""
+    """Slope [pairs] of the sum of positive terms with respect to each similarity, and the number of those terms."""
     slopes, active = torch.zeros_like(student), student.new_zeros(())
     for first in range(len(student) - 1):
         sign = torch.where(teacher[first + 1 :] < teacher[first], 1.0, -1.0).to(student)

@@ -1,4 +1,4 @@
-"""Vectors of texts as in-batch losses compare them: one vector a text, or several."""
+"""Vectors of texts for in-batch losses, with one or several vectors per text."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 from rankpo.losses.base import at_least_float32
 from rankpo.types import Vectors
 
-Similarity = Callable[[Vectors, Vectors], Tensor]  # [q, c] scores of every query with every candidate, with gradient
+Similarity = Callable[[Vectors, Vectors], Tensor]  # Returns scores [q, c] with gradient.
 
 
 def inner_products(queries: Vectors, candidates: Vectors) -> Tensor:
-    """[q, c] of texts with one vector each."""
+    """Inner products [q, c] of texts with one vector each."""
     return queries.rows @ candidates.rows.T
 
 
 def as_vectors(embeddings: Tensor | Vectors) -> Vectors:
-    """In at least float32. A tensor [N, D] holds one vector for each text."""
+    """Converts to `Vectors` in at least float32. A tensor [N, D] holds one vector for each text."""
     if isinstance(embeddings, Vectors):
         return Vectors(at_least_float32(embeddings.rows), embeddings.counts)
     return Vectors(at_least_float32(embeddings), torch.ones(len(embeddings), dtype=torch.int64))
 
 
 def one_each(embeddings: Tensor | Vectors, name: str) -> Tensor:
-    """[N, D] in at least float32. Raises ValueError for texts with several vectors. name: of the loss."""
+    """Returns [N, D] in at least float32; ValueError for texts with several vectors. name: the loss's name."""
     vectors = as_vectors(embeddings)
     if not vectors.single:
         raise ValueError(

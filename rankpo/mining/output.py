@@ -20,7 +20,7 @@ def contrastive(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
     yield {**record, **_prompt(data, item)}
 
 
-def pos_neg(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
+def pos_neg(data: MiningData, item: Mined) -> Iterator[dict[str, object]]:
     """FlagEmbedding's; scores where every candidate of the line has one."""
     query, positives, negatives = _texts(data, item)
     record: dict[str, Any] = {"id": data.queries[item.query].id, "query": query, "pos": positives, "neg": negatives}
@@ -31,21 +31,21 @@ def pos_neg(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
     yield {**record, **_prompt(data, item)}
 
 
-def triplet(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
+def triplet(data: MiningData, item: Mined) -> Iterator[dict[str, object]]:
     query, positives, negatives = _texts(data, item)
     for positive in positives:
         for negative in negatives:
             yield {"anchor": query, "positive": positive, "negative": negative, **_prompt(data, item)}
 
 
-def n_tuple(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
+def n_tuple(data: MiningData, item: Mined) -> Iterator[dict[str, object]]:
     query, positives, negatives = _texts(data, item)
     numbered = {f"negative_{number}": text for number, text in enumerate(negatives, 1)}
     for positive in positives:
         yield {"anchor": query, "positive": positive, **numbered, **_prompt(data, item)}
 
 
-def labeled_list(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
+def labeled_list(data: MiningData, item: Mined) -> Iterator[dict[str, object]]:
     query, positives, negatives = _texts(data, item)
     labels = [1] * len(positives) + [0] * len(negatives)
     yield {"query": query, "documents": positives + negatives, "labels": labels, **_prompt(data, item)}
@@ -63,7 +63,7 @@ def ids(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
     }
 
 
-FORMATS: dict[str, Callable[[MiningData, Mined], Iterator[dict[str, Any]]]] = {
+FORMATS: dict[str, Callable[[MiningData, Mined], Iterator[dict[str, object]]]] = {
     "contrastive": contrastive,
     "pos_neg": pos_neg,
     "triplet": triplet,
@@ -126,7 +126,7 @@ def write(path: Path, form: str, data: MiningData, mined: Sequence[Mined], num_n
     return len(written)
 
 
-def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
+def _write_lines(path: Path, records: Iterator[dict[str, object]]) -> None:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")

@@ -98,7 +98,7 @@ def _bar(height: float) -> str:
     return " " if height == 0 else BARS[min(len(BARS) - 1, int(height * len(BARS)))]
 
 
-def hardest(data: MiningData, mined: Sequence[Mined]) -> list[dict[str, Any]]:
+def hardest(data: MiningData, mined: Sequence[Mined]) -> list[dict[str, object]]:
     """The negatives with the smallest gap, texts cut: to be read by a person, who sees false negatives at once."""
     known = [
         (item.margin_from - negative.score, item, negative)

@@ -123,7 +123,7 @@ class RankingModel(nn.Module):
         # adapters sit inside the layers, so the body sees them; heads are applied elsewhere
         return body_of(self.base)(**arguments, **self.constant_arguments).last_hidden_state
 
-    def forward(self, sequences: Sequences) -> Any:
+    def forward(self, sequences: Sequences) -> object:
         """The output of the kind for N sequences: scores [N], vectors [N, D], or what the kind's `score` reads."""
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 

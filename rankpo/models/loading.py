@@ -215,7 +215,7 @@ def check_tensors(model: PreTrainedModel, found: Mapping[str, Any], source: Sour
     return [name for name in sorted(found["unexpected_keys"]) if name not in extra and "pooler." not in name]
 
 
-def _adapter_config(source: Source) -> dict[str, Any]:
+def _adapter_config(source: Source) -> dict[str, object]:
     """peft's configuration in a folder that holds adapters alone, else {}."""
     folder = Path(source.path)
     return {} if (folder / "config.json").exists() else read_json(folder / "adapter_config.json")

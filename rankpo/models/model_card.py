@@ -24,7 +24,7 @@ def origin(description: Mapping[str, Any]) -> str:
     return f"trained with rankpo (loss {markdown(str(description.get('loss', '')))}) from {markdown(base)}"
 
 
-def base_line(description: Mapping[str, Any]) -> list[str]:
+def base_line(description: Mapping[str, object]) -> list[str]:
     """The line of the card's head that names the base model, if its name is a hub id with an owner.
 
     Hubs resolve it: a folder's name would be a dead link.
@@ -33,7 +33,9 @@ def base_line(description: Mapping[str, Any]) -> list[str]:
     return [f"base_model: {base}"] if HUB_ID.fullmatch(base) else []
 
 
-def card_of(description: Mapping[str, Any], library: str, task: str, tags: Sequence[str], about: Sequence[str]) -> str:
+def card_of(
+    description: Mapping[str, object], library: str, task: str, tags: Sequence[str], about: Sequence[str]
+) -> str:
     """Markdown with the head that model hubs read. about: lines on what the model is and how it is used.
 
     description: holds no path of this machine.
@@ -59,7 +61,7 @@ def card_of(description: Mapping[str, Any], library: str, task: str, tags: Seque
     return "\n".join(lines)
 
 
-def training_list(description: Mapping[str, Any]) -> list[str]:
+def training_list(description: Mapping[str, object]) -> list[str]:
     rows = [
         f"- {name}: {markdown(str(description[name]))}"
         for name in ("data", "loss_values", "optimizer", "steps", "seed", "versions", "commit")

@@ -21,7 +21,7 @@ def _rewrite(path: Path, change: Any) -> None:
     path.write_text(json.dumps(change(values), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _tokenizer(values: dict[str, Any]) -> dict[str, Any]:
+def _tokenizer(values: dict[str, object]) -> dict[str, object]:
     """The class has its old name again; 4 expects the names of extra tokens as a mapping, and fails on a list."""
     if values.get("tokenizer_class") == "TokenizersBackend":
         values["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -30,7 +30,7 @@ def _tokenizer(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _config(values: dict[str, Any]) -> dict[str, Any]:
+def _config(values: dict[str, object]) -> dict[str, object]:
     """4 passes over rope_parameters and takes a base of 10,000 without a word, where Qwen has 1,000,000.
 
     Parameters for each kind of layer (Gemma 3) stay as they are: 4 has their usual values built in.

@@ -175,7 +175,7 @@ def _drop_damaged(path: Path, say: Callable[[str], None]) -> None:
             path.unlink()
 
 
-def _belongs(table: ExampleTable, settings: Any) -> dict[str, str]:
+def _belongs(table: ExampleTable, settings: object) -> dict[str, str]:
     """What stored scores hold for: these texts under this tokenizer, read in this way."""
     return {"table": table.folder.name, "settings": repr(settings)}
 

@@ -41,7 +41,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_list(path: Path) -> list[dict[str, Any]]:
+def read_list(path: Path) -> list[dict[str, object]]:
     """The list of objects in a JSON file. Raises ValueError naming the file for other contents."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def saved_class(folder: Path) -> str | None:
     return None if found is None else str(found)
 
 
-def _kind_of(record: Mapping[str, Any], folder: Path) -> str:
+def _kind_of(record: Mapping[str, object], folder: Path) -> str:
     if not isinstance(record.get("kind"), str):
         raise ValueError(f"{folder / RECORD} does not state the kind of the model")
     return str(record["kind"])

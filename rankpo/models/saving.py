@@ -61,7 +61,7 @@ class FolderFormat(ABC, Generic[Model]):
         """Writes further files into adapter/."""
 
     @abstractmethod
-    def card(self, model: Model, description: Mapping[str, Any]) -> str:
+    def card(self, model: Model, description: Mapping[str, object]) -> str:
         """The README.md, in Markdown with the head that model hubs read."""
 
     @abstractmethod

@@ -32,7 +32,7 @@ GENERAL_KEYS = (
     "activation_fn",
 )
 # values of a Transformer's keys under which it does what rankpo does; other values are refused
-NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "transformer_task": ("feature-extraction",),
     "module_output_name": ("token_embeddings",),
     "modality_config": ({"text": {"method": "forward", "method_output_name": "last_hidden_state"}},),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rankpo.report import palette
 
@@ -36,7 +36,7 @@ class Searcher:
         self.top_k = top_k
         self._lock = threading.Lock()
 
-    def __call__(self, query: str) -> dict[str, Any]:
+    def __call__(self, query: str) -> dict[str, object]:
         """{"models": [{name, colour, hits: [{id, text, score, rank}]}]}, by falling score.
 
         Raises ValueError for a query that is empty or longer than MAX_QUERY characters.
@@ -51,7 +51,7 @@ class Searcher:
         ]
         return {"models": models}
 
-    def _hits(self, index: Index, query: str) -> list[dict[str, Any]]:
+    def _hits(self, index: Index, query: str) -> list[dict[str, object]]:
         import torch
 
         from rankpo.retrieval.exact import search_blocks

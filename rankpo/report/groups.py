@@ -37,7 +37,7 @@ class Group:
         return f"g{self.number}"
 
     @property
-    def seeds(self) -> list[Any]:
+    def seeds(self) -> list[object]:
         """The seeds that the configs of its runs name."""
         return [run.config["seed"] for run in self.runs if "seed" in run.config]
 
@@ -79,7 +79,7 @@ def _recipe(run: Run, labels: Mapping[str, str]) -> str:
     return json.dumps(_recipe_keys(known), sort_keys=True, default=str)
 
 
-def _recipe_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+def _recipe_keys(config: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in flat(config).items() if key.split(".")[0] not in NO_RECIPE}
 
 
@@ -103,7 +103,7 @@ def _common(names: Sequence[str]) -> str:
     return TAIL.sub("", start) or names[0]
 
 
-def _apart(members: Sequence[Sequence[Run]]) -> list[dict[str, Any]]:
+def _apart(members: Sequence[Sequence[Run]]) -> list[dict[str, object]]:
     """For each group, its values of the config keys in which the groups differ, those first in which it differs from
     the group that is most like it; {} for one without a config."""
     configs = [_recipe_keys(runs[0].config) for runs in members]

@@ -105,7 +105,7 @@ def _environment() -> Environment:
     return environment
 
 
-def as_data(value: Any) -> Markup:
+def as_data(value: object) -> Markup:
     """JSON for a script element: no character of it can end the element or begin another."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
@@ -126,13 +126,13 @@ def short(value: Any) -> str:
     return "/".join(["…", *text.split("/")[-2:]]) if text.count("/") > 2 else text
 
 
-def _sweep(folder: Path) -> dict[str, Any]:
+def _sweep(folder: Path) -> dict[str, object]:
     """The table of a sweep, and the names of its columns."""
     rows = table_of(folder)
     return {"name": folder, "rows": rows, "names": list(dict.fromkeys(name for row in rows for name in row))}
 
 
-def _change_tables(found: Sequence[Change]) -> list[dict[str, Any]]:
+def _change_tables(found: Sequence[Change]) -> list[dict[str, object]]:
     """Tables of as many metrics as fit."""
     names = list(dict.fromkeys(name for change in found for name in change.values))
     starts = range(0, len(names), METRICS_A_TABLE)
@@ -143,7 +143,7 @@ def _only_config(runs: Sequence[Run]) -> str:
     return json.dumps(runs[0].config, indent=1, sort_keys=True) if len(runs) == 1 and runs[0].config else ""
 
 
-def _compared(content: Content, groups: Sequence[Group]) -> dict[str, Any]:
+def _compared(content: Content, groups: Sequence[Group]) -> dict[str, object]:
     """What the page says of evaluations; the summary alone where there are none."""
     chosen = contents.systems(groups)
     pairs = contents.measured(chosen, content.metrics)
@@ -180,7 +180,7 @@ def _tables(
     return found
 
 
-def _frontier(found: contents.Frontier | None, groups: Sequence[Group]) -> dict[str, Any] | None:
+def _frontier(found: contents.Frontier | None, groups: Sequence[Group]) -> dict[str, object] | None:
     if found is None:
         return None
     kept = f"share of the baseline's {found.kept[1]} on {found.kept[0]} that is kept"

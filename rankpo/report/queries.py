@@ -21,7 +21,7 @@ Ranks = Mapping[str, Mapping[str, int]]  # {query: {document: rank from 1}}
 
 def browser(
     chosen: Sequence[System], pairs: Sequence[Pair], reference: System, library: Library
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """One entry for each data set with metrics by query; preference pairs only where there is nothing else."""
     names = list(dict.fromkeys(dataset for dataset, metric in pairs if metric != "accuracy"))
     names = names or list(dict.fromkeys(dataset for dataset, _ in pairs))
@@ -42,7 +42,7 @@ def _set(
     reference: System,
     library: Library,
     judged: Sequence[str],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A data set: models, documents, and queries by how much they differ between the models, the most first."""
     ranks = [_ranks(system, name) for system in chosen]
     shown = {document for of_model in ranks for hits in of_model.values() for document in _top(hits)}
@@ -110,7 +110,7 @@ def _query(
     numbers: Mapping[str, int],
     material: Material,
     choices: Sequence[tuple[str, str]],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """hits: [document, grade or None, rank in each model or 0]; judge: [preferred, other]; agrees: right and compared."""
     of_query = [of_model.get(query, {}) for of_model in ranks]
     documents = sorted({document for hits in of_query for document in _top(hits)}, key=numbers.__getitem__)

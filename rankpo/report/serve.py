@@ -172,5 +172,5 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.status != HTTPStatus.NO_CONTENT:
             self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Writes nothing: the page asks every few seconds."""

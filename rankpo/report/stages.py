@@ -28,7 +28,7 @@ class Mined:
     name: str
     row: Mapping[str, Any]
     svg: str
-    hardest: Sequence[Mapping[str, Any]]
+    hardest: Sequence[Mapping[str, object]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Judged:
     name: str
     pairs: int
     failed: int
-    shares: Sequence[tuple[str, Mapping[str, Any]]]
+    shares: Sequence[tuple[str, Mapping[str, object]]]
     cost: Mapping[str, Any]
 
 

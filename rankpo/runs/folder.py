@@ -13,7 +13,7 @@ from rankpo.storage import locks
 from rankpo.storage.folders import MANIFEST, recover, remove_written
 from rankpo.storage.json_files import read_json, write_json
 
-Comparable = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+Comparable = Callable[[Mapping[str, object]], Mapping[str, object]]
 
 CONFIG = "config.json"
 TRACKER_ID = "tracker_id"
@@ -56,7 +56,7 @@ def claim(run_dir: Path) -> Iterator[None]:
 
 def enter_run_dir(
     run_dir: Path,
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     overwrite: bool,
     resume: str | None,
     comparable: Comparable = lambda tree: tree,
@@ -90,7 +90,7 @@ def enter_run_dir(
     return not finished
 
 
-def start_again(run_dir: Path, config: Mapping[str, Any]) -> None:
+def start_again(run_dir: Path, config: Mapping[str, object]) -> None:
     """Removes what an earlier run of this name wrote, and notes the config of the new one: overwrite=true.
 
     Files of others stay. Raises StorageError for a folder that holds no run.
@@ -137,7 +137,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(tree: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(tree, dict):
         return {prefix: tree}
     flat: dict[str, Any] = {}

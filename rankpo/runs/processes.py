@@ -98,7 +98,7 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
         accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
         build_whole_models()
         return accelerator
-    handlers: list[Any] = [InitProcessGroupKwargs(**group), DistributedDataParallelKwargs(broadcast_buffers=False)]
+    handlers: list[object] = [InitProcessGroupKwargs(**group), DistributedDataParallelKwargs(broadcast_buffers=False)]
     accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=handlers)
     if strategy == "FSDP" and cpu:
         plugin = FullyShardedDataParallelPlugin()  # reads what the launcher put into the environment
@@ -184,7 +184,7 @@ def part_of(value: Tensor, like: Tensor) -> Tensor:
 
 
 @contextmanager
-def in_step(model: nn.Module, make_idle: Callable[[], Any]) -> Iterator[None]:
+def in_step(model: nn.Module, make_idle: Callable[[], object]) -> Iterator[None]:
     """Every rank makes equally many forward calls of `model` inside: who is done makes idle ones until all are.
 
     Parameters that are split over ranks are gathered in each forward pass: a rank without work would leave the
@@ -194,7 +194,7 @@ def in_step(model: nn.Module, make_idle: Callable[[], Any]) -> Iterator[None]:
         yield
         return
 
-    def announce(*_: Any) -> None:
+    def announce(*_: object) -> None:
         any_rank(True)
 
     # before the hook that gathers: first all agree that somebody has work, then all gather
@@ -210,7 +210,7 @@ def in_step(model: nn.Module, make_idle: Callable[[], Any]) -> Iterator[None]:
 
 
 @contextmanager
-def units_in_step(model: nn.Module, idle: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
+def units_in_step(model: nn.Module, idle: Callable[[], object]) -> Iterator[Callable[[], object]]:
     """As `in_step`, for work whose units are not single forward calls: what is yielded is called before each unit.
 
     idle: the smallest unit, with the same forward calls in the same order.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +16,7 @@ GAP = 2  # blanks between two columns
 MAX_TURNED = 4  # rows that become columns; more are easier to read as rows
 
 
-def text_of(rows: Sequence[Mapping[str, Any]]) -> str:
+def text_of(rows: Sequence[Mapping[str, object]]) -> str:
     """The rows as aligned columns, one line feed at the end.
 
     A table that is too wide has its few rows as columns, or, with more rows, comes in parts that repeat the first
@@ -67,5 +66,5 @@ def _drawn(cells: Sequence[Sequence[str]]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return "" if value is None else f"{value:.4f}" if isinstance(value, float) else one_line(str(value))

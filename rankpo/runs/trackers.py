@@ -70,7 +70,7 @@ def trackers_of(
     return start
 
 
-def _unknown(settings: Mapping[str, Any], chosen: Collection[str]) -> list[str]:
+def _unknown(settings: Mapping[str, object], chosen: Collection[str]) -> list[str]:
     """Names that no chosen tracker knows."""
     problems = [unknown("tracker", name, KEYS) for name in chosen if name not in KEYS]
     read = {key for name in chosen for key in KEYS.get(name, ())}
@@ -85,7 +85,7 @@ def _unknown(settings: Mapping[str, Any], chosen: Collection[str]) -> list[str]:
     return problems
 
 
-def _missing(name: str, settings: Mapping[str, Any]) -> list[str]:
+def _missing(name: str, settings: Mapping[str, object]) -> list[str]:
     """What a tracker lacks: its package, a key, a mode that exists."""
     if name not in KEYS:
         return []
@@ -180,7 +180,7 @@ class _Run:
         replace_text(path, json.dumps({**noted, tracker: name}))
 
 
-def default_name(run_dir: Path, config: Mapping[str, Any]) -> str:
+def default_name(run_dir: Path, config: Mapping[str, object]) -> str:
     """exp_name/run_count, or exp_name where the run has no folder of its own below it."""
     experiment, count = config.get("exp_name", run_dir.name), config.get("run_count", ".")
     return str(experiment) if count in (".", None) else f"{experiment}/{count}"
@@ -197,7 +197,7 @@ def identity(run_dir: Path) -> str:
     return noted.read_text()
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(tree: object, prefix: str = "") -> dict[str, object]:
     """A config as {dotted key: value}: lists as texts."""
     if not isinstance(tree, Mapping):
         return {prefix: tree if isinstance(tree, bool | int | float | str) else str(tree)}

@@ -63,7 +63,7 @@ def read_cache(path: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
         return None
 
 
-def _digest(values: Mapping[str, Any]) -> str:
+def _digest(values: Mapping[str, object]) -> str:
     """xxh3-128 of the values as JSON: independent of how the file is indented and of the order of its keys."""
     return xxhash.xxh3_128_hexdigest(json.dumps(values, sort_keys=True, separators=(",", ":")).encode())
 

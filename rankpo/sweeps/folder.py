@@ -229,7 +229,7 @@ def table_of(folder: Path) -> list[dict[str, Any]]:
     return summary(results(folder), note["metrics"], descending)
 
 
-def write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+def write_table(folder: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     """All jobs with all metrics as `folder`/sweep.csv."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with replacing(folder / TABLE_FILE) as temporary, temporary.open("w", newline="") as file:

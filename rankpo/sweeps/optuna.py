@@ -246,7 +246,7 @@ class Search(Overseer):
             self.study.sampler = self._sampler(len(self.study.get_trials(deepcopy=False)))
             yield self.study.ask(self.space)
 
-    def _sampler(self, number: int) -> Any:
+    def _sampler(self, number: int) -> object:
         from optuna.samplers import RandomSampler, TPESampler
 
         from rankpo.data.random_keys import random_keys
@@ -337,11 +337,11 @@ class Curve:
         return found
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A value as part of an override: choices are that already, numbers have the digits that a name should have."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _any_of(space: BaseDistribution) -> Any:
+def _any_of(space: BaseDistribution) -> object:
     """Some value of a distribution."""
     return space.choices[0] if hasattr(space, "choices") else space.low  # type: ignore[attr-defined]

@@ -59,7 +59,7 @@ class Session:
             yield
 
 
-def in_precision(forward: Callable[..., Any], accelerator: Accelerator) -> Callable[..., Any]:
+def in_precision(forward: Callable[..., object], accelerator: Accelerator) -> Callable[..., object]:
     """The forward pass under the accelerator's autocast, its outputs in float32: what `accelerate` does to a model."""
     from accelerate.utils import convert_outputs_to_fp32
 
@@ -99,7 +99,7 @@ class Task:
         logger = MetricsLogger(main=processes.rank() == 0)
         return Session(accelerator=accelerator, logger=logger, precision=settings.precision)
 
-    def __call__(self, experiment: Experiment) -> Any:
+    def __call__(self, experiment: Experiment) -> object:
         raise TypeError(f"{type(self).__name__} must say what the task does")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rankpo.retrieval.corpus import check_source, open_source
 from rankpo.tasks.base import Session, Task, require
@@ -43,7 +43,7 @@ class Encode(Task):
             raise ValueError(f"shard_size must be >= 1, got {self.shard_size}")
         check_source(self.corpus, "corpus")
 
-    def __call__(self, experiment: Experiment) -> dict[str, Any]:
+    def __call__(self, experiment: Experiment) -> dict[str, object]:
         """The table's row."""
         from rankpo.retrieval.embeddings import describe_encoding, encode_texts, remove_embeddings
 

@@ -153,12 +153,14 @@ def check_names_of(evaluators: Sequence[Evaluator]) -> None:
         raise ConfigError([str(error)]) from error
 
 
-def source_of(name: str, datasets: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def source_of(name: str, datasets: Mapping[str, Mapping[str, object]]) -> Mapping[str, object] | None:
     """The config node of a data set by its `name` key, so that a report can read its texts again; None if unknown."""
     return next((node for node in datasets.values() if node.get("name") == name), None)
 
 
-def write_result(folder: Path, result: Result, model: EmbeddingModel, source: Mapping[str, Any] | None = None) -> None:
+def write_result(
+    folder: Path, result: Result, model: EmbeddingModel, source: Mapping[str, object] | None = None
+) -> None:
     """metrics.json, per_query.jsonl and, for retrieval, run.trec. source: the config node of the data set."""
     from rankpo.data.readers.trec import write_run
 

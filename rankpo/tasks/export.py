@@ -69,7 +69,7 @@ class Export(Task):
             if not (Path(run) / FINAL).is_dir():
                 raise ValueError(f"soup: {run} is no run directory with a {FINAL}")
 
-    def __call__(self, experiment: Experiment) -> list[dict[str, Any]]:
+    def __call__(self, experiment: Experiment) -> list[dict[str, object]]:
         """The table's rows, one for each folder."""
         from rankpo.runs import processes
 
@@ -93,7 +93,7 @@ class Export(Task):
             if target.exists() and not experiment.overwrite:
                 raise ConfigError([f"{target} is there already; set overwrite=true or another exp_name"])
 
-    def _export(self, experiment: Experiment, targets: Mapping[float, Path], say: Say) -> list[dict[str, Any]]:
+    def _export(self, experiment: Experiment, targets: Mapping[float, Path], say: Say) -> list[dict[str, object]]:
         from rankpo.models.interpolation import interpolate, shared_names
 
         first = self.soup[0] if self.soup else self.run

@@ -191,7 +191,7 @@ class Rerank(Task):
 
 
 def _write_metrics(
-    folder: Path, before: Evaluation, after: Evaluation, counts: Mapping[str, int], settings: Mapping[str, Any]
+    folder: Path, before: Evaluation, after: Evaluation, counts: Mapping[str, int], settings: Mapping[str, object]
 ) -> None:
     summary = {"metrics": after.metrics, "first_stage": before.metrics, "counts": counts, "settings": settings}
     (folder / "metrics.json").write_text(json.dumps(summary, indent=1))

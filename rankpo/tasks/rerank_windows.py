@@ -48,7 +48,7 @@ def report_windows(
         )
 
 
-def _line(request: Request, ranked: RankedList) -> dict[str, Any]:
+def _line(request: Request, ranked: RankedList) -> dict[str, object]:
     ranking = [
         {
             "docid": request.document_ids[item],
@@ -65,7 +65,7 @@ def _line(request: Request, ranked: RankedList) -> dict[str, Any]:
     return {"qid": request.id, "query": request.query, "ranking": ranking, "windows": windows}
 
 
-def _window(record: WindowRecord) -> dict[str, Any]:
+def _window(record: WindowRecord) -> dict[str, object]:
     found = record.permutation
     line: dict[str, Any] = {
         "start": record.start,

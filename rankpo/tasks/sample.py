@@ -66,7 +66,7 @@ class Sample(Task):
         if self.prompts is not None:
             files.find(self.prompts, "prompts")
 
-    def __call__(self, experiment: Experiment) -> dict[str, Any]:
+    def __call__(self, experiment: Experiment) -> dict[str, object]:
         """The table's row; {} on other ranks than the first."""
         from rankpo.runs import processes
 
@@ -87,7 +87,7 @@ class Sample(Task):
             processes.barrier()
         return row
 
-    def _asked(self, datasets: Sequence[Any]) -> list[Asked]:
+    def _asked(self, datasets: Sequence[object]) -> list[Asked]:
         from rankpo.data.readers.prompts import distinct, of_datasets, of_file
 
         if self.prompts is None and not datasets:
@@ -190,7 +190,7 @@ def _key(draw: Draw) -> str:
     return json.dumps([draw.prompt_id, draw.number], ensure_ascii=False)
 
 
-def _record(draw: Draw, completion: Completion, generator: str, dataset: str) -> dict[str, Any]:
+def _record(draw: Draw, completion: Completion, generator: str, dataset: str) -> dict[str, object]:
     """AlpacaEval's keys and HALOs', and how the completion ended."""
     return {
         "key": _key(draw),
@@ -228,7 +228,7 @@ def _known(folder: Path, draws: Sequence[Draw]) -> dict[str, dict[str, Any]]:
     return kept
 
 
-def _enter(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+def _enter(folder: Path, settings: Mapping[str, object], overwrite: bool) -> None:
     """Prepares the folder. Raises ConfigError where it was begun with other settings and is not to be overwritten."""
     path = folder / "settings.json"
     if overwrite:

@@ -174,7 +174,7 @@ def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None])
     return kind.build(inputs, say, experiment.settings.gradient_checkpointing, experiment.loss.needs)
 
 
-def refuse_unfit(experiment: Experiment, accelerator: Any) -> None:
+def refuse_unfit(experiment: Experiment, accelerator: object) -> None:
     """Raises ConfigError for what the strategy that was launched cannot train, before anything is read or written."""
     from rankpo.trainers.strategies.choose import name_of, unfit
 

@@ -1,4 +1,4 @@
-"""The evaluation before the first update, kept: all jobs of a sweep start from the same model on the same data."""
+"""Baseline: cached metrics of the start model, which all jobs of a sweep on the same data share."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from rankpo.runs import processes
 from rankpo.runs.computed_once import must_compute
 from rankpo.storage.json_files import read_cache, read_json, write_json
 
-FORMAT_VERSION = 1  # to be raised by a change that gives the same model other metrics
+FORMAT_VERSION = 1  # Raise this number with every change that alters the metrics of the same model.
 
-Measure = Callable[[Evaluator, Any], Mapping[str, float]]
+Measure = Callable[[Evaluator, object], Mapping[str, float]]
 
 
 def measured(evaluator: Evaluator, model: Any) -> Mapping[str, float]:
-    """The evaluator's metrics of the model as it is now."""
+    """Evaluates the model with its current weights and returns the metrics."""
     return evaluator.evaluate(model).metrics
 
 
 class Baseline:
-    """Metrics of the start model, from `cache_dir`/baselines or measured and kept there.
+    """Metrics of the start model, read from `cache_dir`/baselines or computed and stored there.
 
-    Keyed by weights, settings and precision of the model, by texts and tokens of the data, by what the evaluator
-    reads besides, and by the number and kind of processes, which move the last digits. Made before a strategy splits
-    the weights over ranks; called on all of them.
+    The cache key covers the model's weights, settings and precision, the texts and tokens of the data, the other
+    inputs of the evaluator, and the number and kind of processes, which affect the last digits. Construct the object
+    before a strategy shards the weights, and call it on all ranks.
     """
 
     def __init__(self, model: Any, accelerator: Accelerator, cache_dir: Path, say: Callable[[str], None]) -> None:
@@ -40,7 +40,7 @@ class Baseline:
         self.say = say
 
     def __call__(self, evaluator: Evaluator, model: Any) -> Mapping[str, float]:
-        """The evaluator's metrics of `model`, which must still be the start model."""
+        """Returns the evaluator's metrics of `model`. The weights of `model` must still be those of the start model."""
         table = evaluator.table(model.inputs.pieces())
         parts = [*self.start, type(evaluator).__name__, table.folder.name, *evaluator.depends_on()]
         key = xxhash.xxh3_128_hexdigest("|".join(map(repr, parts)).encode())

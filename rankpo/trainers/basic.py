@@ -1,4 +1,4 @@
-"""The training loop. Subclasses say what the loss of a batch is; the loop itself is the same for all."""
+"""Training loop. Subclasses define the loss of a batch; all trainers share the loop."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class BasicTrainer(Parts):
         try:
             self.schedule.check(self.total_steps)
             self.check()
-        except ValueError as error:  # of a combination of keys that only loss, data and trainer together show
+        except ValueError as error:  # Some invalid combinations of keys show only with loss, data and trainer.
             raise ConfigError([str(error)]) from error
 
     # Subclasses may override these.
 
     def check(self) -> None:
-        """Raises ValueError for a loss or data that this trainer cannot train."""
+        """Raises ValueError if this trainer does not support the loss or the data."""
 
     def prepare(self, step: int) -> Any:
-        """This rank's work for update `step`: runs in a thread, ahead of time, and depends on `step` alone."""
+        """Prepares this rank's work for update `step` in a background thread. The result depends on `step` alone."""
         groups = self.loader.groups(step)
         micro_batches = self.micro_batches(groups)
         return Update(
@@ -53,7 +53,7 @@ class BasicTrainer(Parts):
         )
 
     def micro_batches(self, groups: Sequence[Group]) -> list[MicroBatch]:
-        """This rank's share of the groups, cut under max_tokens."""
+        """Splits this rank's share of the groups into micro-batches of at most max_tokens tokens."""
         costs = self.policy.inputs.costs(self.loader.table, groups)
         parts = plan(costs, processes.world_size(), self.settings.max_tokens)[processes.rank()]
         cheapest = np.array([int(costs.argmin())])
@@ -64,29 +64,29 @@ class BasicTrainer(Parts):
         return self.policy.inputs.collate(self.loader.table, groups, reference=self.stored)
 
     def begin(self, update: Any) -> Any:
-        """The update with what must be known of all of it, on all ranks, before its first backward pass."""
+        """Adds the quantities over all ranks and micro-batches that the first backward pass of the update needs."""
         return update
 
     @property
     def num_passes(self) -> int:
-        """Optimizer steps on each update; all of them are one step of the run."""
+        """The number of optimizer steps on each update. Together they count as one step of the run."""
         return 1
 
     def backward(self, update: Any, last: bool = True) -> None:
-        """Adds the gradient of the whole update; gradients are synchronised once, at the end, if `last`."""
+        """Accumulates the gradient of the whole update. With `last`, ranks synchronise gradients once, at its end."""
         for number, item in enumerate(update.micro_batches):
             final = last and number == len(update.micro_batches) - 1
             with nullcontext() if final else self.no_sync():
                 output = self.compute_loss(item.batch.to(self.policy.device))
                 value = total(output, update.denominators)
                 weight = processes.world_size() if item.counts else 0.0
-                # nan_to_num keeps a NaN of an uncounted batch out; 0 · NaN would not.
+                # nan_to_num removes the NaN of an uncounted batch, because 0 · NaN is NaN.
                 self.strategy.backward(value * weight if weight else torch.nan_to_num(value) * 0)
                 own = float(value.detach()) if item.counts else 0.0
                 self.record(output, own, update.denominators, counts=item.counts)
 
     def compute_loss(self, batch: Batch) -> LossOutput:
-        """The loss of a micro-batch, not reduced."""
+        """Computes the unreduced loss of a micro-batch."""
         rows = self.model(batch.sequences)
         reference = self.reference_scores(batch)
 
@@ -95,19 +95,19 @@ class BasicTrainer(Parts):
 
         return matryoshka(loss_of, rows, self.loss.matryoshka)
 
-    def loss_arguments(self) -> Mapping[str, Any]:
-        """Keyword arguments of the loss that are the same for the whole update."""
+    def loss_arguments(self) -> Mapping[str, object]:
+        """Returns the loss's keyword arguments that all micro-batches of an update share."""
         return {"state": self.state.loss_state} if self.state.loss_state else {}
 
     def clip(self) -> float:
-        """The gradient norm over all parameters (and shards), clipped to max_grad_norm if that is set."""
+        """Returns the gradient norm over all parameters (and shards); clips it to max_grad_norm if that is set."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         return self.strategy.clip(parameters, self.settings.max_grad_norm or math.inf)
 
-    # The loop.
+    # These methods are the loop.
 
     def train(self) -> Mapping[str, float]:
-        """Runs to the end (or continues from `watch.resume()`); returns the metrics of the weights in FINAL."""
+        """Trains to the end, from the newest checkpoint if any, and returns the metrics of the FINAL weights."""
         self.policy.train()
         ahead = Ahead(self.prepare, self.total_steps)
         try:
@@ -117,13 +117,13 @@ class BasicTrainer(Parts):
                     self.train_step(ahead.get(self.state.step))
                     self.watch.after_step()
                     self.watch.heed(notice)
-                return self.finish()  # a signal that comes now would only cost what is nearly done
+                return self.finish()  # Saving on a signal that arrives now would take as long as finishing.
         finally:
             ahead.close()
             self.logger.finish()
 
     def train_step(self, update: Any) -> None:
-        """One step of the run: every pass over the update, and the counts that follow from it."""
+        """Runs one step: every pass over the update, and then the counters and the loss's state."""
         started = time.perf_counter()
         factor = self.schedule.factor(self.state.step, self.total_steps)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
@@ -142,7 +142,7 @@ class BasicTrainer(Parts):
         self.logger.tick(self.state.step, update.num_tokens, time.perf_counter() - started)
 
     def _optimize(self, update: Any) -> None:
-        """One pass over the update: gradient, clip, optimizer step."""
+        """Runs one pass over the update: gradient, clipping, optimizer step."""
         self.optimizer.zero_grad(set_to_none=True)
         self.finite_loss = True
         self.backward(update)
@@ -150,7 +150,7 @@ class BasicTrainer(Parts):
         if not (self.finite_loss and (math.isfinite(norm) or self.strategy.scaler_will_skip())):
             raise NonFiniteError.of(self.state.step + 1, update.ids)
         self.strategy.step()
-        if math.isfinite(norm):  # an update that fp16's scaler leaves out has none
+        if math.isfinite(norm):  # fp16's gradient scaler skips updates with a non-finite norm.
             self.running.add("grad_norm", torch.tensor(norm))
         self.running.end_update()
 
@@ -159,7 +159,7 @@ class BasicTrainer(Parts):
         metrics = self.watch.finish()
         weights = self.strategy.plain_weights()
         if weights is None:
-            # A mixed-precision forward pass would be compared with the folder's float32 one.
+            # The check after saving compares with a float32 forward pass, so autocast must be off.
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.save_final(self.policy, {"before": self.state.start_metrics, "after": metrics}, weights)
         return metrics

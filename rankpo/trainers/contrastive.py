@@ -1,4 +1,4 @@
-"""Contrastive training: on a query's own candidates a loss like any other, in batch by the gradient at the embeddings."""
+"""Trainer for contrastive losses, either in batch with a gradient cache or on each query's own candidates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rankpo.types import Batch
 
 
 class ContrastiveTrainer(BasicTrainer):
-    """Losses on the texts of a whole update, over all ranks; or, where the loss wants that, on each query by itself."""
+    """Trains losses on the texts of a whole update over all ranks, or, if the loss asks for it, on each query alone."""
 
     loss: InBatchLoss
     policy: GivesVectors

@@ -1,4 +1,4 @@
-"""Lists and updates that teach a loss nothing, found from the data alone before any weight is loaded."""
+"""Check for lists and updates without a training signal, made on the data before the weights are loaded."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rankpo.data.loaders.ranking import DataLoader, Group
 from rankpo.losses.base import Loss
 from rankpo.losses.contrastive import ContrastiveLoss
 
-MAX_LISTS = 20_000  # that are counted; all are looked at where none of them teaches anything
+MAX_LISTS = 20_000  # The count stops here, unless no list so far has a training signal.
 REMEDY = "task=mine finds negatives, or choose a loss that fits this data"
 
 
 def check(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
-    """Says how many lists and updates of the first epoch teach nothing. Raises ValueError where none teaches anything."""
+    """Reports how many lists and updates of the first epoch have no training signal; ValueError if none has any."""
     if isinstance(loss, ContrastiveLoss) and loss.negatives == "in_batch":
         _check_pools(loss, loader, say)
         return
@@ -32,7 +32,7 @@ def check(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
 
 
 def _check_pools(loss: ContrastiveLoss, loader: DataLoader, say: Callable[[str], None]) -> None:
-    """Updates in which no query has a negative, neither its own nor another query's candidate."""
+    """Reports updates in which no query has a negative, either among its own or among other queries' candidates."""
     seen = lists = 0
     empty: list[int] = []
     for groups in _updates(loader):
@@ -80,7 +80,7 @@ def _name(loss: Loss) -> str:
 
 
 def _why(loss: Loss) -> str:
-    """What is missing."""
+    """Returns what the data must contain for the loss to learn."""
     if isinstance(loss, ContrastiveLoss):
         return "loss.negatives=own, and no negative stands beside the positive"
     return "there is one candidate, or all labels are equal,"

@@ -1,11 +1,11 @@
-"""Losses over the texts of a whole update: the loss at the embeddings, then back through the model in parts.
+"""Gradient cache for losses over the texts of a whole update: backward through the embeddings, then the model.
 
-Gradient cache (Gao et al. 2021, https://arxiv.org/abs/2101.06983): where an update exceeds `max_tokens`, embeddings
-are first made without a graph, the loss gives its gradient at them, and each part is encoded again and receives its
-share of that gradient. Only the last part keeps its graph, the one that memory must have room for anyway. Several
-ranks work alike: sequences are dealt by tokens, every rank sees all embeddings, and takes the loss over its own
-queries; the gradients at the embeddings are summed over ranks before they go back, so that the parameters get what one
-process would have given them.
+The method is that of Gao et al. 2021 (https://arxiv.org/abs/2101.06983). If an update exceeds `max_tokens`, the model
+first computes all embeddings without a graph. The loss yields the gradient with respect to the embeddings. Then the
+model encodes each part again and backpropagates the part's share of that gradient. The last part keeps its graph from
+the first pass, since memory must hold one graph anyway. With several ranks, sequences are distributed by tokens, every
+rank gathers all embeddings and computes the loss of its own queries, and the ranks sum the gradients at the embeddings
+before the backward passes. The parameters therefore receive the same gradient as with one process.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from rankpo.types import Batch, LossOutput, Vectors
 
 @dataclass(frozen=True)
 class InBatchUpdate:
-    """One update on every rank.
+    """One update, as this rank computes it.
 
-    batch: with one pool over all ranks, everybody's queries; else this rank's. parts: rows of `batch.sequences` this
-    rank encodes, one array per micro-batch. queries: [b] of the batch whose losses this rank takes. counts: [N] vectors
-    of each sequence, None for 1 each; similarity: how the model scores queries with candidates.
+    batch: the queries of all ranks if they share one pool, else this rank's. parts: rows of `batch.sequences` that this
+    rank encodes, one array per micro-batch. queries: [b] indices of the queries whose losses this rank computes.
+    counts: [N] vectors of each sequence, None for 1 each. similarity: the model's score of queries and candidates.
     """
 
     batch: Batch
@@ -54,12 +54,12 @@ class InBatchUpdate:
     similarity: Similarity = inner_products
 
     def rows_of(self, part: np.ndarray) -> int:
-        """Rows of vectors that the sequences of a part have."""
+        """Returns the number of vector rows of a part's sequences."""
         return len(part) if self.counts is None else int(self.counts[torch.from_numpy(part)].sum())
 
 
 def check_loader(loss: InBatchLoss, loader: DataLoader, key: str) -> None:
-    """Raises ValueError where the loader hides what the loss teaches. key: of the loader in the config."""
+    """Raises ValueError if the loader's settings remove what the loss learns from. key: the loader's config key."""
     if isinstance(loss, ContrastiveLoss) and isinstance(loader, ListwiseDataLoader):
         raise ValueError(
             f"{key}=listwise shows lists of grades, and ContrastiveLoss needs a positive before negatives; "
@@ -82,9 +82,9 @@ def prepare(
     max_tokens: int,
     teacher: TeacherEmbeddings | None = None,
 ) -> InBatchUpdate:
-    """Deals one update's sequences and queries over ranks; the same plan on all of them.
+    """Distributes one update's sequences and queries over ranks; all ranks compute the same plan.
 
-    teacher: embeddings of the table's texts by another model, for losses that know `teacher`.
+    teacher: embeddings of the table's texts by another model, for losses that list `teacher` in `knows`.
     """
     ranks, rank = processes.world_size(), processes.rank()
     shared = loss.over_all_ranks or ranks == 1
@@ -127,12 +127,12 @@ def backward(
     scale: float = 1.0,
     last: bool = True,
 ) -> tuple[LossOutput, float]:
-    """Adds the gradient of scale · loss to the parameters. Returns the loss output and this rank's share of its value.
+    """Accumulates the gradient of scale · loss. Returns the loss output and this rank's share of the loss value.
 
-    model: the wrapped policy. backward_step: the accelerator's. last: whether gradients may be synchronised now.
+    model: the wrapped policy. backward_step: the accelerator's backward. last: whether ranks synchronise gradients.
     """
     parts = [part if len(part) else _shortest(update.batch) for part in update.parts]
-    kept = len(parts) - 1  # its graph is the only one in memory while the loss is taken: no second forward pass
+    kept = len(parts) - 1  # The last part keeps its graph, so it needs no second forward pass.
     states: list[list[Tensor]] = []
     embedded: list[Tensor] = []
     for number, part in enumerate(parts):
@@ -144,13 +144,13 @@ def backward(
     own = torch.cat([block[:size] for block, size in zip(embedded, sizes, strict=True)])
     rows = _rows(update)
     output, value, gradient = _loss_gradient(loss, update, own.detach().float(), rows)
-    gradient = gradient[rows] * (scale * processes.world_size())  # DDP averages over ranks; the sum is wanted
+    gradient = gradient[rows] * (scale * processes.world_size())  # The factor undoes DDP's mean over ranks.
     shares = gradient.split(sizes)
     for number in (kept, *range(kept)):
         final = last and number == (kept - 1 if kept else kept)
         with nullcontext() if final else no_sync():
             block = embedded.pop() if number == kept else _again(model, update, parts[number], states[number])
-            # a part that does not count is there to keep ranks in step
+            # A part with weight 0 keeps the number of collectives equal on all ranks.
             share = shares[number] if len(shares[number]) else torch.zeros_like(block)
             backward_step((block.float() * share).sum())
         del block
@@ -159,7 +159,7 @@ def backward(
 
 
 def _again(model: nn.Module, update: InBatchUpdate, part: np.ndarray, state: list[Tensor]) -> Tensor:
-    """The part's embeddings with a graph, under the dropout masks that it had."""
+    """Encodes the part again with a graph, with the same dropout masks as in the first pass."""
     _restore(state)
     embedded: Tensor = model(select(update.batch.sequences, part))
     return embedded
@@ -168,7 +168,7 @@ def _again(model: nn.Module, update: InBatchUpdate, part: np.ndarray, state: lis
 def _loss_gradient(
     loss: InBatchLoss, update: InBatchUpdate, own: Tensor, rows: Tensor
 ) -> tuple[LossOutput, float, Tensor]:
-    """The loss over this rank's queries, its value, and dL/dE summed over ranks, [N, D]."""
+    """Returns the loss output of this rank's queries, its value, and dL/dE summed over ranks, [N, D]."""
     counts = torch.ones(len(update.batch.sequences), dtype=torch.int64) if update.counts is None else update.counts
     count = int(counts.sum())
     full = (processes.place_rows(own, rows, count) if update.shared else _place(own, rows, count)).requires_grad_()
@@ -182,7 +182,7 @@ def _loss_gradient(
 
 
 def _rows(update: InBatchUpdate) -> Tensor:
-    """[r] rows of the update's vectors that this rank's parts give, in their order."""
+    """Returns the rows [r] of the update's vectors that this rank's parts compute, in their order."""
     sequences = torch.from_numpy(np.concatenate(update.parts))
     if update.counts is None:
         return sequences

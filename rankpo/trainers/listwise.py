@@ -1,4 +1,4 @@
-"""Learning to rank on lists of candidates: pointwise, pairwise, listwise and distillation losses on any model."""
+"""Trainer for losses on lists of candidates: pointwise, pairwise, listwise and distillation, with any model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rankpo.trainers.basic import BasicTrainer
 
 
 class ListwiseTrainer(BasicTrainer):
-    """Any loss on [B, G] scores with graded relevance; losses that read teacher scores say so."""
+    """Trains any loss on scores [B, G] with graded relevance. Losses on teacher scores declare the need `teacher`."""
 
     main_term = "ranking"
 
@@ -25,7 +25,7 @@ class ListwiseTrainer(BasicTrainer):
             self._check_prompts()
 
     def _check_prompts(self) -> None:
-        """A prompt shows its passages in the loader's order: sorted by relevance, they would give the answer away."""
+        """Raises ValueError for a loader order by relevance: prompts keep that order, so it would reveal the answer."""
         if not isinstance(self.loader, ListwisePromptDataLoader):
             raise ValueError(
                 f"{type(self.loader).__name__} sorts candidates by relevance, and a listwise reranker reads them in "

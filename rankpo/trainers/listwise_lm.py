@@ -1,4 +1,4 @@
-"""Training of listwise language-model rerankers."""
+"""Trainer of listwise language-model rerankers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rankpo.types import Batch, LossOutput
 
 
 class ListwiseLMTrainer(ListwiseTrainer):
-    """generation, ranking and combined objectives: one forward pass gives answers and identifier logits."""
+    """Trains the generation, ranking and combined objectives; one forward pass yields answers and identifier logits."""
 
     main_term = "generation"
 
@@ -21,7 +21,7 @@ class ListwiseLMTrainer(ListwiseTrainer):
                 f"loss=listwise_… trains listwise rerankers, not a model of kind {policy.kind}; add kind=listwise"
             )
         super().check()
-        # before the first update is prepared: what is read depends on the objective
+        # The inputs depend on the objective, so this must precede the preparation of the first update.
         policy.inputs.answers = "answers" in self.loss.needs
 
     def compute_loss(self, batch: Batch) -> LossOutput:

@@ -1,4 +1,4 @@
-"""Preference pairs on the scores of any model, with stage-one data replayed beside them if asked."""
+"""Trainer for preference pairs on the scores of any model, with optional replay of stage-one data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rankpo.trainers.update import Update
 
 @dataclass(frozen=True)
 class ReplayedUpdate:
-    """Preference pairs, and stage-one groups that accompany them."""
+    """An update of preference pairs with an update of stage-one groups."""
 
     pairs: Update
     replayed: in_batch.InBatchUpdate
@@ -31,10 +31,10 @@ class ReplayedUpdate:
 
 
 class PairedPreferenceTrainer(BasicTrainer):
-    """rankpo, dpo and their relatives.
+    """Trains rankpo, dpo and related losses.
 
-    Replay: InfoNCE or graded margin on stage-one groups, with a denominator and metrics of its own (`replay/…`), is what keeps the
-    embedding useful for retrieval: E2Rank, https://arxiv.org/abs/2510.22733, table of ablations.
+    Replay adds InfoNCE or graded margin on stage-one groups, with its own denominator and metrics (`replay/…`). It
+    preserves retrieval quality of the embeddings: E2Rank, https://arxiv.org/abs/2510.22733, table of ablations.
     """
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""The parts of a trainer: what it is given, and what it makes of that before the first update."""
+"""Parts of a trainer: its constructor arguments and the objects that it derives from them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,17 +30,17 @@ from rankpo.trainers.teacher import TeacherEmbeddings
 from rankpo.trainers.watch import Watch
 from rankpo.types import Batch, LossOutput
 
-SaveFinal = Callable[[RankingModel, Mapping[str, Any], Mapping[str, Tensor] | None], None]
+SaveFinal = Callable[[RankingModel, Mapping[str, object], Mapping[str, Tensor] | None], None]
 
 
 @dataclass(kw_only=True, eq=False)
 class Parts:
-    """What every trainer works with.
+    """Fields of every trainer.
 
-    policy: the model itself; `self.model` is what its strategy made of it. save_final: writes FINAL from the model, or
-    from complete weights where they are not None; called on every rank. baseline: metrics of the start model. stored:
+    policy: the unwrapped model; `self.model` is the strategy's wrapped model. save_final: writes FINAL from the model,
+    or from complete weights if they are not None; every rank calls it. baseline: metrics of the start model. stored:
     [slots] reference scores, or None. teacher: embeddings of the data by another model, or None. replay: a second
-    loader whose groups accompany every update, or None.
+    loader whose groups join every update, or None.
     """
 
     settings: TrainerSettings
@@ -73,8 +72,8 @@ class Parts:
         self.total_steps = self.settings.total_steps(self.loader.updates_per_epoch)
         self.state = TrainerState(loss_state=self.loss.initial_state())
         self.running = RunningMetrics()
-        self.observed = RunningMetrics()  # of the current update alone, for losses with a state
-        self.finite_loss = True  # of this rank's part of the current update
+        self.observed = RunningMetrics()  # Metrics of the current update alone, for losses with a state.
+        self.finite_loss = True  # Refers to this rank's part of the current update.
         self.watch = self._watch()
 
     def _watch(self) -> Watch:
@@ -103,19 +102,19 @@ class Parts:
         return self.strategy.no_sync()
 
     def reference_scores(self, batch: Batch) -> Tensor | None:
-        """[B, G] scores of the reference where the loss needs them, else None."""
+        """Returns the reference model's scores [B, G] if the loss needs them, else None."""
         wanted = "reference" in self.loss.needs and self.reference is not None
         return self.reference.scores(batch) if wanted and self.reference is not None else None
 
     def seed(self) -> None:
-        """Seeds dropout by (seed, update, rank), so that nothing drawn before, by an evaluation say, moves its masks."""
+        """Seeds dropout by (seed, update, rank), so that the masks do not depend on earlier draws."""
         (key,) = random_keys(1, self.loader.seed, self.state.step, processes.rank())
         torch.manual_seed(int(key) >> 1)
 
     def record(
         self, output: LossOutput, value: float, sums: Mapping[str, float], prefix: str = "", counts: bool = True
     ) -> None:
-        """Adds a micro-batch to the metrics of the current log line; an uncounted one only makes their names known."""
+        """Adds a micro-batch to the metrics of the current log line. An uncounted one only registers the names."""
         self.finite_loss = self.finite_loss and math.isfinite(value)
         self.watch.learning = self.watch.learning or value != 0
         self.running.add_sum(f"{prefix}loss", value)

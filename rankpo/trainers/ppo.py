@@ -1,4 +1,4 @@
-"""PPO and GRPO on completions that are there before training: several passes over each update if asked."""
+"""Trainers for PPO and GRPO on stored completions, with one or more passes over each update."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rankpo.types import Batch, LossOutput
 
 @dataclass(frozen=True)
 class PolicyBatch(Batch):
-    """A batch with what its tokens were worth when its update began.
+    """A batch with log-probabilities and estimates of its tokens, computed at the start of its update.
 
     old_logps, reference_logps: [P] of the completions' tokens, in the order of `completion_tokens`.
     estimates: advantages and returns [P], or None where the loss takes them from the labels.
@@ -41,9 +41,10 @@ class PolicyBatch(Batch):
 
 
 def completion_tokens(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Places [P] of the completions' tokens among the scored positions, row after row, and counts [n] of each.
+    """Returns the places [P] of the completions' tokens among the scored positions and the counts [n] per completion.
 
-    n unmasked candidates; one that stands twice in the batch has its tokens twice, though they are computed once.
+    n counts unmasked candidates. A candidate that occurs twice in the batch has its tokens twice, although the model
+    computes them once.
     """
     counts = scored_counts(batch.sequences)  # [N]
     starts = torch.cumsum(counts, 0) - counts
@@ -53,7 +54,7 @@ def completion_tokens(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 class TokenPolicyTrainer(BasicTrainer):
-    """What PPO and GRPO share: old log-probabilities are fixed when an update begins, for all passes over it."""
+    """Base of the PPO and GRPO trainers. All passes over an update use the old log-probabilities from its start."""
 
     loss: TokenPolicyLoss
     main_term = "policy"
@@ -68,7 +69,7 @@ class TokenPolicyTrainer(BasicTrainer):
 
     @torch.no_grad()
     def _remember(self, item: MicroBatch) -> MicroBatch:
-        """The micro-batch with its old and reference log-probabilities, and the loss's own estimates."""
+        """Returns the micro-batch with old and reference log-probabilities and the loss's estimates."""
         batch = item.batch.to(self.policy.device)
         self.policy.eval()
         try:
@@ -84,10 +85,10 @@ class TokenPolicyTrainer(BasicTrainer):
         return replace(item, batch=PolicyBatch(**known, old_logps=old, reference_logps=fixed, estimates=estimates))
 
     def _tokens(self, batch: Batch, divergences: bool) -> TokenValues:
-        """Log-probabilities and what else the loss needs at the scored positions.
+        """Returns log-probabilities and the loss's other values at the scored positions.
 
-        divergences: whether those of the loss are computed, which needs the reference again; else its log-probabilities
-        are, if there is one.
+        divergences: True computes the loss's divergences, which need another forward pass of the reference; False
+        computes the reference's log-probabilities, if there is a reference.
         """
         measures = self.loss.measures if divergences else {}
         asked = self.reference is not None and (bool(measures) or not divergences)
@@ -95,7 +96,7 @@ class TokenPolicyTrainer(BasicTrainer):
         return self.model(batch.sequences, TokenRequest(reference=states, divergences=measures, entropy=divergences))
 
     def estimates(self, batch: Batch, tokens: TokenValues, places: Tensor) -> Estimates | None:
-        """What the loss must know of the tokens beside their probabilities."""
+        """Returns the loss's estimates for the tokens, or None if the loss has none."""
         return None
 
     def compute_loss(self, batch: Batch) -> LossOutput:
@@ -111,7 +112,7 @@ class TokenPolicyTrainer(BasicTrainer):
         return replace(output, metrics={**output.metrics, **further})
 
     def rewards(self, batch: Batch) -> Tensor:
-        """[B, G] what each completion is worth."""
+        """Returns the reward of each completion, [B, G]."""
         return batch.labels.relevance
 
     def token_loss(
@@ -121,7 +122,7 @@ class TokenPolicyTrainer(BasicTrainer):
 
 
 class PPOTrainer(TokenPolicyTrainer):
-    """ppo: advantages are estimated by the critic when an update begins and whitened over all its tokens."""
+    """Trains ppo. The critic estimates advantages at the start of an update; whitening spans all its tokens."""
 
     loss: PPOLoss
 
@@ -160,8 +161,8 @@ class PPOTrainer(TokenPolicyTrainer):
         return self.loss.of_tokens(compared, batch.estimates, values, None if full is None else full[places])
 
     def clip(self) -> float:
-        """The policy's gradient norm. The value head's is clipped by itself: the critic's error, large at first, must
-        not shrink the policy's step."""
+        """Returns the policy's gradient norm. The value head has its own clip, so that the critic's error, which is
+        large at first, does not shrink the policy's step."""
         limit = self.loss.value_max_grad_norm
         if limit is None:
             return super().clip()
@@ -169,7 +170,7 @@ class PPOTrainer(TokenPolicyTrainer):
         assert isinstance(head, nn.Module)
         own = {id(parameter) for parameter in head.parameters()}
         rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
-        # the accelerator's comes first: it takes fp16's scale off all gradients, the head's too
+        # The accelerator clips first, because that call unscales fp16 gradients, including those of the head.
         norm = self.strategy.clip(rest, self.settings.max_grad_norm or math.inf)
         of_head = processes.whole(nn.utils.clip_grad_norm_(head.parameters(), limit))
         self.running.add("grad_norm/value", of_head)
@@ -177,7 +178,7 @@ class PPOTrainer(TokenPolicyTrainer):
 
 
 class GRPOTrainer(TokenPolicyTrainer):
-    """grpo: on a causal model's tokens; on other models' candidates, as a loss on scores."""
+    """Trains grpo on the tokens of causal models, and as a loss on candidates' scores with other models."""
 
     loss: GRPOLoss
 
@@ -186,7 +187,7 @@ class GRPOTrainer(TokenPolicyTrainer):
 
     @property
     def acts_on_tokens(self) -> bool:
-        """Whether the model has any."""
+        """Whether the model yields token log-probabilities."""
         return bool(self.policy.kind == "causal_lm")
 
     def compute_loss(self, batch: Batch) -> LossOutput:

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the update: nothing to save, nothing that another launcher could step twice."""
+"""Learning-rate schedules as pure functions of the update, without state to save or to step twice."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ KINDS = ("constant", "linear", "cosine", "warmup_stable_decay")
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Linear warm-up, then `kind` down towards `final` times the full rate, which the update after the last would have.
+    """Linear warm-up, then decay by `kind` to `final` times the full rate, reached one update after the last.
 
-    No update is spent at a rate of 0: neither the first of the warm-up nor the last of all.
+    No update has a rate of 0, including the first of the warm-up and the last of the run.
     warmup, decay: updates if >= 1, else a fraction of the run. decay is the last part of warmup_stable_decay.
     """
 
@@ -29,18 +29,18 @@ class Schedule:
                 raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)}")
 
     def check(self, total: int) -> None:
-        """Raises ValueError where warm-up and decay do not fit into a run of `total` updates: the rate would jump."""
+        """Raises ValueError if warm-up and decay exceed a run of `total` updates, where the rate would jump."""
         if self.kind != "warmup_stable_decay":
             return
         warmup, decay = (value if value >= 1 else value * total for value in (self.warmup, self.decay))
-        if warmup + decay > total * (1 + 1e-9):  # fractions that add up to 1 may miss it by rounding
+        if warmup + decay > total * (1 + 1e-9):  # The tolerance covers the rounding of fractions.
             raise ValueError(
                 f"scheduler.warmup={self.warmup:g} and scheduler.decay={self.decay:g} take {warmup + decay:g} updates, "
                 f"and the run has {total}; lower them, or train longer (trainer.epochs, trainer.max_steps)"
             )
 
     def remark(self, total: int) -> str | None:
-        """What a user should know about the rates of a run of `total` updates, in one line, or None."""
+        """Returns a line about unusual rates in a run of `total` updates, or None."""
         if _updates(self.warmup, total) < total or self.warmup < 1:
             return None
         return (

@@ -1,4 +1,4 @@
-"""How long, how large, how often: the trainer's keys, checked before any weight is loaded."""
+"""Settings of the trainer: the keys of its yaml, checked before the weights are loaded."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ EVERY_EPOCH = "epoch"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
-    """batch_size: queries per update over all devices. max_tokens: tokens one device holds activations for at once.
+    """The keys of `trainer`.
 
-    replay_batch_size: queries of replay_datasets beside them; None for as many.
-    epochs, or max_steps updates if that is not None. eval_every, save_every: updates, "epoch", or None for never
-    (save_every None keeps only FINAL and, with best_metric, the best). intermediate_checkpoints: those that are never
-    removed: further updates at which to write one, or true for one every eval_every. best_metric: "ndcg@20" or
-    "jobs_dev/ndcg@20", larger is better; patience: evaluations without gain before the run stops. final: FINAL holds
-    the "last" or the "best" weights.
-    reference: where reference scores come from: "stored" (computed once before the run), "live" (a frozen copy),
+    batch_size: queries per update over all devices. max_tokens: tokens whose activations one device holds at once.
+    replay_batch_size: queries of replay_datasets per update; None for batch_size.
+    epochs: length of the run, or max_steps updates if that is not None. eval_every, save_every: an interval in updates,
+    "epoch", or None for never (save_every None keeps only FINAL and, with best_metric, the best).
+    intermediate_checkpoints: checkpoints that the run never removes, at a list of updates, or at every eval_every if
+    true. best_metric: "ndcg@20" or "jobs_dev/ndcg@20", larger is better; patience: evaluations without improvement
+    before the run stops. final: FINAL holds the "last" or the "best" weights.
+    reference: source of the reference scores: "stored" (computed once before the run), "live" (a frozen copy),
     "adapters" (the policy with its adapters off), or "auto" (adapters with LoRA, else stored).
-    dropout: False trains without, so that the curve does not depend on how an update is cut into micro-batches.
+    dropout: False disables dropout, so that the curve does not depend on the division into micro-batches.
     """
 
     batch_size: int = 32
@@ -83,22 +84,22 @@ class TrainerSettings:
             raise ValueError(f"intermediate_checkpoints must be updates >= 1, got {list(asked)}")
 
     def total_steps(self, updates_per_epoch: int) -> int:
-        """Updates of the whole run."""
+        """The number of updates of the whole run."""
         return self.max_steps or max(1, round(self.epochs * updates_per_epoch))
 
     def is_due(self, every: int | str | None, step: int, updates_per_epoch: int) -> bool:
-        """Whether something that happens `every` so often happens after update `step` (counted from 1)."""
+        """Whether an action with the interval `every` is due after update `step` (counted from 1)."""
         if every is None:
             return False
         return step % (updates_per_epoch if every == EVERY_EPOCH else int(every)) == 0
 
     def is_intermediate(self, step: int, updates_per_epoch: int) -> bool:
-        """Whether the checkpoint of update `step` is written, and never removed."""
+        """Whether update `step` has a checkpoint that the run never removes."""
         if isinstance(self.intermediate_checkpoints, bool):
             return self.intermediate_checkpoints and self.is_due(self.eval_every, step, updates_per_epoch)
         return step in self.intermediate_checkpoints
 
 
 def _is_update(value: object) -> bool:
-    """Whether it is the number of an update, counted from 1."""
+    """Whether `value` is the number of an update, counted from 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1

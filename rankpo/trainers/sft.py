@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of causal language models on completions."""
+"""Trainer for supervised fine-tuning of causal language models on completions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rankpo.trainers.basic import BasicTrainer
 
 
 class SFTTrainer(BasicTrainer):
-    """sft and csft: one completion per group, token mean over the whole update."""
+    """Trains sft and csft: one completion per group, with the mean over all tokens of the update."""
 
     main_term = "sft"
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: weights, optimizer, random states, and where in the data the run is. No pickle."""
+"""Contents of a checkpoint: weights, optimizer, random states and position in the data, stored without pickle."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rankpo.trainers.strategies.base import OptimizerState, Strategy
 
 @dataclass
 class TrainerState:
-    """Where a run is. step: updates done; it alone says which data comes next."""
+    """The progress of a run. step: completed updates, which alone determine the next data."""
 
     step: int = 0
     tokens: int = 0
@@ -39,7 +39,7 @@ class TrainerState:
     last_metrics: dict[str, float] | None = None
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Takes the values that a checkpoint holds."""
+        """Sets the fields from a checkpoint."""
         for name, value in asdict(TrainerState(**saved)).items():
             setattr(self, name, value)
 
@@ -48,7 +48,7 @@ class TrainerState:
 class Keeper:
     """Writes and reads the checkpoints of a run.
 
-    store: their folder. scaler: of fp16, or None. device: where the running metrics live.
+    store: the checkpoints' folder. scaler: fp16's gradient scaler, or None. device: the device of the running metrics.
     """
 
     store: CheckpointStore
@@ -59,14 +59,17 @@ class Keeper:
     device: torch.device
 
     def save(self, state: TrainerState, running: RunningMetrics) -> None:
-        """Writes checkpoints/step-N from the main process and drops those that need not be kept."""
+        """Writes checkpoints/step-N from the main process and removes superseded checkpoints."""
         states = _random_states()
         extra = {
             "python_random": _python_state(),
             "running": running.state(processes.sum_over_ranks),
             "scaler": {} if self.scaler is None else self.scaler.state_dict(),
         }
-        weights, optimizer = self.strategy.trained_weights(), self.strategy.optimizer_state()  # of all ranks together
+        weights, optimizer = (
+            self.strategy.trained_weights(),
+            self.strategy.optimizer_state(),
+        )  # A collective.
         if processes.rank() == 0:
 
             def write(folder: Path) -> None:
@@ -79,12 +82,12 @@ class Keeper:
         processes.barrier()
 
     def _kept(self, state: TrainerState) -> set[int]:
-        """The updates whose checkpoints stay: those that were asked for, and the best."""
+        """Returns the updates whose checkpoints remain: the configured intermediate ones and the best."""
         kept = {n for n in range(1, state.step + 1) if self.settings.is_intermediate(n, self.updates_per_epoch)}
         return kept | (set() if state.best_step is None else {state.best_step})
 
     def load(self, state: TrainerState, running: RunningMetrics, say: Callable[[str], None]) -> Path | None:
-        """Continues from the newest valid checkpoint and returns its folder; None where there is none."""
+        """Restores the newest valid checkpoint and returns its folder, or None if there is none."""
         checkpoint = self.store.newest_valid(say)
         if checkpoint is None:
             return None
@@ -93,7 +96,7 @@ class Keeper:
         saved = checkpoint.state
         _restore_python(saved.pop("python_random"))
         _restore_random(load_file(checkpoint.path / "random.safetensors"))
-        # The sums of an unfinished log line are those of all ranks, so that one rank alone carries them on.
+        # The checkpoint stores sums over all ranks for the unfinished log line, so only one rank restores them.
         running.restore(saved.pop("running"), share=float(processes.rank() == 0), device=self.device)
         scaler = saved.pop("scaler")
         if self.scaler is not None and scaler:
@@ -102,7 +105,7 @@ class Keeper:
         return checkpoint.path
 
     def load_best(self, state: TrainerState) -> None:
-        """Puts the weights of `best_step` into the model. Raises StorageError where they are gone or damaged."""
+        """Loads the weights of `best_step` into the model. Raises StorageError if they are missing or damaged."""
         path = self.store.folder / f"step-{state.best_step}"
         fault = damage(path) if path.exists() else "it is not there"
         if fault is not None:
@@ -111,13 +114,13 @@ class Keeper:
 
 
 def save_optimizer(folder: Path, state: OptimizerState) -> None:
-    """optimizer.safetensors: tensors as `parameter/key`; optimizer.json: the numbers."""
+    """Writes optimizer.safetensors with tensors named `parameter/key`, and optimizer.json with the numbers."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
     for name, values in state.items():
         for key, value in values.items():
             if isinstance(value, Tensor):
-                tensors[f"{name}/{key}"] = value.clone() if value.dim() == 0 else value  # one number may serve all
+                tensors[f"{name}/{key}"] = value.clone() if value.dim() == 0 else value  # A scalar can be shared.
             elif value is not None:
                 numbers[f"{name}/{key}"] = value
     save_file(tensors, folder / "optimizer.safetensors")
@@ -125,7 +128,7 @@ def save_optimizer(folder: Path, state: OptimizerState) -> None:
 
 
 def load_optimizer(folder: Path) -> OptimizerState:
-    """What `save_optimizer` wrote."""
+    """Reads the files of `save_optimizer`."""
     state: OptimizerState = {}
     stored = {**load_file(folder / "optimizer.safetensors"), **read_json(folder / "optimizer.json")}
     for place, value in stored.items():
@@ -148,7 +151,7 @@ def _restore_random(states: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state_all(cuda)
 
 
-def _python_state() -> list[Any]:
+def _python_state() -> list[object]:
     version, internal, gauss = random.getstate()
     return [version, list(internal), gauss]
 

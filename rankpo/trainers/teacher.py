@@ -1,4 +1,4 @@
-"""Embeddings of a guide or teacher for every text of the training data: computed once, kept on disk, looked up by row."""
+"""Embeddings of the training texts by a guide or teacher model, computed once, stored on disk, indexed by row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rankpo.runs.computed_once import must_compute
 from rankpo.storage.folders import damage, written_whole
 from rankpo.types import Batch, TeacherVectors
 
-ROWS_AT_ONCE = 65536  # embeddings that stand in memory before they are written
+ROWS_AT_ONCE = 65536  # Number of embeddings that memory holds between writes.
 ROLES = {"queries": "query", "candidates": "candidate"}
 
 
@@ -35,11 +35,11 @@ class TeacherEmbeddings:
 
     @property
     def dim(self) -> int:
-        """The size of the embeddings."""
+        """The size D of the embeddings."""
         return int(self.vectors["queries"].shape[1])
 
     def of_batch(self, batch: Batch, groups: Sequence[Group]) -> TeacherVectors:
-        """The vectors of the batch of these groups, in the rows of its sequences; zeros where a row has not the role."""
+        """Returns vectors in the order of the batch's sequences, with zeros where a row does not have the role."""
         assert batch.queries is not None
         rows = {
             "queries": (np.array([group.query for group in groups], dtype=np.int64), batch.queries),
@@ -57,8 +57,7 @@ class TeacherEmbeddings:
 
 @dataclass(frozen=True, kw_only=True)
 class Teaching:
-    """What embeddings are computed from: the model that the run starts from, its table and datasets, and where to keep
-    them."""
+    """Inputs of the teacher embeddings: the start model, its table and datasets, and the cache folder."""
 
     model: GivesVectors
     table: ExampleTable
@@ -67,10 +66,10 @@ class Teaching:
 
 
 def teacher_embeddings(path: str | None, start: Teaching, say: Callable[[str], None]) -> TeacherEmbeddings:
-    """Embeddings by the model of the folder `path`, or by the one that the run starts from where that is None.
+    """Returns embeddings by the model in the folder `path`, or by the start model if `path` is None.
 
-    They are kept under cache_dir/teacher, keyed by weights, settings and texts, so that runs and sweeps reuse them; of
-    jobs that start at once, one computes. Raises ConfigError for a model of another kind.
+    The cache cache_dir/teacher is keyed by weights, settings and texts, so that runs and sweeps share it; of
+    simultaneous jobs, one computes. Raises ConfigError for a model of another kind.
     """
     model = start.model if path is None else _loaded(path, start.model.device)
     pieces = model.inputs.pieces()
@@ -99,7 +98,7 @@ def _loaded(path: str, device: torch.device) -> GivesVectors:
 
 
 def _write(folder: Path, model: GivesVectors, table: ExampleTable, rows: dict[str, np.ndarray]) -> None:
-    """Every rank encodes its share; rank 0 writes, block by block."""
+    """Encodes each rank's share; rank 0 writes block by block."""
     if processes.rank() == 0:
         with written_whole(folder) as temporary:
             _encode(model, table, rows, temporary)
@@ -123,7 +122,7 @@ def _encode(model: GivesVectors, table: ExampleTable, rows: dict[str, np.ndarray
 
 
 def _places(table: ExampleTable, other: ExampleTable, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Both tables hold the same examples in the same order, under different tokens: their slots lead from row to row."""
+    """Maps rows between two tables through their slots: both hold the same examples in the same order."""
     made = {}
     pairs = {"queries": (table.query, other.query), "candidates": (table.candidates, other.candidates)}
     for name, (own, theirs) in pairs.items():

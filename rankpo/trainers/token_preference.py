@@ -1,4 +1,4 @@
-"""TDPO and Ra-DPO: pairs, and the divergence of policy and reference at every token of their completions."""
+"""Trainer for TDPO and Ra-DPO: pairs with the policy-reference divergence at every token of the completions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rankpo.types import Batch, LossOutput
 
 
 class TokenPreferenceTrainer(PairedPreferenceTrainer):
-    """tdpo, ra-dpo: both models are walked together, block of tokens by block."""
+    """Trains tdpo and ra-dpo. Policy and reference compute the same blocks of tokens together."""
 
     loss: TokenPreferenceLoss
 

@@ -1,4 +1,4 @@
-"""KTO: completions one by one, measured from a reference point that the whole update shares."""
+"""Trainer for KTO: unpaired completions, and one reference point for the whole update."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class UnpairedUpdate(Update):
 
 
 class UnpairedPreferenceTrainer(BasicTrainer):
-    """kto, kto-zero.
+    """Trains kto and kto-zero.
 
-    The reference point is measured once per update, on all ranks and micro-batches, with the weights that the update
-    begins with: the authors' code measures it per micro-batch, so that its value follows the memory setting.
+    The trainer measures the reference point once per update, over all ranks and micro-batches, with the weights at the
+    start of the update. The authors' code measures it per micro-batch, so its value depends on the micro-batch size.
     """
 
     loss: KTOLoss
@@ -87,7 +87,7 @@ class UnpairedPreferenceTrainer(BasicTrainer):
 
     @torch.no_grad()
     def _log_ratios(self, item: MicroBatch) -> Tensor:
-        """The sum of h over a micro-batch and its count, [2]. Every rank takes part, as sharded weights need it."""
+        """Returns the sum of h over a micro-batch and its count, [2]. All ranks must call it, for sharded weights."""
         assert self.reference is not None
         batch = item.batch.to(self.policy.device)
         self.policy.eval()
@@ -98,7 +98,7 @@ class UnpairedPreferenceTrainer(BasicTrainer):
         ratios = self.loss.log_ratios(scores, self.reference.scores(batch)).double()
         return torch.stack([ratios.sum(), ratios.new_tensor(ratios.numel())])
 
-    def loss_arguments(self) -> Mapping[str, Any]:
+    def loss_arguments(self) -> Mapping[str, object]:
         return {"point": self.point}
 
 

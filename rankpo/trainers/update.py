@@ -1,4 +1,4 @@
-"""Updates, prepared on the CPU before they run: micro-batches, and the sums to divide by."""
+"""Updates, which the CPU prepares before they run: micro-batches and global denominators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Prepared = TypeVar("Prepared")
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A batch and whether it counts: an empty share runs the cheapest group with weight 0, in step with the others."""
+    """A batch and whether it counts. A rank with an empty share runs the cheapest group with weight 0."""
 
     batch: Batch
     counts: bool = True
@@ -24,8 +24,8 @@ class MicroBatch:
 class Update:
     """This rank's micro-batches of one update.
 
-    denominators: the sum of each loss term's weights over all ranks. num_queries: over all ranks. num_tokens: what
-    this rank encodes. ids: of all its examples.
+    denominators: the sum of each loss term's weights over all ranks. num_queries: queries over all ranks. num_tokens:
+    tokens that this rank encodes. ids: identifiers of all examples of the update.
     """
 
     micro_batches: Sequence[MicroBatch]
@@ -36,11 +36,11 @@ class Update:
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient that is NaN or infinite; nothing was updated or overwritten."""
+    """Raised for a NaN or infinite loss or gradient, before any weight or checkpoint changes."""
 
     @classmethod
     def of(cls, update: int, ids: Sequence[str]) -> NonFiniteError:
-        """update: its number, counted from 1. ids: of its examples."""
+        """update: the number of the update, from 1. ids: identifiers of its examples."""
         shown = ", ".join(ids[:8]) + (", …" if len(ids) > 8 else "")
         return cls(
             f"update {update}: the loss or its gradient is not finite; examples {shown}. No weight or checkpoint was "
@@ -51,7 +51,7 @@ class NonFiniteError(RuntimeError):
 class Ahead(Generic[Prepared]):
     """Prepares the next update in a thread while this one runs.
 
-    `make` must depend on the step alone, so that it does not matter when it is called.
+    The result of `make` must depend on the step alone, because the time of the call varies.
     """
 
     def __init__(self, make: Callable[[int], Prepared], last: int) -> None:

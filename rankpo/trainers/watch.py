@@ -1,4 +1,4 @@
-"""The watch over a run: what is logged, evaluated, kept as the best, saved and stopped between updates."""
+"""Watch over a run: logging, evaluation, the best metric, checkpoints and early stopping between updates."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rankpo.trainers.baseline import Measure, measured
 from rankpo.trainers.settings import TrainerSettings
 from rankpo.trainers.state import Keeper, TrainerState
 
-FIRST_UPDATES = 3  # in which a loss of exactly 0 is reported
+FIRST_UPDATES = 3  # A loss of exactly 0 in all of these updates causes a warning.
 
 
 @dataclass(kw_only=True)
 class Watch:
-    """Everything that happens between two updates of a run.
+    """The work between two updates of a run.
 
-    state, running: the trainer's own, which it changes. keeper: writes and reads checkpoints. learning_rate: of the
-    first parameter group. updates_per_epoch, total_steps: updates. learning: whether this rank has met a loss other
-    than 0.
+    state, running: the trainer's objects, which the watch modifies. keeper: writes and reads checkpoints.
+    learning_rate: that of the first parameter group. updates_per_epoch, total_steps: in updates. learning: whether this
+    rank has seen a non-zero loss.
     """
 
     settings: TrainerSettings
@@ -40,7 +40,7 @@ class Watch:
     saved_step: int | None = field(default=None, init=False)
 
     def start(self, baseline: Measure, remark: str | None) -> None:
-        """Begins the log and, in a fresh run, evaluates the start model. remark: a line to say, or None."""
+        """Starts the log and, in a fresh run, evaluates the start model. remark: a line to print, or None."""
         fresh = self.state.step == 0 and self.state.start_metrics is None
         self.logger.start(self.total_steps, self.state.step, afresh=fresh)
         if remark:
@@ -49,7 +49,7 @@ class Watch:
             self.evaluate(baseline)
 
     def after_step(self) -> None:
-        """Logs, evaluates and saves what is due after the update that has just ended."""
+        """Logs, evaluates and saves if due after the current update."""
         step, settings, per_epoch = self.state.step, self.settings, self.updates_per_epoch
         last = step == self.total_steps
         if step == min(FIRST_UPDATES, self.total_steps):
@@ -71,7 +71,7 @@ class Watch:
             )
 
     def heed(self, notice: Notice) -> None:
-        """Saves and raises Interrupted where any rank got a signal, unless the run is over anyway."""
+        """Saves and raises Interrupted if any rank received a signal, unless the run has reached its end."""
         if not processes.any_rank(notice.signal is not None) or self.state.step == self.total_steps:
             return
         self.save()
@@ -81,18 +81,18 @@ class Watch:
             "the same command with resume=auto continues"
         )
         self.logger.say(message)
-        processes.barrier()  # the launcher ends all processes once one of them is gone
+        processes.barrier()  # The launcher terminates all processes when the first one exits.
         raise Interrupted(message)
 
     def log(self) -> None:
-        """Writes the means over the updates since the last line."""
+        """Writes the metrics' means over the updates since the last log line."""
         metrics = self.running.result(processes.sum_over_ranks)
         self.running.clear()
         epoch = self.state.step / self.updates_per_epoch
         self.logger.log("train", self.state.step, {**metrics, "learning_rate": self.learning_rate(), "epoch": epoch})
 
     def evaluate(self, metrics_of: Measure = measured) -> Mapping[str, float]:
-        """All evaluators on the current weights; updates the best metric and early stopping."""
+        """Runs all evaluators on the current weights and updates the best metric and early stopping."""
         if not self.evaluators:
             return {}
         metrics = {}
@@ -122,7 +122,7 @@ class Watch:
             state.stopped = True
 
     def save(self) -> None:
-        """Writes a checkpoint of this step, once: it may be due and the best at the same time."""
+        """Writes a checkpoint of this step once, even if it is both due and the best."""
         if self.saved_step != self.state.step:
             self.keeper.save(self.state, self.running)
             self.saved_step = self.state.step
@@ -134,7 +134,7 @@ class Watch:
             self.logger.say(f"continuing from {path}")
 
     def finish(self) -> Mapping[str, float]:
-        """Puts the weights of FINAL into the model; returns their metrics."""
+        """Loads the weights of FINAL into the model and returns their metrics."""
         metrics = self.state.last_metrics
         if self.settings.final == "best" and self.state.best_step not in (None, self.state.step):
             self.logger.say(f"FINAL holds the best weights, of step {self.state.best_step}")
@@ -144,7 +144,7 @@ class Watch:
 
 
 def metric_value(metrics: Mapping[str, float], name: str) -> float:
-    """The metric of that name, with or without the data set in front. Raises ValueError listing the valid names."""
+    """Returns the metric `name`, with or without the dataset prefix. Raises ValueError with the valid names."""
     for key, value in metrics.items():
         if name in (key, key.split("/", 1)[1]):
             return value

@@ -430,8 +430,8 @@ def test_yaml_of_the_hub_sets(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "path or hub, one of them"),
-        ({"path": "x", "hub": "y"}, "path or hub, one of them"),
+        ({}, "set either path .* or hub"),
+        ({"path": "x", "hub": "y"}, "set either path .* or hub"),
         ({"hub": "y"}, "split must be set with hub"),
         ({"hub": "y", "split": "train", "format": "nope"}, "format must be one of auto, trl_preference"),
         ({"hub": "y", "split": "train", "limit": 0}, "limit must be >= 1 or null, got 0"),

@@ -127,7 +127,7 @@ class ChatRecords(HubRecords):
             self.filtered += not chats
             yield from ((place, chat) for chat in chats)
 
-    def _of(self, chosen: str, record: Mapping[str, Any]) -> list[Chat]:
+    def _of(self, chosen: str, record: Mapping[str, object]) -> list[Chat]:
         """The examples of a record: none where it is left out, several where each turn of the assistant is one."""
         if chosen == "messages" and self.train_turns == "all" and "text" not in record:
             return chat_formats.trained_turns(record, "all")

@@ -69,7 +69,7 @@ def flagged(value: Any, key: str) -> tuple[Message, ...]:
     return tuple(_message(item, f"{key}[{index}]") for index, item in enumerate(value))
 
 
-def _message(item: Any, place: str) -> Message:
+def _message(item: object, place: str) -> Message:
     if not isinstance(item, Mapping):
         raise BadRecord(f"{place} must be an object with role and content, got {type(item).__name__}")
     for refused, remedy in REFUSED_OF_TURNS.items():
@@ -89,7 +89,7 @@ def _message(item: Any, place: str) -> Message:
         raise BadRecord(f"{place}: {error}") from error
 
 
-def _flag(item: Mapping[str, Any], place: str) -> bool | None:
+def _flag(item: Mapping[str, object], place: str) -> bool | None:
     given = {name: item[name] for name in FLAGS if item.get(name) is not None}
     for name, value in given.items():
         if value not in (0, 1):

@@ -171,7 +171,7 @@ def texts(value: Any, role: str) -> list[str]:
     return [text(item, f"{role}[{index}]") for index, item in enumerate(value)]
 
 
-def filled(value: Any, role: str) -> list[str]:
+def filled(value: object, role: str) -> list[str]:
     """The texts of a list, or of a single text, without empty ones: cells of columns that not every record fills."""
     items = value if isinstance(value, list | tuple) else [value]
     kept = [(index, item) for index, item in enumerate(items) if item is not None and item != ""]

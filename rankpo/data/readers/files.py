@@ -115,7 +115,7 @@ def records(path: Path, quoted_tsv: bool = False) -> Iterator[tuple[str, Any]]:
             yield path.name, NotARecord(f"cannot be decompressed: {error}")
 
 
-def envelope(path: Path) -> dict[str, Any]:
+def envelope(path: Path) -> dict[str, object]:
     """What stands around the records of a JSON file that is one object with a list under `data`; {} of other files."""
     if kind(path) != ".json":
         return {}
@@ -168,14 +168,14 @@ def _cells(path: Path, file: IO[bytes], quoted_tsv: bool) -> Iterator[tuple[str,
         csv.field_size_limit(previous)
 
 
-def _json_lines(name: str, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
+def _json_lines(name: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
     for number, line in enumerate(file, 1):
         text = (line.removeprefix(BOM) if number == 1 else line).strip()
         if text:
             yield f"{name}:{number}", _parse(text)
 
 
-def _json_array(name: str, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
+def _json_array(name: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
     """An array of records, an object with such an array under `data`, or JSON Lines under the name .json."""
     content = file.read().removeprefix(BOM)
     prefix = name
@@ -198,7 +198,7 @@ def _json_array(name: str, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
         yield f"{prefix}[{index}]", item if isinstance(item, dict) else _not_an_object(item)
 
 
-def _whole_object(content: bytes) -> dict[str, Any] | None:
+def _whole_object(content: bytes) -> dict[str, object] | None:
     """The one object that a file holds, if it has a list of records under `data`."""
     try:
         whole = orjson.loads(content)
@@ -222,7 +222,7 @@ def _finetune_dataset(name: str, whole: dict[str, Any]) -> Iterator[tuple[str, A
             yield place, {"id": identity, "query": queries[identity], "positives": [corpus[key] for key in documents]}
 
 
-def _parse(text: bytes) -> Any:
+def _parse(text: bytes) -> object:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -230,14 +230,14 @@ def _parse(text: bytes) -> Any:
     return value if isinstance(value, dict) else _not_an_object(value)
 
 
-def _not_an_object(value: Any) -> Any:
+def _not_an_object(value: object) -> object:
     """A row of texts as a record of columns in order; of anything else, why it is no record."""
     if isinstance(value, list) and len(value) > 1 and all(isinstance(item, str) for item in value):
         return {f"text_{number}": item for number, item in enumerate(value, 1)}
     return NotARecord(f"not a JSON object but {type(value).__name__}")
 
 
-def _table(path: Path, quoted_tsv: bool) -> Iterator[tuple[str, Any]]:
+def _table(path: Path, quoted_tsv: bool) -> Iterator[tuple[str, object]]:
     """Rows under a header line."""
     header: list[str] | None = None
     for place, row in rows(path, quoted_tsv):
@@ -261,7 +261,7 @@ def _without_bom(file: IO[bytes]) -> Iterator[bytes]:
     yield from file
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+def _parquet(path: Path) -> Iterator[tuple[str, object]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -272,7 +272,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         yield path.name, NotARecord(f"not Parquet: {error}")
 
 
-def _arrow(path: Path) -> Iterator[tuple[str, Any]]:
+def _arrow(path: Path) -> Iterator[tuple[str, object]]:
     """Arrow's file form, or its stream form, in which the datasets library keeps its tables."""
     import pyarrow
 

@@ -22,7 +22,7 @@ def contrastive(record: Record, options: Options) -> Parsed:
     return two_lists(query, positives, negatives, record, options, ("positives", "negatives"))
 
 
-def _lone(value: Any, role: str, options: Options) -> Any:
+def _lone(value: object, role: str, options: Options) -> object:
     """A text under a name that the field map gives, as a list of it; under the format's own name it is an error."""
     return [value] if isinstance(value, str) and role in options.fields else value
 
@@ -133,7 +133,7 @@ def columns(record: Record, options: Options) -> Parsed:
     return two_lists(query, positives, negatives, record, options, ("positives", "negatives"))
 
 
-def _list(value: Any) -> Any:
+def _list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
@@ -179,7 +179,7 @@ ELSEWHERE = {  # keys of records that other datasets read
 }
 
 
-def detect(record: Record, fields: Mapping[str, Any]) -> str:
+def detect(record: Record, fields: Mapping[str, object]) -> str:
     """The format of a file by the keys of a record. Raises BadRecord where none or several match.
 
     A file without any format's names is read by the order of its columns, as sentence-transformers reads it.
@@ -208,7 +208,7 @@ def detect(record: Record, fields: Mapping[str, Any]) -> str:
     )
 
 
-def _there(record: Record, key: str, fields: Mapping[str, Any]) -> bool:
+def _there(record: Record, key: str, fields: Mapping[str, object]) -> bool:
     """Whether a record has a key, or one of several, under the names of the field map."""
     return any(extract(record, fields.get(name, name)) is not None for name in key.split("|"))
 

@@ -31,7 +31,7 @@ def order_of(record: Record) -> tuple[list[str], str | None]:
     return texts_of, label
 
 
-def _holds_text(value: Any) -> bool:
+def _holds_text(value: object) -> bool:
     listed = isinstance(value, list | tuple) and bool(value) and all(isinstance(item, str) for item in value)
     return isinstance(value, str) or listed or value is None
 
@@ -99,7 +99,7 @@ def _with_labels(
     return labelled(query, list(zip(candidates, numbers(given, len(candidates), label, column), strict=True)), options)
 
 
-def _teacher(value: Any, label: str, num_positives: int, num_negatives: int) -> list[float]:
+def _teacher(value: object, label: str, num_positives: int, num_negatives: int) -> list[float]:
     """Scores of positives and negatives; margins become scores below a positive's 0."""
     given = value if isinstance(value, list | tuple) else [value]
     if len(given) == num_positives + num_negatives and len(given) > 1:
@@ -204,7 +204,7 @@ def nemo(record: Record, options: Options) -> Parsed:
     return of_lists(query, *sides)
 
 
-def _documents(value: Any, key: str, options: Options) -> list[str]:
+def _documents(value: object, key: str, options: Options) -> list[str]:
     items = value if isinstance(value, list | tuple) else [] if value is None else [value]
     found = []
     for index, item in enumerate(items):
@@ -264,7 +264,7 @@ def _swift(query: str, positives: list[str], negatives: list[str], record: Recor
     return labelled(query, [(positives[0], number(label, "label"))], options)
 
 
-def _conversations(value: Any, key: str) -> list[str]:
+def _conversations(value: object, key: str) -> list[str]:
     """The texts of a list of conversations; of one conversation, where it is not wrapped into a list."""
     if not isinstance(value, list):
         return []
@@ -272,7 +272,7 @@ def _conversations(value: Any, key: str) -> list[str]:
     return [_contents(item, f"{key}[{index}]") for index, item in enumerate(several)]
 
 
-def _contents(turns: Any, key: str) -> str:
+def _contents(turns: object, key: str) -> str:
     """The contents of the turns of a query or document, which have one each, most of the time."""
     if not isinstance(turns, list) or not turns:
         raise BadRecord(f"{key} must be a list of turns that is not empty")

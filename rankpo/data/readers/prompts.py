@@ -44,7 +44,7 @@ def of_file(path: str) -> Iterator[Asked]:
                 raise ValueError(f"task.prompts: {place}: {error}") from error
 
 
-def _asked(record: Any, place: str, file: Path) -> Asked:
+def _asked(record: object, place: str, file: Path) -> Asked:
     if not isinstance(record, Mapping):
         raise BadRecord(str(record))
     prompt: Prompt

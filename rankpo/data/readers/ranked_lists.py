@@ -104,14 +104,14 @@ def native(record: Mapping[str, Any]) -> RankedRecord:
     return RankedRecord(query, passages, _ranking(record.get("ranking") or [], len(passages)), found)
 
 
-def _passage(item: Any, place: str) -> str:
+def _passage(item: object, place: str) -> str:
     if isinstance(item, Mapping):
         title = str(item.get("title") or "").strip()
         return f"{title} {text(item.get('text'), f'{place}.text')}".strip()
     return text(item, place)
 
 
-def _ranking(given: Any, count: int) -> tuple[int, ...]:
+def _ranking(given: object, count: int) -> tuple[int, ...]:
     if not isinstance(given, list) or any(isinstance(item, bool) or not isinstance(item, int) for item in given):
         raise BadRecord(f"ranking must be a list of positions, got {given!r}")
     outside = [item for item in given if not 0 <= item < count]

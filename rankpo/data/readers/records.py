@@ -189,7 +189,7 @@ class Records(FieldMap, Declares):
                 raise BadRecords(f"datasets.{self.name}.corpus: {error}") from error
         return self._texts[paths].get
 
-    def _settled(self, path: Path, form: str, first: Mapping[str, Any], options: Options) -> Options:
+    def _settled(self, path: Path, form: str, first: Mapping[str, object], options: Options) -> Options:
         """The options of a file once its format is known."""
         if form not in self.report.formats:
             self.report.formats.append(form)
@@ -232,7 +232,9 @@ class Records(FieldMap, Declares):
             else:
                 self.report.filtered += 1
 
-    def _flat(self, good: Iterable[tuple[str, Mapping[str, Any]]], options: Options, path: Path) -> Iterator[Example]:
+    def _flat(
+        self, good: Iterable[tuple[str, Mapping[str, object]]], options: Options, path: Path
+    ) -> Iterator[Example]:
         """Lines of equal query, also where they are not adjacent, as one example each."""
         groups: dict[str, tuple[str, Mapping[str, Any], list[tuple[str, float]]]] = {}
         for place, record in good:
@@ -250,7 +252,9 @@ class Records(FieldMap, Declares):
             except BadRecord as error:
                 self._bad(place, error)
 
-    def _extras(self, path: Path, form: str, record: Mapping[str, Any], place: str, options: Options) -> dict[str, Any]:
+    def _extras(
+        self, path: Path, form: str, record: Mapping[str, object], place: str, options: Options
+    ) -> dict[str, object]:
         """What a record says beyond its texts: its id and prompt, and FlagEmbedding's type and suffix of names."""
         names = [self.id] if self.id else ID_NAMES.get(form, ("id",))
         options.use(*names)

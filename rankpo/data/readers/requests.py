@@ -110,7 +110,7 @@ def _request(name: str, query: str, parsed: Sequence[tuple[str, str, float | Non
 
 def _candidate(item: Any, place: str, document_format: str) -> tuple[str, str, float | None]:
     """(id, text, score)."""
-    outer: dict[str, Any] = dict(item) if isinstance(item, Mapping) else {"doc": item}
+    outer: dict[str, object] = dict(item) if isinstance(item, Mapping) else {"doc": item}
     document: Any = outer.get("doc", outer)
     text, title = document, outer.get("title")
     if isinstance(document, Mapping):

@@ -61,7 +61,7 @@ def _of_rows(path: Path) -> Iterator[tuple[str, str | None, str]]:
         yield place, _id(row[0], place), text.strip()
 
 
-def _of_record(place: str, record: Any, role: str) -> tuple[str | None, str]:
+def _of_record(place: str, record: object, role: str) -> tuple[str | None, str]:
     if not isinstance(record, Mapping):
         raise ValueError(f"{place}: {record}")
     keys = TEXT_KEYS[role]
@@ -141,7 +141,7 @@ def _key(identity: str) -> int:
     return xxhash.xxh3_64_intdigest(identity.encode())
 
 
-def nemo_corpora(path: Path, envelope: Mapping[str, Any]) -> list[Path]:
+def nemo_corpora(path: Path, envelope: Mapping[str, object]) -> list[Path]:
     """The files of the corpora that a NeMo file names: folders of Parquet, relative to the file or absolute.
 
     Raises FileNotFoundError for one that is not there.

@@ -57,7 +57,7 @@ def from_conversation(record: Mapping[str, Any]) -> RankedRecord:
     return RankedRecord(query, tuple(passages), found.order)
 
 
-def _turns(conversation: Any) -> dict[str, str]:
+def _turns(conversation: object) -> dict[str, str]:
     """Contents by role; turns are found by name, not by place. Raises BadRecord for a turn that is none."""
     if not isinstance(conversation, Sequence) or isinstance(conversation, str):
         raise BadRecord(f"conversations must be a list of turns, got {type(conversation).__name__}")

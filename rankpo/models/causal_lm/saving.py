@@ -60,7 +60,7 @@ class CausalFolder(FolderFormat[CausalLanguageModel]):
         theirs = loaded(input_ids=ids[None]).logits[0, :-1].log_softmax(-1).gather(-1, ids[1:, None]).squeeze(-1)
         return float((ours - theirs).abs().max())
 
-    def card(self, model: CausalLanguageModel, description: Mapping[str, Any]) -> str:
+    def card(self, model: CausalLanguageModel, description: Mapping[str, object]) -> str:
         about = (
             f"A causal language model {origin(description)}. Prompts up to {model.settings.max_prompt_length} "
             f"tokens, {model.settings.max_length} with the completion."

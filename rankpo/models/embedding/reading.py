@@ -109,7 +109,7 @@ def _pooling(module: Module) -> dict[str, Any]:
     return {"pooling": "+".join(pooling), "include_prompt": bool(config.get("include_prompt", True))}
 
 
-def _layers(modules: list[Module], general: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _layers(modules: list[Module], general: Mapping[str, object], folder: Path) -> dict[str, object]:
     """The layers, and whether vectors have length 1 at the end. Cosines are inner products of such vectors."""
     similarity = general.get("similarity_fn_name")
     if similarity not in (None, "cosine", "dot"):
@@ -130,7 +130,7 @@ def _check_places(module: Module) -> None:
             )
 
 
-def _layer(module: Module) -> dict[str, Any]:
+def _layer(module: Module) -> dict[str, object]:
     keys = {LAYER_KEYS[module.name][name]: value for name, value in module.config.items() if name not in PLACES}
     if "activation" in keys or module.name == "Dense":
         given = str(keys.get("activation", "torch.nn.modules.activation.Tanh"))

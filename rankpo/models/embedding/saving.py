@@ -69,7 +69,7 @@ class EmbeddingFolder(FolderFormat[EmbeddingModel]):
         """sentence-transformers looks for its files beside the adapters."""
         _write_sentence_transformers(folder, model)
 
-    def card(self, model: EmbeddingModel, description: Mapping[str, Any]) -> str:
+    def card(self, model: EmbeddingModel, description: Mapping[str, object]) -> str:
         return embedding_card(model.settings, description)
 
     def allowed(self, model: EmbeddingModel) -> float:
@@ -90,7 +90,7 @@ class EmbeddingFolder(FolderFormat[EmbeddingModel]):
         return float((theirs - ours).abs().max()) / max(1.0, float(ours.abs().max()))
 
 
-def embedding_card(settings: EmbeddingSettings, description: Mapping[str, Any]) -> str:
+def embedding_card(settings: EmbeddingSettings, description: Mapping[str, object]) -> str:
     """The README.md of an embedding model."""
     about = [
         f"A bi-encoder {origin(description)}.",
@@ -166,7 +166,7 @@ def _their_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _general(settings: EmbeddingSettings, cut: int | None) -> dict[str, Any]:
+def _general(settings: EmbeddingSettings, cut: int | None) -> dict[str, object]:
     versions = {
         "sentence_transformers": "5.0.0",
         "transformers": transformers.__version__,

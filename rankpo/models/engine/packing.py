@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +33,7 @@ def packed_sdpa(
     sliding_window: int | None = None,
     sequence_lengths: Sequence[int] | None = None,
     trees: PackedTrees | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, None]:
     """SDPA within each packed sequence. query: [1, heads, S, d]; key, value: [1, key heads, S, d]. Returns [1, S, heads, d].
 
@@ -79,7 +78,7 @@ def window_mask(length: int, window: int | None, causal: bool, device: torch.dev
     return (distance >= 0) & (distance < window) if causal else distance.abs() < window
 
 
-def packed_arguments(lengths: Tensor, device: torch.device, position_offset: int) -> dict[str, Any]:
+def packed_arguments(lengths: Tensor, device: torch.device, position_offset: int) -> dict[str, object]:
     """Keyword arguments of a packed forward pass. lengths: [n] on the CPU, sorted."""
     sizes = lengths.tolist()
     starts = torch.cumsum(lengths, 0) - lengths

@@ -88,7 +88,7 @@ def token_ids(tree: Tree, sequences: Sequences, ids: Tensor, starts: Sequence[in
     return pieces
 
 
-def tree_arguments(trees: Sequence[Tree], device: torch.device, position_offset: int) -> dict[str, Any]:
+def tree_arguments(trees: Sequence[Tree], device: torch.device, position_offset: int) -> dict[str, object]:
     """Keyword arguments of a packed forward pass over trees."""
     positions = []
     for tree in trees:

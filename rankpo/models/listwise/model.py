@@ -118,7 +118,7 @@ class ListwiseModel(LanguageModel):
         self._noised = pieces
         return super()._run_padded(pieces, lengths, **further)
 
-    def _add_noise(self, module: Any, arguments: Any, embedded: Tensor) -> Tensor:
+    def _add_noise(self, module: object, arguments: object, embedded: Tensor) -> Tensor:
         """U(-m, m) on the tokens of each sequence, m = α/√(T·d) with its own T; nothing on padding."""
         if not (self.training and torch.is_grad_enabled()):
             return embedded

@@ -59,7 +59,7 @@ class ListwiseFolder(FolderFormat[ListwiseModel]):
         logits = loaded(input_ids=torch.from_numpy(prompt)[None].to(model.device)).logits[0, -1]
         return float((ours - logits[list(inputs.layout.identifiers.first)]).abs().max())
 
-    def card(self, model: ListwiseModel, description: Mapping[str, Any]) -> str:
+    def card(self, model: ListwiseModel, description: Mapping[str, object]) -> str:
         settings, own = model.settings, model.inputs.layout.identifiers
         about = (
             f"A listwise reranker {origin(description)}. It reads up to {settings.window} passages at once "

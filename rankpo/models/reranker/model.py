@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -179,7 +179,7 @@ def answers_of(inputs: RerankerInputs) -> tuple[int, ...]:
     return answer_ids(inputs.tokenizer, words, inputs.layout.tail)
 
 
-def _pair(value: Any, index: int) -> Pair:
+def _pair(value: object, index: int) -> Pair:
     if not isinstance(value, tuple | list) or len(value) != 2 or not all(isinstance(item, str) for item in value):
         raise TypeError(f"pairs[{index}] must be two texts (query, document), got {value!r}")
     if not value[0].strip():

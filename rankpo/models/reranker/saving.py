@@ -121,7 +121,7 @@ class RerankerFolder(FolderFormat[RerankerModel]):
         theirs = torch.stack([scores(pairs), torch.cat([scores([pair]) for pair in pairs])])
         return float((theirs - ours).abs().max())
 
-    def card(self, model: RerankerModel, description: Mapping[str, Any]) -> str:
+    def card(self, model: RerankerModel, description: Mapping[str, object]) -> str:
         settings, layout = model.settings, model.inputs.layout
         kinds = {
             "encoder": "An encoder",

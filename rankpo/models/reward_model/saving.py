@@ -65,7 +65,7 @@ class RewardFolder(FolderFormat[RewardModel]):
             ours = model(Sequences(ids, torch.tensor([len(ids)])))
         return float((ours - loaded(input_ids=ids[None].to(model.device)).logits[0]).abs().max())
 
-    def card(self, model: RewardModel, description: Mapping[str, Any]) -> str:
+    def card(self, model: RewardModel, description: Mapping[str, object]) -> str:
         about = (
             f"A reward model {origin(description)}. Its one logit, at the last token of a conversation, "
             "is the reward; only differences of rewards to one prompt mean something."

@@ -1,8 +1,7 @@
-"""What the loop asks of a strategy, and its plain form: one process, or DDP.
+"""Strategy: the interface of distributed strategies, and its implementation for one process or DDP.
 
-All strategies share one contract: gradients of several backward passes add up, are averaged over ranks once per update,
-and weights and optimizer state can be had whole, by parameter name, so that a checkpoint written under one strategy
-continues under another.
+All strategies accumulate the gradients of several backward passes, average them over ranks once per update, and return
+complete weights and optimizer state by parameter name, so that one strategy can continue from another's checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ OptimizerState = dict[str, dict[str, Any]]  # by parameter name, then by the opt
 
 
 class Strategy:
-    """One process or DDP: every process holds everything. wrapped: what training calls in place of the model."""
+    """One process or DDP: every process holds all weights. wrapped: the module that training calls."""
 
     sharded = False
 
@@ -34,29 +33,29 @@ class Strategy:
         self.max_grad_norm = max_grad_norm
         self.wrapped: nn.Module
         self.wrapped, self.optimizer = self.prepare(optimizer)
-        # by name; kept, since FSDP2 puts gathered tensors into their places for a while
+        # This keeps the parameters by name, since FSDP2 temporarily replaces them by gathered tensors.
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
-        """The wrapped model and optimizer."""
+        """Returns the wrapped model and optimizer."""
         return self.accelerator.prepare(self.model, optimizer)
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """Backward passes inside add to the gradient of this rank alone."""
+        """Returns a context in which backward passes accumulate this rank's gradient without synchronisation."""
         return self.accelerator.no_sync(self.wrapped)
 
     def backward(self, value: Tensor) -> None:
         self.accelerator.backward(value)
 
     def clip(self, parameters: list[nn.Parameter], limit: float) -> float:
-        """The norm of the whole gradient of these parameters, which is scaled down to `limit`."""
+        """Returns the gradient norm of these parameters and scales the gradient down to the norm `limit`."""
         norm = self.accelerator.clip_grad_norm_(parameters, limit)
         return 0.0 if norm is None else float(processes.whole(norm))
 
     def scaler_will_skip(self) -> bool:
-        """Whether fp16's scaler leaves this update out: a scaled gradient overflowed, and the scale is halved.
+        """Whether fp16's scaler skips this update and halves the scale, because a scaled gradient overflowed.
 
-        Where halving has brought the scale below 1, the gradient itself is what overflows.
+        If the scale is below 1, the unscaled gradient overflows.
         """
         scaler = self.accelerator.scaler
         return scaler is not None and scaler.get_scale() >= 1
@@ -64,28 +63,28 @@ class Strategy:
     def step(self) -> None:
         self.optimizer.step()
 
-    # whole tensors: every rank must call these together
+    # The following methods return whole tensors, so all ranks must call them together.
 
     def whole(self, parameter: Tensor) -> Tensor:
-        """A parameter or buffer, complete."""
+        """Returns the complete parameter or buffer."""
         return processes.whole(parameter.detach())
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """Complete trained parameters by name: on rank 0, {} elsewhere."""
+        """Returns the complete trained parameters by name on rank 0, {} elsewhere."""
         return on_rank_0({name: self.whole(parameter) for name, parameter in in_order(self.trained)})
 
     def plain_weights(self) -> dict[str, Tensor] | None:
-        """The model's complete state on rank 0's CPU, {} elsewhere; None where the model itself already is complete."""
+        """Returns the complete state on rank 0's CPU, {} elsewhere; None if the model itself is complete."""
         return None
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Puts complete weights into the trained parameters."""
+        """Loads complete weights into the trained parameters."""
         for name, parameter in self.trained.items():
             parameter.copy_(processes.part_of(weights[name], parameter))
 
     def optimizer_state(self) -> OptimizerState:
-        """The optimizer's state of every trained parameter, complete: on rank 0, {} elsewhere."""
+        """Returns the complete optimizer state of every trained parameter on rank 0, {} elsewhere."""
         names = {id(parameter): name for name, parameter in self.trained.items()}
         whole: OptimizerState = {}
         for parameter, values in inner_optimizer(self.optimizer).state.items():
@@ -94,7 +93,7 @@ class Strategy:
         return on_rank_0(whole)
 
     def load_optimizer_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Puts back what `optimizer_state` gave, by parameter name, into whichever strategy this is."""
+        """Restores the result of `optimizer_state`, of any strategy, by parameter name."""
         inner = inner_optimizer(self.optimizer)
         for name, parameter in self.trained.items():
             if name in state:
@@ -102,18 +101,18 @@ class Strategy:
 
 
 def keep_in_step(model: Any) -> None:
-    """One backbone call per forward pass, and as many forward passes in evaluation as the other ranks make."""
+    """Makes each forward pass one backbone call, and equal numbers of evaluation passes on all ranks."""
     model.chunk_tokens = sys.maxsize
     model.sharded = True
 
 
 def in_order(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """By name, in the same order on all ranks: gathering is a collective operation."""
+    """Yields the tensors sorted by name, since gathering is a collective that needs one order on all ranks."""
     return iter(sorted(tensors.items()))
 
 
 def on_rank_0(values: Any) -> Any:
-    """The values, their tensors on the CPU, on rank 0; {} elsewhere."""
+    """Returns the values with tensors on the CPU on rank 0, {} elsewhere."""
     if processes.rank() != 0:
         return {}
     return {name: _on_cpu(value) for name, value in values.items()}
@@ -125,15 +124,15 @@ def _on_cpu(value: Any) -> Any:
     return value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
 
 
-def _beside(value: Any, parameter: Tensor) -> Any:
-    """State as it stands beside its parameter; AdamW's step count, a number in a tensor, stays on the CPU."""
+def _beside(value: object, parameter: Tensor) -> object:
+    """Moves state to its parameter's device; AdamW's scalar step count stays on the CPU."""
     if not isinstance(value, Tensor) or not value.dim():
         return value
     return processes.part_of(value, parameter)
 
 
 def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """torch's optimizer under accelerate's and DeepSpeed's wrappers."""
+    """Returns torch's optimizer inside the wrappers of accelerate and DeepSpeed."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer

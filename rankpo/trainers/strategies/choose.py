@@ -1,4 +1,4 @@
-"""Which strategy was launched, and what does not go with it."""
+"""Strategy selection, and the combinations that a strategy does not support."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rankpo.trainers.strategies.zero import ZeroStrategy
 def make_strategy(
     accelerator: Accelerator, model: Any, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
 ) -> Strategy:
-    """The strategy that was launched; the model's forward passes are one backbone call each where it is sharded."""
+    """Builds the launched strategy. With sharded weights, each forward pass of the model makes one backbone call."""
     kinds = {"FSDP": FullyShardedStrategy, "DEEPSPEED": ZeroStrategy}
     return kinds.get(accelerator.distributed_type.value, Strategy)(accelerator, model, optimizer, max_grad_norm)
 
 
 def unfit(strategy: str, kind: str, loss: Loss, evaluated: bool) -> str | None:
-    """Why these do not go together and what does, or None.
+    """Returns why this combination is unsupported and what to use instead, or None if it is supported.
 
     strategy: `name_of`; kind: the model's; evaluated: whether there are eval_datasets.
     """
@@ -40,7 +40,7 @@ def unfit(strategy: str, kind: str, loss: Loss, evaluated: bool) -> str | None:
 
 
 def name_of(accelerator: Accelerator) -> str:
-    """accelerate's DistributedType, with the stage for ZeRO."""
+    """Returns accelerate's DistributedType, with the stage for ZeRO."""
     name = accelerator.distributed_type.value
     plugin = accelerator.state.deepspeed_plugin
     return f"{name}-{plugin.zero_stage}" if plugin is not None else name

@@ -1,4 +1,4 @@
-"""FSDP2 as a strategy of the loop."""
+"""FSDP2 strategy of the training loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rankpo.trainers.strategies.base import Strategy, in_order, keep_in_step, on
 
 
 class FullyShardedStrategy(Strategy):
-    """FSDP2: parameters, gradients and optimizer state are split over the ranks, and gathered block by block."""
+    """FSDP2: ranks shard parameters, gradients and optimizer state, and gather parameters block by block."""
 
     sharded = True
 
@@ -27,13 +27,13 @@ class FullyShardedStrategy(Strategy):
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         super().load_weights(weights)
-        self.model.reshard()  # what an evaluation before has gathered is out of date
+        self.model.reshard()  # Parameters that an earlier evaluation gathered are stale.
 
 
 def repeated_blocks(model: nn.Module) -> list[str]:
-    """Class names of the blocks a transformer repeats, which are sharded one by one.
+    """Returns the class names of a transformer's repeated blocks, the units of sharding.
 
-    transformers' own list also names embeddings, whose weights an output head may share with them.
+    The list of transformers also names embeddings, whose weights an output head may share.
     """
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     named = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO stages as a strategy of the loop; tested with DeepSpeed 0.19."""
+"""DeepSpeed ZeRO strategy of the training loop, tested with DeepSpeed 0.19."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rankpo.trainers.strategies.base import OptimizerState, Strategy, in_order, 
 
 
 class ZeroStrategy(Strategy):
-    """DeepSpeed ZeRO-1, 2, 3: optimizer state, then gradients, then parameters are split over the ranks.
+    """DeepSpeed ZeRO-1, 2, 3: ranks shard the optimizer state, then also gradients, then also parameters.
 
-    DeepSpeed's own accumulation stays at 1, and its boundary is set by `no_sync`: a step follows the last backward.
+    DeepSpeed's own accumulation stays at 1. `no_sync` sets the accumulation boundary: a step follows the last backward.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class ZeroStrategy(Strategy):
     ) -> None:
         plugin: Any = accelerator.state.deepspeed_plugin
         self.sharded = plugin.zero_stage == 3
-        plugin.deepspeed_config["gradient_clipping"] = max_grad_norm or 0.0  # 0 is DeepSpeed's word for never
+        plugin.deepspeed_config["gradient_clipping"] = max_grad_norm or 0.0  # DeepSpeed reads 0 as no clipping.
         super().__init__(accelerator, model, optimizer, max_grad_norm)
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
@@ -48,20 +48,20 @@ class ZeroStrategy(Strategy):
         self.engine.backward(value)
 
     def clip(self, parameters: list[nn.Parameter], limit: float) -> float:
-        """The norm of the whole gradient. DeepSpeed knows it, and clips by it, only while it steps: so it steps here."""
+        """Steps and returns the global gradient norm: DeepSpeed computes the norm and clips only inside its step."""
         self.engine.set_gradient_accumulation_boundary(is_boundary=True)
         self.engine.step()
         norm = self.engine.get_global_grad_norm()
         return 0.0 if norm is None else float(norm)
 
     def step(self) -> None:
-        """Done by `clip`."""
+        """Does nothing, because `clip` steps."""
 
     def whole(self, parameter: Tensor) -> Tensor:
         import deepspeed
         from deepspeed.utils import safe_get_full_fp32_param
 
-        if parameter.requires_grad:  # the master copy, which in bfloat16 has more digits than the parameter
+        if parameter.requires_grad:  # The float32 master copy is more precise than a bfloat16 parameter.
             return safe_get_full_fp32_param(parameter)
         if not hasattr(parameter, "ds_id"):
             return parameter.detach()
@@ -80,7 +80,7 @@ class ZeroStrategy(Strategy):
 
         for name, parameter in self.trained.items():
             value = weights[name].to(self.accelerator.device)
-            safe_set_full_fp32_param(parameter, value)  # the optimizer's copy; below, the one that computes
+            safe_set_full_fp32_param(parameter, value)  # This sets the optimizer's master copy.
             if hasattr(parameter, "ds_id"):
                 with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
                     parameter.copy_(value)
@@ -111,32 +111,32 @@ class ZeroStrategy(Strategy):
                     safe_set_full_optimizer_state(parameter, value.to(self.accelerator.device), key)
 
     def _flat_parameters(self) -> list[Tensor]:
-        """This rank's parts of all parameters, joined by group: what the optimizer steps on."""
+        """Returns the flat tensors that the optimizer steps on: this rank's shards, joined per parameter group."""
         zero = self.engine.optimizer
         return list(getattr(zero, "fp32_partitioned_groups_flat", None) or zero.single_partition_of_fp32_groups)
 
     def _state_keys(self) -> tuple[list[str], dict[str, Any]]:
-        """Names of the state that has a parameter's shape, and what is one number for all (AdamW's step count)."""
+        """Returns the names of parameter-shaped state, and the scalar state that all share (AdamW's step count)."""
         states = inner_optimizer(self.optimizer).state
         first: Mapping[str, Any] = next(iter(states.values()), {})
         shaped = [key for key, value in first.items() if isinstance(value, Tensor) and value.dim()]
         return shaped, {key: value for key, value in first.items() if key not in shaped and value is not None}
 
-    def _begin_state(self, example: Mapping[str, Any]) -> None:
-        """Makes room for a state like `example` beside each of DeepSpeed's flat parameters."""
+    def _begin_state(self, example: Mapping[str, object]) -> None:
+        """Allocates state like `example` for each of DeepSpeed's flat parameters."""
         states = inner_optimizer(self.optimizer).state
         for flat in self._flat_parameters():
             states[flat] = {
-                # a step count is counted up in place: each needs its own
+                # AdamW increments the step count in place, so each parameter needs its own tensor.
                 key: (torch.zeros_like(flat) if value.dim() else value.clone()) if isinstance(value, Tensor) else value
                 for key, value in example.items()
             }
         self._link_state()
 
     def _link_state(self) -> None:
-        """Tells each parameter where its part of the state is, under ZeRO-1 and 2.
+        """Links each parameter to its part of the optimizer state under ZeRO-1 and 2.
 
-        DeepSpeed 0.19 does so after the first step of the first parameter group, when the others have none yet.
+        DeepSpeed 0.19 links after the first step of the first parameter group, when the other groups have no state.
         """
         zero = self.engine.optimizer
         if hasattr(zero, "_hp_optimizer_states_linked"):
