@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from rankpo import errors
 from rankpo.cli import program
-from rankpo.config.messages import VALUE_FLAGS
+from rankpo.config.messages import HYDRA_FLAGS, VALUE_FLAGS
 from rankpo.config.places import CONFIG
 from rankpo.errors import ConfigError
 
@@ -62,11 +62,8 @@ def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
         if skipped or word.startswith(("-", "~")) or "=" in word:
             skipped = not skipped and word in VALUE_FLAGS
             continue
-        if (
-            place
-            and words[place - 1].startswith("--")
-            and words[place - 1].removeprefix("--") not in ("multirun", "run")
-        ):
+        before = words[place - 1] if place else ""
+        if before.startswith("--") and before.removeprefix("--") not in HYDRA_FLAGS:
             return None, list(words)  # `--loss dpo`, which program.main answers
         if word not in (*tasks(), *OWN):
             raise ConfigError([errors.unknown("rankpo", word, (*tasks(), *OWN))])
@@ -81,7 +78,12 @@ def tasks() -> list[str]:
 
 def of_file(words: Sequence[str]) -> list[str]:
     """The overrides of `rankpo data FILE KEY=VALUE …`. Raises ConfigError."""
-    files = [word for word in words if "=" not in word and not word.startswith(("-", "~"))]
+    values = {place + 1 for place, word in enumerate(words) if word in VALUE_FLAGS}
+    files = [
+        word
+        for place, word in enumerate(words)
+        if place not in values and not word.startswith(("-", "~")) and ("=" not in word or Path(word).exists())
+    ]
     if len(files) != 1:
         given = f"got {len(files)}: {', '.join(files)}" if files else "got none"
         raise ConfigError([f"rankpo data takes one file or folder, {given}; write rankpo data FILE KEY=VALUE …"])

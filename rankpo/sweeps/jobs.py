@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rankpo.config.places import PROGRAM, accelerate_file
 from rankpo.errors import ConfigError
@@ -197,7 +197,14 @@ class Started:
 def arguments(job: Job, program: Collection[str]) -> list[str]:
     """The command of a job: it continues where an earlier attempt of it stopped."""
     resume = [] if job.overwrite or any(item.startswith("resume=") for item in job.overrides) else ["resume=auto"]
-    return [*program, *PROGRAM, *job.overrides, f"run_dir={quoted(job.folder)}", *resume]
+    run_dir = f"run_dir={quoted(job.folder)}"
+    return [*program, *PROGRAM, *job.overrides, run_dir, *resume, *config_dirs(job.config)]
+
+
+def config_dirs(composed: DictConfig) -> list[str]:
+    """The --config-dir of the command that composed a config, which its jobs need too."""
+    sources = OmegaConf.select(composed, "hydra.runtime.config_sources") or ()
+    return [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
 
 
 def own_words(log: str) -> str:
