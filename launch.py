@@ -1,4 +1,4 @@
-"""The entry point of a checkout: compose the config, check it, run the task.
+"""Entry point of a checkout: composes the config, checks it, and runs the task.
 
     accelerate launch launch.py loss=rankpo model=minilm datasets=[jobs] exp_name=first
 

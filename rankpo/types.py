@@ -1,7 +1,7 @@
-"""The types that every part of rankpo speaks.
+"""Types shared by all parts of rankpo, and the legend of shape letters.
 
-Shape letters, the same in every file:
-B queries · G candidates per query · N distinct sequences · S tokens in all · T tokens in the longest
+Shape letters, with the same meaning in every file:
+B queries · G candidates per query · N distinct sequences · S tokens in total · T tokens in the longest
 D embedding size · V vocabulary
 """
 
@@ -22,20 +22,20 @@ Prompt = str | tuple[Turn, ...]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One query with its candidates: what every dataset yields. Text only, never modified.
+    """One query with its candidates as unmodified text, the item that every dataset yields.
 
-    query: text, or the turns of a conversation, whose next assistant turn each candidate is.
+    query: text, or the turns of a conversation; each candidate is then its next assistant turn.
     relevance: one number per candidate: 1 and 0 of positives and negatives, else the label; a preference pair is
     (chosen, rejected) with relevance (1, 0).
     teacher: one teacher score per candidate, or None.
-    confidence: of a preference, a fraction of 1, or None where nobody stated one.
+    confidence: confidence in a preference, in [0, 1], or None if the data has none.
     source: `file:line` (or `dataset[index]`) for messages.
-    query_prompt: what the record has in front of its query, in place of the model's own prompt; None: the model's.
+    query_prompt: the record's prompt before its query, which replaces the model's prompt; None: the model's prompt.
     symmetric: candidates get the query's prompt too (similarity and clustering data of FlagEmbedding).
-    own_negatives: other queries' candidates are no negatives of this one. max_negatives: of its own, at most so many.
-    relevant: whether each candidate is a positive, where lists or a threshold say so; see `data.relevance`.
+    own_negatives: the query uses only its own negatives. max_negatives: the maximum number of own negatives.
+    relevant: whether each candidate is a positive, by lists or a threshold; see `data.relevance`.
     grades: the labels of a record that has both lists and scores, for losses on labels; None: `relevance` is the label.
-    finished: per candidate, False for a completion that was cut when it was written; None: all are whole.
+    finished: per candidate, False for a completion truncated during generation; None: all are complete.
     """
 
     query: Prompt
@@ -56,13 +56,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Sequences:
-    """N token sequences, concatenated and never padded: padding happens, if at all, inside a model's forward.
+    """N token sequences, concatenated without padding; only a model's forward may pad.
 
-    input_ids: [S] int64. lengths: [N] int64, on the CPU (they steer chunking). labels: [S] int64, on the CPU (they steer which
-    positions are scored): the token itself where it is to be predicted from those before, -100 elsewhere and at every
-    first token; or None. token_types: [S] int64, 1 in the second text of a pair, or None where the model
-    reads none. prefixes: [N, 2] int64 on the CPU, number and length of what a sequence begins with: those of equal
-    number begin with the same tokens, none of which is labelled; a model may compute them once. None: unknown.
+    input_ids: [S] int64. lengths: [N] int64, on the CPU (chunking reads them). labels: [S] int64, on the CPU (the
+    selection of scored positions reads them): the token id at scored tokens, -100 elsewhere and at every first token;
+    or None. token_types: [S] int64, 1 in the second text of a pair, or None if the model reads none. prefixes: [N, 2]
+    int64 on the CPU, number and length of each sequence's prefix: sequences with equal prefix numbers begin with the
+    same unlabelled tokens, which a model may compute once. None: unknown.
     """
 
     input_ids: Tensor
@@ -127,14 +127,14 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known of B queries before any model runs: enough for a loss to weigh its terms.
+    """Labels of B queries, which are known before the forward pass and determine the weights of a loss's terms.
 
     relevance: [B, G] float32. mask: [B, G] bool, False on the padding of short lists.
-    confidence: [B] float32 in [0, 1], 1 where none was stated. teacher: [B, G] float32 or None.
-    lengths: [B, G] int64, scored tokens of each candidate (0 on padding), where scores are sums of log-probabilities
-    over tokens, as a causal language model's; None where a score is one number for the whole candidate.
-    grades: [B, G] float32, labels that differ from the relevance: scores beside lists of positives and negatives; or
-    None where the relevance is the label.
+    confidence: [B] float32 in [0, 1], 1 if the data has none. teacher: [B, G] float32 or None.
+    lengths: [B, G] int64, scored tokens of each candidate (0 on padding), if scores are sums of log-probabilities
+    over tokens, as for causal language models; None if a score belongs to the candidate as a whole.
+    grades: [B, G] float32, labels that differ from the relevance: scores beside lists of positives and negatives;
+    None if the relevance is the label.
     """
 
     relevance: Tensor
@@ -154,8 +154,8 @@ class Labels:
 
 @dataclass(frozen=True)
 class TeacherVectors:
-    """Embeddings by another model, read as a query and as a candidate: [N, D'] float32 each, in the rows of the batch's
-    sequences, 0 where a row has not the role."""
+    """Embeddings by another model in the query and the candidate role: [N, D'] float32 each, in the order of the
+    batch's sequences, 0 for rows without the role."""
 
     queries: Tensor
     candidates: Tensor
@@ -166,18 +166,18 @@ class TeacherVectors:
 
 @dataclass(frozen=True)
 class Batch:
-    """B queries with G candidates each, as row numbers of `sequences`: an equal text is stored and encoded once.
+    """B queries with G candidates each, as row numbers of `sequences`, which holds each distinct text once.
 
-    queries: [B] int64 or None (models that read query and candidate as one sequence have no query rows).
+    queries: [B] int64, or None for models that read query and candidate as one sequence.
     candidates: [B, G] int64; rows of masked candidates are 0 and never used.
-    positives: [P, 2] int64 pairs (query, row): the row's text is known, from anywhere in the data, to be
-    relevant to that query. None where the loss does not ask for it.
-    judged, grades: [J, 2] int64 pairs (query, row) and [J] float32: the relevance that any example of the data states
-    for the row's text and that query. None where the loss does not ask for it.
-    teacher: embeddings of the texts by another model. None where the loss does not ask for it.
+    positives: [P, 2] int64 pairs (query, row): some example of the data marks the row's text as relevant to the
+    query. None if the loss does not need them.
+    judged, grades: [J, 2] int64 pairs (query, row) and [J] float32: the relevance of the row's text for the query in
+    any example of the data. None if the loss does not need them.
+    teacher: embeddings of the texts by another model. None if the loss does not need them.
     reference: [B, G] scores of the reference model, computed before the run, or None.
-    ids: the B example ids, for messages. own_negatives: [B] bool, queries to which other queries' candidates are no
-    negatives; None: no query is one of these.
+    ids: the B example ids, for messages. own_negatives: [B] bool, queries that use only their own negatives; None: no
+    query does.
     """
 
     sequences: Sequences
@@ -213,9 +213,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of a loss with a denominator of its own: scale · Σ losses·weights / Σ weights.
+    """One summand of a loss with its own denominator: scale · Σ losses·weights / Σ weights.
 
-    losses: [B] in nats, not reduced. weights: [B], detached, or None for 1 each.
+    losses: [B] in nats, unreduced. weights: [B], detached, or None for 1 each.
     """
 
     losses: Tensor
@@ -225,7 +225,7 @@ class Term:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """What a loss returns, not reduced; the training loop divides by the global sums of the weights.
+    """Unreduced output of a loss; the training loop divides by the global sums of the weights.
 
     losses, weights: the main term. terms: further summands by name, each with its own denominator, logged as
     `loss/<name>`. metrics: detached, [B] or [] each.
@@ -237,9 +237,9 @@ class LossOutput:
     terms: Mapping[str, Term] = field(default_factory=dict)
 
     def logged(self, main_term: str, sums: Mapping[str, float]) -> dict[str, Tensor]:
-        """The metrics of a log line: the losses of each term too, where there are several and they have weight.
+        """Returns the metrics of a log line, with the loss of each term if several terms have weight.
 
-        main_term: the name of the main one. sums: the denominators of the terms.
+        main_term: the name of the main term. sums: the denominators of the terms.
         """
         metrics = dict(self.metrics)
         if self.terms:

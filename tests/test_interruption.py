@@ -94,7 +94,7 @@ def test_a_signal_while_texts_are_tokenised_ends_the_run(tmp_path, monkeypatch, 
         pytest.fail("the run went on")
 
     monkeypatch.setattr("rankpo.runs.signals.os._exit", leave)
-    monkeypatch.setattr("rankpo.data.table._build", tokenised)
+    monkeypatch.setattr("rankpo.data.table.build_table", tokenised)
     code, _ = stopped(monkeypatch, capsys, *CONTRASTIVE, f"cache_dir={tmp_path}")
     assert code == REQUEUE
 

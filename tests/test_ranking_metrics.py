@@ -39,7 +39,7 @@ def value(name: str, run=RUN, qrels=QRELS, **settings) -> float:
     ],
 )
 def test_golden_example(name, expected):
-    """interop.md 2.4, there measured with ir_measures and scikit-learn.
+    """The expected values were measured with ir_measures and scikit-learn.
 
     auc: relevant d2 .9, d1 .7, d3 .5; others d9 .8, d4 .6. Above: d2 both, d1 one, d3 none: 3 of 6.
     """

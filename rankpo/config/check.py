@@ -1,4 +1,4 @@
-"""The check of a composed config: all its problems at once, one line each, before any weight or data is loaded."""
+"""Check of a composed config, before weights and data are loaded; it reports all problems, one per line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rankpo.config.weights import settled
 from rankpo.errors import ConfigError
 from rankpo.trainers.settings import TrainerSettings
 
-RUN_KEYS = {  # and their types
+RUN_KEYS = {  # Keys and their types.
     "exp_name": "str | int",
     "seed": "int",
     "cache_dir": "str",
@@ -103,7 +103,7 @@ def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """
     tree: dict[str, Any] = _at_home(OmegaConf.to_container(config, resolve=True))
     if found := secrets(list(leaves(tree))):
-        raise ConfigError(found)  # alone: other messages would show the values
+        raise ConfigError(found)  # Other messages would reveal the values.
     packages.declare(tree.pop("packages", None), overrides)
     try:
         target = locate(tree["model"].get("_target_"))
@@ -119,7 +119,7 @@ def _objects(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     problems: is extended by those.
     """
 
-    def attempt(make: Callable[[], Any]) -> Any:
+    def attempt(make: Callable[[], object]) -> Any:
         try:
             return make()
         except ConfigError as error:
@@ -143,7 +143,7 @@ def _objects(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     return made
 
 
-def _permit_trainer(target: Any) -> None:
+def _permit_trainer(target: object) -> None:
     """Raises ConfigError; the class is loaded with its data, since importing it takes seconds."""
     try:
         packages.permit(target)
@@ -151,7 +151,7 @@ def _permit_trainer(target: Any) -> None:
         raise ConfigError([f"trainer.{error}"]) from error
 
 
-def _at_home(value: Any) -> Any:
+def _at_home(value: object) -> Any:
     """The value with `~/` at the front of texts as the home directory: a shell leaves it alone behind `key.path=`."""
     if isinstance(value, dict):
         return {name: _at_home(item) for name, item in value.items()}

@@ -1,4 +1,4 @@
-"""Compatibility: choices of a config that are valid each by itself and do not work together."""
+"""Compatibility checks of choices that are valid separately."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class Given(NamedTuple):
-    """What kinds of models give, in words, and what to try where the chosen kind does not."""
+    """A description of an output of model kinds, and the alternatives for kinds without it."""
 
     words: str
     attempt: str
 
 
-# what a loss may need of the kind, by the names of `Loss.needs` and `ModelKind.gives`
+# A loss can require these outputs of the kind, by the names of `Loss.needs` and `ModelKind.gives`.
 GIVEN_BY_KINDS = {
     "token_logps": Given(
         "token log-probabilities", "Add kind=causal_lm with a decoder, such as model=llama, qwen or pythia."
@@ -87,7 +87,7 @@ def _is_in_batch(loss: Loss) -> bool:
 
 
 def _unmet_needs(loss: Loss, model: ModelKind) -> Iterator[str]:
-    """A line for every need of the loss that the kind of the model does not give."""
+    """Returns a line per need of the loss that the model's kind does not satisfy."""
     chosen = model.name_or_path or "of random weights"
     for need, given in GIVEN_BY_KINDS.items():
         if need in loss.needs and need not in model.gives:
@@ -100,7 +100,7 @@ def _unmet_needs(loss: Loss, model: ModelKind) -> Iterator[str]:
 def _of_the_reference(
     tree: Mapping[str, Any], loss: Loss, model: ModelKind, settings: TrainerSettings
 ) -> Iterator[str]:
-    """Reference scores that are asked for and that the loss cannot use, or that two keys want from two places."""
+    """Reports unused reference scores, and reference scores from two sources."""
     asked = [key for key in STORED if tree[key]]
     needs = loss.needs_with(model.gives)
     name = type(loss).__name__

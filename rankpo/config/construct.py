@@ -38,7 +38,7 @@ class Maker:
             raise ConfigError([_prefixed(self.key, str(error), self.arguments)]) from error
 
 
-def locate(target: Any) -> Any:
+def locate(target: Any) -> object:
     """The class of a `_target_`. Raises ValueError for anything outside the permitted packages, or not there.
 
     A name that a permitted module only imports from elsewhere is outside, and so is a function.
@@ -55,7 +55,7 @@ def locate(target: Any) -> Any:
     return found
 
 
-def build(node: Any, key: str) -> Any:
+def build(node: object, key: str) -> Any:
     """The object of a node with `_target_`, its children built first. Raises ConfigError naming `key`."""
     if isinstance(node, list):
         return tuple(build(item, f"{key}[{index}]") for index, item in enumerate(node))
@@ -71,7 +71,7 @@ def build(node: Any, key: str) -> Any:
     return construct(target, children, key)
 
 
-def construct(target: Any, arguments: Mapping[str, Any], key: str) -> Any:
+def construct(target: Any, arguments: Mapping[str, object], key: str) -> object:
     """target(**arguments); unknown and missing keys and refused values become a ConfigError naming them."""
     signature(target, arguments, key)
     try:
@@ -91,7 +91,7 @@ def maker(node: Mapping[str, Any], key: str) -> Maker:
     return Maker(key=key, target=node["_target_"], arguments=arguments)
 
 
-def signature(target: Any, arguments: Mapping[str, Any], key: str, complete: bool = True) -> None:
+def signature(target: Any, arguments: Mapping[str, object], key: str, complete: bool = True) -> None:
     """Raises ConfigError for keys that `target` does not take or, if `complete`, needs and lacks, and for values of
     another type than it declares.
     """

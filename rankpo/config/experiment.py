@@ -1,4 +1,4 @@
-"""The experiment: everything that a config describes, checked."""
+"""Experiment: the checked contents of a config."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Experiment:
     replay_dataloader: Maker
     optimizer: Maker
     schedule: Schedule
-    tracker: Mapping[str, Any]
+    tracker: Mapping[str, object]
     exp_name: str
     seed: int
     cache_dir: Path

@@ -1,4 +1,4 @@
-"""A guard before Hydra: refuses configs that hold a secret, run code, or send a secret to a server of their own.
+"""Guard before Hydra: rejects configs that contain secrets, run code, or send secrets to a foreign server.
 
 A config may come from someone else: an experiment file, a folder given with --config-dir. It may choose among this
 program's classes and set their values. What starts other code or moves a secret must be typed on the command line.
@@ -35,7 +35,7 @@ OF_HYDRA_ITSELF = re.compile(r"hydra\.(overrides|runtime|help|hydra_help|job\.ov
 FROM_ENVIRONMENT = re.compile(r"oc\.env:\s*['\"]?(\w+)")
 # Keys that run code which comes with a model or is given as text.
 TYPED = re.compile(r"(.*\.)?trust_remote_code|hydra\.launcher\.(setup|python|srun_args|additional_parameters)\b.*")
-DEFAULT_KEY = "OPENAI_API_KEY"  # of config/judge/openai.yaml
+DEFAULT_KEY = "OPENAI_API_KEY"  # The default of config/judge/openai.yaml.
 
 
 @contextmanager
@@ -216,7 +216,7 @@ def _secrets_of(config: DictConfig) -> list[str]:
     tree: Any = OmegaConf.to_container(config, resolve=False)
     plain = [(key, value) for key, value in leaves(tree) if not OF_HYDRA_ITSELF.match(key)]
     if found := secrets([*plain, *_typed(tree["hydra"])]):
-        return found  # alone: every key that refers to one of these would be named too
+        return found  # Keys that refer to these would repeat.
     resolved = []
     for key, value in plain:
         if isinstance(value, str) and "${" in value:
@@ -225,7 +225,7 @@ def _secrets_of(config: DictConfig) -> list[str]:
     return secrets(resolved)
 
 
-def secrets(values: Sequence[tuple[str, Any]]) -> list[str]:
+def secrets(values: Sequence[tuple[str, object]]) -> list[str]:
     """A problem for each (key, value) that looks like a secret, or is one of this process's environment."""
     judge = dict(values).get("judge.api_key_env")
     if isinstance(judge, str):
@@ -253,7 +253,7 @@ def _is_secret(key: str, value: object, held: Sequence[str], judge: object) -> b
     )
 
 
-def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """(dotted key, value) of everything that is neither a mapping nor a list."""
     if isinstance(tree, Mapping):
         for name, value in tree.items():

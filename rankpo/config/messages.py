@@ -1,4 +1,4 @@
-"""One clear line for everything that can be wrong with a config, and for a run that had to stop."""
+"""Messages for config errors and for stopped runs, one line each."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def multirun_refusal(arguments: Sequence[str], environment: Mapping[str, str]) -
     """Why a sweep must not start inside a launcher, or None.
 
     One process group would live through all jobs: after a failure on one rank, the ranks mix gradients of two
-    configs without an error (distributed.md section 3).
+    configs without an error.
     """
     if not {"-m", "--multirun"} & set(arguments) or int(environment.get("WORLD_SIZE", "1")) <= 1:
         return None
@@ -186,7 +186,7 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
     return unknown(f"{bare}: {parent or 'the config'}", leaf, names, elsewhere(tree, leaf))
 
 
-def elsewhere(tree: Mapping[str, Any], leaf: str) -> list[str]:
+def elsewhere(tree: Mapping[str, object], leaf: str) -> list[str]:
     """Keys of a config that end with the same name, by dots."""
     return [key for key in _keys(tree) if key.rpartition(".")[2] == leaf][:3]
 

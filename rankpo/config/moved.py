@@ -50,7 +50,7 @@ def current(target: str) -> str:
     return f"{module}.{CLASSES.get(f'{module}.{name}', name)}"
 
 
-def translated(tree: Any) -> Any:
+def translated(tree: object) -> object:
     """The config with today's name in every `_target_`."""
     if isinstance(tree, list):
         return [translated(item) for item in tree]
@@ -73,7 +73,7 @@ def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(completed))
 
 
-def _completed(tree: Any) -> Any:
+def _completed(tree: object) -> Any:
     if isinstance(tree, list):
         return [_completed(item) for item in tree]
     if not isinstance(tree, Mapping):
@@ -82,7 +82,7 @@ def _completed(tree: Any) -> Any:
     return {**_defaults(node["_target_"]), **node} if isinstance(node.get("_target_"), str) else node
 
 
-def _defaults(target: str) -> dict[str, Any]:
+def _defaults(target: str) -> dict[str, object]:
     """The default arguments of a class of ours; nothing for a class that is not there."""
     module, _, name = target.rpartition(".")
     if not module.startswith("rankpo.") or name.endswith("Trainer"):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def empty_ranges(arguments: Iterable[str], params: Mapping[str, Any] | None, loader: Any) -> list[str]:
+def empty_ranges(arguments: Iterable[str], params: Mapping[str, object] | None, loader: Any) -> list[str]:
     """A problem for each range of the command line or of hydra.sweeper.params without a value.
 
     loader: Hydra's config loader, which lists the options that a glob chooses among.

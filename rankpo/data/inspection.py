@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import xxhash
 
+from rankpo.data.dataset import Pieces
 from rankpo.data.readers.passes import PassReport
 from rankpo.data.relevance import IRRELEVANT, RELEVANT, UNKNOWN
 from rankpo.data.report import Report, dataset_report, quantiles
-from rankpo.data.table import ExampleTable, Pieces
+from rankpo.data.table import ExampleTable
 from rankpo.types import Example
 
 MAX_REASONS = 10
@@ -94,7 +94,7 @@ def _split(line: str) -> tuple[str, str]:
     return (parts[1], parts[2]) if len(parts) == 3 else ("", line)
 
 
-def first_example(example: Example) -> Mapping[str, Any]:
+def first_example(example: Example) -> Mapping[str, object]:
     """An example as it was read, its texts cut short."""
     query = example.query if isinstance(example.query, str) else " · ".join(text for _, text in example.query)
     listed = [

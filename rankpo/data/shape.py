@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
-from rankpo.data.table import Dataset
+from rankpo.data.dataset import Dataset
 from rankpo.types import Example
 
 PEEKED = 100  # examples that are read to learn the shape of a dataset

@@ -1,4 +1,4 @@
-"""What a causal language model is worth on fixed data: preference for chosen completions, and how likely good ones are.
+"""Evaluators of causal language models on fixed data: agreement with preferences, and likelihood of completions.
 
 The data is all of an eval_datasets entry, at every evaluation: `eval_datasets.NAME.limit` makes it a fixed part.
 """
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankpo.data.dataset import Dataset
 from rankpo.data.loaders.completion import best_slots
 from rankpo.data.relevance import IRRELEVANT, RELEVANT
-from rankpo.data.table import Dataset, ExampleTable
+from rankpo.data.table import ExampleTable
 from rankpo.evaluation.base import Evaluator, Result, Say
 from rankpo.evaluation.preferences import PreferenceEvaluator
 from rankpo.losses.base import Loss
@@ -117,7 +118,7 @@ class RewardEvaluator(PreferenceEvaluator):
         columns = {name: torch.from_numpy(of_slots[pairs]) for name, of_slots in values.items()}  # [P, 2] each
         scores, reference = columns.pop("scores"), columns.pop("reference", None)
         if reference is None and ("reference" in loss.needs or not self.paired):
-            return {}  # of a model by itself: there is nothing that it gained
+            return {}  # Without a reference there are no rewards.
         labels = _labels_of_pairs(model, table, pairs)
         metrics: dict[str, Tensor] = {}
         if self.paired:

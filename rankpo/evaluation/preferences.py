@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankpo.data.table import Dataset, ExampleTable
+from rankpo.data.dataset import Dataset
+from rankpo.data.table import ExampleTable
 from rankpo.evaluation.base import Evaluator, Result, Say
 from rankpo.evaluation.metrics import preference_accuracy
 
@@ -35,7 +36,7 @@ class PreferenceEvaluator(Evaluator):
         return {"scores": model.slot_scores(table)}
 
     def further(
-        self, model: Any, table: ExampleTable, values: Mapping[str, np.ndarray], pairs: np.ndarray
+        self, model: object, table: ExampleTable, values: Mapping[str, np.ndarray], pairs: np.ndarray
     ) -> Mapping[str, float]:
         """More metrics by name. pairs: [P, 2] slots, chosen first."""
         return {}

@@ -1,4 +1,4 @@
-"""Correlation of a model's scores with the scores that pairs of texts were given: what semantic similarity is judged by."""
+"""Evaluator of the correlation of a model's scores with the labels of pairs, for semantic similarity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rankpo.data.table import Dataset, ExampleTable
+from rankpo.data.dataset import Dataset
+from rankpo.data.table import ExampleTable
 from rankpo.evaluation.base import Evaluator, Result, Say
 
 if TYPE_CHECKING:

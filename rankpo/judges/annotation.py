@@ -1,4 +1,4 @@
-"""Pairs in, preferences out: every answer is on the disk before it counts, so that a kill loses nothing paid for."""
+"""Annotation of pairs by a judge; every answer is written to disk before it counts, so that a kill loses none."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Annotator:
                         reason = str(error)
 
     def annotate(self, pair: Pair, exchanged: bool = False) -> dict[str, object]:
-        """One pair's record in RankPO's keys (interop.md 1.2) with p, the order and the calls behind it."""
+        """One pair's record in RankPO's keys with p, the order and the calls behind it."""
         query, first, second = self.queries[pair.query_id], self.texts[pair.id1], self.texts[pair.id2]
         given = swapped = None
         calls: list[dict[str, Any]] = []
@@ -126,7 +126,7 @@ class Annotator:
             return verdict
         raise AssertionError("the last attempt returns or raises")
 
-    def _answer(self, key: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _answer(self, key: str, request: Mapping[str, object]) -> dict[str, Any]:
         """The cached answer, or a new one; of several annotators that need the same at once, one asks."""
         record = self.answers.get(key)
         if record is None:
@@ -137,7 +137,7 @@ class Annotator:
         self.costs.add_cached()
         return record
 
-    def _ask(self, key: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _ask(self, key: str, request: Mapping[str, object]) -> dict[str, Any]:
         self._spend()
         try:
             reply = self.judge.ask(request)

@@ -1,11 +1,10 @@
-"""What a judge is: it is shown a query and two passages, A and B, and answers in words that `verdicts.parse` reads."""
+"""Judge: the interface of judges of a query and passages A and B, with answers for `verdicts.parse`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from rankpo.types import Prompt
 
@@ -37,7 +36,7 @@ class Judge(ABC):
     price: Mapping[str, float] = {}
 
     @abstractmethod
-    def request(self, query: Prompt, a: str, b: str) -> Mapping[str, Any]:
+    def request(self, query: Prompt, a: str, b: str) -> Mapping[str, object]:
         """All that the answer depends on, as JSON: what the cache is keyed by. query: text, or a conversation's turns."""
 
     def count_cut(self, *texts: str) -> int:

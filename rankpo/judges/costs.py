@@ -1,4 +1,4 @@
-"""What a judge's calls cost: a log line for each before its answer counts, and sums over all starts of a task."""
+"""Costs of a judge's calls: a log line per call, written before its answer counts, and sums over all starts."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Costs:
         """Of all starts."""
         return cost(self.total.tokens, self.price)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """cost: of this start; cost_of_all_starts: the log's sums, which know nothing of failed calls."""
         total = self.total.summary(self.price)
         del total["failed_calls"]

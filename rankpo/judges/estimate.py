@@ -1,10 +1,9 @@
-"""What a judge will be asked and what that costs, before anything is asked."""
+"""Estimate of a judge's calls and costs before the first call."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from rankpo.judges.base import Judge
 from rankpo.judges.costs import cost
@@ -22,12 +21,12 @@ def estimate(
     texts: Mapping[str, str],
     calls_per_pair: int,
     say: Callable[[str], None],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Counts of pairs, calls and prompt tokens, with dollars where the judge has a price; says some prompts."""
     requests = [judge.request(queries[pair.query_id], texts[pair.id1], texts[pair.id2]) for pair in drawn]
     characters = sum(len(json.dumps(request, ensure_ascii=False)) for request in requests)
     tokens = round(characters / CHARACTERS_PER_TOKEN * calls_per_pair)
-    row: dict[str, Any] = {"pairs": len(drawn), "calls": len(drawn) * calls_per_pair, "prompt tokens, about": tokens}
+    row: dict[str, object] = {"pairs": len(drawn), "calls": len(drawn) * calls_per_pair, "prompt tokens, about": tokens}
     if judge.price:
         row["dollars for prompts, about"] = round(cost({"prompt_tokens": tokens}, judge.price), 4)
     for request in requests[:SHOWN_PROMPTS]:

@@ -1,4 +1,4 @@
-"""A causal language model in this process: the log-probabilities of the letters A and B, read in one forward pass."""
+"""Local judge: a causal language model with the log-probabilities of the letters A and B in one forward pass."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class LocalJudge(Judge):
         if self.path.startswith((".", "/", "~")) and not Path(self.path).is_dir():
             raise FileNotFoundError(f"path={self.path}: no such folder; give a folder or a hub id")
         self.name = self.path
-        self._loaded: tuple[Any, Any, tuple[list[int], tuple[int, int]]] | None = None
+        self._loaded: tuple[object, object, tuple[list[int], tuple[int, int]]] | None = None
         self._lock = threading.Lock()
 
-    def request(self, query: Prompt, a: str, b: str) -> dict[str, Any]:
+    def request(self, query: Prompt, a: str, b: str) -> dict[str, object]:
         return {"judge": self.name, "revision": self.revision, "messages": self.template.messages(query, a, b)}
 
     def unmarked(self) -> str | None:

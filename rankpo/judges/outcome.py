@@ -57,7 +57,7 @@ class Outcome:
 
     def write(
         self, folder: Path, chosen: Chosen, costs: Costs, samples: Samples | None, logger: MetricsLogger
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """The report. Raises Unfinished where the work stopped early or nothing could be judged.
 
         The training file of an earlier start then stays as it is.
@@ -96,7 +96,7 @@ class Outcome:
     def _kept(path: Path) -> str:
         return f"{path} of an earlier start stays as it was; " if path.exists() else ""
 
-    def _row(self, num_kept: int, whole: Mapping[str, Any], costs: Costs) -> dict[str, Any]:
+    def _row(self, num_kept: int, whole: Mapping[str, Any], costs: Costs) -> dict[str, object]:
         row: dict[str, Any] = {
             "pairs": len(self.records),
             "kept": num_kept,

@@ -126,7 +126,7 @@ class Records:
         self._file.close()
 
 
-def digest(request: Mapping[str, Any]) -> str:
+def digest(request: Mapping[str, object]) -> str:
     """SHA-256 of a request: model, messages and parameters."""
     text = json.dumps(request, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

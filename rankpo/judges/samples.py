@@ -1,4 +1,4 @@
-"""Completions that task=sample wrote, and what becomes of them: HALOs' feedback, which datasets=[chat] trains on."""
+"""Samples of task=sample, and their feedback in HALOs' format for datasets=[chat]."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Samples:
         """Completions in the order of the files: nobody has ranked them yet, so that all scores are 0."""
         return {name: (ids[:top_k], [0.0] * len(ids[:top_k])) for name, ids in self.of.items()}
 
-    def feedback(self, kind: str, prompt_id: str, values: Mapping[str, Any]) -> str:
-        """A line of HALOs' JSON (interop.md 1.5)."""
+    def feedback(self, kind: str, prompt_id: str, values: Mapping[str, object]) -> str:
+        """A record of HALOs' JSON."""
         head = {"type": f"{kind}_feedback", "prompt_id": prompt_id, "prompt": prompt_record(self.prompts[prompt_id])}
         return json.dumps({**head, **values}) + "\n"
 

@@ -1,4 +1,4 @@
-"""Any saved model as a judge: what it scores higher is preferred; its scores alone are training data too."""
+"""Model judge: prefers the passage with the higher score of a saved model; its scores can be training data."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ScoresJudge(Judge):
             embedded = self._model.encode([text], role="query") @ self._model.encode(list(passages)).T
             return [float(value) for value in embedded[0]]
 
-    def request(self, query: Prompt, a: str, b: str) -> dict[str, Any]:
+    def request(self, query: Prompt, a: str, b: str) -> dict[str, object]:
         return {"judge": self.name, "temperature": self.temperature, "query": query, "a": a, "b": b}
 
     def ask(self, request: Mapping[str, Any]) -> Reply:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 from urllib.parse import urlsplit
 
 from rankpo.judges.base import Judge, JudgeFailed, JudgeStopped, Reply
@@ -60,7 +59,7 @@ class ServerJudge(Judge):
     max_retries: int = 5
     backoff: float = 1.0
     price: Mapping[str, float | None] = field(default_factory=dict)  # type: ignore[assignment]
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_address()
@@ -111,7 +110,7 @@ class ServerJudge(Judge):
     def close(self) -> None:
         self._transport.close()
 
-    def request(self, query: Prompt, a: str, b: str) -> dict[str, Any]:
+    def request(self, query: Prompt, a: str, b: str) -> dict[str, object]:
         body = {
             "model": self.model,
             "messages": self.template.messages(query, a, b),

@@ -1,4 +1,4 @@
-"""A teacher's scores of every candidate, straight into the training format of distillation."""
+"""Teacher scores of every candidate in the training format of distillation."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _scores(judge: ScoresJudge, example: Example) -> list[float]:
     return judge.score(example.query, example.candidates)
 
 
-def pos_neg(example: Example, scores: Sequence[float]) -> dict[str, Any]:
+def pos_neg(example: Example, scores: Sequence[float]) -> dict[str, object]:
     """Relevant candidates under pos, the others under neg, each with the teacher's score."""
     line: dict[str, Any] = {"query": example.query, "pos": [], "neg": [], "pos_scores": [], "neg_scores": []}
     for text, positive, score in zip(example.candidates, stated(example) or (), scores, strict=True):

@@ -1,4 +1,4 @@
-"""From a judge's words to a preference: parsing, and what two calls in both orders say together."""
+"""Verdicts: parsing of a judge's answers, and the combination of two calls in both orders."""
 
 from __future__ import annotations
 
@@ -145,8 +145,8 @@ class Preference:
 def combine(given: Verdict | None, swapped: Verdict | None) -> Preference:
     """What the calls say of passages 1 and 2. given: passage 1 was shown as A; swapped: as B; at least one is there.
 
-    A call with confidence c, clipped to [.5, 1], has p = c if it chose passage 1, else 1 - c; two calls take the mean
-    (interop.md 4.2). A missing confidence counts as 1 for p, and is reported as missing.
+    A call with confidence c, clipped to [.5, 1], has p = c if it chose passage 1, else 1 - c; two calls take the mean.
+    A missing confidence counts as 1 for p, and the report counts it as missing.
     """
     chances, votes = [], []
     for verdict, first in ((given, "A"), (swapped, "B")):

@@ -1,4 +1,4 @@
-"""Which candidates may be negatives: pure functions of texts, scores and ranks. Numbers: interop.md 3.1."""
+"""Filters of negative candidates, as pure functions of texts, scores and ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mined negatives as training files: one line per query, or per positive for tuples. interop.md 3.2."""
+"""Mined negatives as training files: one line per query, or per positive for tuples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rankpo.mining.pipeline import Mined
 from rankpo.storage.atomic import replacing
 
 
-def contrastive(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
+def contrastive(data: MiningData, item: Mined) -> Iterator[dict[str, object]]:
     """RankPO's, with all positives and the query's id."""
     query, positives, negatives = _texts(data, item)
     record = {"id": data.queries[item.query].id, "query": query, "positives": positives, "negatives": negatives}
@@ -99,7 +99,7 @@ def meta(data: MiningData, item: Mined) -> dict[str, Any]:
     }
 
 
-def corpus(data: MiningData, mined: Sequence[Mined]) -> Iterator[dict[str, Any]]:
+def corpus(data: MiningData, mined: Sequence[Mined]) -> Iterator[dict[str, object]]:
     """The texts that records of ids name, once each: what reads them back without another file."""
     used: dict[int, None] = {}
     for item in mined:

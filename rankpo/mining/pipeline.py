@@ -1,4 +1,4 @@
-"""One query's way from candidates to negatives; each step counts what it removes. interop.md 3.1, steps 3 to 7."""
+"""Pipeline from a query's candidates to its negatives; each step counts the removed candidates."""
 
 from __future__ import annotations
 

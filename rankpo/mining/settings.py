@@ -1,4 +1,4 @@
-"""The keys of `mining=…`, checked before anything is read. interop.md section 3."""
+"""Settings of mining: the keys of `mining=…`, checked before any file is read."""
 
 from __future__ import annotations
 

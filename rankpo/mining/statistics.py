@@ -1,4 +1,4 @@
-"""What mining did, in numbers: counts by step, scores of positives and negatives, and the hardest negatives to read."""
+"""Statistics of mining: counts by step, scores of positives and negatives, and the hardest negatives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN_CHARACTERS = 300
 QUANTILES = (0.05, 0.5, 0.95)
 
 
-def statistics(data: MiningData, mined: Sequence[Mined], num_negatives: int) -> dict[str, Any]:
+def statistics(data: MiningData, mined: Sequence[Mined], num_negatives: int) -> dict[str, object]:
     """All numbers of one variant, JSON-like. Scores that are not known are left out of means and quantiles.
 
     gap: what margins are measured from, less the negative's score. above_weakest_positive: share of the scored
@@ -120,7 +120,7 @@ def hardest(data: MiningData, mined: Sequence[Mined]) -> list[dict[str, object]]
     ]
 
 
-def table_row(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def table_row(name: str, values: Mapping[str, Any]) -> dict[str, object]:
     """One row of the printed table; each "removed" column counts candidates that a step of the filter took."""
     removed, gap, rank = values["removed"], values["gap"] or {}, values["rank"] or {}
     equal = ("own_text", "positives", "near_duplicates")

@@ -1,4 +1,4 @@
-"""Ranking models: what every kind offers to trainers, evaluators and tasks."""
+"""RankingModel: the interface that every kind of model offers to trainers, evaluators and tasks."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from rankpo.data.loaders.ranking import Group
     from rankpo.data.table import ExampleTable
 
-CPU_CHUNK_TOKENS = 4096  # a working set near the caches: see the measurements in LOG.md, 2026-11-21
+CPU_CHUNK_TOKENS = 4096  # The working set fits the caches; LOG.md, 2026-11-21, has the measurements.
 
 
 class RankingModel(nn.Module):
-    """A transformers backbone that reads ragged sequences chunk by chunk; one subclass per kind.
+    """A transformers backbone that processes ragged sequences chunk by chunk; one subclass per kind.
 
-    A kind writes `forward`, `score` and `slot_scores`. kind: its name. inputs: how the texts of a table become its
-    sequences. settings: the settings of the kind, which are saved with the weights. sharded: whether the parameters are
-    split over ranks, see `processes.in_step`.
+    A kind implements `forward`, `score` and `slot_scores`. kind: its name. inputs: converts the texts of a table to
+    sequences. settings: the settings of the kind, saved with the weights. sharded: whether ranks shard the parameters,
+    see `processes.in_step`.
 
-    layout: "packed" (one row of tokens, no padding), "padded" (a mask), or "auto": packed where the architecture
-    proves to allow it. chunk_tokens: tokens (with padding, if padded) of one call of the backbone; None means 4,096
+    layout: "packed" (one row of tokens, no padding), "padded" (a mask), or "auto": packed if the architecture
+    supports it. chunk_tokens: tokens (with padding, if padded) of one call of the backbone; None means 4,096
     on a CPU and everything at once elsewhere.
     """
 
     kind: ClassVar[str]
     sharded: bool = False
-    precision: str = "fp32"  # of forward passes, where a task has chosen another: stored vectors depend on it
+    precision: str = "fp32"  # Precision of forward passes, set by the task; the key of stored vectors includes it.
     inputs: Inputs
     settings: Any
     tokenizer: PreTrainedTokenizerBase
@@ -59,7 +59,7 @@ class RankingModel(nn.Module):
                 f"model.layout=packed: {type(backbone).__name__} cannot be packed; set model.layout=padded"
             )
         self.position_offset = position_offset(inner)
-        # nothing is generated here: keys and values of every layer would be kept for nothing
+        # The model does not generate here, so a cache of keys and values would waste memory.
         self.constant_arguments = {"use_cache": False} if hasattr(inner.config, "use_cache") else {}
         self.backbone: nn.Module = backbone
         if inner is backbone:
@@ -67,7 +67,7 @@ class RankingModel(nn.Module):
 
     @property
     def base(self) -> PreTrainedModel:
-        """The transformers model itself, without a peft wrapper."""
+        """The transformers model without a peft wrapper."""
         backbone: Any = self.backbone
         return backbone.get_base_model() if hasattr(backbone, "peft_config") else backbone
 
@@ -76,8 +76,8 @@ class RankingModel(nn.Module):
         return next(self.parameters()).device
 
     def hidden_states(self, sequences: Sequences) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Chunks of (rows [n], hidden states [tokens, D], lengths [n]): all sequences once, longest first, but those
-        without a token, which no tokenizer with special tokens gives.
+        """Yields chunks (rows [n], hidden states [tokens, D], lengths [n]) of all sequences, longest first. Skips
+        sequences without tokens, which occur only with tokenizers without special tokens.
 
         The hidden states of a chunk's sequences are concatenated in the order of `rows`.
         """
@@ -97,7 +97,7 @@ class RankingModel(nn.Module):
         order = order[lengths[order] > 0]
         begin, used = 0, 0
         for position, length in enumerate(lengths[order].tolist()):
-            # padded, every sequence of the chunk is as long as its first
+            # With padding, every sequence of the chunk takes the length of the first.
             cost = length if self.packed else int(lengths[order[begin]]) if position > begin else length
             if budget is not None and position > begin and used + cost > budget:
                 yield order[begin:position]
@@ -112,7 +112,7 @@ class RankingModel(nn.Module):
         return self._backbone(input_ids=torch.cat(pieces)[None], **joined, **arguments)[0]
 
     def _run_padded(self, pieces: list[Tensor], lengths: Tensor, **further: list[Tensor]) -> Tensor:
-        padded = nn.utils.rnn.pad_sequence(pieces, batch_first=True)  # [n, T]; what stands on padding is never seen
+        padded = nn.utils.rnn.pad_sequence(pieces, batch_first=True)  # [n, T]
         others = {name: nn.utils.rnn.pad_sequence(parts, batch_first=True) for name, parts in further.items()}
         if bool((lengths == lengths[0]).all()):
             return self._backbone(input_ids=padded, **others).flatten(0, 1)
@@ -120,32 +120,32 @@ class RankingModel(nn.Module):
         return self._backbone(input_ids=padded, attention_mask=mask.long(), **others)[mask]
 
     def _backbone(self, **arguments: Any) -> Tensor:
-        # adapters sit inside the layers, so the body sees them; heads are applied elsewhere
+        # The body includes the adapters, which are inside the layers; it excludes the head.
         return body_of(self.base)(**arguments, **self.constant_arguments).last_hidden_state
 
     def forward(self, sequences: Sequences) -> object:
-        """The output of the kind for N sequences: scores [N], vectors [N, D], or what the kind's `score` reads."""
+        """Returns the kind's output for N sequences: scores [N], vectors [N, D], or another input of its `score`."""
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def score(self, output: Any, batch: Batch) -> Tensor:
-        """[B, G] scores of the candidates of each query. output: what `forward` gives for `batch.sequences`."""
+        """Returns the scores [B, G] of each query's candidates. output: the result of `forward(batch.sequences)`."""
         raise NotImplementedError(f"{type(self).__name__} must define score")
 
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
-        """[slots] float32: the score of every candidate of the table for its query, on every rank."""
+        """Returns [slots] float32 on every rank: the score of every candidate of the table for its query."""
         raise NotImplementedError(f"{type(self).__name__} must define slot_scores")
 
     def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
-        """What is known of groups before any forward pass."""
+        """Returns the labels of the groups, which do not depend on the weights."""
         return self.inputs.labels(table, groups)
 
     def truncation(self, table: ExampleTable) -> str | None:
-        """One line about what the maximum lengths cut off from the table's texts, or None."""
+        """Returns one line about truncation of the table's texts by the maximum lengths, or None."""
         return self.inputs.report(table)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Evaluation mode inside the block; the mode of before afterwards."""
+        """Sets evaluation mode inside the block and restores the previous mode afterwards."""
         training = self.training
         self.eval()
         try:
@@ -154,7 +154,7 @@ class RankingModel(nn.Module):
             self.train(training)
 
     def saved_state(self) -> dict[str, Tensor]:
-        """The weights on which an output depends, by name: those that a saved folder gives back."""
+        """Returns the weights that affect an output, by name, as a saved folder restores them."""
         return dict(self.state_dict())
 
     @property
@@ -163,21 +163,21 @@ class RankingModel(nn.Module):
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
-        """The model as it was before its adapters: a reference that needs no second copy of the weights."""
+        """Disables the adapters inside the block: a reference model without a second copy of the weights."""
         backbone: Any = self.backbone
         frozen = [parameter for parameter in backbone.parameters() if not parameter.requires_grad]
         try:
             with backbone.disable_adapter():
                 yield
         finally:
-            for parameter in frozen:  # peft has every adapter trained again, those of an unused pooler too
+            for parameter in frozen:  # peft re-enables gradients of all adapters, including an unused pooler's.
                 parameter.requires_grad_(False)
 
 
 def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor], count: int, device: torch.device) -> Tensor | None:
-    """[count, …] the values of chunks in the order of their sequences, 0 for a sequence without tokens.
+    """Returns the chunks' values [count, …] in the order of the sequences, 0 for a sequence without tokens.
 
-    parts: [n, …] values of each chunk; rows: [n] the chunk's rows. None where there is no chunk.
+    parts: [n, …] values of each chunk; rows: [n] the chunk's rows. Returns None if there are no chunks.
     """
     if not parts:
         return None
@@ -189,7 +189,7 @@ def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor], count: int, device
 
 
 def _switch_to_packed(backbone: PreTrainedModel) -> bool:
-    """Turns packed attention on if the architecture allows it, and says whether it does."""
+    """Enables packed attention if the architecture supports it, and returns whether it does."""
     asked = backbone.config._attn_implementation
     if asked == "sdpa":
         backbone.config._attn_implementation = PACKED_SDPA
@@ -201,8 +201,8 @@ def _switch_to_packed(backbone: PreTrainedModel) -> bool:
 
 @contextmanager
 def plain_attention(backbone: PreTrainedModel, packed: bool) -> Iterator[Any]:
-    """The backbone with transformers' own attention: other libraries know no packed one, and a packed sequence cannot
-    grow by a token. packed: of the `RankingModel` around it."""
+    """Yields the backbone with transformers' own attention, which other libraries and generation need. packed: whether
+    the enclosing `RankingModel` uses packed attention."""
     config = backbone.config
     asked = config._attn_implementation
     if packed:
@@ -214,7 +214,7 @@ def plain_attention(backbone: PreTrainedModel, packed: bool) -> Iterator[Any]:
 
 
 def freeze_pooler(backbone: PreTrainedModel) -> None:
-    """Encoders such as BERT carry a pooling head that no embedding uses: kept for the export, not trained."""
+    """Freezes the pooling head of encoders such as BERT, which embeddings do not use; exports keep it."""
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module):
         pooler.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Fingerprints of saved models: the content of their files, without loading them."""
+"""Fingerprints of saved models, computed from their files without loading them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rankpo.storage.folders import checksum
 
 TOKENIZER = ("tokenizer", "special_tokens", "vocab", "merges", "chat_template", "added_tokens", "spiece")
 WEIGHTS = (".safetensors", ".json")
-LEFT_OUT = ("manifest.json", "generation_config.json", "README.md")  # nothing of them is trained
+LEFT_OUT = ("manifest.json", "generation_config.json", "README.md")  # These files contain no trained values.
 
 
 def of_source(source: Source) -> dict[str, str]:
-    """{"weights": …, "tokenizer": …} of a checkpoint's folder by the content of its files."""
+    """Returns {"weights": …, "tokenizer": …}, digests of the files in a checkpoint's folder."""
     folder = Path(source.folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "adapter" not in path.parts[-2:-1])
     tokens = [path for path in files if path.name.startswith(TOKENIZER)]
@@ -34,5 +34,5 @@ def _digest(folder: Path, files: list[Path]) -> str:
 
 @lru_cache(maxsize=4096)
 def _of_file(path: Path, size: int, time: int) -> str:
-    """The checksum of a file, computed once as long as its size and time stay."""
+    """Returns the checksum of a file, cached by its size and modification time."""
     return checksum(path)

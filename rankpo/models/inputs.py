@@ -1,4 +1,4 @@
-"""Inputs: how the texts of a table become a model's token sequences, and how sequences become a batch."""
+"""Inputs: conversion of a table's texts to a model's token sequences, and of sequences to a batch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ import torch
 import xxhash
 
 from rankpo.data.batch import join, labels_of, own_negatives, stored_reference
+from rankpo.data.dataset import Pieces
 from rankpo.data.loaders.ranking import Group
-from rankpo.data.table import ExampleTable, Pieces
+from rankpo.data.table import ExampleTable
 from rankpo.data.text.special_tokens import SpecialTokens
+from rankpo.models.loading import LoadingError
 from rankpo.types import Batch, Labels, Sequences
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class GroupKeys(NamedTuple):
-    """The sequences of one group, each named by a hashable key; equal keys are one sequence.
+    """Keys of the sequences of one group; equal keys denote one sequence.
 
     candidates: one key per candidate. query: the key of the query's own sequence, None for models that read the query
-    together with its candidates.
+    jointly with its candidates.
     """
 
     candidates: Sequence[Hashable]
@@ -33,10 +35,10 @@ class GroupKeys(NamedTuple):
 
 
 class Inputs(ABC):
-    """How the models of one kind read a table.
+    """Base of the inputs of all kinds.
 
-    A kind writes `pieces`, `keys`, `sizes` and `sequences`; `costs` and `collate` are the same for all kinds.
-    tokenizer: the tokenizer of the model. settings: the settings of the kind, with which the texts are read.
+    A kind implements `pieces`, `keys`, `sizes` and `sequences`; all kinds share `costs` and `collate`.
+    tokenizer: the tokenizer of the model. settings: the settings of the kind.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -44,11 +46,11 @@ class Inputs(ABC):
 
     @abstractmethod
     def pieces(self) -> Pieces:
-        """How texts become rows of the table."""
+        """Returns the conversion of texts to rows of the table."""
 
     @abstractmethod
     def keys(self, group: Group) -> GroupKeys:
-        """The sequences that a group needs."""
+        """Returns the keys of a group's sequences."""
 
     @abstractmethod
     def sizes(self, table: ExampleTable, keys: Sequence[Any]) -> np.ndarray:
@@ -59,9 +61,9 @@ class Inputs(ABC):
         """The sequences of the keys, in their order."""
 
     def positives(self, table: ExampleTable, group: Group) -> Sequence[Hashable]:
-        """Keys of the texts that the whole table knows to be relevant to the group's query.
+        """Returns keys of the texts that any example of the table marks as relevant to the group's query.
 
-        Raises ValueError for models that do not read a text on its own.
+        Raises ValueError for models that do not encode texts separately.
         """
         raise ValueError(
             f"{type(self).__name__} reads a query together with its candidates: candidates of other queries cannot be "
@@ -69,15 +71,15 @@ class Inputs(ABC):
         )
 
     def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
-        """The labels of groups; kinds that score tokens add how many."""
+        """Returns the labels of the groups; kinds that score tokens add token counts."""
         return labels_of(groups)
 
     def shared(self, table: ExampleTable, keys: Sequence[Any]) -> int:
-        """Tokens that the sequences of one group have in common and that the model computes once."""
+        """Returns the number of common tokens in a group's sequences that the model computes once."""
         return 0
 
     def report(self, table: ExampleTable) -> str | None:
-        """One line about what the maximum lengths cut off from the table, or None."""
+        """Returns one line about truncation of the table by the maximum lengths, or None."""
         return None
 
     def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
@@ -96,9 +98,9 @@ class Inputs(ABC):
         with_positives: bool = False,
         reference: np.ndarray | None = None,
     ) -> Batch:
-        """A batch in which every distinct sequence stands once: first those of queries, then those of candidates.
+        """Returns a batch that holds each distinct sequence once, queries before candidates.
 
-        with_positives: also lists which sequences are known to be relevant to which query. reference: [slots] stored
+        with_positives: fills `Batch.positives`. reference: [slots] stored
         scores of the reference model.
         """
         of_groups = [self.keys(group) for group in groups]
@@ -129,25 +131,25 @@ class Inputs(ABC):
 
 
 class TextInputs(Inputs):
-    """Inputs of models that read each text on its own: prompt in front, special tokens around, cut at the role's length.
+    """Inputs of models that encode each text separately: prompt, text and special tokens, cut at the role's length.
 
     The prompt is tokenised together with the text, as sentence-transformers and the servers do, so that a text has
-    the same tokens in training, in evaluation and once deployed. A key is (row of the table, role); the role is ""
-    where both roles read a row alike. Roles are "query" and "candidate".
+    the same tokens in training, evaluation and deployment. A key is (row of the table, role); the role is ""
+    if a row has the same tokens in both roles. Roles are "query" and "candidate".
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: object) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
         self.special = SpecialTokens.learn(tokenizer)
 
     @property
     def roles_alike(self) -> bool:
-        """Whether a row of the table gives the same tokens as query and as candidate."""
+        """Whether a row of the table has the same tokens as query and as candidate."""
         return bool(self.settings.query_max_length == self.settings.passage_max_length)
 
     def prompt(self, role: str) -> str:
-        """The text in front of every text of the role."""
+        """Returns the prompt of the role."""
         return str(self.settings.query_prompt if role == "query" else self.settings.passage_prompt)
 
     def max_length(self, role: str) -> int:
@@ -200,17 +202,27 @@ class TextInputs(Inputs):
         return [self.key(row, "candidate") for row in table.known_positives(group.query)]
 
     def sequences_of(self, texts: Sequence[str], role: str) -> Sequences:
-        """Token sequences of plain texts, in their order, without looking for duplicates."""
+        """Returns the token sequences of plain texts in their order, without deduplication."""
         encoded = self.tokenize([self.prompt(role) + text for text in texts])
         return join([self.assemble(np.asarray(ids, dtype=np.int64), role) for ids in encoded])
 
 
 def tokenizer_state(tokenizer: Any) -> str:
-    """A text that changes whenever the tokenizer would give other ids, or other ids for its special tokens.
+    """Returns a text that changes with the tokenizer's ids, including those of its special tokens.
 
-    Which token is eos or bos is no part of a fast tokenizer's own state: a folder whose eos was edited has the same one.
+    A fast tokenizer's own state does not include the choice of eos and bos, so this function adds it.
     """
     state = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     flags = [getattr(tokenizer, name, None) for name in ("add_bos_token", "add_eos_token", "add_prefix_space")]
     return json.dumps([state, special, flags], sort_keys=True)
+
+
+def check_vocabulary(origin: str, inputs: Inputs, backbone: PreTrainedModel) -> None:
+    """Raises LoadingError for a tokenizer with more tokens than the model has embeddings."""
+    embeddings: Any = backbone.get_input_embeddings()
+    rows, size = int(embeddings.weight.shape[0]), len(inputs.tokenizer)
+    if size > rows:
+        raise LoadingError(
+            f"{origin}: the tokenizer has {size} tokens and the model {rows} embeddings; they are not of one model"
+        )

@@ -1,4 +1,4 @@
-"""Weights between two models of one architecture, and weights in another precision."""
+"""Interpolation of the weights of two models of one architecture, and conversion to another precision."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ ADAPTER = "adapter"
 
 
 class InterpolationError(RuntimeError):
-    """Two models that cannot be mixed, or a folder that does not hold what was written."""
+    """Raised for two models that cannot be mixed, or for a folder whose weights differ from the written ones."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """mixed: names that both models have, with floating-point weights. only: those that one of them lacks."""
+    """mixed: names of floating-point weights in both models. only: names in one of the models."""
 
     mixed: tuple[str, ...]
     only: tuple[str, ...]
 
 
 def shared_names(start: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> Shared:
-    """Raises InterpolationError for a weight of two shapes, or where nothing is shared."""
+    """Raises InterpolationError for a weight with different shapes, or without shared weights."""
     both = [name for name, tensor in trained.items() if name in start and tensor.is_floating_point()]
     for name in both:
         if start[name].shape != trained[name].shape:
@@ -44,7 +44,7 @@ def shared_names(start: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> 
 
 
 def interpolate(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """(1 - α)·start + α·trained where both have a weight, else trained's; in float32.
+    """(1 - α)·start + α·trained for weights in both models, else the trained weight; in float32.
 
     WiSE-FT, https://arxiv.org/abs/2109.01903 eq. 1: α = 0 is the start, 1 the trained model.
     """
@@ -58,9 +58,9 @@ def interpolate(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], alph
 def mean_weights(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of several models' weights: a uniform soup, https://arxiv.org/abs/2203.05482 section 2.
 
-    Sums are taken in float64, so that the order of the models does not matter; integers, such as counts of updates,
-    are those of the last. Takes one model at a time. Raises InterpolationError for models whose weights differ in name
-    or shape, and for none.
+    Sums are in float64, so that the order of the models does not matter; integers, such as counts of updates, come
+    from the last model. Memory holds one model at a time. Raises InterpolationError for models whose weights differ in
+    name or shape, and for an empty iterable.
     """
     total: dict[str, Tensor] = {}
     last: Mapping[str, Tensor] = {}
@@ -85,9 +85,9 @@ def mean_weights(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
-    """Rounds floating-point weights to what `dtype` can hold; they stay float32.
+    """Rounds floating-point weights to values of `dtype`, stored as float32.
 
-    Raises InterpolationError for a weight that does not fit: float16 ends at 65,504.
+    Raises InterpolationError for a weight that overflows: the largest float16 is 65,504.
     """
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
@@ -101,8 +101,7 @@ def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
 def cast_folder(source: Path, target: Path, dtype: str) -> None:
     """Copies a folder of a saved model with its weights in `dtype`; adapters beside them are left out.
 
-    The weights must have been rounded to it (`round_weights`), so that nothing changes. Raises InterpolationError
-    where a weight would.
+    Call `round_weights` before, so that the conversion is exact. Raises InterpolationError for a weight that changes.
     """
     with written_whole(target) as folder:
         for path in sorted(source.rglob("*")):

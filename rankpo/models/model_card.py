@@ -1,4 +1,4 @@
-"""Model cards: the README.md of a saved model, with what it was trained on and what it scores."""
+"""Model cards: the README.md of a saved model, with its training data and metrics."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def public_name(base_model: str | None) -> str | None:
-    """A hub id as it is; of a path of this machine the folder's name alone."""
+    """Returns a hub id unchanged, and for a local path the folder's name."""
     is_path = base_model is not None and (Path(base_model).is_dir() or base_model.startswith((".", "/", "~")))
     return Path(base_model).name if base_model is not None and is_path else base_model
 
 
-def origin(description: Mapping[str, Any]) -> str:
-    """How a model was trained and from what, as the end of a sentence."""
+def origin(description: Mapping[str, object]) -> str:
+    """Returns the training method and base model, as the end of a sentence."""
     base = str(description.get("base_model") or "random weights")
     return f"trained with rankpo (loss {markdown(str(description.get('loss', '')))}) from {markdown(base)}"
 
 
 def base_line(description: Mapping[str, object]) -> list[str]:
-    """The line of the card's head that names the base model, if its name is a hub id with an owner.
+    """Returns the card header's line with the base model, if its name is a hub id with an owner.
 
-    Hubs resolve it: a folder's name would be a dead link.
+    Hubs resolve the name, so a folder's name would be a dead link.
     """
     base = str(description.get("base_model") or "")
     return [f"base_model: {base}"] if HUB_ID.fullmatch(base) else []
@@ -36,9 +36,9 @@ def base_line(description: Mapping[str, object]) -> list[str]:
 def card_of(
     description: Mapping[str, object], library: str, task: str, tags: Sequence[str], about: Sequence[str]
 ) -> str:
-    """Markdown with the head that model hubs read. about: lines on what the model is and how it is used.
+    """Returns Markdown with the header for model hubs. about: lines on the model and its usage.
 
-    description: holds no path of this machine.
+    description: must not contain local paths.
     """
     lines = [
         "---",

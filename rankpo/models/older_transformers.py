@@ -1,6 +1,6 @@
-"""What transformers 5 alone understands in a saved folder, said in the words of 4 too: servers still come with it.
+"""Compatibility of saved folders with transformers 4, which servers still use.
 
-Seen with infinity 0.0.78 on transformers 4.57 (2026-11-21): such a folder did not load there.
+Without it, folders failed to load with infinity 0.0.78 on transformers 4.57 (2026-11-21).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _rewrite(path: Path, change: Any) -> None:
 
 
 def _tokenizer(values: dict[str, object]) -> dict[str, object]:
-    """The class has its old name again; 4 expects the names of extra tokens as a mapping, and fails on a list."""
+    """Restores the old class name and the mapping of extra tokens, since transformers 4 fails on a list."""
     if values.get("tokenizer_class") == "TokenizersBackend":
         values["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(values.get("extra_special_tokens"), list):
@@ -31,9 +31,9 @@ def _tokenizer(values: dict[str, object]) -> dict[str, object]:
 
 
 def _config(values: dict[str, object]) -> dict[str, object]:
-    """4 passes over rope_parameters and takes a base of 10,000 without a word, where Qwen has 1,000,000.
+    """Adds rope_theta: transformers 4 ignores rope_parameters and uses a base of 10,000, where Qwen has 1,000,000.
 
-    Parameters for each kind of layer (Gemma 3) stay as they are: 4 has their usual values built in.
+    Parameters per layer type (Gemma 3) stay unchanged, since transformers 4 has their usual values as defaults.
     """
     rope = values.get("rope_parameters")
     if not isinstance(rope, dict) or "rope_theta" not in rope:

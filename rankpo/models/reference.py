@@ -1,4 +1,4 @@
-"""Reference scores from three interchangeable sources: stored before the run, a frozen copy, or adapters off."""
+"""Reference scores from three interchangeable sources: stored scores, a frozen copy, or disabled adapters."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ FILE = "reference_logprobs.safetensors"
 
 
 class Reference(ABC):
-    """`scores(batch)` gives the reference model's [B, G], without gradient.
+    """Source of reference scores: `scores(batch)` returns [B, G] without gradient.
 
-    `states(sequences)` gives what a `TokenRequest` needs of a reference that is a causal language model.
-    autocast: the policy's, set by the trainer; a reference of another precision would differ from it before any update.
+    `states(sequences)` returns the states that a `TokenRequest` needs of a causal language model as the reference.
+    autocast: the policy's, set by the trainer, since a reference in another precision would differ from the policy
+    before the first update.
     """
 
     autocast: Callable[[], AbstractContextManager[None]] = staticmethod(nullcontext)
@@ -44,12 +45,12 @@ class Reference(ABC):
 
 
 class StoredReference(Reference):
-    """Scores that were computed for the whole table before training; batches carry them.
+    """Scores of the whole table, computed before training; batches carry them.
 
-    They come from other chunks than the policy's, so that the last digits differ: before the first update, policy
-    less reference is rounding noise (1e-7 of a score in float32) and not 0 as with the other two. The first loss is
-    log 2 to about 1e-6 then, and which of two equal rewards is larger a coin toss: `rewards/accuracies` means
-    something from the second update on. No threshold hides that: a real gap of that size would vanish too.
+    Chunks differ from those of the policy's forward pass, so the last digits differ: before the first update, policy
+    minus reference is rounding noise (1e-7 of a score in float32) and not 0 as with the other sources. The first loss
+    then equals log 2 up to about 1e-6, and the order of equal rewards is random, so that `rewards/accuracies` is
+    meaningful from the second update. No threshold hides the noise, because it would hide real gaps of that size.
     """
 
     def scores(self, batch: Batch) -> Tensor:
@@ -58,7 +59,7 @@ class StoredReference(Reference):
 
 
 class LiveReference(Reference):
-    """A frozen copy of the start model, scored beside the policy in every micro-batch."""
+    """A frozen copy of the start model, which scores every micro-batch."""
 
     def __init__(self, model: Any) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -67,7 +68,7 @@ class LiveReference(Reference):
     def scores(self, batch: Batch) -> Tensor:
         with self.autocast():
             rows = self.model(batch.sequences)
-        return self.model.score(rows, batch)  # outside: products of embeddings stay float32, as the policy's do
+        return self.model.score(rows, batch)  # Outside autocast, like the policy's: float32 products.
 
     def states(self, sequences: Sequences) -> ReferenceStates:
         with self.autocast():
@@ -75,7 +76,7 @@ class LiveReference(Reference):
 
 
 class AdapterReference(Reference):
-    """The policy with its adapters switched off: one copy of the weights in memory."""
+    """The policy with disabled adapters, which needs one copy of the weights."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -99,11 +100,11 @@ def stored_scores(
     say: Callable[[str], None],
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> np.ndarray:
-    """[slots] float32: the model's score of every candidate of the table for its query.
+    """Returns [slots] float32: the model's score of every candidate of the table for its query.
 
-    Kept under `cache_dir`/reference, keyed by weights, settings, precision and table, so that later runs and all
-    jobs of a sweep reuse it; of jobs that start at once, one computes. autocast: the policy's; a difference of
-    precision is no preference.
+    The cache `cache_dir`/reference is keyed by weights, settings, precision and table, so that later runs and all
+    jobs of a sweep share it; of simultaneous jobs, one computes. autocast: the policy's, so that precision does not
+    affect the preference.
     """
     device = model.device.type
     with autocast():
@@ -124,10 +125,10 @@ def stored_scores(
 
 @contextmanager
 def _forward_under(model: nn.Module, autocast: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    """Lets the forward pass run under autocast, and nothing else: as the accelerator does with the policy's."""
+    """Runs only the forward pass under autocast, as the accelerator does for the policy."""
     forward, own = model.forward, model.__dict__.get("forward")
 
-    def wrapped(*arguments: Any, **named: Any) -> Any:
+    def wrapped(*arguments: Any, **named: object) -> object:
         with autocast():
             return forward(*arguments, **named)
 
@@ -136,12 +137,12 @@ def _forward_under(model: nn.Module, autocast: Callable[[], AbstractContextManag
         yield
     finally:
         del model.forward
-        if own is not None:  # the accelerator's, put there before
+        if own is not None:  # The accelerator set this one.
             model.forward = own  # type: ignore[method-assign]
 
 
 def _write(path: Path, scores: np.ndarray, table: ExampleTable, settings: Any) -> None:
-    """The scores, and what they belong to, whole or not at all; on rank 0, while the others wait."""
+    """Writes the scores and their provenance atomically on rank 0, while the other ranks wait."""
     if processes.rank() == 0:
         with replacing(path) as temporary:
             metadata = {**_belongs(table, settings), "checksum": _digest(scores)}
@@ -150,7 +151,7 @@ def _write(path: Path, scores: np.ndarray, table: ExampleTable, settings: Any) -
 
 
 def _read(path: Path) -> tuple[np.ndarray, dict[str, str]]:
-    """Scores and what they belong to. Raises StorageError where they are not those that were written."""
+    """Returns the scores and their provenance. Raises StorageError for damaged files."""
     try:
         with safe_open(path, framework="np") as opened:
             found, scores = dict(opened.metadata() or {}), opened.get_tensor("scores")
@@ -166,7 +167,7 @@ def _digest(scores: np.ndarray) -> str:
 
 
 def _drop_damaged(path: Path, say: Callable[[str], None]) -> None:
-    """Removes a file of scores that cannot be used, on rank 0: they are computed again."""
+    """Removes a damaged file of scores on rank 0, so that the run computes them again."""
     if processes.rank() == 0 and path.exists():
         try:
             _read(path)
@@ -176,21 +177,23 @@ def _drop_damaged(path: Path, say: Callable[[str], None]) -> None:
 
 
 def _belongs(table: ExampleTable, settings: object) -> dict[str, str]:
-    """What stored scores hold for: these texts under this tokenizer, read in this way."""
+    """Returns the provenance of stored scores: texts, tokenizer and settings."""
     return {"table": table.folder.name, "settings": repr(settings)}
 
 
-def save_scores(path: Path, scores: np.ndarray, table: ExampleTable, settings: Any, say: Callable[[str], None]) -> None:
-    """Keeps reference scores beside a run, for `load_reference_logprobs=` of others."""
+def save_scores(
+    path: Path, scores: np.ndarray, table: ExampleTable, settings: object, say: Callable[[str], None]
+) -> None:
+    """Saves reference scores in a run's folder, for `load_reference_logprobs=` of other runs."""
     _write(path, scores, table, settings)
     say(f"reference log-probabilities kept in {path}")
 
 
-def load_scores(path: str, table: ExampleTable, settings: Any, say: Callable[[str], None]) -> np.ndarray:
-    """[slots] scores from a file of `save_scores`, or from a run directory that has one; of whatever model.
+def load_scores(path: str, table: ExampleTable, settings: object, say: Callable[[str], None]) -> np.ndarray:
+    """Returns scores [slots] from a file of `save_scores`, or from a run directory with one, of any model.
 
-    Raises ConfigError where it is not there, or was computed for other data, tokens or lengths; StorageError where
-    it is damaged.
+    Raises ConfigError if the file is missing or belongs to other data, tokens or lengths, and StorageError if it is
+    damaged.
     """
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not file.is_file():
@@ -209,7 +212,7 @@ def load_scores(path: str, table: ExampleTable, settings: Any, say: Callable[[st
 
 
 def fingerprint_weights(module: nn.Module) -> str:
-    """Of all parameters and buffers, by name and content."""
+    """Returns a digest of all parameters and buffers, by name and content."""
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())

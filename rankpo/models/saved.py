@@ -1,4 +1,4 @@
-"""Saved folders: of which kind a folder is and which settings it states, read without any library."""
+"""Saved folders: detection of the kind and reading of the settings, without other libraries."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 from rankpo.models.settings import Settings
 
-RECORD = "rankpo.json"  # in every folder that rankpo writes: kind, settings, and what the model was trained on
-OLD_RERANKER_RECORD = "reranker.json"  # the settings of rerankers that versions before this one wrote
+RECORD = "rankpo.json"  # Every folder of rankpo has it: kind, settings, training data.
+OLD_RERANKER_RECORD = "reranker.json"  # Settings of rerankers in folders of older versions.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stated:
-    """What a folder states about a kind of model.
+    """Settings of a kind that a folder states.
 
-    values: keys of the kind's settings. source: the files that state them, for messages. notes: lines about what the
-    folder holds and rankpo does not use. lower_case: whether texts are turned into lower case before they are read.
+    values: keys of the kind's settings. source: the files with these settings, for messages. notes: lines about contents
+    of the folder that rankpo does not use. lower_case: whether texts are lower-cased before tokenisation.
     """
 
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     source: str
     notes: tuple[str, ...] = ()
     lower_case: bool = False

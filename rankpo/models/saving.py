@@ -1,6 +1,6 @@
-"""Saving: one way for all kinds to write a model as a folder that other libraries load with the same outputs.
+"""Saving of models of all kinds as folders that other libraries load with the same outputs.
 
-The folder takes its name only after it was loaded again and its outputs were found equal.
+The folder gets its final name only after a reload has reproduced the model's outputs.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Model = TypeVar("Model", bound=RankingModel)
 
 
 class ExportError(RuntimeError):
-    """A folder that would not give the same outputs elsewhere."""
+    """Raised for a folder that would give different outputs in other libraries."""
 
 
 class FolderFormat(ABC, Generic[Model]):
-    """What the folder of one kind holds besides weights and tokenizer, and how it is compared with the model.
+    """Contents of a kind's folder besides weights and tokenizer, and its comparison with the model.
 
-    kind: as in rankpo.json. output: what is compared, in messages. tolerance: the largest difference that is allowed.
+    kind: as in rankpo.json. output: the compared quantity, for messages. tolerance: the largest allowed difference.
     """
 
     kind: str
@@ -39,11 +39,11 @@ class FolderFormat(ABC, Generic[Model]):
     tolerance: float = 1e-4
 
     def weights(self, model: Model) -> PreTrainedModel:
-        """The transformers model that is saved; adapters are merged into a copy."""
+        """Returns the transformers model to save; a copy receives merged adapters."""
         return merged(model)
 
     def tokenizer(self, model: Model) -> PreTrainedTokenizerBase:
-        """The tokenizer that is saved."""
+        """Returns the tokenizer to save."""
         return model.tokenizer
 
     def settings(self, model: Model) -> Mapping[str, Any]:
@@ -69,18 +69,18 @@ class FolderFormat(ABC, Generic[Model]):
         """The largest difference between an output of the model and of the folder as other libraries load it."""
 
     def allowed(self, model: Model) -> float:
-        """The largest difference that is allowed for this model."""
+        """Returns the largest allowed difference for this model."""
         return self.tolerance
 
-    hint: str = ""  # what to try where a folder differs
+    hint: str = ""  # Advice for folders that differ.
 
 
 def save(folder: Path, model: Model, layout: FolderFormat[Model], description: Mapping[str, Any]) -> float:
     """Writes merged weights, tokenizer, rankpo.json and README.md, and new adapters in adapter/; then loads the folder
     again and compares.
 
-    description: loss, data, metrics and versions for rankpo.json and the card; paths of this machine in it are cut
-    to their last part. What the folder held before stays until the new one was found equal. Returns the largest
+    description: loss, data, metrics and versions for rankpo.json and the card; local paths in it are reduced
+    to their last part. Earlier contents of the folder stay until the comparison succeeds. Returns the largest
     difference. Raises ExportError for a larger difference than the kind allows.
     """
     description = without_paths({**description, "base_model": public_name(description.get("base_model"))})
@@ -108,13 +108,13 @@ def save(folder: Path, model: Model, layout: FolderFormat[Model], description: M
 def _save_adapters(folder: Path, model: Model, layout: FolderFormat[Model], tokenizer: PreTrainedTokenizerBase) -> None:
     adapters: Any = model.backbone
     adapters.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's own card: empty headings, and the base's local path
+    (folder / "README.md").unlink(missing_ok=True)  # peft's card has empty headings and a local path.
     tokenizer.save_pretrained(folder)
     layout.beside_adapters(folder, model)
 
 
 def merged(model: RankingModel) -> PreTrainedModel:
-    """The bare backbone; with adapters, a copy into which they are merged: the training model stays as it is."""
+    """Returns the plain backbone; with adapters, a merged copy, so that the trained model stays unchanged."""
     if not model.has_adapters:
         return model.base
     adapters: Any = copy.deepcopy(model.backbone)
@@ -122,7 +122,7 @@ def merged(model: RankingModel) -> PreTrainedModel:
 
 
 def without_paths(value: Any) -> Any:
-    """The value with every absolute path, or path of an existing folder, cut to its last part."""
+    """Returns the value with absolute paths and paths of existing folders reduced to their last part."""
     if isinstance(value, Mapping):
         return {without_paths(name): without_paths(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -135,5 +135,5 @@ def _is_folder(value: str) -> bool:
     return "/" in value and len(value) < 1024 and "\n" not in value and Path(value).exists()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Settings of a kind of model: the keys that its yaml has and its saved folder keeps."""
+"""Settings of a kind of model: the keys of its yaml, stored in its saved folder."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Settings:
 
     yaml_keys: ClassVar[Mapping[str, str]] = {}
 
-    def to_json(self) -> dict[str, Any]:
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples: equal to what is read back
+    def to_json(self) -> dict[str, object]:
+        plain: dict[str, object] = json.loads(json.dumps(asdict(self)))  # lists for tuples: equal to what is read back
         return plain
 
     def in_words(self) -> str:
@@ -43,10 +43,10 @@ class Settings:
         return cls(**values)
 
     def preferring(self, stated: Mapping[str, Any], explicit: Collection[str], folder: str) -> tuple[Self, list[str]]:
-        """These settings with the values that a folder states, unless the command line names the key; and one line for
-        each difference.
+        """Returns these settings updated by a folder's values, except for keys of the command line, and one line per
+        difference.
 
-        explicit: keys under `model` that the command line sets. folder: what states the values, for messages.
+        explicit: keys under `model` on the command line. folder: the source of the values, for messages.
         """
         changed, lines = {}, []
         for name, value in stated.items():

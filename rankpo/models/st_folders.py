@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers, all generations: their modules, lengths, prompts and similarity, as JSON alone."""
+"""Folders of sentence-transformers of all generations: their JSON files with modules, lengths and prompts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GENERAL_KEYS = (
     "truncate_dim",
     "activation_fn",
 )
-# values of a Transformer's keys under which it does what rankpo does; other values are refused
+# rankpo supports only these values of a Transformer's keys.
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "transformer_task": ("feature-extraction",),
     "module_output_name": ("token_embeddings",),
@@ -48,7 +48,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "tokenizer_name_or_path": (None,),
 }
 TRANSFORMER_KEYS = ("max_seq_length", "do_lower_case", "query_length", "document_length")
-# architectures whose first two rows of positions are not used
+# These architectures do not use their first two rows of positions.
 OFFSET_TYPES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text")
 
 
@@ -77,19 +77,19 @@ def read_modules(folder: Path) -> list[Module]:
         if not place.is_relative_to(folder.resolve()):
             raise ConfigError([f"{folder / MODULES}: the path {entry['path']!r} of {name} lies outside the folder"])
         files = TRANSFORMER_CONFIGS if name == "Transformer" else ("config.json",)
-        # a module without files has no folder, and a Transformer's own config.json is the model's
+        # A module without files has no folder, and config.json of a Transformer belongs to the model.
         config = next((found for file in files if (found := read_json(folder / str(entry["path"]) / file))), {})
         modules.append(Module(name, folder / str(entry["path"]), config))
     return modules
 
 
 def transformer_folder(folder: Path) -> Path:
-    """Where weights and tokenizer are: the folder itself, or the place that modules.json names (`0_Transformer`)."""
+    """Returns the folder of weights and tokenizer: the folder itself, or that in modules.json (`0_Transformer`)."""
     first = next(iter(read_modules(folder)), None)
     return first.folder if first is not None and first.name == "Transformer" else folder
 
 
-def read_general(folder: Path) -> dict[str, Any]:
+def read_general(folder: Path) -> dict[str, object]:
     """The keys of config_sentence_transformers.json. Raises ConfigError for one that is not known."""
     general = read_json(folder / GENERAL)
     check_keys(folder / GENERAL, general, GENERAL_KEYS)
@@ -97,7 +97,7 @@ def read_general(folder: Path) -> dict[str, Any]:
 
 
 def check_transformer(module: Module, allowed: Mapping[str, tuple[Any, ...]] = NEUTRAL) -> None:
-    """Raises ConfigError for a key of a Transformer that is unknown, or that asks for what rankpo does not do."""
+    """Raises ConfigError for an unknown key of a Transformer and for unsupported values."""
     check_keys(module.folder / TRANSFORMER_CONFIGS[0], module.config, (*TRANSFORMER_KEYS, *NEUTRAL))
     for key, value in module.config.items():
         if key in allowed and value not in allowed[key]:
@@ -113,11 +113,11 @@ def check_keys(place: Path, found: Collection[str], known: Collection[str]) -> N
 def length_of(module: Module) -> int | None:
     """Tokens of the longest text: the Transformer's own limit, else the tokenizer's, at most the model's positions.
 
-    None where nothing states one.
+    Returns None without any limit.
     """
     own = module.config.get("max_seq_length")
     general = read_json(module.folder / "tokenizer_config.json").get("model_max_length")
-    if general is not None and general > 1_000_000:  # a tokenizer without a limit states 1e30
+    if general is not None and general > 1_000_000:  # Tokenizers without a limit have 1e30.
         general = None
     positions = positions_of(read_json(module.folder / "config.json"))
     stated = [int(value) for value in (own if own is not None else general, positions) if value is not None]

@@ -1,8 +1,8 @@
-"""Models that give vectors: what they offer to in-batch losses, retrieval and evaluation.
+"""GivesVectors: the interface of models with vectors for in-batch losses, retrieval and evaluation.
 
-A text has one vector or several. `Vectors` holds those of many texts one after another; `counts` says how many rows
-belong to each text, so that a bi-encoder (one row a text) and late interaction (one row a token) are trained, encoded
-and gathered over ranks by the same code.
+A text has one vector or several. `Vectors` concatenates those of many texts, and `counts` is the number of rows of each
+text, so that bi-encoders (one row per text) and late interaction (one row per token) share the code for training,
+encoding and gathering over ranks.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from rankpo.types import Batch, Sequences, Vectors
 if TYPE_CHECKING:
     from rankpo.data.table import ExampleTable
 
-ROWS_PER_BLOCK = 32768  # sequences assembled at once: bounds memory for corpora of any size
+ROWS_PER_BLOCK = 32768  # Sequences per block, which bounds memory.
 SLOTS_PER_BLOCK = 65536
-ENCODE_TOKENS = 16384  # tokens between two calls of on_progress
+ENCODE_TOKENS = 16384  # Tokens between two calls of on_progress.
 
 OnProgress = Callable[[int], None]
 
 
 class GivesVectors(RankingModel):
-    """A `RankingModel` whose kind gives vectors: embedding, late_interaction, sparse.
+    """A `RankingModel` that returns vectors: embedding, late_interaction, sparse.
 
-    A kind writes `dim`, `forward`, `similarity` and `paired`; `counts` too where a text has more than one vector.
+    A kind implements `dim`, `forward`, `similarity` and `paired`, and `counts` if a text has more than one vector.
     """
 
     inputs: TextInputs
@@ -50,7 +50,7 @@ class GivesVectors(RankingModel):
         """[R, D] float32: the rows of all sequences, one sequence after another."""
 
     def counts(self, sequences: Sequences) -> Tensor:
-        """[N] int64 on the CPU: rows that `forward` gives for each sequence; known before it runs."""
+        """Returns [N] int64 on the CPU: the rows that `forward` returns for each sequence, known beforehand."""
         return torch.ones(len(sequences), dtype=torch.int64)
 
     @abstractmethod
@@ -72,7 +72,7 @@ class GivesVectors(RankingModel):
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
         return slot_similarities(self, table)
 
-    @torch.no_grad()  # not inference mode: weights that FSDP2 gathers in it could not be trained afterwards
+    @torch.no_grad()  # Inference mode would make weights that FSDP2 gathers untrainable.
     def encode_sequences(self, sequences: Sequences, on_progress: OnProgress | None = None) -> Tensor:
         """[R, D] rows on the CPU, computed in length-sorted chunks in evaluation mode.
 
@@ -90,7 +90,7 @@ class GivesVectors(RankingModel):
 
 
 def encode_table(model: GivesVectors, table: ExampleTable, rows: np.ndarray, role: str) -> Vectors:
-    """The vectors of rows of a table, on the CPU of every rank; each row is encoded by one rank only.
+    """Returns the vectors of rows of a table on the CPU of every rank; one rank encodes each row.
 
     role: "query" or "candidate".
     """
@@ -110,14 +110,14 @@ def encode_table(model: GivesVectors, table: ExampleTable, rows: np.ndarray, rol
 
 
 def placed(local: Vectors, own: Tensor, count: int) -> Vectors:
-    """The vectors of all `count` sequences on every rank, without gradient. local: of this rank's sequences `own`."""
+    """Gathers the vectors of all `count` sequences on every rank, without gradient. local: those of `own`."""
     counts = processes.place_rows(local.counts.to(local.rows.device), own, count).cpu()
     rows = Vectors(local.rows, counts).places(own)
     return Vectors(processes.place_rows(local.rows, rows, int(counts.sum())), counts)
 
 
 def slot_similarities(model: GivesVectors, table: ExampleTable) -> np.ndarray:
-    """[slots] float32: the score of every candidate of the table for its query; every distinct text is encoded once."""
+    """Returns scores [slots] float32 of the table's candidates for their queries; encodes each distinct text once."""
     query_rows, candidate_rows = np.unique(table.query), np.unique(table.candidates)
     queries = encode_table(model, table, query_rows, "query")
     candidates = encode_table(model, table, candidate_rows, "candidate")

@@ -1,13 +1,13 @@
-"""Texts and judgements behind an evaluation: what its queries and documents say, the grades, the judge's choices."""
+"""Texts and judgements of an evaluation: queries, documents, grades and the judge's choices."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from rankpo.config.construct import build
-from rankpo.data.table import Dataset
+from rankpo.data.dataset import Dataset
 from rankpo.data.text.conversations import plain_text
 from rankpo.report.runs import Evaluation
 
@@ -43,7 +43,7 @@ class Library:
             if evaluation.dataset not in self._datasets and evaluation.source is not None:
                 self._rebuild(evaluation.dataset, evaluation.source)
 
-    def _rebuild(self, name: str, source: Mapping[str, Any]) -> None:
+    def _rebuild(self, name: str, source: Mapping[str, object]) -> None:
         try:
             self._datasets[name] = build(source, f"eval_datasets.{name}")
         except (ValueError, OSError) as error:  # its files may have moved since it was evaluated

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from rankpo.data.table import Dataset
+from rankpo.data.dataset import Dataset
 from rankpo.report import contents, frontier, palette
 from rankpo.report.curves import Change, changes, curves, status
 from rankpo.report.groups import Group, group_runs
@@ -120,7 +120,7 @@ def number(value: Any) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.3g}"
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """A config value in few characters: the last two parts of a path."""
     text = json.dumps(value, default=str) if not isinstance(value, str) else value
     return "/".join(["…", *text.split("/")[-2:]]) if text.count("/") > 2 else text

@@ -1,4 +1,4 @@
-"""What a report reads of runs: their metrics by step, their config, their evaluations by query."""
+"""Runs of a report: their metrics by step, configs, and evaluations by query."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _evaluation(path: Path) -> Evaluation:
     )
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: object, prefix: str = "") -> dict[str, object]:
     """A config as {dotted key: value}."""
     if not isinstance(tree, Mapping):
         return {prefix: tree}

@@ -1,4 +1,4 @@
-"""What task=mine and task=annotate left in a folder, as a person should see it before anyone trains on it."""
+"""Summaries of the outputs of task=mine and task=annotate for review before training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Mined:
     """One file of hard negatives. row: its statistics. svg: scores of positives and negatives. hardest: to be read."""
 
     name: str
-    row: Mapping[str, Any]
+    row: Mapping[str, object]
     svg: str
     hardest: Sequence[Mapping[str, object]]
 
@@ -39,7 +39,7 @@ class Judged:
     pairs: int
     failed: int
     shares: Sequence[tuple[str, Mapping[str, object]]]
-    cost: Mapping[str, Any]
+    cost: Mapping[str, object]
 
 
 def has_stages(folder: Path) -> bool:

@@ -114,7 +114,7 @@ class FaissIndex:
         self.say = say
         self.index = self._open()
 
-    def _open(self) -> Any:
+    def _open(self) -> object:
         faiss = load_faiss()
         path = self._path()
         if self.settings.approximate and path.exists():

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whole folders named by their update."""
+"""Checkpoints of a run: folders named by their update, written atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rankpo.storage.json_files import read_json, write_json
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder that was written completely. step: updates done when it was."""
+    """A complete checkpoint folder. step: the number of completed updates."""
 
     path: Path
     step: int
@@ -31,11 +31,11 @@ class CheckpointStore:
         self.folder = run_dir / "checkpoints"
 
     def clean(self) -> None:
-        """Tidies up after an interrupted writing."""
+        """Cleans up after an interrupted write."""
         for name in {path.name.split(".")[0] for path in self.folder.glob("step-*.*-*")}:
             recover(self.folder / name)
 
-    def save(self, step: int, write: Callable[[Path], None], state: Mapping[str, Any]) -> Checkpoint:
+    def save(self, step: int, write: Callable[[Path], None], state: Mapping[str, object]) -> Checkpoint:
         """Writes step-N: whatever `write` puts into the folder, and `state` as JSON."""
         with written_whole(self.folder / f"step-{step}") as folder:
             write(folder)
@@ -43,12 +43,12 @@ class CheckpointStore:
         return Checkpoint(self.folder / f"step-{step}", step)
 
     def list(self) -> list[Checkpoint]:
-        """All by step, whether valid or not."""
+        """Returns all checkpoints by step, valid or damaged."""
         numbers = [path.name.removeprefix("step-") for path in self.folder.glob("step-*")]
         return [Checkpoint(self.folder / f"step-{n}", n) for n in sorted(int(n) for n in numbers if n.isdigit())]
 
     def newest_valid(self, say: Callable[[str], None]) -> Checkpoint | None:
-        """The newest whose files are as they were written; damaged ones are passed over with a message."""
+        """Returns the newest undamaged checkpoint; reports and skips damaged ones."""
         for checkpoint in reversed(self.list()):
             fault = damage(checkpoint.path)
             if fault is None:

@@ -1,4 +1,4 @@
-"""A file that one job computes under a lock while others wait for it."""
+"""File lock for computed files: one job computes, the others wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's folder: who holds it, whether a run may begin or continue there, and with which config."""
+"""Folder of a run: its lock, and the checks before a run starts or continues there."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Comparable = Callable[[Mapping[str, object]], Mapping[str, object]]
 
 CONFIG = "config.json"
 TRACKER_ID = "tracker_id"
-TRACKER_RUNS = "tracker_runs.json"  # what the run is called by trackers that give it a name
-RUN_FILES = (  # what a run writes beside its checkpoints and FINAL
+TRACKER_RUNS = "tracker_runs.json"  # The run's names in trackers.
+RUN_FILES = (  # A run writes these files beside its checkpoints and FINAL.
     "metrics.jsonl",
     "origin.json",
     "data_report.json",
@@ -29,7 +29,7 @@ RUN_FILES = (  # what a run writes beside its checkpoints and FINAL
     "evaluation/*/*/per_query.jsonl",
     "evaluation/*/*/run.trec",
 )
-# may differ between the start of a run and its continuation
+# These keys may differ between the start of a run and its continuation.
 FREE_KEYS = (
     "overwrite",
     "resume",
@@ -44,7 +44,7 @@ FREE_KEYS = (
 
 @contextmanager
 def claim(run_dir: Path) -> Iterator[None]:
-    """Holds the run directory; a second process that tries gets a StorageError naming the first."""
+    """Locks the run directory; raises StorageError with the holder's name if another process holds it."""
     lock = run_dir / ".lock"
     with ExitStack() as stack:
         try:
@@ -61,7 +61,7 @@ def enter_run_dir(
     resume: str | None,
     comparable: Comparable = lambda tree: tree,
 ) -> bool:
-    """Makes the directory ready and says whether there is something to do; or raises StorageError with the key to set.
+    """Prepares the directory; returns whether work remains. Raises StorageError with the key to set.
 
     A finished run (FINAL is there) is not overwritten without overwrite=true; an unfinished one is continued with
     resume=auto, if its config is the same up to keys that cannot change the result. With resume=auto, a finished
@@ -72,7 +72,7 @@ def enter_run_dir(
     saved_path = run_dir / CONFIG
     recover(run_dir / "FINAL")
     finished = (run_dir / "FINAL").exists()
-    # a run that stopped before its first line, at a bad record say, left nothing to continue or to lose
+    # A run that stopped before its first log line, such as at a bad record, has no results to continue or protect.
     begun = saved_path.exists() and any((run_dir / name).exists() for name in ("checkpoints", "metrics.jsonl"))
     if overwrite and (begun or finished):
         prove(run_dir)
@@ -91,7 +91,7 @@ def enter_run_dir(
 
 
 def start_again(run_dir: Path, config: Mapping[str, object]) -> None:
-    """Removes what an earlier run of this name wrote, and notes the config of the new one: overwrite=true.
+    """Removes the files of an earlier run of this name (overwrite=true) and writes the new run's config.
 
     Files of others stay. Raises StorageError for a folder that holds no run.
     """
@@ -117,7 +117,7 @@ def prove(run_dir: Path) -> None:
 
 
 def remove_empty(folder: Path) -> None:
-    """Removes a folder and those below it, as far as they are empty."""
+    """Removes a folder and its subfolders if they are empty."""
     for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else ():
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
@@ -125,8 +125,8 @@ def remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Keys that differ and may not, as `key: old -> new`."""
+def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """Returns the keys with forbidden differences, as `key: old -> new`."""
     before, after = _flat(json.loads(json.dumps(old))), _flat(json.loads(json.dumps(new)))
     keys = sorted(set(before) | set(after))
     return [

@@ -1,4 +1,4 @@
-"""What the launcher was asked for, as its environment and command line tell: strategy, processes, precision."""
+"""Launch request: strategy, processes and precision from the launcher's environment and command line."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 import psutil
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-# what `accelerate launch` can ask for and the loop does not know: by the variable that tells
+# These variables of `accelerate launch` request features that the loop does not support.
 UNKNOWN = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism_config",
     "ACCELERATE_DYNAMO_BACKEND": "dynamo_backend",
 }
-# of MPI's own launchers, which set no WORLD_SIZE
+# MPI's launchers set these variables and no WORLD_SIZE.
 MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 LAUNCHER = re.compile(r"accelerate(_cli)? launch\b|accelerate-launch\b|accelerate[./]commands[./]launch\b")
 
 
 def contradiction(environment: Mapping[str, str], precision: str) -> str | None:
-    """What `accelerate launch` asks for and this run would not do, in one sentence, or None."""
+    """Returns one sentence on a request of `accelerate launch` that this run does not support, or None."""
     for variable, name in UNKNOWN.items():
         if environment.get(variable, "").lower() not in ("", "no", "false"):
             return f"accelerate's {name} is not supported; the files of accelerate_config/ are what is"
@@ -36,7 +36,7 @@ def contradiction(environment: Mapping[str, str], precision: str) -> str | None:
 
 
 def strategy_asked(environment: Mapping[str, str]) -> str | None:
-    """FSDP or DEEPSPEED, if `accelerate launch` asked for it, else None."""
+    """Returns FSDP or DEEPSPEED, if `accelerate launch` requests it, else None."""
     for name in ("FSDP", "DEEPSPEED"):
         if environment.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             return name
@@ -44,7 +44,7 @@ def strategy_asked(environment: Mapping[str, str]) -> str | None:
 
 
 def processes_asked(environment: Mapping[str, str]) -> int:
-    """How many processes the launcher was asked for.
+    """Returns the requested number of processes.
 
     accelerate's plain launcher, which it takes for MULTI_CPU and for --cpu, starts one and says to nobody how many
     were asked for: only its own command line knows. Tasks of one Slurm step, or of mpirun, are processes too.
@@ -57,10 +57,10 @@ def processes_asked(environment: Mapping[str, str]) -> int:
 
 
 def _asked_on(parent: psutil.Process | None) -> int:
-    """num_processes of the parent's command line or configuration file; 1 if it is no launcher."""
+    """Returns num_processes of the parent's command line or configuration file; 1 if it is not a launcher."""
     try:
         words = parent.cmdline() if parent is not None else []
-    except psutil.Error:  # another user's, or gone
+    except psutil.Error:  # The process belongs to another user or has ended.
         return 1
     if not LAUNCHER.search(" ".join(words[:6])):
         return 1

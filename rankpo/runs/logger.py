@@ -1,4 +1,4 @@
-"""What a run says: console, metrics.jsonl and trackers. The only place that prints."""
+"""Logger of a run: console, metrics.jsonl and trackers. Only this module prints."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SHOWN = ("loss", "rewards/accuracies", "scores/accuracies", "grad_norm", "learni
 
 
 class RunningMetrics:
-    """Means over an update or several, kept as float64 sums on the device until they are asked for."""
+    """Means over one or several updates, stored as float64 sums on the device."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Begins anew."""
+        """Resets all sums."""
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._totals: dict[str, float] = {}
@@ -39,7 +39,7 @@ class RunningMetrics:
     def add(self, name: str, values: Tensor) -> None:
         """values: [n] or []; their mean over everything added, on all ranks, is the result."""
         values = values.detach().double()
-        # one running sum, in the order of adding: what a checkpoint keeps of it continues to the same last digit
+        # One running sum in the order of addition, so that a resumed run reproduces the last digit.
         self._sums[name] = self._sums[name] + values.sum() if name in self._sums else values.sum()
         self._counts[name] = self._counts.get(name, 0) + values.numel()
 
@@ -48,7 +48,7 @@ class RunningMetrics:
         self._totals[name] = self._totals.get(name, 0.0) + value
 
     def end_update(self) -> None:
-        """Marks the end of an update for what `add_sum` collects."""
+        """Marks the end of an update for the sums of `add_sum`."""
         for name in self._totals:
             self._updates[name] = self._updates.get(name, 0) + 1
 
@@ -70,7 +70,7 @@ class RunningMetrics:
         return {**totals, **means}
 
     def state(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """What `restore` takes, as JSON: the sums over all ranks of the log line that is not yet written."""
+        """Returns the state for `restore` as JSON: the sums over all ranks since the last log line."""
         import torch
 
         names, totals = sorted(self._sums), sorted(self._totals)
@@ -87,7 +87,7 @@ class RunningMetrics:
         }
 
     def restore(self, saved: Mapping[str, Any], share: float, device: Any = None) -> None:
-        """Continues from a state. share: 1 on the rank that carries the sums on, 0 on the others."""
+        """Continues from a state. share: 1 on the rank that restores the sums, 0 on the others."""
         import torch
 
         self._sums = {
@@ -111,7 +111,7 @@ class MetricsLogger:
         *,
         main: bool = True,
         tracker: Mapping[str, Any] | None = None,
-        config: Mapping[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
         stream: TextIO | None = None,
     ) -> None:
         self.main = main
@@ -126,7 +126,7 @@ class MetricsLogger:
         self._live: LiveLine | None = None
 
     def say(self, message: str) -> None:
-        """A notice, on the main process only."""
+        """Prints a notice on the main process."""
         if not self.main:
             return
         if self._live is not None:
@@ -152,7 +152,7 @@ class MetricsLogger:
             self._trackers = self._open(first_step, {key for line in lines for key in _logged(line)})
 
     def tick(self, step: int, tokens: int, seconds: float) -> None:
-        """One update is done."""
+        """Advances the progress by one update."""
         self._step, self._tokens, self._seconds = step, self._tokens + tokens, self._seconds + seconds
         if self._live is not None:
             self._live.update(step, tokens, seconds)
@@ -189,7 +189,7 @@ class MetricsLogger:
         speed = f" · {rate:,.0f} tokens/s" if rate else ""
         return f"step {step}/{self._total} · {text}{speed} · ETA {_duration(remaining)}"
 
-    def table(self, rows: Sequence[Mapping[str, Any]], title: str = "") -> str:
+    def table(self, rows: Sequence[Mapping[str, object]], title: str = "") -> str:
         """Rows as aligned columns of at most 100 characters, printed to standard output and returned."""
         text = shown("".join([f"{title}\n" if title else "", text_of(rows)]))
         if self.main:
@@ -207,7 +207,7 @@ class MetricsLogger:
 
 @contextmanager
 def counting(what: str, total: int, shown: bool) -> Iterator[Callable[[int], None] | None]:
-    """A bar on the terminal that counts to `total`; yields None where it is not shown."""
+    """Shows a progress bar up to `total`; yields None without a terminal."""
     if not shown:
         yield None
         return
@@ -219,7 +219,7 @@ def counting(what: str, total: int, shown: bool) -> Iterator[Callable[[int], Non
 
 
 def _is_whole(line: str) -> bool:
-    """Whether a line of metrics.jsonl was written to its end: a full disk or a power cut may leave half of the last."""
+    """Whether a line of metrics.jsonl is complete; a full disk or a power cut may truncate the last one."""
     return line.startswith("{") and line.endswith("}")
 
 

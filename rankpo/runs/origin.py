@@ -16,11 +16,11 @@ from rankpo.storage.json_files import read_json, write_json
 FILE = "origin.json"
 VERSIONS = "versions"
 
-Origin = Mapping[str, Mapping[str, str]]  # of each part of the run: fingerprints by name
+Origin = Mapping[str, Mapping[str, str]]  # Part of the run -> name -> fingerprint.
 
 
 def note(run_dir: Path, origin: Origin) -> None:
-    """Writes the origin of a run that begins."""
+    """Writes the origin of a new run."""
     write_json(run_dir / FILE, origin)
 
 

@@ -1,4 +1,4 @@
-"""Processes: the only importer of torch.distributed, and the one place that builds an Accelerator."""
+"""Processes of a run. Only this module imports torch.distributed and constructs an Accelerator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rankpo.runs.launcher import PRECISIONS, contradiction, processes_asked, str
 
 
 class LaunchError(RuntimeError):
-    """The processes that run are not those that were asked for."""
+    """Raised if the running processes differ from the requested ones."""
 
 
 def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Accelerator:
@@ -66,7 +66,7 @@ def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Ac
 
 
 def _accumulation(accelerator: Accelerator) -> int:
-    """What accelerate or DeepSpeed divides each gradient by."""
+    """The divisor that accelerate or DeepSpeed applies to each gradient."""
     plugin = accelerator.state.deepspeed_plugin
     asked = 1 if plugin is None else plugin.deepspeed_config.get("gradient_accumulation_steps", 1)
     return max(accelerator.gradient_accumulation_steps, 1 if asked == "auto" else int(asked))
@@ -85,7 +85,7 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
       into its configuration; it scales nothing while accumulation is 1.
     """
     cpu = not torch.cuda.is_available()
-    group: dict[str, Any] = {"timeout": timeout}
+    group: dict[str, object] = {"timeout": timeout}
     if cpu:  # accelerate imports DeepSpeed where it is installed, and DeepSpeed looks for a GPU and says so
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if strategy == "DEEPSPEED":
@@ -101,7 +101,7 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
     handlers: list[object] = [InitProcessGroupKwargs(**group), DistributedDataParallelKwargs(broadcast_buffers=False)]
     accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=handlers)
     if strategy == "FSDP" and cpu:
-        plugin = FullyShardedDataParallelPlugin()  # reads what the launcher put into the environment
+        plugin = FullyShardedDataParallelPlugin()  # It reads the launcher's environment variables.
         if mixed_precision != "no":
             plugin.set_mixed_precision(mixed_precision)
         accelerator.state.distributed_type = DistributedType.FSDP
@@ -146,7 +146,7 @@ def place_rows(local: Tensor, rows: Tensor, num_rows: int) -> Tensor:
     return sum_over_ranks(full)
 
 
-def broadcast_object(value: Any) -> Any:
+def broadcast_object(value: object) -> Any:
     """Rank 0's value (anything JSON-like) on all ranks."""
     box = [value]
     if world_size() > 1:
@@ -158,13 +158,13 @@ def gather_objects(value: Any) -> list[Any]:
     """Every rank's value (anything that can be pickled), by rank, on all ranks."""
     if world_size() == 1:
         return [value]
-    values: list[Any] = [None] * world_size()
+    values: list[object] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether any rank says yes."""
+    """Whether the value is true on any rank."""
     if world_size() == 1:
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -173,7 +173,7 @@ def any_rank(flag: bool) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that FSDP2 split over ranks, gathered; any other as it is. All ranks must call it together."""
+    """Gathers a tensor that FSDP2 shards; returns others unchanged. All ranks must call it together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -197,7 +197,7 @@ def in_step(model: nn.Module, make_idle: Callable[[], object]) -> Iterator[None]
     def announce(*_: object) -> None:
         any_rank(True)
 
-    # before the hook that gathers: first all agree that somebody has work, then all gather
+    # This hook must precede FSDP2's: the ranks first agree that one has work, and then gather.
     hook = model.register_forward_pre_hook(announce, prepend=True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The live line of a training on a terminal: bar, update, loss, tokens per second, time left, memory."""
+"""Progress line of a training on a terminal: bar, update, loss, tokens per second, remaining time, memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-RATE_WINDOW = 0.9  # of the old rate that an update keeps: a mean over about ten updates
+RATE_WINDOW = 0.9  # Decay of the running rate: a mean over about ten updates.
 
 
 class LiveLine:
-    """One line that is drawn again at every update; notices go above it."""
+    """One line that every update redraws; notices appear above it."""
 
     def __init__(self, stream: TextIO, total: int, first: int) -> None:
         self._console = Console(file=stream)
@@ -32,18 +32,18 @@ class LiveLine:
         self._loss: float | None = None
         self._rate: float | None = None
         self._progress.start()
-        atexit.register(self.stop)  # a training that fails leaves the terminal with its cursor
+        atexit.register(self.stop)  # A failing run must restore the cursor.
 
     def say(self, message: str) -> None:
-        """A notice above the line; nothing in it is markup."""
+        """Prints a notice above the line, without interpreting markup."""
         self._console.print(Text(message), soft_wrap=True)
 
     def loss(self, value: float) -> None:
-        """The loss of the last log line."""
+        """Sets the loss of the last log line."""
         self._loss = value
 
     def update(self, step: int, tokens: int, seconds: float) -> None:
-        """One update is done. tokens: of it; seconds: that it took."""
+        """Advances by one update. tokens: its tokens; seconds: its duration."""
         if seconds > 0:
             now = tokens / seconds
             self._rate = now if self._rate is None else RATE_WINDOW * self._rate + (1 - RATE_WINDOW) * now
@@ -60,7 +60,7 @@ class LiveLine:
 
 
 def memory() -> str:
-    """What the process holds: of the GPU where it uses one, else of main memory."""
+    """The memory of the process: on the GPU if it uses one, else in main memory."""
     torch = sys.modules.get("torch")  # a training has imported it; a test of this line need not
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return f"{torch.cuda.memory_reserved() / 2**30:.1f} GiB of the GPU"

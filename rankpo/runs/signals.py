@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1: the update that runs is finished, a checkpoint written, and the process asks to be run again."""
+"""Handlers of SIGTERM and SIGUSR1: finish the update, write a checkpoint, and exit with a code that asks for requeue."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-REQUEUE = 75  # exit code; EX_TEMPFAIL of sysexits.h: "temporary failure, the user is invited to retry"
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what schedulers send before a time limit or a preemption
+REQUEUE = 75  # Exit code EX_TEMPFAIL of sysexits.h: "temporary failure, the user is invited to retry".
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # Schedulers send these before a time limit or a preemption.
 
 
 class Interrupted(RuntimeError):
-    """The run stopped because it was asked to; its checkpoint is written, and resume=auto continues it."""
+    """Raised after a signal, once the checkpoint is written; resume=auto continues the run."""
 
 
 @dataclass
 class Notice:
-    """signal: the name of the last signal that came, or None."""
+    """signal: the name of the last received signal, or None."""
 
     signal: str | None = None
 
 
 @contextmanager
 def noticed() -> Iterator[Notice]:
-    """Signals that come inside are noted and do nothing else; outside the main thread none can be."""
+    """Records signals inside the block without further effect; does nothing outside the main thread."""
     notice = Notice()
 
     def note(number: int, _: FrameType | None) -> None:

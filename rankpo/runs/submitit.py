@@ -1,4 +1,4 @@
-"""Tasks that submitit started (hydra/launcher=submitit_slurm or submitit_local) as the processes of one run."""
+"""Setup of tasks from submitit (hydra/launcher=submitit_slurm or submitit_local) as processes of one run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import zlib
 from collections.abc import Mapping
 
-VARIABLE = "SUBMITIT_EXECUTOR"  # set by submitit in the tasks that it starts
-FIRST_PORT, NUM_PORTS = 20000, 20000  # as in scripts/slurm_batch.sh
+VARIABLE = "SUBMITIT_EXECUTOR"  # submitit sets it in its tasks.
+FIRST_PORT, NUM_PORTS = 20000, 20000  # Same values as scripts/slurm_batch.sh.
 
 
 def join() -> None:

@@ -1,4 +1,4 @@
-"""Tables for a terminal: at most ten columns and a hundred characters; wider ones are turned or split."""
+"""Tables for a terminal of at most ten columns and 100 characters; wider tables are transposed or split."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.text import Text
 from rankpo.storage.printable import one_line
 
 WIDTH, COLUMNS = 100, 10
-GAP = 2  # blanks between two columns
-MAX_TURNED = 4  # rows that become columns; more are easier to read as rows
+GAP = 2  # Spaces between columns.
+MAX_TURNED = 4  # Maximum number of rows for a transposed table.
 
 
 def text_of(rows: Sequence[Mapping[str, object]]) -> str:
@@ -42,7 +42,7 @@ def _fits(cells: Sequence[Sequence[str]]) -> bool:
 
 
 def _parts(cells: Sequence[Sequence[str]]) -> list[list[list[str]]]:
-    """As many columns a part as fit beside the first."""
+    """Splits the columns into parts that fit beside the first column."""
     parts: list[list[int]] = [[0]]
     for column in range(1, len(cells[0])):
         wider = [*parts[-1], column]
@@ -54,7 +54,7 @@ def _parts(cells: Sequence[Sequence[str]]) -> list[list[list[str]]]:
 
 
 def _drawn(cells: Sequence[Sequence[str]]) -> str:
-    """The first line as the head. Cells are texts: nothing in them is markup."""
+    """Builds a table with the first line as header. Cells are plain text, without markup."""
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=False)
     for _ in cells[0]:
         table.add_column(overflow="fold", no_wrap=False)

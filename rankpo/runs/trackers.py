@@ -22,7 +22,7 @@ from rankpo.storage.atomic import replace_text
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
-Sent = Collection[tuple[str, int]]  # kind and step of the lines that were sent before
+Sent = Collection[tuple[str, int]]  # Kind and step of the lines sent before.
 # The keys that each tracker reads.
 KEYS: dict[str, tuple[str, ...]] = {
     "wandb": ("name", "project", "entity", "mode"),
@@ -34,7 +34,7 @@ MODES = ("online", "offline", "disabled")
 
 
 class Trackers:
-    """Open trackers. sent: what they had before this start."""
+    """Open trackers. sent: the lines that they received before this start."""
 
     def __init__(self, opened: Mapping[str, GeneralTracker], sent: Sent) -> None:
         self._opened, self._sent = opened, frozenset(sent)
@@ -50,7 +50,7 @@ class Trackers:
 
 
 def trackers_of(
-    settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]
+    settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, object]
 ) -> Callable[[int, Sent], Trackers] | None:
     """What opens the trackers when training begins, given the updates already done and what was sent; None for none.
 
@@ -71,7 +71,7 @@ def trackers_of(
 
 
 def _unknown(settings: Mapping[str, object], chosen: Collection[str]) -> list[str]:
-    """Names that no chosen tracker knows."""
+    """Reports names unknown to the chosen trackers."""
     problems = [unknown("tracker", name, KEYS) for name in chosen if name not in KEYS]
     read = {key for name in chosen for key in KEYS.get(name, ())}
     for key in settings:
@@ -86,7 +86,7 @@ def _unknown(settings: Mapping[str, object], chosen: Collection[str]) -> list[st
 
 
 def _missing(name: str, settings: Mapping[str, object]) -> list[str]:
-    """What a tracker lacks: its package, a key, a mode that exists."""
+    """Reports a missing package, an unknown key or an unknown mode of a tracker."""
     if name not in KEYS:
         return []
     if find_spec(name) is None:
@@ -102,7 +102,7 @@ def _missing(name: str, settings: Mapping[str, object]) -> list[str]:
 
 
 class _Run:
-    """A run as trackers know it: its name, its project, and what it is called there once it has begun."""
+    """Identity of a run in trackers: name, project, and the identifier that the tracker assigned."""
 
     def __init__(self, settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]) -> None:
         self.settings, self.run_dir, self.config = settings, run_dir, config
@@ -138,7 +138,7 @@ class _Run:
     def _tensorboard(self, first_step: int) -> GeneralTracker:
         from accelerate.tracking import TensorBoardTracker
 
-        # what an interrupted run wrote after its last checkpoint is written again
+        # A resumed run sends the lines after its last checkpoint again.
         tracker = TensorBoardTracker("tensorboard", self.run_dir, purge_step=first_step + 1 if first_step else 0)
         tracker.start()
         return tracker
@@ -159,7 +159,7 @@ class _Run:
 
         known = self._known("trackio")
         more = {"space_id": self.settings["space_id"]} if self.settings.get("space_id") else {}
-        # a run of this name that is not ours stays as it is: trackio gives ours another name
+        # trackio renames our run if a foreign run of this name exists.
         resume = "never" if known is None else "allow"
         tracker = TrackioTracker(
             self.project, name=known or self.name, resume=resume, config=_flat(self.config), **more
@@ -170,7 +170,7 @@ class _Run:
         return tracker
 
     def _known(self, tracker: str) -> str | None:
-        """What the run is called there since it began; None for a run that begins."""
+        """The tracker's identifier of the run; None for a new run."""
         path = self.run_dir / TRACKER_RUNS
         return json.loads(path.read_text()).get(tracker) if path.exists() else None
 
@@ -198,7 +198,7 @@ def identity(run_dir: Path) -> str:
 
 
 def _flat(tree: object, prefix: str = "") -> dict[str, object]:
-    """A config as {dotted key: value}: lists as texts."""
+    """Flattens a config to {dotted key: value}, with lists as text."""
     if not isinstance(tree, Mapping):
         return {prefix: tree if isinstance(tree, bool | int | float | str) else str(tree)}
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, then renamed into it."""
+"""Atomic file writes: a temporary file beside the target, then a rename."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written$")  # of numpy's arrays, which name no reason
+SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written$")  # numpy's message, which lacks the errno.
 SPARE_BYTES = 1 << 20
 
 
@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.touch()
         mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
-        temporary.chmod(mode)  # what the umask gives; safetensors writes files that only their owner may read
+        temporary.chmod(mode)  # safetensors ignores the umask and writes files readable only by their owner.
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk; Windows has no such call for folders."""
+    """Calls fsync on a file or folder; Windows does not support folders."""
     if path.is_dir() and os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -68,7 +68,7 @@ def unwritten(error: Exception, folder: Path) -> int | None:
 
 
 def room(number: int) -> str:
-    """What is missing, for an errno of `unwritten`."""
+    """Describes the exhausted resource of an errno of `unwritten`."""
     return {
         errno.EFBIG: "the file is larger than this process may write (ulimit -f)",
         errno.EDQUOT: "the disk quota is used up",
@@ -76,7 +76,7 @@ def room(number: int) -> str:
 
 
 def remedy(number: int) -> str:
-    """What to do about an errno of `unwritten`."""
+    """Returns advice for an errno of `unwritten`."""
     return "raise the limit" if number == errno.EFBIG else "free some of it"
 
 
@@ -89,6 +89,6 @@ def _has_size_limit() -> bool:
 
 
 def replace_text(path: Path, content: str) -> None:
-    """Writes a text as UTF-8, whole or not at all."""
+    """Writes a text as UTF-8 atomically."""
     with replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, with a manifest of their files."""
+"""Atomic folder writes, with a manifest of the files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 
 def _open_to_umask(folder: Path) -> None:
-    """Gives every file the mode that the umask gives: safetensors writes files that only their owner may read."""
+    """Applies the umask's mode to every file, since safetensors writes files readable only by their owner."""
     mode = stat.S_IMODE(folder.stat().st_mode) & 0o666
     for path in folder.rglob("*"):
         if path.is_file():
@@ -80,7 +80,7 @@ def _replace(temporary: Path, target: Path) -> None:
 
 
 def _keep_foreign(old: Path, target: Path) -> None:
-    """Moves what others put into the old folder into the new one, unless there is a file of that name."""
+    """Moves foreign files of the old folder into the new one, unless it has a file of that name."""
     for path in sorted(old.rglob("*")) if old.exists() else ():
         place = target / path.relative_to(old)
         if path.is_file() and not place.exists():
@@ -132,7 +132,7 @@ def read_manifest(folder: Path) -> dict[str, tuple[int, str]] | None:
 
 
 def damage(folder: Path, largest: int | None = None) -> str | None:
-    """What is wrong with a folder that `written_whole` made, or None.
+    """Returns the damage of a folder of `written_whole`, or None.
 
     largest: files of more bytes are compared by size alone; None compares the content of all.
     """

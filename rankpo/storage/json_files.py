@@ -16,16 +16,16 @@ import xxhash
 from rankpo.errors import StorageError
 from rankpo.storage.atomic import replace_text
 
-CHECKSUM = "checksum"  # the last key of a file; no content may have it
+CHECKSUM = "checksum"  # The last key of a file, reserved.
 HINT = "restore it from a copy, or remove the folder and start again"
 
 
-def write_json(path: Path, values: Mapping[str, Any], indent: int | None = 1) -> None:
-    """Writes an object whole or not at all, with its checksum as the last key. ASCII only, so that any text is safe."""
+def write_json(path: Path, values: Mapping[str, object], indent: int | None = 1) -> None:
+    """Writes an object atomically as ASCII JSON, with its checksum as the last key."""
     replace_text(path, dumps(values, indent))
 
 
-def dumps(values: Mapping[str, Any], indent: int | None = 1) -> str:
+def dumps(values: Mapping[str, object], indent: int | None = 1) -> str:
     """What `write_json` writes. Raises ValueError for an object that has the key of the checksum itself."""
     if CHECKSUM in values:
         raise ValueError(f"the key {CHECKSUM!r} is the file's own")
@@ -53,7 +53,7 @@ def read_json(path: Path, hint: str = HINT) -> dict[str, Any]:
 
 
 def read_cache(path: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """The object in a file of a cache; None where there is none, or where it is damaged, which is said."""
+    """Returns the object in a cache file; None for a missing file, and, with a notice, for a damaged one."""
     try:
         return read_json(path, "it is made again")
     except FileNotFoundError:

@@ -16,12 +16,12 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-HOLDER = "holder"  # ends the name of the file that says who holds a lock
+HOLDER = "holder"  # Suffix of the file with the holder of a lock.
 POLL_SECONDS = 0.05
 
 
 class Busy(RuntimeError):
-    """Another process, or another thread, holds the lock."""
+    """Raised if another process or thread holds the lock."""
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def one_line(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """What the program prints: `printable`, and without the secrets of the environment."""
+    """Makes text safe for the console: `printable`, without the secrets of the environment."""
     return printable(redact(text))
 
 

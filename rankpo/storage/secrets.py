@@ -1,4 +1,4 @@
-"""Secrets: which environment variables hold one, what one looks like, and how a text is written without it."""
+"""Secrets: detection in environment variables, keys and texts, and redaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep's folder: one run directory for each job, named by what it varies; its state and its table."""
+"""Folder of a sweep: one run directory per job, named by its varied overrides, with state and table."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ TABLE_FILE = "sweep.csv"
 NO_METRICS = ("step", "time")
 SMALLER_IS_BETTER = ("loss", "perplexity")
 
-_folders: list[Path] = []  # of sweeps that this process drives
+_folders: list[Path] = []  # Folders of the sweeps that this process runs.
 
 
 def begin(config: DictConfig) -> None:
-    """Notes what the jobs of a sweep and its table need to know, before the first job.
+    """Writes the information that the jobs of a sweep and its table need, before the first job.
 
     A job may run in another process, on another machine, under another command line: the folder is what they share.
     config: composed without what is swept.
@@ -55,11 +55,11 @@ def begin(config: DictConfig) -> None:
     }
     write_json(folder / SWEEP_FILE, note)
     _folders.append(folder)
-    os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")  # of srun: a task that fails ends the others of its job
+    os.environ.setdefault("SLURM_KILL_BAD_EXIT", "1")  # srun then ends all tasks of a job if one fails.
 
 
 def read_note(folder: Path) -> dict[str, Any]:
-    """What `begin` noted. Raises ConfigError where a job looks for it in another folder than the sweep's."""
+    """Reads the file of `begin`. Raises ConfigError for a job outside the sweep's folder."""
     path = folder / SWEEP_FILE
     if not path.exists():
         raise ConfigError(
@@ -69,9 +69,9 @@ def read_note(folder: Path) -> dict[str, Any]:
 
 
 def job_folder(parent: Path, changes: Sequence[str]) -> Path:
-    """The folder of a job; the one that an earlier version gave this very job, if that is there."""
+    """Returns the folder of a job, or its folder of an earlier version if that exists."""
     folder, earlier = parent / job_name(changes), parent / earlier_job_name(changes)
-    if _is_of_another(folder, changes):  # named by an earlier version, which did not tell the two apart
+    if _is_of_another(folder, changes):  # Earlier versions gave both jobs one name.
         return parent / hashed_job_name(changes)
     is_earlier = not folder.exists() and read_job(earlier) is not None and not _is_of_another(earlier, changes)
     return earlier if is_earlier else folder
@@ -85,7 +85,7 @@ def _is_of_another(folder: Path, changes: Sequence[str]) -> bool:
     return canonical_changes(noted["overrides"]) != canonical_changes(changes)
 
 
-def config_hash(config: Any) -> str:
+def config_hash(config: object) -> str:
     """Of everything that a job's result depends on: the composed config without Hydra's own part and where it is put."""
     import xxhash
 
@@ -96,7 +96,7 @@ def config_hash(config: Any) -> str:
 
 
 def write_job(folder: Path, values: Mapping[str, Any]) -> None:
-    """Notes a job's overrides, state (running, finished, pruned, failed), seconds and error."""
+    """Writes a job's overrides, state (running, finished, pruned, failed), seconds and error."""
     write_json(folder / JOB_FILE, values)
 
 
@@ -141,7 +141,7 @@ def _is_same_run(folder: Path, config: DictConfig, overrides: Sequence[str]) -> 
     return old["task"]["_target_"] == new["task"]["_target_"] and not differences(old, new)
 
 
-def results(folder: Path) -> list[dict[str, Any]]:
+def results(folder: Path) -> list[dict[str, object]]:
     """One row for each job: what it varies, its state, and its value of every metric."""
     rows = []
     for path in sorted(folder.glob(f"*/{JOB_FILE}")):
@@ -159,7 +159,7 @@ def last_metrics(run_dir: Path) -> dict[str, float]:
     path = run_dir / "metrics.jsonl"
     values: dict[str, float] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
-        if line.endswith("}"):  # a run that was killed may leave half of its last line
+        if line.endswith("}"):  # A killed run may leave a truncated last line.
             values.update({name: value for name, value in json.loads(line).items() if name not in NO_METRICS})
     kept = {name.removeprefix("eval/"): value for name, value in values.items() if value is not None}
     final = run_dir / "FINAL" / "rankpo.json"
@@ -169,13 +169,13 @@ def last_metrics(run_dir: Path) -> dict[str, float]:
 
 
 def find_metric(name: str, known: Collection[str]) -> str | None:
-    """The one of the known names that is meant, with or without the data set in front."""
+    """Resolves a metric name, with or without the dataset prefix, to a known name."""
     return next((item for item in sorted(known) if name in (item, item.partition("/")[2])), None)
 
 
 def summary(
-    rows: Sequence[Mapping[str, Any]], metrics: str | Sequence[str] | None, descending: bool | None = None
-) -> list[dict[str, Any]]:
+    rows: Sequence[Mapping[str, object]], metrics: str | Sequence[str] | None, descending: bool | None = None
+) -> list[dict[str, object]]:
     """Jobs that differ in `seed` alone as one row (mean ± standard deviation), sorted by the first metric, best first.
 
     metrics: None takes train/loss. descending: None for all but losses and perplexities. Unfinished jobs stand at the
@@ -195,7 +195,7 @@ def summary(
                 f"{', '.join(sorted(known)) or 'the metrics of the jobs, which have none'}"
             )
         names.append(found)
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Mapping[str, object]]] = {}
     for row in finished:
         groups.setdefault(json.dumps(_chosen(row, "seed", "state"), sort_keys=True), []).append(row)
     table = [{**json.loads(key), "seeds": len(members), **_means(members, names)} for key, members in groups.items()]
@@ -205,7 +205,7 @@ def summary(
     return [*table, *({**_chosen(row), "seeds": 0} for row in rows if row["state"] != "finished")]
 
 
-def _chosen(row: Mapping[str, Any], *others: str) -> dict[str, str]:
+def _chosen(row: Mapping[str, object], *others: str) -> dict[str, str]:
     """What a job varies (metrics are numbers), without its name and `others`."""
     return {key: value for key, value in row.items() if isinstance(value, str) and key not in ("job", *others)}
 
@@ -222,7 +222,7 @@ def _means(members: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
     return found
 
 
-def table_of(folder: Path) -> list[dict[str, Any]]:
+def table_of(folder: Path) -> list[dict[str, object]]:
     """The table of the sweep in this folder, by its own metrics; also of one that is not at its end."""
     note = read_note(folder)
     descending = note["directions"][0] == "maximize" if note["directions"] else None
@@ -248,7 +248,7 @@ def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., No
     from rankpo.runs.logger import MetricsLogger
     from rankpo.runs.signals import REQUEUE, Interrupted
 
-    main = os.environ.get("RANK", "0") == "0"  # Slurm runs one job of several processes here
+    main = os.environ.get("RANK", "0") == "0"  # Slurm starts several processes.
     parent = Path(str(config.run_dir))
     changes = varied(overrides, read_note(parent)["arguments"])
     digest = config_hash(config)
@@ -270,9 +270,9 @@ def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., No
         note("running")
     try:
         run(check(config, overrides=overrides))
-    except Interrupted:  # it was said by the run; the job's state stays as it is
+    except Interrupted:  # The run has reported it; the state stays.
         sys.exit(REQUEUE)
-    except ConfigError as error:  # the same on all ranks, before any waits for another
+    except ConfigError as error:  # All ranks raise it, before collectives.
         if main:
             note("failed", error=str(error))
         raise
@@ -288,7 +288,7 @@ def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., No
 
 
 def close_all() -> None:
-    """The end of the sweep that this process drove, if it did: its CSV, and its table on the console."""
+    """Writes the CSV and prints the table of the sweep that this process ran, if any."""
     from rankpo.runs.logger import MetricsLogger
 
     for folder in _folders:

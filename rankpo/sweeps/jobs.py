@@ -1,4 +1,4 @@
-"""Starting jobs as processes of their own: accelerate launch where it works, torchrun where it silently does not."""
+"""Launch of jobs as separate processes, by accelerate launch, or by torchrun on CPUs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rankpo.sweeps.folder import config_hash, is_finished, job_folder, read_note
 from rankpo.sweeps.names import varied
 
 LOG_FILE = "launch.log"
-SHOWN_LINES = 5  # of a failed job's log
+SHOWN_LINES = 5  # Number of printed lines of a failed job's log.
 POLL_SECONDS = 0.2
 
 
@@ -56,14 +56,14 @@ class Job:
 
 
 class Overseer:
-    """Who wants to know of jobs while they run and when they have ended, and may ask one to end early."""
+    """Observer of running and ended jobs, which may stop a job early."""
 
     def watch(self, job: Job) -> str | None:
-        """Why this job is to end now, or None; asked again and again while it runs."""
+        """Returns the reason to stop the job now, or None. The launcher polls it while the job runs."""
         return None
 
     def ended(self, job: Job) -> None:
-        """The job is over, also if it was finished before; its `sweep_job.json` says how."""
+        """Called once the job has ended, also in an earlier start; `sweep_job.json` has its state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Launching:
 
 
 class _Runs:
-    """The jobs that run just now, and what became of the others."""
+    """The running jobs and the results of the others."""
 
     def __init__(self, settings: Launching, total: int, overseer: Overseer) -> None:
         self.settings = settings
@@ -123,7 +123,7 @@ class _Runs:
                 if self.failures and self.settings.on_failure == "stop":
                     open_ = False
         finally:
-            for started in self.running:  # this process ends early: no job may go on alone
+            for started in self.running:  # On an early exit, stop the remaining jobs.
                 started.process.terminate()
         return self.failures
 
@@ -137,7 +137,7 @@ class _Runs:
         self.running.append(Started(job, self.program))
 
     def look(self) -> None:
-        """Waits a little, if anything runs, and deals with the jobs that have ended or are to end."""
+        """Sleeps briefly if jobs run, then handles jobs that have ended or must stop."""
         if self.running:
             time.sleep(POLL_SECONDS)
         for started in list(self.running):
@@ -157,13 +157,13 @@ class _Runs:
 
 
 class Started:
-    """A job whose processes run. stopped: why it was asked to end, or None."""
+    """A job with running processes. stopped: the reason of its early stop, or None."""
 
     def __init__(self, job: Job, program: Sequence[str]) -> None:
         self.job = job
         self.stopped: str | None = None
         self.began = time.monotonic()
-        self.noted: dict[str, Any] = {"overrides": job.changes, "config": job.digest}
+        self.noted: dict[str, object] = {"overrides": job.changes, "config": job.digest}
         write_job(job.folder, {**self.noted, "state": "running"})
         with (job.folder / LOG_FILE).open("w") as log:
             self.process = subprocess.Popen(
@@ -183,7 +183,7 @@ class Started:
         """How it ended (finished, pruned, failed) and why, also noted in its folder."""
         code = self.process.returncode
         more: dict[str, Any] = {"seconds": round(self.seconds, 1)}
-        if code == 0:  # also if it was asked to end too late
+        if code == 0:  # This includes a stop that came too late.
             write_job(self.job.folder, {**self.noted, "state": "finished", **more})
             return "finished", None
         if self.stopped is not None:
@@ -195,7 +195,7 @@ class Started:
 
 
 def arguments(job: Job, program: Collection[str]) -> list[str]:
-    """The command of a job: it continues where an earlier attempt of it stopped."""
+    """Returns the command of a job, which resumes an earlier attempt."""
     resume = [] if job.overwrite or any(item.startswith("resume=") for item in job.overrides) else ["resume=auto"]
     run_dir = f"run_dir={quoted(job.folder)}"
     return [*program, *PROGRAM, *job.overrides, run_dir, *resume, *config_dirs(job.config)]
@@ -208,7 +208,7 @@ def config_dirs(composed: DictConfig) -> list[str]:
 
 
 def own_words(log: str) -> str:
-    """The end of what a job's processes said, without what torchrun adds about their end; equal lines once."""
+    """Returns the last lines of a job's output without torchrun's summary and repetitions."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     elastic = next((number for number, line in enumerate(lines) if "torch/distributed/elastic" in line), len(lines))
     return " | ".join(dict.fromkeys(lines[:elastic][-SHOWN_LINES:]))

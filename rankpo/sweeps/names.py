@@ -1,4 +1,4 @@
-"""Names of a sweep's jobs: from the overrides in which they differ, one folder for one job on every file system."""
+"""Names of a sweep's jobs, derived from their varied overrides and valid on every file system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 MAX_NAME = 120  # characters; file systems allow 255 bytes
-NOT_VARIED = ("search", "overwrite", "resume")  # keys that say what to do with a job, and not what it is
+NOT_VARIED = ("search", "overwrite", "resume")  # These keys do not identify a job.
 PLAIN = re.compile(r"[a-z0-9_.=,+-]+")
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?![\w.])")
 
@@ -79,7 +79,7 @@ def canonical_changes(overrides: Sequence[str]) -> list[str]:
 
 
 def earlier_job_name(overrides: Sequence[str]) -> str:
-    """The name that earlier versions gave, whose folders may hold finished jobs."""
+    """Returns the name of earlier versions, whose folders may hold finished jobs."""
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(overrides)) or "job"
     if len(name) <= MAX_NAME:
         return name

@@ -96,7 +96,7 @@ class Annotate(Task):
         if self.samples is not None:
             files.find(self.samples, "samples")
 
-    def __call__(self, experiment: Experiment) -> dict[str, Any]:
+    def __call__(self, experiment: Experiment) -> dict[str, object]:
         """The report. Raises Unfinished where a budget or the server ended the work before its end."""
         from rankpo.judges.estimate import estimate, say_cut
 
@@ -143,7 +143,7 @@ class Annotate(Task):
         )
         return samples
 
-    def _reward(self, experiment: Experiment, samples: Samples, logger: MetricsLogger) -> dict[str, Any]:
+    def _reward(self, experiment: Experiment, samples: Samples, logger: MetricsLogger) -> dict[str, object]:
         from rankpo.judges.samples import reward
         from rankpo.judges.scores import ScoresJudge
 
@@ -282,7 +282,7 @@ class Annotate(Task):
         with counting("annotate", len(todo), shown=True) as advance:
             assert advance is not None
 
-            def done(number: int, record: dict[str, Any]) -> None:
+            def done(number: int, record: dict[str, object]) -> None:
                 annotations.add({"asked": names[number], **record})
                 advance(1)
 

@@ -1,4 +1,4 @@
-"""Tasks: what every task declares, and the session in which it works."""
+"""Task and Session: the base class of tasks, and the processes of a running task."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Task:
 
 
 def require(model: ModelKind, needs: frozenset[str], who: str) -> None:
-    """Raises ConfigError where the model's kind gives none of `needs`. who: needs them, in the message."""
+    """Raises ConfigError if the model's kind gives none of `needs`. who: the name of the consumer, for the message."""
     if needs and not needs & model.gives:
         kinds = " or ".join(f"kind={GIVERS[need]}" for need in sorted(needs, key=list(GIVERS).index))
         raise ConfigError([f"{who} needs {kinds}, and this model is of kind {model.kind}; add {kinds}"])

@@ -52,7 +52,7 @@ class Evaluate(Task):
                 f"start must be null with run, whose own start model it is compared with, got {self.start!r}"
             )
 
-    def __call__(self, experiment: Experiment) -> list[dict[str, Any]]:
+    def __call__(self, experiment: Experiment) -> list[dict[str, object]]:
         """The table's rows, one for each model."""
         from rankpo.tasks.train import evaluators_of
 
@@ -129,7 +129,7 @@ class Evaluate(Task):
         return values
 
 
-def retention(row: Mapping[str, Any], start: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+def retention(row: Mapping[str, Any], start: Mapping[str, object], names: Sequence[str]) -> dict[str, float]:
     """Each metric over the start model's: a gain in agreement means little without it."""
     return {
         f"retention/{name}": row[name] / start[name] for name in names if row.get(name) is not None and start.get(name)
@@ -165,7 +165,7 @@ def write_result(
     from rankpo.data.readers.trec import write_run
 
     folder.mkdir(parents=True, exist_ok=True)
-    summary: Mapping[str, Any] = {
+    summary: Mapping[str, object] = {
         "metrics": {**result.metrics, **dict.fromkeys(result.undefined)},
         "undefined": result.undefined,
         "counts": result.counts,

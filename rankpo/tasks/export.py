@@ -184,7 +184,7 @@ class Export(Task):
         started = build_model(plain(config, config.load_from), (), say)
         return started
 
-    def _description(self, experiment: Experiment, config: Any) -> dict[str, Any]:
+    def _description(self, experiment: Experiment, config: Any) -> dict[str, object]:
         """What rankpo.json and the card say: the run's own words where it has a FINAL."""
         run = self.soup[0] if self.soup else self.run
         folder = Path(run) / FINAL if run else Path(experiment.model.load_from or "")
@@ -192,13 +192,13 @@ class Export(Task):
         known = json.loads(record.read_text()) if record.exists() else {}
         kept = {name: value for name, value in known.items() if name not in ("kind", "format", "settings")}
         base = config.name_or_path or (None if config.load_from is None else Path(config.load_from).name)
-        exported: dict[str, Any] = {"checkpoint": self.checkpoint}
+        exported: dict[str, object] = {"checkpoint": self.checkpoint}
         exported["start"] = None if self.start is None else Path(self.start).name
         if self.soup:
             exported["soup"] = [Path(run).name for run in self.soup]
         return {"exp_name": experiment.exp_name, "base_model": base, **kept, "export": exported}
 
-    def _write(self, model: Any, config: Any, target: Path, description: Mapping[str, Any]) -> float:
+    def _write(self, model: Any, config: Any, target: Path, description: Mapping[str, object]) -> float:
         """Writes and loads again. Returns the largest difference of an output that the model's own export found."""
         from rankpo.models.interpolation import DTYPES as TORCH_DTYPES
         from rankpo.models.interpolation import cast_folder, round_weights
@@ -245,7 +245,7 @@ def _differing(model: RankingModel, first: RankingModel) -> str:
     return ", ".join(f"{name} {own!r} and {other!r}" for name, own, other in pairs if own != other)
 
 
-def _described(description: Mapping[str, Any], alpha: float, dtype: str, whole: bool) -> dict[str, Any]:
+def _described(description: Mapping[str, Any], alpha: float, dtype: str, whole: bool) -> dict[str, object]:
     """With α, and without metrics that other weights have. whole: whether the weights are the run's own."""
     kept = {name: v for name, v in description.items() if whole or not name.startswith("metrics_")}
     return {**kept, "export": {**description["export"], "alpha": alpha, "dtype": dtype}}

@@ -14,7 +14,8 @@ from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
-    from rankpo.data.table import ExampleTable, Pieces
+    from rankpo.data.dataset import Pieces
+    from rankpo.data.table import ExampleTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ def _span(values: dict[str, int], first: str = "p5") -> str:
     return f"{values[first]}-{values['max']}" if values[first] != values["max"] else str(values["max"])
 
 
-def lenient(dataset: Any) -> Any:
+def lenient(dataset: object) -> Any:
     """The dataset with its bad records left out and listed."""
     from rankpo.data.readers.hub import HubRecords
     from rankpo.data.readers.records import Records
@@ -104,7 +105,7 @@ def lenient(dataset: Any) -> Any:
     return replace(dataset, on_bad_record="skip") if isinstance(dataset, Records | HubRecords) else dataset
 
 
-def why_nothing_is_left(datasets: Sequence[Any]) -> list[str]:
+def why_nothing_is_left(datasets: Sequence[object]) -> list[str]:
     """The reasons of bad records, where no good one is left."""
     from rankpo.data.inspection import reading
     from rankpo.data.readers.records import Records
@@ -123,7 +124,7 @@ def trained(experiment: Experiment, table: ExampleTable) -> dict[str, Any]:
     from rankpo.trainers.empty_updates import check
 
     loss, said = type(experiment.loss).__name__, list[str]()
-    result: dict[str, Any] = {"loss": loss, "said": said}
+    result: dict[str, object] = {"loss": loss, "said": said}
     try:
         loader = experiment.dataloader.make(
             table=table,

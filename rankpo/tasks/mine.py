@@ -108,7 +108,7 @@ class Mine(Task):
         targets: Mapping[str, Path],
         work: Work,
         logger: MetricsLogger,
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         from rankpo.mining import output, statistics
 
         reports: dict[str, Any] = {}
@@ -203,7 +203,7 @@ class Work:
             scores = score_pairs(self.scorer, data, wanted, self.device)
         return [_scored(item, values) for item, values in zip(left, scores, strict=True)]
 
-    def audit(self, mined: Sequence[Mined]) -> dict[str, Any]:
+    def audit(self, mined: Sequence[Mined]) -> dict[str, object]:
         """What share of negatives the cross-encoder puts above the query's lowest positive, over some queries."""
         import numpy as np
 

@@ -53,7 +53,7 @@ class Rerank(Task):
     on_window_error: str = "raise"
     max_failed_windows: float = 0.05
     backend: str = "auto"
-    vllm: Mapping[str, Any] = field(default_factory=dict)
+    vllm: Mapping[str, object] = field(default_factory=dict)
     output: str = "rerank"
 
     needs: ClassVar[frozenset[str]] = frozenset({"pairs", "lists"})
@@ -112,7 +112,7 @@ class Rerank(Task):
         processes.barrier()
         return found
 
-    def _model(self, experiment: Experiment, device: Any, say: Callable[[str], None]) -> Any:
+    def _model(self, experiment: Experiment, device: object, say: Callable[[str], None]) -> Any:
         config: Any = experiment.model
         inputs = config.open_inputs(say, experiment.explicit)
         listwise = config.kind == "listwise"
@@ -173,7 +173,7 @@ class Rerank(Task):
         requests: Sequence[Request],
         new: Mapping[str, Mapping[str, float]],
         counts: Mapping[str, int],
-        settings: Mapping[str, Any],
+        settings: Mapping[str, object],
         logger: MetricsLogger,
     ) -> dict[str, float]:
         from rankpo.data.readers.trec import write_run

@@ -1,11 +1,11 @@
-"""What a listwise reranker did to each list, as files beside the run: no window fails unseen."""
+"""Records of a listwise reranker's windows for each list, as files beside the run."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rankpo.data.readers.requests import Request
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class FailedWindowsError(RuntimeError):
-    """More windows than allowed kept their order because nothing could be read from the answer."""
+    """Raised if more windows than allowed kept their order because their answers were unreadable."""
 
 
 def report_windows(
     folder: Path,
     requests: Sequence[Request],
     ranked: Sequence[RankedList],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     logger: MetricsLogger,
     max_failed: float,
 ) -> None:
@@ -67,7 +67,7 @@ def _line(request: Request, ranked: RankedList) -> dict[str, object]:
 
 def _window(record: WindowRecord) -> dict[str, object]:
     found = record.permutation
-    line: dict[str, Any] = {
+    line: dict[str, object] = {
         "start": record.start,
         "end": record.end,
         "pass": record.number,

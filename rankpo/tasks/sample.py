@@ -43,7 +43,7 @@ class Sample(Task):
     max_new_tokens: int = 512
     max_tokens: int = 32768
     backend: str = "auto"
-    vllm: Mapping[str, Any] = field(default_factory=dict)
+    vllm: Mapping[str, object] = field(default_factory=dict)
     generator: str | None = None
     limit: int | None = None
     output: str = "sample"
@@ -97,7 +97,7 @@ class Sample(Task):
             raise ConfigError([f"task.prompts={self.prompts} holds no prompt"])
         return asked
 
-    def _writer(self, experiment: Experiment, session: Session) -> tuple[Writer, dict[str, Any]]:
+    def _writer(self, experiment: Experiment, session: Session) -> tuple[Writer, dict[str, object]]:
         """The writer, and what its completions depend on beside their prompts."""
         from rankpo.models.causal_lm.sampling import Sampling, TransformersWriter, VllmWriter
         from rankpo.models.reference import fingerprint_weights
@@ -165,7 +165,7 @@ class Sample(Task):
 
     def _finish(
         self, folder: Path, draws: Sequence[Draw], asked: Sequence[Asked], seconds: float, logger: MetricsLogger
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         known = _known(folder, draws)
         ordered = [known[_key(draw)] for draw in draws]
         names = ("prompt_id", "prompt", "output", "finished", "sample_id", "dataset")
@@ -266,5 +266,5 @@ def _fingerprint_files(name: str, revision: str | None) -> str:
     return files.content_fingerprint(sorted(Path(name).glob("*.safetensors")))
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)

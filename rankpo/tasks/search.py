@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import OWN, check_source, open_source
@@ -17,7 +17,7 @@ from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
-    from rankpo.data.table import Dataset
+    from rankpo.data.dataset import Dataset
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.retrieval.dense import Hits
     from rankpo.retrieval.embeddings import Embeddings
@@ -51,7 +51,7 @@ class Search(Task):
             raise ValueError(f"top_k must be >= 1, got {self.top_k}")
         check_source(self.queries, "queries")
 
-    def __call__(self, experiment: Experiment) -> dict[str, Any]:
+    def __call__(self, experiment: Experiment) -> dict[str, object]:
         """The table's row."""
         from rankpo.retrieval.dense import check_memory, dense_search
         from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
@@ -120,7 +120,7 @@ class Search(Task):
         queries: Mapping[str, str],
         documents: Sequence[str],
         own_id: bool,
-        summary: dict[str, Any],
+        summary: dict[str, object],
     ) -> None:
         from rankpo.data.readers.trec import write_run
 

@@ -1,4 +1,4 @@
-"""task=train: data, model, loss and trainer of the config, put together in the order in which they can fail."""
+"""The task train: construction of data, model, loss and trainer, in the order of their cost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rankpo.trainers.basic import BasicTrainer
     from rankpo.trainers.teacher import TeacherEmbeddings
 
-COMPLETIONS = frozenset({"token_logps", "rewards"})  # what kinds give that read a prompt and its completion
+COMPLETIONS = frozenset({"token_logps", "rewards"})  # Outputs of kinds that read completions.
 DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
 
 
@@ -83,7 +83,7 @@ class Train(Task):
         return result
 
     def _compare(self, experiment: Experiment, say: Callable[[str], None], finished: bool) -> None:
-        """Refuses to continue a run, or to call it finished, whose data or start weights have changed since."""
+        """Raises StorageError for an existing run whose data or start weights have changed."""
         from rankpo.config.origin import origin_of
         from rankpo.runs import origin
 
@@ -159,7 +159,7 @@ def assemble(
 
 
 def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
-    """Raises ConfigError for data from which the loss cannot learn; says what part of it teaches nothing."""
+    """Raises ConfigError for data without a training signal, and reports the share of data without one."""
     from rankpo.trainers.empty_updates import check
 
     try:
@@ -168,14 +168,14 @@ def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) ->
         raise ConfigError([str(error)]) from error
 
 
-def build_model(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Any:
+def build_model(experiment: Experiment, inputs: object, say: Callable[[str], None]) -> Any:
     """The model of the experiment with what its loss needs."""
     kind = trained_kind(experiment.model, experiment.loss.needs)
     return kind.build(inputs, say, experiment.settings.gradient_checkpointing, experiment.loss.needs)
 
 
 def refuse_unfit(experiment: Experiment, accelerator: object) -> None:
-    """Raises ConfigError for what the strategy that was launched cannot train, before anything is read or written."""
+    """Raises ConfigError for combinations that the launched strategy does not support, before any file access."""
     from rankpo.trainers.strategies.choose import name_of, unfit
 
     evaluated = bool(experiment.eval_datasets)
@@ -184,7 +184,7 @@ def refuse_unfit(experiment: Experiment, accelerator: object) -> None:
 
 
 def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[str], None]) -> list[int]:
-    """The pairs of completions that differ behind the cut alone: they are counted, and left out of training."""
+    """Reports and excludes pairs of completions that are equal after truncation."""
     from rankpo.data.loaders.ranking import PairedPreferenceDataLoader
 
     if not experiment.model.gives & COMPLETIONS or not issubclass(
@@ -198,8 +198,8 @@ def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[
 
 
 def weights(datasets: Sequence[Any]) -> list[float]:
-    """How often an epoch shows an example of each dataset."""
-    return [getattr(dataset, "weight", 1.0) for dataset in datasets]  # a dataset of another package may have none
+    """Returns the weight of each dataset: how often an epoch repeats its examples."""
+    return [getattr(dataset, "weight", 1.0) for dataset in datasets]  # External datasets may lack it.
 
 
 def make_evaluators(
@@ -228,7 +228,7 @@ def evaluators_of(
 def report_data(
     experiment: Experiment, inputs: Any, table: Any, evaluators: Sequence[Evaluator], say: Callable[[str], None]
 ) -> None:
-    """Says what the training data holds and shares with evaluation, and writes `run_dir`/data_report.json."""
+    """Reports the training data and its overlap with the evaluation data, and writes `run_dir`/data_report.json."""
     from rankpo.data.report import data_report, lines, write_report
     from rankpo.models.inputs import TextInputs
 
@@ -242,7 +242,7 @@ def report_data(
 
 
 def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None:
-    """Raises ConfigError before training for a metric that no evaluation will give."""
+    """Raises ConfigError before training for a metric without an evaluation that computes it."""
     if name is None:
         return
     known = [f"{evaluator.name}/{metric}" for evaluator in evaluators for metric in evaluator.metrics]
@@ -253,7 +253,7 @@ def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None
 
 def make_reference(
     experiment: Experiment, model: EmbeddingModel, table: Any, say: Callable[[str], None], autocast: Callable[[], Any]
-) -> tuple[Reference | None, Any]:
+) -> tuple[Reference | None, object]:
     """The source of reference scores, and the stored ones where that is the source. autocast: the policy's."""
     from rankpo.models import reference
 
@@ -265,7 +265,7 @@ def make_reference(
     chosen = experiment.settings.reference
     if chosen == "auto":
         live = "live" if "live_reference" in experiment.loss.needs_with(experiment.model.gives) else "stored"
-        # adapters that an earlier run trained belong to the start model: switched off, another one would be left
+        # Adapters of an earlier run belong to the start model, so disabling them would give a different reference.
         fresh = model.has_adapters and not getattr(experiment.model, "load_lora_from", None)
         chosen = "adapters" if fresh and not experiment.cache_reference_logprobs else live
     if chosen == "adapters":
@@ -297,16 +297,16 @@ def make_teacher(
 
 
 def make_optimizer(experiment: Experiment, model: EmbeddingModel) -> torch.optim.Optimizer:
-    """Biases and norms (every parameter of one dimension) are free of weight decay, whatever their module is called."""
+    """Excludes biases and norms (all one-dimensional parameters) from weight decay."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": [p for p in trained if p.dim() > 1]}]
+    groups: list[dict[str, object]] = [{"params": [p for p in trained if p.dim() > 1]}]
     if flat := [p for p in trained if p.dim() <= 1]:
         groups.append({"params": flat, "weight_decay": 0.0})
     return experiment.optimizer.make(params=[group for group in groups if group["params"]])
 
 
 def disable_dropout(model: torch.nn.Module) -> None:
-    """Sets every dropout probability to 0: modules', and the numbers that attention code reads."""
+    """Sets every dropout probability to 0, in modules and in the attributes of attention code."""
     import torch
 
     for module in model.modules():
@@ -318,7 +318,7 @@ def disable_dropout(model: torch.nn.Module) -> None:
 
 
 def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> Callable[..., None]:
-    def save(model: EmbeddingModel, metrics: Mapping[str, Any], weights: Mapping[str, Any] | None) -> None:
+    def save(model: EmbeddingModel, metrics: Mapping[str, object], weights: Mapping[str, object] | None) -> None:
         from rankpo.runs import processes
 
         if processes.rank() == 0:
@@ -335,8 +335,8 @@ def _saver(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> C
     return save
 
 
-def complete(experiment: Experiment, inputs: Any, weights: Mapping[str, Any]) -> Any:
-    """The experiment's model once more, on the CPU, with these weights: for one that is split over ranks."""
+def complete(experiment: Experiment, inputs: object, weights: Mapping[str, object]) -> object:
+    """Builds the experiment's model again on the CPU with these weights, since the trained one is sharded."""
     model = build_model(experiment, inputs, _silent)
     model.load_state_dict(weights)
     if not experiment.settings.dropout:
@@ -345,11 +345,11 @@ def complete(experiment: Experiment, inputs: Any, weights: Mapping[str, Any]) ->
 
 
 def _silent(line: str) -> None:
-    """Says nothing: what building a model has to say was said when the run began."""
+    """Ignores progress lines: this is a second build."""
 
 
-def describe(experiment: Experiment, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What rankpo.json and the card say of a run; no path of this machine."""
+def describe(experiment: Experiment, metrics: Mapping[str, object]) -> dict[str, object]:
+    """Returns the description of a run for rankpo.json and the card, without local paths."""
     import torch
     import transformers
 

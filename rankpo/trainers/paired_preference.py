@@ -56,7 +56,7 @@ class PairedPreferenceTrainer(BasicTrainer):
         replayed = in_batch.prepare(self.replay_loss, inputs, self.replay.table, groups, self.settings.max_tokens)
         return ReplayedUpdate(pairs, replayed)
 
-    def backward(self, update: Any, last: bool = True) -> None:
+    def backward(self, update: object, last: bool = True) -> None:
         if not isinstance(update, ReplayedUpdate):
             super().backward(update, last)
             return

@@ -116,7 +116,7 @@ class Keeper:
 def save_optimizer(folder: Path, state: OptimizerState) -> None:
     """Writes optimizer.safetensors with tensors named `parameter/key`, and optimizer.json with the numbers."""
     tensors: dict[str, Tensor] = {}
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, object] = {}
     for name, values in state.items():
         for key, value in values.items():
             if isinstance(value, Tensor):

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 import xxhash
 
+from rankpo.data.dataset import Dataset
 from rankpo.data.loaders.ranking import Group
-from rankpo.data.table import Dataset, ExampleTable, open_table
+from rankpo.data.table import ExampleTable, open_table
 from rankpo.errors import ConfigError
 from rankpo.models.reference import fingerprint_weights
 from rankpo.models.vectors import GivesVectors, encode_table

@@ -104,7 +104,7 @@ def test_a_missing_key_is_named_with_what_is_there(name, key, message):
 
 
 def test_the_example_of_the_design():
-    """interop.md 1.7: the likely key is proposed, under the name by which the command line sets it."""
+    """The message proposes the likely key, under the name by which the command line sets it."""
     with pytest.raises(BadRecord) as caught:
         parse("contrastive", {"query": "q", "pos": ["a"], "neg": ["b"]}, Options({}, key="datasets.jobs"))
     assert str(caught.value) == "no field 'positives' (found: query, pos, neg); set datasets.jobs.positives=pos"

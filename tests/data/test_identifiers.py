@@ -6,7 +6,7 @@ import pytest
 
 from rankpo.data.text.identifiers import SchemeError, choose, prove
 from rankpo.data.text.prompt_templates import PromptTemplate
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from tests.toy_tokenizers import byte_bpe
 
 HEADER = "Rank:\n"
@@ -46,7 +46,7 @@ def test_merged_brackets_are_read_as_they_are_written():
 
 
 def test_one_letter_that_merges_otherwise_is_refused_by_name():
-    """rerankers.md 4.2, defect 23: with '[C' not merged beside '[A' and '[B' some would read the wrong token."""
+    """With '[C' not merged beside '[A' and '[B' some would read the wrong token."""
     tokenizer = byte_bpe("[A", "[B", "[D", "[E")
     with pytest.raises(
         SchemeError, match=r"scheme=letters with window=5: C are not tokenised like the others.*numbers"

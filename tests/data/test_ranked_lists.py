@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 
+from rankpo.data.dataset import Pieces
 from rankpo.data.generated.toy_lists import ToyLists
 from rankpo.data.loaders.listwise_prompts import ListwisePromptDataLoader
 from rankpo.data.readers.passes import BadRecords
 from rankpo.data.readers.ranked_lists import RankedLists
-from rankpo.data.table import Pieces, open_table
+from rankpo.data.table import open_table
 from rankpo.data.text.list_conversations import RankedRecord, from_conversation, to_conversation
 from rankpo.data.text.prompt_templates import PromptTemplate, read_template, shipped
 
@@ -154,7 +155,7 @@ def test_bad_records_with_their_line(tmp_path, record, message):
 
 
 def test_settings(tmp_path):
-    with pytest.raises(ValueError, match="path or hub, one of them"):
+    with pytest.raises(ValueError, match=r"set either path .* or hub"):
         RankedLists(name="x")
     with pytest.raises(ValueError, match="relevance_from_rank must be one of reciprocal, linear, got 'log'"):
         lists(tmp_path, NATIVE, relevance_from_rank="log")

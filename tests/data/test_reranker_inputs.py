@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from rankpo.data.loaders.ranking import ListwiseDataLoader
 from rankpo.data.table import open_table
 from rankpo.data.text.tokens import answer_ids
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from rankpo.models.reranker.inputs import RerankerInputs
 from rankpo.models.reranker.layout import make_layout
 from rankpo.models.reranker.settings import RerankerSettings
@@ -170,7 +170,7 @@ def room_of_sixteen(**keys) -> RerankerInputs:
     ],
 )
 def test_what_is_cut(given, kept):
-    """The document first, the query only for the document's last tokens: rerankers.md 1.3, table."""
+    """The document first, the query only for the document's last tokens."""
     inputs = room_of_sixteen()
     assert tuple(int(n) for n in inputs.cut(np.array(given[0]), np.array(given[1]))) == kept
     ids = ids_of(inputs, "q" * given[0], "d" * given[1])

@@ -33,7 +33,7 @@ def bad_lines(records: Records) -> list[str]:
 
 
 def test_golden_counts_of_the_contrastive_sample(shared_data):
-    """interop.md 1.2: 10 rows, 28 positives (1 to 10 a row), 100 negatives, 124 distinct texts, no conflict."""
+    """The file has 10 rows, 28 positives (1 to 10 a row), 100 negatives, 124 distinct texts, no conflict."""
     records = load(str(shared_data / "rankpo" / "contrastive.jsonl"))
     examples = list(records.examples())
     positives = [sum(example.relevance) for example in examples]
@@ -81,7 +81,7 @@ def test_null_is_said_to_be_null(tmp_path):
 
 @pytest.mark.parametrize(("bar", "kept"), [(0, 60), (80, 56), (90, 47), (95, 36)])
 def test_golden_counts_of_the_preference_sample(shared_data, bar, kept):
-    """interop.md 1.2: 60 rows of 60 queries, 119 distinct passages; the bars 80, 90, 95 keep 56, 47, 36."""
+    """The file has 60 rows of 60 queries, 119 distinct passages; the bars 80, 90, 95 keep 56, 47, 36."""
     path = shared_data / "rankpo" / "preferences.jsonl"
     records = load(str(path), min_confidence=bar)
     examples = list(records.examples())

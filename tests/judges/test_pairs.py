@@ -68,7 +68,7 @@ def test_cost_by_hand():
 
 
 def test_report_of_the_real_sample(shared_data):
-    """The shares of interop.md 4.1: 39 of 60 first, 30 of 60 as ranked, by gap 2/5, 7/14, 9/16, 12/25."""
+    """The shares by hand: 39 of 60 first, 30 of 60 as ranked, by gap 2/5, 7/14, 9/16, 12/25."""
     import json
 
     records = [json.loads(line) for line in (shared_data / "rankpo" / "preferences.jsonl").read_text().splitlines()]

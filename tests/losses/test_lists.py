@@ -167,7 +167,7 @@ def test_order_of_candidates_padding_and_constants_change_nothing(loss):
 
 @pytest.mark.parametrize("loss", [loss for loss, _ in LOSSES], ids=NAMES)
 def test_empty_lists_have_no_value_no_gradient_and_no_weight(loss):
-    """All equal, one candidate, all masked, beside a list that teaches: rerankers.md 4.1, defect 7."""
+    """All equal, one candidate, all masked, beside a list that teaches."""
     scores = tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.3, 0.1, 0.2]], dtype=float64)
     scores.requires_grad_()
     relevance = [[0.0] * 3, [1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.5]]

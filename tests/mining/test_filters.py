@@ -1,4 +1,4 @@
-"""Thresholds, ranges and near duplicates by hand: interop.md 3.1's numbers."""
+"""Thresholds, ranges and near duplicates by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a model wrote, read as an order: the table of rerankers.md 2.9, and what must never be taken for a ranking."""
+"""Tests of the parser of written rankings: valid answers, and texts that it must reject."""
 
 from __future__ import annotations
 

@@ -322,7 +322,7 @@ def test_two_processes_and_another_hash_seed_write_the_same_files(rows, cache, t
 
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_on_the_real_sample(shared_data, cache, method):
-    """interop.md 1.2: 10 rows, 28 positives, 124 distinct texts."""
+    """The file has 10 rows, 28 positives, 124 distinct texts."""
     if method == "faiss":
         pytest.importorskip("faiss")
     path = shared_data / "rankpo" / "contrastive.jsonl"

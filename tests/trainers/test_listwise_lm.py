@@ -54,7 +54,7 @@ def test_combined_has_two_denominators():
 
 
 def test_first_joint_objective():
-    """L_generation 2, ranks 2 1 3 4 of scores 2 1 0 -1, λ 10: rerankers.md section 5."""
+    """L_generation 2, ranks 2 1 3 4 of scores 2 1 0 -1, λ 10."""
     loss = ListwiseLMLoss(objective="combined", ranking=RankNetLoss(weight="rank"), ranking_weight=10.0)
     known = labels([1 / 2, 1.0, 1 / 3, 1 / 4], lengths=[[2, 2, 2, 1]])
     output = loss(tensor([[2.0, 1.0, 0.0, -1.0]]).double(), known, answer_logps=tensor([-14.0]).double())
@@ -165,7 +165,7 @@ def test_the_presets_are_those_of_the_papers():
         assert preset.model.neftune_alpha == 5 and preset.model.window == 20 and preset.model.max_length == 4096
         assert preset.optimizer.arguments["lr"] == 5e-6 and preset.optimizer.arguments["weight_decay"] == 0
         assert preset.dataloader.arguments["shuffle_candidates"] == 0 == preset.dataloader.arguments["variable_size"]
-    # after the warm-up, the published rates of 468 updates: rerankers.md section 5 (ours never begins with a rate of 0)
+    # after the warm-up, the published rates of 468 updates (ours never begins with a rate of 0)
     rate = 5e-6 * np.array([zephyr.schedule.factor(step, 468) for step in (50, 117, 234, 351, 467)])
     np.testing.assert_allclose(rate, [5e-6, 4.690e-6, 2.967e-6, 9.059e-7, 7.06e-11], rtol=2e-3)
 

@@ -49,7 +49,7 @@ RECIPES = {
     "ppo": (),
     "grpo": ("loss.beta=0.01",),
 }
-# what a policy that equals its reference costs, losses.md section 3.2
+# The expected losses of a policy that equals its reference.
 FIRST = {
     **dict.fromkeys(("dpo", "cdpo", "robust_dpo", "tdpo", "ra-dpo", "bradley-terry"), log(2)),
     **dict.fromkeys(("dpo hinge", "apo-zero", "apo-down"), 1.0),

@@ -181,7 +181,7 @@ def test_max_tokens_changes_nothing(tmp_path, lists):
 
 
 def test_two_processes_give_the_curve_of_one(tmp_path):
-    """With a schedule: its horizon is that of one process too (rerankers.md, defect 3: RankLLM's cosine ends early)."""
+    """With a schedule: its horizon is that of one process too (RankLLM's cosine ends early)."""
     keys = (*PAIRS, "loss=dpo", "trainer.max_steps=3", "scheduler=cosine", "scheduler.warmup=1")
     keys = (*keys, "eval_datasets=[toy_pairs]", f"cache_dir={tmp_path}")
     train(*keys, "exp_name=one")
@@ -255,7 +255,7 @@ class Scorer:
     """Gives these scores, in the order of the slots."""
 
     def __init__(self, scores):
-        from rankpo.models.loading import byte_tokenizer
+        from rankpo.models.random_weights import byte_tokenizer
         from rankpo.models.reranker.inputs import RerankerInputs
         from rankpo.models.reranker.settings import RerankerSettings
 

@@ -15,7 +15,7 @@ from tests.trainers.test_reranker import PAIRS, SMALL, on_lists, record, write
 def test_every_micro_batch_counts(tmp_path):
     """Four micro-batches of equal weight with gradients 1, 10, 100, 1000 at one number: (1 + 10 + 100 + 1000)/4 = 277.75.
 
-    rerankers.md, defect 1: RAG-Retrieval keeps the last micro-batch alone, 250.
+    RAG-Retrieval keeps the last micro-batch alone, 250.
     """
     trainer = trainer_of(*PAIRS, "loss=dpo", "trainer.max_tokens=1", f"cache_dir={tmp_path}")
     bias = trainer.policy.base.classifier.bias

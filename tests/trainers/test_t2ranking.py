@@ -11,7 +11,7 @@ from rankpo.data.report import all_pairs, data_report
 from rankpo.data.table import open_table
 from rankpo.evaluation.lists import ListwiseEvaluator
 from rankpo.evaluation.metrics import area_under_curve
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from rankpo.models.reranker.inputs import RerankerInputs
 from rankpo.models.reranker.settings import RerankerSettings
 from tests.runs import curve, train
@@ -71,7 +71,7 @@ def test_a_constant_scorer_gains_nothing_from_the_order_of_the_file(sample, tmp_
 
 
 def test_the_small_file_is_part_of_the_large_one_and_the_report_says_so(sample, tmp_path):
-    """rerankers.md, defect 31: every validation query is a training query too; RAG-Retrieval says nothing."""
+    """Every validation query is a training query too; RAG-Retrieval says nothing."""
     pieces = RerankerInputs(byte_tokenizer(), RerankerSettings()).pieces()
     large, small = (
         open_table(tmp_path, [records(sample / name)], pieces, lambda message: None)
@@ -98,7 +98,7 @@ def with_teacher(sample, path):
 
 
 def test_the_teacher_is_worth_what_it_was(sample, tmp_path):
-    """rerankers.md, golden facts, merged documents."""
+    """The counts of the merged documents."""
     found, table = measured(tmp_path, with_teacher(sample, tmp_path / "both.jsonl"), "teacher")
     relevant = np.asarray(table.relevance) > 0
     scores = np.asarray(table.teacher)

@@ -134,7 +134,7 @@ class ChatRecords(HubRecords):
         chat = chat_formats.FORMATS[chosen](record)
         return [] if chat is None else [chat]
 
-    def _good(self, records: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def _good(self, records: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Mapping[str, object]]]:
         for place, record in records:
             if isinstance(record, files.NotARecord):
                 self.note(place, record)

@@ -6,7 +6,6 @@ from array import array
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import xxhash
 
@@ -22,7 +21,7 @@ class CorpusLines:
     def __init__(self, paths: Sequence[Path], key: str) -> None:
         self.paths, self.key = paths, key
 
-    def check(self, record: Mapping[str, Any], parsed: Parsed) -> None:
+    def check(self, record: Mapping[str, object], parsed: Parsed) -> None:
         """Raises BadRecord unless each index names the line of the corpus that holds its text."""
         indices = extract(record, "positives.index")
         if indices is None:

@@ -1,4 +1,4 @@
-"""The fields of a record: where they stand, and their checked values. interop.md section 1."""
+"""Fields of a record: their places and their checked values."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Options:
         return (label - self.min_label) / (self.max_label - self.min_label)
 
 
-def extract(record: Any, spec: Any) -> Any:
+def extract(record: object, spec: Any) -> Any:
     """The value at a path: `a.b` descends, `a[]` and `a[].b` collect, `a_*` collects columns by number, a list of
     paths joins their texts, `=text` is a constant. None where it is not there."""
     if isinstance(spec, list | tuple):
@@ -155,7 +155,7 @@ def extract(record: Any, spec: Any) -> Any:
     return extract(value, rest) if rest and value is not None else (value if not rest else None)
 
 
-def text(value: Any, role: str) -> str:
+def text(value: object, role: str) -> str:
     """A text that is not empty. Raises BadRecord."""
     if not isinstance(value, str):
         raise BadRecord(f"{role} must be a text, got {type(value).__name__}")
@@ -164,7 +164,7 @@ def text(value: Any, role: str) -> str:
     return value.strip()
 
 
-def texts(value: Any, role: str) -> list[str]:
+def texts(value: object, role: str) -> list[str]:
     """A list of texts. A bare string is an error: it would be read letter by letter elsewhere."""
     if not isinstance(value, list | tuple):
         raise BadRecord(f"{role} must be a list of texts, got {type(value).__name__}")
@@ -178,7 +178,7 @@ def filled(value: object, role: str) -> list[str]:
     return [text(item, f"{role}[{index}]" if len(items) > 1 else role) for index, item in kept]
 
 
-def number(value: Any, role: str) -> float:
+def number(value: object, role: str) -> float:
     """A finite number; booleans and texts are refused (CSV's digits are not)."""
     if isinstance(value, str):
         try:
@@ -190,14 +190,14 @@ def number(value: Any, role: str) -> float:
     return float(value)
 
 
-def numbers(value: Any, count: int, role: str, other: str) -> list[float]:
+def numbers(value: object, count: int, role: str, other: str) -> list[float]:
     if not isinstance(value, list | tuple) or len(value) != count:
         size = len(value) if isinstance(value, list | tuple) else type(value).__name__
         raise BadRecord(f"{role} must have one number for each of {other} ({count}), got {size}")
     return [number(item, f"{role}[{index}]") for index, item in enumerate(value)]
 
 
-def inner(value: Any, role: str) -> Any:
+def inner(value: object, role: str) -> object:
     """The `text` of an object of the raw form. Raises BadRecord."""
     if not isinstance(value, Mapping) or "text" not in value:
         found = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
@@ -205,7 +205,7 @@ def inner(value: Any, role: str) -> Any:
     return value["text"]
 
 
-def check_id(value: Any) -> str:
+def check_id(value: object) -> str:
     """An id as text. Raises BadRecord for a control character or line separator: files of ids are lines."""
     name = str(value)
     if bad := next((letter for letter in name if unicodedata.category(letter) in ("Cc", "Zl", "Zp")), None):

@@ -290,7 +290,7 @@ def _arrow(path: Path) -> Iterator[tuple[str, object]]:
         yield path.name, NotARecord(f"not Arrow: {error}")
 
 
-def _rows(name: str, batches: Iterator[Any]) -> Iterator[tuple[str, Any]]:
+def _rows(name: str, batches: Iterator[Any]) -> Iterator[tuple[str, object]]:
     index = 0
     for batch in batches:
         for row in batch.to_pylist():

@@ -1,10 +1,9 @@
-"""Every record format as one function from a record to an example's parts. interop.md sections 1.1 to 1.6."""
+"""Record formats, each a function from a record to an example's parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from rankpo.data.readers import layouts
 from rankpo.data.readers.fields import BadRecord, Options, Record, extract, inner, normal, number, numbers, text, texts
@@ -89,7 +88,7 @@ def grouped(record: Record, options: Options) -> Parsed:
     return replace(parsed, teacher=[number(hit["score"], f"hits[{index}].score") for index, hit in enumerate(hits)])
 
 
-def labelled_text(record: Any, options: Options, place: str = "") -> tuple[str, float]:
+def labelled_text(record: object, options: Options, place: str = "") -> tuple[str, float]:
     """(text, label) of {"content", "label" or "score"}. place: put in front of the names in messages."""
     if not isinstance(record, Mapping):
         raise BadRecord(f"{place.rstrip('.')} must be an object, got {type(record).__name__}")

@@ -218,7 +218,7 @@ def _documents(value: object, key: str, options: Options) -> list[str]:
     return found
 
 
-def _texts_of(identities: Sequence[Any], key: str, options: Options) -> list[str]:
+def _texts_of(identities: Sequence[object], key: str, options: Options) -> list[str]:
     """The texts of documents that a record names by id."""
     if options.lookup is None:
         raise BadRecord(f"{key} names documents by id; set {options.key}.corpus to the file or folder of their texts")

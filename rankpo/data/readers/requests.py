@@ -1,4 +1,4 @@
-"""What a reranker is asked: queries with the documents of a first stage, from a TREC run or from JSON Lines."""
+"""Requests of a reranker: queries with the documents of a first stage, from a TREC run or from JSON Lines."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _request(name: str, query: str, parsed: Sequence[tuple[str, str, float | Non
     return Request(name, query, names, tuple(texts[n] for n in names), tuple(scores[n] for n in names))
 
 
-def _candidate(item: Any, place: str, document_format: str) -> tuple[str, str, float | None]:
+def _candidate(item: object, place: str, document_format: str) -> tuple[str, str, float | None]:
     """(id, text, score)."""
     outer: dict[str, object] = dict(item) if isinstance(item, Mapping) else {"doc": item}
     document: Any = outer.get("doc", outer)

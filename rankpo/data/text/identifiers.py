@@ -1,4 +1,4 @@
-"""Identifiers of passages, and the proof that each is one token where the model writes it. rerankers.md 2.2.
+"""Identifiers of passages, and the check that each is one token at the place where the model writes it.
 
 A score of passage B can be read off the logit of "B" only if the tokenizer keeps it apart there: some merge "[A" into
 one token and "[O" into two. So nothing is assumed: the answer is tokenised behind the real end of the prompt.

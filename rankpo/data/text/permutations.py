@@ -1,6 +1,6 @@
 """From what a model wrote to an order of the passages: what fits is kept, what is missing is appended, all is counted.
 
-rerankers.md 2.9. Nothing is guessed: prose with numbers in it, a refusal or an error text is a failure.
+The parser does not guess: prose with numbers in it, a refusal or an error text is a failure.
 """
 
 from __future__ import annotations

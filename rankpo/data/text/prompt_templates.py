@@ -98,7 +98,7 @@ class PromptTemplate:
             parts.append(_filled(part, fixed))
         return joined(parts)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The form that `from_mapping` reads."""
         own = {key: getattr(self, key) for key in KEYS if key != "identifiers" and getattr(self, key) is not None}
         return {**own, "identifiers": {key: getattr(self, key) for key in IDENTIFIER_KEYS}}

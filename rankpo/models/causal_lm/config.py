@@ -80,7 +80,7 @@ class CausalKind(CausalSettings, ModelKind):
             why = "model.control_tokens adds rows to the embeddings"
         raise ConfigError([f"{why}, and adapters leave embeddings frozen; set model.use_peft=false"])
 
-    def wrap(self, backbone: PreTrainedModel, inputs: CompletionInputs) -> Any:
+    def wrap(self, backbone: PreTrainedModel, inputs: CompletionInputs) -> object:
         from rankpo.models.causal_lm.model import CausalLanguageModel
         from rankpo.models.engine.positions import check_positions
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rankpo.models.embedding.settings import AUTO, EmbeddingSettings
 from rankpo.models.kind import ModelKind, Say
@@ -76,7 +76,7 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
             read_weights(model.layers, folders)
         return model
 
-    def adapt(self, model: EmbeddingModel) -> Any:
+    def adapt(self, model: EmbeddingModel) -> object:
         return self.adapted(model.base, "FEATURE_EXTRACTION")
 
     def folder_format(self) -> EmbeddingFolder:

@@ -1,4 +1,4 @@
-"""Settings of an embedding model: how it reads and pools texts, saved with the weights."""
+"""Settings of an embedding model's inputs and pooling, saved with the weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from rankpo.errors import unknown
 from rankpo.models.settings import Settings
 
 POOLING = ("cls", "mean", "last", "max", "mean_sqrt_len", "weighted_mean")
-AUTO = "auto"  # as a key of the config: the architecture decides
-LAYERS: Mapping[str, Mapping[str, Any]] = {  # types of layers and their keys with defaults; None: from the layer before
+AUTO = "auto"  # Value of a config key that the architecture decides.
+LAYERS: Mapping[
+    str, Mapping[str, object]
+] = {  # types of layers and their keys with defaults; None: from the layer before
     "Dense": {"in_features": None, "out_features": None, "bias": True, "activation": "Tanh", "residual": False},
     "LayerNorm": {"dimension": None},
     "Normalize": {},
@@ -22,7 +24,7 @@ ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingSettings(Settings):
-    """How a text becomes a vector.
+    """Settings of the encoding of a text.
 
     pooling: cls, mean, last, max, mean_sqrt_len (the sum over √length) or weighted_mean (token i weighs i); several
     joined by "+" stand one after another. include_prompt: whether the tokens of the prompt are pooled. layers: what
@@ -89,7 +91,7 @@ class EmbeddingSettings(Settings):
         )
 
 
-def _checked(layer: dict[str, Any]) -> dict[str, Any]:
+def _checked(layer: dict[str, Any]) -> dict[str, object]:
     """A layer with all its keys. Raises ValueError naming a type, key or value that is not known."""
     kind = layer.pop("type", None)
     if kind not in LAYERS:

@@ -1,4 +1,4 @@
-"""The body of a transformers model: what gives hidden states, without a head."""
+"""Body of a transformers model: the part that computes hidden states, without the head."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from transformers import PreTrainedModel
 
 
 def body_of(backbone: PreTrainedModel) -> Any:
-    """The model under its head, or the model itself where it has none.
+    """Returns the model under its head, or the model itself if it has no head.
 
-    `base_model` of Llama 4's language model is that model with its head, since its prefix names another attribute than
-    the one that holds its body; there, the body is the model inside it.
+    For Llama 4's language model, `base_model` returns the model with its head, since its prefix does not match the
+    attribute of its body; this function returns the inner model.
     """
-    body: Any = backbone.base_model
+    body: object = backbone.base_model
     if body is backbone and backbone.get_output_embeddings() is not None:
         return next(child for child in backbone.children() if isinstance(child, PreTrainedModel))
     return body

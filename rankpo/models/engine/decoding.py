@@ -1,4 +1,4 @@
-"""Pieces of decoding that several kinds use: prompts padded on the left, and answers cut at their end."""
+"""Decoding helpers of several kinds: left padding of prompts and truncation of answers at their end token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def left_padded(prompts: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and mask [n, T], both 0 before a prompt: what stands on padding is never seen."""
+    """Returns ids and mask [n, T], both 0 on the padding before a prompt."""
     width = max(len(prompt) for prompt in prompts)
     ids = np.zeros((len(prompts), width), dtype=np.int64)
     mask = np.zeros_like(ids)
@@ -20,5 +20,5 @@ def left_padded(prompts: Sequence[np.ndarray], device: torch.device) -> tuple[Te
 
 
 def until(end: int, written: list[int]) -> list[int]:
-    """What stands before the end token."""
+    """Returns the tokens before the end token."""
     return written[: written.index(end)] if end in written else written

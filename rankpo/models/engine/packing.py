@@ -1,9 +1,9 @@
-"""Attention over packed rows: many sequences in one row of tokens, none padded, no mask.
+"""Packed attention: many sequences in one row of tokens, without padding and masks.
 
-Linear layers see [1, S]; attention runs once for each run of equally long neighbours (sequences come sorted by
-length), mask-free, so that SDPA may take its fastest kernel. The arguments are those of transformers' own padding-free
-flash attention; with `flash_attention_2` the model is called alike and transformers' kernel does the work.
-Measured against padded chunks in LOG.md, 2026-11-21.
+Linear layers process [1, S]. Attention runs once per group of neighbours of equal length (sequences are sorted by
+length) without a mask, so that SDPA can use its fastest kernel. The arguments are those of transformers' padding-free
+flash attention; with `flash_attention_2` the same call uses transformers' kernel.
+LOG.md, 2026-11-21, compares it with padded chunks.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def packed_sdpa(
     trees: PackedTrees | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """SDPA within each packed sequence. query: [1, heads, S, d]; key, value: [1, key heads, S, d]. Returns [1, S, heads, d].
+    """SDPA within each packed sequence. query: [1, heads, S, d]; key, value: [1, key heads, S, d].
 
-    sequence_lengths: of the packed sequences in order; or trees, of sequences that share prefixes. Raises ValueError for what cannot be packed: soft caps,
-    position biases and attention sinks belong to the padded path.
+    Returns [1, S, heads, d]. sequence_lengths: lengths of the packed sequences in order; trees: sequences with shared
+    prefixes instead. Raises ValueError for soft caps, position biases and attention sinks, which need padding.
     """
     for name in ("softcap", "position_bias", "s_aux"):
         if kwargs.get(name) is not None:
@@ -51,7 +51,7 @@ def packed_sdpa(
     grouped = key.shape[1] != query.shape[1]
     runs = [(length, len(list(group))) for length, group in groupby(sequence_lengths)]
     sizes = [length * count for length, count in runs]
-    # one split per tensor: a slice per run would make its backward write a full-size zero tensor each
+    # One split per tensor, because the backward of each slice would write a zero tensor of full size.
     parts = zip(runs, *(tensor[0].transpose(0, 1).split(sizes) for tensor in (query, key, value)), strict=True)
     outputs = []
     for (length, count), *parts_of_run in parts:
@@ -61,15 +61,16 @@ def packed_sdpa(
             q, k, v, mask, dropout, is_causal=causal and mask is None and length > 1, scale=scaling, enable_gqa=grouped
         )  # [count, heads, length, d]
         outputs.append(output.transpose(1, 2).reshape(count * length, *output.shape[1::2]))
-    # a single long sequence is not copied: the copy would be kept for backward
+    # A single long sequence is not copied, since autograd would keep the copy.
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
 
 
 def window_mask(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:
-    """[length, length] bool, True where attention is allowed, or None where a window hides nothing.
+    """Returns [length, length] bool, True where attention is allowed, or None if the window covers everything.
 
-    A window of w sees itself and w - 1 before, bidirectional ones also w - 1 behind: flash attention's meaning, in
-    which transformers' attention functions are given it (ModernBERT adds 1 to its configuration's value for that).
+    With window w a token attends to itself and w - 1 tokens before it, in bidirectional attention also to w - 1 tokens
+    behind it. This is flash attention's definition, which transformers' attention functions use (ModernBERT adds 1 to
+    the value of its configuration).
     """
     if window is None or length <= window:
         return None
@@ -95,7 +96,7 @@ def packed_arguments(lengths: Tensor, device: torch.device, position_offset: int
 
 
 def position_offset(backbone: PreTrainedModel) -> int:
-    """The position id of a first token: RoBERTa and its kin count from the pad id + 1, all others from 0."""
+    """Returns the position id of a first token: pad id + 1 for RoBERTa and related models, else 0."""
     table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return 0 if padding is None else int(padding) + 1
@@ -103,18 +104,18 @@ def position_offset(backbone: PreTrainedModel) -> int:
 
 @torch.no_grad()
 def can_pack(backbone: PreTrainedModel, attn_implementation: str) -> bool:
-    """Whether this architecture gives the same hidden states packed as alone; tried on two short sequences.
+    """Whether this architecture gives the same hidden states packed as separately, tested on two short sequences.
 
-    Architectures with relative position biases, soft caps or an own attention code cannot; they are padded.
+    Architectures with relative position biases, soft caps or custom attention code need padding.
     """
     if attn_implementation == "eager" or not getattr(backbone, "_supports_attention_backend", False):
         return False
     if "chunked_attention" in (getattr(backbone.config.get_text_config(), "layer_types", None) or ()):
-        return False  # Llama 4 attends within blocks of positions, which two short sequences would not show
+        return False  # Llama 4 attends within long blocks of positions, which the test would miss.
     vocabulary = backbone.config.get_text_config().vocab_size
     device = next(backbone.parameters()).device
     if attn_implementation == "flash_attention_2" and device.type != "cuda":
-        return True  # its kernel cannot be tried before the model is on its device
+        return True  # Its kernel needs the model on its device.
     ids = (torch.arange(11, 18, device=device) * 7) % vocabulary
     lengths = torch.tensor([3, 4])
     training = backbone.training

@@ -10,9 +10,9 @@ def pool(hidden: Tensor, lengths: Tensor, pooling: str, skipped: Tensor | None =
     """[n, D] float32, or [n, m·D] for m ways joined by "+". hidden: [tokens, D], sequences concatenated; lengths: [n].
 
     Ways: cls, last, mean, max, mean_sqrt_len (the sum over √length), weighted_mean (the i-th token weighs i, from 1).
-    skipped: [n] tokens at the beginning of each sequence that are left out, as those of a prompt; the last token is
-    never left out. The places come from the lengths, never from looking for a pad id: pad may equal eos, or occur in
-    the text. A sequence without tokens has no place here: see `RankingModel.hidden_states`.
+    skipped: [n] tokens to exclude at the beginning of each sequence, such as a prompt; `last` ignores it. Positions
+    come from the lengths and not from the pad id, which may equal eos or occur in the text. Sequences must have tokens:
+    see `RankingModel.hidden_states`.
     """
     ways = [_pool(hidden, lengths, way, skipped) for way in pooling.split("+")]
     return ways[0] if len(ways) == 1 else torch.cat(ways, dim=1)
@@ -22,7 +22,7 @@ def _pool(hidden: Tensor, lengths: Tensor, way: str, skipped: Tensor | None) -> 
     ends = torch.cumsum(lengths, 0).to(hidden.device)
     if way == "last":
         return hidden[ends - 1].float()
-    # a sequence that is nothing but prompt is pooled by its first token (cls) or gives 0
+    # A sequence with only a prompt uses its first token (cls) or gives 0.
     left_out = None if skipped is None else torch.minimum(skipped, lengths)
     if way == "cls":
         starts = ends - lengths.to(hidden.device)

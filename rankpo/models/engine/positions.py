@@ -1,4 +1,4 @@
-"""The positions of a model: the longest sequence that it can read."""
+"""Positions of a model: the length of its longest sequence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def usable_positions(backbone: PreTrainedModel, offset: int) -> int | None:
-    """Tokens of the longest sequence (XLM-R: 514 rows give 512); None where the architecture sets no limit.
+    """Tokens of the longest sequence (XLM-R: 514 rows give 512); None if the architecture has no limit.
 
     offset: the position of the first token.
     """
@@ -20,8 +20,8 @@ def usable_positions(backbone: PreTrainedModel, offset: int) -> int | None:
 
 
 def check_positions(max_length: int, backbone: PreTrainedModel, offset: int) -> None:
-    """Raises ConfigError for a length above the model's usable positions: some architectures would fail there, and
-    others go on with positions that no training has seen.
+    """Raises ConfigError for a length above the model's usable positions, where some architectures fail and others use
+    untrained positions.
     """
     usable = usable_positions(backbone, offset)
     if usable is not None and max_length > usable:

@@ -1,8 +1,8 @@
-"""Completions of one prompt computed with the prompt once: packed attention over a prefix and its branches.
+"""Prompt trees: packed attention over a prompt and its completions that computes the prompt once.
 
-A tree is a prefix (the prompt) with branches (completions) behind it, all in one packed row. Prefix tokens attend
-causally among themselves; a branch's tokens attend to the whole prefix and causally to their own branch. Positions of
-every branch go on from the prefix, so hidden states are those of prompt + completion alone.
+A tree is a prefix (the prompt) with branches (completions) behind it in one packed row. Prefix tokens attend
+causally to each other; a branch's tokens attend to the whole prefix and causally to their own branch. Positions of
+every branch continue those of the prefix, so hidden states equal those of prompt + completion as one sequence.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from rankpo.types import Sequences
 
 
 class Tree(NamedTuple):
-    """prefix: its tokens. branches: tokens of each. rows: of the sequences that it stands for, one for each branch;
-    a tree of a single row is all prefix."""
+    """prefix: number of tokens. branches: tokens of each branch. rows: rows of the sequences, one per branch;
+    a tree of a single row has only a prefix."""
 
     prefix: int
     branches: tuple[int, ...]
@@ -31,7 +31,7 @@ class Tree(NamedTuple):
 
 
 class PackedTrees:
-    """The trees of one packed row, and their masks, made once for all layers of equal attention window."""
+    """The trees of one packed row and their masks, which layers of equal attention window share."""
 
     def __init__(self, trees: Sequence[Tree], device: torch.device) -> None:
         self.trees = trees
@@ -42,16 +42,16 @@ class PackedTrees:
         """[branch tokens, prefix + branch tokens] bool, True where attention is allowed."""
         tree = self.trees[number]
         if window is not None and tree.prefix + max(tree.branches) <= window:
-            window = None  # hides nothing
+            window = None  # The window covers everything.
         if (number, window) not in self._masks:
             self._masks[number, window] = _branch_mask(tree, window).to(self.device)
         return self._masks[number, window]
 
 
 def plant(sequences: Sequences) -> list[Tree]:
-    """Trees of the sequences that `sequences.prefixes` says to begin alike.
+    """Builds trees of the sequences with equal prefix in `sequences.prefixes`.
 
-    The last token of a sequence is left out: nothing is predicted from it.
+    Trees omit the last token of a sequence, since it predicts no label.
     """
     assert sequences.prefixes is not None
     rows_of: dict[int, list[int]] = {}
@@ -69,7 +69,7 @@ def plant(sequences: Sequences) -> list[Tree]:
 
 
 def places(tree: Tree, row: int, start: int) -> Tensor:
-    """Where the tokens of one of the tree's rows, but its last, stand in a packed row in which the tree begins at `start`."""
+    """Returns the positions of a row's tokens, except the last, in a packed row in which the tree begins at `start`."""
     number = tree.rows.index(row)
     prefix = torch.arange(start, start + tree.prefix)
     if not tree.branches:
@@ -138,7 +138,7 @@ def _branch_mask(tree: Tree, window: int | None) -> Tensor:
     branch = torch.repeat_interleave(torch.arange(len(tree.branches)), torch.tensor(tree.branches))  # [b]
     own = torch.cat([torch.arange(tree.prefix, tree.prefix + length) for length in tree.branches])  # [b] positions
     position = torch.cat([torch.arange(tree.prefix), own])
-    of = torch.cat([torch.full((tree.prefix,), -1), branch])  # a prefix token belongs to all branches
+    of = torch.cat([torch.full((tree.prefix,), -1), branch])  # Prefix tokens belong to all branches.
     distance = own[:, None] - position[None, :]
     allowed = ((of == -1) | (of == branch[:, None])) & (distance >= 0)
     return allowed if window is None else allowed & (distance < window)

@@ -1,8 +1,8 @@
-"""The token engine: reductions over the vocabulary from hidden states, without ever holding [tokens, vocabulary].
+"""Token engine: reductions over the vocabulary from hidden states, without a [tokens, vocabulary] tensor.
 
-The output head is applied to blocks of scored positions; each block is reduced in float32 and forgotten, and its
-logits are computed again in the backward pass. Peak memory grows with block · V, not with tokens · V. A second
-model's hidden states can be walked beside the first one's, block by block, for divergences between the two.
+The engine applies the output head to blocks of scored positions, reduces each block in float32, frees its logits, and
+recomputes them in the backward pass. Peak memory grows with block · V, not with tokens · V. For divergences between two
+models, it processes the hidden states of both block by block.
 
 P: scored positions, all sequences together.
 """
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# logits held at once: 48 MiB on a CPU, above the 32 MiB from which glibc gives memory back at once instead of keeping
-# fragments; a GPU reads the whole head for each block, so fewer and larger ones
+# Size of a block's logits: 48 MiB on a CPU, above the 32 MiB from which glibc returns memory to the system instead of
+# fragmenting it. A GPU reads the whole head for each block, so its blocks are larger.
 BLOCK_ELEMENTS = {"cpu": 3 << 22, "cuda": 1 << 25}
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
@@ -36,9 +36,9 @@ class Head:
 
 @dataclass(frozen=True)
 class ReferenceStates:
-    """What a second model knows of the same scored positions. hidden: [P, D'] without gradient.
+    """States of a second model at the same scored positions. hidden: [P, D'] without gradient.
 
-    head: its own; None where it is the policy's.
+    head: the output head of the second model; None if it is the policy's.
     """
 
     hidden: Tensor
@@ -47,12 +47,12 @@ class ReferenceStates:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRequest:
-    """What to compute at each scored position beside the label's log-probability.
+    """Values to compute at each scored position in addition to the label's log-probability.
 
     reference: the second model's states; needed for reference_logps and divergences. divergences: name -> function of
     (reference_logps [n, V], policy_logps [n, V]) giving [n], differentiable in the second; float32 log-probabilities
-    of a block. entropy: of the policy, in nats, without gradient. hidden: hand out the hidden states [P, D], as a
-    value head needs them. temperature divides the logits of both models.
+    of a block. entropy: of the policy, in nats, without gradient. hidden: return the hidden states [P, D], for a
+    value head. temperature divides the logits of both models.
     """
 
     reference: ReferenceStates | None = None
@@ -69,7 +69,7 @@ class TokenRequest:
 
 
 class TokenValues(NamedTuple):
-    """Values at the scored positions, [P] each, sequence after sequence; None where they were not asked for.
+    """Values at the scored positions, [P] each, sequence after sequence; None if not requested.
 
     critic: V of a model with a value head (models/value_head.py).
     """
@@ -83,7 +83,7 @@ class TokenValues(NamedTuple):
 
 
 def token_values(hidden: Tensor, labels: Tensor, head: Head, request: TokenRequest) -> TokenValues:
-    """All that the request asks for, in one walk over the positions. hidden: [P, D]; labels: [P]."""
+    """Computes all values of the request in one pass over the positions. hidden: [P, D]; labels: [P]."""
     reference = request.reference
     constants = (labels,) if reference is None else (labels, reference.hidden.detach())
     fixed_head = head if reference is None or reference.head is None else reference.head
@@ -128,10 +128,10 @@ def over_vocabulary(
 ) -> tuple[Tensor, ...]:
     """`reduction(logits [n, V], *constants of the block)` for block after block of positions, concatenated to [P].
 
-    reduction: must give a tuple of [n] and depend on its arguments alone: it runs again in the backward pass.
-    constants: [P, …], cut like the positions, without gradient. Gradients reach `hidden` and the head. Logits are at
-    least float32 whatever the type of hidden states and head: rounded to bfloat16, a policy equal to its reference
-    would not give a loss of log 2.
+    reduction: must return a tuple of [n] and depend only on its arguments, since the backward pass runs it again.
+    constants: [P, …], split like the positions, without gradient. Gradients reach `hidden` and the head. Logits are at
+    least float32 for any type of hidden states and head; in bfloat16 a policy equal to its reference would not give a
+    loss of log 2.
     """
     elements = block_elements or BLOCK_ELEMENTS.get(hidden.device.type, BLOCK_ELEMENTS["cuda"])
     size = max(1, elements // head.weight.shape[0])
@@ -194,7 +194,7 @@ class _OverVocabulary(torch.autograd.Function):
 
 
 class _LabelLogps(torch.autograd.Function):
-    """log p(label) [n] of logits [n, V]; the gradient onehot - softmax is made in one buffer, where autograd's takes four."""
+    """log p(label) [n] of logits [n, V]. Its gradient onehot - softmax uses one buffer, where autograd needs four."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, label: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ class _LabelLogps(torch.autograd.Function):
 
 
 def _gradient(values: tuple[Tensor, ...], raw: Tensor, gradients: list[Tensor | None]) -> tuple[Tensor, ...]:
-    """d(Σ values · gradients)/d raw; values without a graph (references, entropies) have none to give."""
+    """d(Σ values · gradients)/d raw, over the values with a graph (not references and entropies)."""
     kept = [(value, g) for value, g in zip(values, gradients, strict=True) if g is not None and value.requires_grad]
     if not kept:
         return (torch.zeros_like(raw),)
@@ -233,7 +233,7 @@ def _shape(raw: Tensor, bias: Tensor | None, softcap: float | None, temperature:
 
 
 def _product_type(hidden: Tensor) -> torch.dtype:
-    """The type in which the head is multiplied: half precision only on GPUs, which add up such products in float32."""
+    """The type of the head's product: half precision only on GPUs, which accumulate it in float32."""
     if hidden.device.type != "cuda":
         return torch.promote_types(hidden.dtype, torch.float32)
     if torch.is_autocast_enabled("cuda"):
@@ -242,7 +242,7 @@ def _product_type(hidden: Tensor) -> torch.dtype:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right in at least float32, never rounded to half precision in between."""
+    """left @ right in at least float32, without intermediate rounding to half precision."""
     if left.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(left, right, out_dtype=torch.float32)
     return left @ right

@@ -1,4 +1,4 @@
-"""Two-way attention in decoders: every token sees the whole text (LLM2Vec, https://arxiv.org/abs/2404.05961)."""
+"""Bidirectional attention in decoders (LLM2Vec, https://arxiv.org/abs/2404.05961)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from transformers import PreTrainedModel
 
 
 def make_two_way(backbone: PreTrainedModel) -> None:
-    """Removes the causal mask; transformers 5 and later do the same with the folder that is saved (`is_causal`).
+    """Removes the causal mask; transformers 5 and later do the same for the saved folder (`is_causal`).
 
-    Raises ValueError for an architecture that goes on reading from left to right.
+    Raises ValueError for an architecture that stays causal.
     """
     window = getattr(backbone.config.get_text_config(), "sliding_window", None)
-    if window is not None:  # libraries differ in how far a window reaches in both directions
+    if window is not None:  # Libraries differ in the extent of bidirectional windows.
         raise ValueError(
             f"{type(backbone).__name__} reads in windows of {window} tokens; set model.bidirectional=false"
         )
     backbone.config.is_causal = False
     for module in backbone.modules():
-        if isinstance(getattr(module, "is_causal", None), bool):  # attention layers of transformers
+        if isinstance(getattr(module, "is_causal", None), bool):  # These are attention layers of transformers.
             module.is_causal = False  # type: ignore[assignment]
     if not _sees_what_follows(backbone):
         raise ValueError(f"{type(backbone).__name__} reads from left to right only; set model.bidirectional=false")
@@ -26,7 +26,7 @@ def make_two_way(backbone: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _sees_what_follows(backbone: PreTrainedModel) -> bool:
-    """Whether another last token changes what is made of the first."""
+    """Whether a different last token changes the first token's hidden state."""
     vocabulary = backbone.config.get_text_config().vocab_size
     ids = (torch.arange(11, 16, device=backbone.device) * 7) % vocabulary
     other = ids.clone()

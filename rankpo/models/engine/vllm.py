@@ -1,4 +1,4 @@
-"""vLLM in this process, in place of transformers' generate: whether it can run here, and how it is opened."""
+"""vLLM backend in this process instead of transformers' generate: its availability and construction."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ BACKENDS = ("auto", "transformers", "vllm")
 
 
 def check_backend(backend: str) -> None:
-    """Raises ValueError for a name that is none of BACKENDS."""
+    """Raises ValueError for a name outside BACKENDS."""
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
 def choose_backend(asked: str, config: Any, further: Mapping[str, bool] | None = None) -> str:
-    """transformers or vllm: where `auto` is asked for, vLLM if nothing is in its way and there is a GPU.
+    """Returns transformers or vllm; `auto` selects vLLM if there is a GPU and no obstacle.
 
-    config: of the model. further: other things that may be in its way, and whether they are.
-    Raises ConfigError where vLLM is asked for and cannot run.
+    config: the model's config. further: further obstacles by name, and whether each applies.
+    Raises ConfigError if vLLM is requested and cannot run.
     """
     import torch
 
@@ -44,8 +44,8 @@ def choose_backend(asked: str, config: Any, further: Mapping[str, bool] | None =
 
 
 def open_engine(config: Any, seed: int, max_model_len: int, arguments: Mapping[str, Any]) -> Any:
-    """vllm.LLM with the weights that the model's config names. arguments: further ones, which win over ours."""
-    from vllm import LLM  # not in every installation
+    """Opens vllm.LLM with the weights of the model's config. arguments: further arguments, which win over ours."""
+    from vllm import LLM  # An optional package.
 
     from rankpo.models.loading import resolve
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rankpo.data.text.prompt_templates import read_template
 from rankpo.data.text.rendering import template_text
@@ -82,7 +82,7 @@ class ListwiseKind(ListwiseKeys, ModelKind):
             neftune_alpha=self.neftune_alpha,
         )
 
-    def adapt(self, model: ListwiseModel) -> Any:
+    def adapt(self, model: ListwiseModel) -> object:
         return self.adapted(model.base, "CAUSAL_LM")
 
     def stated(self, folder: Path) -> Stated | None:

@@ -1,12 +1,12 @@
-"""Sliding windows over a ranked list, from its end to its beginning. rerankers.md 2.7."""
+"""Sliding windows over a ranked list, from its end to its beginning."""
 
 from __future__ import annotations
 
 
 def windows(start: int, end: int, window: int, stride: int) -> list[tuple[int, int]]:
-    """Half-open ranges that cover [start, end), the last one first; each next one lies `stride` higher.
+    """Returns half-open ranges that cover [start, end) from the last to the first, each `stride` above the previous.
 
-    Neighbours overlap by window - stride places, through which a passage rises. Raises ValueError unless
+    Neighbours overlap by window - stride places, so that a passage can move up. Raises ValueError unless
     1 <= stride <= window.
     """
     if not 1 <= stride <= window:

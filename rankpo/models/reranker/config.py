@@ -73,7 +73,7 @@ class RerankerKind(RerankerSettings, ModelKind):
 
         return RerankerModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
 
-    def adapt(self, model: RerankerModel) -> Any:
+    def adapt(self, model: RerankerModel) -> object:
         task = "CAUSAL_LM" if model.settings.head == "causal_lm" else "SEQ_CLS"
         return self.adapted(model.base, task, modules_to_save=list(model.head.modules) or None)
 
@@ -98,7 +98,7 @@ class OneLabelFamily:
     def __init__(self) -> None:
         self.missing: list[str] = []
 
-    def from_pretrained(self, path: str, **arguments: Any) -> tuple[PreTrainedModel, Any]:
+    def from_pretrained(self, path: str, **arguments: object) -> tuple[PreTrainedModel, Any]:
         """The model and transformers' report on loading."""
         from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -110,7 +110,7 @@ class OneLabelFamily:
         self.missing = list(found["missing_keys"])
         return model, found
 
-    def from_config(self, config: Any, **arguments: Any) -> PreTrainedModel:
+    def from_config(self, config: Any, **arguments: object) -> PreTrainedModel:
         from transformers import AutoModelForSequenceClassification
 
         config.num_labels = 1

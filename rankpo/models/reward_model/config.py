@@ -35,7 +35,7 @@ class RewardKind(CausalKind):
         return own_statement(folder, (self.kind, *self.starts_from), CausalSettings)
 
     def load(self, inputs: CompletionInputs, say: Say) -> PreTrainedModel:
-        """The decoder of a saved reward model stands under an output head of no use: rewards need hidden states."""
+        """Loads the decoder with an output head, which a reward model does not use."""
         if not self._has_reward_head:
             return super().load(inputs, say)
         from transformers import AutoModelForCausalLM
@@ -60,7 +60,7 @@ class RewardKind(CausalKind):
                 model.reward_head.linear.weight.copy_(self._classifier().score.weight)
         return model
 
-    def finish(self, model: Any, needs: frozenset[str], say: Say) -> None:
+    def finish(self, model: object, needs: frozenset[str], say: Say) -> None:
         ModelKind.finish(self, model, needs, say)
 
     def folder_format(self) -> FolderFormat[Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rankpo.runs import processes
 
-OptimizerState = dict[str, dict[str, Any]]  # by parameter name, then by the optimizer's own key
+OptimizerState = dict[str, dict[str, object]]  # by parameter name, then by the optimizer's own key
 
 
 class Strategy:
@@ -106,7 +106,7 @@ def keep_in_step(model: Any) -> None:
     model.sharded = True
 
 
-def in_order(tensors: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def in_order(tensors: Mapping[str, object]) -> Iterator[tuple[str, Any]]:
     """Yields the tensors sorted by name, since gathering is a collective that needs one order on all ranks."""
     return iter(sorted(tensors.items()))
 
@@ -118,7 +118,7 @@ def on_rank_0(values: Any) -> Any:
     return {name: _on_cpu(value) for name, value in values.items()}
 
 
-def _on_cpu(value: Any) -> Any:
+def _on_cpu(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _on_cpu(item) for key, item in value.items()}
     return value.detach().cpu().contiguous() if isinstance(value, Tensor) else value

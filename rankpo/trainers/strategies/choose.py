@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from accelerate import Accelerator
 
@@ -14,7 +12,7 @@ from rankpo.trainers.strategies.zero import ZeroStrategy
 
 
 def make_strategy(
-    accelerator: Accelerator, model: Any, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
+    accelerator: Accelerator, model: object, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
 ) -> Strategy:
     """Builds the launched strategy. With sharded weights, each forward pass of the model makes one backbone call."""
     kinds = {"FSDP": FullyShardedStrategy, "DEEPSPEED": ZeroStrategy}

@@ -21,7 +21,7 @@ class ZeroStrategy(Strategy):
     """
 
     def __init__(
-        self, accelerator: Accelerator, model: Any, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
+        self, accelerator: Accelerator, model: object, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
     ) -> None:
         plugin: Any = accelerator.state.deepspeed_plugin
         self.sharded = plugin.zero_stage == 3
@@ -99,7 +99,7 @@ class ZeroStrategy(Strategy):
             whole[name] = {**values, **common}
         return on_rank_0(whole if tensors or common else {})
 
-    def load_optimizer_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+    def load_optimizer_state(self, state: Mapping[str, Mapping[str, object]]) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         if not state:
@@ -115,10 +115,10 @@ class ZeroStrategy(Strategy):
         zero = self.engine.optimizer
         return list(getattr(zero, "fp32_partitioned_groups_flat", None) or zero.single_partition_of_fp32_groups)
 
-    def _state_keys(self) -> tuple[list[str], dict[str, Any]]:
+    def _state_keys(self) -> tuple[list[str], dict[str, object]]:
         """Returns the names of parameter-shaped state, and the scalar state that all share (AdamW's step count)."""
         states = inner_optimizer(self.optimizer).state
-        first: Mapping[str, Any] = next(iter(states.values()), {})
+        first: Mapping[str, object] = next(iter(states.values()), {})
         shaped = [key for key, value in first.items() if isinstance(value, Tensor) and value.dim()]
         return shaped, {key: value for key, value in first.items() if key not in shaped and value is not None}
 
