@@ -62,7 +62,8 @@ def remarks(num_rows: int, factor: float) -> list[str]:
 
 def write_vectors(folder: Path, num_rows: int) -> None:
     """A folder as task=encode writes it, of random unit vectors."""
-    from rankpo.retrieval.embeddings import Encoding, write_folder
+    from rankpo.retrieval.embeddings import write_folder
+    from rankpo.retrieval.shards import Encoding
 
     generator = np.random.default_rng(0)
 

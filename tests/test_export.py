@@ -16,7 +16,7 @@ from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.reading import read_folder
 from rankpo.models.embedding.saving import EmbeddingFolder
 from rankpo.models.embedding.settings import EmbeddingSettings
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from rankpo.models.saving import ExportError
 from tests.models.families import backbone
 from tests.models.saved import saved

@@ -146,7 +146,8 @@ def test_reference_scores_that_were_damaged_are_computed_again(tmp_path, capsys,
 
 
 def test_embeddings_that_were_cut_are_named(tmp_path):
-    from rankpo.retrieval.embeddings import Embeddings, EncodingError
+    from rankpo.retrieval.embeddings import Embeddings
+    from rankpo.retrieval.shards import EncodingError
     from tests.retrieval.test_embeddings import stored
 
     stored(tmp_path, np.eye(5, dtype=np.float32))

@@ -1,4 +1,4 @@
-"""From groups of row numbers to a `Batch` of token sequences, for models that encode each text on its own."""
+"""Collation of groups of row numbers to a `Batch`, for models that encode each text separately."""
 
 from __future__ import annotations
 

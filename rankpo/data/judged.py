@@ -1,4 +1,4 @@
-"""Grades that the data states for the passages of an update, beyond the candidates that each query is shown."""
+"""Grades of an update's passages in the whole data, beyond each query's own candidates."""
 
 from __future__ import annotations
 

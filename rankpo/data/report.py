@@ -1,4 +1,4 @@
-"""What the training data holds, before training: counts, lengths, labels, contradictions, overlap with evaluation.
+"""Report on the training data: counts, lengths, labels, contradictions, overlap with evaluation.
 
 Everything is computed over the arrays of the text store. Texts are equal where the tokenizer makes them so: for an
 uncased tokenizer, whatever their case.

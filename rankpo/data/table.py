@@ -1,4 +1,4 @@
-"""Every distinct text, tokenised once, in a memory-mapped file; and the examples as row numbers of it.
+"""ExampleTable: every distinct text, tokenised once, in a memory-mapped file, and the examples as row numbers.
 
 Texts of equal tokens, such as two that differ by a second blank, are one row: no text is then a negative of itself.
 
@@ -152,7 +152,7 @@ def open_table(
     return ExampleTable(folder)
 
 
-_intact: dict[Path, list[tuple[str, int, int]]] = {}  # what stores looked like that this process has read through
+_intact: dict[Path, list[tuple[str, int, int]]] = {}  # File states of the stores that this process has verified.
 
 
 def _fault(folder: Path) -> str | None:

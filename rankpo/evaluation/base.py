@@ -1,4 +1,4 @@
-"""The interface of evaluators: one data set, its metrics, and what an evaluation returns."""
+"""Evaluator: the interface of evaluators of one dataset, and their results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Evaluator(ABC):
     dataset: Dataset
     cache_dir: str | Path
     say: Say
-    retained = False  # whether its metrics are what alignment may cost: reported over the start model's too
+    retained = False  # Whether reports also show its metrics relative to the start model.
 
     def table(self, pieces: Pieces) -> ExampleTable:
         """The texts that `evaluate` scores, in the text store."""

@@ -1,4 +1,4 @@
-"""Choice of an evaluator by what a dataset declares and what the kind of the model gives."""
+"""Choice of an evaluator by the dataset's declarations and the outputs of the model's kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a causal language model is worth on fixed data: preference for chosen completions, and how likely good ones are.
+"""Evaluators of causal language models on fixed data: agreement with preferences, and likelihood of completions.
 
 The data is all of an eval_datasets entry, at every evaluation: `eval_datasets.NAME.limit` makes it a fixed part.
 """
@@ -118,7 +118,7 @@ class RewardEvaluator(PreferenceEvaluator):
         columns = {name: torch.from_numpy(of_slots[pairs]) for name, of_slots in values.items()}  # [P, 2] each
         scores, reference = columns.pop("scores"), columns.pop("reference", None)
         if reference is None and ("reference" in loss.needs or not self.paired):
-            return {}  # of a model by itself: there is nothing that it gained
+            return {}  # Without a reference there are no rewards.
         labels = _labels_of_pairs(model, table, pairs)
         metrics: dict[str, Tensor] = {}
         if self.paired:

@@ -1,4 +1,4 @@
-"""Ranking metrics on given candidate lists with labels: what a reranker is trained for, at any score [B, G]."""
+"""Evaluator of ranking metrics on given candidate lists with labels, for any model with scores [B, G]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules by which a judged collection is measured: the one place that decides for every task."""
+"""Rules of measurement on a judged collection, shared by all tasks."""
 
 from __future__ import annotations
 

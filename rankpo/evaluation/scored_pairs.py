@@ -1,4 +1,4 @@
-"""Correlation of a model's scores with the scores that pairs of texts were given: what semantic similarity is judged by."""
+"""Evaluator of the correlation of a model's scores with the labels of pairs, for semantic similarity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals and paired tests over queries; items of one query (its pairs, say) move together."""
+"""Confidence intervals and paired tests over queries; items of one query are resampled together."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def sign_flip(differences: Sequence[float] | np.ndarray, flips: int = FLIPS, see
     Of random ones p = (1 + hits)/(1 + draws), never 0 (Phipson and Smyth 2010).
     """
     numbers = np.asarray(differences, dtype=np.float64)
-    numbers = numbers[numbers != 0]  # a flip of 0 changes nothing
+    numbers = numbers[numbers != 0]  # Sign flips of 0 have no effect.
     if len(numbers) == 0:
         return 1.0
     observed = abs(numbers.sum())

@@ -1,4 +1,4 @@
-"""Pairs in, preferences out: every answer is on the disk before it counts, so that a kill loses nothing paid for."""
+"""Annotation of pairs by a judge; every answer is written to disk before it counts, so that a kill loses none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a judge is: it is shown a query and two passages, A and B, and answers in words that `verdicts.parse` reads."""
+"""Judge: the interface of judges of a query and passages A and B, with answers for `verdicts.parse`."""
 
 from __future__ import annotations
 

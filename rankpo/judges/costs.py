@@ -1,4 +1,4 @@
-"""What a judge's calls cost: a log line for each before its answer counts, and sums over all starts of a task."""
+"""Costs of a judge's calls: a log line per call, written before its answer counts, and sums over all starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a judge will be asked and what that costs, before anything is asked."""
+"""Estimate of a judge's calls and costs before the first call."""
 
 from __future__ import annotations
 

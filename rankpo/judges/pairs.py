@@ -1,4 +1,4 @@
-"""Which two passages of a ranking a judge is asked about, drawn from (seed, query id) alone."""
+"""Pairs of passages of a ranking for a judge, drawn from (seed, query id)."""
 
 from __future__ import annotations
 

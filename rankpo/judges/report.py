@@ -1,4 +1,4 @@
-"""What there is to know of annotations before anyone trains on them: position bias, agreement, confidence."""
+"""Report on annotations: position bias, agreement, confidence."""
 
 from __future__ import annotations
 

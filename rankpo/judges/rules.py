@@ -1,4 +1,4 @@
-"""The judge of the job-talent world as a judge of any task: it knows posts and profiles by their texts."""
+"""Rule-based judge of the job-talent data, which identifies posts and profiles by their texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completions that task=sample wrote, and what becomes of them: HALOs' feedback, which datasets=[chat] trains on."""
+"""Samples of task=sample, and their feedback in HALOs' format for datasets=[chat]."""
 
 from __future__ import annotations
 

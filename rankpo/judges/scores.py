@@ -1,4 +1,4 @@
-"""Any saved model as a judge: what it scores higher is preferred; its scores alone are training data too."""
+"""Model judge: prefers the passage with the higher score of a saved model; its scores can be training data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A teacher's scores of every candidate, straight into the training format of distillation."""
+"""Teacher scores of every candidate in the training format of distillation."""
 
 from __future__ import annotations
 

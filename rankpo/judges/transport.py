@@ -1,4 +1,4 @@
-"""HTTP calls that end: a deadline for the whole exchange, a bound on the answer's bytes, and no exception but one."""
+"""HTTP calls with a deadline for the whole exchange, a limit on the answer's bytes, and a single exception type."""
 
 from __future__ import annotations
 

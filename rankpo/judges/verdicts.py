@@ -1,4 +1,4 @@
-"""From a judge's words to a preference: parsing, and what two calls in both orders say together."""
+"""Verdicts: parsing of a judge's answers, and the combination of two calls in both orders."""
 
 from __future__ import annotations
 

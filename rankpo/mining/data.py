@@ -1,4 +1,4 @@
-"""What is mined: queries with all their known positives, and the texts that may become negatives, each once."""
+"""Data of mining: queries with all their known positives, and the distinct texts of possible negatives."""
 
 from __future__ import annotations
 

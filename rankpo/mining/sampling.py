@@ -1,4 +1,4 @@
-"""Which of a query's survivors become negatives: by order, at random, by score, or spread over clusters."""
+"""Sampling of negatives from a query's filtered candidates: by order, at random, by score, or over clusters."""
 
 from __future__ import annotations
 

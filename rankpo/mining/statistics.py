@@ -1,4 +1,4 @@
-"""What mining did, in numbers: counts by step, scores of positives and negatives, and the hardest negatives to read."""
+"""Statistics of mining: counts by step, scores of positives and negatives, and the hardest negatives."""
 
 from __future__ import annotations
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rankpo.config.value_types import type_problems
 from rankpo.errors import ConfigError, unknown
+from rankpo.models.adapters import LoraSettings, add_adapters
+from rankpo.models.architectures import is_decoder
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.base import RankingModel
@@ -29,24 +31,6 @@ ATTENTION = ("sdpa", "flash_attention_2", "eager")
 LAYOUTS = ("auto", "packed", "padded")
 GIVES = ("vectors", "token_logps", "lists", "pairs", "rewards", "text")
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """Low-rank adapters (https://arxiv.org/abs/2106.09685) through peft."""
-
-    lora_r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
-    target_modules: str | list[str] = "all-linear"
-
-    def __post_init__(self) -> None:
-        for problem in type_problems(LoraSettings, self.__dict__, "peft"):
-            raise ValueError(problem)
-        if self.lora_r < 1:
-            raise ValueError(f"peft.lora_r must be >= 1, got {self.lora_r}")
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"peft.lora_dropout must be in [0, 1), got {self.lora_dropout}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +115,8 @@ class ModelKind(ABC):
         from rankpo.models import loading
 
         if self.random is not None and self.is_random:
-            return loading.is_decoder(str(self.random.get("model_type")))
-        return loading.is_decoder(loading.model_type(self.source()))
+            return is_decoder(str(self.random.get("model_type")))
+        return is_decoder(loading.model_type(self.source()))
 
     # Each kind implements the following methods.
 
@@ -194,11 +178,11 @@ class ModelKind(ABC):
         explicit: keys of the command line, which win over those of a `load_from` folder. Raises LoadingError
         for settings that the tokenizer does not support.
         """
-        from rankpo.models import loading
+        from rankpo.models import loading, random_weights
 
         settings = self.settings
         if self.is_random:
-            tokenizer: Any = loading.byte_tokenizer()
+            tokenizer: Any = random_weights.byte_tokenizer()
         else:
             source = self.source()
             loading.check_folder(source)
@@ -243,10 +227,11 @@ class ModelKind(ABC):
         """
         from rankpo.models.base import freeze_pooler
         from rankpo.models.engine.body import body_of
+        from rankpo.models.inputs import check_vocabulary
         from rankpo.models.loading import LoadingError
 
         backbone: Any = self.load(inputs, say)
-        self._check_rows(backbone, inputs)
+        check_vocabulary(self.origin, inputs, backbone)
         try:
             model = self.wrap(backbone, inputs)
         except ConfigError:
@@ -267,17 +252,6 @@ class ModelKind(ABC):
         say(self.summary(model))
         return model
 
-    def _check_rows(self, backbone: PreTrainedModel, inputs: Inputs) -> None:
-        """Raises LoadingError for a tokenizer with more tokens than the model has embeddings."""
-        from rankpo.models.loading import LoadingError
-
-        embeddings: Any = backbone.get_input_embeddings()
-        rows, size = int(embeddings.weight.shape[0]), len(inputs.tokenizer)
-        if size > rows:
-            raise LoadingError(
-                f"{self.origin}: the tokenizer has {size} tokens and the model {rows} embeddings; they are not of one model"
-            )
-
     def save(self, folder: Path, model: object, description: Mapping[str, object]) -> float:
         """Writes a model of this kind as a folder atomically; see `saving.save`. Returns the largest difference
         seen after loading it again."""
@@ -294,11 +268,11 @@ class ModelKind(ABC):
         """
         from transformers import AutoModel
 
-        from rankpo.models import loading
+        from rankpo.models import loading, random_weights
 
         family = family or AutoModel
         if self.is_random:
-            return loading.random_backbone(self.random or {}, self.attn_implementation, family)
+            return random_weights.random_backbone(self.random or {}, self.attn_implementation, family)
         return loading.load_backbone(
             self.source(),
             attn_implementation=self.attn_implementation,
@@ -307,36 +281,9 @@ class ModelKind(ABC):
             say=say,
         )
 
-    def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> object:
+    def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> PeftModel:
         """Wraps the backbone in new adapters. task_type: peft's; more: further keys of its LoraConfig."""
-        from peft import LoraConfig, get_peft_model
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        from rankpo.models.loading import LoadingError
-
-        lora = self.lora
-        config = LoraConfig(
-            task_type=task_type,
-            r=lora.lora_r,
-            lora_alpha=lora.lora_alpha,
-            lora_dropout=lora.lora_dropout,
-            target_modules=lora.target_modules,
-            **more,
-        )
-        tied = _tied_embeddings(backbone)
-        try:
-            adapted = get_peft_model(backbone, config)
-        except ValueError as error:  # peft's message needs an explanation.
-            raise LoadingError(
-                f"model.peft.target_modules={lora.target_modules}: {str(error).splitlines()[0]}; "
-                "all-linear suits most models, else give names of linear layers, such as [query,value]"
-            ) from error
-        if tied is not None and isinstance(backbone.get_input_embeddings(), BaseTunerLayer):
-            raise LoadingError(
-                f"model.peft.target_modules={lora.target_modules} puts adapters on {tied}, whose weights the output head "
-                "shares: merged, they would change both; leave it out"
-            )
-        return adapted
+        return add_adapters(backbone, self.lora, task_type, **more)
 
     def summary(self, model: RankingModel) -> str:
         """One line about a built model: origin, sizes, layout."""
@@ -345,11 +292,3 @@ class ModelKind(ABC):
             f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
             f"{'packed' if model.packed else 'padded'} {self.attn_implementation}"
         )
-
-
-def _tied_embeddings(backbone: PreTrainedModel) -> str | None:
-    """Returns the name of the input embeddings if they are tied to the output head, else None."""
-    inputs, outputs = backbone.get_input_embeddings(), backbone.get_output_embeddings()
-    if outputs is None or outputs.weight is not inputs.weight:
-        return None
-    return next(name for name, module in backbone.named_modules() if module is inputs)

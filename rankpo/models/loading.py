@@ -13,15 +13,12 @@ from typing import Any
 
 import torch
 from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
     AutoModel,
     AutoModelForTextEncoding,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers import PreTrainedTokenizerFast as FastTokenizer
 from transformers.utils import logging as huggingface_logging
 
 from rankpo.errors import ConfigError
@@ -128,7 +125,7 @@ def lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def load_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    with _advised(source):
+    with advised(source):
         return AutoTokenizer.from_pretrained(
             source.path, trust_remote_code=trust_remote_code, token=os.environ.get("HF_TOKEN")
         )
@@ -157,7 +154,7 @@ def load_backbone(
         "trust_remote_code": trust_remote_code,
         "token": os.environ.get("HF_TOKEN"),
     }
-    with _advised(source, attn_implementation), _quietly():
+    with advised(source, attn_implementation), _quietly():
         if adapted := _adapter_config(source):
             return _merged(source, adapted, family, arguments)
         model, found = _family(family, source).from_pretrained(
@@ -256,21 +253,10 @@ def _read(source: Source) -> dict[str, object]:
 
 def model_type(source: Source) -> str:
     """Returns transformers' name of the checkpoint's architecture, such as llama; "" if its config has none."""
-    with _advised(source):
+    with advised(source):
         if adapted := _adapter_config(source):
             return model_type(resolve(str(adapted.get("base_model_name_or_path"))))
         return str(_read(source).get("model_type") or "")
-
-
-def is_decoder(name: str) -> bool:
-    """Whether an architecture is a decoder with causal attention.
-
-    name: a `model_type`; False for an unknown one.
-    """
-    from transformers.models.auto import modeling_auto
-
-    causal, masked = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return name in causal and name not in masked
 
 
 def check_adapters(folder: str) -> None:
@@ -282,7 +268,7 @@ def check_adapters(folder: str) -> None:
 
 
 @contextmanager
-def _advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
+def advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
     """Converts transformers' errors on files, packages and configurations to a LoadingError with advice."""
     try:
         yield
@@ -309,40 +295,3 @@ def _advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
             ) from error
         hint = "" if folder.is_dir() else "; set model.load_from to a folder, or check the hub id and the network"
         raise LoadingError(f"cannot load {source.name}: {text.splitlines()[0]}{hint}") from error
-
-
-def random_backbone(
-    config: Mapping[str, Any], attn_implementation: str = "sdpa", family: type[Any] = AutoModel
-) -> PreTrainedModel:
-    """A model with random weights; `config` holds `model_type` and any key of that type's configuration.
-
-    Raises LoadingError for a type unknown to transformers.
-    """
-    settings = dict(config)
-    model_type = settings.pop("model_type", None)
-    if model_type not in CONFIG_MAPPING:
-        raise LoadingError(f"model.random.model_type={model_type} is no model type of transformers; try bert or llama")
-    vocabulary = byte_tokenizer()
-    settings.setdefault("vocab_size", len(vocabulary))
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        settings.setdefault(name, getattr(vocabulary, name))
-    built = AutoConfig.for_model(model_type, **settings)
-    with _advised(Source(f"a random {model_type}", "", ""), attn_implementation):
-        return family.from_config(built, attn_implementation=attn_implementation, dtype=torch.float32)
-
-
-def byte_tokenizer() -> FastTokenizer:
-    """Returns a tokenizer without training or files: [CLS], one token per byte, [SEP]."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate(special + alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    names = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "bos": "[CLS]", "eos": "[SEP]"}
-    return FastTokenizer(tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in names.items()})

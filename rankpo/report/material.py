@@ -1,4 +1,4 @@
-"""Texts and judgements behind an evaluation: what its queries and documents say, the grades, the judge's choices."""
+"""Texts and judgements of an evaluation: queries, documents, grades and the judge's choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report reads of runs: their metrics by step, their config, their evaluations by query."""
+"""Runs of a report: their metrics by step, configs, and evaluations by query."""
 
 from __future__ import annotations
 

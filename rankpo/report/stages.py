@@ -1,4 +1,4 @@
-"""What task=mine and task=annotate left in a folder, as a person should see it before anyone trains on it."""
+"""Summaries of the outputs of task=mine and task=annotate for review before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the texts of a search come from: a file, the datasets' own corpora, or all passages of their examples."""
+"""Corpora of a search: files, the datasets' own corpora, or all passages of their examples."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TextSource(Protocol):
 
 
 def text_key(text: str) -> bytes:
-    """What makes two texts equal: xxh3-128 after NFC and collapsed white space."""
+    """Returns the key of a text for deduplication: xxh3-128 after NFC and collapsed white space."""
     return xxhash.xxh3_128_digest(normal(text).encode())
 
 

@@ -1,4 +1,4 @@
-"""Dense search over stored embeddings: exact or by faiss, shared by all processes, with its memory known before."""
+"""Dense search over stored embeddings, exact or with faiss, on all processes, with a memory estimate."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""A corpus as vectors on disk: shards of a fixed size, memory-mapped, written by several processes, resumable."""
+"""Embeddings of a corpus on disk: memory-mapped shards of fixed size, written by several processes, resumable."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -16,19 +16,22 @@ from torch import Tensor
 
 from rankpo.errors import StorageError
 from rankpo.models.inputs import tokenizer_state
+from rankpo.retrieval.shards import (
+    META,
+    Encoding,
+    EncodingError,
+    ids_path,
+    read_meta,
+    save_shard,
+    shard_fault,
+    shard_path,
+    write_meta,
+)
 from rankpo.runs import processes
-from rankpo.storage.atomic import replacing
-from rankpo.storage.folders import checksum
-from rankpo.storage.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     from rankpo.models.embedding.model import EmbeddingModel
 
-LOCKS = (".lock", ".lock.holder", ".lock.soft")
-WRITTEN = ("shard-*.npy", "shard-*.ids.txt", "shard-*.sums.json", "faiss-*.index", "meta.json")
-META, FORMAT_VERSION = "meta.json", 1
-DTYPES = {"float32": np.float32, "float16": np.float16}
-HEADER_BYTES = 128  # of a .npy file with two axes
 SHARD_SIZE = 16384  # texts; small enough that several processes share a corpus of a few shards
 
 Say = Callable[[str], None]
@@ -51,48 +54,13 @@ class TextList:
         yield from zip(self.ids, self.values, strict=True)
 
 
-class EncodingError(RuntimeError):
-    """A folder of embeddings that cannot be used, or a text whose embedding is not finite."""
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """What a folder of embeddings is: two with equal fields hold the same vectors.
-
-    model: fingerprint of the weights. inputs: of tokenizer, prompt, length, pooling and precision. texts: of ids and texts.
-    role: "query" or "passage". settings: the model's, for people and for `task=search`.
-    """
-
-    model: str
-    inputs: str
-    texts: str
-    role: str
-    num_rows: int
-    dim: int
-    dtype: str
-    shard_size: int
-    settings: Mapping[str, Any]
-    format: int = FORMAT_VERSION
-
-    @property
-    def key(self) -> str:
-        return xxhash.xxh3_128_hexdigest(json.dumps(asdict(self), sort_keys=True).encode())
-
-    @property
-    def num_shards(self) -> int:
-        return -(-self.num_rows // self.shard_size)
-
-    def rows_of(self, shard: int) -> int:
-        return min(self.shard_size, self.num_rows - shard * self.shard_size)
-
-
 class Embeddings:
     """A complete folder: [rows, D] vectors in shards, opened as memory maps, and the ids of the rows."""
 
     def __init__(self, folder: Path) -> None:
         """Raises EncodingError for a folder that is none, or is not complete."""
         self.folder = folder
-        saved = _read_meta(folder)
+        saved = read_meta(folder)
         if saved is None:
             raise EncodingError(f"{folder} holds no embeddings; make them with task=encode")
         self.encoding, complete = saved
@@ -113,7 +81,7 @@ class Embeddings:
 
     def _shard(self, shard: int) -> np.ndarray:
         """[rows, D]. Raises EncodingError for files that are not as they were written."""
-        path = _shard_path(self.folder, shard)
+        path = shard_path(self.folder, shard)
         if fault := shard_fault(self.folder, self.encoding, shard):
             raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
         # copy on write: torch wants a writable array, and the file stays as it is
@@ -132,7 +100,7 @@ class Embeddings:
         """Of all rows. Raises EncodingError for files that are not as they were written."""
         found: list[str] = []
         for shard in range(self.encoding.num_shards):
-            path = _ids_path(self.folder, shard)
+            path = ids_path(self.folder, shard)
             if fault := shard_fault(self.folder, self.encoding, shard):
                 raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
             found.extend(path.read_bytes().decode("utf-8").split("\n")[:-1])
@@ -182,8 +150,8 @@ def encode_texts(folder: Path, encoding: Encoding, model: EmbeddingModel, source
         fault = shard_fault(folder, encoding, shard)
         if fault is not None:
             missing.append(shard)
-            if _shard_path(folder, shard).exists():
-                say(f"{_shard_path(folder, shard)} is damaged ({fault}); it is made again")
+            if shard_path(folder, shard).exists():
+                say(f"{shard_path(folder, shard)} is damaged ({fault}); it is made again")
     processes.barrier()  # every rank has seen the same shards before any is added
     if missing:
         done = encoding.num_shards - len(missing)
@@ -197,7 +165,7 @@ def encode_texts(folder: Path, encoding: Encoding, model: EmbeddingModel, source
             say(f"shard {shard + 1} of {encoding.num_shards} written")
     processes.barrier()
     if processes.rank() == 0:
-        _write_meta(folder, encoding, complete=True)
+        write_meta(folder, encoding, complete=True)
     processes.barrier()
     return Embeddings(folder)
 
@@ -216,31 +184,17 @@ def cached_embeddings(
 def _drop_damaged_meta(folder: Path, say: Say) -> None:
     """Removes the description of a cached folder where it is damaged; the folder's name says what its shards hold."""
     try:
-        _read_meta(folder)
+        read_meta(folder)
     except StorageError as error:
         say(f"{str(error).partition(';')[0]}; it is made again")
         (folder / META).unlink()
 
 
-def remove_embeddings(folder: Path) -> None:
-    """Removes the shards, ids, indices and description of a folder of embeddings; what else is there stays.
-
-    Raises EncodingError for a folder with files and no description: it is no folder of embeddings.
-    """
-    if not (folder / META).exists():
-        if folder.is_dir() and any(path.name not in LOCKS for path in folder.iterdir()):
-            raise EncodingError(f"{folder} holds files and no embeddings; overwrite=true removes embeddings only")
-        return
-    for pattern in WRITTEN:
-        for path in folder.glob(pattern):
-            path.unlink()
-
-
 def _enter(folder: Path, encoding: Encoding) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    saved = _read_meta(folder)
+    saved = read_meta(folder)
     if saved is None:
-        _write_meta(folder, encoding, complete=False)
+        write_meta(folder, encoding, complete=False)
         return
     old = asdict(saved[0])
     now = json.loads(json.dumps(asdict(encoding)))
@@ -260,18 +214,7 @@ def _write_shard(
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise EncodingError(f"the embedding of {part[bad[0]][0]} is not finite; {len(bad)} of its shard are not")
-    _save_shard(folder, shard, [identity for identity, _ in part], vectors, encoding.dtype)
-
-
-def _save_shard(folder: Path, shard: int, ids: Sequence[str], vectors: np.ndarray, dtype: str) -> None:
-    with replacing(_ids_path(folder, shard)) as temporary:
-        temporary.write_bytes("".join(f"{identity}\n" for identity in ids).encode())
-    # The vectors come last: where they stand, the shard is done.
-    with replacing(_shard_path(folder, shard)) as temporary:
-        with temporary.open("wb") as file:
-            np.save(file, vectors.astype(DTYPES[dtype]), allow_pickle=False)
-        sums = {"rows": len(ids), "ids": checksum(_ids_path(folder, shard)), "vectors": checksum(temporary)}
-        write_json(_sums_path(folder, shard), sums)
+    save_shard(folder, shard, [identity for identity, _ in part], vectors, encoding.dtype)
 
 
 def write_folder(folder: Path, encoding: Encoding, vectors: Callable[[int], np.ndarray]) -> Embeddings:
@@ -280,71 +223,6 @@ def write_folder(folder: Path, encoding: Encoding, vectors: Callable[[int], np.n
     for shard in range(encoding.num_shards):
         size, first = encoding.rows_of(shard), shard * encoding.shard_size
         ids = [str(first + row) for row in range(size)]
-        _save_shard(folder, shard, ids, vectors(size), encoding.dtype)
-    _write_meta(folder, encoding, complete=True)
+        save_shard(folder, shard, ids, vectors(size), encoding.dtype)
+    write_meta(folder, encoding, complete=True)
     return Embeddings(folder)
-
-
-_sound: dict[Path, tuple[tuple[int, int], ...]] = {}  # sizes and times of the shards that this process has read through
-
-
-def shard_fault(folder: Path, encoding: Encoding, shard: int) -> str | None:
-    """What is wrong with the files of a shard, or None. A process reads each through once, and again once it changed.
-
-    Shards of earlier versions have no checksums; of those the sizes and the number of ids are compared.
-    """
-    vectors, ids = _shard_path(folder, shard), _ids_path(folder, shard)
-    for path in (vectors, ids):
-        if not path.is_file():
-            return f"{path.name} is missing"
-    stamp = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in (vectors, ids))
-    if _sound.get(vectors) == stamp:
-        return None
-    rows = encoding.rows_of(shard)
-    size = HEADER_BYTES + rows * encoding.dim * np.dtype(DTYPES[encoding.dtype]).itemsize
-    if stamp[0][0] != size:
-        return f"it has {stamp[0][0]} bytes instead of {size}"
-    if (count := ids.read_bytes().count(b"\n")) != rows:
-        return f"{ids.name} has {count} ids instead of {rows}"
-    try:
-        sums = read_json(_sums_path(folder, shard))
-    except FileNotFoundError:
-        sums = {}
-    except StorageError:
-        return f"{_sums_path(folder, shard).name} is damaged"
-    for path, name in ((vectors, "vectors"), (ids, "ids")):
-        if sums and sums.get(name) != checksum(path):
-            return f"{path.name} has another content than was written"
-    _sound[vectors] = stamp
-    return None
-
-
-def _sums_path(folder: Path, shard: int) -> Path:
-    return folder / f"shard-{shard:05d}.sums.json"
-
-
-def _shard_path(folder: Path, shard: int) -> Path:
-    return folder / f"shard-{shard:05d}.npy"
-
-
-def _ids_path(folder: Path, shard: int) -> Path:
-    return folder / f"shard-{shard:05d}.ids.txt"
-
-
-def _read_meta(folder: Path) -> tuple[Encoding, bool] | None:
-    """What the folder holds and whether all of it is there; None where it says nothing.
-
-    Raises StorageError for a file that is not as it was written.
-    """
-    path = folder / META
-    try:
-        values = read_json(path, "set overwrite=true to encode again")
-        return Encoding(**values["encoding"]), bool(values["complete"])
-    except FileNotFoundError:
-        return None
-    except (KeyError, TypeError) as error:
-        raise StorageError(f"{path} is no description of embeddings; set overwrite=true to encode again") from error
-
-
-def _write_meta(folder: Path, encoding: Encoding, complete: bool) -> None:
-    write_json(folder / META, {"encoding": asdict(encoding), "complete": complete})

@@ -1,4 +1,4 @@
-"""Exact search: the largest inner products of each query, chunk by chunk, within a memory that can be stated."""
+"""Exact search of the largest inner products of each query, chunk by chunk, in bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two or more rankings of one query as one: reciprocal ranks, or scores scaled to 0..1."""
+"""Fusion of several rankings of a query, by reciprocal ranks or by scores scaled to 0..1."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ trial, results so far) alone, so that jobs run one at a time are the same whethe
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from rankpo.errors import ConfigError
 from rankpo.runs.logger import MetricsLogger
+from rankpo.sweeps.curve import Curve
 from rankpo.sweeps.folder import find_metric, last_metrics, read_job
 from rankpo.sweeps.jobs import Job, Overseer
 from rankpo.sweeps.names import NOT_VARIED, canonical, canonical_range, key_of
+from rankpo.sweeps.ranges import any_of, distribution, text_of
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
-    from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, Trial, TrialState
 
 STUDY = "rankpo"
-NOTE = "search"  # Attribute of the study with the search space.
-NO_RANGE = ("seed", "exp_name", "cache_dir", "run_dir")
+NOTE = "search"  # the study's attribute that says what it searches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,54 +71,6 @@ class SearchSettings:
         return [self.direction] if isinstance(self.direction, str) else list(self.direction)
 
 
-def split(
-    overrides: Sequence[Override], params: Mapping[str, str], parse: Callable[[str], Override]
-) -> tuple[list[str], dict[str, Override]]:
-    """The overrides that all jobs have, and those with a range by key; the command line goes before `params`.
-
-    Raises ConfigError where nothing has a range, or what must not have one.
-    """
-    fixed = [str(item.input_line) for item in overrides if not item.is_sweep_override()]
-    fixed = [item for item in fixed if not item.lstrip("+~").startswith(("search=", "search."))]
-    ranges = {item.get_key_element(): item for item in overrides if item.is_sweep_override()}
-    given = {item.get_key_element() for item in overrides}
-    for key, text in params.items():
-        item = parse(f"{key}={text}")
-        if not item.is_sweep_override():
-            raise ConfigError([f"search.params.{key} must be a range such as interval(0.1,5), got {text!r}"])
-        if key not in given:
-            ranges[key] = item
-    if not ranges:
-        raise ConfigError(["search=optuna has nothing to search; add a range, such as 'loss.beta=interval(0.1,5)'"])
-    if "seed" in ranges:
-        raise ConfigError(["seed must not have a range: a search would choose the luckiest one; set search.seed"])
-    if strange := [key for key in NO_RANGE if key in ranges]:
-        raise ConfigError([f"{strange[0]} must not have a range: it names the folder of the search"])
-    return fixed, ranges
-
-
-def distribution(item: Override) -> BaseDistribution:
-    """Optuna's form of a range as Hydra writes it.
-
-    `range` is without its end, as in any other sweep. Raises ConfigError for one that is empty or has no logarithm.
-    """
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    value: Any = item.value()
-    try:
-        if item.is_interval_sweep():
-            whole = isinstance(value.start, int) and isinstance(value.end, int)
-            kind = IntDistribution if whole else FloatDistribution
-            return kind(value.start, value.end, log="log" in value.tags)
-        if item.is_range_sweep() and not value.shuffle:
-            steps = list(value.range())
-            kind = IntDistribution if isinstance(steps[0], int) else FloatDistribution
-            return kind(steps[0], steps[-1], step=type(steps[0])(value.step))
-        return CategoricalDistribution(list(dict.fromkeys(item.sweep_string_iterator())))
-    except (ValueError, IndexError) as error:
-        raise ConfigError([f"{item.input_line}: {error}"]) from error
-
-
 def open_storage(storage: str) -> BaseStorage:
     """A journal file, or a database by its URL. Raises ConfigError where optuna is not installed."""
     try:
@@ -160,7 +111,7 @@ class Search(Overseer):
         self.trials: dict[Path, list[Trial]] = {}  # Trials by job folder; equal values share a job.
         self.over: set[Path] = set()
         self.curves: dict[Path, Curve] = {}
-        sample = make_job({key: _text(_any_of(value)) for key, value in self.space.items()})
+        sample = make_job({key: text_of(any_of(value)) for key, value in self.space.items()})
         if sample.overwrite and STUDY in optuna.get_all_study_names(storage):
             optuna.delete_study(study_name=STUDY, storage=storage)
         self.study = optuna.create_study(
@@ -216,7 +167,7 @@ class Search(Overseer):
     def jobs(self) -> Iterator[Job]:
         """Yields a job per trial on demand, first the unfinished jobs of an earlier start."""
         for trial in self._asked():
-            job = self.make_job({key: _text(value) for key, value in trial.params.items()})
+            job = self.make_job({key: text_of(value) for key, value in trial.params.items()})
             of_job = self.trials.setdefault(job.folder, [])
             of_job.append(trial)
             if job.folder in self.over:
@@ -304,44 +255,5 @@ class Search(Overseer):
         if not self._finished():
             raise RuntimeError(f"no job of the search finished; failed: {'; '.join(failures) or 'see the table'}")
         for trial in self.study.best_trials:
-            shown = " ".join(f"{key}={_text(value)}" for key, value in trial.params.items())
+            shown = " ".join(f"{key}={text_of(value)}" for key, value in trial.params.items())
             self.say(f"best: {shown} · {', '.join(f'{value:.4g}' for value in trial.values)}")
-
-
-class Curve:
-    """Evaluations of one metric in a metrics.jsonl that grows."""
-
-    def __init__(self, path: Path, metric: str) -> None:
-        self.path = path
-        self.metric = metric
-        self.place = 0  # bytes read
-
-    def news(self) -> list[tuple[int, float]]:
-        """(update, value) of the lines since the last call. That before the first update says nothing of a job."""
-        if not self.path.exists():
-            return []
-        if self.path.stat().st_size < self.place:  # a continued run takes back what its checkpoint does not know
-            self.place = 0
-        with self.path.open("rb") as file:
-            file.seek(self.place)
-            text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self.place += len(whole)
-        found = []
-        for line in whole.splitlines():
-            record = json.loads(line)
-            values = {name.removeprefix("eval/"): value for name, value in record.items() if name.startswith("eval/")}
-            name = find_metric(self.metric, values)
-            if name is not None and values[name] is not None and record["step"] > 0:
-                found.append((int(record["step"]), float(values[name])))
-        return found
-
-
-def _text(value: object) -> str:
-    """A value as part of an override: choices are that already, numbers have the digits that a name should have."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _any_of(space: BaseDistribution) -> object:
-    """Some value of a distribution."""
-    return space.choices[0] if hasattr(space, "choices") else space.low  # type: ignore[attr-defined]

@@ -45,7 +45,8 @@ class Encode(Task):
 
     def __call__(self, experiment: Experiment) -> dict[str, object]:
         """The table's row."""
-        from rankpo.retrieval.embeddings import describe_encoding, encode_texts, remove_embeddings
+        from rankpo.retrieval.embeddings import describe_encoding, encode_texts
+        from rankpo.retrieval.shards import remove_embeddings
 
         source = open_source(self.corpus, self.role, experiment.datasets)
         blank = next((name for name, _ in source.texts() if name.split() != [name]), None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rankpo.config.places import ROOT
+from rankpo.config.places import INSTALLED, ROOT
 from rankpo.errors import ConfigError
 from rankpo.tasks.base import Task
 from rankpo.tasks.models import trained_kind
@@ -379,7 +379,7 @@ def _commit() -> str | None:
     """
     folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_absolute()]
     git = shutil.which("git", path=os.pathsep.join(folders) or os.defpath)
-    if git is None or not Path(git).is_absolute():
+    if INSTALLED or git is None or not Path(git).is_absolute():
         return None
     done = subprocess.run([git, "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

@@ -13,7 +13,7 @@ from rankpo.data.text.conversations import ChatFormat
 from rankpo.data.text.rendering import template_text
 from rankpo.models.causal_lm.inputs import CompletionInputs
 from rankpo.models.causal_lm.settings import CausalSettings
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 
 HEADER = "{{ '<|im_start|>assistant\n' }}"
 TURN = "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"

@@ -10,7 +10,7 @@ from rankpo.data.table import open_table
 from rankpo.data.text.conversations import plain_text, role, shortened
 from rankpo.models.causal_lm.inputs import CompletionInputs
 from rankpo.models.causal_lm.settings import CausalSettings
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from rankpo.types import Example
 from tests.tokenizers import sentencepiece
 

@@ -12,7 +12,7 @@ from rankpo.data.text.conversations import ChatFormat
 from rankpo.models.causal_lm.inputs import CompletionInputs
 from rankpo.models.causal_lm.sampling import Draw, Reader
 from rankpo.models.causal_lm.settings import CausalSettings
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 
 THOUGHT, ANSWER = "hm", "Blue."
 OWN = f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"

@@ -6,7 +6,7 @@ import pytest
 
 from rankpo.data.text.identifiers import SchemeError, choose, prove
 from rankpo.data.text.prompt_templates import PromptTemplate
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from tests.toy_tokenizers import byte_bpe
 
 HEADER = "Rank:\n"

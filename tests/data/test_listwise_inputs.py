@@ -14,7 +14,7 @@ from rankpo.data.text.prompt_templates import read_template
 from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.models.listwise.inputs import PASSAGE, QUERY, ListwiseInputs
 from rankpo.models.listwise.settings import ListwiseSettings
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from rankpo.types import Example
 from tests import tokenizers
 from tests.toy_tokenizers import CHATML, MISTRAL, ZEPHYR, byte_bpe

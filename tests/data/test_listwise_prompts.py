@@ -8,7 +8,7 @@ import pytest
 
 from rankpo.data.text.prompt_templates import PromptTemplate, read_template, shipped
 from rankpo.models.listwise.settings import ListwiseSettings
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from tests.data.test_listwise_inputs import SETTINGS, TEMPLATE, inputs_of, read
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from rankpo.data.loaders.ranking import ListwiseDataLoader
 from rankpo.data.table import open_table
 from rankpo.data.text.tokens import answer_ids
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from rankpo.models.reranker.inputs import RerankerInputs
 from rankpo.models.reranker.layout import make_layout
 from rankpo.models.reranker.settings import RerankerSettings

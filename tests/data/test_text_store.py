@@ -171,7 +171,7 @@ def test_another_special_token_is_another_table(name):
     """The state of a fast tokenizer does not hold which of its tokens is eos: the fingerprint has to."""
     from rankpo.models.causal_lm.inputs import CompletionInputs
     from rankpo.models.causal_lm.settings import CausalSettings
-    from rankpo.models.loading import byte_tokenizer
+    from rankpo.models.random_weights import byte_tokenizer
 
     prints = []
     for token in (None, "a"):

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertFo
 from rankpo.judges.base import JudgeStopped
 from rankpo.judges.local import LocalJudge, letter_ids
 from rankpo.judges.templates import Template
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from tests.judges import language_model
 from tests.runs import train
 from tests.toy_tokenizers import CHATML, byte_bpe

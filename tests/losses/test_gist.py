@@ -12,7 +12,7 @@ from torch.autograd import gradcheck
 from torch.testing import assert_close
 
 from rankpo.losses.gist import GISTLoss
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from rankpo.types import Batch, TeacherVectors
 from tests.losses.tables import assert_values
 from tests.losses.test_contrastive import batch_of

@@ -4,7 +4,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rankpo.data.batch import join
-from rankpo.models.loading import random_backbone
+from rankpo.models.random_weights import random_backbone
 from rankpo.types import Sequences
 
 ENCODER = {

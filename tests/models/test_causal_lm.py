@@ -10,7 +10,7 @@ from rankpo.models.causal_lm.language_model import predicting_positions, scored_
 from rankpo.models.causal_lm.model import CausalLanguageModel
 from rankpo.models.causal_lm.settings import CausalSettings
 from rankpo.models.engine.token_logps import TokenRequest
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from rankpo.types import Sequences
 
 SIZES = {

@@ -15,7 +15,8 @@ from rankpo.models.embedding.config import EmbeddingKind
 from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.settings import EmbeddingSettings
-from rankpo.models.loading import LoadingError, byte_tokenizer
+from rankpo.models.loading import LoadingError
+from rankpo.models.random_weights import byte_tokenizer
 from tests.models.families import backbone
 from tests.runs import train
 

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import rankpo
 from rankpo.errors import ConfigError
-from rankpo.models.loading import LoadingError, byte_tokenizer, snapshot
+from rankpo.models.loading import LoadingError, snapshot
+from rankpo.models.random_weights import byte_tokenizer
 from rankpo.models.reranker.config import RerankerKind
 from tests.models.families import FAMILIES
 from tests.models.test_checkpoints import folder_of

@@ -10,7 +10,7 @@ from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.pooling import pool
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from rankpo.types import Sequences
 from tests.models.families import FAMILIES, LENGTHS, backbone, sequences
 

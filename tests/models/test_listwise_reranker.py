@@ -22,7 +22,7 @@ from rankpo.models.listwise.inputs import ListwiseInputs
 from rankpo.models.listwise.model import ListwiseModel
 from rankpo.models.listwise.reranking import ListwiseReranker, slot_scores
 from rankpo.models.listwise.settings import ListwiseSettings
-from rankpo.models.loading import random_backbone
+from rankpo.models.random_weights import random_backbone
 from tests.models.test_listwise import LISTS, model_of, prompts_of
 from tests.toy_tokenizers import byte_bpe
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rankpo.models import loading
+from rankpo.models import loading, random_weights
 from rankpo.models.embedding.config import EmbeddingKind
 from rankpo.models.loading import LoadingError
 from tests.models.families import backbone
@@ -13,7 +13,7 @@ from tests.models.families import backbone
 
 def folder_of(tmp_path, family="bert"):
     backbone(family).save_pretrained(tmp_path)
-    loading.byte_tokenizer().save_pretrained(tmp_path)
+    random_weights.byte_tokenizer().save_pretrained(tmp_path)
     return tmp_path
 
 
@@ -71,9 +71,9 @@ def test_damaged_and_strange_folders(tmp_path):
     with pytest.raises(LoadingError, match="cannot load"):
         load(folder)
     with pytest.raises(LoadingError, match=r"model\.random\.model_type=bertt is no model type"):
-        loading.random_backbone({"model_type": "bertt"})
+        random_weights.random_backbone({"model_type": "bertt"})
     with pytest.raises(LoadingError, match=r"does not run with sdpa; set model\.attn_implementation=eager"):
-        loading.random_backbone({"model_type": "mpnet"})
+        random_weights.random_backbone({"model_type": "mpnet"})
 
 
 def test_settings_of_a_folder_win_over_the_yaml_and_the_command_line_over_both(tmp_path):

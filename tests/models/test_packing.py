@@ -8,7 +8,7 @@ from rankpo.models.base import RankingModel
 from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.packing import window_mask
-from rankpo.models.loading import byte_tokenizer, random_backbone
+from rankpo.models.random_weights import byte_tokenizer, random_backbone
 from tests.models.families import FAMILIES, LENGTHS, WINDOW, backbone, sequences
 
 

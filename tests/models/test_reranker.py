@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import rankpo
 from rankpo.config.compose import compose
 from rankpo.models.known import known_settings, table
-from rankpo.models.loading import LoadingError, byte_tokenizer, random_backbone
+from rankpo.models.loading import LoadingError
+from rankpo.models.random_weights import byte_tokenizer, random_backbone
 from rankpo.models.reranker.config import RerankerKind
 from rankpo.models.reranker.inputs import RerankerInputs
 from rankpo.models.reranker.model import RerankerModel

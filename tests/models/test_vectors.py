@@ -14,7 +14,7 @@ from rankpo.losses.contrastive import ContrastiveLoss
 from rankpo.losses.triplet import TripletLoss
 from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.settings import EmbeddingSettings
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from rankpo.models.vectors import GivesVectors, encode_table
 from rankpo.trainers import in_batch
 from rankpo.types import Example, Vectors

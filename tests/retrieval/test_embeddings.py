@@ -11,8 +11,6 @@ from rankpo.config.compose import compose
 from rankpo.retrieval.dense import TooLargeError, check_memory, dense_search
 from rankpo.retrieval.embeddings import (
     Embeddings,
-    Encoding,
-    EncodingError,
     TextList,
     cached_embeddings,
     describe_encoding,
@@ -21,6 +19,7 @@ from rankpo.retrieval.embeddings import (
 )
 from rankpo.retrieval.exact import search, search_blocks
 from rankpo.retrieval.faiss_index import FaissError, FaissIndex, FaissSettings
+from rankpo.retrieval.shards import Encoding, EncodingError
 
 TEXTS = [f"text number {number} {'and more ' * (number % 4)}" for number in range(11)]
 LIST = TextList([f"d{number}" for number in range(11)], TEXTS)
@@ -99,7 +98,9 @@ def test_the_cache_is_shared_by_equal_encodings_only(tmp_path, model, monkeypatc
 def test_another_encoding_in_the_folder_is_refused_by_name(tmp_path, model):
     encode_texts(tmp_path, describe_encoding(model, LIST, "passage"), model, LIST, silent)
     fewer = TextList(LIST.ids[:5], TEXTS[:5])
-    with pytest.raises(EncodingError, match=r"holds another encoding \(other texts, num_rows\); set overwrite=true"):
+    with pytest.raises(
+        EncodingError, match=r"holds another encoding \(other texts, num_rows; inputs are .*\); set overwrite=true"
+    ):
         encode_texts(tmp_path, describe_encoding(model, fewer, "passage"), model, fewer, silent)
 
 

@@ -8,7 +8,8 @@ import torch
 
 from rankpo.data.readers.trec import read_run
 from rankpo.errors import ConfigError
-from rankpo.retrieval.embeddings import Embeddings, EncodingError
+from rankpo.retrieval.embeddings import Embeddings
+from rankpo.retrieval.shards import EncodingError
 from rankpo.tasks.base import Task
 from rankpo.tasks.encode import vector_model
 from tests.runs import TINY, compose, launch, reset, train

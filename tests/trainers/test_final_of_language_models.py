@@ -16,7 +16,8 @@ from transformers import (
 import rankpo
 from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
-from rankpo.models.loading import LoadingError, byte_tokenizer
+from rankpo.models.loading import LoadingError
+from rankpo.models.random_weights import byte_tokenizer
 from tests.models.saved import saved
 from tests.runs import train, trainer_of
 

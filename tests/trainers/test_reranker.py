@@ -255,7 +255,7 @@ class Scorer:
     """Gives these scores, in the order of the slots."""
 
     def __init__(self, scores):
-        from rankpo.models.loading import byte_tokenizer
+        from rankpo.models.random_weights import byte_tokenizer
         from rankpo.models.reranker.inputs import RerankerInputs
         from rankpo.models.reranker.settings import RerankerSettings
 

@@ -11,7 +11,7 @@ from rankpo.data.report import all_pairs, data_report
 from rankpo.data.table import open_table
 from rankpo.evaluation.lists import ListwiseEvaluator
 from rankpo.evaluation.metrics import area_under_curve
-from rankpo.models.loading import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer
 from rankpo.models.reranker.inputs import RerankerInputs
 from rankpo.models.reranker.settings import RerankerSettings
 from tests.runs import curve, train

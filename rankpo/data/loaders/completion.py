@@ -1,4 +1,4 @@
-"""Groups of one completion: what supervised fine-tuning learns from."""
+"""Loader of single completions for supervised fine-tuning."""
 
 from __future__ import annotations
 

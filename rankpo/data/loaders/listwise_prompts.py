@@ -1,4 +1,4 @@
-"""Lists in the order in which a prompt shows them: what listwise rerankers learn from."""
+"""Loader of lists in prompt order, for listwise rerankers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From one global update to work for each rank: balanced by tokens, cut into micro-batches under `max_tokens`.
+"""Planner of updates: distributes groups over ranks by tokens, in micro-batches of at most `max_tokens`.
 
 Every rank computes the same plan, so that nothing has to be sent, and every rank gets equally many micro-batches:
 sharded strategies gather parameters in each forward pass and would hang otherwise.

@@ -1,4 +1,4 @@
-"""From examples to groups: which candidates of which query an update shows, drawn from (seed, epoch, example id).
+"""Base of loaders: the queries and candidates of each update, drawn from (seed, epoch, example id).
 
 A group is one row of a batch, still as row numbers of the text store: nothing is tokenised, padded or copied here.
 """

@@ -1,4 +1,4 @@
-"""Which items make up each update: a function of (seed, epoch) alone, the same on every rank."""
+"""Sampler of the items of each update, a function of (seed, epoch), equal on every rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups of one candidate, desirable or not: what unpaired preferences are."""
+"""Loader of unpaired preferences: groups of one desirable or undesirable candidate."""
 
 from __future__ import annotations
 

@@ -48,13 +48,13 @@ def _trimmed(turn: Turn) -> Turn:
 
 
 def _system_apart(several: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], tuple[Turn, ...]]:
-    """(the system's turn in front, or nothing; the others)."""
+    """Returns the leading system turns (none or one) and the other turns."""
     count = int(bool(several) and several[0][0] == "system")
     return several[:count], several[count:]
 
 
 def common_text(chosen: str, rejected: str) -> tuple[str, tuple[str, str]]:
-    """What both texts begin with, up to the end of a word, and what follows it in each."""
+    """Returns the common prefix of both texts, up to a word boundary, and the two remainders."""
     common = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
     if common in (chosen, rejected):
         raise BadRecord("one of chosen and rejected begins with the whole other: where the prompt ends is unknown")

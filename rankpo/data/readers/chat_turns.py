@@ -12,9 +12,9 @@ from rankpo.types import Turn
 Record = Mapping[str, Any]
 
 ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
-# what others call the flag of an assistant's turn that says whether it is trained: OpenAI, Axolotl, ms-swift
+# Names of the flag that marks an assistant's turn as trained: OpenAI, Axolotl, ms-swift.
 FLAGS = ("weight", "train", "training", "loss")
-# what a template could show and is not given here: a record that has them would be trained as another conversation
+# rankpo does not pass these keys to templates, so records with them would train on a different conversation.
 REFUSED_OF_TURNS = {
     "tool_calls": "write the calls into content as the model writes them",
     "function_call": "write the call into content as the model writes it",

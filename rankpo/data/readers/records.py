@@ -13,6 +13,7 @@ import xxhash
 
 from rankpo.data.readers import files, formats, layouts
 from rankpo.data.readers.corpus_lines import CorpusLines
+from rankpo.data.readers.examples import example_of
 from rankpo.data.readers.fields import BadRecord, FieldMap, Options, check_id, extract
 from rankpo.data.readers.parsed import Parsed, labelled
 from rankpo.data.readers.passes import MAX_SHOWN, BadRecords, PassReport
@@ -287,20 +288,7 @@ class Records(FieldMap, Declares):
     def _example(self, parsed: Parsed, extras: Mapping[str, Any]) -> Example:
         kept = self.report.distinct(parsed, extras["source"], self.conflicts)
         self.report.rows += 1
-
-        def taken(values: Sequence[object] | None) -> tuple[Any, ...] | None:
-            return None if values is None else tuple(values[index] for index in kept)
-
-        return Example(
-            query=parsed.query,
-            candidates=tuple(parsed.candidates[index] for index in kept),
-            relevance=tuple(parsed.relevance[index] for index in kept),
-            teacher=taken(parsed.teacher),
-            confidence=parsed.confidence,
-            relevant=taken(parsed.relevant),
-            grades=taken(parsed.grades),
-            **extras,
-        )
+        return example_of(parsed, kept, extras)
 
     def _bad(self, place: str, error: ValueError, last: bool = False) -> None:
         """Notes a bad record. last: the next ones would say the same, so an error is raised at once."""

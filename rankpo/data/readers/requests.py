@@ -1,4 +1,4 @@
-"""What a reranker is asked: queries with the documents of a first stage, from a TREC run or from JSON Lines."""
+"""Requests of a reranker: queries with the documents of a first stage, from a TREC run or from JSON Lines."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBES = ("because", " because", "the)", "(1)", "\nNext")
-# what stands in front while a continuation is tokenised; tried in this order, until one stays apart from what follows
+# Contexts for tokenising a continuation, tried in this order until one does not merge with the text.
 CONTEXTS = ("\n", ":", ")", "a", "0")
 
 
@@ -40,7 +40,7 @@ class Continuation:
         return [found.get(number, ids) for number, ids in enumerate(alone)]
 
     def whole(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts that nothing stands before."""
+        """Returns token ids of texts without a preceding context."""
         if not texts:
             return []
         # verbose: no warning for texts longer than the model, which are cut later

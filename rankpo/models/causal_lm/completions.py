@@ -1,4 +1,4 @@
-"""Completion models: models that give one score to a completion behind its prompt."""
+"""Completion models: models with one score per completion of a prompt."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rankpo.models.causal_lm.settings import CausalSettings
 from rankpo.runs import processes
 from rankpo.types import Batch, Prompt, Sequences
 
-SCORE_TOKENS = 16384  # tokens assembled at once where nothing is trained
+SCORE_TOKENS = 16384  # Tokens per block without training.
 
 
 class CompletionModel(RankingModel):
-    """What kinds causal_lm and reward_model have in common: `forward(sequences)` gives [N] float32 scores."""
+    """Base of the kinds causal_lm and reward_model: `forward(sequences)` returns [N] float32 scores."""
 
     inputs: CompletionInputs
     settings: CausalSettings
@@ -35,9 +35,9 @@ class CompletionModel(RankingModel):
 
     @torch.no_grad()  # not inference mode: weights that FSDP2 gathers in it could not be trained afterwards
     def slot_columns(self, table: ExampleTable, columns: int, values: Callable[[Sequences], Tensor]) -> np.ndarray:
-        """[slots, columns] float32 on every rank; each distinct (prompt, completion) is read once, by one rank.
+        """Returns [slots, columns] float32 on every rank; one rank computes each distinct (prompt, completion) once.
 
-        values: gives [N, columns] on the CPU; called in evaluation mode, equally often on all ranks.
+        values: returns [N, columns] on the CPU; called in evaluation mode, equally often on all ranks.
         """
         slots = self.inputs.slot_pieces(table)
         pieces = list(dict.fromkeys(slots))

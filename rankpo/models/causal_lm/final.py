@@ -1,4 +1,4 @@
-"""What FINAL of a causal language model or a reward model says of how it was trained: template, end tokens, settings."""
+"""Training-time template, end tokens and settings in FINAL of a causal language model or a reward model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def final_settings(inputs: CompletionInputs, tokenizer: PreTrainedTokenizerBase)
 
 
 def final_generation_config(backbone: PreTrainedModel, inputs: CompletionInputs) -> GenerationConfig:
-    """The model's own, which stops at every end token of training besides its own."""
+    """Returns the model's generation config with the end tokens of training added."""
     config = copy.deepcopy(backbone.generation_config)
     if config is None:
         from transformers import GenerationConfig
@@ -51,7 +51,7 @@ def final_generation_config(backbone: PreTrainedModel, inputs: CompletionInputs)
 
 
 def control_lines(inputs: CompletionInputs) -> list[str]:
-    """What the card says of control tokens."""
+    """Returns the card's lines on control tokens."""
     if inputs.settings.control_tokens is None:
         return []
     good, bad = inputs.settings.control_tokens

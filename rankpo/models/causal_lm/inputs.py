@@ -1,4 +1,4 @@
-"""Prompts and completions as one token sequence each, the completion's tokens labelled: what a causal model reads."""
+"""Inputs of causal language models: prompt and completion as one sequence, with labels on the completion."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from rankpo.types import Example, Labels, Prompt, Sequences, Turn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 3  # raise it with any change of the tokens that a text gives
-# what stands in front of a text in the store and says how it is read; a prompt and a completion of equal words stay apart
+VERSION = 3  # Raise it with every change of a text's tokens.
+# These marks precede a text in the store and select its conversion; they separate equal prompts and completions.
 PLAIN_PROMPT, CHAT_PROMPT, COMPLETION, WHOLE = "p:", "P:", "c:", "w:"
 
 
@@ -58,7 +58,7 @@ class CompletionInputs(Inputs):
         # a causal model's tokenizer may put a beginning in front; an end is eos's and the chat format's business
         self.head = SpecialTokens.learn(tokenizer).head
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        self.empty = self.head or (first,)  # an empty prompt: the first token must be predicted from something
+        self.empty = self.head or (first,)  # Empty prompts need a context token.
         self.control = self._control_ids()
         self.share_prompts = False  # see `sharing_prompts`
         self.shortened = self.cut = 0
@@ -76,7 +76,7 @@ class CompletionInputs(Inputs):
 
     @property
     def stops(self) -> tuple[int, ...]:
-        """Ids of the tokens that end what the model writes: that of a turn, and eos, behind plain texts."""
+        """Ids of the tokens that end generation: the end of a turn, and eos for plain texts."""
         last = self.continuation.whole([self.chat.ending])[0][-1]
         return tuple(sorted({int(last), int(self.tokenizer.eos_token_id)}))
 
@@ -108,7 +108,7 @@ class CompletionInputs(Inputs):
         return CHAT_PROMPT + json.dumps([prompt, turns]), [COMPLETION + text for text in texts]
 
     def _ended(self, text: str, finished: bool) -> str:
-        """A plain completion with its end token, which stands once."""
+        """Returns a plain completion with exactly one end token."""
         if not finished:
             return text
         ends = tuple({str(self.tokenizer.eos_token), self.chat.ending.strip()})
@@ -128,12 +128,12 @@ class CompletionInputs(Inputs):
         mark = text[:2]
         if mark == PLAIN_PROMPT:
             return self._plain_prompt(ids)
-        if mark == WHOLE:  # the empty prompt is the first token already
+        if mark == WHOLE:  # The empty prompt is the first token.
             return ids[len(self.empty) :] if tuple(ids[: len(self.empty)]) == self.empty else ids
         return self._chat_prompt(_turns(text), ids) if mark == CHAT_PROMPT else ids
 
     def _plain_prompt(self, ids: list[int]) -> list[int]:
-        """The first token once, whether the tokenizer puts it there or the text has it."""
+        """Returns the prompt with exactly one first token, from the tokenizer or from the text."""
         head = self.head
         if not head and ids[:1] == [self.tokenizer.bos_token_id]:
             head = tuple(ids[:1])
@@ -219,11 +219,11 @@ class CompletionInputs(Inputs):
         return GroupKeys(self._pieces(group))
 
     def shared(self, table: ExampleTable, keys: Sequence[Piece]) -> int:
-        """The prompt counts once, where the model computes it once for all its completions."""
+        """Returns the tokens saved when the model computes the prompt once for all completions, else 0."""
         return (len(keys) - 1) * int(table.lengths[keys[0].prompt]) if self.share_prompts and keys else 0
 
     def sharing_prompts(self, share_prompts: bool) -> CompletionInputs:
-        """These inputs for a model that computes a prompt once for all its completions, or does not."""
+        """Returns a copy of these inputs. share_prompts: whether the model computes a prompt once for all completions."""
         other = copy.copy(self)
         other.share_prompts = share_prompts
         return other
@@ -248,7 +248,7 @@ class CompletionInputs(Inputs):
         return [self.piece(*row) for row in rows]
 
     def equal_pairs(self, table: ExampleTable) -> list[int]:
-        """Numbers of the examples of two completions that are equal after the cut: nothing can be learned from them."""
+        """Returns the indices of examples with two completions that are equal after truncation."""
         pieces = self.slot_pieces(table)
         kept, found = self.completion_lengths(table, pieces), []
         for example in np.flatnonzero(np.diff(table.offsets) == 2).tolist():
@@ -262,7 +262,7 @@ class CompletionInputs(Inputs):
         return found
 
     def report(self, table: ExampleTable) -> str | None:
-        """What the maximum lengths cut off from this table, or None where nothing was."""
+        """Returns a line about truncation of this table by the maximum lengths, or None."""
         pieces = self.slot_pieces(table)
         cut = int((self.completion_lengths(table, pieces) < table.lengths[[p.completion for p in pieces]]).sum())
         counts = {**table.notes, "completions_cut": cut}

@@ -1,4 +1,4 @@
-"""Language models: a decoder with a linear output head, read at the positions that predict labels."""
+"""Language models: decoders with a linear output head, applied at the positions that predict labels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LanguageModel(RankingModel):
 
     @property
     def _can_share(self) -> bool:
-        """Whether attention is ours: flash attention's kernel and padded rows know no branches."""
+        """Whether the model uses our attention; flash attention's kernel and padded rows do not support branches."""
         return self.packed and body_of(self.base).config._attn_implementation == PACKED_SDPA
 
     @property
@@ -72,7 +72,7 @@ class LanguageModel(RankingModel):
         return torch.cat(kept)[torch.argsort(torch.cat(places)).to(self.device, non_blocking=True)]
 
     def _scored_hidden_of_trees(self, sequences: Sequences) -> Tensor:
-        """The same, each prompt computed once for all its completions."""
+        """Computes `scored_hidden` with each prompt computed once for all its completions."""
         predicting = predicting_positions(sequences).split(sequences.lengths.tolist())
         starts = (torch.cumsum(sequences.lengths, 0) - sequences.lengths).tolist()
         ids = sequences.input_ids.to(self.device, non_blocking=True)
@@ -97,7 +97,7 @@ class LanguageModel(RankingModel):
 
     @torch.no_grad()
     def _prove_head(self) -> None:
-        """Compares our logits with the model's own on a few tokens."""
+        """Compares our logits with those of the model on a few tokens."""
         ids = (torch.arange(3, 8, device=self.device) * 7) % self.base.config.get_text_config().vocab_size
         with self.evaluating(), plain_attention(self.base, self.packed):
             theirs = self.base(input_ids=ids[None], use_cache=False).logits[0, :-1].float().log_softmax(-1)

@@ -66,11 +66,11 @@ class CausalLanguageModel(LanguageModel, CompletionModel):
 
     @torch.no_grad()
     def reference_states(self, sequences: Sequences) -> ReferenceStates:
-        """What a `TokenRequest` needs of this model as the reference; in evaluation mode, without gradient."""
+        """Returns the states for a `TokenRequest` with this model as the reference, without gradient."""
         with self.evaluating():
             if not self.sharded:
                 return ReferenceStates(self.scored_hidden(sequences), self.head)
-            # split weights are gathered in a whole forward pass alone; the head, in that of the policy, whose it is too
+            # Sharded weights are gathered only in a full forward pass; the policy's pass gathers the shared head.
             hidden = self(sequences, TokenRequest(hidden=True)).hidden
             return ReferenceStates(hidden, head=None)
 

@@ -1,7 +1,7 @@
-"""Completions written by a causal language model, each from random numbers of its own.
+"""Sampling of completions from a causal language model, with separate random numbers per completion.
 
-A completion is determined by (seed, prompt id, number): which others share its batch, a restart, and the number of
-processes leave it as it is, up to the rounding of a padded forward pass.
+A completion is a function of (seed, prompt id, number). It does not depend on its batch, on restarts or on the number
+of processes, up to the rounding of a padded forward pass.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from rankpo.models.causal_lm.config import CausalKind
     from rankpo.models.causal_lm.model import CausalLanguageModel
 
-VLLM_BLOCK = 256  # draws handed over at once: what a kill can cost, and enough to fill its batches
+VLLM_BLOCK = 256  # Draws per call: enough to fill vLLM's batches, and the loss on a kill.
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A completion that is wanted: number `number` of a prompt. ids: [T] int64 tokens before it."""
+    """A requested completion, number `number` of a prompt. ids: [T] int64 tokens before it."""
 
     prompt_id: str
     number: int
@@ -47,7 +47,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Completion:
-    """text: without what ends a turn. tokens: how many were written. finished: the model ended it itself."""
+    """text: without the end of the turn. tokens: number of generated tokens. finished: whether it has an end token."""
 
     text: str
     tokens: int
@@ -84,7 +84,7 @@ class Sampling:
 
 
 class Reader:
-    """Token ids of prompts, and texts of what was written behind them."""
+    """Conversion of prompts to token ids, and of generated tokens to text."""
 
     def __init__(self, inputs: CompletionInputs) -> None:
         self.inputs = inputs
@@ -92,9 +92,9 @@ class Reader:
         ending = inputs.chat.ending
         last = self.tokenizer(ending, add_special_tokens=False)["input_ids"][-1]
         self.stops = list(inputs.stops)
-        # what a template puts between a content and the token that ends it, such as a line break
+        # The template's text between a content and its end token, such as a line break.
         self.before_stop = ending.removesuffix(self._decode([last], special=True))
-        # what a template puts before a plain answer, such as the marks of a channel, whose special tokens are not text
+        # The template's text before a plain answer, such as the special tokens of a channel.
         self.opening = inputs.continuation.ids([inputs.chat.opening])[0]
 
     def ids(self, prompts: Sequence[Prompt]) -> list[np.ndarray]:
@@ -112,7 +112,7 @@ class Reader:
         return [np.array([*ids, *control], dtype=np.int64) for ids in self.inputs.tokenize(texts)]
 
     def completion(self, draw: Draw, written: Sequence[int]) -> Completion:
-        """The completion in the tokens behind a prompt, up to the first that ends it."""
+        """Returns the completion in the tokens behind a prompt, up to the first end token."""
         end = next((place for place, token in enumerate(written) if token in self.stops), None)
         kept = list(written[:end])
         given, behind = draw.ids.tolist(), kept
@@ -126,7 +126,7 @@ class Reader:
         return Completion(text, len(kept) + (end is not None), end is not None)
 
     def _text(self, given: list[int], written: list[int]) -> str:
-        """Decoded behind its prompt: some tokenizers drop a blank that a text begins with."""
+        """Decodes the text together with its prompt, since some tokenizers drop a leading blank."""
         before, whole = self._decode(given), self._decode(given + written)
         return whole[len(before) :] if whole.startswith(before) else self._decode(written)
 
@@ -135,7 +135,7 @@ class Reader:
 
 
 class Writer(ABC):
-    """Writes draws, a batch at a time. plan: the batches, as numbers of draws; the same for the same draws."""
+    """Generates draws batch by batch. plan: the batches as indices of draws, a function of the draws."""
 
     name: str
     reader: Reader
@@ -164,7 +164,7 @@ class TransformersWriter(Writer):
         context: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self.model = model.eval()
-        # what a checkpoint brings along, such as a penalty of repetitions, fills what is not set, and is no one's policy
+        # The checkpoint's defaults, such as a repetition penalty, must not change the policy.
         model.base.generation_config = GenerationConfig()
         self.sampling = sampling
         self.max_tokens = max_tokens
@@ -207,7 +207,7 @@ class TransformersWriter(Writer):
 class ChosenByNumber(LogitsProcessor):
     """Draws from the softmax by each row's own numbers, [n, steps] in [0, 1): the inverse of the distribution function.
 
-    transformers' own sampling takes one stream of random numbers for a batch, so that a row depends on its neighbours.
+    transformers' sampling uses one random stream per batch, so that a row depends on its neighbours.
     width: tokens before the first step.
     """
 
@@ -217,7 +217,7 @@ class ChosenByNumber(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """[n, V]: 0 at the chosen token of each row, -inf elsewhere."""
-        # float64: a sum of 100,000 float32 probabilities is off by more than the rarest of them
+        # The rounding error of a float32 sum of 100,000 probabilities exceeds the rarest of them.
         cumulative = scores.double().softmax(-1).cumsum(-1)  # [n, V]
         number = self.numbers[:, input_ids.shape[1] - self.width, None]
         chosen = torch.searchsorted(cumulative, number * cumulative[:, -1:], right=True)

@@ -1,4 +1,4 @@
-"""How a causal language model reads prompts and completions: saved with the weights, used alike wherever it is used."""
+"""Settings of a causal language model's inputs, saved with the weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CausalSettings(Settings):
     """
 
     max_length: int = 1024
-    max_prompt_length: int = 512  # both as in HALOs
+    max_prompt_length: int = 512  # HALOs has the same lengths.
     chat_template: str | None = None
     control_tokens: tuple[str, str] | None = None
 

@@ -1,4 +1,4 @@
-"""Scalar heads on decoders: the critic's value of every token, the reward of a whole completion."""
+"""Scalar heads of decoders: the critic's value of every token, and the reward of a completion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VALUE_HEAD_FILE = "value_head.safetensors"
 
 
 class ScalarHead(nn.Module):
-    """[..., D] hidden states to [...] float32. It starts at 0, so that the first value is known."""
+    """[..., D] hidden states to [...] float32. The initial weights are 0."""
 
     def __init__(self, size: int, *, bias: bool) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ScalarHead(nn.Module):
 
 
 class ValueHead(ScalarHead):
-    """The critic V(s_t) on detached hidden states: its error must not move the policy."""
+    """The critic V(s_t) on detached hidden states, so that its error does not change the policy."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size, bias=True)

@@ -1,4 +1,4 @@
-"""Inputs of an embedding model: each text on its own."""
+"""Inputs of an embedding model, which encodes each text separately."""
 
 from __future__ import annotations
 

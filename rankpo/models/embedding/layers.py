@@ -1,5 +1,4 @@
-"""Layers behind the pooling of an embedding model: Dense, LayerNorm, Normalize and Dropout, as sentence-transformers
-has them."""
+"""Layers after the pooling of an embedding model: Dense, LayerNorm, Normalize and Dropout of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ FILE = "model.safetensors"
 
 
 class Dense(nn.Module):
-    """activation(W x + b), plus x (or R x, where the sizes differ) with `residual`. Names of weights are theirs."""
+    """activation(W x + b), plus x (or R x, where the sizes differ) with `residual`. Weights keep their names."""
 
     def __init__(self, keys: Mapping[str, Any]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Bi-encoders: any encoder or decoder of transformers as one vector per text."""
+"""Bi-encoders: encoders or decoders of transformers with one vector per text."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class EmbeddingModel(GivesVectors):
             skipped = None if sequences.prefixes is None else sequences.prefixes[chunk, 1]
             pooled.append(pool(hidden, lengths, self.settings.pooling, skipped))
         vectors = in_order(pooled, rows, len(sequences), self.device)
-        if vectors is None:  # no sequence has a token
+        if vectors is None:  # All sequences are empty.
             width = self.base.config.get_text_config().hidden_size * len(self.settings.pooling.split("+"))
             vectors = torch.zeros(len(sequences), width, device=self.device)
         return self._finished(vectors)

@@ -17,7 +17,7 @@ from rankpo.types import Sequences
 if TYPE_CHECKING:
     from rankpo.models.embedding.model import EmbeddingModel
 
-SECONDS_BETWEEN_LOOKS = 0.5  # at what the processes have done
+SECONDS_BETWEEN_LOOKS = 0.5  # Polling interval of progress.
 
 
 def encode_in_processes(

@@ -44,7 +44,7 @@ PASSAGE_PROMPTS = ("document", "passage", "corpus")
 
 
 def read_folder(folder: Path) -> Stated | None:
-    """What a folder states of an embedding model: rankpo.json, else sentence-transformers' files, else None.
+    """Returns the settings in rankpo.json, else those in sentence-transformers' files, else None.
 
     Raises ConfigError for modules, keys and values that would give other embeddings than sentence-transformers' own.
     """
@@ -79,7 +79,7 @@ def read_folder(folder: Path) -> Stated | None:
 
 
 def _plain(folder: Path) -> Stated | None:
-    """What config.json alone states."""
+    """Returns the settings that config.json states."""
     if read_json(folder / "config.json").get("is_causal") is not False:
         return None
     return Stated(values={"bidirectional": True}, source="config.json")

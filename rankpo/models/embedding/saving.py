@@ -1,6 +1,6 @@
 """FINAL of an embedding model: a transformers folder that sentence-transformers loads too, with the same embeddings.
 
-The older sentence-transformers layout is written: servers mis-pooled the newer one for months, and 6.2 reads both.
+The format is the older sentence-transformers layout, which 6.2 reads too; servers mis-pooled the newer one for months.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class EmbeddingFolder(FolderFormat[EmbeddingModel]):
         return embedding_card(model.settings, description)
 
     def allowed(self, model: EmbeddingModel) -> float:
-        """Flash attention has no float32."""
+        """Returns a larger tolerance for flash attention, which has no float32."""
         return 2e-2 if _flash(model) else 1e-5
 
     def difference(self, folder: Path, model: EmbeddingModel) -> float:

@@ -1,4 +1,4 @@
-"""Settings of an embedding model: how it reads and pools texts, saved with the weights."""
+"""Settings of an embedding model's inputs and pooling, saved with the weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rankpo.errors import unknown
 from rankpo.models.settings import Settings
 
 POOLING = ("cls", "mean", "last", "max", "mean_sqrt_len", "weighted_mean")
-AUTO = "auto"  # as a key of the config: the architecture decides
+AUTO = "auto"  # Value of a config key that the architecture decides.
 LAYERS: Mapping[
     str, Mapping[str, object]
 ] = {  # types of layers and their keys with defaults; None: from the layer before
@@ -24,7 +24,7 @@ ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingSettings(Settings):
-    """How a text becomes a vector.
+    """Settings of the encoding of a text.
 
     pooling: cls, mean, last, max, mean_sqrt_len (the sum over √length) or weighted_mean (token i weighs i); several
     joined by "+" stand one after another. include_prompt: whether the tokens of the prompt are pooled. layers: what

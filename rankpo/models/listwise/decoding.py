@@ -1,7 +1,6 @@
-"""Answers of a listwise reranker: identifier logits in one pass, or token by token, written freely or held to a
-valid permutation.
+"""Decoding of a listwise reranker: identifier logits in one pass, free generation, or constrained generation.
 
-What is written is padded on the left, the whole wave of windows as one batch, so that all answers begin at one place.
+Generation pads prompts on the left and runs all windows of a wave as one batch.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def first_logits(model: ListwiseModel, prompts: Sequence[np.ndarray]) -> Tensor:
 
 
 def common_prefix(prompts: Sequence[np.ndarray]) -> int:
-    """Tokens with which all prompts begin; at least one of each is left."""
+    """Returns the number of common first tokens of all prompts; every prompt keeps at least one further token."""
     size = min(len(prompt) for prompt in prompts) - 1
     equal = np.all(np.stack([prompt[:size] for prompt in prompts]) == prompts[0][:size], axis=0)
     return size if equal.all() else int(np.argmin(equal))
@@ -63,7 +62,7 @@ def _behind_prefix(model: ListwiseModel, prompts: Sequence[np.ndarray], common: 
 def write(model: ListwiseModel, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]:
     """Greedy continuations of at most `budget` tokens, without the end token.
 
-    The checkpoint's own sampling settings are left aside: a temperature of 1 by accident costs points of nDCG.
+    It ignores the checkpoint's sampling settings, since an unintended temperature of 1 costs points of nDCG.
     """
     from transformers import GenerationConfig
 
@@ -76,7 +75,7 @@ def write(model: ListwiseModel, prompts: Sequence[np.ndarray], budget: int) -> l
 
 
 def constrained(model: ListwiseModel, prompts: Sequence[np.ndarray], counts: Sequence[int]) -> list[list[int]]:
-    """Orders in which each identifier occurs once: greedy among those left, what stands between them given unasked.
+    """Returns permutations of the identifiers: greedy among the remaining ones, with fixed separators.
 
     counts: passages of each prompt. The last passage needs no choice.
     """
@@ -98,7 +97,7 @@ def constrained(model: ListwiseModel, prompts: Sequence[np.ndarray], counts: Seq
             cache = output.past_key_values
             allowed = (first if step == 0 else later)[None].expand(len(prompts), -1)
             logits = output.logits[:, -1].float().gather(1, allowed)
-            pick = logits.masked_fill(~left, -torch.inf).argmax(1)  # of rows that are done: 0, never read
+            pick = logits.masked_fill(~left, -torch.inf).argmax(1)  # 0, unused, in finished rows.
             chosen.append(pick)
             left = left.scatter(1, pick[:, None], False)
             ids = torch.cat([allowed.gather(1, pick[:, None]), between[None].expand(len(prompts), -1)], dim=1)

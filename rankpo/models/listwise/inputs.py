@@ -1,4 +1,4 @@
-"""A query and its passages as one token sequence, with the answer behind it where one is trained."""
+"""Inputs of listwise rerankers: a query and its passages as one sequence, followed by the answer in training."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from rankpo.types import Example, Labels, Sequences
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 1  # raise it with any change of the tokens that a text gives
-SHOWN_TOKENS = 40  # of each end of the prompt that the log shows
-QUERY, PASSAGE = "q:", "p:"  # in front of a text in the store: the two are read differently
+VERSION = 1  # Raise it with every change of a text's tokens.
+SHOWN_TOKENS = 40  # Tokens of each end of the prompt in the log.
+QUERY, PASSAGE = "q:", "p:"  # Marks before a text in the store.
 
 
 @dataclass(frozen=True, eq=False)
 class _OneList:
-    """The key of a group's sequence; two groups are two sequences, whatever they hold."""
+    """The key of a group's sequence; every group has a separate sequence."""
 
     group: Group
 
@@ -126,7 +126,7 @@ class ListwiseInputs(Inputs):
         return np.array([*self.layout.identifiers.answer(order), *self.layout.end], dtype=np.int64)
 
     def keys(self, group: Group) -> GroupKeys:
-        """Every group is one sequence of its own, which each of its candidates names."""
+        """Returns one key per group, shared by its candidates."""
         return GroupKeys([_OneList(group)] * len(group.candidates))
 
     def sizes(self, table: ExampleTable, keys: Sequence[_OneList]) -> np.ndarray:
@@ -179,7 +179,7 @@ class ListwiseInputs(Inputs):
         return f"first prompt, {len(ids)} tokens, scored at the last by {read}, …: {'│'.join(ends)!r}"
 
     def report(self, table: ExampleTable) -> str | None:
-        """What was cut off or rewritten in this table's lists, or None where nothing was."""
+        """Returns a line about truncated or rewritten texts in this table's lists, or None."""
         settings = self.settings
         passages = np.asarray(table.candidates)
         cut = int((table.lengths[passages] > settings.max_passage_tokens).sum())

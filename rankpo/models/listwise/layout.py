@@ -1,4 +1,4 @@
-"""The fixed parts of a listwise prompt as token ids, for every number of passages; and passages cut to what fits."""
+"""Layout of a listwise prompt: the token ids of its fixed parts for every number of passages, and truncation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rankpo.models.listwise.settings import ListwiseSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SENTINEL = "\ue000prompt\ue001"  # private-use letters: no template and no text holds them
+SENTINEL = "\ue000prompt\ue001"  # Private-use characters do not occur in texts.
 
 
 class ListwiseLayout:
@@ -57,7 +57,7 @@ class ListwiseLayout:
         return before, after
 
     def _prefix(self, name: str) -> str:
-        """White space before a place, where it is the same wherever the place stands."""
+        """Returns the white space before a placeholder if it is equal at all its occurrences."""
         parts = self.template.content(["A", "B"], ["A", "B"])
         fronts = {
             front[len(front.rstrip(" ")) :] if isinstance(front, str) else ""

@@ -1,4 +1,4 @@
-"""Reranking with a listwise model: sliding windows, windows of many queries side by side, every window accounted for."""
+"""Reranking with a listwise model: sliding windows, batched over queries, with a record of every window."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ class RankedList:
 
     @property
     def failed(self) -> int:
-        """Windows whose answer could not be read: they kept their order."""
+        """The number of windows with an unreadable answer, which kept their order."""
         return sum(record.permutation.status == "failed" for record in self.windows)
 
 
 @dataclass
 class _State:
-    """A request on its way: token ids of its texts and the order so far."""
+    """A request in progress: token ids of its texts and the current order."""
 
     query: np.ndarray
     passages: list[np.ndarray]
@@ -114,7 +114,7 @@ class ListwiseReranker:
                 f"window must be in 2 to {len(model.inputs.layout.identifiers)}, for which identifiers are proved, "
                 f"got {self.window}"
             )
-        windows(0, 0, self.window, self.stride)  # checks the stride
+        windows(0, 0, self.window, self.stride)  # Raises for an invalid stride.
         if on_window_error not in ("raise", "keep"):
             raise ValueError(f"on_window_error must be raise or keep, got {on_window_error!r}")
 
@@ -137,7 +137,7 @@ class ListwiseReranker:
 
     def rank_requests(self, requests: Sequence[Request]) -> list[RankedList]:
         """The rankings of requests, on every rank; each is ranked by one of them."""
-        sizes = np.array([sum(map(len, request.documents)) for request in requests], dtype=np.int64)  # letters will do
+        sizes = np.array([sum(map(len, request.documents)) for request in requests], dtype=np.int64)  # In characters.
         own = deal(sizes, processes.world_size())[processes.rank()]
         found = self.rank_many([(requests[index].query, requests[index].documents) for index in own])
         gathered = processes.gather_objects(dict(zip(own.tolist(), found, strict=True)))
@@ -176,7 +176,7 @@ class ListwiseReranker:
             chosen = [(state, own[wave]) for state, own in zip(states, ranges, strict=True) if wave < len(own)]
             self._wave(chosen, number)
         for state, old in zip(states, before, strict=True):
-            state.settled = state.order == old  # what changed nothing once changes nothing again
+            state.settled = state.order == old  # A pass without changes is final.
 
     def _wave(self, chosen: Sequence[tuple[_State, tuple[int, int]]], number: int) -> None:
         """Orders one window of each state."""
@@ -248,7 +248,7 @@ def _by_logits(logits: Sequence[float]) -> _Answer:
     """Best first, ties in incoming order. Raises RuntimeError for a logit that is not a number."""
     if any(value != value for value in logits):
         raise RuntimeError("an identifier's logit is not a number")
-    order = sorted(range(len(logits)), key=lambda place: -logits[place])  # stable
+    order = sorted(range(len(logits)), key=lambda place: -logits[place])  # The sort is stable.
     return Permutation(tuple(order), "ok"), None, tuple(logits)
 
 

@@ -1,4 +1,4 @@
-"""How a listwise reranker reads a query with its passages and how its answer is read: saved with the weights."""
+"""Settings of a listwise reranker's inputs and decoding, saved with the weights."""
 
 from __future__ import annotations
 

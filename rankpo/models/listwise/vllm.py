@@ -1,4 +1,4 @@
-"""A listwise reranker whose answers vLLM writes."""
+"""Listwise reranker with generation by vLLM."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class VllmListwiseModel:
     kind = "listwise"
     # first_token needs the logits of all identifiers; vLLM hands out the log-probabilities of the likeliest tokens
     decode_modes = ("generate",)
-    wave_tokens = 1 << 40  # all windows at once: vLLM cuts its batches itself
+    wave_tokens = 1 << 40  # vLLM forms its own batches.
 
     def __init__(self, config: ListwiseKind, inputs: ListwiseInputs, seed: int, arguments: Mapping[str, Any]) -> None:
         self.inputs = inputs

@@ -1,4 +1,4 @@
-"""From hidden states to one score per sequence: the architecture's own head, run on packed rows and proved against it."""
+"""Score heads of rerankers: the architectures' own heads on packed rows, verified against the original."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class LastTokenHead(ScoreHead):
 
 
 class AnswerHead(ScoreHead):
-    """Causal language models: the logit of one answer after the last token, less that of the other if there is one.
+    """Causal language models: the logit of the yes word after the last token, minus that of the no word if used.
 
     Two rows of the output matrix meet one position: neither generation nor logits of the vocabulary.
     ids: of the yes word, and of the no word unless yes alone is read.

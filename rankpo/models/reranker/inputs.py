@@ -1,4 +1,4 @@
-"""Query and document as one token sequence, assembled from the text store's pieces; cut so that nothing fixed is lost."""
+"""Inputs of rerankers: query and document as one sequence, truncated without loss of the fixed parts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from rankpo.types import Sequences
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MAX_OVERLAP = 80  # tokens that two slices of a document share at most
+MAX_OVERLAP = 80  # Maximum overlap of two slices in tokens.
 
 
 @dataclass(frozen=True)
 class Truncation:
-    """What the maximum length costs over a table: pairs whose document or query was cut, tokens lost, longest pair."""
+    """Truncation over a table: pairs with a truncated document or query, lost tokens, longest pair."""
 
     pairs: int
     documents_cut: int
@@ -161,7 +161,7 @@ class RerankerInputs(Inputs):
         return self.truncation(table).summary()
 
     def truncation(self, table: ExampleTable) -> Truncation:
-        """What the maximum length costs over all pairs of a table."""
+        """Measures truncation over all pairs of a table."""
         example = np.repeat(np.arange(len(table)), np.diff(table.offsets))
         query, document = table.lengths[np.asarray(table.query)[example]], table.lengths[np.asarray(table.candidates)]
         kept = self.cut(query, document)

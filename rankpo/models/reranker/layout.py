@@ -1,4 +1,4 @@
-"""What stands around a query and a document in one sequence, as token ids, learned from the tokenizer and proved on it.
+"""Layout of a pair: the fixed token ids around query and document, read from the tokenizer and verified.
 
 before · query · between · document · after: the fixed parts are tokenised once, with special tokens understood; the
 texts are tokenised with special tokens as ordinary letters, so that no document can end its own sequence.
@@ -17,7 +17,7 @@ from rankpo.models.reranker.settings import RerankerSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# stand-ins for a query and a document where a template has to be rendered to be understood
+# These placeholders for query and document serve to render a template.
 SENTINELS = ("QUERYPLACE7Q", "DOCUMENTPLACE7D")
 PROBES = (
     ("first", "second"),
@@ -64,7 +64,7 @@ def make_layout(tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings) 
     between, document_plain = _cut(tokenizer, middle, settings.document.head, "document_format")
     before = fixed_ids(tokenizer, query_fixed)
     around = SpecialTokens.learn(tokenizer)
-    if before[: len(around.head)] != around.head:  # a template may bring the first token along: it stands once
+    if before[: len(around.head)] != around.head:  # The template may include the first token.
         before = (*around.head, *before)
     after = fixed_ids(tokenizer, last + settings.suffix)
     if settings.add_eos:
@@ -121,7 +121,7 @@ def _find(full: Sequence[int], part: Sequence[int], begin: int) -> int:
 
 
 def _cut(tokenizer: PreTrainedTokenizerBase, part: str, head: str, key: str) -> tuple[str, str]:
-    """What is fixed of the part before a text, and what is tokenised with the text."""
+    """Splits the part before a text into its fixed tokens and the text to tokenise together with it."""
     plain = split_special(tokenizer, head)[1]
     if not part.endswith(plain):
         raise ValueError(f"the chat template alters model.{key}: {part!r} does not end in {plain!r}")
@@ -129,7 +129,7 @@ def _cut(tokenizer: PreTrainedTokenizerBase, part: str, head: str, key: str) -> 
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings) -> tuple[str, str, str]:
-    """What stands before, between and after the two texts."""
+    """Returns the text before, between and after the two texts."""
     query, document = settings.query, settings.document
     whole = (
         f"{query.head}{SENTINELS[0]}{query.tail}{settings.separator or ''}{document.head}{SENTINELS[1]}{document.tail}"

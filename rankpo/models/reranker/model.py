@@ -1,4 +1,4 @@
-"""Pointwise rerankers: query and candidate in one sequence, one score per sequence."""
+"""Pointwise rerankers: models with one score per sequence of query and candidate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rankpo.data.table import ExampleTable
 
 BATCH_TOKENS = 16384
-PAIRS_PER_BLOCK = 8192  # pairs assembled at once: bounds memory for runs of any size
+PAIRS_PER_BLOCK = 8192  # Pairs per block, which bounds memory.
 
 Pair = tuple[str, str]
 
@@ -61,7 +61,7 @@ class RerankerModel(RankingModel):
         rows, scores = [], []
         for chunk, hidden, lengths in self.hidden_states(sequences):
             rows.append(chunk)
-            # half precision would tie scores near each other
+            # Half precision would tie close scores.
             with torch.autocast(hidden.device.type, enabled=False):
                 scores.append(self.head.scores(self.base, hidden, lengths).float())
         if not rows:
@@ -87,7 +87,7 @@ class RerankerModel(RankingModel):
         pairs = [(request.query, document) for request in requests for document in request.documents]
         distinct = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
         texts = list(distinct)
-        sizes = np.array([len(query) + len(document) for query, document in texts], dtype=np.int64)  # letters will do
+        sizes = np.array([len(query) + len(document) for query, document in texts], dtype=np.int64)  # In characters.
         scores = self.score_many(sizes, lambda rows: self.score_texts([texts[row] for row in rows]))
         flat = scores[[distinct[pair] for pair in pairs]] if pairs else scores
         return np.split(flat, np.cumsum([len(request.documents) for request in requests])[:-1]) if requests else []
@@ -127,7 +127,7 @@ class RerankerModel(RankingModel):
         return scores
 
     def _within_memory(self, sequences: Sequences, rows: Tensor) -> Tensor:
-        """Scores of these rows; where the device has not the memory for all of them, in halves."""
+        """Scores these rows; splits them in halves if the device runs out of memory."""
         try:
             return self(select(sequences, rows.numpy())).cpu()
         except torch.OutOfMemoryError:

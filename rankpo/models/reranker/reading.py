@@ -20,7 +20,7 @@ from rankpo.models.st_folders import (
 )
 
 ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid"}
-# what a Transformer of a CrossEncoder may state
+# Allowed keys of a CrossEncoder's Transformer.
 CLASSIFIES = {
     **NEUTRAL,
     "transformer_task": ("sequence-classification",),
@@ -54,7 +54,7 @@ def read_folder(folder: Path) -> Stated | None:
     general, modules = read_general(folder), read_modules(folder)
     inside = config.get("sentence_transformers") or {}
     if general.get("model_type") not in (None, "CrossEncoder") or (modules and not _reads_pairs(modules)):
-        return None  # the weights of another kind of model: a new head is put on them
+        return None  # Another kind's weights get a new head.
     if not (general or modules or inside or OLD_ACTIVATION in config):
         return None
     if modules and modules[-1].name == "LogitScore":
@@ -76,7 +76,7 @@ def _reads_pairs(modules: list[Module]) -> bool:
 
 
 def _activation(stated: object, folder: Path) -> str:
-    """CrossEncoder takes the sigmoid where nothing is stated."""
+    """Returns the stated activation, by default the sigmoid, as in CrossEncoder."""
     name = "Sigmoid" if stated is None else str(stated).rpartition(".")[2]
     if name not in ACTIVATIONS:
         raise ConfigError([f"{folder}: activation {stated}; rankpo's rerankers have identity or sigmoid"])

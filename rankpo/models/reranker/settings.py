@@ -1,4 +1,4 @@
-"""How a reranker reads a pair and where its score comes from: saved with the weights, used alike wherever it is used."""
+"""Settings of a reranker's inputs and head, saved with the weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMALLEST_QUERY = 8  # tokens that a query keeps beside the shortest document, wh
 
 @dataclass(frozen=True)
 class Format:
-    """A template around one text: what stands before it and after it."""
+    """A template of one text: the parts before and after it."""
 
     head: str
     tail: str

@@ -35,7 +35,7 @@ class RewardKind(CausalKind):
         return own_statement(folder, (self.kind, *self.starts_from), CausalSettings)
 
     def load(self, inputs: CompletionInputs, say: Say) -> PreTrainedModel:
-        """The decoder of a saved reward model stands under an output head of no use: rewards need hidden states."""
+        """Loads the decoder with an output head, which a reward model does not use."""
         if not self._has_reward_head:
             return super().load(inputs, say)
         from transformers import AutoModelForCausalLM

@@ -1,0 +1,29 @@
+"""The example of a parsed record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from rankpo.data.readers.parsed import Parsed
+from rankpo.types import Example
+
+T = TypeVar("T")
+
+
+def example_of(parsed: Parsed, kept: Sequence[int], extras: Mapping[str, Any]) -> Example:
+    """kept: numbers of the candidates that the example keeps. extras: further fields of `Example`, as the record has them."""
+
+    def taken(values: Sequence[T] | None) -> tuple[T, ...] | None:
+        return None if values is None else tuple(values[index] for index in kept)
+
+    return Example(
+        query=parsed.query,
+        candidates=tuple(parsed.candidates[index] for index in kept),
+        relevance=tuple(parsed.relevance[index] for index in kept),
+        teacher=taken(parsed.teacher),
+        confidence=parsed.confidence,
+        relevant=taken(parsed.relevant),
+        grades=taken(parsed.grades),
+        **extras,
+    )

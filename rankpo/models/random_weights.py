@@ -1,0 +1,54 @@
+"""Models with random weights, and the tokenizer that they use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    PreTrainedModel,
+)
+from transformers import PreTrainedTokenizerFast as FastTokenizer
+
+from rankpo.models.loading import LoadingError, Source, advised
+
+
+def random_backbone(
+    config: Mapping[str, Any], attn_implementation: str = "sdpa", family: type[Any] = AutoModel
+) -> PreTrainedModel:
+    """A model with random weights; `config` holds `model_type` and any key of that type's configuration.
+
+    Raises LoadingError for a type unknown to transformers.
+    """
+    settings = dict(config)
+    model_type = settings.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise LoadingError(f"model.random.model_type={model_type} is no model type of transformers; try bert or llama")
+    vocabulary = byte_tokenizer()
+    settings.setdefault("vocab_size", len(vocabulary))
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        settings.setdefault(name, getattr(vocabulary, name))
+    built = AutoConfig.for_model(model_type, **settings)
+    with advised(Source(f"a random {model_type}", "", ""), attn_implementation):
+        return family.from_config(built, attn_implementation=attn_implementation, dtype=torch.float32)
+
+
+def byte_tokenizer() -> FastTokenizer:
+    """Returns a tokenizer without training or files: [CLS], one token per byte, [SEP]."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(special + alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    names = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "bos": "[CLS]", "eos": "[SEP]"}
+    return FastTokenizer(tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in names.items()})

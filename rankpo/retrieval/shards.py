@@ -1,0 +1,152 @@
+"""The files of a folder of embeddings: shards of vectors, ids, checksums and the description."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from rankpo.errors import StorageError
+from rankpo.storage.atomic import replacing
+from rankpo.storage.folders import checksum
+from rankpo.storage.json_files import read_json, write_json
+
+if TYPE_CHECKING:
+    pass
+
+
+META, FORMAT_VERSION = "meta.json", 1
+LOCKS = (".lock", ".lock.holder", ".lock.soft")
+WRITTEN = ("shard-*.npy", "shard-*.ids.txt", "shard-*.sums.json", "faiss-*.index", "meta.json")
+DTYPES = {"float32": np.float32, "float16": np.float16}
+HEADER_BYTES = 128  # of a .npy file with two axes
+
+
+class EncodingError(RuntimeError):
+    """A folder of embeddings that cannot be used, or a text whose embedding is not finite."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a folder of embeddings is: two with equal fields hold the same vectors.
+
+    model: fingerprint of the weights. inputs: of tokenizer, prompt, length, pooling and precision. texts: of ids and texts.
+    role: "query" or "passage". settings: the model's, for people and for `task=search`.
+    """
+
+    model: str
+    inputs: str
+    texts: str
+    role: str
+    num_rows: int
+    dim: int
+    dtype: str
+    shard_size: int
+    settings: Mapping[str, Any]
+    format: int = FORMAT_VERSION
+
+    @property
+    def key(self) -> str:
+        return xxhash.xxh3_128_hexdigest(json.dumps(asdict(self), sort_keys=True).encode())
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_rows // self.shard_size)
+
+    def rows_of(self, shard: int) -> int:
+        return min(self.shard_size, self.num_rows - shard * self.shard_size)
+
+
+def remove_embeddings(folder: Path) -> None:
+    """Removes the shards, ids, indices and description of a folder of embeddings; what else is there stays.
+
+    Raises EncodingError for a folder with files and no description: it is no folder of embeddings.
+    """
+    if not (folder / META).exists():
+        if folder.is_dir() and any(path.name not in LOCKS for path in folder.iterdir()):
+            raise EncodingError(f"{folder} holds files and no embeddings; overwrite=true removes embeddings only")
+        return
+    for pattern in WRITTEN:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def save_shard(folder: Path, shard: int, ids: Sequence[str], vectors: np.ndarray, dtype: str) -> None:
+    with replacing(ids_path(folder, shard)) as temporary:
+        temporary.write_bytes("".join(f"{identity}\n" for identity in ids).encode())
+    # The vectors come last: where they stand, the shard is done.
+    with replacing(shard_path(folder, shard)) as temporary:
+        with temporary.open("wb") as file:
+            np.save(file, vectors.astype(DTYPES[dtype]), allow_pickle=False)
+        sums = {"rows": len(ids), "ids": checksum(ids_path(folder, shard)), "vectors": checksum(temporary)}
+        write_json(_sums_path(folder, shard), sums)
+
+
+_sound: dict[Path, tuple[tuple[int, int], ...]] = {}  # sizes and times of the shards that this process has read through
+
+
+def shard_fault(folder: Path, encoding: Encoding, shard: int) -> str | None:
+    """What is wrong with the files of a shard, or None. A process reads each through once, and again once it changed.
+
+    Shards of earlier versions have no checksums; of those the sizes and the number of ids are compared.
+    """
+    vectors, ids = shard_path(folder, shard), ids_path(folder, shard)
+    for path in (vectors, ids):
+        if not path.is_file():
+            return f"{path.name} is missing"
+    stamp = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in (vectors, ids))
+    if _sound.get(vectors) == stamp:
+        return None
+    rows = encoding.rows_of(shard)
+    size = HEADER_BYTES + rows * encoding.dim * np.dtype(DTYPES[encoding.dtype]).itemsize
+    if stamp[0][0] != size:
+        return f"it has {stamp[0][0]} bytes instead of {size}"
+    if (count := ids.read_bytes().count(b"\n")) != rows:
+        return f"{ids.name} has {count} ids instead of {rows}"
+    try:
+        sums = read_json(_sums_path(folder, shard))
+    except FileNotFoundError:
+        sums = {}
+    except StorageError:
+        return f"{_sums_path(folder, shard).name} is damaged"
+    for path, name in ((vectors, "vectors"), (ids, "ids")):
+        if sums and sums.get(name) != checksum(path):
+            return f"{path.name} has another content than was written"
+    _sound[vectors] = stamp
+    return None
+
+
+def _sums_path(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.sums.json"
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.npy"
+
+
+def ids_path(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.ids.txt"
+
+
+def read_meta(folder: Path) -> tuple[Encoding, bool] | None:
+    """What the folder holds and whether all of it is there; None where it says nothing.
+
+    Raises StorageError for a file that is not as it was written.
+    """
+    path = folder / META
+    try:
+        values = read_json(path, "set overwrite=true to encode again")
+        return Encoding(**values["encoding"]), bool(values["complete"])
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError) as error:
+        raise StorageError(f"{path} is no description of embeddings; set overwrite=true to encode again") from error
+
+
+def write_meta(folder: Path, encoding: Encoding, complete: bool) -> None:
+    write_json(folder / META, {"encoding": asdict(encoding), "complete": complete})
