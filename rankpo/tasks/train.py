@@ -11,6 +11,7 @@ from rankpo.tasks.base import Task
 from rankpo.tasks.description import describe
 from rankpo.tasks.evaluators import check_best_metric, make_evaluators
 from rankpo.tasks.models import trained_kind
+from rankpo.tasks.optimizer import make_optimizer
 from rankpo.tasks.references import make_reference, make_teacher
 from rankpo.tasks.seeds import seed_everything
 
@@ -248,15 +249,6 @@ def report_data(
     for line in lines(report):
         say(line)
     write_report(experiment.run_dir / "data_report.json", report)
-
-
-def make_optimizer(experiment: Experiment, model: EmbeddingModel) -> torch.optim.Optimizer:
-    """Excludes biases and norms (all one-dimensional parameters) from weight decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, object]] = [{"params": [p for p in trained if p.dim() > 1]}]
-    if flat := [p for p in trained if p.dim() <= 1]:
-        groups.append({"params": flat, "weight_decay": 0.0})
-    return experiment.optimizer.make(params=[group for group in groups if group["params"]])
 
 
 def disable_dropout(model: torch.nn.Module) -> None:
