@@ -1,4 +1,4 @@
-"""The one entry point: compose the config, check it, run the task.
+"""Entry point: composes the config, checks it, and runs the task.
 
     accelerate launch launch.py loss=rankpo model=minilm datasets=[jobs] exp_name=first
 
@@ -45,7 +45,7 @@ def compose_and_run(config: DictConfig) -> None:
     try:
         run(check(config, overrides=overrides))
         close_processes()
-    except Interrupted:  # it was said by the run
+    except Interrupted:  # The run has reported it.
         close_processes()
         sys.exit(REQUEUE)
     except (ValueError, RuntimeError, OSError) as error:
@@ -56,13 +56,13 @@ def compose_and_run(config: DictConfig) -> None:
 
 
 def close_processes() -> None:
-    """Ends the process group where one was made."""
+    """Destroys the process group if one exists."""
     if "rankpo.runs.processes" in sys.modules:
         sys.modules["rankpo.runs.processes"].shut_down()
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """Ends with the message alone: Hydra would put a line of its own before an exception."""
+    """Exits with the message only; Hydra would print another line before an exception."""
     say(message)
     sys.exit(code)
 
@@ -72,14 +72,14 @@ def say(message: str) -> None:
 
 
 def say_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Python's own trace of an error that nobody foresaw, without secrets and control characters."""
+    """Prints the traceback of an unexpected error, without secrets and control characters."""
     import traceback
 
     say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def exit_code(error: Exception) -> int:
-    """2 for a config that cannot work, 1 for a run that had to stop."""
+    """Returns the exit code: 2 for an invalid config, 1 for a failed run."""
     return 2 if isinstance(error, ConfigError) else 1
 
 
@@ -100,7 +100,7 @@ def main() -> int:
     if os.environ.get("RANK", "0") == "0":
         for note in notes:
             say(note)
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would print a trace of its own instead of raising
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Makes Hydra raise instead of printing.
     try:
         try:
             with guarded(), leaving_at_once():
@@ -111,7 +111,7 @@ def main() -> int:
     except (HydraException, OmegaConfBaseException) as error:
         say(explain(error, sys.argv[1:]))
         return 2
-    except (ValueError, RuntimeError, OSError) as error:  # of a job of a sweep: its other jobs have run
+    except (ValueError, RuntimeError, OSError) as error:  # A sweep raises a job's error after its other jobs.
         if refused := null_group(error, sys.argv[1:]):
             say(refused)
             return 2

@@ -1,10 +1,10 @@
-"""hydra/launcher=rankpo_accelerate: every job of a sweep is a launch of its own, with as many processes as asked for.
+"""Launcher hydra/launcher=rankpo_accelerate: starts every job of a sweep with the requested number of processes.
 
 A fresh launch per job, because one process group that lives through all of them mixes gradients of two configs after a
 failure on one rank (measured).
 """
 
-# no `from __future__ import annotations`: Hydra runs this module before sys.modules knows it, and dataclasses look there
+# Without `from __future__ import annotations`: Hydra runs this module before it is in sys.modules, which dataclasses use.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -38,10 +38,10 @@ ConfigStore.instance().store(
 
 
 class AccelerateLauncher(Launcher):
-    """Runs the jobs of a sweep; what one of them prints goes to `launch.log` of its run directory."""
+    """Runs the jobs of a sweep; each job's output goes to `launch.log` in its run directory."""
 
     def __init__(self, metric: str | None = None, **settings: Any) -> None:
-        self.settings = settings  # `metric` is noted by rankpo.sweeps.folder when a sweep begins
+        self.settings = settings  # rankpo.sweeps.folder records `metric` when a sweep begins.
         self.config: DictConfig | None = None
         self.context: HydraContext | None = None
 
@@ -57,7 +57,7 @@ class AccelerateLauncher(Launcher):
         for overrides in job_overrides:
             composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
             jobs.append(Job.of([str(item) for item in overrides], composed))
-        jobs = list({job.folder: job for job in jobs}.values())  # equal values, such as 1e-4 and 0.0001, are one job
+        jobs = list({job.folder: job for job in jobs}.values())  # Equal values (1e-4, 0.0001) share a job.
         failures = self.run(jobs, len(jobs))
         if failures:
             raise RuntimeError(

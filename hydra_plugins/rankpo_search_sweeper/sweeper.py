@@ -1,9 +1,9 @@
-"""search=optuna: the jobs of a sweep, one after the other, with values that rankpo.sweeps.optuna chooses.
+"""Sweeper of search=optuna: runs jobs with values that rankpo.sweeps.optuna chooses.
 
 hydra-optuna-sweeper 1.3.0 wants optuna 2; this one wants optuna 4, prunes, and continues where it stopped.
 """
 
-# no `from __future__ import annotations`: Hydra runs this module before sys.modules knows it, and dataclasses look there
+# Without `from __future__ import annotations`: Hydra runs this module before it is in sys.modules, which dataclasses use.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 @dataclass
 class SearchSweeperConfig:
-    """Without keys: config/search/optuna.yaml has them."""
+    """Settings without keys, since config/search/optuna.yaml has them."""
 
     _target_: str = "hydra_plugins.rankpo_search_sweeper.sweeper.SearchSweeper"
 
@@ -29,7 +29,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="rankpo_search", node=S
 
 
 class SearchSweeper(Sweeper):
-    """Asks for values, has the launcher run them, tells what came out."""
+    """Requests values, runs their jobs with the launcher, and reports the results."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
@@ -53,9 +53,9 @@ class SearchSweeper(Sweeper):
         fixed, ranges = split(
             parser.parse_overrides(list(arguments)),
             settings.params,
-            lambda text: parser.parse_overrides([text])[0],  # with the loader, which a glob needs
+            lambda text: parser.parse_overrides([text])[0],  # Globs need the loader.
         )
-        own = hasattr(self.launcher, "run")  # whether it can look after jobs while they run
+        own = hasattr(self.launcher, "run")  # Such launchers observe running jobs.
         search = Search(settings, ranges, lambda values: self.job(fixed, values), watched=own)
         if own:
             search.close(self.launcher.run(search.jobs(), search.total, search))

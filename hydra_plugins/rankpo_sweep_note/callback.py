@@ -1,4 +1,4 @@
-"""Tells rankpo.sweeps.folder of every sweep before its first job, whatever sweeper and launcher it has."""
+"""Callback that registers every sweep with rankpo.sweeps.folder before its first job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 
 class SweepNote(Callback):
-    """Called by Hydra in the process that drives the sweep."""
+    """Receives Hydra's call in the process that runs the sweep."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         from rankpo.sweeps.folder import begin

@@ -75,7 +75,7 @@ class Inputs(ABC):
         return labels_of(groups)
 
     def shared(self, table: ExampleTable, keys: Sequence[Any]) -> int:
-        """Returns the number of common tokens in a group's sequences that the model computes once."""
+        """Returns the number of tokens of a group's sequences that the model saves by sharing a prefix."""
         return 0
 
     def report(self, table: ExampleTable) -> str | None:

@@ -184,7 +184,7 @@ def _belongs(table: ExampleTable, settings: object) -> dict[str, str]:
 def save_scores(
     path: Path, scores: np.ndarray, table: ExampleTable, settings: object, say: Callable[[str], None]
 ) -> None:
-    """Keeps reference scores beside a run, for `load_reference_logprobs=` of others."""
+    """Saves reference scores in a run's folder, for `load_reference_logprobs=` of other runs."""
     _write(path, scores, table, settings)
     say(f"reference log-probabilities kept in {path}")
 

@@ -219,11 +219,11 @@ class CompletionInputs(Inputs):
         return GroupKeys(self._pieces(group))
 
     def shared(self, table: ExampleTable, keys: Sequence[Piece]) -> int:
-        """Returns the prompt's tokens if the model computes it once for all its completions, else 0."""
+        """Returns the tokens saved when the model computes the prompt once for all completions, else 0."""
         return (len(keys) - 1) * int(table.lengths[keys[0].prompt]) if self.share_prompts and keys else 0
 
     def sharing_prompts(self, share_prompts: bool) -> CompletionInputs:
-        """These inputs for a model that computes a prompt once for all its completions, or does not."""
+        """Returns a copy of these inputs. share_prompts: whether the model computes a prompt once for all completions."""
         other = copy.copy(self)
         other.share_prompts = share_prompts
         return other

@@ -17,7 +17,7 @@ FILE = "model.safetensors"
 
 
 class Dense(nn.Module):
-    """activation(W x + b), plus x (or R x, where the sizes differ) with `residual`. Weights have the names of sentence-transformers."""
+    """activation(W x + b), plus x (or R x, where the sizes differ) with `residual`. Weights keep their names."""
 
     def __init__(self, keys: Mapping[str, Any]) -> None:
         super().__init__()

@@ -137,7 +137,7 @@ class ListwiseReranker:
 
     def rank_requests(self, requests: Sequence[Request]) -> list[RankedList]:
         """The rankings of requests, on every rank; each is ranked by one of them."""
-        sizes = np.array([sum(map(len, request.documents)) for request in requests], dtype=np.int64)  # letters will do
+        sizes = np.array([sum(map(len, request.documents)) for request in requests], dtype=np.int64)  # In characters.
         own = deal(sizes, processes.world_size())[processes.rank()]
         found = self.rank_many([(requests[index].query, requests[index].documents) for index in own])
         gathered = processes.gather_objects(dict(zip(own.tolist(), found, strict=True)))

@@ -87,9 +87,7 @@ class RerankerModel(RankingModel):
         pairs = [(request.query, document) for request in requests for document in request.documents]
         distinct = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
         texts = list(distinct)
-        sizes = np.array(
-            [len(query) + len(document) for query, document in texts], dtype=np.int64
-        )  # The number of characters suffices.
+        sizes = np.array([len(query) + len(document) for query, document in texts], dtype=np.int64)  # In characters.
         scores = self.score_many(sizes, lambda rows: self.score_texts([texts[row] for row in rows]))
         flat = scores[[distinct[pair] for pair in pairs]] if pairs else scores
         return np.split(flat, np.cumsum([len(request.documents) for request in requests])[:-1]) if requests else []
