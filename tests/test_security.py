@@ -77,6 +77,7 @@ def test_no_source_loads_pickles_or_runs_text():
     assert found == {
         "rankpo/models/reranker/config.py": ["AutoModelForSequenceClassification.from_pretrained"],
         "rankpo/models/causal_lm/config.py": ["PeftModel.from_pretrained"],
+        "rankpo/models/loading.py": ["PeftModel.from_pretrained"],
     }
 
 
