@@ -41,7 +41,7 @@ install() { # install EXTRAS…: does nothing if the same was installed before f
   extras=$(printf '%s\n' "$@" | sort -u | paste -sd, -)
   if has_gpu; then extras="$extras,deepspeed"; fi
   stamp=$venv/.installed-${extras//,/-}
-  wanted=$(cat pyproject.toml constraints.txt install.sh | cksum)
+  wanted=$(cat pyproject.toml setup.py constraints.txt install.sh | cksum)
   [ -x "$python" ] || { "$(find_python)" -m venv $venv || fail "cannot make $venv; on Debian and Ubuntu: apt install python3-venv"; }
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
   local torch index

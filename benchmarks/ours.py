@@ -87,7 +87,7 @@ def listwise_update(*, overrides: Sequence[str], rows: Sequence[Row], decode: st
     from rankpo.config.compose import compose
     from rankpo.models.listwise.reranking import ListwiseReranker
 
-    config: Any = compose(["model=base", "kind=listwise", *overrides]).model
+    config: Any = compose(["model=base", "loss=listwise_ranking", *overrides]).model
     reranker = ListwiseReranker(config.build(config.open_inputs(_silent), _silent).eval(), decode=decode)
 
     def update(step: int) -> Outcome:

@@ -14,7 +14,14 @@ from rankpo.runs.folder import claim, differences, enter_run_dir, start_again
 from rankpo.storage import folders
 from rankpo.storage.folders import damage, written_whole
 
-CONFIG = {"seed": 1, "trainer": {"batch_size": 4, "max_tokens": 100, "betas": [0.9, 0.99]}, "resume": None}
+CONFIG = {
+    "task": {},
+    "loss": {},
+    "run_dir": "run",
+    "seed": 1,
+    "trainer": {"batch_size": 4, "max_tokens": 100, "betas": [0.9, 0.99]},
+    "resume": None,
+}
 
 
 def save(store, step, text="weights"):
@@ -166,7 +173,8 @@ def begin(folder, **changes):
 
 def test_a_finished_run_is_not_overwritten(tmp_path):
     begin(tmp_path)
-    (tmp_path / "FINAL").mkdir()
+    with written_whole(tmp_path / "FINAL") as folder:
+        (folder / "weights").write_text("x")
     with pytest.raises(StorageError, match="holds a finished run; set overwrite=true or another exp_name"):
         enter_run_dir(tmp_path, CONFIG, overwrite=False, resume=None)
     assert (tmp_path / "FINAL").exists()

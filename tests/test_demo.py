@@ -29,7 +29,7 @@ def test_demo_from_training_to_report(tmp_path, monkeypatch):
         "base": 1, "first round": 1, "stage one": 1, "RankPO alone": 2, "RankPO, stage one replayed": 2, "RankPO replayed, 70 % of its way": 2,
     }  # fmt: skip
     page = (tmp_path / "demo" / "report.html").read_text()
-    assert page.count("jobs_aligned_2") > 1
+    assert "jobs_aligned_2" in page
     assert "Alignment against retention" in page
     assert len((tmp_path / "demo" / "table.txt").read_text().splitlines()) >= 5
     alone, replayed = found["RankPO alone"][0], found["RankPO, stage one replayed"][0]

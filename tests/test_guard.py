@@ -311,6 +311,6 @@ def test_an_error_of_hydra_does_not_repeat_one(launched, monkeypatch):
 def test_a_trace_does_not_repeat_one(tmp_path):
     import subprocess
 
-    program = "import sys; sys.argv = ['x']; import launch; launch.say_trace(*(lambda e: (type(e), e, None))(KeyError('\x1b[2J ' + 'sk-' + 'a' * 30)))"
+    program = "import sys; sys.argv = ['x']; from rankpo.cli import program; program.say_trace(*(lambda e: (type(e), e, None))(KeyError('\x1b[2J ' + 'sk-' + 'a' * 30)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "KeyError" in done.stderr and "aaaa" not in done.stderr and "\x1b" not in done.stderr

@@ -37,6 +37,13 @@ HYDRA_FLAGS = frozenset(
     ]
 )
 
+VALUE_FLAGS = frozenset(  # those of Hydra that take the next word
+    [
+        *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+        "--experimental-rerun",
+    ]
+)
+
 
 def unknown(name: str, value: str, allowed: Iterable[str], found: Sequence[str] = ()) -> str:
     """As `errors.unknown`; a key of one of the systems that rankpo replaces is answered with its name here.
@@ -207,3 +214,15 @@ def flag_refusal(arguments: Sequence[str]) -> str | None:
         here = RENAMED.get(name, name).split()[0]
         return f"--{name}: keys are set without dashes; write {here}={value}"
     return None
+
+
+def flags_last(arguments: Sequence[str]) -> list[str]:
+    """The arguments with Hydra's flags and their values behind the keys: argparse takes keys from one place alone."""
+    keys: list[str] = []
+    flags: list[str] = []
+    for place, argument in enumerate(arguments):
+        is_flag = argument.startswith("-") or (place > 0 and arguments[place - 1] in VALUE_FLAGS)
+        (flags if is_flag or (place > 0 and arguments[place - 1] == "--info" and "=" not in argument) else keys).append(
+            argument
+        )
+    return [*keys, *flags]

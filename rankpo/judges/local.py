@@ -78,24 +78,24 @@ class LocalJudge(Judge):
     def _load(self) -> tuple[Any, Any, tuple[list[int], tuple[int, int]]]:
         if self._loaded is None:
             import torch
-            from transformers import AutoModelForCausalLM
+            from transformers import AutoConfig, AutoModelForCausalLM
 
             from rankpo.models.loading import load_backbone, load_tokenizer, resolve
 
             source = resolve(self.path, revision=self.revision)
             tokenizer = load_tokenizer(source, self.trust_remote_code)
             trust = self.trust_remote_code
+            check_language_model(self.path, AutoConfig.from_pretrained(source.path, trust_remote_code=trust))
             model: Any = load_backbone(source, trust_remote_code=trust, family=AutoModelForCausalLM).eval()
-            check_language_model(self.path, model)
             model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
             self._loaded = tokenizer, model, letter_ids(tokenizer)
         return self._loaded
 
 
-def check_language_model(path: str, model: Any) -> None:
+def check_language_model(path: str, config: Any) -> None:
     """Raises JudgeStopped for weights of another kind: transformers would give them a random head without an error."""
-    saved = (model.config.architectures or [""])[0]
-    own_code = getattr(model.config, "auto_map", None)  # its classes may have any name
+    saved = (config.architectures or [""])[0]
+    own_code = getattr(config, "auto_map", None)  # its classes may have any name
     if saved and not own_code and not saved.endswith(LANGUAGE_MODELS):
         raise JudgeStopped(
             f"judge.path={path} holds a {saved}, no causal language model; a cross-encoder, a reward model or a "

@@ -83,10 +83,10 @@ def _default_config(options: Mapping[str, str]) -> Path | None:
 
 
 def launcher_options(words: Sequence[str]) -> dict[str, str]:
-    """The options of `accelerate launch`, those in front of the script, by name with underscores."""
+    """The options of `accelerate launch`, those in front of the script or of `-m rankpo`, by name with underscores."""
     options: dict[str, str] = {}
     for word, following in pairwise([*words, ""]):
-        if word.endswith(".py"):
+        if word.endswith(".py") or (word == "rankpo" and {"-m", "--module"} & set(words)):
             break
         if word.startswith("--"):
             name, _, value = word.removeprefix("--").partition("=")

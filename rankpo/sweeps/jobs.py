@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from rankpo.config.places import ROOT
+from rankpo.config.places import PROGRAM, accelerate_file
 from rankpo.errors import ConfigError
 from rankpo.runs.logger import MetricsLogger
 from rankpo.sweeps.folder import config_hash, is_finished, job_folder, read_note, write_job
@@ -197,7 +197,14 @@ class Started:
 def arguments(job: Job, program: Collection[str]) -> list[str]:
     """Returns the command of a job, which resumes an earlier attempt."""
     resume = [] if job.overwrite or any(item.startswith("resume=") for item in job.overrides) else ["resume=auto"]
-    return [*program, str(ROOT / "launch.py"), *job.overrides, f"run_dir={quoted(job.folder)}", *resume]
+    run_dir = f"run_dir={quoted(job.folder)}"
+    return [*program, *PROGRAM, *job.overrides, run_dir, *resume, *config_dirs(job.config)]
+
+
+def config_dirs(composed: DictConfig) -> list[str]:
+    """The --config-dir of the command that composed a config, which its jobs need too."""
+    sources = OmegaConf.select(composed, "hydra.runtime.config_sources") or ()
+    return [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
 
 
 def own_words(log: str) -> str:
@@ -214,7 +221,7 @@ def quoted(path: Path) -> str:
 
 
 def command(config_file: str | None, num_processes: int | None) -> list[str]:
-    """What to put in front of launch.py. Raises ConfigError for a file that is not there.
+    """What to put in front of the program. Raises ConfigError for a file that is not there.
 
     accelerate 1.15 starts one process for MULTI_CPU, whatever is asked for: on CPUs torchrun is taken instead.
     """
@@ -222,8 +229,8 @@ def command(config_file: str | None, num_processes: int | None) -> list[str]:
 
     settings: dict[str, Any] = {}
     if config_file is not None:
-        path = Path(config_file)
-        if not path.is_file():
+        path = accelerate_file(config_file)
+        if path is None:
             raise ConfigError([f"hydra.launcher.config_file={config_file}: no such file"])
         settings = yaml.safe_load(path.read_text()) or {}
     count = num_processes or int(settings.get("num_processes", 1))
@@ -232,7 +239,7 @@ def command(config_file: str | None, num_processes: int | None) -> list[str]:
         return [sys.executable]
     if plain:  # torchrun starts one process per device as accelerate's own launcher does, on CPUs too
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config_file)]
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(path)]
     return [*launcher, "--num_processes", str(count), "--main_process_port", "0"]
 
 

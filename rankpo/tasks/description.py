@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankpo.config.places import ROOT
+from rankpo.config.places import INSTALLED, ROOT
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -46,7 +46,7 @@ def commit() -> str | None:
     """
     folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_absolute()]
     git = shutil.which("git", path=os.pathsep.join(folders) or os.defpath)
-    if git is None or not Path(git).is_absolute():
+    if INSTALLED or git is None or not Path(git).is_absolute():
         return None
     done = subprocess.run([git, "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankpo.errors import ConfigError
 from rankpo.storage.atomic import replace_text
+from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspect:
+class Inspect(Task):
     """Reads `datasets` and says what they are; trains nothing and needs no model.
 
     tokens: lengths and equal texts by the tokenizer of `model`, which must be at hand; else by words. output: a JSON

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import check_source, open_source
+from rankpo.tasks.base import Task
 from rankpo.tasks.report import check_runs
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve:
+class Serve(Task):
     """runs, metrics, baseline, labels, title: as of task=report. seconds: between two looks for something new.
 
     indexes: folders of task=encode, with as many models, the folders that encoded them; corpus: where their texts

@@ -1,6 +1,7 @@
 """Batches of an embedding model: each distinct sequence once, prompts and lengths by role, labels under the mask."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ class Letters:
     """A tokenizer of letters that puts 101 in front and 102, 103 behind."""
 
     is_fast = False
+    special_tokens_map: ClassVar[dict[str, str]] = {}
 
     def __call__(self, text, add_special_tokens=True, **options):
         if not isinstance(text, str):

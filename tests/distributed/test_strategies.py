@@ -5,12 +5,12 @@ Runs share a launch: starting processes costs more than the runs do.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from torch.testing import assert_close
 
+from rankpo.storage.json_files import read_json, write_json
 from tests.distributed.strategies import (
     RECIPES,
     REFUSED,
@@ -95,6 +95,6 @@ def assert_continued(changed: Path, whole: Path) -> None:
 def cut_off(run_dir: Path) -> None:
     """Makes a finished run of two updates look like one of STEPS that was killed: no FINAL, and the other's config."""
     (run_dir / "FINAL").rename(run_dir / "gone")
-    config = json.loads((run_dir / "config.json").read_text())
+    config = read_json(run_dir / "config.json")
     config["trainer"]["max_steps"] = STEPS
-    (run_dir / "config.json").write_text(json.dumps(config))
+    write_json(run_dir / "config.json", config)

@@ -159,7 +159,7 @@ def test_auto_takes_vllm_only_with_a_gpu(tmp_path, final, vllm, monkeypatch):
     assert len(vllm) > 1
 
 
-def _on_the_cpu(precision):
+def _on_the_cpu(precision, timeout_minutes):
     from contextlib import nullcontext
 
     return SimpleNamespace(device="cpu", autocast=nullcontext)

@@ -237,7 +237,7 @@ def test_evaluation_of_pairs_and_of_completions(tmp_path):
     expected = float(scores.sum() / policy.inputs.completion_lengths(table, chosen).sum())
     assert_close(metrics["toy_chat/logps"], expected, rtol=1e-6, atol=0)
     assert_close(metrics["toy_chat/perplexity"], math.exp(-expected), rtol=1e-6, atol=0)
-    simpo = trainer_of(*TINY, "loss=simpo", *options, f"cache_dir={tmp_path}").evaluate()
+    simpo = trainer_of(*TINY, "loss=simpo", *options, f"cache_dir={tmp_path}").watch.evaluate()
     assert {"toy_chat/accuracy", "toy_chat/margin", "toy_chat/loss"} < set(simpo)
 
 

@@ -14,6 +14,7 @@ import orjson
 import xxhash
 
 from rankpo.data.readers.compression import errors, opened
+from rankpo.storage.printable import one_line
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 COMPRESSED = (".gz", ".zst")  # of the four text formats
@@ -65,7 +66,7 @@ def _seen(file: Path, folder: Path) -> bool:
 
 def kind(path: Path) -> str | None:
     """The suffix of SUFFIXES that says how a file is read, or None."""
-    name = path.name
+    name = one_line(path.name)
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
     found = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
@@ -110,9 +111,9 @@ def records(path: Path, quoted_tsv: bool = False) -> Iterator[tuple[str, Any]]:
         read = _json_array if form == ".json" else _json_lines
         try:
             with opened(path) as file:
-                yield from read(path.name, file)
+                yield from read(one_line(path.name), file)
         except errors(path) as error:
-            yield path.name, NotARecord(f"cannot be decompressed: {error}")
+            yield one_line(path.name), NotARecord(f"cannot be decompressed: {error}")
 
 
 def envelope(path: Path) -> dict[str, object]:
@@ -144,7 +145,7 @@ def rows(path: Path, quoted_tsv: bool = False) -> Iterator[tuple[str, list[str] 
         with opened(path) as file:
             yield from _cells(path, file, quoted_tsv)
     except errors(path) as error:
-        yield path.name, NotARecord(f"cannot be decompressed: {error}")
+        yield one_line(path.name), NotARecord(f"cannot be decompressed: {error}")
 
 
 def _cells(path: Path, file: IO[bytes], quoted_tsv: bool) -> Iterator[tuple[str, list[str] | NotARecord]]:
@@ -159,11 +160,14 @@ def _cells(path: Path, file: IO[bytes], quoted_tsv: bool) -> Iterator[tuple[str,
     try:
         for row in reader:
             if row:
-                yield f"{path.name}:{reader.line_num}", row
+                yield f"{one_line(path.name)}:{reader.line_num}", row
     except UnicodeDecodeError as error:
-        yield f"{path.name}:{reader.line_num + 1}", NotARecord(f"not UTF-8: {error}; the rest of the file was not read")
+        yield (
+            f"{one_line(path.name)}:{reader.line_num + 1}",
+            NotARecord(f"not UTF-8: {error}; the rest of the file was not read"),
+        )
     except csv.Error as error:
-        yield f"{path.name}:{reader.line_num}", NotARecord(f"{error}; the rest of the file was not read")
+        yield f"{one_line(path.name)}:{reader.line_num}", NotARecord(f"{error}; the rest of the file was not read")
     finally:
         csv.field_size_limit(previous)
 
@@ -267,9 +271,9 @@ def _parquet(path: Path) -> Iterator[tuple[str, object]]:
 
     try:
         batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=ROWS_PER_BATCH)
-        yield from _rows(path.name, batches)
+        yield from _rows(one_line(path.name), batches)
     except pyarrow.ArrowInvalid as error:
-        yield path.name, NotARecord(f"not Parquet: {error}")
+        yield one_line(path.name), NotARecord(f"not Parquet: {error}")
 
 
 def _arrow(path: Path) -> Iterator[tuple[str, object]]:
@@ -283,11 +287,11 @@ def _arrow(path: Path) -> Iterator[tuple[str, object]]:
             if is_file:
                 reader = pyarrow.ipc.open_file(source)
                 batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
-                yield from _rows(path.name, batches)
+                yield from _rows(one_line(path.name), batches)
             else:
-                yield from _rows(path.name, iter(pyarrow.ipc.open_stream(source)))
+                yield from _rows(one_line(path.name), iter(pyarrow.ipc.open_stream(source)))
     except pyarrow.ArrowInvalid as error:
-        yield path.name, NotARecord(f"not Arrow: {error}")
+        yield one_line(path.name), NotARecord(f"not Arrow: {error}")
 
 
 def _rows(name: str, batches: Iterator[Any]) -> Iterator[tuple[str, object]]:

@@ -1,0 +1,142 @@
+"""Program of launch.py, `rankpo` and `python -m rankpo`: composes the config, checks it, and runs the task.
+
+Nothing heavy is imported before the config has been checked, so that --help and errors answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from rankpo.config.aliases import modern
+from rankpo.config.guard import announced, guarded
+from rankpo.config.messages import explain, flag_refusal, flags_last, multirun_refusal, null_group, run_error
+from rankpo.config.places import CONFIG
+from rankpo.errors import ConfigError
+from rankpo.runs.signals import REQUEUE, Interrupted, leaving_at_once
+from rankpo.storage.printable import shown
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")
+def compose_and_run(config: DictConfig) -> None:
+    from rankpo.config.check import check
+    from rankpo.config.experiment import run
+
+    hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
+    if hydra_config.mode == hydra.types.RunMode.MULTIRUN:
+        from rankpo.runs import submitit
+        from rankpo.sweeps.folder import in_sweep
+
+        submitit.join()
+        in_sweep(config, overrides, run)
+        return
+    if (notice := announced(overrides)) is not None and os.environ.get("RANK", "0") == "0":
+        say(notice)
+    try:
+        run(check(config, overrides=overrides))
+        close_processes()
+    except Interrupted:  # The run has reported it.
+        close_processes()
+        sys.exit(REQUEUE)
+    except (ValueError, RuntimeError, OSError) as error:
+        message = run_error(error, os.environ)
+        if message is None:
+            raise
+        stop(message, exit_code(error))
+
+
+def close_processes() -> None:
+    """Destroys the process group if one exists."""
+    if "rankpo.runs.processes" in sys.modules:
+        sys.modules["rankpo.runs.processes"].shut_down()
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """Exits with the message only; Hydra would print another line before an exception."""
+    say(message)
+    sys.exit(code)
+
+
+def say(message: str) -> None:
+    sys.stderr.write(f"{shown(message)}\n")
+
+
+def say_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints the traceback of an unexpected error, without secrets and control characters."""
+    import traceback
+
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip())
+
+
+def exit_code(error: Exception) -> int:
+    """Returns the exit code: 2 for an invalid config, 1 for a failed run."""
+    return 2 if isinstance(error, ConfigError) else 1
+
+
+def main() -> int:
+    """Runs; returns the exit code: 0; 2 for a config that cannot work, with one line for each thing to change; 75 for
+    a run that SIGTERM or SIGUSR1 stopped and resume=auto continues; 1 for one that had to stop, with its reason. What
+    no code of ours has foreseen keeps its trace.
+    """
+    refusal = multirun_refusal(sys.argv[1:], os.environ) or flag_refusal(sys.argv[1:])
+    if refusal:
+        say(refusal)
+        return 2
+    try:
+        sys.argv[1:], notes = modern(flags_last(sys.argv[1:]))
+    except ConfigError as error:
+        say(str(error))
+        return 2
+    if os.environ.get("RANK", "0") == "0":
+        for note in notes:
+            say(note)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Makes Hydra raise instead of printing.
+    try:
+        try:
+            with guarded(), leaving_at_once():
+                compose_and_run()
+        finally:
+            if "rankpo.sweeps.folder" in sys.modules:
+                sys.modules["rankpo.sweeps.folder"].close_all()
+    except (HydraException, OmegaConfBaseException) as error:
+        say(explain(error, sys.argv[1:]))
+        return 2
+    except (ValueError, RuntimeError, OSError) as error:  # A sweep raises a job's error after its other jobs.
+        if refused := null_group(error, sys.argv[1:]):
+            say(refused)
+            return 2
+        message = run_error(error, os.environ)
+        if message is None:
+            raise
+        say(message)
+        return exit_code(error)
+    return 0
+
+
+def leave(code: Any) -> NoReturn:
+    """Ends this process. One of several leaves the interpreter as it is: torch's threads now and then abort its end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+    sys.exit(code)
+
+
+def start(program: Callable[[], int]) -> NoReturn:
+    """Runs a program as this process's only work, with its result as the exit code."""
+    sys.excepthook = say_trace
+    try:
+        ended: Any = program()
+    except SystemExit as ending:
+        ended = ending.code
+    leave(ended)
