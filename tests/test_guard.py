@@ -175,13 +175,13 @@ def test_the_command_line_can_and_it_is_said_once(launched):
 
 
 def test_git_is_not_taken_from_the_folder_one_stands_in(tmp_path, monkeypatch):
-    from rankpo.tasks.train import _commit
+    from rankpo.tasks.description import commit
 
     (tmp_path / "git").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     (tmp_path / "git").chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f".{os.pathsep}{os.pathsep}{os.environ['PATH']}")
-    _commit()
+    commit()
     assert not (tmp_path / "ran").exists()
 
 

@@ -154,7 +154,7 @@ def remember(folder: Path) -> None:
         "torch.load",
         "torch.hub.load",
         "rankpo.config.construct.import_module",  # a function that the module only uses
-        "rankpo.tasks.train.subprocess.run",
+        "rankpo.tasks.description.subprocess.run",
         "rankpo.runs.checkpoints.shutil.rmtree",
         "rankpo.storage.folders.recover",  # ours, and no class
         "rankpo.runs.checkpoints.Path",  # a class from elsewhere

@@ -54,7 +54,7 @@ class Evaluate(Task):
 
     def __call__(self, experiment: Experiment) -> list[dict[str, object]]:
         """The table's rows, one for each model."""
-        from rankpo.tasks.train import evaluators_of
+        from rankpo.tasks.evaluators import evaluators_of
 
         if not experiment.eval_datasets:
             raise ConfigError(["eval_datasets is empty; choose some, such as eval_datasets=[jobs_test]"])

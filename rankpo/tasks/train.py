@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rankpo.config.places import INSTALLED, ROOT
 from rankpo.errors import ConfigError
 from rankpo.tasks.base import Task
+from rankpo.tasks.description import describe
+from rankpo.tasks.evaluators import check_best_metric, make_evaluators
 from rankpo.tasks.models import trained_kind
+from rankpo.tasks.optimizer import make_optimizer
+from rankpo.tasks.references import make_reference, make_teacher
 from rankpo.tasks.seeds import seed_everything
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
 
     from rankpo.config.experiment import Experiment
     from rankpo.data.loaders.ranking import DataLoader
+    from rankpo.data.table import ExampleTable
     from rankpo.evaluation.base import Evaluator
     from rankpo.losses.base import Loss
     from rankpo.models.embedding.model import EmbeddingModel
-    from rankpo.models.kind import ModelKind
-    from rankpo.models.reference import Reference
     from rankpo.runs.logger import MetricsLogger
     from rankpo.trainers.basic import BasicTrainer
-    from rankpo.trainers.teacher import TeacherEmbeddings
 
 COMPLETIONS = frozenset({"token_logps", "rewards"})  # Outputs of kinds that read completions.
 DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
@@ -93,7 +91,7 @@ class Train(Task):
 
 
 def assemble(
-    experiment: Experiment, accelerator: Any, logger: MetricsLogger, metrics: Sequence[str] = DEFAULT_METRICS
+    experiment: Experiment, accelerator: Accelerator, logger: MetricsLogger, metrics: Sequence[str] = DEFAULT_METRICS
 ) -> BasicTrainer:
     """The trainer of an experiment: tokenizer, data, evaluators and only then weights, reference and optimizer."""
     from rankpo.data.table import open_table
@@ -105,30 +103,10 @@ def assemble(
     evaluators = make_evaluators(experiment, metrics, logger.say)
     check_best_metric(experiment.settings.best_metric, evaluators)
     table = open_table(experiment.cache_dir, experiment.datasets, inputs.pieces(), logger.say)
-    common = {"batch_size": experiment.settings.batch_size, "seed": experiment.seed}
-    left_out = equal_pairs(experiment, inputs, table, logger.say)
-    loader = experiment.dataloader.make(table=table, weights=weights(experiment.datasets), left_out=left_out, **common)
-    replay = None
-    if experiment.replay_datasets:
-        replay_table = open_table(experiment.cache_dir, experiment.replay_datasets, inputs.pieces(), logger.say)
-        replay_size = experiment.settings.replay_batch_size or experiment.settings.batch_size
-        replay = experiment.replay_dataloader.make(
-            table=replay_table,
-            weights=weights(experiment.replay_datasets),
-            batch_size=replay_size,
-            seed=experiment.seed,
-        )
-    check_teaches(experiment.loss, loader, logger.say)
+    loader, replay = _loaders(experiment, inputs, table, logger.say)
     if logger.main:
         report_data(experiment, inputs, table, evaluators, logger.say)
-    model = build_model(experiment, inputs, logger.say)
-    model.to(accelerator.device)
-    if cut := model.truncation(table):
-        logger.say(cut)
-    if not experiment.settings.dropout:
-        disable_dropout(model)
-        if experiment.model.use_peft and (asked := experiment.model.lora.lora_dropout):
-            logger.say(f"model.peft.lora_dropout={asked} has no effect: trainer.dropout is false; set it to true")
+    model = _on_device(experiment, inputs, table, accelerator, logger.say)
     reference, stored = make_reference(experiment, model, table, logger.say, accelerator.autocast)
     for evaluator in evaluators:
         evaluator.compare_with(model, accelerator.autocast, reference)
@@ -158,6 +136,57 @@ def assemble(
     )
 
 
+def _loaders(
+    experiment: Experiment, inputs: Any, table: ExampleTable, say: Callable[[str], None]
+) -> tuple[DataLoader, DataLoader | None]:
+    """Returns the loader of datasets, and that of replay_datasets if there are any."""
+    loader = experiment.dataloader.make(
+        table=table,
+        weights=weights(experiment.datasets),
+        left_out=equal_pairs(experiment, inputs, table, say),
+        batch_size=experiment.settings.batch_size,
+        seed=experiment.seed,
+    )
+    replay = _replay(experiment, inputs, say)
+    check_teaches(experiment.loss, loader, say)
+    return loader, replay
+
+
+def _on_device(
+    experiment: Experiment, inputs: Any, table: ExampleTable, accelerator: Accelerator, say: Callable[[str], None]
+) -> Any:
+    """Returns the model of the experiment on the device of this rank, with the dropout that the settings ask for."""
+    model = build_model(experiment, inputs, say)
+    model.to(accelerator.device)
+    if cut := model.truncation(table):
+        say(cut)
+    _settle_dropout(experiment, model, say)
+    return model
+
+
+def _replay(experiment: Experiment, inputs: Any, say: Callable[[str], None]) -> DataLoader | None:
+    """Returns the loader of replay_datasets, or None where there are none."""
+    from rankpo.data.table import open_table
+
+    if not experiment.replay_datasets:
+        return None
+    return experiment.replay_dataloader.make(
+        table=open_table(experiment.cache_dir, experiment.replay_datasets, inputs.pieces(), say),
+        weights=weights(experiment.replay_datasets),
+        batch_size=experiment.settings.replay_batch_size or experiment.settings.batch_size,
+        seed=experiment.seed,
+    )
+
+
+def _settle_dropout(experiment: Experiment, model: torch.nn.Module, say: Callable[[str], None]) -> None:
+    """Disables dropout unless trainer.dropout is true; a line says if that includes the dropout of the adapters."""
+    if experiment.settings.dropout:
+        return
+    disable_dropout(model)
+    if experiment.model.use_peft and (asked := experiment.model.lora.lora_dropout):
+        say(f"model.peft.lora_dropout={asked} has no effect: trainer.dropout is false; set it to true")
+
+
 def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
     """Raises ConfigError for data without a training signal, and reports the share of data without one."""
     from rankpo.trainers.empty_updates import check
@@ -183,7 +212,7 @@ def refuse_unfit(experiment: Experiment, accelerator: object) -> None:
         raise ConfigError([problem])
 
 
-def equal_pairs(experiment: Experiment, inputs: Any, table: Any, say: Callable[[str], None]) -> list[int]:
+def equal_pairs(experiment: Experiment, inputs: Any, table: ExampleTable, say: Callable[[str], None]) -> list[int]:
     """Reports and excludes pairs of completions that are equal after truncation."""
     from rankpo.data.loaders.ranking import PairedPreferenceDataLoader
 
@@ -202,31 +231,12 @@ def weights(datasets: Sequence[Any]) -> list[float]:
     return [getattr(dataset, "weight", 1.0) for dataset in datasets]  # External datasets may lack it.
 
 
-def make_evaluators(
-    experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None], top_k: int = 100
-) -> list[Evaluator]:
-    """The evaluator of every entry of eval_datasets. top_k: documents kept per query; more where a metric looks deeper."""
-    return evaluators_of(experiment.model, experiment.loss, experiment, metrics, say, top_k)
-
-
-def evaluators_of(
-    kind: ModelKind,
-    loss: Loss,
-    experiment: Experiment,
-    metrics: Sequence[str],
-    say: Callable[[str], None],
-    top_k: int,
-) -> list[Evaluator]:
-    """`make_evaluators` for another kind and loss than the experiment's: those of a run, say."""
-    from rankpo.data.shape import declared
-    from rankpo.evaluation.choose import Choice
-
-    choice = Choice(cache_dir=experiment.cache_dir, say=say, metrics=metrics, top_k=top_k)
-    return [choice.evaluator(declared(dataset), kind.gives, loss) for dataset in experiment.eval_datasets]
-
-
 def report_data(
-    experiment: Experiment, inputs: Any, table: Any, evaluators: Sequence[Evaluator], say: Callable[[str], None]
+    experiment: Experiment,
+    inputs: Any,
+    table: ExampleTable,
+    evaluators: Sequence[Evaluator],
+    say: Callable[[str], None],
 ) -> None:
     """Reports the training data and its overlap with the evaluation data, and writes `run_dir`/data_report.json."""
     from rankpo.data.report import data_report, lines, write_report
@@ -239,70 +249,6 @@ def report_data(
     for line in lines(report):
         say(line)
     write_report(experiment.run_dir / "data_report.json", report)
-
-
-def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None:
-    """Raises ConfigError before training for a metric without an evaluation that computes it."""
-    if name is None:
-        return
-    known = [f"{evaluator.name}/{metric}" for evaluator in evaluators for metric in evaluator.metrics]
-    if name not in known and name not in [metric.split("/", 1)[1] for metric in known]:
-        allowed = ", ".join(known) or "none: eval_datasets is empty"
-        raise ConfigError([f"trainer.best_metric={name} is not measured; allowed: {allowed}"])
-
-
-def make_reference(
-    experiment: Experiment, model: EmbeddingModel, table: Any, say: Callable[[str], None], autocast: Callable[[], Any]
-) -> tuple[Reference | None, object]:
-    """The source of reference scores, and the stored ones where that is the source. autocast: the policy's."""
-    from rankpo.models import reference
-
-    if "reference" not in experiment.loss.needs:
-        return None, None
-    if experiment.load_reference_logprobs is not None:
-        scores = reference.load_scores(experiment.load_reference_logprobs, table, model.settings, say)
-        return reference.StoredReference(), scores
-    chosen = experiment.settings.reference
-    if chosen == "auto":
-        live = "live" if "live_reference" in experiment.loss.needs_with(experiment.model.gives) else "stored"
-        # Adapters of an earlier run belong to the start model, so disabling them would give a different reference.
-        fresh = model.has_adapters and not getattr(experiment.model, "load_lora_from", None)
-        chosen = "adapters" if fresh and not experiment.cache_reference_logprobs else live
-    if chosen == "adapters":
-        return reference.AdapterReference(model), None
-    if chosen == "live":
-        return reference.LiveReference(model), None
-    scores = reference.stored_scores(model, table, experiment.cache_dir, say, autocast)
-    if experiment.cache_reference_logprobs:
-        reference.save_scores(experiment.run_dir / reference.FILE, scores, table, model.settings, say)
-    return reference.StoredReference(), scores
-
-
-def make_teacher(
-    experiment: Experiment, model: EmbeddingModel, table: Any, say: Callable[[str], None]
-) -> TeacherEmbeddings | None:
-    """Embeddings of the training data by the guide or teacher of the loss, or None where it has none."""
-    from rankpo.losses.in_batch import InBatchLoss
-    from rankpo.models.loading import LoadingError
-    from rankpo.trainers.teacher import Teaching, teacher_embeddings
-
-    loss = experiment.loss
-    if not isinstance(loss, InBatchLoss) or "teacher" not in loss.knows:
-        return None
-    start = Teaching(model=model, table=table, datasets=experiment.datasets, cache_dir=experiment.cache_dir)
-    try:
-        return teacher_embeddings(loss.teacher_model, start, say)
-    except LoadingError as error:
-        raise ConfigError([f"loss: {error}"]) from error
-
-
-def make_optimizer(experiment: Experiment, model: EmbeddingModel) -> torch.optim.Optimizer:
-    """Excludes biases and norms (all one-dimensional parameters) from weight decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, object]] = [{"params": [p for p in trained if p.dim() > 1]}]
-    if flat := [p for p in trained if p.dim() <= 1]:
-        groups.append({"params": flat, "weight_decay": 0.0})
-    return experiment.optimizer.make(params=[group for group in groups if group["params"]])
 
 
 def disable_dropout(model: torch.nn.Module) -> None:
@@ -346,40 +292,3 @@ def complete(experiment: Experiment, inputs: object, weights: Mapping[str, objec
 
 def _silent(line: str) -> None:
     """Ignores progress lines: this is a second build."""
-
-
-def describe(experiment: Experiment, metrics: Mapping[str, object]) -> dict[str, object]:
-    """Returns the description of a run for rankpo.json and the card, without local paths."""
-    import torch
-    import transformers
-
-    from rankpo import __version__
-
-    config = experiment.config
-    model = config["model"]
-    return {
-        "exp_name": experiment.exp_name,
-        "base_model": model["name_or_path"] or ("random weights" if model["random"] else None),
-        "loss": type(experiment.loss).__name__,
-        "loss_values": {k: v for k, v in config["loss"].items() if k != "_target_"},
-        "optimizer": {k: v for k, v in config["optimizer"].items() if k != "_target_"},
-        "data": {dataset.name: dataset.fingerprint() for dataset in experiment.datasets},
-        "seed": experiment.seed,
-        "versions": {"rankpo": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "commit": _commit(),
-        "metrics_before": metrics.get("before") or {},
-        "metrics_after": metrics.get("after") or {},
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that runs, or None outside of one.
-
-    git is looked for in the absolute folders of PATH: one in the folder that a run is started from is not called.
-    """
-    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_absolute()]
-    git = shutil.which("git", path=os.pathsep.join(folders) or os.defpath)
-    if INSTALLED or git is None or not Path(git).is_absolute():
-        return None
-    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None

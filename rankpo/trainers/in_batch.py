@@ -32,6 +32,8 @@ from rankpo.runs import processes
 from rankpo.trainers.teacher import TeacherEmbeddings
 from rankpo.types import Batch, LossOutput, Vectors
 
+TOO_FEW_QUERIES = "trainer.batch_size is smaller than the number of processes; loss.cross_device=false needs more"
+
 
 @dataclass(frozen=True)
 class InBatchUpdate:
@@ -92,9 +94,7 @@ def prepare(
     if not shared:
         groups = [groups[index] for index in deal(inputs.costs(table, groups), ranks)[rank]]
         if not groups:
-            raise ValueError(
-                "trainer.batch_size is smaller than the number of processes; loss.cross_device=false needs more"
-            )
+            raise ValueError(TOO_FEW_QUERIES)
     batch = inputs.collate(table, groups, with_positives="positives" in loss.knows)
     if "grades" in loss.knows:
         batch = with_grades(batch, table, groups)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rankpo.data.readers.parsed import Parsed
 from rankpo.types import Example
 
+ALONE = "no_in_batch_neg"  # FlagEmbedding's suffix of files and folders whose queries see their own negatives alone
 T = TypeVar("T")
 
 
@@ -27,3 +29,8 @@ def example_of(parsed: Parsed, kept: Sequence[int], extras: Mapping[str, Any]) -
         grades=taken(parsed.grades),
         **extras,
     )
+
+
+def sees_own_negatives_alone(path: Path) -> bool:
+    """Whether the name of a file, or of its folder, says that its queries see their own negatives alone."""
+    return path.name.split(".")[0].endswith(ALONE) or path.parent.name.endswith(ALONE)

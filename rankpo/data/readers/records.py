@@ -13,7 +13,7 @@ import xxhash
 
 from rankpo.data.readers import files, formats, layouts
 from rankpo.data.readers.corpus_lines import CorpusLines
-from rankpo.data.readers.examples import example_of
+from rankpo.data.readers.examples import example_of, sees_own_negatives_alone
 from rankpo.data.readers.fields import BadRecord, FieldMap, Options, check_id, extract
 from rankpo.data.readers.parsed import Parsed, labelled
 from rankpo.data.readers.passes import MAX_SHOWN, BadRecords, PassReport
@@ -33,7 +33,6 @@ ID_NAMES = {  # of a record, where it is not `id`; a line of one text has its ca
     "labeled_list": ("id", "query_id"),
     "ordered": ("id", "query_id"),
 }
-ALONE = "no_in_batch_neg"  # FlagEmbedding's suffix of files and folders whose queries see their own negatives alone
 SYMMETRIC = ("symmetric_sts", "symmetric_clustering")  # FlagEmbedding's types whose passages get the query's prompt
 TYPES = ("normal", "only_1neg", "symmetric_class", *SYMMETRIC)
 VERSION = 2  # raise it with any change of what a record becomes
@@ -117,7 +116,7 @@ class Records(FieldMap, Declares):
         settings = {name: value for name, value in self.__dict__.items() if name not in NO_SETTINGS}
         corpora = dict.fromkeys(chain.from_iterable(self._corpora(path, self._format_of(path)) for path in self.files))
         content = files.content_fingerprint([*self.files, *self._corpus_files, *corpora])
-        whole = [VERSION, content, settings, [self._alone(path) for path in self.files]]
+        whole = [VERSION, content, settings, [sees_own_negatives_alone(path) for path in self.files]]
         return xxhash.xxh3_128_hexdigest(json.dumps(whole, sort_keys=True, default=str).encode())
 
     def examples(self) -> Iterator[Example]:
@@ -264,17 +263,13 @@ class Records(FieldMap, Declares):
             "id": f"{self.name}:{'_'.join(place.split())}" if name is None else check_id(name),
             "source": place,
             "query_prompt": options.prompt(record),
-            "own_negatives": self._alone(path),
+            "own_negatives": sees_own_negatives_alone(path),
         }
         if form == "pos_neg" and record.get("type") in TYPES:
             options.use("type")
             extras["symmetric"] = record["type"] in SYMMETRIC
             extras["max_negatives"] = 1 if record["type"] == "only_1neg" else None
         return extras
-
-    def _alone(self, path: Path) -> bool:
-        """Whether the name of a file, or of its folder, says that its queries see their own negatives alone."""
-        return path.name.split(".")[0].endswith(ALONE) or path.parent.name.endswith(ALONE)
 
     def _confident(self, parsed: Parsed) -> bool:
         if not self.min_confidence:

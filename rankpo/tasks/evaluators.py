@@ -1,0 +1,47 @@
+"""The evaluators of eval_datasets, and the check of trainer.best_metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from rankpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rankpo.config.experiment import Experiment
+    from rankpo.evaluation.base import Evaluator
+    from rankpo.losses.base import Loss
+    from rankpo.models.kind import ModelKind
+
+
+def make_evaluators(
+    experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None], top_k: int = 100
+) -> list[Evaluator]:
+    """The evaluator of every entry of eval_datasets. top_k: documents kept per query; more where a metric looks deeper."""
+    return evaluators_of(experiment.model, experiment.loss, experiment, metrics, say, top_k)
+
+
+def evaluators_of(
+    kind: ModelKind,
+    loss: Loss,
+    experiment: Experiment,
+    metrics: Sequence[str],
+    say: Callable[[str], None],
+    top_k: int,
+) -> list[Evaluator]:
+    """`make_evaluators` for another kind and loss than the experiment's: those of a run, say."""
+    from rankpo.data.shape import declared
+    from rankpo.evaluation.choose import Choice
+
+    choice = Choice(cache_dir=experiment.cache_dir, say=say, metrics=metrics, top_k=top_k)
+    return [choice.evaluator(declared(dataset), kind.gives, loss) for dataset in experiment.eval_datasets]
+
+
+def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None:
+    """Raises ConfigError before training for a metric without an evaluation that computes it."""
+    if name is None:
+        return
+    known = [f"{evaluator.name}/{metric}" for evaluator in evaluators for metric in evaluator.metrics]
+    if name not in known and name not in [metric.split("/", 1)[1] for metric in known]:
+        allowed = ", ".join(known) or "none: eval_datasets is empty"
+        raise ConfigError([f"trainer.best_metric={name} is not measured; allowed: {allowed}"])

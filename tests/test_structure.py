@@ -1,0 +1,148 @@
+"""The limits that keep the sources small and typed; each is a ratchet, and goes down only."""
+
+import ast
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "rankpo"
+
+FILE_LINES = 300
+FUNCTION_LINES = 40
+PARAMETERS = 6  # without self and cls
+
+# The numbers of today. They only go down: lower them when you have removed some, never raise them.
+MOST_ANY = 437
+MOST_FUNCTION_IMPORTS = 324
+
+LONG_FILES: dict[str, str] = {"data/readers/files.py": "every file form in one place; to be split by form"}
+LONG_FUNCTIONS: dict[str, str] = {
+    "config/guard.py:guarded": "two wrapped functions of Hydra need the originals beside them",
+    "models/engine/packing.py:packed_sdpa": "its signature, transformers' attention interface, has 14 lines",
+    "sweeps/folder.py:in_sweep": "each way in which a job ends has its own note",
+    "tasks/train.py:assemble": "one line for each part of a trainer",
+    "tasks/annotate.py:_annotate": "opens and closes three files around one call",
+}
+MANY_PARAMETERS: dict[str, str] = {
+    "data/text/identifiers.py:_canonical": "to be grouped in a dataclass",
+    "mining/candidates.py:search": "to be grouped in a dataclass",
+    "models/embedding/parallel.py:_encode_share": "the start function of a process takes everything it needs",
+    "models/engine/packing.py:packed_sdpa": "transformers' attention interface",
+    "models/engine/prompt_trees.py:tree_sdpa": "transformers' attention interface",
+    "models/listwise/reranking.py:__init__": "keyword-only keys of the task",
+    "retrieval/dense.py:check_memory": "to be grouped in a dataclass of the search",
+    "retrieval/dense.py:dense_search": "to be grouped in a dataclass of the search",
+    "retrieval/dense.py:_by_index": "to be grouped in a dataclass of the search",
+    "retrieval/dense.py:_recall": "to be grouped in a dataclass of the search",
+    "tasks/annotate.py:_annotate": "to be grouped in a dataclass",
+    "trainers/in_batch.py:backward": "to be grouped in a dataclass",
+}
+
+WRITTEN_BY_TESTS = {"mine.md"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The parsed sources of the package, by their path in it."""
+    return {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+
+
+def functions() -> list[tuple[str, Function]]:
+    return [
+        (f"{path}:{node.name}", node)
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, Function)
+    ]
+
+
+def parameters(node: Function) -> int:
+    names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def num_any(tree: ast.AST) -> int:
+    return sum(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(tree))
+
+
+def function_imports(tree: ast.AST) -> int:
+    """Imports inside functions; one inside two nested functions counts once."""
+    found = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, Function)
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Import | ast.ImportFrom)
+    }
+    return len(found)
+
+
+def unlisted(over: dict[str, int], exceptions: dict[str, str], limit: int) -> list[str]:
+    """One line for each place above a limit that is no exception, and for each exception that is below it."""
+    new = [f"{place} has {size}, more than {limit}" for place, size in over.items() if place not in exceptions]
+    return new + [
+        f"{place} keeps the limit now: remove it from the exceptions" for place in exceptions if place not in over
+    ]
+
+
+def test_files_are_short():
+    sizes = {path: len((PACKAGE / path).read_text().splitlines()) for path in trees()}
+    over = {path: size for path, size in sizes.items() if size > FILE_LINES}
+    assert unlisted(over, LONG_FILES, FILE_LINES) == []
+
+
+def test_functions_are_short():
+    sizes = {place: node.end_lineno - node.lineno + 1 for place, node in functions()}
+    over = {place: size for place, size in sizes.items() if size > FUNCTION_LINES}
+    assert unlisted(over, LONG_FUNCTIONS, FUNCTION_LINES) == []
+
+
+def test_functions_have_few_parameters():
+    over = {place: count for place, node in functions() if (count := parameters(node)) > PARAMETERS}
+    assert unlisted(over, MANY_PARAMETERS, PARAMETERS) == []
+
+
+def test_any_only_gets_rarer():
+    assert sum(map(num_any, trees().values())) <= MOST_ANY
+
+
+def test_imports_inside_functions_only_get_rarer():
+    assert sum(map(function_imports, trees().values())) <= MOST_FUNCTION_IMPORTS
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a checkout of git")
+    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def missing_pages(text: str, known: set[str]) -> list[str]:
+    """The markdown files that a text names and the repository does not hold."""
+    return [name for name in re.findall(r"[\w./-]*\w\.md\b", text) if name.rsplit("/", 1)[-1] not in known]
+
+
+def test_no_source_refers_to_a_page_that_is_not_here():
+    files = tracked()
+    known = {path.name for path in files if path.suffix == ".md"} | WRITTEN_BY_TESTS
+    sources = [path for path in files if path.suffix in (".py", ".yaml", ".toml", ".sh") and path != Path(__file__)]
+    wrong = [f"{path.name}: {name}" for path in sources for name in missing_pages(path.read_text(), known)]
+    assert wrong == []
+
+
+def test_the_counts_see_what_they_count():
+    tree = ast.parse("def f(self, a, *, b: Any) -> Any:\n    def g():\n        import os\n    from x import y\n")
+    assert parameters(tree.body[0]) == 2
+    assert num_any(tree) == 2
+    assert function_imports(tree) == 2
+    assert missing_pages("see PAPERS.md and docs/losses.md", {"PAPERS.md"}) == ["docs/losses.md"]
+    assert unlisted({"a": 9}, {"b": "why"}, 5) == [
+        "a has 9, more than 5",
+        "b keeps the limit now: remove it from the exceptions",
+    ]
