@@ -83,6 +83,9 @@ def exit_code(error: Exception) -> int:
     return 2 if isinstance(error, ConfigError) else 1
 
 
+FORESEEN = (ValueError, RuntimeError, OSError, MemoryError, ImportError)  # Errors that may carry a message for users.
+
+
 def main() -> int:
     """Runs; returns the exit code: 0; 2 for a config that cannot work, with one line for each thing to change; 75 for
     a run that SIGTERM or SIGUSR1 stopped and resume=auto continues; 1 for one that had to stop, with its reason. What
@@ -111,13 +114,7 @@ def main() -> int:
     except (HydraException, OmegaConfBaseException) as error:
         say(explain(error, sys.argv[1:]))
         return 2
-    except (
-        ValueError,
-        RuntimeError,
-        OSError,
-        MemoryError,
-        ImportError,
-    ) as error:  # A sweep raises a job's error after its other jobs.
+    except FORESEEN as error:  # A sweep raises a job's error after its other jobs.
         if refused := null_group(error, sys.argv[1:]):
             say(refused)
             return 2

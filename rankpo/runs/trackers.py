@@ -89,16 +89,13 @@ def _missing(name: str, settings: Mapping[str, object]) -> list[str]:
     """Reports a missing package, an unknown key or an unknown mode of a tracker."""
     if name not in KEYS:
         return []
-    if find_spec(name) is None:
-        return [f"tracker={name} needs {name}: pip install 'rankpo[{name}]'"]
-    if name != "wandb":
-        return []
-    mode = settings.get("mode", "online")
-    if mode not in MODES:
-        return [f"tracker.mode must be one of {', '.join(MODES)}, got {mode!r}"]
-    if mode == "online" and not os.environ.get("WANDB_API_KEY") and not (Path.home() / ".netrc").exists():
-        return ["tracker=wandb has no key: set WANDB_API_KEY, or tracker.mode=offline"]
-    return []
+    if name == "wandb":
+        mode = settings.get("mode", "online")
+        if mode not in MODES:
+            return [f"tracker.mode must be one of {', '.join(MODES)}, got {mode!r}"]
+        if mode == "online" and not os.environ.get("WANDB_API_KEY") and not (Path.home() / ".netrc").exists():
+            return ["tracker=wandb has no key: set WANDB_API_KEY, or tracker.mode=offline"]
+    return [f"tracker={name} needs {name}: pip install 'rankpo[{name}]'"] if find_spec(name) is None else []
 
 
 class _Run:
