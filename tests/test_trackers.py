@@ -156,6 +156,7 @@ def test_what_cannot_work_is_named(tmp_path, monkeypatch, settings, message):
 @pytest.mark.parametrize("name", ["wandb", "tensorboard", "mlflow", "trackio"])
 def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch, name):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     with pytest.raises(ConfigError, match=rf"tracker={name} needs {name}: pip install 'rankpo\[{name}\]'"):
         MetricsLogger(tmp_path, tracker={"backends": {name: True}}, stream=io.StringIO())
 
