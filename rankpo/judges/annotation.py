@@ -147,10 +147,10 @@ class Annotator:
         self.costs.add(key, reply)
         try:
             parse(reply.text)
-        except Unreadable as error:  # kept, it would be read again by every later start
+        except Unreadable as error:  # A stored answer would be read again by every later start.
             raise JudgeFailed(f"{error}; it is not kept") from error
         except Unparsable:
-            pass  # words are an answer, and another attempt is asked for under a key of its own
+            pass  # An answer without a preference is kept: another attempt has a key of its own.
         record = {"prompt_hash": key, "text": reply.text, "model": reply.model, "usage": dict(reply.usage)}
         self.answers.add({**record, "seconds": round(reply.seconds, 3), "retries": reply.retries})
         return record
