@@ -11,6 +11,7 @@ from typing import Any
 from rankpo.models.settings import Settings
 
 RECORD = "rankpo.json"  # Every folder of rankpo has it: kind, settings, training data.
+SENTENCE_TRANSFORMERS = {"CrossEncoder": "reranker", "SparseEncoder": "sparse"}  # kinds of its classes
 OLD_RERANKER_RECORD = "reranker.json"  # Settings of rerankers in folders of older versions.
 
 
@@ -56,7 +57,7 @@ def saved_kind(folder: Path) -> str:
     """The kind of model that a folder holds: as rankpo.json states it, else by its head and files.
 
     A folder with a classification head is a reranker, a language model without sentence-transformers' files a
-    causal_lm; all others are embedding models.
+    causal_lm, and sentence-transformers' files name their class; all others are embedding models.
     """
     if record := read_json(folder / RECORD):
         return _kind_of(record, folder)
@@ -64,7 +65,7 @@ def saved_kind(folder: Path) -> str:
         return "reranker"
     if (folder / "modules.json").exists():
         general = read_json(folder / "config_sentence_transformers.json")
-        return "reranker" if general.get("model_type") == "CrossEncoder" else "embedding"
+        return SENTENCE_TRANSFORMERS.get(str(general.get("model_type")), "embedding")
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in _heads(folder)):
         return "causal_lm"
     return "embedding"

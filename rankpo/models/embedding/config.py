@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from rankpo.models.embedding.reading import layer_folders, read_folder
 from rankpo.models.embedding.settings import AUTO, EmbeddingSettings
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.settings import Settings
@@ -69,7 +70,6 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
     def wrap(self, backbone: PreTrainedModel, inputs: EmbeddingInputs) -> EmbeddingModel:
         from rankpo.models.embedding.layers import read_weights
         from rankpo.models.embedding.model import EmbeddingModel
-        from rankpo.models.embedding.reading import layer_folders
 
         model = EmbeddingModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
         if not self.is_random and (folders := layer_folders(Path(self.source().folder), len(model.layers))):
@@ -86,6 +86,4 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
 
     def stated(self, folder: Path) -> Stated | None:
         """From rankpo.json, or from sentence-transformers' files."""
-        from rankpo.models.embedding.reading import read_folder
-
         return read_folder(folder)
