@@ -13,7 +13,7 @@ from rankpo.data.readers.records import Records
 from rankpo.errors import ConfigError
 from rankpo.mining.pipeline import TooFewError
 from rankpo.tasks.base import Task
-from rankpo.tasks.encode import vector_model
+from rankpo.tasks.vector_models import vector_model
 from tests.runs import TINY, launch, train
 
 WORDS = ["river", "stone", "cloud", "forest", "signal", "bridge", "lamp", "winter", "orchard", "engine"]
