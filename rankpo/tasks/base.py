@@ -26,7 +26,10 @@ GIVERS = {"vectors": "embedding", "pairs": "reranker", "lists": "listwise", "tex
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """The processes of a task. logger: of the console; only the first process's is heard. precision: trainer.precision."""
+    """The processes of a task. logger: of the console; only the first process prints.
+
+    precision: trainer.precision, with "auto" settled.
+    """
 
     accelerator: Accelerator
     logger: MetricsLogger
@@ -91,13 +94,18 @@ class Task:
 
         require(experiment.model, self.needs, f"task={type(self).__name__.lower()}")
         settings = experiment.settings
-        accelerator = processes.make_accelerator(settings.precision, settings.timeout_minutes)
+        precision = processes.settled_precision(settings.precision)
+        accelerator = processes.make_accelerator(precision, settings.timeout_minutes)
         if processes.world_size() > 1 and not self.several_processes:
             processes.shut_down()
             raise ConfigError([f"task={type(self).__name__.lower()} is one process; start it with python launch.py"])
         seed_everything(experiment.seed)  # random weights and new heads are the same on every rank and in every task
         logger = MetricsLogger(main=processes.rank() == 0)
-        return Session(accelerator=accelerator, logger=logger, precision=settings.precision)
+        if settings.precision == "auto" and precision != "fp32":
+            logger.say(f"precision {precision}, and TF32 on a GPU in float32 products; trainer.precision=fp32 is exact")
+        if accelerator.device.type == "cpu" and (line := processes.thread_advice()):
+            logger.say(line)
+        return Session(accelerator=accelerator, logger=logger, precision=precision)
 
     def __call__(self, experiment: Experiment) -> object:
         raise TypeError(f"{type(self).__name__} must say what the task does")

@@ -48,6 +48,7 @@ class Train(Task):
 
     def __call__(self, experiment: Experiment) -> Mapping[str, float]:
         """Returns the metrics of the last evaluation."""
+        from rankpo.config.experiment import with_precision
         from rankpo.config.moved import comparable
         from rankpo.config.origin import origin_of
         from rankpo.runs import origin, processes
@@ -57,6 +58,7 @@ class Train(Task):
         if not experiment.datasets:
             raise ConfigError(["datasets is empty; choose some, such as datasets=[jobs]"])
         session = self.open(experiment)
+        experiment = with_precision(experiment, session.precision)
         accelerator, main = session.accelerator, session.main
         refuse_unfit(experiment, accelerator)
         with session.claimed(experiment.run_dir):
