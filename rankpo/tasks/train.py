@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rankpo.config.experiment import with_precision
 from rankpo.errors import ConfigError
 from rankpo.tasks.base import Task
 from rankpo.tasks.description import describe
@@ -48,7 +49,6 @@ class Train(Task):
 
     def __call__(self, experiment: Experiment) -> Mapping[str, float]:
         """Returns the metrics of the last evaluation."""
-        from rankpo.config.experiment import with_precision
         from rankpo.config.moved import comparable
         from rankpo.config.origin import origin_of
         from rankpo.runs import origin, processes

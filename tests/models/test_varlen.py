@@ -63,12 +63,12 @@ def test_the_kernel_call_is_the_loop(kernel, causal, window, key_heads, scale):
     lengths = [9, 9, 5, 2, 1]
     torch.manual_seed(0)
     given = [torch.randn(1, heads, sum(lengths), 8).double() for heads in (4, key_heads, key_heads)]
-    pattern = varlen.Pattern(causal=causal, window=window)
+    pattern = varlen.Pattern(causal=causal, window=window, scale=scale)
     borders = torch.tensor([0, *lengths]).cumsum(0).int()
     of_kernel = [tensor.clone().requires_grad_() for tensor in given]
     of_loop = [tensor.clone().requires_grad_() for tensor in given]
-    ours = varlen.attend(*of_kernel, borders, max(lengths), pattern, scale)
-    loop = attend_by_length(*of_loop, lengths, pattern, scale=scale)
+    ours = varlen.attend(*of_kernel, borders, max(lengths), pattern)
+    loop = attend_by_length(*of_loop, lengths, pattern)
     assert_close(ours, loop)
     weights = torch.randn_like(loop)
     (ours * weights).sum().backward()
@@ -113,5 +113,5 @@ def test_the_kernel_itself_takes_the_arguments():
         query, key = (torch.empty(1, heads, 20, 64, dtype=torch.bfloat16, device="meta") for heads in (4, 2))
         borders = torch.zeros(4, dtype=torch.int32, device="meta")
         pattern = varlen.Pattern(causal=True, window=5)
-        output = varlen.attend(query, key, key, borders, 9, pattern, None)
+        output = varlen.attend(query, key, key, borders, 9, pattern)
     assert output.shape == (1, 20, 4, 64) and output.dtype == torch.bfloat16

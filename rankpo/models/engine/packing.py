@@ -50,11 +50,11 @@ def packed_sdpa(
     if sequence_lengths is None:
         raise ValueError("packed attention was called without sequence_lengths; this model drops unknown arguments")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-    pattern = varlen.Pattern(causal=causal, window=sliding_window)
+    pattern = varlen.Pattern(causal=causal, window=sliding_window, scale=scaling)
     borders = kwargs.get("cu_seq_lens_q")
     if isinstance(borders, Tensor) and varlen.fits(query, dropout):
-        return varlen.attend(query, key, value, borders, max(sequence_lengths), pattern, scaling), None
-    return attend_by_length(query, key, value, sequence_lengths, pattern, dropout=dropout, scale=scaling), None
+        return varlen.attend(query, key, value, borders, max(sequence_lengths), pattern), None
+    return attend_by_length(query, key, value, sequence_lengths, pattern, dropout), None
 
 
 def attend_by_length(
@@ -63,9 +63,7 @@ def attend_by_length(
     value: Tensor,
     lengths: Sequence[int],
     pattern: varlen.Pattern,
-    *,
     dropout: float = 0.0,
-    scale: float | None = None,
 ) -> Tensor:
     """SDPA once per group of neighbours of equal length; shapes as in `packed_sdpa`. Returns [1, S, heads, d]."""
     grouped = key.shape[1] != query.shape[1]
@@ -79,7 +77,7 @@ def attend_by_length(
         mask = window_mask(length, pattern.window, pattern.causal, q.device)
         within = pattern.causal and mask is None and length > 1
         output = scaled_dot_product_attention(
-            q, k, v, mask, dropout, is_causal=within, scale=scale, enable_gqa=grouped
+            q, k, v, mask, dropout, is_causal=within, scale=pattern.scale, enable_gqa=grouped
         )  # [count, heads, length, d]
         outputs.append(output.transpose(1, 2).reshape(count * length, *output.shape[1::2]))
     # A single long sequence is not copied, since autograd would keep the copy.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention import varlen as of_torch
 
 HALF = (torch.bfloat16, torch.float16)
 LARGEST_HEAD = 256  # Flash attention's limit of the head dimension; it must also be a multiple of 8.
@@ -18,10 +19,11 @@ LARGEST_HEAD = 256  # Flash attention's limit of the head dimension; it must als
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
     """Which tokens of a sequence attend to which. window: a token attends to itself and to the window - 1 tokens before
-    it, and behind it if not causal; None: no limit."""
+    it, and behind it if not causal; None: no limit. scale: of the inner products; None for 1/√d."""
 
     causal: bool
     window: int | None = None
+    scale: float | None = None
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -36,18 +38,14 @@ def fits(query: Tensor, dropout: float) -> bool:
     return query.is_cuda and query.dtype in HALF and head <= LARGEST_HEAD and head % 8 == 0 and dropout == 0
 
 
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, borders: Tensor, longest: int, pattern: Pattern, scale: float | None
-) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, borders: Tensor, longest: int, pattern: Pattern) -> Tensor:
     """Attention within each packed sequence. query: [1, heads, S, d]; key, value: [1, key heads, S, d].
 
-    borders: [n + 1] int32, the first token of each sequence and S. longest: tokens of the longest sequence. scale: of
-    the inner products; None for 1/√d. Returns [1, S, heads, d].
+    borders: [n + 1] int32, the first token of each sequence and S. longest: tokens of the longest sequence.
+    Returns [1, S, heads, d].
     """
-    from torch.nn.attention.varlen import varlen_attn
-
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    output = varlen_attn(
+    output = of_torch.varlen_attn(
         q,
         k,
         v,
@@ -55,7 +53,7 @@ def attend(
         borders,
         longest,
         longest,
-        scale=scale,
+        scale=pattern.scale,
         window_size=pattern.sides,
         enable_gqa=key.shape[1] != query.shape[1],
     )
