@@ -29,7 +29,6 @@ GRADED = (
 NARROW, WIDE = "jobs_judged_narrow", "jobs_judged"  # pairs of the top 12 of 120 posts; of the top 100 of 300
 PRIOR = ("model.prior_layers=[2,3,4]", "model.prior_lr=0.01", "model.prior_weight=0.05")
 APART = (*PRIOR, "loss.prior_weight=1")  # the prior learns the judge, the scores keep stage one
-# name: (pairs, overrides)
 RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "plain": (NARROW, ("replay_datasets=[]", "loss.replay_weight=0")),
     "replayed": (NARROW, BINARY),
@@ -72,7 +71,8 @@ def train(cache: Path, name: str, seed: int) -> None:
         f"seed={seed}",
         "overwrite=true",
     )
-    print(f"{name}, seed {seed}: {seconds:.0f} s", flush=True)
+    sys.stdout.write(f"{name}, seed {seed}: {seconds:.0f} s\n")
+    sys.stdout.flush()
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -83,7 +83,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--cache", type=Path, default=CACHE)
     options = parser.parse_args(arguments)
     if options.step == "list":
-        print("\n".join(f"{name}: {pairs}; {' '.join(keys)}" for name, (pairs, keys) in RECIPES.items()))
+        for name, (pairs, keys) in RECIPES.items():
+            sys.stdout.write(f"{name}: {pairs}; {' '.join(keys)}\n")
         return
     for seed in options.seeds:
         for name in options.names:
