@@ -15,7 +15,7 @@ from rankpo.judges.outcome import Chosen, Outcome
 from rankpo.judges.outcome import Unfinished as Unfinished
 from rankpo.judges.pairs import Pair, PairSettings
 from rankpo.judges.suspicious import TREATMENTS, suspects
-from rankpo.retrieval.corpus import check_source, open_source, text_key
+from rankpo.retrieval.corpus import OWN, POOL, check_source, open_source, text_key
 from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -96,6 +96,9 @@ class Annotate(Task):
         if self.samples is not None:
             files.find(self.samples, "samples")
 
+    def reads_datasets(self) -> bool:
+        return self.mode == "scores" or (self.mode == "pairs" and bool({self.queries, self.corpus} & {OWN, POOL}))
+
     def __call__(self, experiment: Experiment) -> dict[str, object]:
         """The report. Raises Unfinished where a budget or the server ended the work before its end."""
         from rankpo.judges.estimate import estimate, say_cut
@@ -159,8 +162,6 @@ class Annotate(Task):
 
         if not isinstance(experiment.judge, ScoresJudge):
             raise ConfigError(["task.mode=scores needs judge=scores judge.path=…, a saved model that scores"])
-        if not experiment.datasets:
-            raise ConfigError(["datasets is empty; choose those whose candidates are to be scored"])
         examples = chain.from_iterable(dataset.examples() for dataset in experiment.datasets)
         return {"queries": teach(experiment.judge, examples, Path(self.output), self.limit, logger.say)}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from rankpo.config.experiment import require_data
 from rankpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Task:
         from rankpo.tasks.seeds import seed_everything
 
         require(experiment.model, self.needs, f"task={type(self).__name__.lower()}")
+        require_data(experiment)
         settings = experiment.settings
         accelerator = processes.make_accelerator(settings.precision, settings.timeout_minutes)
         if processes.world_size() > 1 and not self.several_processes:
@@ -98,6 +100,10 @@ class Task:
         seed_everything(experiment.seed)  # random weights and new heads are the same on every rank and in every task
         logger = MetricsLogger(main=processes.rank() == 0)
         return Session(accelerator=accelerator, logger=logger, precision=settings.precision)
+
+    def reads_datasets(self) -> bool:
+        """Whether the task, with the values of its keys, takes texts or records from `datasets`."""
+        return False
 
     def __call__(self, experiment: Experiment) -> object:
         raise TypeError(f"{type(self).__name__} must say what the task does")

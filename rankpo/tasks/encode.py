@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from rankpo.retrieval.corpus import check_source, open_source
+from rankpo.retrieval.corpus import OWN, POOL, check_source, open_source
 from rankpo.tasks.base import Session, Task, require
 from rankpo.tasks.seeds import seed_everything
 
@@ -42,6 +42,9 @@ class Encode(Task):
         if self.shard_size < 1:
             raise ValueError(f"shard_size must be >= 1, got {self.shard_size}")
         check_source(self.corpus, "corpus")
+
+    def reads_datasets(self) -> bool:
+        return self.corpus in (OWN, POOL)
 
     def __call__(self, experiment: Experiment) -> dict[str, object]:
         """The table's row."""

@@ -29,13 +29,14 @@ class Inspect(Task):
     tokens: bool = False
     output: str = "inspect.json"
 
+    def reads_datasets(self) -> bool:
+        return True
+
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """The content of `output`."""
         from rankpo.data.table import open_table
         from rankpo.runs.logger import MetricsLogger
 
-        if not experiment.datasets:
-            raise ConfigError(["datasets is empty; choose what to look at, such as datasets=[jsonl]"])
         logger = MetricsLogger()
         datasets = [lenient(dataset) for dataset in experiment.datasets]
         try:

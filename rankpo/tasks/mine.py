@@ -47,6 +47,9 @@ class Mine(Task):
         if not self.output.endswith(".jsonl"):
             raise ValueError(f"output must end in .jsonl, got {self.output!r}")
 
+    def reads_datasets(self) -> bool:
+        return True
+
     def __call__(self, experiment: Experiment) -> dict[str, Any]:
         """statistics.json's content: by file, and the settings."""
         from rankpo.mining.data import read
@@ -54,8 +57,6 @@ class Mine(Task):
         from rankpo.runs import processes
 
         settings = experiment.mining
-        if not experiment.datasets:
-            raise ConfigError(["datasets is empty; choose what to mine for, such as datasets=[rankpo]"])
         targets = self.targets(settings)
         self._check_targets(experiment, list(targets.values()))
         session = self.open(experiment)

@@ -66,6 +66,9 @@ class Sample(Task):
         if self.prompts is not None:
             files.find(self.prompts, "prompts")
 
+    def reads_datasets(self) -> bool:
+        return self.prompts is None
+
     def __call__(self, experiment: Experiment) -> dict[str, object]:
         """The table's row; {} on other ranks than the first."""
         from rankpo.runs import processes
@@ -90,8 +93,6 @@ class Sample(Task):
     def _asked(self, datasets: Sequence[object]) -> list[Asked]:
         from rankpo.data.readers.prompts import distinct, of_datasets, of_file
 
-        if self.prompts is None and not datasets:
-            raise ConfigError(["datasets is empty and task.prompts is null; choose datasets with prompts, or a file"])
         asked = distinct(of_datasets(datasets) if self.prompts is None else of_file(self.prompts))[: self.limit]
         if not asked:
             raise ConfigError([f"task.prompts={self.prompts} holds no prompt"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rankpo.errors import ConfigError
-from rankpo.retrieval.corpus import OWN, check_source, open_source
+from rankpo.retrieval.corpus import OWN, POOL, check_source, open_source
 from rankpo.retrieval.faiss_index import FaissSettings
 from rankpo.storage.atomic import replace_text, replacing
 from rankpo.tasks.base import Task
@@ -50,6 +50,9 @@ class Search(Task):
         if self.top_k < 1:
             raise ValueError(f"top_k must be >= 1, got {self.top_k}")
         check_source(self.queries, "queries")
+
+    def reads_datasets(self) -> bool:
+        return self.queries in (OWN, POOL)
 
     def __call__(self, experiment: Experiment) -> dict[str, object]:
         """The table's row."""

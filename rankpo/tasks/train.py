@@ -46,6 +46,9 @@ class Train(Task):
         for name in self.metrics:
             parse_metric(name)
 
+    def reads_datasets(self) -> bool:
+        return True
+
     def __call__(self, experiment: Experiment) -> Mapping[str, float]:
         """Returns the metrics of the last evaluation."""
         from rankpo.config.moved import comparable
@@ -53,9 +56,8 @@ class Train(Task):
         from rankpo.runs import origin, processes
         from rankpo.runs.folder import enter_run_dir, start_again
         from rankpo.runs.logger import MetricsLogger
+        from rankpo.tasks.start_lines import start_lines
 
-        if not experiment.datasets:
-            raise ConfigError(["datasets is empty; choose some, such as datasets=[jobs]"])
         session = self.open(experiment)
         accelerator, main = session.accelerator, session.main
         refuse_unfit(experiment, accelerator)
@@ -77,6 +79,8 @@ class Train(Task):
                 origin.note(experiment.run_dir, origin_of(experiment))
             if experiment.resume == "auto":
                 trainer.watch.resume()
+            for line in start_lines(experiment, trainer):
+                logger.say(line)
             result = trainer.train()
         return result
 
