@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,10 @@ from rankpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from rankpo.config.construct import Maker
+    from rankpo.data.dataset import Dataset
+    from rankpo.judges.base import Judge
     from rankpo.losses.base import Loss
+    from rankpo.mining.settings import MiningSettings
     from rankpo.models.kind import ModelKind
     from rankpo.trainers.schedules import Schedule
     from rankpo.trainers.settings import TrainerSettings
@@ -24,12 +27,12 @@ class Experiment:
     config: the resolved config, for the run directory. explicit: keys under `model` that the command line sets.
     """
 
-    task: Any
+    task: Callable[[Experiment], object]
     loss: Loss
     model: ModelKind
-    datasets: Sequence[Any]
-    eval_datasets: Sequence[Any]
-    replay_datasets: Sequence[Any]
+    datasets: Sequence[Dataset]
+    eval_datasets: Sequence[Dataset]
+    replay_datasets: Sequence[Dataset]
     trainer: Maker
     settings: TrainerSettings
     dataloader: Maker
@@ -49,8 +52,8 @@ class Experiment:
     load_reference_logprobs: str | None
     config: Mapping[str, Any]
     explicit: frozenset[str]
-    mining: Any = None  # with task=mine
-    judge: Any = None  # with task=annotate
+    mining: MiningSettings | None = None  # with task=mine
+    judge: Judge | None = None  # with task=annotate
 
 
 # By kind: the dataset of a first file, what its records hold, and a dataset that needs no file.
@@ -62,8 +65,7 @@ OTHER_DATA = ("rankpo", 'records of "query", "positives" and "negatives", or of 
 
 
 def run(experiment: Experiment) -> None:
-    """Runs the task. Raises ConfigError, before anything is loaded, where it has no data to read."""
-    require_data(experiment)
+    """Runs the task."""
     experiment.task(experiment)
 
 
