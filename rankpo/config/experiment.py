@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankpo.errors import ConfigError
-
 if TYPE_CHECKING:
     from rankpo.config.construct import Maker
     from rankpo.data.dataset import Dataset
@@ -56,28 +54,6 @@ class Experiment:
     judge: Judge | None = None  # with task=annotate
 
 
-# By kind: the dataset of a first file, what its records hold, and a dataset that needs no file.
-DATA_BY_KIND = {
-    "causal_lm": ("chat", 'records of "prompt", "chosen" and "rejected"', "toy_chat"),
-    "listwise": ("ranked_lists", "queries with ranked lists of passages", "toy_lists"),
-}
-OTHER_DATA = ("rankpo", 'records of "query", "positives" and "negatives", or of a preference', "jobs")
-
-
 def run(experiment: Experiment) -> None:
     """Runs the task."""
     experiment.task(experiment)
-
-
-def require_data(experiment: Experiment) -> None:
-    """Raises ConfigError with the keys to add where the task reads `datasets` and there are none."""
-    if experiment.datasets or not experiment.task.reads_datasets():
-        return
-    name, holds, generated = DATA_BY_KIND.get(experiment.model.kind, OTHER_DATA)
-    task = type(experiment.task).__name__.lower()
-    raise ConfigError(
-        [
-            f"datasets is not set, and task={task} reads it; add datasets={name} datasets.{name}.path=FILE, a file with "
-            f"{holds}; datasets={generated} is generated data to try"
-        ]
-    )

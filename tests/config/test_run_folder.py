@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from rankpo.config.compose import compose
-from rankpo.config.experiment import require_data, run
+from rankpo.config.experiment import run
 from rankpo.errors import ConfigError
+from rankpo.tasks.base import require_data
 from tests.runs import CONTRASTIVE, train
 
 NAMED = ("datasets=[toy_pairs]", "loss=rankpo", "model=tiny_bert", "exp_name=c")
@@ -93,8 +94,9 @@ def test_forgotten_data_is_asked_for(overrides, words):
 
 def test_tasks_that_read_files_need_no_datasets(tmp_path):
     (tmp_path / "corpus.jsonl").write_text('{"id": "a", "text": "b"}\n')
-    require_data(compose(["task=encode", f"task.corpus={tmp_path}/corpus.jsonl"]))
-    require_data(compose(["task=evaluate", "model=tiny_bert"]))
+    for command in (["task=encode", f"task.corpus={tmp_path}/corpus.jsonl"], ["task=evaluate", "model=tiny_bert"]):
+        experiment = compose(command)
+        require_data(experiment.task, experiment)
 
 
 @pytest.mark.parametrize("choice", ["loss=dpo", "loss=listwise_ranking", "task=sample"])
