@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from rankpo.config.experiment import with_precision
 from rankpo.config.moved import comparable
 from rankpo.config.origin import origin_of
 from rankpo.errors import ConfigError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def run(task: Train, experiment: Experiment) -> Mapping[str, float]:
     """Returns the metrics of the last evaluation, or {} for a run that is finished already."""
     session = task.open(experiment)
+    experiment = with_precision(experiment, session.precision)
     refuse_unfit(experiment, session.accelerator)
     with session.claimed(experiment.run_dir):
         unfinished = _enter(experiment, session.logger.say) if session.main else True
