@@ -9,7 +9,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent  # errors raised by code below this folder carry messages for users
 
 
-class ConfigError(ValueError):
+class InputError(ValueError):
+    """Base of errors in what a command was given: its config, its data, its folders. The exit code is 2."""
+
+
+class ConfigError(InputError):
     """All problems of a config, one line each.
 
     problems: the lines. The message joins them.
@@ -24,7 +28,7 @@ class ConfigError(ValueError):
         return type(self), (self.problems,)
 
 
-class ManyLines(ValueError):
+class ManyLines(InputError):
     """An error whose message has a line for each problem; each is shown on a line of its own."""
 
 

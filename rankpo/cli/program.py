@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -21,7 +22,7 @@ from rankpo.config.aliases import modern
 from rankpo.config.guard import announced, guarded
 from rankpo.config.messages import explain, flag_refusal, flags_last, multirun_refusal, null_group, run_error
 from rankpo.config.places import CONFIG
-from rankpo.errors import ConfigError
+from rankpo.errors import ConfigError, InputError
 from rankpo.runs.signals import REQUEUE, Interrupted, leaving_at_once
 from rankpo.storage.printable import shown
 
@@ -79,15 +80,15 @@ def say_trace(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 
 def exit_code(error: Exception) -> int:
-    """Returns the exit code: 2 for an invalid config, 1 for a failed run."""
-    return 2 if isinstance(error, ConfigError) else 1
+    """Returns the exit code: 2 for a config, records or folders that cannot be used, 1 for a failed run."""
+    return 2 if isinstance(error, InputError) else 1
 
 
 FORESEEN = (ValueError, RuntimeError, OSError, MemoryError, ImportError)  # Errors that may carry a message for users.
 
 
 def main() -> int:
-    """Runs; returns the exit code: 0; 2 for a config that cannot work, with one line for each thing to change; 75 for
+    """Runs; returns the exit code: 0; 2 for a config, records or folders that cannot be used, with one line for each thing to change; 75 for
     a run that SIGTERM or SIGUSR1 stopped and resume=auto continues; 1 for one that had to stop, with its reason. What
     no code of ours has foreseen keeps its trace.
     """
@@ -111,7 +112,7 @@ def main() -> int:
         finally:
             if "rankpo.sweeps.folder" in sys.modules:
                 sys.modules["rankpo.sweeps.folder"].close_all()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         say(explain(error, sys.argv[1:]))
         return 2
     except FORESEEN as error:  # A sweep raises a job's error after its other jobs.

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as huggingface_logging
 
-from rankpo.errors import ConfigError
+from rankpo.errors import ConfigError, InputError
 from rankpo.models.saved import RECORD, read_json
 from rankpo.models.st_folders import transformer_folder
 from rankpo.storage.folders import MANIFEST, damage
@@ -35,6 +35,10 @@ ATTENTION = ("sdpa", "flash_attention_2", "eager")
 
 class LoadingError(RuntimeError):
     """Raised for a model that cannot be loaded; the message names the source and the remedy."""
+
+
+class MissingFolder(LoadingError, InputError):
+    """Raised for a path to a model where there is no folder."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Source:
 def resolve(name_or_path: str, load_from: str | None = None, revision: str | None = None) -> Source:
     """Returns the local checkpoint, downloaded if needed. `load_from` (e.g. a FINAL folder) wins over `name_or_path`.
 
-    Raises LoadingError for a folder that does not exist, and for a hub id that cannot be reached.
+    Raises MissingFolder for a folder that does not exist, LoadingError for a hub id that cannot be reached.
     """
     given = load_from or name_or_path
     key = "model.load_from" if load_from else "model.name_or_path"
@@ -63,7 +67,7 @@ def resolve(name_or_path: str, load_from: str | None = None, revision: str | Non
         if spec is not None and spec.origin is not None:
             return _source(given, str(Path(spec.origin).parent / folder))
     if load_from or given.startswith((".", "/", "~")) or given.count("/") > 1:
-        raise LoadingError(f"{key}={given}: no such folder")
+        raise MissingFolder(f"{key}={given}: no such folder")
     return _source(given, snapshot(given, revision))
 
 
@@ -272,11 +276,9 @@ def advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
     """Converts transformers' errors on files, packages and configurations to a LoadingError with advice."""
     try:
         yield
-    except ConfigError:
+    except (ConfigError, LoadingError):
         raise
     except (OSError, ImportError, ValueError, RuntimeError) as error:
-        if isinstance(error, LoadingError):
-            raise
         text = str(error)
         folder = Path(source.path)
         if "trust_remote_code" in text:

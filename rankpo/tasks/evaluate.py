@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankpo.errors import ConfigError
 from rankpo.runs.checkpoints import CheckpointStore
+from rankpo.storage.atomic import replace_text
 from rankpo.tasks.base import Task
 from rankpo.tasks.models import ModelOfRun, build_model, load_weights
 
@@ -172,8 +173,8 @@ def write_result(
         "settings": model.settings.to_json(),
         "dataset": source,
     }
-    (folder / "metrics.json").write_text(json.dumps(summary, indent=1))
-    with (folder / "per_query.jsonl").open("w") as file:
+    replace_text(folder / "metrics.json", json.dumps(summary, indent=1))
+    with (folder / "per_query.jsonl").open("w", encoding="utf-8") as file:
         for query, values in result.per_query.items():
             file.write(json.dumps({"query": query, **values}) + "\n")
     if result.run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankpo.errors import ConfigError
+from rankpo.storage.json_files import read_json
 from rankpo.tasks.base import Task
 from rankpo.tasks.models import NONE, ModelOfRun, build_model, load_weights, plain
 from rankpo.tasks.seeds import seed_everything
@@ -189,7 +189,7 @@ class Export(Task):
         run = self.soup[0] if self.soup else self.run
         folder = Path(run) / FINAL if run else Path(experiment.model.load_from or "")
         record = folder / "rankpo.json"
-        known = json.loads(record.read_text()) if record.exists() else {}
+        known = read_json(record) if record.exists() else {}
         kept = {name: value for name, value in known.items() if name not in ("kind", "format", "settings")}
         base = config.name_or_path or (None if config.load_from is None else Path(config.load_from).name)
         exported: dict[str, object] = {"checkpoint": self.checkpoint}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.errors import ConfigError
 from rankpo.models.engine.vllm import check_backend, choose_backend
+from rankpo.storage.atomic import replace_text
 from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -194,8 +195,8 @@ def _write_metrics(
     folder: Path, before: Evaluation, after: Evaluation, counts: Mapping[str, int], settings: Mapping[str, object]
 ) -> None:
     summary = {"metrics": after.metrics, "first_stage": before.metrics, "counts": counts, "settings": settings}
-    (folder / "metrics.json").write_text(json.dumps(summary, indent=1))
-    with (folder / "per_query.jsonl").open("w") as file:
+    replace_text(folder / "metrics.json", json.dumps(summary, indent=1))
+    with (folder / "per_query.jsonl").open("w", encoding="utf-8") as file:
         for query, values in after.per_query.items():
             file.write(json.dumps({"query": query, **values}) + "\n")
 

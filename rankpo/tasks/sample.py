@@ -14,6 +14,7 @@ from rankpo.data.text.conversations import plain_text, prompt_record
 from rankpo.errors import ConfigError
 from rankpo.models.engine.vllm import check_backend, choose_backend
 from rankpo.storage.atomic import replace_text
+from rankpo.storage.json_files import read_json, write_json
 from rankpo.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -235,9 +236,9 @@ def _enter(folder: Path, settings: Mapping[str, object], overwrite: bool) -> Non
         for old in (*folder.glob(PARTS), *folder.glob("settings.json")):
             old.unlink()
     if not path.exists():
-        replace_text(path, _json(settings))
+        write_json(path, settings)
         return
-    before = json.loads(path.read_text())
+    before = read_json(path)
     changed = sorted(name for name in settings if before.get(name) != settings[name])
     if changed:
         raise ConfigError(
