@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rankpo.data.text.permutations import tally
 from rankpo.storage.atomic import replace_text
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ def report_windows(
 
     Raises FailedWindowsError on every rank where more than max_failed of all windows failed.
     """
-    from rankpo.data.text.permutations import tally
 
     counts = tally([record.permutation for each in ranked for record in each.windows])
     logger.say("windows: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
