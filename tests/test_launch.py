@@ -27,7 +27,17 @@ def stopped(monkeypatch, capsys, *arguments):
     code = end.value.code
     lines = capsys.readouterr().err.splitlines()
     assert "Traceback" not in "".join(lines)
-    progress = ("step ", "data ", "eval ", "random weights", "tokenising", "computing")
+    progress = (
+        "step ",
+        "data ",
+        "eval ",
+        "random weights",
+        "tokenising",
+        "computing",
+        "run directory",
+        "loss ",
+        "only ",
+    )
     return code, [line for line in lines if not line.startswith(progress)]
 
 
@@ -75,7 +85,7 @@ def test_a_bad_record(tmp_path, monkeypatch, capsys):
         (["task=annotate", "judge=openai", "judge.extra={seed:1}"], 2, ["one by one", "+judge.extra.NAME=VALUE"]),
         (["loss.replay_weight=0.5", "loss.replay_temperature=0.1"], 2, ["replay_datasets"]),
         (["tracker=wandb", "tracker.mode=online"], 2, ["tracker=wandb has no key"]),
-        (["model.random.model_type=bertt"], 1, ["model.random.model_type=bertt is no model type"]),
+        (["model.random.model_type=bertt"], 2, ["model.random.model_type=bertt is no model type"]),
         (["cache_dir=/proc/nowhere"], 1, ["/proc/nowhere"]),
     ],
 )

@@ -21,11 +21,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rankpo.config.aliases import modern
 from rankpo.config.guard import announced, guarded
-from rankpo.config.messages import explain, flag_refusal, flags_last, multirun_refusal, null_group, run_error
+from rankpo.config.messages import (
+    about_records,
+    explain,
+    flag_refusal,
+    flags_last,
+    multirun_refusal,
+    null_group,
+    run_error,
+)
 from rankpo.config.places import CONFIG
+from rankpo.config.run_folder import register
 from rankpo.errors import ConfigError, InputError
 from rankpo.runs.signals import REQUEUE, Interrupted, leaving_at_once
 from rankpo.storage.printable import shown
+
+register()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")
@@ -79,15 +90,15 @@ def say_trace(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 
 def exit_code(error: Exception) -> int:
-    """Returns the exit code: 2 for a config, records or folders that cannot be used, 1 for a failed run."""
-    return 2 if isinstance(error, InputError) else 1
+    """Returns the exit code: 2 for a config, records or weights that cannot be used, 1 for a failed run."""
+    return 2 if isinstance(error, InputError) or about_records(error) else 1
 
 
 FORESEEN = (ValueError, RuntimeError, OSError, MemoryError, ImportError)  # Errors that may carry a message for users.
 
 
 def main() -> int:
-    """Runs; returns the exit code: 0; 2 for a config, records or folders that cannot be used, with one line for each thing to change; 75 for
+    """Runs; returns the exit code: 0; 2 for a config that cannot work, with one line for each thing to change; 75 for
     a run that SIGTERM or SIGUSR1 stopped and resume=auto continues; 1 for one that had to stop, with its reason. What
     no code of ours has foreseen keeps its trace.
     """

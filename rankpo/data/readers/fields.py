@@ -14,7 +14,7 @@ from rankpo.errors import InputError
 Record = Mapping[str, Any]
 
 
-class BadRecord(InputError):
+class BadRecord(InputError, ValueError):
     """What is wrong with one record, without its place."""
 
 
