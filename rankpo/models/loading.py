@@ -88,7 +88,17 @@ def snapshot(name: str, revision: str | None = None) -> str:
         return snapshot_download(
             name,
             revision=revision,
-            allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "*.vocab", "*.tiktoken"],
+            allow_patterns=[
+                "*.json",
+                "*.safetensors",
+                "*.txt",
+                "*.model",
+                "*.jinja",
+                "*.py",
+                "*.vocab",
+                "*.tiktoken",
+                "artifact.metadata",
+            ],
             ignore_patterns=["onnx/*", "openvino/*", "original/*", "consolidated*"],
             token=os.environ.get("HF_TOKEN"),
         )

@@ -45,8 +45,8 @@ class Encode(Task):
 
     def __call__(self, experiment: Experiment) -> dict[str, object]:
         """The table's row."""
-        from rankpo.retrieval.embeddings import describe_encoding, encode_texts
-        from rankpo.retrieval.shards import remove_embeddings
+        from rankpo.retrieval import embeddings as stored
+        from rankpo.retrieval import shards
 
         source = open_source(self.corpus, self.role, experiment.datasets)
         blank = next((name for name, _ in source.texts() if name.split() != [name]), None)
@@ -60,10 +60,10 @@ class Encode(Task):
         folder = Path(self.output)
         with session.claimed(folder):
             if logger.main and experiment.overwrite:
-                remove_embeddings(folder)
+                shards.remove_embeddings(folder)
             started = time.monotonic()
-            encoding = describe_encoding(model, source, self.role, self.shard_size, self.dtype)
-            embeddings = encode_texts(folder, encoding, model, source, logger.say)
+            encoding = stored.describe_encoding(model, source, self.role, self.shard_size, self.dtype)
+            embeddings = stored.encode_texts(folder, encoding, model, source, logger.say)
         row = {
             "embeddings": str(folder),
             "texts": len(embeddings),

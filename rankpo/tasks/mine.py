@@ -183,14 +183,13 @@ class Work:
         """What the exclusions leave, with the scores that thresholds use."""
         import numpy as np
 
-        from rankpo.mining.candidates import gather_numbers
-        from rankpo.mining.pipeline import exclude
+        from rankpo.mining import candidates, pipeline
         from rankpo.mining.scores import score_pairs
 
         settings, data = self.settings, self.data
-        left = [exclude(settings, data, query, found) for query, found in enumerate(self.found)]
+        left = [pipeline.exclude(settings, data, query, found) for query, found in enumerate(self.found)]
         if self.dense is not None and settings.source not in ("dense", "fused"):
-            self.dense.encode(gather_numbers(data, self.found))
+            self.dense.encode(candidates.gather_numbers(data, self.found))
         if settings.score_by == "source":
             return left
         positives = [np.asarray(query.positives, dtype=np.int64) for query in data.queries]

@@ -67,14 +67,13 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
         return backbone
 
     def wrap(self, backbone: PreTrainedModel, inputs: EmbeddingInputs) -> EmbeddingModel:
-        from rankpo.models.embedding.layers import read_weights
-        from rankpo.models.embedding.model import EmbeddingModel
-        from rankpo.models.embedding.reading import layer_folders
+        from rankpo.models import layers
+        from rankpo.models.embedding import model, reading
 
-        model = EmbeddingModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
-        if not self.is_random and (folders := layer_folders(Path(self.source().folder), len(model.layers))):
-            read_weights(model.layers, folders)
-        return model
+        made = model.EmbeddingModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
+        if not self.is_random and (folders := reading.layer_folders(Path(self.source().folder), len(made.layers))):
+            layers.read_weights(made.layers, folders)
+        return made
 
     def adapt(self, model: EmbeddingModel) -> object:
         return self.adapted(model.base, "FEATURE_EXTRACTION")
