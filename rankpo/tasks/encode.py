@@ -1,19 +1,12 @@
-"""task=encode: a corpus as vectors on disk, in shards, resumable, by as many processes as were started."""
+"""Encode: the keys of task=encode."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from rankpo.retrieval.corpus import check_source, open_source
-from rankpo.tasks.base import Session, Task, require
-from rankpo.tasks.seeds import seed_everything
-
-if TYPE_CHECKING:
-    from rankpo.config.experiment import Experiment
-    from rankpo.models.embedding.model import EmbeddingModel
+from rankpo.retrieval.corpus import check_source
+from rankpo.tasks.base import Task
 
 ROLES = ("passage", "query")
 DTYPES = ("float32", "float16")
@@ -25,6 +18,7 @@ class Encode(Task):
 
     corpus: "own" (that of the datasets), "pool" (all passages of their examples), or a file, folder or glob.
     Starting again continues an interrupted encoding; another model or corpus is refused without overwrite=true.
+    The call returns the table's row.
     """
 
     corpus: str = "own"
@@ -33,6 +27,7 @@ class Encode(Task):
     dtype: str = "float32"
     output: str = "embeddings"
 
+    work: ClassVar[str] = "rankpo.tasks.work.encode"
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
 
     def __post_init__(self) -> None:
@@ -42,6 +37,7 @@ class Encode(Task):
         if self.shard_size < 1:
             raise ValueError(f"shard_size must be >= 1, got {self.shard_size}")
         check_source(self.corpus, "corpus")
+<<<<<<< HEAD
 
     def __call__(self, experiment: Experiment) -> dict[str, object]:
         """The table's row."""
@@ -86,3 +82,5 @@ def vector_model(experiment: Experiment, session: Session, who: str = "this task
     require(experiment.model, frozenset({"vectors"}), who)
     seed_everything(experiment.seed)
     return session.prepared(build_model(experiment.model, experiment.explicit, session.logger.say))
+=======
+>>>>>>> main

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from rankpo.data.shape import declared
 from rankpo.errors import ConfigError
+from rankpo.evaluation.choose import Choice
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -30,9 +32,6 @@ def evaluators_of(
     top_k: int,
 ) -> list[Evaluator]:
     """`make_evaluators` for another kind and loss than the experiment's: those of a run, say."""
-    from rankpo.data.shape import declared
-    from rankpo.evaluation.choose import Choice
-
     choice = Choice(cache_dir=experiment.cache_dir, say=say, metrics=metrics, top_k=top_k)
     return [choice.evaluator(declared(dataset), kind.gives, loss) for dataset in experiment.eval_datasets]
 

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, cast
 
 from rankpo.errors import ConfigError
+from rankpo.losses.in_batch import InBatchLoss
+from rankpo.models import reference
+from rankpo.models.loading import LoadingError
+from rankpo.trainers.teacher import Teaching, teacher_embeddings
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
-    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.data.table import ExampleTable
+    from rankpo.models.base import RankingModel
     from rankpo.models.reference import Reference
+    from rankpo.models.vectors import GivesVectors
     from rankpo.trainers.teacher import TeacherEmbeddings
 
 
 def make_reference(
-    experiment: Experiment, model: EmbeddingModel, table: Any, say: Callable[[str], None], autocast: Callable[[], Any]
+    experiment: Experiment,
+    model: RankingModel,
+    table: ExampleTable,
+    say: Callable[[str], None],
+    autocast: Callable[[], AbstractContextManager[None]],
 ) -> tuple[Reference | None, object]:
     """The source of reference scores, and the stored ones where that is the source. autocast: the policy's."""
-    from rankpo.models import reference
-
     if "reference" not in experiment.loss.needs:
         return None, None
     if experiment.load_reference_logprobs is not None:
@@ -42,17 +51,15 @@ def make_reference(
 
 
 def make_teacher(
-    experiment: Experiment, model: EmbeddingModel, table: Any, say: Callable[[str], None]
+    experiment: Experiment, model: RankingModel, table: ExampleTable, say: Callable[[str], None]
 ) -> TeacherEmbeddings | None:
     """Embeddings of the training data by the guide or teacher of the loss, or None where it has none."""
-    from rankpo.losses.in_batch import InBatchLoss
-    from rankpo.models.loading import LoadingError
-    from rankpo.trainers.teacher import Teaching, teacher_embeddings
-
     loss = experiment.loss
     if not isinstance(loss, InBatchLoss) or "teacher" not in loss.knows:
         return None
-    start = Teaching(model=model, table=table, datasets=experiment.datasets, cache_dir=experiment.cache_dir)
+    start = Teaching(
+        model=cast("GivesVectors", model), table=table, datasets=experiment.datasets, cache_dir=experiment.cache_dir
+    )
     try:
         return teacher_embeddings(loss.teacher_model, start, say)
     except LoadingError as error:
