@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
 from rankpo.models.inputs import Inputs
+from rankpo.models.loading import LoadingError
 from rankpo.types import Batch, Labels, Sequences
 
 if TYPE_CHECKING:
@@ -233,3 +234,13 @@ def freeze_pooler(backbone: PreTrainedModel) -> None:
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module):
         pooler.requires_grad_(False)
+
+
+def check_vocabulary(origin: str, inputs: Inputs, backbone: PreTrainedModel) -> None:
+    """Raises LoadingError for a tokenizer with more tokens than the model has embeddings."""
+    embeddings: Any = backbone.get_input_embeddings()
+    rows, size = int(embeddings.weight.shape[0]), len(inputs.tokenizer)
+    if size > rows:
+        raise LoadingError(
+            f"{origin}: the tokenizer has {size} tokens and the model {rows} embeddings; they are not of one model"
+        )

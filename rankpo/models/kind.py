@@ -227,10 +227,9 @@ class ModelKind(ABC):
         """
         from rankpo.models import base, loading
         from rankpo.models.engine.body import body_of
-        from rankpo.models.inputs import check_vocabulary
 
         backbone: Any = self.load(inputs, say)
-        check_vocabulary(self.origin, inputs, backbone)
+        base.check_vocabulary(self.origin, inputs, backbone)
         try:
             model = self.wrap(backbone, inputs)
         except ConfigError:

@@ -68,7 +68,7 @@ def test_a_run_evaluates_and_its_final_is_loaded(tmp_path):
     losses = curve(run)
     assert len(losses) == 2 and losses[0] != losses[1]
     start, end = curve(run, "eval/jobs_test/ndcg@20")
-    assert 0 <= min(start, end) and max(start, end) <= 1
+    assert min(start, end) >= 0 and max(start, end) <= 1
     record = json.loads((run / "FINAL" / "rankpo.json").read_text())
     assert record["kind"] == "late_interaction" and len(record["settings"]["skip"]) == 32
     model = rankpo.load(run / "FINAL", "cpu")
@@ -121,7 +121,7 @@ def test_settings_that_cannot_be_are_refused_by_name(keys, message):
 
 
 def test_a_length_above_the_positions_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="model.passage_max_length=600, but the model has 512 positions"):
+    with pytest.raises(ValueError, match=r"model.passage_max_length=600, but the model has 512 positions"):
         trainer_of(*CONTRASTIVE, "model.passage_max_length=600", f"cache_dir={tmp_path}")
 
 
