@@ -92,5 +92,6 @@ def _token_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int | None:
     """The id of a token, or None for a word that the tokenizer splits or does not know."""
     found: list[int | None] = [*tokenizer.convert_tokens_to_ids([word])]  # type: ignore[misc]
     number = found[0]
-    unknown = number is None or (number == tokenizer.unk_token_id and word != tokenizer.unk_token)
-    return None if unknown else int(number)
+    if number is None or (number == tokenizer.unk_token_id and word != tokenizer.unk_token):
+        return None
+    return number
