@@ -23,7 +23,7 @@ TRANSFORMER_CONFIGS = (
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )
-OWN_PACKAGE = "sentence_transformers."
+OWN_PACKAGES = ("sentence_transformers.", "pylate.models.")
 GENERAL_KEYS = (
     "__version__",
     "model_type",
@@ -66,7 +66,7 @@ class Module:
 def read_modules(folder: Path) -> list[Module]:
     """The modules in their order; [] where there is no modules.json.
 
-    Raises ConfigError for code that is not sentence-transformers' own, and for files outside the folder.
+    Raises ConfigError for code that is not sentence-transformers' or PyLate's own, and for files outside the folder.
     """
     if not (folder / MODULES).exists():
         return []
@@ -83,7 +83,7 @@ def read_route(folder: Path, route: str) -> list[Module]:
 
 def _module(folder: Path, file: str, kind: str, path: str) -> Module:
     package, _, name = kind.rpartition(".")
-    if not f"{package}.".startswith(OWN_PACKAGE):
+    if not f"{package}.".startswith(OWN_PACKAGES):
         raise ConfigError([f"{folder / file}: {kind} is code of its own, which rankpo does not run"])
     if not (folder / path).resolve().is_relative_to(folder.resolve()):
         raise ConfigError([f"{folder / file}: the path {path!r} of {name} lies outside the folder"])
