@@ -22,7 +22,6 @@ MOST_FUNCTION_IMPORTS = 181
 LONG_FILES: dict[str, str] = {"data/readers/files.py": "every file form in one place; to be split by form"}
 LONG_FUNCTIONS: dict[str, str] = {
     "config/guard.py:guarded": "two wrapped functions of Hydra need the originals beside them",
-    "models/engine/packing.py:packed_sdpa": "its signature, transformers' attention interface, has 14 lines",
     "sweeps/folder.py:in_sweep": "each way in which a job ends has its own note",
 }
 MANY_PARAMETERS: dict[str, str] = {
