@@ -166,7 +166,7 @@ def tiny(words: Sequence[str]) -> list[str]:
         ]
     if "model.decode=generate" in made and "task=rerank" in made:
         made.append("task.max_failed_windows=1")  # random weights write no order
-    return made if any(word.startswith("cache_dir=") for word in made) else [*made, "cache_dir=runs"]
+    return made
 
 
 def local_copy(name: str, words: Sequence[str]) -> list[str]:
