@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rankpo.config.construct import Maker
+    from rankpo.data.mixing import Mixing
     from rankpo.losses.base import Loss
     from rankpo.models.kind import ModelKind
     from rankpo.trainers.schedules import Schedule
@@ -16,9 +17,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnObjective:
+    """What one dataset is trained by in place of the run's loss, trainer and dataloader."""
+
+    loss: Loss
+    trainer: Maker
+    dataloader: Maker
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Everything that a task may need, checked.
 
+    objectives: for each of `datasets`, what it has of its own to train by, or None. mixing: of several datasets.
     config: the resolved config, for the run directory. explicit: keys under `model` that the command line sets.
     """
 
@@ -26,6 +37,8 @@ class Experiment:
     loss: Loss
     model: ModelKind
     datasets: Sequence[Any]
+    objectives: Sequence[OwnObjective | None]
+    mixing: Mixing
     eval_datasets: Sequence[Any]
     replay_datasets: Sequence[Any]
     trainer: Maker

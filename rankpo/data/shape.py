@@ -28,6 +28,20 @@ class EvaluationSet(Protocol):
     def qrels(self) -> dict[str, dict[str, int]]: ...
 
 
+@runtime_checkable
+class StatesPrompts(Protocol):
+    """An `EvaluationSet` with prompts of its own in place of the model's; None: the model's.
+
+    symmetric: documents have the prompt of queries.
+    """
+
+    @property
+    def symmetric(self) -> bool: ...
+    @property
+    def passage_prompt(self) -> str | None: ...
+    def query_prompt(self, query_id: str) -> str | None: ...
+
+
 @dataclass(frozen=True)
 class Shape:
     """Numbers of candidates of the first examples of a dataset."""

@@ -51,3 +51,8 @@ class ContrastiveTrainer(BasicTrainer):
             self.loss, self.model, update, self.strategy.backward, self.no_sync, last=last
         )
         self.record(output, value, update.denominators)
+
+    def loss_value(self, update: Any) -> float:
+        if not self._in_batch:
+            return super().loss_value(update)
+        return in_batch.loss_value(self.loss, self.model, update)

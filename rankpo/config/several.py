@@ -1,0 +1,157 @@
+"""Keys that every dataset of a run may have besides those of its class, and what they make of the run's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from rankpo.config.places import CONFIG
+from rankpo.config.value_types import type_problem
+from rankpo.errors import ConfigError
+
+OWN_PROMPTS = {"query_prompt": "str | None", "passage_prompt": "str | None"}
+OWN_TRAINING = {  # Keys that give a dataset an objective of its own.
+    "loss": "str | Mapping | None",
+    "negatives": "str | None",
+    "num_negatives": "int | None",
+    "temperature": "float | None",
+}
+OWN_KEYS = {**OWN_TRAINING, **OWN_PROMPTS, "by_file": "bool"}  # And their types.
+LIKE = "like"  # The option of the group whose keys a node has, for several datasets of one option.
+GROUPS = ("datasets", "eval_datasets", "replay_datasets")
+
+
+def allowed_keys(group: str) -> dict[str, str]:
+    """The keys of this module that a group takes."""
+    return OWN_KEYS if group == "datasets" else OWN_PROMPTS
+
+
+def expanded(config: DictConfig) -> DictConfig:
+    """The config with the keys of an option in every dataset that is `like` it. Raises ConfigError."""
+    problems: list[str] = []
+    for group in GROUPS:
+        nodes = config.get(group)
+        if not isinstance(nodes, DictConfig):
+            continue
+        for name in list(nodes):
+            node = nodes[name]
+            if not isinstance(node, DictConfig) or "_target_" in node:
+                continue
+            option = node.get(LIKE)
+            if option is None:
+                chosen = ", ".join(str(key) for key in nodes if key != name and "_target_" in nodes[key]) or "none"
+                problems.append(
+                    f"{group}.{name} is no dataset of this run; chosen are: {chosen}. {group}=[{name}:jsonl] adds one "
+                    "of this name with the keys of jsonl"
+                )
+                continue
+            defaults = _option(group, str(option), str(name))
+            given = {key: value for key, value in node.items_ex(resolve=False) if key != LIKE}
+            with open_dict(config):
+                nodes[name] = OmegaConf.merge(defaults, {"name": str(name), **given})
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The config of a few overrides, with the search path of the running program. Raises ConfigError."""
+    try:
+        if GlobalHydra.instance().is_initialized():
+            return compose("config", overrides=list(overrides))
+        with initialize_config_dir(str(CONFIG), version_base="1.3"):
+            return compose("config", overrides=list(overrides))
+    except HydraException as error:
+        raise ConfigError([str(error).strip().splitlines()[0]]) from error
+
+
+def _option(group: str, option: str, name: str) -> DictConfig:
+    try:
+        nodes = composed([f"{group}=[{option}]"])[group]
+    except ConfigError as error:
+        raise ConfigError([f"{group}.{name}.{LIKE}={option}: {error}"]) from error
+    if len(nodes) != 1:
+        raise ConfigError([f"{group}.{name}.{LIKE}={option} is not one dataset but {', '.join(nodes)}"])
+    return next(iter(nodes.values()))
+
+
+def key_problems(tree: Mapping[str, Any]) -> list[str]:
+    """One line for each value of a key of this module that is of the wrong type or not allowed."""
+    found: list[str | None] = []
+    for group in GROUPS:
+        for name, node in (tree.get(group) or {}).items():
+            types = allowed_keys(group)
+            found += [type_problem(types[key], node[key], f"{group}.{name}.{key}") for key in types if key in node]
+    for name, node in (tree.get("datasets") or {}).items():
+        if (given := node.get("negatives")) not in (None, "in_batch", "own"):
+            found.append(f"datasets.{name}.negatives must be in_batch, own or null, got {given!r}")
+        if isinstance(count := node.get("num_negatives"), int) and count < 0:
+            found.append(f"datasets.{name}.num_negatives must be >= 0 or null, got {count}")
+    return [problem for problem in found if problem is not None]
+
+
+def own_training(node: Mapping[str, Any]) -> bool:
+    """Whether a dataset has an objective of its own."""
+    return any(node.get(key) is not None for key in OWN_TRAINING)
+
+
+def without_own_keys(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a dataset's class."""
+    return {key: value for key, value in node.items() if key not in allowed_keys(group)}
+
+
+def objectives(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """`loss`, `trainer` and `dataloader` of each dataset that has its own, by the dataset's key.
+
+    Raises ConfigError for a key that the loss or its loader does not have.
+    """
+    made = {}
+    for name, node in (tree.get("datasets") or {}).items():
+        if isinstance(node, Mapping) and own_training(node):
+            made[name] = _objective(tree, node, f"datasets.{name}")
+    return made
+
+
+def _objective(tree: Mapping[str, Any], node: Mapping[str, Any], key: str) -> dict[str, Any]:
+    given = node.get("loss")
+    settings: dict[str, Any] = {}
+    source: Mapping[str, Any] = tree
+    if given is not None:
+        option, settings = _loss(given, f"{key}.loss")
+        try:
+            source = OmegaConf.to_container(composed([f"loss={option}"]), resolve=True)  # type: ignore[assignment]
+        except ConfigError as error:
+            raise ConfigError([f"{key}.loss={option}: {error}"]) from error
+    loss = dict(source["loss"])
+    loader = {name: value for name, value in source["dataloader"].items() if not name.startswith("mixing")}
+    for name, value in settings.items():
+        _put(loss, name, value, f"{key}.loss")
+    for name in ("negatives", "temperature"):
+        if node.get(name) is not None:
+            _put(loss, name, node[name], key)
+    if node.get("num_negatives") is not None:
+        _put(loader, "num_negatives", node["num_negatives"], key)
+    return {"loss": loss, "trainer": source["trainer"]["_target_"], "dataloader": loader}
+
+
+def _loss(given: object, key: str) -> tuple[str, dict[str, Any]]:
+    """The option of the group loss, and further keys."""
+    if isinstance(given, Mapping):
+        if not isinstance(given.get("name"), str):
+            raise ConfigError([f"{key} must have the key name, the option of the loss, such as {key}={{name: cosent}}"])
+        return str(given["name"]), {name: value for name, value in given.items() if name != "name"}
+    return str(given), {}
+
+
+def _put(node: dict[str, Any], name: str, value: object, key: str) -> None:
+    """Sets a key of a loss or loader. Raises ConfigError where it has no such key."""
+    if name not in node:
+        owner = str(node["_target_"]).rpartition(".")[2]
+        known = ", ".join(other for other in node if other != "_target_")
+        raise ConfigError([f"{key}.{name}={value}: {owner} has no key {name}; its keys: {known or 'none'}"])
+    node[name] = value
