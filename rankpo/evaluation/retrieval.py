@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from rankpo.data.shape import StatesPrompts
 from rankpo.data.table import ExampleTable
 from rankpo.evaluation.base import Evaluator, Result, Say
 from rankpo.evaluation.rules import Rules
 from rankpo.models.vectors import GivesVectors, encode_table
-from rankpo.retrieval.exact import search
+from rankpo.retrieval.exact import search_vectors
 from rankpo.runs import processes
-from rankpo.types import Example
+from rankpo.types import Example, Vectors
 
 if TYPE_CHECKING:
     from rankpo.data.shape import EvaluationSet
@@ -103,17 +102,20 @@ class RetrievalEvaluator(Evaluator):
         table = self.table(model.inputs.pieces())
         ids = [table.id(example) for example in range(len(table))]
         chosen = [number for number, name in enumerate(ids) if name[0] == "q" and name[2:] in self.qrels]
-        queries = encode_table(model, table, np.asarray(table.query)[chosen], "query").rows
+        queries = encode_table(model, table, np.asarray(table.query)[chosen], "query")
         rows, documents = documents_by_row(table, ids)
-        corpus = encode_table(model, table, rows, "candidate").rows
+        corpus = encode_table(model, table, rows, "candidate")
         result = None
         if processes.rank() == 0:
-            result = self._measure(queries, corpus, [ids[index][2:] for index in chosen], documents)
+            result = self._measure(model, (queries, corpus), [ids[index][2:] for index in chosen], documents)
         return processes.broadcast_object(result)
 
-    def _measure(self, queries: Tensor, corpus: Tensor, query_ids: list[str], documents: list[list[str]]) -> Result:
-        """documents: the ids of each of the corpus's texts, as `documents_by_row` gives them."""
-        scores, indices = search(queries, corpus, self.top_k + self.rules.ignore_identical_ids)
+    def _measure(
+        self, model: GivesVectors, vectors: tuple[Vectors, Vectors], query_ids: list[str], documents: list[list[str]]
+    ) -> Result:
+        """vectors: of queries and corpus. documents: the ids of each text of the corpus, by `documents_by_row`."""
+        depth = self.top_k + self.rules.ignore_identical_ids
+        scores, indices = search_vectors(*vectors, model.stored_similarity, depth)
         run: dict[str, dict[str, float]] = {}
         for query_id, row_scores, row_indices in zip(query_ids, scores.tolist(), indices.tolist(), strict=True):
             found = {

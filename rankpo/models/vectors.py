@@ -61,6 +61,25 @@ class GivesVectors(RankingModel):
     def paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
         """[n] float32 scores of query i with candidate i, with gradient."""
 
+    # Encoded texts are kept in the following form, which a kind overrides if its vectors are too large to keep whole.
+
+    @property
+    def stored_dim(self) -> int:
+        """Columns of the rows that `encode_vectors` returns."""
+        return self.dim
+
+    def encode_vectors(self, sequences: Sequences, on_progress: OnProgress | None = None) -> Vectors:
+        """Returns the vectors of the sequences on the CPU in stored form; see `encode_sequences`."""
+        return Vectors(self.encode_sequences(sequences, on_progress), self.counts(sequences))
+
+    def stored_similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        """[q, c] float32 scores of every query with every candidate, both in stored form, without gradient."""
+        return self.similarity(queries, candidates)
+
+    def stored_paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        """[n] float32 scores of query i with candidate i, both in stored form, without gradient."""
+        return self.paired(queries, candidates)
+
     def score(self, output: Tensor, batch: Batch) -> Tensor:
         """[B, G] float32 scores of each query's own candidates."""
         assert batch.queries is not None
@@ -90,7 +109,7 @@ class GivesVectors(RankingModel):
 
 
 def encode_table(model: GivesVectors, table: ExampleTable, rows: np.ndarray, role: str) -> Vectors:
-    """Returns the vectors of rows of a table on the CPU of every rank; one rank encodes each row.
+    """Returns the vectors of rows of a table in stored form on the CPU of every rank; one rank encodes each row.
 
     role: "query" or "candidate".
     """
@@ -102,8 +121,8 @@ def encode_table(model: GivesVectors, table: ExampleTable, rows: np.ndarray, rol
     with processes.in_step(model, lambda: inputs.sequences(table, shortest)):
         for start in range(0, len(own), ROWS_PER_BLOCK):
             sequences = inputs.sequences(table, [keys[index] for index in own[start : start + ROWS_PER_BLOCK]])
-            blocks.append(Vectors(model.encode_sequences(sequences), model.counts(sequences)))
-    vectors = blocks[0] if len(blocks) == 1 else _joined(blocks, model.dim)
+            blocks.append(model.encode_vectors(sequences))
+    vectors = blocks[0] if len(blocks) == 1 else _joined(blocks, model.stored_dim)
     if processes.world_size() == 1:
         return vectors
     return placed(Vectors(vectors.rows.to(model.device), vectors.counts), torch.from_numpy(own), len(rows)).cpu()
@@ -127,7 +146,7 @@ def slot_similarities(model: GivesVectors, table: ExampleTable) -> np.ndarray:
         block = slice(start, start + SLOTS_PER_BLOCK)
         left = torch.from_numpy(np.searchsorted(query_rows, query_of_slot[block]))
         right = torch.from_numpy(np.searchsorted(candidate_rows, np.asarray(table.candidates[block])))
-        scores[block] = model.paired(queries.select(left), candidates.select(right)).numpy()
+        scores[block] = model.stored_paired(queries.select(left), candidates.select(right)).numpy()
     return scores
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
+
+from rankpo.types import Vectors
 
 QUERIES_PER_CHUNK = 1024
 DOCUMENTS_PER_CHUNK = 65536
@@ -78,6 +80,52 @@ def search_blocks(
         document = int(result[1][row, place])
         raise ValueError(f"query row {row}, document row {document}: the score is {float(result[0][row, place])}")
     return result
+
+
+def search_vectors(
+    queries: Vectors,
+    corpus: Vectors,
+    similarity: Callable[[Vectors, Vectors], Tensor],
+    top_k: int,
+    *,
+    queries_per_chunk: int = QUERIES_PER_CHUNK,
+    rows_per_chunk: int = DOCUMENTS_PER_CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """As `search`, with the scores of a model's `stored_similarity`. rows_per_chunk: vectors of a chunk's documents."""
+    numbers = torch.arange(len(queries))
+    found = [
+        _search_chunk(queries.select(chunk), corpus, similarity, top_k, rows_per_chunk)
+        for chunk in numbers.split(queries_per_chunk)
+        if len(chunk)
+    ]
+    if not found:
+        depth = min(top_k, len(corpus))
+        return torch.empty(0, depth), torch.empty(0, depth, dtype=torch.int64)
+    scores = torch.cat([item[0] for item in found])
+    if not bool(torch.isfinite(scores).all()):
+        row, place = torch.nonzero(~torch.isfinite(scores))[0].tolist()
+        raise ValueError(f"query row {row}: a score is {float(scores[row, place])}")
+    return scores, torch.cat([item[1] for item in found])
+
+
+def _search_chunk(
+    queries: Vectors, corpus: Vectors, similarity: Callable[[Vectors, Vectors], Tensor], top_k: int, rows: int
+) -> tuple[Tensor, Tensor]:
+    scores = torch.empty(len(queries), 0)
+    numbers = torch.empty(len(queries), 0, dtype=torch.int64)
+    for part in _by_rows(corpus.counts, rows):
+        found, columns = best(similarity(queries, corpus.select(part)).float(), top_k)
+        # Earlier documents stand in front, so that position rises with the number among equal scores.
+        candidates = torch.cat([numbers, part[columns]], 1)
+        scores, columns = best(torch.cat([scores, found], 1), top_k)
+        numbers = candidates.gather(1, columns)
+    return scores, numbers
+
+
+def _by_rows(counts: Tensor, rows: int) -> Iterator[Tensor]:
+    """Splits document numbers into chunks of about `rows` vectors, at least one document each."""
+    chunk = (counts.cumsum(0) - counts) // rows
+    yield from torch.arange(len(counts)).split(torch.unique_consecutive(chunk, return_counts=True)[1].tolist())
 
 
 def best(scores: Tensor, depth: int) -> tuple[Tensor, Tensor]:

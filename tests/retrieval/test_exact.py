@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rankpo.retrieval.exact import estimate_memory, search
+from rankpo.losses.vectors import inner_products
+from rankpo.retrieval.exact import estimate_memory, search, search_vectors
+from rankpo.types import Vectors
 
 
 def naive(queries, corpus, depth):
@@ -31,6 +33,36 @@ def test_equal_to_a_full_sort_with_many_ties(chunks, depth):
     expected_scores, expected = naive(queries, corpus, depth)
     np.testing.assert_array_equal(numbers.numpy(), expected)
     np.testing.assert_array_equal(scores.numpy(), expected_scores)
+
+
+@pytest.mark.parametrize("chunks", [(1024, 65536), (3, 7), (1, 1)])
+def test_vectors_with_a_similarity_of_the_model(chunks):
+    """One vector a text equals the plain search; several a text compare by the largest product, with ties."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randint(-2, 3, (60, 3), generator=generator).float()
+    sizes = {"queries_per_chunk": chunks[0], "rows_per_chunk": chunks[1]}
+    single = [Vectors(part, torch.ones(len(part), dtype=torch.int64)) for part in (rows[:11], rows[11:])]
+    scores, numbers = search_vectors(*single, inner_products, 9, **sizes)
+    expected = search(rows[:11], rows[11:], 9)
+    assert_close(scores, expected[0], rtol=0, atol=0)
+    assert numbers.tolist() == expected[1].tolist()
+
+    def largest(queries, candidates):
+        products = queries.rows @ candidates.rows.T
+        return torch.stack([part.amax(1) for part in products.split(candidates.counts.tolist(), 1)], 1)
+
+    counts = torch.tensor([1, 4, 2, 7, 35])
+    scores, numbers = search_vectors(single[0], Vectors(rows[11:], counts), largest, 3, **sizes)
+    every = torch.stack([part.amax(1) for part in (rows[:11] @ rows[11:].T).split(counts.tolist(), 1)], 1)
+    order = np.stack([np.lexsort((np.arange(5), -row)) for row in every.numpy()])[:, :3]
+    np.testing.assert_array_equal(numbers.numpy(), order)
+    assert_close(scores, every.gather(1, torch.from_numpy(order)))
+
+
+def test_vectors_without_a_finite_score_are_refused():
+    rows = Vectors(torch.tensor([[float("inf")]]), torch.tensor([1]))
+    with pytest.raises(ValueError, match="query row 0: a score is inf"):
+        search_vectors(rows, rows, inner_products, 1)
 
 
 def test_all_equal_scores_give_the_first_numbers():
