@@ -12,15 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from rankpo.config import packages
 from rankpo.config.compatibility import incompatible
 from rankpo.config.construct import Maker, build, construct, locate, maker
-from rankpo.config.experiment import Experiment, OwnObjective
+from rankpo.config.experiment import Experiment
 from rankpo.config.guard import leaves, secrets
 from rankpo.config.messages import elsewhere, unknown
-from rankpo.config.several import GROUPS as SEVERAL
-from rankpo.config.several import OWN_PROMPTS, expanded, key_problems, objectives, without_own_keys
+from rankpo.config.several import datasets_of, expanded, key_problems, mixing_of, objectives, own_objective
 from rankpo.config.value_types import type_problem
 from rankpo.config.weights import settled
-from rankpo.data.mixing import TOGETHER, Mixing
-from rankpo.data.prompted import Prompted
 from rankpo.errors import ConfigError
 from rankpo.trainers.settings import TrainerSettings
 
@@ -54,7 +51,6 @@ GROUPS = [
     "search",
     "objectives",
 ]
-LOADERS = ("dataloader", "replay_dataloader")
 OPTIONAL = ("datasets", "eval_datasets", "replay_datasets", "mining", "judge", "search", "objectives")
 NEEDED = [name for name in GROUPS if name not in OPTIONAL]
 
@@ -141,11 +137,16 @@ def _objects(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     if made["loss"] is not None and made["model"] is not None:
         made["loss"] = made["loss"].fitted(made["model"].logps)
     problems.extend(key_problems(tree))
-    for group in SEVERAL:
+    for group in ("eval_datasets", "replay_datasets"):
         nodes = tree.get(group) or {}
-        made[group] = [attempt(partial(_dataset, nodes[name], group, name)) for name in nodes]
-    made["objectives"] = [attempt(partial(_objective, tree, name, made["model"])) for name in tree.get("datasets") or {}]
-    made["mixing"] = attempt(partial(_mixing, tree))
+        made[group] = [data for name in nodes for data in attempt(partial(datasets_of, nodes, group, name)) or [None]]
+    nodes = tree.get("datasets") or {}
+    made["datasets"], made["objectives"] = [], []
+    for name in nodes:
+        parts = attempt(partial(datasets_of, nodes, "datasets", name)) or [None]
+        made["datasets"] += parts
+        made["objectives"] += [attempt(partial(own_objective, tree, name, made["model"]))] * len(parts)
+    made["mixing"] = attempt(partial(mixing_of, tree))
     trainer = dict(tree["trainer"])
     attempt(partial(_permit_trainer, trainer.get("_target_")))
     made["trainer"] = Maker(key="trainer", target=trainer.pop("_target_", ""), arguments={})
@@ -154,36 +155,6 @@ def _objects(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
         node = {key: value for key, value in tree[name].items() if not key.startswith("mixing")}
         made[name] = attempt(partial(maker, node, name))
     return made
-
-
-def _dataset(node: Mapping[str, Any], group: str, name: str) -> Any:
-    """The dataset of a node, with its prompts. Raises ConfigError."""
-    dataset = build(without_own_keys(group, node), f"{group}.{name}")
-    prompts = {key: node.get(key) for key in OWN_PROMPTS}
-    return dataset if not any(value is not None for value in prompts.values()) else Prompted(dataset, **prompts)
-
-
-def _objective(tree: Mapping[str, Any], name: str, model: Any) -> OwnObjective | None:
-    """What a dataset has of its own to train by, or None. Raises ConfigError."""
-    node = (tree.get("objectives") or {}).get(name)
-    if node is None:
-        return None
-    loss: Any = build(node["loss"], f"datasets.{name}.loss")
-    return OwnObjective(
-        loss=loss if model is None else loss.fitted(model.logps),
-        trainer=Maker(key=f"datasets.{name}.loss", target=node["trainer"], arguments={}),
-        dataloader=maker(node["dataloader"], f"datasets.{name}"),
-    )
-
-
-def _mixing(tree: Mapping[str, Any]) -> Mixing:
-    """How updates are drawn from several datasets. Raises ConfigError."""
-    given = [{k: v for k, v in tree[name].items() if k.startswith("mixing")} for name in LOADERS]
-    if given[1].get("mixing", "auto") not in TOGETHER:
-        raise ConfigError([f"replay_dataloader.mixing={given[1]['mixing']}: replay_datasets are always mixed; leave it out"])
-    mixing = construct(Mixing, given[0], "dataloader")
-    assert isinstance(mixing, Mixing)
-    return mixing
 
 
 def _permit_trainer(target: object) -> None:

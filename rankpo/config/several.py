@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from rankpo.config.construct import Maker, build, construct, maker
+from rankpo.config.experiment import OwnObjective
 from rankpo.config.places import CONFIG
 from rankpo.config.value_types import type_problem
+from rankpo.data.mixing import TOGETHER, Mixing
+from rankpo.data.prompted import Prompted
+from rankpo.data.readers.by_file import by_file
+from rankpo.data.readers.records import Records
 from rankpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rankpo.data.dataset import Dataset
+    from rankpo.models.kind import ModelKind
 
 OWN_PROMPTS = {"query_prompt": "str | None", "passage_prompt": "str | None"}
 OWN_TRAINING = {  # Keys that give a dataset an objective of its own.
@@ -53,7 +63,7 @@ def expanded(config: DictConfig) -> DictConfig:
             defaults = _option(group, str(option), str(name))
             given = {key: value for key, value in node.items_ex(resolve=False) if key != LIKE}
             with open_dict(config):
-                nodes[name] = OmegaConf.merge(defaults, {"name": str(name), **given})
+                nodes[name] = {**defaults, "name": str(name), **given}
     if problems:
         raise ConfigError(problems)
     return config
@@ -70,14 +80,16 @@ def composed(overrides: Sequence[str]) -> DictConfig:
         raise ConfigError([str(error).strip().splitlines()[0]]) from error
 
 
-def _option(group: str, option: str, name: str) -> DictConfig:
+def _option(group: str, option: str, name: str) -> dict[str, Any]:
+    """The keys of an option of a group of datasets. Raises ConfigError."""
     try:
         nodes = composed([f"{group}=[{option}]"])[group]
     except ConfigError as error:
         raise ConfigError([f"{group}.{name}.{LIKE}={option}: {error}"]) from error
     if len(nodes) != 1:
         raise ConfigError([f"{group}.{name}.{LIKE}={option} is not one dataset but {', '.join(nodes)}"])
-    return next(iter(nodes.values()))
+    (node,) = nodes.values()
+    return dict(node.items_ex(resolve=False))
 
 
 def key_problems(tree: Mapping[str, Any]) -> list[str]:
@@ -93,6 +105,64 @@ def key_problems(tree: Mapping[str, Any]) -> list[str]:
         if isinstance(count := node.get("num_negatives"), int) and count < 0:
             found.append(f"datasets.{name}.num_negatives must be >= 0 or null, got {count}")
     return [problem for problem in found if problem is not None]
+
+
+def datasets_of(nodes: Mapping[str, Mapping[str, Any]], group: str, name: str) -> list[Dataset]:
+    """The datasets of a node: one, or with by_file one of each file; with the node's prompts. Raises ConfigError."""
+    node, key = nodes[name], f"{group}.{name}"
+    dataset: Any = build(without_own_keys(group, node), key)
+    parts = [dataset]
+    if node.get("by_file"):
+        if not isinstance(dataset, Records):
+            raise ConfigError([f"{key}.by_file=true: {type(dataset).__name__} does not read files of records"])
+        try:
+            parts = list(by_file(dataset))
+        except ValueError as error:
+            raise ConfigError([f"{key}.{error}"]) from error
+    if not _prompts(node):
+        return parts
+    return [Prompted(part, node.get("query_prompt"), node.get("passage_prompt")) for part in parts]
+
+
+def _prompts(node: Mapping[str, Any]) -> tuple[object, ...]:
+    """The prompts of a dataset; () where it has none of its own."""
+    own = tuple(node.get(key) for key in OWN_PROMPTS)
+    return () if all(prompt is None for prompt in own) else own
+
+
+def own_objective(tree: Mapping[str, Any], name: str, model: ModelKind | None) -> OwnObjective | None:
+    """What a dataset has of its own to train by, or None. Raises ConfigError."""
+    node = (tree.get("objectives") or {}).get(name)
+    if node is None:
+        return None
+    loss: Any = build(node["loss"], f"datasets.{name}.loss")
+    return OwnObjective(
+        loss=loss if model is None else loss.fitted(model.logps),
+        trainer=Maker(key=f"datasets.{name}.loss", target=node["trainer"], arguments={}),
+        dataloader=maker(node["dataloader"], f"datasets.{name}"),
+    )
+
+
+def mixing_of(tree: Mapping[str, Any]) -> Mixing:
+    """How updates are drawn from several datasets. Raises ConfigError."""
+    replayed = tree["replay_dataloader"].get("mixing", "auto")
+    if replayed not in TOGETHER:
+        raise ConfigError([f"replay_dataloader.mixing={replayed}: replay_datasets are always mixed; leave it out"])
+    given = {key: value for key, value in tree["dataloader"].items() if key.startswith("mixing")}
+    mixing = construct(Mixing, given, "dataloader")
+    assert isinstance(mixing, Mixing)
+    nodes = tree.get("datasets") or {}
+    own = [name for name, node in nodes.items() if own_training(node)]
+    if mixing.mixing == "mixed" and own:
+        key = next(key for key in OWN_TRAINING if nodes[own[0]].get(key) is not None)
+        raise ConfigError(
+            [
+                f"dataloader.mixing=mixed draws each update from all datasets under one loss, and "
+                f"datasets.{own[0]}.{key} is for one of them; set dataloader.mixing=homogeneous, or leave it out"
+            ]
+        )
+    apart = len({_prompts(node) for node in nodes.values()}) > 1 or any(node.get("by_file") for node in nodes.values())
+    return mixing.settled(bool(own) or apart)
 
 
 def own_training(node: Mapping[str, Any]) -> bool:

@@ -130,8 +130,8 @@ def without(example: Example, texts: frozenset[int]) -> Example | None:
 
     return replace(
         example,
-        candidates=taken(example.candidates),
-        relevance=taken(example.relevance),
+        candidates=tuple(example.candidates[number] for number in kept),
+        relevance=tuple(example.relevance[number] for number in kept),
         teacher=taken(example.teacher),
         relevant=taken(example.relevant),
         grades=taken(example.grades),

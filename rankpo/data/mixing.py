@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ORDERS = ("homogeneous", "proportional", "round_robin", "temperature")  # One dataset an update.
 TOGETHER = ("auto", "mixed")  # All datasets in one update; auto: unless their keys or prompts differ.
@@ -29,6 +29,6 @@ class Mixing:
         if not 0 <= self.mixing_temperature <= 1:
             raise ValueError(f"mixing_temperature must be in [0, 1], got {self.mixing_temperature:g}")
 
-    def together(self, differ: bool) -> bool:
-        """Whether an update is drawn from all datasets. differ: whether they have keys or prompts of their own."""
-        return self.mixing == "mixed" or (self.mixing == "auto" and not differ)
+    def settled(self, apart: bool) -> Mixing:
+        """The settings without `auto`. apart: whether datasets have keys, prompts or files that keep them apart."""
+        return replace(self, mixing="homogeneous" if apart else "mixed") if self.mixing == "auto" else self

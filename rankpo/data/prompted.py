@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rankpo.data.dataset import Dataset
@@ -53,7 +53,7 @@ class PromptedSet:
         return self.inner.ignore_identical_ids
 
     @property
-    def relevant_from(self) -> int:
+    def relevant_from(self) -> float:
         return self.inner.relevant_from
 
     @property
@@ -72,5 +72,5 @@ class PromptedSet:
     def queries(self) -> Iterator[tuple[str, str]]:
         return self.inner.queries()
 
-    def qrels(self) -> dict[str, dict[str, int]]:
+    def qrels(self) -> Mapping[str, Mapping[str, float]]:
         return self.inner.qrels()

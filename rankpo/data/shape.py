@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, runtime_checkable
@@ -17,15 +17,18 @@ PEEKED = 100  # examples that are read to learn the shape of a dataset
 class EvaluationSet(Protocol):
     """A corpus with graded judgements."""
 
-    name: str
-    ignore_identical_ids: bool
-    relevant_from: int
-    gain: str
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def ignore_identical_ids(self) -> bool: ...
+    @property
+    def relevant_from(self) -> float: ...
+    @property
+    def gain(self) -> str: ...
     def fingerprint(self) -> str: ...
     def corpus(self) -> Iterator[tuple[str, str]]: ...
     def queries(self) -> Iterator[tuple[str, str]]: ...
-    def qrels(self) -> dict[str, dict[str, int]]: ...
+    def qrels(self) -> Mapping[str, Mapping[str, float]]: ...
 
 
 @runtime_checkable

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from rankpo.data.dataset import Dataset
-from rankpo.data.holdout import HeldOutPart, query_key
+from rankpo.data.dataset import Dataset, Pieces
+from rankpo.data.holdout import Drawn, HeldOutPart, query_key
 from rankpo.data.random_keys import text_key
 from rankpo.data.readers.fields import normal
 from rankpo.data.relevance import stated
 from rankpo.data.shape import PEEKED, EvaluationSet
+from rankpo.data.table import ExampleTable, open_table
 from rankpo.data.text.conversations import plain_text
 from rankpo.evaluation.base import Evaluator, Result, Say
 from rankpo.models.base import RankingModel
@@ -96,26 +97,41 @@ def _text_id(text: str) -> str:
 
 
 class RankedPart(HeldOutPart):
-    """Held-out queries that are judged over the pool of all their candidates."""
+    """Held-out queries of a dataset, judged over the pool of all their candidates where their labels allow it.
+
+    on_pairs: whether the data says which of two texts is better, and no more.
+    """
+
+    def __init__(self, dataset: Dataset, drawn: Drawn, name: str, on_pairs: bool) -> None:
+        super().__init__(dataset, drawn, name)
+        self.on_pairs = on_pairs
 
     @property
     def judgements(self) -> EvaluationSet | None:
-        return Pool(self)  # type: ignore[return-value]  # Grades of data may be fractions.
+        if self.on_pairs or self.labels_single_texts or not self._has_grades():
+            return None
+        return Pool(self)
 
+    @cached_property
+    def _first(self) -> list[Example]:
+        return list(islice(self.examples(), PEEKED))
 
-def ranks_pool(dataset: Dataset, on_pairs: bool) -> bool:
-    """Whether held-out queries of a dataset can be judged over a pool of candidates.
+    @property
+    def labels_single_texts(self) -> bool:
+        """Whether most queries have one text with a label that may be low: a score to meet, and nothing to find."""
+        singles = [example.relevance[0] for example in self._first if len(example.relevance) == 1]
+        return 2 * len(singles) > len(self._first) and any(label != 1 for label in singles)
 
-    Not where the data says which of two texts is better alone (on_pairs), where labels belong to single pairs of texts,
-    and where a label is below 0, which is no grade.
-    """
-    if on_pairs:
-        return False
-    labels = [example.relevance for example in islice(dataset.examples(), PEEKED)]
-    singles = [own[0] for own in labels if len(own) == 1]
-    if 2 * len(singles) > len(labels) and any(label != 1 for label in singles):
-        return False
-    return all(label >= 0 for own in labels for label in own) and any(label > 0 for own in labels for label in own)
+    @property
+    def names_single_texts(self) -> bool:
+        """Whether most queries have one relevant text and nothing beside it."""
+        singles = [example for example in self._first if len(example.candidates) == 1]
+        return 2 * len(singles) > len(self._first) and not self.labels_single_texts
+
+    def _has_grades(self) -> bool:
+        """Whether labels are grades: not below 0, and some above it."""
+        labels = [label for example in self._first for label in example.relevance]
+        return all(label >= 0 for label in labels) and any(label > 0 for label in labels)
 
 
 class LossEvaluator(Evaluator):
@@ -127,12 +143,15 @@ class LossEvaluator(Evaluator):
     metrics = ("loss",)
     cached = False
 
-    def __init__(self, dataset: Dataset, cache_dir: str | Path, say: Say) -> None:
-        self.name = dataset.name
-        self.dataset = dataset
+    def __init__(self, name: str, datasets: Sequence[Dataset], cache_dir: str | Path, say: Say) -> None:
+        self.name = name
+        self.datasets = datasets
         self.cache_dir = cache_dir
         self.say = say
         self.measure: Callable[[], float] = self._not_yet
+
+    def table(self, pieces: Pieces) -> ExampleTable:
+        return open_table(self.cache_dir, self.datasets, pieces, self.say)
 
     def _not_yet(self) -> float:
         raise ValueError(f"{self.name}: the loss is measured before its trainer is there")

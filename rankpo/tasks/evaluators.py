@@ -39,9 +39,12 @@ def evaluators_of(
 
 def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None:
     """Raises ConfigError before training for a metric without an evaluation that computes it."""
+    from rankpo.evaluation.means import mean_names
+
     if name is None:
         return
     known = [f"{evaluator.name}/{metric}" for evaluator in evaluators for metric in evaluator.metrics]
+    known += mean_names(evaluators)
     if name not in known and name not in [metric.split("/", 1)[1] for metric in known]:
-        allowed = ", ".join(known) or "none: eval_datasets is empty"
+        allowed = ", ".join(known) or "none: eval_datasets is empty, and trainer.holdout is null"
         raise ConfigError([f"trainer.best_metric={name} is not measured; allowed: {allowed}"])

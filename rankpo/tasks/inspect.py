@@ -120,7 +120,7 @@ def why_nothing_is_left(datasets: Sequence[object]) -> list[str]:
 
 def trained(experiment: Experiment, table: ExampleTable) -> dict[str, Any]:
     """What the loss of the config would train on: items and updates of an epoch, or why it cannot."""
-    from rankpo.tasks.train import weights
+    from rankpo.tasks.work.lessons import weights
     from rankpo.trainers.empty_updates import check
 
     loss, said = type(experiment.loss).__name__, list[str]()

@@ -68,7 +68,7 @@ class Parts:
     def __post_init__(self) -> None:
         if self.reference is not None:
             self.reference.autocast = self.accelerator.autocast
-        self.strategy = self._strategy() if self.within is None else self.within.strategy
+        self.strategy: Strategy = self._strategy() if self.within is None else self.within.strategy
         self.model: nn.Module = self.strategy.wrapped
         self.optimizer = self.strategy.optimizer
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
