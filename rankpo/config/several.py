@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from rankpo.config.construct import Maker, build, construct, maker
+from rankpo.config.construct import Maker, build, construct, locate, maker
 from rankpo.config.experiment import OwnObjective
 from rankpo.config.places import CONFIG
 from rankpo.config.value_types import type_problem
@@ -36,9 +37,15 @@ LIKE = "like"  # The option of the group whose keys a node has, for several data
 GROUPS = ("datasets", "eval_datasets", "replay_datasets")
 
 
-def allowed_keys(group: str) -> dict[str, str]:
-    """The keys of this module that a group takes."""
-    return OWN_KEYS if group == "datasets" else OWN_PROMPTS
+def own_keys(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a dataset that this module reads, by name. A key that its class also has belongs to the class."""
+    allowed = OWN_KEYS if group == "datasets" else OWN_PROMPTS
+    given = [name for name in allowed if name in node]
+    try:
+        taken = inspect.signature(locate(node["_target_"])).parameters if given else {}  # type: ignore[arg-type]
+    except ValueError:  # `build` says what is wrong with the class.
+        taken = {}
+    return {name: node[name] for name in given if name not in taken}
 
 
 def expanded(config: DictConfig) -> DictConfig:
@@ -97,9 +104,9 @@ def key_problems(tree: Mapping[str, Any]) -> list[str]:
     found: list[str | None] = []
     for group in GROUPS:
         for name, node in (tree.get(group) or {}).items():
-            types = allowed_keys(group)
-            found += [type_problem(types[key], node[key], f"{group}.{name}.{key}") for key in types if key in node]
-    for name, node in (tree.get("datasets") or {}).items():
+            found += [type_problem(OWN_KEYS[k], v, f"{group}.{name}.{k}") for k, v in own_keys(group, node).items()]
+    for name, whole in (tree.get("datasets") or {}).items():
+        node = own_keys("datasets", whole)
         if (given := node.get("negatives")) not in (None, "in_batch", "own"):
             found.append(f"datasets.{name}.negatives must be in_batch, own or null, got {given!r}")
         if isinstance(count := node.get("num_negatives"), int) and count < 0:
@@ -110,24 +117,18 @@ def key_problems(tree: Mapping[str, Any]) -> list[str]:
 def datasets_of(nodes: Mapping[str, Mapping[str, Any]], group: str, name: str) -> list[Dataset]:
     """The datasets of a node: one, or with by_file one of each file; with the node's prompts. Raises ConfigError."""
     node, key = nodes[name], f"{group}.{name}"
-    dataset: Any = build(without_own_keys(group, node), key)
+    own = own_keys(group, node)
+    dataset: Any = build({name: value for name, value in node.items() if name not in own}, key)
     parts = [dataset]
-    if node.get("by_file"):
+    if own.get("by_file"):
         if not isinstance(dataset, Records):
             raise ConfigError([f"{key}.by_file=true: {type(dataset).__name__} does not read files of records"])
         try:
             parts = list(by_file(dataset))
         except ValueError as error:
             raise ConfigError([f"{key}.{error}"]) from error
-    if not _prompts(node):
-        return parts
-    return [Prompted(part, node.get("query_prompt"), node.get("passage_prompt")) for part in parts]
-
-
-def _prompts(node: Mapping[str, Any]) -> tuple[object, ...]:
-    """The prompts of a dataset; () where it has none of its own."""
-    own = tuple(node.get(key) for key in OWN_PROMPTS)
-    return () if all(prompt is None for prompt in own) else own
+    query, passage = own.get("query_prompt"), own.get("passage_prompt")
+    return parts if query is None and passage is None else [Prompted(part, query, passage) for part in parts]
 
 
 def own_objective(tree: Mapping[str, Any], name: str, model: ModelKind | None) -> OwnObjective | None:
@@ -152,27 +153,23 @@ def mixing_of(tree: Mapping[str, Any]) -> Mixing:
     mixing = construct(Mixing, given, "dataloader")
     assert isinstance(mixing, Mixing)
     nodes = tree.get("datasets") or {}
-    own = [name for name, node in nodes.items() if own_training(node)]
+    own = {name: keys for name, node in nodes.items() if (keys := own_training(node))}
     if mixing.mixing == "mixed" and own:
-        key = next(key for key in OWN_TRAINING if nodes[own[0]].get(key) is not None)
+        name, keys = next(iter(own.items()))
         raise ConfigError(
             [
                 f"dataloader.mixing=mixed draws each update from all datasets under one loss, and "
-                f"datasets.{own[0]}.{key} is for one of them; set dataloader.mixing=homogeneous, or leave it out"
+                f"datasets.{name}.{keys[0]} is for one of them; set dataloader.mixing=homogeneous, or leave it out"
             ]
         )
-    apart = len({_prompts(node) for node in nodes.values()}) > 1 or any(node.get("by_file") for node in nodes.values())
-    return mixing.settled(bool(own) or apart)
+    keys_of = [own_keys("datasets", node) for node in nodes.values()]
+    prompts = {tuple(keys.get(key) for key in OWN_PROMPTS) for keys in keys_of}
+    return mixing.settled(bool(own) or len(prompts) > 1 or any(keys.get("by_file") for keys in keys_of))
 
 
-def own_training(node: Mapping[str, Any]) -> bool:
-    """Whether a dataset has an objective of its own."""
-    return any(node.get(key) is not None for key in OWN_TRAINING)
-
-
-def without_own_keys(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a dataset's class."""
-    return {key: value for key, value in node.items() if key not in allowed_keys(group)}
+def own_training(node: Mapping[str, Any]) -> list[str]:
+    """The keys that give a dataset an objective of its own."""
+    return [key for key, value in own_keys("datasets", node).items() if key in OWN_TRAINING and value is not None]
 
 
 def objectives(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +185,8 @@ def objectives(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _objective(tree: Mapping[str, Any], node: Mapping[str, Any], key: str) -> dict[str, Any]:
-    given = node.get("loss")
+    own = own_keys("datasets", node)
+    given = own.get("loss")
     settings: dict[str, Any] = {}
     source: Mapping[str, Any] = tree
     if given is not None:
@@ -202,10 +200,10 @@ def _objective(tree: Mapping[str, Any], node: Mapping[str, Any], key: str) -> di
     for name, value in settings.items():
         _put(loss, name, value, f"{key}.loss")
     for name in ("negatives", "temperature"):
-        if node.get(name) is not None:
-            _put(loss, name, node[name], key)
-    if node.get("num_negatives") is not None:
-        _put(loader, "num_negatives", node["num_negatives"], key)
+        if own.get(name) is not None:
+            _put(loss, name, own[name], key)
+    if own.get("num_negatives") is not None:
+        _put(loader, "num_negatives", own["num_negatives"], key)
     return {"loss": loss, "trainer": source["trainer"]["_target_"], "dataloader": loader}
 
 
