@@ -58,7 +58,7 @@ def build_trainer(overrides: Sequence[str]) -> tuple[BasicTrainer, TemporaryDire
     from rankpo.config.compose import compose
     from rankpo.runs import processes
     from rankpo.runs.logger import MetricsLogger
-    from rankpo.tasks.train import assemble
+    from rankpo.tasks.work.assemble import assemble
 
     folder = TemporaryDirectory(prefix="rankpo-benchmark-")
     experiment = compose([*COMMON, *overrides, "exp_name=benchmark", f"cache_dir={folder.name}"])

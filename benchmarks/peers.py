@@ -92,7 +92,7 @@ def cross_encoder_update(*, folder: str, rows: Sequence[Row], batch_size: int, m
     from sentence_transformers import CrossEncoder
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
-    from rankpo.tasks.train import disable_dropout
+    from rankpo.tasks.work.assemble import disable_dropout
 
     model = CrossEncoder(folder, device="cpu", max_length=max_length)
     disable_dropout(model)
@@ -124,7 +124,7 @@ def sentence_transformer(folder: str, pooling: str, max_length: int) -> Sentence
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
     from transformers.utils import logging as huggingface_logging
 
-    from rankpo.tasks.train import disable_dropout
+    from rankpo.tasks.work.assemble import disable_dropout
 
     huggingface_logging.disable_progress_bar()
     transformer = Transformer(folder, max_seq_length=max_length)

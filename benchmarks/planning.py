@@ -55,7 +55,7 @@ def planning_and_step(*, num_pairs: int, batch_size: int, plans: int, tiny: bool
     from rankpo.config.compose import compose
     from rankpo.runs import processes
     from rankpo.runs.logger import MetricsLogger
-    from rankpo.tasks.train import assemble
+    from rankpo.tasks.work.assemble import assemble
 
     folder = TemporaryDirectory(prefix="rankpo-benchmark-")
     common = [item for item in COMMON if "shuffle" not in item]  # a shuffled epoch is what is to be planned

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from rankpo.config.compose import compose
 from rankpo.runs.logger import MetricsLogger
-from rankpo.tasks.train import assemble
+from rankpo.tasks.work.assemble import assemble
 from tests.starts import ROOT as ROOT
 from tests.starts import Started
 

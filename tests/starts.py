@@ -28,7 +28,7 @@ FORKS.set_forkserver_preload(
     [
         "hydra._internal.utils",
         "rankpo.config.check",
-        "rankpo.tasks.train",
+        "rankpo.tasks.work.train",
         "rankpo.trainers.contrastive",
         "rankpo.trainers.paired_preference",
         "transformers.models.bert.modeling_bert",

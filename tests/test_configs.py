@@ -19,7 +19,7 @@ from rankpo.config.construct import build
 from rankpo.data.generated.jobs import write_jobs
 from rankpo.runs import processes
 from rankpo.runs.logger import MetricsLogger
-from rankpo.tasks.train import assemble
+from rankpo.tasks.work.assemble import assemble
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 LINKED = ("eval_datasets", "replay_datasets", "replay_dataloader")  # the same files under another name

@@ -16,29 +16,21 @@ FUNCTION_LINES = 40
 PARAMETERS = 6  # without self and cls
 
 # The numbers of today. They only go down: lower them when you have removed some, never raise them.
-MOST_ANY = 441
-MOST_FUNCTION_IMPORTS = 325
+MOST_ANY = 375
+MOST_FUNCTION_IMPORTS = 181
 
 LONG_FILES: dict[str, str] = {"data/readers/files.py": "every file form in one place; to be split by form"}
 LONG_FUNCTIONS: dict[str, str] = {
     "config/guard.py:guarded": "two wrapped functions of Hydra need the originals beside them",
     "models/engine/packing.py:packed_sdpa": "its signature, transformers' attention interface, has 14 lines",
     "sweeps/folder.py:in_sweep": "each way in which a job ends has its own note",
-    "tasks/train.py:assemble": "one line for each part of a trainer",
-    "tasks/annotate.py:_annotate": "opens and closes three files around one call",
 }
 MANY_PARAMETERS: dict[str, str] = {
     "data/text/identifiers.py:_canonical": "to be grouped in a dataclass",
-    "mining/candidates.py:search": "to be grouped in a dataclass",
     "models/embedding/parallel.py:_encode_share": "the start function of a process takes everything it needs",
     "models/engine/packing.py:packed_sdpa": "transformers' attention interface",
     "models/engine/prompt_trees.py:tree_sdpa": "transformers' attention interface",
     "models/listwise/reranking.py:__init__": "keyword-only keys of the task",
-    "retrieval/dense.py:check_memory": "to be grouped in a dataclass of the search",
-    "retrieval/dense.py:dense_search": "to be grouped in a dataclass of the search",
-    "retrieval/dense.py:_by_index": "to be grouped in a dataclass of the search",
-    "retrieval/dense.py:_recall": "to be grouped in a dataclass of the search",
-    "tasks/annotate.py:_annotate": "to be grouped in a dataclass",
     "trainers/in_batch.py:backward": "to be grouped in a dataclass",
 }
 

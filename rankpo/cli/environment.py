@@ -7,6 +7,9 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+import psutil
+import torch
+
 from rankpo import __version__
 from rankpo.config.places import ACCELERATE, CONFIG, INSTALLED
 from rankpo.storage.printable import shown
@@ -23,8 +26,6 @@ VARIABLES = (  # those whose values hold no secret
 
 def lines() -> list[str]:
     """`name: value` of everything, in a fixed order."""
-    import psutil
-
     where = "installed" if INSTALLED else "checkout"
     memory = psutil.virtual_memory().total / 2**30
     facts = [
@@ -50,8 +51,6 @@ def _version(name: str) -> str:
 
 
 def _devices() -> list[tuple[str, str]]:
-    import torch
-
     found = [("cuda of torch", str(torch.version.cuda))]
     for number in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(number)

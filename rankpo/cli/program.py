@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
@@ -73,8 +74,6 @@ def say(message: str) -> None:
 
 def say_trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Prints the traceback of an unexpected error, without secrets and control characters."""
-    import traceback
-
     say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 

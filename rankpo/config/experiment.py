@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rankpo.config.construct import Maker
+    from rankpo.data.dataset import Dataset
     from rankpo.data.mixing import Mixing
+    from rankpo.judges.base import Judge
     from rankpo.losses.base import Loss
+    from rankpo.mining.settings import MiningSettings
     from rankpo.models.kind import ModelKind
     from rankpo.trainers.schedules import Schedule
     from rankpo.trainers.settings import TrainerSettings
@@ -33,14 +36,14 @@ class Experiment:
     config: the resolved config, for the run directory. explicit: keys under `model` that the command line sets.
     """
 
-    task: Any
+    task: Callable[[Experiment], object]
     loss: Loss
     model: ModelKind
-    datasets: Sequence[Any]
+    datasets: Sequence[Dataset]
     objectives: Sequence[OwnObjective | None]
     mixing: Mixing
-    eval_datasets: Sequence[Any]
-    replay_datasets: Sequence[Any]
+    eval_datasets: Sequence[Dataset]
+    replay_datasets: Sequence[Dataset]
     trainer: Maker
     settings: TrainerSettings
     dataloader: Maker
@@ -59,8 +62,8 @@ class Experiment:
     load_reference_logprobs: str | None
     config: Mapping[str, Any]
     explicit: frozenset[str]
-    mining: Any = None  # with task=mine
-    judge: Any = None  # with task=annotate
+    mining: MiningSettings | None = None  # with task=mine
+    judge: Judge | None = None  # with task=annotate
 
 
 def run(experiment: Experiment) -> None:

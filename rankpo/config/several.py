@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from rankpo.data.dataset import Dataset
     from rankpo.models.kind import ModelKind
 
+Node = Mapping[str, Any]  # Of a config: what YAML has.
+Keys = dict[str, Any]
 OWN_PROMPTS = {"query_prompt": "str | None", "passage_prompt": "str | None"}
 OWN_TRAINING = {  # Keys that give a dataset an objective of its own.
     "loss": "str | Mapping | None",
@@ -37,7 +39,7 @@ LIKE = "like"  # The option of the group whose keys a node has, for several data
 GROUPS = ("datasets", "eval_datasets", "replay_datasets")
 
 
-def own_keys(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
+def own_keys(group: str, node: Node) -> Keys:
     """The keys of a dataset that this module reads, by name. A key that its class also has belongs to the class."""
     allowed = OWN_KEYS if group == "datasets" else OWN_PROMPTS
     given = [name for name in allowed if name in node]
@@ -87,7 +89,7 @@ def composed(overrides: Sequence[str]) -> DictConfig:
         raise ConfigError([str(error).strip().splitlines()[0]]) from error
 
 
-def _option(group: str, option: str, name: str) -> dict[str, Any]:
+def _option(group: str, option: str, name: str) -> Keys:
     """The keys of an option of a group of datasets. Raises ConfigError."""
     try:
         nodes = composed([f"{group}=[{option}]"])[group]
@@ -99,7 +101,7 @@ def _option(group: str, option: str, name: str) -> dict[str, Any]:
     return dict(node.items_ex(resolve=False))
 
 
-def key_problems(tree: Mapping[str, Any]) -> list[str]:
+def key_problems(tree: Node) -> list[str]:
     """One line for each value of a key of this module that is of the wrong type or not allowed."""
     found: list[str | None] = []
     for group in GROUPS:
@@ -114,7 +116,7 @@ def key_problems(tree: Mapping[str, Any]) -> list[str]:
     return [problem for problem in found if problem is not None]
 
 
-def datasets_of(nodes: Mapping[str, Mapping[str, Any]], group: str, name: str) -> list[Dataset]:
+def datasets_of(nodes: Mapping[str, Node], group: str, name: str) -> list[Dataset]:
     """The datasets of a node: one, or with by_file one of each file; with the node's prompts. Raises ConfigError."""
     node, key = nodes[name], f"{group}.{name}"
     own = own_keys(group, node)
@@ -131,7 +133,7 @@ def datasets_of(nodes: Mapping[str, Mapping[str, Any]], group: str, name: str) -
     return parts if query is None and passage is None else [Prompted(part, query, passage) for part in parts]
 
 
-def own_objective(tree: Mapping[str, Any], name: str, model: ModelKind | None) -> OwnObjective | None:
+def own_objective(tree: Node, name: str, model: ModelKind | None) -> OwnObjective | None:
     """What a dataset has of its own to train by, or None. Raises ConfigError."""
     node = (tree.get("objectives") or {}).get(name)
     if node is None:
@@ -144,7 +146,7 @@ def own_objective(tree: Mapping[str, Any], name: str, model: ModelKind | None) -
     )
 
 
-def mixing_of(tree: Mapping[str, Any]) -> Mixing:
+def mixing_of(tree: Node) -> Mixing:
     """How updates are drawn from several datasets. Raises ConfigError."""
     replayed = tree["replay_dataloader"].get("mixing", "auto")
     if replayed not in TOGETHER:
@@ -167,12 +169,12 @@ def mixing_of(tree: Mapping[str, Any]) -> Mixing:
     return mixing.settled(bool(own) or len(prompts) > 1 or any(keys.get("by_file") for keys in keys_of))
 
 
-def own_training(node: Mapping[str, Any]) -> list[str]:
+def own_training(node: Node) -> list[str]:
     """The keys that give a dataset an objective of its own."""
     return [key for key, value in own_keys("datasets", node).items() if key in OWN_TRAINING and value is not None]
 
 
-def objectives(tree: Mapping[str, Any]) -> dict[str, Any]:
+def objectives(tree: Node) -> Keys:
     """`loss`, `trainer` and `dataloader` of each dataset that has its own, by the dataset's key.
 
     Raises ConfigError for a key that the loss or its loader does not have.
@@ -184,11 +186,11 @@ def objectives(tree: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _objective(tree: Mapping[str, Any], node: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _objective(tree: Node, node: Node, key: str) -> Keys:
     own = own_keys("datasets", node)
     given = own.get("loss")
-    settings: dict[str, Any] = {}
-    source: Mapping[str, Any] = tree
+    settings: Keys = {}
+    source: Node = tree
     if given is not None:
         option, settings = _loss(given, f"{key}.loss")
         try:
@@ -207,7 +209,7 @@ def _objective(tree: Mapping[str, Any], node: Mapping[str, Any], key: str) -> di
     return {"loss": loss, "trainer": source["trainer"]["_target_"], "dataloader": loader}
 
 
-def _loss(given: object, key: str) -> tuple[str, dict[str, Any]]:
+def _loss(given: object, key: str) -> tuple[str, Keys]:
     """The option of the group loss, and further keys."""
     if isinstance(given, Mapping):
         if not isinstance(given.get("name"), str):
@@ -216,7 +218,7 @@ def _loss(given: object, key: str) -> tuple[str, dict[str, Any]]:
     return str(given), {}
 
 
-def _put(node: dict[str, Any], name: str, value: object, key: str) -> None:
+def _put(node: Keys, name: str, value: object, key: str) -> None:
     """Sets a key of a loss or loader. Raises ConfigError where it has no such key."""
     if name not in node:
         owner = str(node["_target_"]).rpartition(".")[2]

@@ -135,3 +135,8 @@ class Undeclared(Declares):
 def declared(dataset: Dataset) -> Evaluable:
     """The dataset itself, or what stands for its declarations where it has none."""
     return dataset if isinstance(dataset, Declares) else Undeclared(dataset)
+
+
+def weight_of(dataset: Dataset) -> float:
+    """How often an epoch repeats the examples of a dataset; 1 for a dataset of another package that does not say."""
+    return float(getattr(dataset, "weight", 1.0))

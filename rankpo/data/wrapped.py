@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rankpo.data.dataset import CollectsBadRecords, Dataset, ReportsPasses
 from rankpo.data.readers.fields import BadRecord
 from rankpo.data.readers.passes import PassReport
-from rankpo.data.shape import Declares, EvaluationSet, declared
+from rankpo.data.shape import Declares, EvaluationSet, declared, weight_of
 from rankpo.types import Example
 
 
@@ -17,7 +17,7 @@ class WrappedDataset(Declares):
     def __init__(self, dataset: Dataset) -> None:
         self.inner = dataset
         self.name = dataset.name
-        self.weight = dataset.weight if isinstance(dataset, Declares) else 1.0
+        self.weight = weight_of(dataset)
         self._declared = declared(dataset)
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rankpo.data.readers.trec import order, read_run
 from rankpo.errors import ConfigError
-from rankpo.retrieval.dense import check_memory, dense_search
+from rankpo.retrieval.dense import DenseSearch
 from rankpo.retrieval.embeddings import TextList, cached_embeddings
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ def searched(
     say: Callable[[str], None],
 ) -> dict[str, Ranking]:
     """{query id: (ids, scores), best first} by exact search; embeddings are cached under `cache_dir`."""
-    check_memory(len(queries), len(texts), model.dim, top_k, model.device, say, None)
     ids = list(texts)
+    search = DenseSearch(top_k=min(top_k, len(ids)), device=model.device, say=say)
+    search.check_memory(len(queries), len(ids), model.dim)
     corpus = cached_embeddings(cache_dir, model, TextList(ids, list(texts.values())), "passage", say)
     asked = TextList(list(queries), list(queries.values()))
     vectors = cached_embeddings(cache_dir, model, asked, "query", say)
-    hits = dense_search(vectors, corpus, min(top_k, len(ids)), model.device, say)
+    hits = search.hits(vectors, corpus)
     found: dict[str, Ranking] = {}
     for query, numbers, scores in zip(queries, hits.numbers.tolist(), hits.scores.tolist(), strict=True):
         kept = [(ids[number], score) for number, score in zip(numbers, scores, strict=True) if number >= 0]

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rankpo.data.readers.trec import order, read_run
 from rankpo.errors import ConfigError
 from rankpo.mining.data import MiningData
 from rankpo.mining.sampling import random_rows
 from rankpo.mining.scores import DenseScores
 from rankpo.mining.settings import MiningSettings
 from rankpo.retrieval.bm25 import Bm25Index, Tokenize
-from rankpo.retrieval.dense import Hits, dense_search
+from rankpo.retrieval.dense import DenseSearch, Hits
 from rankpo.retrieval.fusion import fuse
 
 Say = Callable[[str], None]
@@ -40,58 +41,101 @@ class Searched:
     recall: float | None = None
 
 
-def search(
-    settings: MiningSettings,
-    data: MiningData,
-    dense: DenseScores | None,
-    tokenize: Tokenize | None,
-    device: torch.device,
-    seed: int,
-    say: Say,
-) -> Searched:
-    """The candidates of the configured source. The same on every rank."""
-    if settings.source == "run":
-        return Searched(_from_run(settings, data, say))
-    if settings.source == "random":
-        return Searched([_at_random(settings, data, query, seed) for query in range(len(data.queries))])
-    if settings.source == "bm25":
-        return Searched(_bm25(settings, data, tokenize, say))
-    assert dense is not None
-    hits = _dense(settings, data, dense, device, say)
-    by_embedding = [_of_hits(hits, data, dense, query) for query in range(len(data.queries))]
-    if settings.source == "dense":
-        return Searched(by_embedding, hits.recall)
-    by_words = _bm25(settings, data, tokenize, say)
-    pairs = zip(by_embedding, by_words, strict=True)
-    return Searched([_fused(settings, *pair) for pair in pairs], hits.recall)
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """The search of the configured source, the same on every rank.
 
+    dense: embeddings, for the sources that need them. tokenize: words of a text for BM25; None: its own. seed: of
+    random candidates.
+    """
 
-def _dense(settings: MiningSettings, data: MiningData, dense: DenseScores, device: torch.device, say: Say) -> Hits:
-    faiss = settings.faiss if settings.backend == "faiss" else None
-    corpus = dense.encode()
-    return dense_search(
-        dense.queries, corpus, settings.top_k, device, say, faiss=faiss, num_documents=data.num_candidates
-    )
+    settings: MiningSettings
+    data: MiningData
+    dense: DenseScores | None
+    tokenize: Tokenize | None
+    device: torch.device
+    seed: int
+    say: Say
+
+    def run(self) -> Searched:
+        """The candidates of every query."""
+        settings = self.settings
+        if settings.source == "run":
+            return Searched(self._from_run())
+        if settings.source == "random":
+            return Searched([self._at_random(query) for query in range(len(self.data.queries))])
+        if settings.source == "bm25":
+            return Searched(self._bm25())
+        assert self.dense is not None
+        hits = self.dense_search.hits(self.dense.queries, self.dense.encode(), self.data.num_candidates)
+        by_embedding = [_of_hits(hits, self.data, self.dense, query) for query in range(len(self.data.queries))]
+        if settings.source == "dense":
+            return Searched(by_embedding, hits.recall)
+        pairs = zip(by_embedding, self._bm25(), strict=True)
+        return Searched([_fused(settings, *pair) for pair in pairs], hits.recall)
+
+    @property
+    def dense_search(self) -> DenseSearch:
+        settings = self.settings
+        faiss = settings.faiss if settings.backend == "faiss" else None
+        return DenseSearch(top_k=settings.top_k, device=self.device, say=self.say, faiss=faiss)
+
+    def check_memory(self, dim: int) -> None:
+        """Raises TooLargeError if the source searches vectors and they do not fit. dim: dimensions of a vector."""
+        if self.settings.source in ("dense", "fused"):
+            self.dense_search.check_memory(len(self.data.queries), self.data.num_candidates, dim)
+
+    def _bm25(self) -> list[Found]:
+        """The index holds positives that the corpus lacks, so that they have scores; they are never candidates."""
+        settings, data = self.settings, self.data
+        self.say(f"indexing {len(data.texts)} texts for BM25")
+        index = Bm25Index(data.texts, settings.bm25, self.tokenize)
+        results = []
+        for query in data.queries:
+            scores = index.scores(query.text).astype(np.float64)
+            corpus = scores[: data.num_candidates]
+            numbers = _largest(corpus, settings.top_k)
+            numbers = numbers[corpus[numbers] > 0]  # a text without any word of the query was not found
+            results.append(Found(numbers, corpus[numbers], scores[query.positives]))
+        return results
+
+    def _at_random(self, query: int) -> Found:
+        item = self.data.queries[query]
+        numbers = random_rows(self.settings.top_k, self.data.num_candidates, self.seed, item.id)
+        return Found(numbers, np.full(len(numbers), np.nan), np.full(len(item.positives), np.nan))
+
+    def _from_run(self) -> list[Found]:
+        """Raises ConfigError where the run and the data share no query or no document."""
+        settings, data = self.settings, self.data
+        assert settings.run is not None
+        run = read_run(settings.run)
+        numbers = {identity: number for number, identity in enumerate(data.ids[: data.num_candidates])}
+        results, unknown = [], 0
+        for query in data.queries:
+            scores = run.get(query.id, {})
+            listed = [name for name in order(scores) if name in numbers][: settings.top_k]
+            unknown += len(scores) - sum(name in numbers for name in scores)
+            candidates = np.array([numbers[name] for name in listed], dtype=np.int64)
+            values = np.array([scores[name] for name in listed], dtype=np.float64)
+            known = [scores.get(data.ids[number], np.nan) for number in query.positives]
+            results.append(Found(candidates, values, np.array(known, dtype=np.float64)))
+        if not any(len(found.numbers) for found in results):
+            example = data.queries[0].id
+            raise ConfigError(
+                [f"mining.run={settings.run} and the data share no query and document by id (such as {example})"]
+            )
+        missing = sum(query.id not in run for query in data.queries)
+        if missing or unknown:
+            self.say(
+                f"{settings.run}: {missing} queries have no line in it, {unknown} of its documents are not in the corpus"
+            )
+        return results
 
 
 def _of_hits(hits: Hits, data: MiningData, dense: DenseScores, query: int) -> Found:
     kept = hits.numbers[query] >= 0
     positives = dense.scores(query, np.asarray(data.queries[query].positives))
     return Found(hits.numbers[query][kept], hits.scores[query][kept].astype(np.float64), positives)
-
-
-def _bm25(settings: MiningSettings, data: MiningData, tokenize: Tokenize | None, say: Say) -> list[Found]:
-    """The index holds positives that the corpus lacks, so that they have scores; they are never candidates."""
-    say(f"indexing {len(data.texts)} texts for BM25")
-    index = Bm25Index(data.texts, settings.bm25, tokenize)
-    results = []
-    for query in data.queries:
-        scores = index.scores(query.text).astype(np.float64)
-        corpus = scores[: data.num_candidates]
-        numbers = _largest(corpus, settings.top_k)
-        numbers = numbers[corpus[numbers] > 0]  # a text without any word of the query was not found
-        results.append(Found(numbers, corpus[numbers], scores[query.positives]))
-    return results
 
 
 def _largest(scores: np.ndarray, depth: int) -> np.ndarray:
@@ -110,37 +154,6 @@ def _fused(settings: MiningSettings, first: Found, second: Found) -> Found:
     numbers, scores = fuse(rankings, weights, settings.fusion)
     unknown = np.full(len(first.positives), np.nan)
     return Found(numbers[: settings.top_k], scores[: settings.top_k], unknown)
-
-
-def _at_random(settings: MiningSettings, data: MiningData, query: int, seed: int) -> Found:
-    numbers = random_rows(settings.top_k, data.num_candidates, seed, data.queries[query].id)
-    return Found(numbers, np.full(len(numbers), np.nan), np.full(len(data.queries[query].positives), np.nan))
-
-
-def _from_run(settings: MiningSettings, data: MiningData, say: Say) -> list[Found]:
-    """Raises ConfigError where the run and the data share no query or no document."""
-    from rankpo.data.readers.trec import order, read_run
-
-    assert settings.run is not None
-    run = read_run(settings.run)
-    numbers = {identity: number for number, identity in enumerate(data.ids[: data.num_candidates])}
-    results, unknown = [], 0
-    for query in data.queries:
-        scores = run.get(query.id, {})
-        listed = [name for name in order(scores) if name in numbers][: settings.top_k]
-        unknown += len(scores) - sum(name in numbers for name in scores)
-        candidates = np.array([numbers[name] for name in listed], dtype=np.int64)
-        values = np.array([scores[name] for name in listed], dtype=np.float64)
-        known = [scores.get(data.ids[number], np.nan) for number in query.positives]
-        results.append(Found(candidates, values, np.array(known, dtype=np.float64)))
-    missing = sum(query.id not in run for query in data.queries)
-    if not any(len(found.numbers) for found in results):
-        raise ConfigError(
-            [f"mining.run={settings.run} and the data share no query and document by id (such as {data.queries[0].id})"]
-        )
-    if missing or unknown:
-        say(f"{settings.run}: {missing} queries have no line in it, {unknown} of its documents are not in the corpus")
-    return results
 
 
 def gather_numbers(data: MiningData, found: Sequence[Found]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from rankpo.models.inputs import Inputs
 from rankpo.types import Batch, Labels, Sequences
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
     from rankpo.data.loaders.ranking import Group
@@ -68,8 +69,9 @@ class RankingModel(nn.Module):
     @property
     def base(self) -> PreTrainedModel:
         """The transformers model without a peft wrapper."""
-        backbone: Any = self.backbone
-        return backbone.get_base_model() if hasattr(backbone, "peft_config") else backbone
+        if not self.has_adapters:
+            return cast("PreTrainedModel", self.backbone)
+        return cast("PreTrainedModel", cast("PeftModel", self.backbone).get_base_model())
 
     @property
     def device(self) -> torch.device:
@@ -161,10 +163,16 @@ class RankingModel(nn.Module):
     def has_adapters(self) -> bool:
         return hasattr(self.backbone, "peft_config")
 
+    def merge_adapters(self) -> None:
+        """Adds the adapters, if there are any, to the weights that they adapt."""
+        if self.has_adapters:
+            adapted = cast("PeftModel", self.backbone)
+            self.backbone = adapted.merge_and_unload()
+
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
         """Disables the adapters inside the block: a reference model without a second copy of the weights."""
-        backbone: Any = self.backbone
+        backbone = cast("PeftModel", self.backbone)
         frozen = [parameter for parameter in backbone.parameters() if not parameter.requires_grad]
         try:
             with backbone.disable_adapter():

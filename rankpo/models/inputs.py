@@ -83,6 +83,11 @@ class Inputs(ABC):
         """Returns one line about truncation of the table by the maximum lengths, or None."""
         return None
 
+    def equal_pairs(self, table: ExampleTable) -> list[int]:
+        """Returns the indices of examples with two completions that are equal after truncation; kinds that read
+        completions define it."""
+        return []
+
     def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
         """[len(groups)] int64: tokens of each group; equal candidates of a group count once."""
         return np.array([self._cost(table, self.keys(group)) for group in groups], dtype=np.int64)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+from rankpo.mining.summary import Histogram, table_row
 from rankpo.report import charts
 
 MINED = "*statistics.json"
@@ -48,8 +48,6 @@ def has_stages(folder: Path) -> bool:
 
 def mined_of(name: str, folder: Path) -> list[Mined]:
     """The files of task=mine in a folder, by name."""
-    from rankpo.mining.statistics import table_row
-
     found = []
     for path in sorted(folder.glob(MINED)):
         for file, values in json.loads(path.read_text(encoding="utf-8"))["files"].items():
@@ -58,7 +56,7 @@ def mined_of(name: str, folder: Path) -> list[Mined]:
     return found
 
 
-def _histogram(histogram: Mapping[str, Any] | None) -> str:
+def _histogram(histogram: Histogram | None) -> str:
     """Shares of positives and of negatives in bins of the score, at the bins' middles; "" without a histogram."""
     if histogram is None:
         return ""
@@ -68,9 +66,12 @@ def _histogram(histogram: Mapping[str, Any] | None) -> str:
             name=name,
             key=name,
             colour=colour,
-            points=[(x, n / max(1, sum(histogram[name]))) for x, n in zip(middles, histogram[name], strict=True)],
+            points=[(x, n / max(1, sum(counts))) for x, n in zip(middles, counts, strict=True)],
         )
-        for name, colour in (("positives", "var(--good)"), ("negatives", "var(--bad)"))
+        for name, colour, counts in (
+            ("positives", "var(--good)", histogram["positives"]),
+            ("negatives", "var(--bad)", histogram["negatives"]),
+        )
     ]
     return charts.lines(series, "score", "share")
 

@@ -36,105 +36,83 @@ class Hits:
     checked: int = 0
 
 
-def check_memory(
-    num_queries: int,
-    num_documents: int,
-    dim: int,
-    top_k: int,
-    device: torch.device,
-    say: Say,
-    faiss: FaissSettings | None = None,
-) -> int:
-    """Bytes that the search will hold on `device`, said before it starts. Raises TooLargeError if they are not free."""
-    needed = estimate_memory(num_queries, num_documents, dim, min(top_k, num_documents), resident=False)
-    if faiss is not None:
-        needed = faiss.memory(num_documents, dim) + 24 * num_queries * top_k * max(1, faiss.rescore)
-    on_gpu = device.type == "cuda" and faiss is None
-    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-    say(f"search: {num_queries} queries, {num_documents} documents: {_size(needed)} of {_size(free)} free")
-    if needed > free:
-        raise TooLargeError(
-            f"the search needs {_size(needed)} and {_size(free)} are free; lower top_k, "
-            "or use backend=faiss with faiss.kind=ivf_pq"
-        )
-    return needed
+@dataclass(frozen=True, kw_only=True)
+class DenseSearch:
+    """A search for the best `top_k` documents of every query.
 
-
-def dense_search(
-    queries: Embeddings,
-    corpus: Embeddings,
-    top_k: int,
-    device: torch.device,
-    say: Say,
-    *,
-    faiss: FaissSettings | None = None,
-    num_documents: int | None = None,
-) -> Hits:
-    """The same on every rank. faiss None: exact. num_documents: only so many first rows of the corpus.
-
-    `check_memory` comes first, before anything is encoded.
+    device: of the exact search. say: takes progress lines. faiss: the settings of an index; None: exact search.
     """
-    limit = len(corpus) if num_documents is None else num_documents
-    vectors = torch.from_numpy(queries.rows(np.arange(len(queries))))
-    if faiss is None:
-        return _exact(vectors, corpus, top_k, device, limit)
-    return _by_index(vectors.numpy(), corpus, top_k, device, say, faiss, limit)
 
+    top_k: int
+    device: torch.device
+    say: Say
+    faiss: FaissSettings | None = None
 
-def _exact(vectors: torch.Tensor, corpus: Embeddings, top_k: int, device: torch.device, limit: int) -> Hits:
-    """Chunks of queries go round the ranks: a chunk's products are the same whoever computes them."""
-    chunk = torch.arange(len(vectors)) // QUERIES_PER_CHUNK
-    own = torch.nonzero(chunk % processes.world_size() == processes.rank())[:, 0]
-    scores, numbers = search_blocks(vectors[own].to(device), corpus.blocks(limit), top_k)
-    if processes.world_size() > 1:
-        scores = processes.place_rows(scores.to(device), own, len(vectors))
-        numbers = processes.place_rows(numbers.to(device), own, len(vectors))
-    return Hits(scores.cpu().numpy(), numbers.cpu().numpy())
+    def check_memory(self, num_queries: int, num_documents: int, dim: int) -> int:
+        """Bytes that the search will hold on `device`, said before it starts; it comes before anything is encoded.
 
+        Raises TooLargeError if they are not free.
+        """
+        needed = estimate_memory(num_queries, num_documents, dim, min(self.top_k, num_documents), resident=False)
+        if self.faiss is not None:
+            rescored = 24 * num_queries * self.top_k * max(1, self.faiss.rescore)
+            needed = self.faiss.memory(num_documents, dim) + rescored
+        on_gpu = self.device.type == "cuda" and self.faiss is None
+        free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else psutil.virtual_memory().available
+        self.say(f"search: {num_queries} queries, {num_documents} documents: {_size(needed)} of {_size(free)} free")
+        if needed > free:
+            raise TooLargeError(
+                f"the search needs {_size(needed)} and {_size(free)} are free; lower top_k, "
+                "or use backend=faiss with faiss.kind=ivf_pq"
+            )
+        return needed
 
-def _by_index(
-    vectors: np.ndarray,
-    corpus: Embeddings,
-    top_k: int,
-    device: torch.device,
-    say: Say,
-    settings: FaissSettings,
-    limit: int,
-) -> Hits:
-    """The main process builds and searches; faiss uses all its threads."""
-    depth = min(top_k, limit)
-    scores = torch.empty(0, depth)
-    numbers = torch.empty(0, depth, dtype=torch.int64)
-    own = torch.empty(0, dtype=torch.int64)
-    recall, checked = None, 0
-    if processes.rank() == 0:
-        own = torch.arange(len(vectors))
-        found = FaissIndex(settings, corpus, say, limit).search(vectors, top_k)
-        scores, numbers = torch.from_numpy(found[0]), torch.from_numpy(found[1].astype(np.int64))
-        if settings.approximate and settings.check_queries and len(vectors):
-            checked = min(settings.check_queries, len(vectors))
-            recall = _recall(vectors, found[1], corpus, depth, device, limit, checked)
-            say(f"{settings.kind}: recall@{depth} {recall:.4f} against exact search, over {checked} queries")
-    if processes.world_size() > 1:
-        scores = processes.place_rows(scores.to(device), own, len(vectors)).cpu()
-        numbers = processes.place_rows(numbers.to(device), own, len(vectors)).cpu()
-        recall, checked = processes.broadcast_object((recall, checked))
-    return Hits(scores.numpy(), numbers.numpy(), recall, checked)
+    def hits(self, queries: Embeddings, corpus: Embeddings, num_documents: int | None = None) -> Hits:
+        """The same on every rank. num_documents: only so many first rows of the corpus."""
+        limit = len(corpus) if num_documents is None else num_documents
+        vectors = torch.from_numpy(queries.rows(np.arange(len(queries))))
+        if self.faiss is None:
+            return self._exact(vectors, corpus, limit)
+        return self._by_index(vectors.numpy(), corpus, self.faiss, limit)
 
+    def _exact(self, vectors: torch.Tensor, corpus: Embeddings, limit: int) -> Hits:
+        """Chunks of queries go round the ranks: a chunk's products are the same whoever computes them."""
+        chunk = torch.arange(len(vectors)) // QUERIES_PER_CHUNK
+        own = torch.nonzero(chunk % processes.world_size() == processes.rank())[:, 0]
+        scores, numbers = search_blocks(vectors[own].to(self.device), corpus.blocks(limit), self.top_k)
+        if processes.world_size() > 1:
+            scores = processes.place_rows(scores.to(self.device), own, len(vectors))
+            numbers = processes.place_rows(numbers.to(self.device), own, len(vectors))
+        return Hits(scores.cpu().numpy(), numbers.cpu().numpy())
 
-def _recall(
-    vectors: np.ndarray,
-    numbers: np.ndarray,
-    corpus: Embeddings,
-    depth: int,
-    device: torch.device,
-    limit: int,
-    checked: int,
-) -> float:
-    rows = np.linspace(0, len(vectors) - 1, checked).astype(np.int64)
-    _, exact = search_blocks(torch.from_numpy(vectors[rows]).to(device), corpus.blocks(limit), depth)
-    found = [len(np.intersect1d(numbers[row], best)) for row, best in zip(rows, exact.cpu().numpy(), strict=True)]
-    return float(np.mean(found)) / depth
+    def _by_index(self, vectors: np.ndarray, corpus: Embeddings, settings: FaissSettings, limit: int) -> Hits:
+        """The main process builds and searches; faiss uses all its threads."""
+        depth = min(self.top_k, limit)
+        scores = torch.empty(0, depth)
+        numbers = torch.empty(0, depth, dtype=torch.int64)
+        own = torch.empty(0, dtype=torch.int64)
+        recall, checked = None, 0
+        if processes.rank() == 0:
+            own = torch.arange(len(vectors))
+            found = FaissIndex(settings, corpus, self.say, limit).search(vectors, self.top_k)
+            scores, numbers = torch.from_numpy(found[0]), torch.from_numpy(found[1].astype(np.int64))
+            if settings.approximate and settings.check_queries and len(vectors):
+                checked = min(settings.check_queries, len(vectors))
+                rows = np.linspace(0, len(vectors) - 1, checked).astype(np.int64)
+                recall = self._recall(vectors[rows], found[1][rows], corpus, limit)
+                self.say(f"{settings.kind}: recall@{depth} {recall:.4f} against exact search, over {checked} queries")
+        if processes.world_size() > 1:
+            scores = processes.place_rows(scores.to(self.device), own, len(vectors)).cpu()
+            numbers = processes.place_rows(numbers.to(self.device), own, len(vectors)).cpu()
+            recall, checked = processes.broadcast_object((recall, checked))
+        return Hits(scores.numpy(), numbers.numpy(), recall, checked)
+
+    def _recall(self, vectors: np.ndarray, numbers: np.ndarray, corpus: Embeddings, limit: int) -> float:
+        """The share of the exact best documents of queries that an index found. numbers: [Q, k] what it found."""
+        depth = min(self.top_k, limit)
+        _, exact = search_blocks(torch.from_numpy(vectors).to(self.device), corpus.blocks(limit), depth)
+        found = [len(np.intersect1d(own, best)) for own, best in zip(numbers, exact.cpu().numpy(), strict=True)]
+        return float(np.mean(found)) / depth
 
 
 def _size(number: int) -> str:

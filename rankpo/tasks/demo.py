@@ -5,6 +5,7 @@ evaluation, report. `./install.sh demo`; scripts/two_stage.sh tells the same at 
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rankpo.config.compose import compose
+from rankpo.runs.logger import MetricsLogger
 
 SEEDS = (1, 2, 3)
 FIRST_ROUND, STAGE_ONE = "jobs_round1", "jobs_stage1"
@@ -38,8 +40,6 @@ class Demo:
     """Runs launch.py's own tasks in this process, saying each command. overrides: added to all of them."""
 
     def __init__(self, overrides: Sequence[str]) -> None:
-        from rankpo.runs.logger import MetricsLogger
-
         self.overrides = list(overrides)
         self.logger = MetricsLogger()
         self.cache = compose(self.overrides).cache_dir
@@ -82,9 +82,7 @@ class Demo:
 
     def annotate(self) -> Path:
         """The judge's preferences in 120 rankings: 15 pairs of the first twelve."""
-        from shutil import rmtree
-
-        rmtree(self.cache / "jobs_judged", ignore_errors=True)
+        shutil.rmtree(self.cache / "jobs_judged", ignore_errors=True)
         model = ("model=minilm", f"model.load_from={self.cache}/{STAGE_ONE}/FINAL", "datasets=[jobs]")
         texts = (
             "task.queries=own",

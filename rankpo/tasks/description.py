@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+import transformers
+
+from rankpo import __version__
 from rankpo.config.places import INSTALLED, ROOT
 
 if TYPE_CHECKING:
@@ -17,11 +21,6 @@ if TYPE_CHECKING:
 
 def describe(experiment: Experiment, metrics: Mapping[str, object]) -> dict[str, object]:
     """Returns the description of a run for rankpo.json and the card, without local paths."""
-    import torch
-    import transformers
-
-    from rankpo import __version__
-
     config = experiment.config
     model = config["model"]
     return {

@@ -1,19 +1,12 @@
-"""task=encode: a corpus as vectors on disk, in shards, resumable, by as many processes as were started."""
+"""Encode: the keys of task=encode."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from rankpo.retrieval.corpus import check_source, open_source
-from rankpo.tasks.base import Session, Task, require
-from rankpo.tasks.seeds import seed_everything
-
-if TYPE_CHECKING:
-    from rankpo.config.experiment import Experiment
-    from rankpo.models.embedding.model import EmbeddingModel
+from rankpo.retrieval.corpus import check_source
+from rankpo.tasks.base import Task
 
 ROLES = ("passage", "query")
 DTYPES = ("float32", "float16")
@@ -25,6 +18,7 @@ class Encode(Task):
 
     corpus: "own" (that of the datasets), "pool" (all passages of their examples), or a file, folder or glob.
     Starting again continues an interrupted encoding; another model or corpus is refused without overwrite=true.
+    The call returns the table's row.
     """
 
     corpus: str = "own"
@@ -33,6 +27,7 @@ class Encode(Task):
     dtype: str = "float32"
     output: str = "embeddings"
 
+    work: ClassVar[str] = "rankpo.tasks.work.encode"
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
 
     def __post_init__(self) -> None:
@@ -42,47 +37,3 @@ class Encode(Task):
         if self.shard_size < 1:
             raise ValueError(f"shard_size must be >= 1, got {self.shard_size}")
         check_source(self.corpus, "corpus")
-
-    def __call__(self, experiment: Experiment) -> dict[str, object]:
-        """The table's row."""
-        from rankpo.retrieval.embeddings import describe_encoding, encode_texts
-        from rankpo.retrieval.shards import remove_embeddings
-
-        source = open_source(self.corpus, self.role, experiment.datasets)
-        blank = next((name for name, _ in source.texts() if name.split() != [name]), None)
-        session = self.open(experiment)
-        logger = session.logger
-        if blank is not None:
-            logger.say(
-                f"warning: the id {blank!r} has white space: task=search writes run.trec, a TREC file, which cannot hold it"
-            )
-        model = vector_model(experiment, session)
-        folder = Path(self.output)
-        with session.claimed(folder):
-            if logger.main and experiment.overwrite:
-                remove_embeddings(folder)
-            started = time.monotonic()
-            encoding = describe_encoding(model, source, self.role, self.shard_size, self.dtype)
-            embeddings = encode_texts(folder, encoding, model, source, logger.say)
-        row = {
-            "embeddings": str(folder),
-            "texts": len(embeddings),
-            "dim": encoding.dim,
-            "shards": encoding.num_shards,
-            "dtype": encoding.dtype,
-            "seconds": time.monotonic() - started,
-        }
-        logger.table([row])
-        return row
-
-
-def vector_model(experiment: Experiment, session: Session, who: str = "this task") -> EmbeddingModel:
-    """The model of the config, ready to encode. Raises ConfigError before weights are loaded if it gives no vectors.
-
-    who: needs it, in the message.
-    """
-    from rankpo.tasks.models import build_model
-
-    require(experiment.model, frozenset({"vectors"}), who)
-    seed_everything(experiment.seed)
-    return session.prepared(build_model(experiment.model, experiment.explicit, session.logger.say))

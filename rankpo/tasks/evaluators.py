@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from rankpo.data.shape import declared
 from rankpo.errors import ConfigError
+from rankpo.evaluation.choose import Choice
+from rankpo.evaluation.means import mean_names
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -30,17 +33,12 @@ def evaluators_of(
     top_k: int,
 ) -> list[Evaluator]:
     """`make_evaluators` for another kind and loss than the experiment's: those of a run, say."""
-    from rankpo.data.shape import declared
-    from rankpo.evaluation.choose import Choice
-
     choice = Choice(cache_dir=experiment.cache_dir, say=say, metrics=metrics, top_k=top_k)
     return [choice.evaluator(declared(dataset), kind.gives, loss) for dataset in experiment.eval_datasets]
 
 
 def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None:
     """Raises ConfigError before training for a metric without an evaluation that computes it."""
-    from rankpo.evaluation.means import mean_names
-
     if name is None:
         return
     known = [f"{evaluator.name}/{metric}" for evaluator in evaluators for metric in evaluator.metrics]

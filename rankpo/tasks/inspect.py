@@ -1,21 +1,11 @@
-"""task=inspect: what datasets hold before anyone trains on them: layout, bad records, lengths, labels, what a loss makes of it."""
+"""Inspect: the keys of task=inspect."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-from rankpo.errors import ConfigError
-from rankpo.storage.atomic import replace_text
 from rankpo.tasks.base import Task
-
-if TYPE_CHECKING:
-    from rankpo.config.experiment import Experiment
-    from rankpo.data.dataset import Pieces
-    from rankpo.data.table import ExampleTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,127 +14,10 @@ class Inspect(Task):
 
     tokens: lengths and equal texts by the tokenizer of `model`, which must be at hand; else by words. output: a JSON
     file of everything that is said. Bad records are counted and listed with their reasons, whatever on_bad_record is.
+    The call returns the content of `output`.
     """
 
     tokens: bool = False
     output: str = "inspect.json"
 
-    def __call__(self, experiment: Experiment) -> dict[str, Any]:
-        """The content of `output`."""
-        from rankpo.data.table import open_table
-        from rankpo.runs.logger import MetricsLogger
-
-        if not experiment.datasets:
-            raise ConfigError(["datasets is empty; choose what to look at, such as datasets=[jsonl]"])
-        logger = MetricsLogger()
-        datasets = [lenient(dataset) for dataset in experiment.datasets]
-        try:
-            table = open_table(experiment.cache_dir, datasets, self._pieces(experiment, logger.say), logger.say)
-        except ValueError as error:
-            raise ConfigError([str(error), *why_nothing_is_left(datasets)]) from error
-        report = {
-            "datasets": {data.name: self._describe(table, number, data) for number, data in enumerate(datasets)},
-            "training": trained(experiment, table),
-        }
-        self._show(report, logger)
-        replace_text(Path(self.output), json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        logger.say(f"{self.output} written")
-        return report
-
-    def _pieces(self, experiment: Experiment, say: Callable[[str], None]) -> Pieces:
-        from rankpo.data.inspection import words_as_tokens
-
-        return experiment.model.open_inputs(say, experiment.explicit).pieces() if self.tokens else words_as_tokens()
-
-    def _describe(self, table: ExampleTable, number: int, dataset: Any) -> dict[str, Any]:
-        from rankpo.data.inspection import first_example, inspect, reading
-        from rankpo.data.readers.passes import PassReport
-
-        met = PassReport(**table.meta["reports"].get(dataset.name, {}))
-        found = inspect(table, number, "tokens" if self.tokens else "words")
-        met.rows = met.rows or found["examples"]
-        return {"read": reading(met), "holds": found, "first_example": first_example(next(iter(dataset.examples())))}
-
-    def _show(self, report: dict[str, Any], logger: Any) -> None:
-        from rankpo.data.inspection import lines
-
-        rows, said = [], []
-        for name, part in report["datasets"].items():
-            read, found = part["read"], part["holds"]
-            rows.append(
-                {
-                    "dataset": name,
-                    "layout": ", ".join(read["layout"]) or "-",
-                    "good": read["good_records"],
-                    "bad": read["bad_records"],
-                    "queries": found["distinct_queries"],
-                    "positives": _span(found["positives_per_query"]),
-                    "negatives": _span(found["negatives_per_query"]),
-                    f"query {found['lengths']['unit']}": _span(found["lengths"]["query"], "p50"),
-                    f"text {found['lengths']['unit']}": _span(found["lengths"]["candidate"], "p50"),
-                }
-            )
-            said += lines(name, read, found)
-        logger.table(rows)
-        for line in [*said, *report["training"]["said"]]:
-            logger.say(line)
-
-
-def _span(values: dict[str, int], first: str = "p5") -> str:
-    """The smaller and the largest of the quantiles, such as 1-10."""
-    if not values:
-        return "-"
-    return f"{values[first]}-{values['max']}" if values[first] != values["max"] else str(values["max"])
-
-
-def lenient(dataset: object) -> Any:
-    """The dataset with its bad records left out and listed."""
-    from rankpo.data.readers.hub import HubRecords
-    from rankpo.data.readers.records import Records
-
-    return replace(dataset, on_bad_record="skip") if isinstance(dataset, Records | HubRecords) else dataset
-
-
-def why_nothing_is_left(datasets: Sequence[object]) -> list[str]:
-    """The reasons of bad records, where no good one is left."""
-    from rankpo.data.inspection import reading
-    from rankpo.data.readers.records import Records
-
-    met = [(data.name, reading(data.report)) for data in datasets if isinstance(data, Records)]
-    return [
-        f"{name}: {item['records']:,} bad: {item['reason']} (first: {item['first']})"
-        for name, read in met
-        for item in read["bad"]
-    ]
-
-
-def trained(experiment: Experiment, table: ExampleTable) -> dict[str, Any]:
-    """What the loss of the config would train on: items and updates of an epoch, or why it cannot."""
-    from rankpo.tasks.work.lessons import weights
-    from rankpo.trainers.empty_updates import check
-
-    loss, said = type(experiment.loss).__name__, list[str]()
-    result: dict[str, object] = {"loss": loss, "said": said}
-    try:
-        loader = experiment.dataloader.make(
-            table=table,
-            weights=weights(experiment.datasets),
-            batch_size=experiment.settings.batch_size,
-            seed=experiment.seed,
-        )
-        result |= {"items": len(loader.items), "updates_per_epoch": loader.updates_per_epoch}
-        sizes = [len(group.candidates) for group in loader.groups(0)]
-        result["candidates_per_item"] = [min(sizes), max(sizes)]
-        said.append(
-            f"{loss} would train on {len(loader.items):,} items an epoch, in {loader.updates_per_epoch:,} updates of "
-            f"trainer.batch_size={experiment.settings.batch_size}, with {_counts(sizes)} candidates each"
-        )
-        check(experiment.loss, loader, said.append)
-    except ValueError as error:  # ConfigError too: what would stop task=train
-        result["refused"] = str(error)
-        said.append(f"{loss} cannot train on this: {error}")
-    return result
-
-
-def _counts(sizes: Sequence[int]) -> str:
-    return str(sizes[0]) if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+    work: ClassVar[str] = "rankpo.tasks.work.inspect"

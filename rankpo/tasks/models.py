@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from safetensors.torch import load_file
+
+from rankpo.config.construct import build
 from rankpo.errors import ConfigError, StorageError
+from rankpo.models.reward_model.config import RewardKind
 from rankpo.runs.checkpoints import Checkpoint, CheckpointStore
 from rankpo.storage.folders import damage
 from rankpo.storage.json_files import read_json
@@ -22,7 +26,7 @@ Say = Callable[[str], None]
 NONE: frozenset[str] = frozenset()
 
 
-def build_model(kind: ModelKind, explicit: Collection[str], say: Say, needs: frozenset[str] = NONE) -> Any:
+def build_model(kind: ModelKind, explicit: Collection[str], say: Say, needs: frozenset[str] = NONE) -> RankingModel:
     """The model on the CPU. explicit: keys of the command line. needs: what a loss needs of it, such as a critic."""
     return kind.build(kind.open_inputs(say, explicit), say, needs=needs)
 
@@ -32,8 +36,6 @@ def trained_kind(chosen: ModelKind, needs: frozenset[str]) -> ModelKind:
 
     needs: the loss's.
     """
-    from rankpo.models.reward_model.config import RewardKind
-
     if "reward_head" not in needs or chosen.kind != "causal_lm":
         return chosen
     return RewardKind(**{item.name: getattr(chosen, item.name) for item in fields(chosen)})
@@ -59,8 +61,6 @@ class ModelOfRun:
     @classmethod
     def of(cls, folder: Path) -> ModelOfRun:
         """Of a run directory. Raises ConfigError where the folder is no run."""
-        from rankpo.config.construct import build
-
         if not (folder / "config.json").exists() or not ((folder / "FINAL").is_dir() or CheckpointStore(folder).list()):
             raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])
         config = read_json(folder / "config.json")
@@ -74,20 +74,18 @@ class ModelOfRun:
         kind = trained_kind(chosen, needs)
         return cls(kind=kind, loss=loss.fitted(kind.logps), seed=int(config["seed"]), needs=needs)
 
-    def start(self, say: Say) -> Any:
+    def start(self, say: Say) -> RankingModel:
         """The model as the run began, with the random weights that it drew."""
         seed_everything(self.seed)
         return build_model(self.kind, (), say, self.needs)
 
-    def final(self, folder: Path, say: Say) -> Any:
+    def final(self, folder: Path, say: Say) -> RankingModel:
         """The model of a saved folder of the run."""
         return build_model(plain(self.kind, str(folder)), (), say, self.needs)
 
 
 def load_weights(model: RankingModel, checkpoint: Checkpoint) -> None:
     """Puts a checkpoint's trained weights into a model of the same run. Raises StorageError if it is damaged."""
-    from safetensors.torch import load_file
-
     fault = damage(checkpoint.path)
     if fault is not None:
         raise StorageError(f"{checkpoint.path} is damaged ({fault}); remove it")

@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     import torch
 
     from rankpo.config.experiment import Experiment
-    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.base import RankingModel
 
 
-def make_optimizer(experiment: Experiment, model: EmbeddingModel) -> torch.optim.Optimizer:
+def make_optimizer(experiment: Experiment, model: RankingModel) -> torch.optim.Optimizer:
     """Excludes biases and norms (all one-dimensional parameters) from weight decay."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, object]] = [{"params": [p for p in trained if p.dim() > 1]}]

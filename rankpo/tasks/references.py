@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from rankpo.errors import ConfigError
+from rankpo.losses.in_batch import InBatchLoss
+from rankpo.models import reference
+from rankpo.models.loading import LoadingError
+from rankpo.trainers.teacher import Teaching, teacher_embeddings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import numpy as np
 
     from rankpo.config.experiment import Experiment
     from rankpo.data.dataset import Dataset
     from rankpo.data.table import ExampleTable
     from rankpo.losses.base import Loss
+    from rankpo.models.base import RankingModel
     from rankpo.models.reference import Reference
+    from rankpo.models.vectors import GivesVectors
     from rankpo.trainers.teacher import TeacherEmbeddings
 
 
@@ -25,19 +32,19 @@ class StartModel:
     which stored scores of an earlier run need."""
 
     experiment: Experiment
-    model: Any
+    model: RankingModel
     say: Callable[[str], None]
-    autocast: Callable[[], Any]
+    autocast: Callable[[], AbstractContextManager[None]]
     whole: bool = True
     _live: Reference | None = field(default=None, init=False)  # A copy of the model, one for all losses.
 
-    def reference(self, loss: Loss, table: ExampleTable, training: bool = True) -> tuple[Reference | None, Any]:
+    def reference(
+        self, loss: Loss, table: ExampleTable, training: bool = True
+    ) -> tuple[Reference | None, np.ndarray | None]:
         """The source of reference scores of a loss, and the stored ones where that is the source.
 
         training: whether the table is that of the training data, whose scores may be kept and loaded.
         """
-        from rankpo.models import reference
-
         experiment = self.experiment
         if "reference" not in loss.needs:
             return None, None
@@ -76,13 +83,14 @@ class StartModel:
 
     def teacher(self, loss: Loss, table: ExampleTable, datasets: Sequence[Dataset]) -> TeacherEmbeddings | None:
         """Embeddings of the data by the guide or teacher of the loss, or None where it has none."""
-        from rankpo.losses.in_batch import InBatchLoss
-        from rankpo.models.loading import LoadingError
-        from rankpo.trainers.teacher import Teaching, teacher_embeddings
-
         if not isinstance(loss, InBatchLoss) or "teacher" not in loss.knows:
             return None
-        start = Teaching(model=self.model, table=table, datasets=datasets, cache_dir=self.experiment.cache_dir)
+        start = Teaching(
+            model=cast("GivesVectors", self.model),
+            table=table,
+            datasets=datasets,
+            cache_dir=self.experiment.cache_dir,
+        )
         try:
             return teacher_embeddings(loss.teacher_model, start, self.say)
         except LoadingError as error:

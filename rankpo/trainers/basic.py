@@ -20,7 +20,7 @@ from rankpo.losses.reduction import denominators, total
 from rankpo.runs import processes
 from rankpo.runs.signals import noticed
 from rankpo.trainers.parts import Parts
-from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Update
+from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Prepared, Update
 from rankpo.types import Batch, LossOutput
 
 
@@ -88,8 +88,9 @@ class BasicTrainer(Parts):
                 own = float(value.detach()) if item.counts else 0.0
                 self.record(output, own, update.denominators, counts=item.counts)
 
-    def loss_value(self, update: Any) -> float:
+    def loss_value(self, update: Prepared) -> float:
         """Returns this rank's share of the loss of an update, without any gradient. All ranks must call it."""
+        assert isinstance(update, Update)
         share = 0.0
         with torch.no_grad():
             for item in update.micro_batches:
@@ -145,7 +146,7 @@ class BasicTrainer(Parts):
         self.observed.clear()
         for _ in range(self.num_passes):
             self._optimize(update)
-        self.next_loss_state(update)
+        self.next_loss_state(update.num_queries)
         self.state.step += 1
         self.state.tokens += update.num_tokens
         self.state.queries += update.num_queries
@@ -155,11 +156,11 @@ class BasicTrainer(Parts):
         """Returns the numbers that the loss of the dataset `name` carries now."""
         return self.state.loss_state
 
-    def next_loss_state(self, update: Any) -> None:
+    def next_loss_state(self, num_queries: int) -> None:
         """Advances the numbers that the loss carries from update to update, if it carries any."""
         if self.state.loss_state:
             means = self.observed.result(processes.sum_over_ranks)
-            self.state.loss_state = self.loss.next_state(self.state.loss_state, means, update.num_queries)
+            self.state.loss_state = self.loss.next_state(self.state.loss_state, means, num_queries)
 
     def _optimize(self, update: Any) -> None:
         """Runs one pass over the update: gradient, clipping, optimizer step."""

@@ -11,6 +11,7 @@ from rankpo.losses.in_batch import InBatchLoss
 from rankpo.models.vectors import GivesVectors
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
+from rankpo.trainers.update import Prepared
 from rankpo.types import Batch
 
 
@@ -52,7 +53,7 @@ class ContrastiveTrainer(BasicTrainer):
         )
         self.record(output, value, update.denominators)
 
-    def loss_value(self, update: Any) -> float:
-        if not self._in_batch:
+    def loss_value(self, update: Prepared) -> float:
+        if not isinstance(update, in_batch.InBatchUpdate):
             return super().loss_value(update)
         return in_batch.loss_value(self.loss, self.model, update)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NoReturn
 
 from rankpo.data.loaders.turns import Turns
 from rankpo.runs import processes
 from rankpo.trainers.basic import BasicTrainer
 from rankpo.trainers.objective import NamedMetrics, Objective, trainer_within
+from rankpo.trainers.ppo import TokenPolicyTrainer
+from rankpo.trainers.update import Prepared
 
 
 @dataclass(frozen=True)
@@ -17,19 +19,19 @@ class UpdateOfOne:
     """An update of one dataset. number: of the dataset. update: as its own trainer has prepared it."""
 
     number: int
-    update: Any
+    update: Prepared
 
     @property
     def num_queries(self) -> int:
-        return int(self.update.num_queries)
+        return self.update.num_queries
 
     @property
     def num_tokens(self) -> int:
-        return int(self.update.num_tokens)
+        return self.update.num_tokens
 
     @property
     def ids(self) -> tuple[str, ...]:
-        return tuple(self.update.ids)
+        return self.update.ids
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class SeveralLoaders:
     def updates_per_epoch(self) -> int:
         return self.turns.per_epoch
 
-    def groups(self, step: int) -> list[Any]:
+    def groups(self, step: int) -> NoReturn:
         raise TypeError("an update of several datasets is prepared by the trainer of its dataset")
 
 
@@ -58,6 +60,7 @@ class SeveralTrainer(BasicTrainer):
     objectives: Sequence[Objective]
     loader: SeveralLoaders  # type: ignore[assignment]
     parts: list[BasicTrainer] = field(init=False)
+    current: int = field(default=0, init=False)  # The dataset of the update that runs.
 
     def check(self) -> None:
         self.parts = []
@@ -67,6 +70,8 @@ class SeveralTrainer(BasicTrainer):
                 part = trainer_within(self, objective)
             except ValueError as error:
                 raise ValueError(f"datasets.{objective.name}: {error}") from error
+            if isinstance(part, TokenPolicyTrainer):
+                raise ValueError(f"datasets.{objective.name}: {type(part.loss).__name__} trains alone, on all datasets")
             part.running = NamedMetrics(objective.name, self.running)
             part.watch = self.watch
             self.parts.append(part)
@@ -82,6 +87,7 @@ class SeveralTrainer(BasicTrainer):
         part.state.step = self.state.step
         part.state.loss_state = self.loss_state_of(self.objectives[update.number].name)
         part.observed.clear()
+        self.current = update.number
         return UpdateOfOne(update.number, part.begin(update.update))
 
     def backward(self, update: UpdateOfOne, last: bool = True) -> None:
@@ -94,11 +100,9 @@ class SeveralTrainer(BasicTrainer):
         start = f"{name}/"
         return {key[len(start) :]: value for key, value in self.state.loss_state.items() if key.startswith(start)}
 
-    def next_loss_state(self, update: UpdateOfOne) -> None:
-        part = self.parts[update.number]
-        if not part.state.loss_state:
-            return
-        means = part.observed.result(processes.sum_over_ranks)
-        after = part.loss.next_state(part.state.loss_state, means, update.num_queries)
-        name = self.objectives[update.number].name
-        self.state.loss_state |= {f"{name}/{key}": value for key, value in after.items()}
+    def next_loss_state(self, num_queries: int) -> None:
+        part, name = self.parts[self.current], self.objectives[self.current].name
+        if part.state.loss_state:
+            means = part.observed.result(processes.sum_over_ranks)
+            after = part.loss.next_state(part.state.loss_state, means, num_queries)
+            self.state.loss_state |= {f"{name}/{key}": value for key, value in after.items()}

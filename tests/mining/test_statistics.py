@@ -1,6 +1,6 @@
 """Lines of text about what was mined."""
 
-from rankpo.mining.statistics import emptiness, histogram_line
+from rankpo.mining.summary import emptiness, histogram_line
 
 
 def test_queries_without_negatives_are_said_with_what_took_them():

@@ -179,7 +179,7 @@ def test_special_tokens_are_learned_from_the_tokenizer():
 
 def test_training_without_dropout_is_evaluation_mode():
     """`disable_dropout` reaches every probability of every family: else curves would depend on the micro-batches."""
-    from rankpo.tasks.train import disable_dropout
+    from rankpo.tasks.work.assemble import disable_dropout
 
     texts = sequences()
     for family in FAMILIES:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rankpo.config.compose import compose
-from rankpo.retrieval.dense import TooLargeError, check_memory, dense_search
+from rankpo.retrieval.dense import DenseSearch, TooLargeError
 from rankpo.retrieval.embeddings import (
     Embeddings,
     TextList,
@@ -131,8 +131,9 @@ def random_sets(tmp_path):
     return stored(tmp_path / "queries", queries), stored(tmp_path / "corpus", corpus), queries @ corpus.T
 
 
-def dense(queries, corpus, top_k, **options):
-    return dense_search(queries, corpus, top_k, torch.device("cpu"), silent, **options)
+def dense(queries, corpus, top_k, num_documents=None, **options):
+    search = DenseSearch(top_k=top_k, device=torch.device("cpu"), say=silent, **options)
+    return search.hits(queries, corpus, num_documents)
 
 
 def test_exact_search_over_shards(random_sets):
@@ -231,7 +232,7 @@ class TestFaiss:
 def test_a_search_that_cannot_fit_is_refused_before_it_starts():
     said = []
     with pytest.raises(TooLargeError, match=r"the search needs .* GiB and .* GiB are free; lower top_k"):
-        check_memory(10**9, 10**7, 384, 1000, torch.device("cpu"), said.append)
+        DenseSearch(top_k=1000, device=torch.device("cpu"), say=said.append).check_memory(10**9, 10**7, 384)
     assert "1000000000 queries, 10000000 documents" in said[0]
 
 

@@ -11,7 +11,7 @@ from rankpo.errors import ConfigError
 from rankpo.retrieval.embeddings import Embeddings
 from rankpo.retrieval.shards import EncodingError
 from rankpo.tasks.base import Task
-from rankpo.tasks.encode import vector_model
+from rankpo.tasks.vector_models import vector_model
 from tests.runs import TINY, launch, train
 
 WORDS = ["river", "stone", "cloud", "forest", "signal", "bridge", "lamp", "winter"]

@@ -9,7 +9,7 @@ import pytest
 from rankpo.config.compose import compose
 from rankpo.data.readers.trec import read_run
 from rankpo.errors import ConfigError, StorageError
-from rankpo.tasks.evaluate import retention
+from rankpo.tasks.work.evaluate import retention
 from tests.runs import train
 
 SETS = (

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import rankpo
 from rankpo.config.compose import compose
 from rankpo.data.readers.records import Records
 from rankpo.errors import ConfigError
 from rankpo.mining.pipeline import TooFewError
 from rankpo.tasks.base import Task
-from rankpo.tasks.encode import vector_model
+from rankpo.tasks.vector_models import vector_model
 from tests.runs import TINY, launch, train
 
 WORDS = ["river", "stone", "cloud", "forest", "signal", "bridge", "lamp", "winter", "orchard", "engine"]
@@ -246,7 +245,7 @@ class Scorer:
 
 def test_a_cross_encoder_filters_orders_and_audits(rows, cache, monkeypatch, tmp_path):
     scorer = Scorer()
-    monkeypatch.setattr(rankpo, "load", lambda path, device: scorer)
+    monkeypatch.setattr("rankpo.tasks.work.mine.load_saved", lambda path, device: scorer)
     keys = (f"mining.cross_encoder={tmp_path}", "mining.score_by=cross_encoder", "mining.reorder=true")
     mined, meta, statistics = mine(
         rows, cache, "cross", *keys, "mining.absolute_margin=1", "mining.margin_against=min", "mining.audit_rows=3"
@@ -263,7 +262,7 @@ def test_a_cross_encoder_filters_orders_and_audits(rows, cache, monkeypatch, tmp
 
 
 def test_a_folder_that_is_no_reranker_is_named(rows, cache, monkeypatch, tmp_path):
-    monkeypatch.setattr(rankpo, "load", lambda path, device: object())
+    monkeypatch.setattr("rankpo.tasks.work.mine.load_saved", lambda path, device: object())
     with pytest.raises(ConfigError, match="is no reranker"):
         mine(rows, cache, "wrong", f"mining.cross_encoder={tmp_path}", "mining.score_by=cross_encoder")
 

@@ -14,7 +14,7 @@ import pytest
 
 from rankpo.config.compose import compose
 from rankpo.tasks.base import Task
-from rankpo.tasks.encode import vector_model
+from rankpo.tasks.vector_models import vector_model
 from tests.runs import ROOT, TINY, train
 
 TOP_K, WANTED = 100, 5

@@ -17,7 +17,7 @@ from rankpo.data.shape import declared
 from rankpo.errors import ConfigError
 from rankpo.evaluation.lists import ListwiseEvaluator
 from rankpo.evaluation.rules import Rules
-from rankpo.tasks.rerank import _sigmoid
+from rankpo.tasks.work.rerank import _sigmoid
 from rankpo.types import Example
 from tests.models.saved import saved
 from tests.models.test_reranker import model_of

@@ -12,7 +12,7 @@ from rankpo.errors import ConfigError
 from rankpo.losses.distillation import MarginMSELoss
 from rankpo.runs import processes
 from rankpo.runs.logger import MetricsLogger
-from rankpo.tasks.train import assemble
+from rankpo.tasks.work.assemble import assemble
 
 LISTS = ("softmax", "listnet", "listmle", "plistmle", "lambdaloss", "lambdarank", "ranknet", "adr_mse", "plackett_luce")
 

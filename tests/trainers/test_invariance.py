@@ -16,7 +16,7 @@ from rankpo.config.compose import compose
 from rankpo.config.experiment import Experiment
 from rankpo.runs.logger import MetricsLogger
 from rankpo.runs.processes import make_accelerator
-from rankpo.tasks.train import assemble
+from rankpo.tasks.work.assemble import assemble
 from tests.distributed.strategies import (
     ANSWERS,
     CORPUS,

@@ -18,7 +18,7 @@ from rankpo.losses.ranknet import RankNetLoss
 from rankpo.losses.reduction import denominators, total
 from rankpo.models.listwise.reranking import RankedList, WindowRecord
 from rankpo.runs.logger import MetricsLogger
-from rankpo.tasks.rerank_windows import FailedWindowsError, report_windows
+from rankpo.tasks.work.rerank_windows import FailedWindowsError, report_windows
 from rankpo.types import Labels
 from tests.losses.tables import assert_values
 from tests.models.test_listwise import TINY

@@ -13,7 +13,7 @@ from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
 from rankpo.runs import processes
 from rankpo.runs.logger import MetricsLogger
-from rankpo.tasks.train import assemble
+from rankpo.tasks.work.assemble import assemble
 from tests.runs import curve, train, trainer_of
 from tests.trainers.test_causal import TINY
 

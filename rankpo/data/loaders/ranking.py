@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -70,6 +71,7 @@ class DataLoader:
         )
 
     keep_queries_together = False
+    pairs: ClassVar[bool] = False  # Whether its groups are pairs of a chosen and a rejected candidate.
 
     @property
     def updates_per_epoch(self) -> int:
@@ -171,6 +173,7 @@ class PairedPreferenceDataLoader(DataLoader):
     pairs_per_example: int = 1
     extra_candidates: int = 0
     keep_queries_together = True
+    pairs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.pairs_per_example < 1:

@@ -50,6 +50,10 @@ class VllmListwiseModel:
         outputs = self.llm.generate(asked, parameters, use_tqdm=False)
         return [until(end, list(output.outputs[0].token_ids)) for output in outputs]
 
+    def rerank(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        """As `ListwiseModel.rerank`."""
+        return [ranked.by_document() for ranked in self.rank_requests(requests)]
+
     def rank_requests(self, requests: Sequence[Request], on_window_error: str = "raise") -> list[RankedList]:
         """As `ListwiseModel.rank_requests`."""
         from rankpo.models.listwise.reranking import ListwiseReranker

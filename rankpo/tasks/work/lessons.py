@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rankpo.config.construct import Maker
-from rankpo.data.loaders.ranking import PairedPreferenceDataLoader
 from rankpo.data.loaders.turns import Turns
+from rankpo.data.shape import weight_of
 from rankpo.data.table import open_table
 from rankpo.errors import ConfigError
 from rankpo.trainers.empty_updates import check
@@ -87,7 +88,7 @@ def material(experiment: Experiment, inputs: Inputs, lesson: Lesson, say: Say) -
     loader = lesson.dataloader.make(
         table=table,
         weights=weights(lesson.datasets),
-        left_out=_equal_pairs(experiment, inputs, lesson, table, say),
+        left_out=_equal_pairs(inputs, lesson, table, say),
         batch_size=experiment.settings.batch_size,
         seed=experiment.seed,
     )
@@ -101,29 +102,28 @@ def material(experiment: Experiment, inputs: Inputs, lesson: Lesson, say: Say) -
 def held_out_material(experiment: Experiment, inputs: Inputs, lesson: Lesson, say: Say) -> Material:
     """The held-out data of a lesson, in updates of nearly equal size. Raises ConfigError where the loss has no use for it."""
     table = open_table(experiment.cache_dir, lesson.datasets, inputs.pieces(), say)
-    arguments: dict[str, Any] = {"table": table, "seed": experiment.seed}
+    make = partial(lesson.dataloader.make, table=table, seed=experiment.seed)
     try:
-        first: DataLoader = lesson.dataloader.make(**arguments, batch_size=experiment.settings.batch_size)
+        first: DataLoader = make(batch_size=experiment.settings.batch_size)
         even = -(-len(first.items) // first.updates_per_epoch)
-        return Material(lesson=lesson, table=table, loader=lesson.dataloader.make(**arguments, batch_size=even))
+        return Material(lesson=lesson, table=table, loader=make(batch_size=even))
     except ConfigError as error:
         raise ConfigError([f"trainer.holdout: {error}; hold out more queries"]) from error
 
 
-def _equal_pairs(experiment: Experiment, inputs: Any, lesson: Lesson, table: ExampleTable, say: Say) -> list[int]:
+def _equal_pairs(inputs: Inputs, lesson: Lesson, table: ExampleTable, say: Say) -> list[int]:
     """Reports and excludes pairs of completions that are equal after truncation."""
-    paired = issubclass(lesson.dataloader.load(), PairedPreferenceDataLoader)
-    if not experiment.model.gives & COMPLETIONS or not paired:
+    if not lesson.dataloader.load().pairs:
         return []
-    found: list[int] = inputs.equal_pairs(table)
+    found = inputs.equal_pairs(table)
     if found:
         say(f"{len(found)} of {len(table)} pairs are left out: cut to model.max_length, both answers are equal")
     return found
 
 
-def weights(datasets: Sequence[Any]) -> list[float]:
+def weights(datasets: Sequence[Dataset]) -> list[float]:
     """Returns the weight of each dataset: how often an epoch repeats its examples."""
-    return [getattr(dataset, "weight", 1.0) for dataset in datasets]  # External datasets may lack it.
+    return [weight_of(dataset) for dataset in datasets]
 
 
 def objective(start: StartModel, given: Material, training: bool = True) -> Objective:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rankpo.data.text.permutations import tally
+
 if TYPE_CHECKING:
     from rankpo.data.readers.requests import Request
     from rankpo.models.listwise.reranking import RankedList, WindowRecord
@@ -29,7 +31,6 @@ def report_windows(
 
     Raises FailedWindowsError on every rank where more than max_failed of all windows failed.
     """
-    from rankpo.data.text.permutations import tally
 
     counts = tally([record.permutation for each in ranked for record in each.windows])
     logger.say("windows: " + ", ".join(f"{count} {status}" for status, count in counts.items()))

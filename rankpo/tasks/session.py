@@ -1,0 +1,98 @@
+"""Session: the processes, the precision and the console of a running task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+
+from accelerate.utils import convert_outputs_to_fp32
+
+from rankpo.errors import ConfigError
+from rankpo.runs import processes
+from rankpo.runs.folder import claim
+from rankpo.runs.logger import MetricsLogger
+from rankpo.tasks.seeds import seed_everything
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+    from rankpo.config.experiment import Experiment
+    from rankpo.models.base import RankingModel
+    from rankpo.models.kind import ModelKind
+
+Model = TypeVar("Model", bound="RankingModel")
+Given = ParamSpec("Given")
+Output = TypeVar("Output")
+
+GIVERS = {"vectors": "embedding", "pairs": "reranker", "lists": "listwise", "text": "causal_lm"}  # need: kind to try
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """The processes of a task. logger: of the console; only the first process's is heard. precision: trainer.precision."""
+
+    accelerator: Accelerator
+    logger: MetricsLogger
+    precision: str
+
+    @property
+    def main(self) -> bool:
+        return self.logger.main
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def prepared(self, model: Model) -> Model:
+        """The model on the device of this process, whose forward passes run in the precision, as in training."""
+        if self.precision != model.precision:
+            model.precision = self.precision
+            model.forward = in_precision(model.forward, self.accelerator)  # type: ignore[method-assign]
+        return model.to(self.device)
+
+    @contextmanager
+    def claimed(self, folder: Path) -> Iterator[None]:
+        """Holds the folder while the task writes there. Raises StorageError where another task has it."""
+        if not self.main:
+            yield
+            return
+        with claim(folder):
+            yield
+
+
+def open_session(experiment: Experiment, who: str, needs: frozenset[str], several_processes: bool) -> Session:
+    """The session of this process: device, precision, random seed.
+
+    who: the task, in messages. Raises ConfigError for a kind that gives none of `needs`, and for more processes than
+    the task may have.
+    """
+    require(experiment.model, needs, who)
+    settings = experiment.settings
+    accelerator = processes.make_accelerator(settings.precision, settings.timeout_minutes)
+    if processes.world_size() > 1 and not several_processes:
+        processes.shut_down()
+        raise ConfigError([f"{who} is one process; start it with python launch.py"])
+    seed_everything(experiment.seed)  # random weights and new heads are the same on every rank and in every task
+    logger = MetricsLogger(main=processes.rank() == 0)
+    return Session(accelerator=accelerator, logger=logger, precision=settings.precision)
+
+
+def in_precision(forward: Callable[Given, Output], accelerator: Accelerator) -> Callable[Given, Output]:
+    """The forward pass under the accelerator's autocast, its outputs in float32: what `accelerate` does to a model."""
+
+    def run(*arguments: Given.args, **named: Given.kwargs) -> Output:
+        with accelerator.autocast():
+            return forward(*arguments, **named)
+
+    return cast("Callable[Given, Output]", convert_outputs_to_fp32(run))
+
+
+def require(model: ModelKind, needs: frozenset[str], who: str) -> None:
+    """Raises ConfigError if the model's kind gives none of `needs`. who: the name of the consumer, for the message."""
+    if needs and not needs & model.gives:
+        kinds = " or ".join(f"kind={GIVERS[need]}" for need in sorted(needs, key=list(GIVERS).index))
+        raise ConfigError([f"{who} needs {kinds}, and this model is of kind {model.kind}; add {kinds}"])

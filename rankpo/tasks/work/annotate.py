@@ -1,0 +1,235 @@
+"""The work of task=annotate: the pairs of rankings or of sampled completions, before a judge; resumable at any moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankpo.data.random_keys import random_keys
+from rankpo.data.random_keys import text_key as random_text_key
+from rankpo.errors import ConfigError
+from rankpo.judges import rankings
+from rankpo.judges.annotation import Annotator, answers_file, asked, equal_texts
+from rankpo.judges.costs import Costs
+from rankpo.judges.estimate import estimate, say_cut
+from rankpo.judges.outcome import Chosen, Outcome
+from rankpo.judges.pairs import Pair, draw
+from rankpo.judges.records import Records
+from rankpo.judges.samples import Samples, read_samples, reward
+from rankpo.judges.scores import ScoresJudge
+from rankpo.judges.suspicious import suspects
+from rankpo.judges.teaching import teach
+from rankpo.retrieval.corpus import open_source, text_key
+from rankpo.runs.logger import MetricsLogger, counting
+from rankpo.tasks.vector_models import vector_model
+
+if TYPE_CHECKING:
+    from rankpo.config.experiment import Experiment
+    from rankpo.judges.base import Judge
+    from rankpo.judges.rankings import Ranking
+    from rankpo.tasks.annotate import Annotate
+    from rankpo.tasks.session import Session
+    from rankpo.types import Prompt
+
+
+def run(task: Annotate, experiment: Experiment) -> Mapping[str, object]:
+    """Returns the report. Raises Unfinished where a budget or the server ended the work before its end."""
+    judge = experiment.judge
+    assert judge is not None
+    if task.max_cost is not None and not judge.price:
+        raise ConfigError(["task.max_cost needs judge.price={input:…,output:…}, dollars per million tokens"])
+    session = task.open(experiment)
+    folder, logger = Path(task.output), session.logger
+    if task.mode == "scores":
+        with session.claimed(folder):
+            return _teach(task, experiment, judge, logger)
+    samples = _samples(task, logger)
+    if samples is not None and task.feedback == "scalar":
+        with session.claimed(folder):
+            return _reward(task, judge, samples, logger)
+    pairs = _pairs(task, experiment, session, samples)
+    if (key := judge.unmarked()) is not None:
+        logger.say(f"{key} has no {{mark}} around the texts: a passage can forge its own end; see judge/template=pair")
+    say_cut(judge, pairs.drawn, pairs.queries, pairs.texts, logger.say)
+    if task.dry_run:
+        per_pair = 2 if task.order == "both" else 1
+        row = estimate(judge, pairs.drawn, pairs.queries, pairs.texts, per_pair, logger.say)
+        logger.table([row], "\ndry run: nothing was asked")
+        return row
+    with session.claimed(folder):
+        return Annotation(task, experiment, judge, pairs, logger).write(samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Pairs to ask about. num_dropped: how many are left out with suspicious=drop. queries, texts: by id."""
+
+    drawn: Sequence[Pair]
+    num_dropped: int
+    queries: Mapping[str, Prompt]
+    texts: Mapping[str, str]
+
+
+def _samples(task: Annotate, logger: MetricsLogger) -> Samples | None:
+    if task.samples is None:
+        return None
+    samples = read_samples(task.samples)
+    logger.say(
+        f"{len(samples.completions)} completions of {len(samples.prompts)} prompts, {samples.empty} empty ones left out"
+    )
+    return samples
+
+
+def _reward(task: Annotate, judge: Judge, samples: Samples, logger: MetricsLogger) -> Mapping[str, object]:
+    if not isinstance(judge, ScoresJudge):
+        raise ConfigError(["task.feedback=scalar needs judge=scores judge.path=…, a saved model that scores"])
+    return reward(judge, samples, Path(task.output), task.limit, logger.say)
+
+
+def _teach(task: Annotate, experiment: Experiment, judge: Judge, logger: MetricsLogger) -> Mapping[str, object]:
+    if not isinstance(judge, ScoresJudge):
+        raise ConfigError(["task.mode=scores needs judge=scores judge.path=…, a saved model that scores"])
+    if not experiment.datasets:
+        raise ConfigError(["datasets is empty; choose those whose candidates are to be scored"])
+    examples = chain.from_iterable(dataset.examples() for dataset in experiment.datasets)
+    return {"queries": teach(judge, examples, Path(task.output), task.limit, logger.say)}
+
+
+def _pairs(task: Annotate, experiment: Experiment, session: Session, samples: Samples | None) -> Pairs:
+    """The pairs of the samples, or of the rankings of task.queries."""
+    queries: Mapping[str, Prompt]
+    if samples is None:
+        own = dict(open_source(task.queries, "query", experiment.datasets).texts())
+        texts: Mapping[str, str] = dict(open_source(task.corpus, "passage", experiment.datasets).texts())
+        queries, found = own, _rankings(task, experiment, own, texts, session)
+    else:
+        queries, texts, found = samples.prompts, samples.completions, samples.rankings(task.pairs.top_k)
+    drawn = _draw(task, found, texts, experiment.seed)
+    trusted = _trusted(task, drawn, texts, session.logger)
+    return Pairs(drawn=trusted, num_dropped=len(drawn) - len(trusted), queries=queries, texts=texts)
+
+
+def _rankings(
+    task: Annotate, experiment: Experiment, queries: Mapping[str, str], texts: Mapping[str, str], session: Session
+) -> dict[str, Ranking]:
+    say = session.logger.say
+    if task.run is not None:
+        return rankings.of_run(task.run, queries, texts, task.pairs.top_k, say)
+    model = vector_model(experiment, session, "task=annotate without task.run")
+    return rankings.searched(model, queries, texts, task.pairs.top_k, experiment.cache_dir, say)
+
+
+def _draw(task: Annotate, found: Mapping[str, Ranking], texts: Mapping[str, str], seed: int) -> list[Pair]:
+    drawn: list[Pair] = []
+    for query, (ids, scores) in found.items():
+        drawn += draw(task.pairs, query, ids, scores, seed, equal_texts(texts, ids, text_key))
+    if not drawn:
+        raise ConfigError(
+            ["no pair can be drawn: no query has two different texts; look at task.pairs, task.run and task.samples"]
+        )
+    return drawn[: task.limit]
+
+
+def _trusted(task: Annotate, drawn: list[Pair], texts: Mapping[str, str], logger: MetricsLogger) -> list[Pair]:
+    """The pairs to ask about, without suspicious ones with suspicious=drop. Raises ConfigError for none left."""
+    if task.suspicious != "drop":
+        return drawn
+    found = suspects(drawn, texts)
+    trusted = [pair for pair in drawn if pair.id1 not in found and pair.id2 not in found]
+    if not trusted:
+        raise ConfigError([f"task.suspicious=drop leaves none of the {len(drawn)} pairs; look at their passages"])
+    if found:
+        logger.say(
+            f"{len(drawn) - len(trusted)} of {len(drawn)} pairs have a passage with marks or instructions for the "
+            "judge and are left out"
+        )
+    return trusted
+
+
+class Annotation:
+    """The answers of a judge about pairs, with the three files that hold them."""
+
+    def __init__(
+        self, task: Annotate, experiment: Experiment, judge: Judge, pairs: Pairs, logger: MetricsLogger
+    ) -> None:
+        self.task, self.judge, self.pairs, self.logger = task, judge, pairs, logger
+        self.seed = experiment.seed
+        self.folder = Path(task.output)
+        self.annotations = Records(self.folder / "annotations.jsonl", "asked")
+        self.answers = Records(answers_file(experiment.cache_dir, judge), "prompt_hash", shared=True)
+        self.spent = Records(self.folder / "cost.jsonl", "call")
+        self.costs = Costs(judge.price, self.spent)
+        self.names = [asked(judge, pair, pairs.queries, pairs.texts, task.order) for pair in pairs.drawn]
+
+    def write(self, samples: Samples | None) -> Mapping[str, object]:
+        """Asks what was not asked before and writes the results. Returns the report."""
+        try:
+            reason, failures = self._ask_all()
+            outcome = Outcome(
+                records=[record for name in self.names if (record := self.annotations.get(name)) is not None],
+                num_drawn=len(self.pairs.drawn),
+                num_dropped=self.pairs.num_dropped,
+                failures=failures,
+                reason=reason,
+            )
+            return outcome.write(self.folder, self._chosen, self.costs, samples, self.logger)
+        finally:
+            self.judge.close()
+            for file in (self.annotations, self.answers, self.spent):
+                file.close()
+
+    @property
+    def _chosen(self) -> Chosen:
+        return Chosen(
+            keep_disagreement=self.task.on_disagreement == "keep",
+            min_confidence=self.task.min_confidence,
+            flag=self.task.suspicious == "flag",
+        )
+
+    @property
+    def _annotator(self) -> Annotator:
+        return Annotator(
+            judge=self.judge,
+            answers=self.answers,
+            costs=self.costs,
+            texts=self.pairs.texts,
+            queries=self.pairs.queries,
+            order=self.task.order,
+            max_reasks=self.task.max_reasks,
+            max_calls=self.task.max_calls,
+            max_cost=self.task.max_cost,
+        )
+
+    def _ask_all(self) -> tuple[str | None, dict[str, Exception]]:
+        """Why it stopped early, and what failed by pair."""
+        drawn, names = self.pairs.drawn, self.names
+        failures: dict[str, Exception] = {}
+        todo = []
+        for number, pair in enumerate(drawn):
+            key = random_text_key(key_of(pair))
+            exchanged = self.task.order == "random" and bool(random_keys(1, self.seed, key)[0] % 2)
+            if self.annotations.get(names[number]) is None:
+                todo.append((number, pair, exchanged))
+        self.logger.say(f"{len(drawn)} pairs, {len(drawn) - len(todo)} of them judged before")
+        with counting("annotate", len(todo), shown=True) as advance:
+            assert advance is not None
+
+            def done(number: int, record: dict[str, object]) -> None:
+                self.annotations.add({"asked": names[number], **record})
+                advance(1)
+
+            def failed(number: int, error: Exception) -> None:
+                failures[key_of(drawn[number])] = error
+                advance(1)
+
+            reason = self._annotator.run(todo, done, failed)
+        return reason, failures
+
+
+def key_of(pair: Pair) -> str:
+    """A pair's name in the files of the task."""
+    return json.dumps([pair.query_id, pair.id1, pair.id2], ensure_ascii=False)

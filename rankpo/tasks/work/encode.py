@@ -1,0 +1,46 @@
+"""The work of task=encode: a corpus as vectors on disk, in shards, resumable, by as many processes as were started."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankpo.retrieval.corpus import open_source
+from rankpo.retrieval.embeddings import describe_encoding, encode_texts
+from rankpo.retrieval.shards import remove_embeddings
+from rankpo.tasks.vector_models import vector_model
+
+if TYPE_CHECKING:
+    from rankpo.config.experiment import Experiment
+    from rankpo.tasks.encode import Encode
+
+
+def run(task: Encode, experiment: Experiment) -> dict[str, object]:
+    """Returns the table's row."""
+    source = open_source(task.corpus, task.role, experiment.datasets)
+    blank = next((name for name, _ in source.texts() if name.split() != [name]), None)
+    session = task.open(experiment)
+    logger = session.logger
+    if blank is not None:
+        logger.say(
+            f"warning: the id {blank!r} has white space: task=search writes run.trec, a TREC file, which cannot hold it"
+        )
+    model = vector_model(experiment, session)
+    folder = Path(task.output)
+    with session.claimed(folder):
+        if logger.main and experiment.overwrite:
+            remove_embeddings(folder)
+        started = time.monotonic()
+        encoding = describe_encoding(model, source, task.role, task.shard_size, task.dtype)
+        embeddings = encode_texts(folder, encoding, model, source, logger.say)
+    row = {
+        "embeddings": str(folder),
+        "texts": len(embeddings),
+        "dim": encoding.dim,
+        "shards": encoding.num_shards,
+        "dtype": encoding.dtype,
+        "seconds": time.monotonic() - started,
+    }
+    logger.table([row])
+    return row

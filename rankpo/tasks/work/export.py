@@ -1,0 +1,208 @@
+"""The work of task=export: a run's FINAL or checkpoint as a folder, also on the way from its start model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from rankpo.errors import ConfigError
+from rankpo.models.interpolation import DTYPES as TORCH_DTYPES
+from rankpo.models.interpolation import (
+    InterpolationError,
+    cast_folder,
+    interpolate,
+    mean_weights,
+    round_weights,
+    shared_names,
+)
+from rankpo.runs import processes
+from rankpo.runs.checkpoints import CheckpointStore
+from rankpo.tasks.export import FINAL
+from rankpo.tasks.models import NONE, ModelOfRun, build_model, load_weights, plain
+from rankpo.tasks.seeds import seed_everything
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rankpo.config.experiment import Experiment
+    from rankpo.models.base import RankingModel
+    from rankpo.models.kind import ModelKind
+    from rankpo.tasks.export import Export
+
+Say = Callable[[str], None]
+
+
+def run(task: Export, experiment: Experiment) -> list[dict[str, object]]:
+    """The table's rows, one for each folder."""
+    targets = {alpha: _target(task, alpha) for alpha in task.alphas}
+    _check_targets(task, experiment, list(targets.values()))
+    logger = task.open(experiment).logger
+    rows = _export(task, experiment, targets, logger.say) if logger.main else []
+    processes.barrier()
+    logger.table(rows)
+    return rows
+
+
+def _target(task: Export, alpha: float) -> Path:
+    return Path(task.output) / (FINAL if len(task.alphas) == 1 else f"alpha-{alpha:g}/{FINAL}")
+
+
+def _check_targets(task: Export, experiment: Experiment, targets: Sequence[Path]) -> None:
+    read = [Path(name).resolve() for name in (task.start, experiment.model.load_from) if name is not None]
+    read += [(Path(run) / FINAL).resolve() for run in (*task.soup, *filter(None, [task.run]))]
+    for target in targets:
+        if target.resolve() in read:
+            raise ConfigError([f"task.output={task.output} would write {target}, which is read; choose another"])
+        if target.exists() and not experiment.overwrite:
+            raise ConfigError([f"{target} is there already; set overwrite=true or another exp_name"])
+
+
+def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path], say: Say) -> list[dict[str, object]]:
+    first = task.soup[0] if task.soup else task.run
+    run = None if first is None else ModelOfRun.of(Path(first))
+    config = experiment.model if run is None else run.kind
+    needs = NONE if run is None else run.loss.needs
+    model = _mixed(task, say) if task.soup else _trained(task, experiment, run, say)
+    description = _description(task, experiment, config)
+    trained = _copied(model)
+    start: dict[str, Tensor] = {}
+    if any(alpha < 1 for alpha in task.alphas):
+        start = _copied(_start(task, config, run, say))
+        shared = shared_names(start, trained)
+        say(f"{len(shared.mixed)} weights are interpolated, {len(shared.only)} stay as only one model has them")
+    rows = []
+    for alpha, target in targets.items():
+        model.load_state_dict(interpolate(start, trained, alpha) if alpha < 1 else trained)
+        difference = _write(task, model, config, target, _described(task, description, alpha))
+        check_round_trip(model, config, target, needs)
+        rows.append({"folder": str(target), "alpha": alpha, "dtype": task.dtype, "difference": f"{difference:.0e}"})
+    return rows
+
+
+def _trained(task: Export, experiment: Experiment, run: ModelOfRun | None, say: Say) -> RankingModel:
+    """The model on the CPU, adapters merged."""
+    if run is None:
+        if experiment.model.load_from is None and experiment.model.name_or_path is None:
+            raise ConfigError(["task.run or model.load_from must say what to export"])
+        return build_model(experiment.model, experiment.explicit, say)
+    folder = Path(str(task.run))
+    if task.checkpoint == FINAL:
+        if not (folder / FINAL).is_dir():
+            raise ConfigError([f"task.run={folder} has no {FINAL}; set task.checkpoint=step-N"])
+        return run.final(folder / FINAL, say)
+    found = {item.path.name: item for item in CheckpointStore(folder).list()}
+    if task.checkpoint not in found:
+        known = ", ".join([*found, *([FINAL] if (folder / FINAL).is_dir() else [])])
+        raise ConfigError([f"task.checkpoint={task.checkpoint}: {folder} has {known}"])
+    model = run.start(say)
+    load_weights(model, found[task.checkpoint])
+    model.merge_adapters()
+    return model
+
+
+def _mixed(task: Export, say: Say) -> RankingModel:
+    """A model with the mean of the weights of the soup's runs, and the settings of the first."""
+    runs = [ModelOfRun.of(Path(run)) for run in task.soup]
+    starts = {run.kind.load_from or run.kind.name_or_path for run in runs}
+    if len(starts) > 1 and task.start is None and any(alpha < 1 for alpha in task.alphas):
+        raise ConfigError([f"task.soup: the runs started from {', '.join(map(str, starts))}; set task.start"])
+    first = runs[0].final(Path(task.soup[0]) / FINAL, say)
+
+    def states() -> Iterator[Mapping[str, Tensor]]:
+        yield _copied(first)
+        for folder, run in zip(task.soup[1:], runs[1:], strict=True):
+            model = run.final(Path(folder) / FINAL, say)
+            if model.settings != first.settings:
+                raise ConfigError(
+                    [f"task.soup: {folder} and {task.soup[0]} read texts in two ways: {_differing(model, first)}"]
+                )
+            yield model.state_dict()
+
+    first.load_state_dict(mean_weights(states()))
+    say(f"the mean of {len(task.soup)} models")
+    return first
+
+
+def _start(task: Export, config: ModelKind, run: ModelOfRun | None, say: Say) -> RankingModel:
+    """What the run started from, or `start`. Raises ConfigError where neither can be known."""
+    if task.start is not None:
+        is_folder = Path(task.start).is_dir()
+        chosen = plain(config, task.start) if is_folder else replace(plain(config, None), name_or_path=task.start)
+        return build_model(chosen, (), say)
+    if run is None:
+        raise ConfigError(["task.alphas need task.run, or task.start=<the model to interpolate with>"])
+    if config.load_from is None and config.name_or_path is None:
+        name = f"task.run={task.run}" if task.run else f"task.soup: {task.soup[0]}"
+        raise ConfigError([f"{name} started from random weights; set task.start to interpolate"])
+    seed_everything(run.seed)  # a new head is the one that the run began with
+    return build_model(plain(config, config.load_from), (), say)
+
+
+def _description(task: Export, experiment: Experiment, config: ModelKind) -> dict[str, object]:
+    """What rankpo.json and the card say: the run's own words where it has a FINAL."""
+    run = task.soup[0] if task.soup else task.run
+    folder = Path(run) / FINAL if run else Path(experiment.model.load_from or "")
+    record = folder / "rankpo.json"
+    known = json.loads(record.read_text()) if record.exists() else {}
+    kept = {name: value for name, value in known.items() if name not in ("kind", "format", "settings")}
+    base = config.name_or_path or (None if config.load_from is None else Path(config.load_from).name)
+    return {"exp_name": experiment.exp_name, "base_model": base, **kept}
+
+
+def _write(
+    task: Export, model: RankingModel, config: ModelKind, target: Path, description: Mapping[str, object]
+) -> float:
+    """Writes and loads again. Returns the largest difference of an output that the model's own export found."""
+    if task.dtype == "float32":
+        difference = config.save(target, model, description)
+    else:
+        round_weights(model, TORCH_DTYPES[task.dtype])
+        wide = target.with_name(f"{target.name}.float32")
+        try:
+            difference = config.save(wide, model, description)
+            cast_folder(wide, target, task.dtype)
+        finally:
+            shutil.rmtree(wide, ignore_errors=True)
+    return difference
+
+
+def ignored(line: str) -> None:
+    """Ignores progress lines: this is a second build."""
+
+
+def check_round_trip(model: RankingModel, config: ModelKind, folder: Path, needs: frozenset[str] = NONE) -> None:
+    """Raises InterpolationError unless the folder, loaded as a model, has exactly the weights of `model`."""
+    loaded = build_model(plain(config, str(folder)), (), ignored, needs).saved_state()
+    for name, tensor in model.saved_state().items():
+        if name not in loaded or not torch.equal(loaded[name], tensor.cpu()):
+            raise InterpolationError(f"{folder}: loaded again, {name} is another one than was written")
+
+
+def _copied(model: RankingModel) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _differing(model: RankingModel, first: RankingModel) -> str:
+    """The settings that two models do not share, by name."""
+    pairs = [
+        (item.name, getattr(model.settings, item.name), getattr(first.settings, item.name))
+        for item in fields(model.settings)
+    ]
+    return ", ".join(f"{name} {own!r} and {other!r}" for name, own, other in pairs if own != other)
+
+
+def _described(task: Export, description: Mapping[str, object], alpha: float) -> dict[str, object]:
+    """The description with how the folder was made, and without metrics that other weights than the run's own have."""
+    whole = alpha == 1 and not task.soup
+    kept = {name: value for name, value in description.items() if whole or not name.startswith("metrics_")}
+    made: dict[str, object] = {"checkpoint": task.checkpoint}
+    made["start"] = None if task.start is None else Path(task.start).name
+    if task.soup:
+        made["soup"] = [Path(run).name for run in task.soup]
+    return {**kept, "export": {**made, "alpha": alpha, "dtype": task.dtype}}

@@ -1,0 +1,123 @@
+"""The work of task=search: the top k of a corpus that task=encode wrote, for every query."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankpo.data.readers.trec import check_names, write_run
+from rankpo.data.shape import declared
+from rankpo.errors import ConfigError
+from rankpo.models.reference import fingerprint_weights
+from rankpo.retrieval.corpus import OWN, open_source
+from rankpo.retrieval.dense import DenseSearch, Hits
+from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
+from rankpo.runs import processes
+from rankpo.storage.atomic import replace_text, replacing
+from rankpo.tasks.vector_models import vector_model
+
+if TYPE_CHECKING:
+    from rankpo.config.experiment import Experiment
+    from rankpo.data.dataset import Dataset
+    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.tasks.search import Search
+
+SAME_SETTINGS = ("pooling", "normalize", "truncate_dim")
+
+
+def run(task: Search, experiment: Experiment) -> dict[str, object]:
+    """The table's row."""
+    session = task.open(experiment)
+    logger = session.logger
+    corpus = Embeddings(Path(task.index))
+    queries = dict(open_source(task.queries, "query", experiment.datasets).texts())
+    if not queries:
+        raise ConfigError([f"task.queries={task.queries} holds no query"])
+    _check_names(task, queries, corpus.ids())
+    model = vector_model(experiment, session)
+    check_model(corpus, model)
+    faiss = task.faiss if task.backend == "faiss" else None
+    own_id = _ignores_identical_ids(task, experiment.datasets)
+    depth = task.top_k + own_id
+    search = DenseSearch(top_k=depth, device=session.device, say=logger.say, faiss=faiss)
+    memory = search.check_memory(len(queries), len(corpus), corpus.encoding.dim)
+    texts = TextList(list(queries), list(queries.values()))
+    vectors = cached_embeddings(experiment.cache_dir, model, texts, "query", logger.say)
+    started = time.monotonic()
+    hits = search.hits(vectors, corpus)
+    seconds = time.monotonic() - started
+    row = {
+        "queries": len(queries),
+        "documents": len(corpus),
+        "backend": task.backend if faiss is None else f"faiss {faiss.kind}",
+        "seconds": seconds,
+        "recall against exact": hits.recall,
+    }
+    if logger.main:
+        _write(task, hits, queries, corpus.ids(), own_id, {**row, "checked": hits.checked, "estimated_bytes": memory})
+    logger.table([row])
+    processes.barrier()
+    return row
+
+
+def _ignores_identical_ids(task: Search, datasets: Sequence[Dataset]) -> bool:
+    """The key, or what the datasets say whose own queries are searched. Raises ConfigError where they differ."""
+    if task.ignore_identical_ids is not None or task.queries != OWN:
+        return bool(task.ignore_identical_ids)
+    judged = [declared(dataset).judgements for dataset in datasets]
+    said = {item.ignore_identical_ids for item in judged if item is not None}
+    if len(said) > 1:
+        raise ConfigError(["datasets differ in ignore_identical_ids; set task.ignore_identical_ids"])
+    return said == {True}
+
+
+def _check_names(task: Search, queries: Iterable[str], documents: Iterable[str]) -> None:
+    """Raises ConfigError, before anything is searched, for ids that run.trec cannot hold."""
+    try:
+        check_names(queries, f"task.queries={task.queries}")
+        check_names(documents, f"task.index={task.index}")
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+
+
+def _write(
+    task: Search,
+    hits: Hits,
+    queries: Mapping[str, str],
+    documents: Sequence[str],
+    own_id: bool,
+    summary: dict[str, object],
+) -> None:
+    folder = Path(task.output)
+    run: dict[str, dict[str, float]] = {}
+    with replacing(folder / "hits.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
+        for (query, text), numbers, scores in zip(queries.items(), hits.numbers, hits.scores, strict=True):
+            found = [
+                (documents[number], float(f"{score:.9g}"))
+                for number, score in zip(numbers.tolist(), scores.tolist(), strict=True)
+                if number >= 0 and not (own_id and documents[number] == query)
+            ][: task.top_k]
+            run[query] = dict(found)
+            listed = [{"rank": rank, "id": name, "score": score} for rank, (name, score) in enumerate(found, 1)]
+            line = {"query_id": query, "query": text, "hits": listed}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    write_run(folder / "run.trec", run)
+    replace_text(
+        folder / "search.json",
+        json.dumps({**summary, "settings": {**asdict(task), "ignore_identical_ids": own_id}}, indent=1),
+    )
+
+
+def check_model(corpus: Embeddings, model: EmbeddingModel) -> None:
+    """Raises ConfigError where queries would be encoded otherwise than the corpus was."""
+    if fingerprint_weights(model) != corpus.encoding.model:
+        raise ConfigError([f"{corpus.folder} was encoded by another model; set model.load_from to that one"])
+    settings = model.settings.to_json()
+    different = [name for name in SAME_SETTINGS if settings[name] != corpus.encoding.settings[name]]
+    if different:
+        wanted = ", ".join(f"model.{name}={corpus.encoding.settings[name]}" for name in different)
+        raise ConfigError([f"{corpus.folder} was encoded with other settings; set {wanted}"])

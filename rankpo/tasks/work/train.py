@@ -1,0 +1,73 @@
+"""The work of task=train: the run directory, the start or continuation of a run, and its training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from rankpo.config.moved import comparable
+from rankpo.config.origin import origin_of
+from rankpo.errors import ConfigError
+from rankpo.runs import origin, processes
+from rankpo.runs.folder import enter_run_dir, start_again
+from rankpo.runs.logger import MetricsLogger
+from rankpo.tasks.work.assemble import assemble
+from rankpo.trainers.strategies.choose import name_of, unfit
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rankpo.config.experiment import Experiment
+    from rankpo.tasks.train import Train
+
+
+def run(task: Train, experiment: Experiment) -> Mapping[str, float]:
+    """Returns the metrics of the last evaluation, or {} for a run that is finished already."""
+    if not experiment.datasets:
+        raise ConfigError(["datasets is empty; choose some, such as datasets=[jobs]"])
+    session = task.open(experiment)
+    refuse_unfit(experiment, session.accelerator)
+    with session.claimed(experiment.run_dir):
+        unfinished = _enter(experiment, session.logger.say) if session.main else True
+        if not processes.broadcast_object(unfinished):
+            session.logger.say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
+            return {}
+        logger = MetricsLogger(
+            experiment.run_dir, main=session.main, tracker=experiment.tracker, config=experiment.config
+        )
+        trainer = assemble(experiment, session.accelerator, logger, task.metrics)
+        if session.main:
+            _note_origin(experiment)
+        if experiment.resume == "auto":
+            trainer.watch.resume()
+        result = trainer.train()
+    return result
+
+
+def _enter(experiment: Experiment, say: Callable[[str], None]) -> bool:
+    """Prepares the run directory, and returns whether there is something left to train.
+
+    Raises StorageError for an existing run whose config, data or start weights have changed.
+    """
+    unfinished = enter_run_dir(
+        experiment.run_dir, experiment.config, experiment.overwrite, experiment.resume, comparable
+    )
+    begun = not unfinished or (experiment.run_dir / "checkpoints").exists()
+    if begun and not experiment.overwrite:
+        origin.compare(experiment.run_dir, origin_of(experiment), experiment.allow_changes, say)
+    return unfinished
+
+
+def _note_origin(experiment: Experiment) -> None:
+    """Removes an earlier run that overwrite=true replaces, and notes what this one is made from."""
+    if experiment.overwrite:
+        start_again(experiment.run_dir, experiment.config)
+    if not (experiment.run_dir / origin.FILE).exists():
+        origin.note(experiment.run_dir, origin_of(experiment))
+
+
+def refuse_unfit(experiment: Experiment, accelerator: Accelerator) -> None:
+    """Raises ConfigError for combinations that the launched strategy does not support, before any file access."""
+    evaluated = bool(experiment.eval_datasets)
+    if problem := unfit(name_of(accelerator), experiment.model.kind, experiment.loss, evaluated):
+        raise ConfigError([problem])
