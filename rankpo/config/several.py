@@ -35,19 +35,26 @@ OWN_TRAINING = {  # Keys that give a dataset an objective of its own.
     "temperature": "float | None",
 }
 OWN_KEYS = {**OWN_TRAINING, **OWN_PROMPTS, "by_file": "bool"}  # And their types.
+NEGATIVES = ("in_batch", "own")
 LIKE = "like"  # The option of the group whose keys a node has, for several datasets of one option.
 GROUPS = ("datasets", "eval_datasets", "replay_datasets")
 
 
 def own_keys(group: str, node: Node) -> Keys:
-    """The keys of a dataset that this module reads, by name. A key that its class also has belongs to the class."""
+    """The keys of a dataset that this module reads, by name.
+
+    A key that its class also has belongs to the class, but for negatives=in_batch and negatives=own: of records,
+    `negatives` is else the name of a field.
+    """
     allowed = OWN_KEYS if group == "datasets" else OWN_PROMPTS
     given = [name for name in allowed if name in node]
     try:
         taken = inspect.signature(locate(node["_target_"])).parameters if given else {}  # type: ignore[arg-type]
     except ValueError:  # `build` says what is wrong with the class.
         taken = {}
-    return {name: node[name] for name in given if name not in taken}
+    return {
+        name: node[name] for name in given if name not in taken or (name == "negatives" and node[name] in NEGATIVES)
+    }
 
 
 def expanded(config: DictConfig) -> DictConfig:
@@ -109,7 +116,7 @@ def key_problems(tree: Node) -> list[str]:
             found += [type_problem(OWN_KEYS[k], v, f"{group}.{name}.{k}") for k, v in own_keys(group, node).items()]
     for name, whole in (tree.get("datasets") or {}).items():
         node = own_keys("datasets", whole)
-        if (given := node.get("negatives")) not in (None, "in_batch", "own"):
+        if (given := node.get("negatives")) not in (None, *NEGATIVES):
             found.append(f"datasets.{name}.negatives must be in_batch, own or null, got {given!r}")
         if isinstance(count := node.get("num_negatives"), int) and count < 0:
             found.append(f"datasets.{name}.num_negatives must be >= 0 or null, got {count}")
@@ -120,7 +127,7 @@ def datasets_of(nodes: Mapping[str, Node], group: str, name: str) -> list[Datase
     """The datasets of a node: one, or with by_file one of each file; with the node's prompts. Raises ConfigError."""
     node, key = nodes[name], f"{group}.{name}"
     own = own_keys(group, node)
-    dataset: Any = build({name: value for name, value in node.items() if name not in own}, key)
+    dataset = build({name: value for name, value in node.items() if name not in own}, key)
     parts = [dataset]
     if own.get("by_file"):
         if not isinstance(dataset, Records):
@@ -138,7 +145,7 @@ def own_objective(tree: Node, name: str, model: ModelKind | None) -> OwnObjectiv
     node = (tree.get("objectives") or {}).get(name)
     if node is None:
         return None
-    loss: Any = build(node["loss"], f"datasets.{name}.loss")
+    loss = build(node["loss"], f"datasets.{name}.loss")
     return OwnObjective(
         loss=loss if model is None else loss.fitted(model.logps),
         trainer=Maker(key=f"datasets.{name}.loss", target=node["trainer"], arguments={}),

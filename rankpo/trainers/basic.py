@@ -135,7 +135,7 @@ class BasicTrainer(Parts):
             ahead.close()
             self.logger.finish()
 
-    def train_step(self, update: Any) -> None:
+    def train_step(self, update: Prepared) -> None:
         """Runs one step: every pass over the update, and then the counters and the loss's state."""
         started = time.perf_counter()
         factor = self.schedule.factor(self.state.step, self.total_steps)
@@ -162,7 +162,7 @@ class BasicTrainer(Parts):
             means = self.observed.result(processes.sum_over_ranks)
             self.state.loss_state = self.loss.next_state(self.state.loss_state, means, num_queries)
 
-    def _optimize(self, update: Any) -> None:
+    def _optimize(self, update: Prepared) -> None:
         """Runs one pass over the update: gradient, clipping, optimizer step."""
         self.optimizer.zero_grad(set_to_none=True)
         self.finite_loss = True

@@ -44,8 +44,8 @@ class ContrastiveTrainer(BasicTrainer):
         batch = self.policy.inputs.collate(self.loader.table, groups, with_positives=known, reference=self.stored)
         return replace(batch, labels=replace(batch.labels, mask=self.loss.own_mask(batch)))
 
-    def backward(self, update: Any, last: bool = True) -> None:
-        if not self._in_batch:
+    def backward(self, update: Prepared, last: bool = True) -> None:
+        if not isinstance(update, in_batch.InBatchUpdate):
             super().backward(update, last)
             return
         output, value = in_batch.backward(

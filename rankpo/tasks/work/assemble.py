@@ -173,7 +173,11 @@ def report_data(
         report = data_report(item.table, [dataset.name for dataset in item.lesson.datasets], kept, evaluations)
         ending = "" if len(materials) == 1 else f" ({item.lesson.name})"
         whole["datasets"] |= report["datasets"]
-        whole["overlap"] |= {f"{name}{ending}": part for name, part in report["overlap"].items()}
+        whole["overlap"] |= {
+            f"{name}{ending}": part
+            for name, part in report["overlap"].items()
+            if not ending or any(counted["shared"] for counted in part.values())
+        }
     for line in lines(whole):
         say(line)
     write_report(experiment.run_dir / "data_report.json", whole)
