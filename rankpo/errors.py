@@ -9,7 +9,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent  # errors raised by code below this folder carry messages for users
 
 
-class ConfigError(ValueError):
+class InputError(Exception):
+    """Something that the user gave: keys, records or weights. The exit code is 2; that of a run that failed is 1."""
+
+
+class ConfigError(InputError, ValueError):
     """All problems of a config, one line each.
 
     problems: the lines. The message joins them.
@@ -24,7 +28,7 @@ class ConfigError(ValueError):
         return type(self), (self.problems,)
 
 
-class ManyLines(ValueError):
+class ManyLines(InputError, ValueError):
     """An error whose message has a line for each problem; each is shown on a line of its own."""
 
 

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 from rankpo.config.aliases import modern
 from rankpo.config.places import CONFIG
+from rankpo.config.run_folder import register
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
+
+register()
 
 
 def compose(overrides: Sequence[str]) -> Experiment:

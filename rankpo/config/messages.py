@@ -118,6 +118,12 @@ def _foreseen(error: Exception, several: bool, environment: Mapping[str, str]) -
     return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename is not None else None
 
 
+def about_records(error: Exception) -> bool:
+    """Whether a reader of data has refused what a file holds."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, ValueError) and Path(frames[-1].filename).is_relative_to(errors.PACKAGE / "data")
+
+
 def _is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an error, or one that caused it, says that memory could not be allocated."""
     while error is not None:

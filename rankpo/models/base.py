@@ -137,6 +137,10 @@ class RankingModel(nn.Module):
         """Returns [slots] float32 on every rank: the score of every candidate of the table for its query."""
         raise NotImplementedError(f"{type(self).__name__} must define slot_scores")
 
+    def learning_rates(self) -> dict[str, float]:
+        """Returns learning rates of parameters, by name, that differ from the optimizer's."""
+        return {}
+
     def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
         """Returns the labels of the groups, which do not depend on the weights."""
         return self.inputs.labels(table, groups)

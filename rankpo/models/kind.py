@@ -52,6 +52,7 @@ class ModelKind(ABC):
     gives: ClassVar[frozenset[str]]
     logps: ClassVar[str] = "candidates"
     settings_class: ClassVar[type[Settings]]
+    decoders_only: ClassVar[bool] = False  # Whether the weights must be those of a decoder.
     starts_from: ClassVar[frozenset[str]] = frozenset()  # Other kinds whose folders can provide the weights.
 
     name_or_path: str | None = None

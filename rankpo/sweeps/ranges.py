@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 
-NO_RANGE = ("seed", "exp_name", "cache_dir", "run_dir")
+NO_RANGE = ("seed", "exp_name", "runs_dir", "cache_dir", "run_dir")
 
 
 def split(

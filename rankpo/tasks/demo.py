@@ -42,8 +42,8 @@ class Demo:
     def __init__(self, overrides: Sequence[str]) -> None:
         self.overrides = list(overrides)
         self.logger = MetricsLogger()
-        self.cache = compose(self.overrides).cache_dir
-        self.mined = self.cache / "jobs_mined" / "mined.jsonl"
+        self.runs = compose(self.overrides).runs_dir
+        self.mined = self.runs / "jobs_mined" / "mined.jsonl"
 
     def run(self, title: str, *command: str) -> Any:
         self.logger.say(f"\n{title}: python launch.py {' '.join(command)}")
@@ -64,7 +64,7 @@ class Demo:
                 self.run(f"{title}, seed {seed}", "experiment=jobs_stage2", *data, *replay, *options_of_seed)
         runs[INTERPOLATED] = [f"jobs_aligned_{seed}" for seed in SEEDS]
         for seed, run in zip(SEEDS, runs[INTERPOLATED], strict=True):
-            source = ("task=export", f"task.run={self.cache}/jobs_replayed_{seed}", f"task.alphas=[{ALPHA}]")
+            source = ("task=export", f"task.run={self.runs}/jobs_replayed_{seed}", f"task.alphas=[{ALPHA}]")
             self.run(f"{INTERPOLATED}, seed {seed}", *source, f"exp_name={run}", "overwrite=true")
         return runs
 
@@ -73,7 +73,7 @@ class Demo:
         self.run(
             "first round", "experiment=jobs_stage1", f"exp_name={FIRST_ROUND}", "trainer.epochs=1", "overwrite=true"
         )
-        first = f"model.load_from={self.cache}/{FIRST_ROUND}/FINAL"
+        first = f"model.load_from={self.runs}/{FIRST_ROUND}/FINAL"
         mined = ("task=mine", "mining=positive_aware", "mining.corpus=own", "datasets=[jobs]", "exp_name=jobs_mined")
         self.run("hard negatives", *mined, "model=minilm", first, "overwrite=true")
         data = ("datasets=[rankpo]", f"datasets.rankpo.path={self.mined}")
@@ -82,8 +82,8 @@ class Demo:
 
     def annotate(self) -> Path:
         """The judge's preferences in 120 rankings: 15 pairs of the first twelve."""
-        shutil.rmtree(self.cache / "jobs_judged", ignore_errors=True)
-        model = ("model=minilm", f"model.load_from={self.cache}/{STAGE_ONE}/FINAL", "datasets=[jobs]")
+        shutil.rmtree(self.runs / "jobs_judged", ignore_errors=True)
+        model = ("model=minilm", f"model.load_from={self.runs}/{STAGE_ONE}/FINAL", "datasets=[jobs]")
         texts = (
             "task.queries=own",
             "task.corpus=own",
@@ -92,15 +92,15 @@ class Demo:
             "task.limit=1800",
         )
         self.run("preferences", "task=annotate", "judge=rules", *model, *texts, "exp_name=jobs_judged")
-        return self.cache / "jobs_judged" / "annotate" / "preferences.jsonl"
+        return self.runs / "jobs_judged" / "annotate" / "preferences.jsonl"
 
     def evaluate(self, run: str) -> dict[str, float]:
-        folder = [] if run == "jobs_base" else [f"model.load_from={self.cache}/{run}/FINAL"]
+        folder = [] if run == "jobs_base" else [f"model.load_from={self.runs}/{run}/FINAL"]
         command = ("task=evaluate", "model=minilm", *folder, f"exp_name={run}", *EVALUATION)
         return self.run(run, *command)[0]
 
     def report(self, runs: Sequence[str]) -> Path:
-        folders = ",".join(f"{self.cache}/{run}" for run in runs)
+        folders = ",".join(f"{self.runs}/{run}" for run in runs)
         return self.run(
             "report",
             "task=report",
@@ -108,7 +108,7 @@ class Demo:
             "task.metrics=[ndcg@20,recall@100,accuracy]",
             f"task.baseline={STAGE_ONE}",
             "task.title=RankPO on the job-talent world",
-            f"task.output={self.cache}/demo/report.html",
+            f"task.output={self.runs}/demo/report.html",
             *EVALUATION[:3],
         )
 

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+    from rankpo.config.construct import Maker
     from rankpo.config.experiment import Experiment
     from rankpo.models.base import RankingModel
 
 
 def make_optimizer(experiment: Experiment, model: RankingModel) -> torch.optim.Optimizer:
-    """Excludes biases and norms (all one-dimensional parameters) from weight decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Excludes biases and norms (all one-dimensional parameters) from weight decay; some parameters have learning rates
+    of their own, see `RankingModel.learning_rates`."""
+    rates = model.learning_rates()
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = [parameter for name, parameter in named.items() if name not in rates]
     groups: list[dict[str, object]] = [{"params": [p for p in trained if p.dim() > 1]}]
     if flat := [p for p in trained if p.dim() <= 1]:
         groups.append({"params": flat, "weight_decay": 0.0})
-    return experiment.optimizer.make(params=[group for group in groups if group["params"]])
+    groups += [{"params": [named[name]], "lr": rate} for name, rate in rates.items() if name in named]
+    given = [group for group in groups if group["params"]]
+    return experiment.optimizer.make(params=given, **_fused(experiment.optimizer, trained))
+
+
+def _fused(optimizer: Maker, trained: Sequence[torch.nn.Parameter]) -> dict[str, bool]:
+    """Returns fused=True for an optimizer of torch that has one kernel for all tensors of a GPU, unless its yaml or the
+    command line says how the tensors are updated."""
+    takes = inspect.signature(optimizer.load()).parameters
+    chosen = {"fused", "foreach", "capturable", "differentiable"} & optimizer.arguments.keys()
+    on_gpu = all(parameter.is_cuda and parameter.is_floating_point() for parameter in trained)
+    return {"fused": True} if "fused" in takes and on_gpu and trained and not chosen else {}

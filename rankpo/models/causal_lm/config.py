@@ -31,6 +31,7 @@ class CausalKind(CausalSettings, ModelKind):
     """
 
     kind: ClassVar[str] = "causal_lm"
+    decoders_only: ClassVar[bool] = True
     gives: ClassVar[frozenset[str]] = frozenset({"token_logps", "text"})
     logps: ClassVar[str] = "none"  # scores are log-probabilities
     settings_class: ClassVar[type[Settings]] = CausalSettings

@@ -31,6 +31,8 @@ class EmbeddingSettings(Settings):
     follows the pooling, in order, each a mapping with `type` (Dense, LayerNorm, Normalize, Dropout) and its keys in
     `LAYERS`. normalize: vectors of length 1 at the end. Lengths in tokens, special tokens included. truncate_dim: the
     first dimensions are kept (Matryoshka), None for all. bidirectional: every token of a decoder sees the whole text.
+    prior_layers: layers (0: the embeddings) whose pooled hidden states give a passage's prior, () for no prior.
+    prior_weight: λ of the score s(q, p) + λ·t(p), see `prior.py`.
     """
 
     pooling: str = "mean"
@@ -43,6 +45,8 @@ class EmbeddingSettings(Settings):
     passage_max_length: int = 512
     truncate_dim: int | None = None
     bidirectional: bool = False
+    prior_layers: Sequence[int] = ()
+    prior_weight: float = 1.0
 
     def __post_init__(self) -> None:
         modes = self.pooling.split("+")
@@ -56,6 +60,15 @@ class EmbeddingSettings(Settings):
         if self.truncate_dim is not None and self.truncate_dim < 1:
             raise ValueError(f"truncate_dim must be >= 1 or null, got {self.truncate_dim}")
         object.__setattr__(self, "layers", tuple(_checked(dict(layer)) for layer in self.layers))
+        self._check_prior()
+
+    def _check_prior(self) -> None:
+        layers = tuple(self.prior_layers)
+        if len(set(layers)) < len(layers) or not all(isinstance(layer, int) and layer >= 0 for layer in layers):
+            raise ValueError(f"prior_layers must be different numbers of layers >= 0, got {list(layers)}")
+        if not self.prior_weight > 0:
+            raise ValueError(f"prior_weight must be > 0, got {self.prior_weight}; prior_layers=[] leaves the prior out")
+        object.__setattr__(self, "prior_layers", layers)
 
     def sized(self, width: int) -> tuple[list[dict[str, Any]], int]:
         """The layers with their sizes, and the size of the vectors before truncation. width: of the hidden states.

@@ -30,6 +30,7 @@ class ListwiseKind(ListwiseKeys, ModelKind):
     """
 
     kind: ClassVar[str] = "listwise"
+    decoders_only: ClassVar[bool] = True
     gives: ClassVar[frozenset[str]] = frozenset({"lists"})
     settings_class: ClassVar[type[Settings]] = ListwiseSettings
     starts_from: ClassVar[frozenset[str]] = frozenset({"causal_lm"})

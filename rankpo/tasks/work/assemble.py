@@ -16,6 +16,7 @@ from rankpo.tasks.description import describe
 from rankpo.tasks.evaluators import check_best_metric, make_evaluators
 from rankpo.tasks.models import trained_kind
 from rankpo.tasks.optimizer import make_optimizer
+from rankpo.tasks.priors import check_prior
 from rankpo.tasks.references import StartModel
 from rankpo.tasks.seeds import seed_everything
 from rankpo.tasks.train import DEFAULT_METRICS
@@ -48,6 +49,8 @@ def assemble(
     inputs = experiment.model.open_inputs(logger.say, experiment.explicit)
     drawn = drawn_of(experiment, logger.say)
     lessons = lessons_of(experiment, trained_parts(experiment.datasets, drawn))
+    for lesson in lessons:
+        check_prior(inputs.settings, lesson.loss)
     held = HeldOut()
     if drawn is not None:
         held = held_out(experiment, lessons_of(experiment, experiment.datasets), drawn, metrics, logger.say)

@@ -52,8 +52,6 @@ def run(task: Sample, experiment: Experiment) -> dict[str, object]:
 
 
 def _asked(task: Sample, datasets: Sequence[Dataset]) -> list[Asked]:
-    if task.prompts is None and not datasets:
-        raise ConfigError(["datasets is empty and task.prompts is null; choose datasets with prompts, or a file"])
     asked = distinct(of_datasets(datasets) if task.prompts is None else of_file(task.prompts))[: task.limit]
     if not asked:
         raise ConfigError([f"task.prompts={task.prompts} holds no prompt"])
