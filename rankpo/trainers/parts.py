@@ -79,6 +79,11 @@ class Parts:
         self.finite_loss = True  # Refers to this rank's part of the current update.
         self.watch = self._watch()
 
+    @property
+    def losses(self) -> str:
+        """The name of the loss, or of each dataset's loss."""
+        return type(self.loss).__name__
+
     def _strategy(self) -> Strategy:
         return make_strategy(self.accelerator, self.policy, self.optimizer, self.settings.max_grad_norm)
 

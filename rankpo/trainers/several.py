@@ -40,6 +40,7 @@ class SeveralLoaders:
 
     turns: Turns
     seed: int
+    num_items: int
 
     @property
     def updates_per_epoch(self) -> int:
@@ -77,6 +78,10 @@ class SeveralTrainer(BasicTrainer):
             self.parts.append(part)
             carried = part.state.loss_state
             self.state.loss_state |= {f"{objective.name}/{name}": value for name, value in carried.items()}
+
+    @property
+    def losses(self) -> str:
+        return ", ".join(f"{type(item.loss).__name__} of {item.name}" for item in self.objectives)
 
     def prepare(self, step: int) -> UpdateOfOne:
         number, own_step = self.loader.turns.update(step)

@@ -168,6 +168,6 @@ def trainer_of(
     return SeveralTrainer(
         **parts,
         loss=experiment.loss,
-        loader=SeveralLoaders(turns, experiment.seed),
+        loader=SeveralLoaders(turns, experiment.seed, sum(item.loader.num_items for item in objectives)),
         objectives=own,
     )
