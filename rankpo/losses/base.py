@@ -75,10 +75,24 @@ class Loss:
         """The weight of the loss on `replay_datasets`; 0 where the loss replays nothing."""
         return 0.0
 
+    def without_replay(self) -> Loss:
+        """The same loss on its own data alone."""
+        return self
+
     @property
     def replay_loss(self) -> InBatchLoss | None:
         """The loss on `replay_datasets`, which the trainer multiplies by `replay_weight`; None without replay."""
         return None
+
+    @property
+    def prior_weight(self) -> float:
+        """The weight of a loss on the passages' priors; 0 where the loss reads no priors."""
+        return 0.0
+
+    @property
+    def by_inner_products(self) -> bool:
+        """Whether the loss compares whole vectors by the model's own scores; False: by cosines, distances or parts."""
+        return self.matryoshka is None
 
     @property
     def matryoshka(self) -> Matryoshka | None:
