@@ -15,11 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rankpo.errors import ConfigError, unknown
 from rankpo.models.adapters import LoraSettings, add_adapters
 from rankpo.models.architectures import is_decoder
-<<<<<<< HEAD
 from rankpo.models.frozen import WeightForm
-=======
 from rankpo.models.saved import Stated, own_statement
->>>>>>> main
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
@@ -197,15 +194,8 @@ class ModelKind(ABC):
             loading.check_folder(source)
             stated = self._statement(Path(source.folder))
             tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
-<<<<<<< HEAD
-            if stated is not None:
-                settings = self._with_stated(settings, stated, explicit, say)
-                if stated.lower_case:
-                    tokenizers.lower_case(tokenizer)
-=======
             if stated is not None and stated.lower_case:
-                loading.lower_case(tokenizer)
->>>>>>> main
+                tokenizers.lower_case(tokenizer)
         try:
             if stated is not None:  # Keys of the command line may contradict those of the folder.
                 settings = self._with_stated(settings, stated, explicit, say)
@@ -241,15 +231,8 @@ class ModelKind(ABC):
 
         Raises LoadingError where weights cannot be found, read or used.
         """
-<<<<<<< HEAD
-        from rankpo.models.base import freeze_pooler
-        from rankpo.models.engine.body import body_of, summary
-        from rankpo.models.inputs import check_vocabulary
-        from rankpo.models.loading import LoadingError
-=======
         from rankpo.models import base, loading
-        from rankpo.models.engine.body import body_of
->>>>>>> main
+        from rankpo.models.engine.body import body_of, summary
 
         backbone: Any = self.load(inputs, say)
         base.check_vocabulary(self.origin, inputs, backbone)

