@@ -133,7 +133,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "sparse, pairs": (
         *SPARSE,
         "loss=rankpo",
-        "loss.temperature=30",
+        "loss.temperature=3000",
         "model.pooling=sum",
         "datasets=[toy_pairs]",
         "optimizer.lr=0.01",
