@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -25,8 +25,8 @@ class HubSource:
     """name: the dataset's id on the hub, or a folder: a copy of its repository, or what `save_to_disk` wrote.
 
     config, split, revision: as `datasets.load_dataset` has them. streaming: records are read as they come, without a
-    copy on the disk. key: the dataset's place in the config, for messages. Raises ValueError at construction where the
-    package datasets is missing or no split is given.
+    copy on the disk. key: the dataset's place in the config, and remedy: what else to do, for messages.
+    Raises ValueError at construction where the package datasets is missing or no split is given.
     """
 
     name: str
@@ -35,6 +35,10 @@ class HubSource:
     split: str | None = None
     revision: str | None = None
     streaming: bool = False
+    remedy: str = (
+        "without a network, give the folder of a copy as its name, or the files of one as datasets=[jsonl] with "
+        "datasets.jsonl.path=…"
+    )
 
     def __post_init__(self) -> None:
         if find_spec("datasets") is None:
@@ -78,24 +82,20 @@ class HubSource:
         datasets.disable_progress_bars()
         try:
             if any((self.place / name).is_file() for name in SAVED):
-                return self._saved()
+                found = datasets.load_from_disk(self.name)  # Arrow files, read without a copy.
+                return self._of_saved(found[self._split_of(found)] if isinstance(found, dict) else found)
             return datasets.load_dataset(
                 self.name, self.config, split=self.split, revision=self.revision, streaming=self.streaming
             )
         except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
             reason = (str(error).strip() or repr(error)).splitlines()[0]
-            raise ValueError(
-                f"{self.key}: {self.name} cannot be loaded: {reason}; without a network, give the folder of a copy as its "
-                "name, or the files of one as datasets=[jsonl] with datasets.jsonl.path=…"
-            ) from error
+            raise ValueError(f"{self.key}: {self.name} cannot be loaded: {reason}; {self.remedy}") from error
 
-    def _saved(self) -> datasets.Dataset | datasets.IterableDataset:
-        """A folder of `save_to_disk`, which reads its Arrow files without a copy."""
-        import datasets
+    def _split_of(self, found: Mapping[str, object]) -> str:
+        """The split among those of a saved folder. Raises ValueError."""
+        if self.split not in found:
+            raise ValueError(f"it has no split {self.split}; its splits: {', '.join(map(str, found))}")
+        return str(self.split)
 
-        found = datasets.load_from_disk(self.name)
-        if isinstance(found, datasets.DatasetDict):
-            if self.split not in found:
-                raise ValueError(f"it has no split {self.split}; its splits: {', '.join(map(str, found))}")
-            found = found[str(self.split)]
+    def _of_saved(self, found: datasets.Dataset) -> datasets.Dataset | datasets.IterableDataset:
         return found.to_iterable_dataset() if self.streaming else found

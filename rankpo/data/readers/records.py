@@ -26,19 +26,11 @@ from rankpo.types import Example
 # a record may lack these, not all records
 OPTIONAL_ROLES = ("negatives", "confidence_score", "pos_scores", "neg_scores", "prompt")
 OF_HUB = ("hub", "alias", "config", "split", "revision", "streaming", "_source")  # Settings of where the records are.
-NO_SETTINGS = (
+NO_SETTINGS = {
     *OF_HUB,
-    "files",
-    "report",
-    "path",
-    "corpus",
-    "weight",
-    "_corpus_files",
-    "_lines",
-    "_found",
-    "_used",
-    "_texts",
-)
+    *("files", "report", "path", "corpus", "weight", "_corpus_files", "_lines"),
+    *("_found", "_used", "_texts"),
+}
 BY_ID = ("ids", "nemo")  # formats that name documents
 ID_NAMES = {  # of a record, where it is not `id`; a line of one text has its candidate's id, not the query's
     "flat": (),

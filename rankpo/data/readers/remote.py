@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import xxhash
 
 from rankpo.storage.atomic import replace_text
@@ -32,8 +33,6 @@ def fetched(address: str, wanted: Callable[[str], bool]) -> list[Path]:
     A copy is fetched again where the file there has changed. Without a connection, copies of an earlier time are taken.
     Raises FileNotFoundError for an address without files, ValueError where it cannot be reached or read.
     """
-    import fsspec
-
     try:
         system, place = fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:
