@@ -31,6 +31,7 @@ class Example:
     confidence: confidence in a preference, in [0, 1], or None if the data has none.
     source: `file:line` (or `dataset[index]`) for messages.
     query_prompt: the record's prompt before its query, which replaces the model's prompt; None: the model's prompt.
+    passage_prompt: alike, before each candidate.
     symmetric: candidates get the query's prompt too (similarity and clustering data of FlagEmbedding).
     own_negatives: the query uses only its own negatives. max_negatives: the maximum number of own negatives.
     relevant: whether each candidate is a positive, by lists or a threshold; see `data.relevance`.
@@ -46,6 +47,7 @@ class Example:
     confidence: float | None = None
     source: str = ""
     query_prompt: str | None = None
+    passage_prompt: str | None = None
     symmetric: bool = False
     own_negatives: bool = False
     max_negatives: int | None = None
@@ -62,7 +64,9 @@ class Sequences:
     selection of scored positions reads them): the token id at scored tokens, -100 elsewhere and at every first token;
     or None. token_types: [S] int64, 1 in the second text of a pair, or None if the model reads none. prefixes: [N, 2]
     int64 on the CPU, number and length of each sequence's prefix: sequences with equal prefix numbers begin with the
-    same unlabelled tokens, which a model may compute once. None: unknown.
+    same unlabelled tokens, which a model may compute once. None: unknown. kept: [S] bool, on the CPU, tokens that have
+    a vector of their own in late interaction; None: all. attended: [N] int64, on the CPU: every token of a sequence
+    attends to so many tokens at the sequence's beginning, and none to those behind; None: to all.
     """
 
     input_ids: Tensor
@@ -70,6 +74,8 @@ class Sequences:
     labels: Tensor | None = None
     token_types: Tensor | None = None
     prefixes: Tensor | None = None
+    kept: Tensor | None = None
+    attended: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -19,13 +19,17 @@ from rankpo.errors import ConfigError
 from rankpo.losses.vectors import inner_products
 from rankpo.models.base import in_order
 from rankpo.models.embedding.inputs import EmbeddingInputs
-from rankpo.models.embedding.layers import make_layers
 from rankpo.models.embedding.parallel import encode_in_processes
 from rankpo.models.embedding.prior import Prior, make_prior
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.pooling import pool
-from rankpo.models.vectors import ENCODE_TOKENS, GivesVectors, blocks_by_tokens
+<<<<<<< HEAD
+from rankpo.models.vectors import ENCODE_TOKENS, GivesVectors, by_tokens
+=======
+from rankpo.models.layers import make_layers
+from rankpo.models.vectors import GivesVectors
+>>>>>>> main
 from rankpo.runs.logger import counting
 from rankpo.types import Batch, Sequences, Vectors
 
@@ -104,7 +108,7 @@ class EmbeddingModel(GivesVectors):
         order = torch.argsort(sequences.lengths, descending=True, stable=True)
         vectors, features = [], []
         with self.evaluating():
-            for block in blocks_by_tokens(order, sequences.lengths, ENCODE_TOKENS):
+            for block in by_tokens(order, sequences.lengths, ENCODE_TOKENS):
                 of_block = self.parts(select(sequences, block.numpy()))
                 vectors.append(of_block[0].float().cpu())
                 features.append(of_block[1].float().cpu())
