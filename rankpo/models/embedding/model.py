@@ -24,12 +24,8 @@ from rankpo.models.embedding.prior import Prior, make_prior
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.pooling import pool
-<<<<<<< HEAD
-from rankpo.models.vectors import ENCODE_TOKENS, GivesVectors, by_tokens
-=======
 from rankpo.models.layers import make_layers
-from rankpo.models.vectors import GivesVectors
->>>>>>> main
+from rankpo.models.vectors import ENCODE_TOKENS, GivesVectors, by_tokens
 from rankpo.runs.logger import counting
 from rankpo.types import Batch, Sequences, Vectors
 
