@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankpo.errors import ConfigError
-from rankpo.evaluation.base import Evaluator
 from rankpo.evaluation.frontier import Candidate, most_aligned, undominated
 from rankpo.evaluation.rescaled import Rescaled
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.interpolation import interpolate_by_layers
 from rankpo.models.load import load_saved
 from rankpo.report.frontier_page import frontier_page
-from rankpo.tasks.evaluators import evaluators_of
 from rankpo.tasks.models import NONE, ModelOfRun, build_model
 from rankpo.tasks.work.export import check_round_trip
+from rankpo.tasks.work.frontier_measures import Measures, measured, measures_of
 from rankpo.tasks.work.mixing import Say, check_one_start, copied, mean_model, start_model
 
 if TYPE_CHECKING:
@@ -43,16 +42,6 @@ class Source:
     folders: tuple[str, ...] = ()
     prior: EmbeddingModel | None = None
     prior_name: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measures:
-    """The evaluators for choosing and for testing, and the metrics that are weighed against each other."""
-
-    choosing: Sequence[Evaluator]
-    testing: Sequence[Evaluator]
-    kept: str
-    agreement: str
 
 
 def run(task: Frontier, experiment: Experiment) -> list[dict[str, object]]:
@@ -265,44 +254,6 @@ class Search:
         (folder / "frontier.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
         page = frontier_page(candidates, best, chosen, self.measures.kept, self.measures.agreement)
         (folder / "frontier.html").write_text(page, encoding="utf-8")
-
-
-def measures_of(
-    task: Frontier, experiment: Experiment, config: ModelKind, run: ModelOfRun | None, say: Say
-) -> Measures:
-    """Raises ConfigError where no metric of retention or agreement is measured, or a name of task.test is unknown."""
-    loss = experiment.loss if run is None else run.loss
-    evaluators = evaluators_of(config, loss, experiment, task.metrics, say, 100)
-    names = [evaluator.name for evaluator in evaluators]
-    if strange := [name for name in task.test if name not in names]:
-        raise ConfigError([f"task.test names {strange[0]}, and eval_datasets holds {', '.join(names) or 'nothing'}"])
-    choosing = [evaluator for evaluator in evaluators if evaluator.name not in task.test]
-    known = [f"{evaluator.name}/{metric}" for evaluator in choosing for metric in evaluator.metrics]
-    collections = [evaluator for evaluator in choosing if evaluator.retained]
-    kept = task.kept or next((f"{one.name}/{metric}" for one in collections for metric in one.metrics), None)
-    agreement = task.agreement or next((name for name in known if name.endswith("/accuracy")), None)
-    problems = []
-    for key, name, lacks in (
-        ("kept", kept, "a collection with relevance judgements"),
-        ("agreement", agreement, "preference pairs"),
-    ):
-        if name is None:
-            problems.append(f"task.{key}: eval_datasets must hold {lacks}, by which models are chosen")
-        elif name not in known:
-            problems.append(f"task.{key}={name} is not measured; allowed: {', '.join(known) or 'none'}")
-    if problems or kept is None or agreement is None:
-        raise ConfigError(problems)
-    testing = [evaluator for evaluator in evaluators if evaluator.name in task.test]
-    return Measures(choosing=choosing, testing=testing, kept=kept, agreement=agreement)
-
-
-def measured(model: RankingModel, evaluators: Sequence[Evaluator]) -> dict[str, float]:
-    """Metrics by data set and name."""
-    return {
-        f"{evaluator.name}/{name}": value
-        for evaluator in evaluators
-        for name, value in evaluator.evaluate(model).metrics.items()
-    }
 
 
 def mix(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], alphas: tuple[float, ...]) -> dict[str, Tensor]:
