@@ -250,6 +250,7 @@ class ModelKind(ABC):
         if self.compile:
             body_of(model.base).compile(dynamic=True)
         self.finish(model, needs, say)
+        model.writer = self
         say(self.summary(model))
         return model
 
