@@ -19,6 +19,7 @@ from rankpo.models.engine.body import body_of
 from rankpo.models.engine.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
 from rankpo.models.hub import push
 from rankpo.models.inputs import Inputs
+from rankpo.models.loading import LoadingError
 from rankpo.types import Batch, Labels, Sequences
 
 if TYPE_CHECKING:
@@ -106,8 +107,9 @@ class RankingModel(nn.Module):
             lengths = sequences.lengths[rows]
             places = [slice(start, start + size) for start, size in zip(starts[rows], lengths, strict=True)]
             run = self._run_packed if self.packed else self._run_padded
+            attended = None if sequences.attended is None else sequences.attended[rows]
             further = {} if types is None else {"token_type_ids": [types[place] for place in places]}
-            yield rows, run([ids[place] for place in places], lengths, **further), lengths
+            yield rows, run([ids[place] for place in places], lengths, attended, **further), lengths
 
     def _chunks(self, lengths: Tensor) -> Iterator[Tensor]:
         budget = self.chunk_tokens or (CPU_CHUNK_TOKENS if self.device.type == "cpu" else None)
@@ -124,18 +126,24 @@ class RankingModel(nn.Module):
         if begin < len(order):
             yield order[begin:]
 
-    def _run_packed(self, pieces: list[Tensor], lengths: Tensor, **further: list[Tensor]) -> Tensor:
-        arguments = packed_arguments(lengths, self.device, self.position_offset)
+    def _run_packed(
+        self, pieces: list[Tensor], lengths: Tensor, attended: Tensor | None, **further: list[Tensor]
+    ) -> Tensor:
+        arguments = packed_arguments(lengths, self.device, self.position_offset, attended)
         joined = {name: torch.cat(parts)[None] for name, parts in further.items()}
         return self._backbone(input_ids=torch.cat(pieces)[None], **joined, **arguments)[0]
 
-    def _run_padded(self, pieces: list[Tensor], lengths: Tensor, **further: list[Tensor]) -> Tensor:
+    def _run_padded(
+        self, pieces: list[Tensor], lengths: Tensor, attended: Tensor | None, **further: list[Tensor]
+    ) -> Tensor:
         padded = nn.utils.rnn.pad_sequence(pieces, batch_first=True)  # [n, T]
         others = {name: nn.utils.rnn.pad_sequence(parts, batch_first=True) for name, parts in further.items()}
-        if bool((lengths == lengths[0]).all()):
+        if attended is None and bool((lengths == lengths[0]).all()):
             return self._backbone(input_ids=padded, **others).flatten(0, 1)
-        mask = torch.arange(padded.shape[1], device=self.device) < lengths.to(self.device)[:, None]  # [n, T]
-        return self._backbone(input_ids=padded, attention_mask=mask.long(), **others)[mask]
+        places = torch.arange(padded.shape[1], device=self.device)
+        mask = places < lengths.to(self.device)[:, None]  # [n, T]
+        seen = mask if attended is None else places < attended.to(self.device)[:, None]
+        return self._backbone(input_ids=padded, attention_mask=seen.long(), **others)[mask]
 
     def _backbone(self, **arguments: Any) -> Tensor:
         # The body includes the adapters, which are inside the layers; it excludes the head.
@@ -266,3 +274,13 @@ def freeze_pooler(backbone: PreTrainedModel) -> None:
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module):
         pooler.requires_grad_(False)
+
+
+def check_vocabulary(origin: str, inputs: Inputs, backbone: PreTrainedModel) -> None:
+    """Raises LoadingError for a tokenizer with more tokens than the model has embeddings."""
+    embeddings: Any = backbone.get_input_embeddings()
+    rows, size = int(embeddings.weight.shape[0]), len(inputs.tokenizer)
+    if size > rows:
+        raise LoadingError(
+            f"{origin}: the tokenizer has {size} tokens and the model {rows} embeddings; they are not of one model"
+        )

@@ -17,11 +17,10 @@ from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable
 from rankpo.data.text.long_texts import leading_ids, token_bound
 from rankpo.data.text.special_tokens import SpecialTokens
-from rankpo.models.loading import LoadingError
 from rankpo.types import Batch, Labels, Sequences
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 class GroupKeys(NamedTuple):
@@ -224,13 +223,3 @@ def tokenizer_state(tokenizer: Any) -> str:
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     flags = [getattr(tokenizer, name, None) for name in ("add_bos_token", "add_eos_token", "add_prefix_space")]
     return json.dumps([state, special, flags], sort_keys=True)
-
-
-def check_vocabulary(origin: str, inputs: Inputs, backbone: PreTrainedModel) -> None:
-    """Raises LoadingError for a tokenizer with more tokens than the model has embeddings."""
-    embeddings: Any = backbone.get_input_embeddings()
-    rows, size = int(embeddings.weight.shape[0]), len(inputs.tokenizer)
-    if size > rows:
-        raise LoadingError(
-            f"{origin}: the tokenizer has {size} tokens and the model {rows} embeddings; they are not of one model"
-        )

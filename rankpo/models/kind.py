@@ -181,7 +181,7 @@ class ModelKind(ABC):
         """
         from rankpo.models import loading, random_weights
 
-        settings = self.settings
+        settings, stated = self.settings, None
         if self.is_random:
             tokenizer: Any = random_weights.byte_tokenizer()
         else:
@@ -189,11 +189,11 @@ class ModelKind(ABC):
             loading.check_folder(source)
             stated = self._statement(Path(source.folder))
             tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
-            if stated is not None:
-                settings = self._with_stated(settings, stated, explicit, say)
-                if stated.lower_case:
-                    loading.lower_case(tokenizer)
+            if stated is not None and stated.lower_case:
+                loading.lower_case(tokenizer)
         try:
+            if stated is not None:  # Keys of the command line may contradict those of the folder.
+                settings = self._with_stated(settings, stated, explicit, say)
             return self.make_inputs(tokenizer, self.decided(settings), say)
         except ConfigError:
             raise
@@ -226,27 +226,23 @@ class ModelKind(ABC):
 
         Raises LoadingError where weights cannot be found, read or used.
         """
-        from rankpo.models.base import freeze_pooler
+        from rankpo.models import base, loading
         from rankpo.models.engine.body import body_of
-        from rankpo.models.inputs import check_vocabulary
-        from rankpo.models.loading import LoadingError
 
         backbone: Any = self.load(inputs, say)
-        check_vocabulary(self.origin, inputs, backbone)
+        base.check_vocabulary(self.origin, inputs, backbone)
         try:
             model = self.wrap(backbone, inputs)
         except ConfigError:
             raise
         except ValueError as error:
-            raise LoadingError(f"{self.origin}: {error}") from error
+            raise loading.LoadingError(f"{self.origin}: {error}") from error
         if gradient_checkpointing:
             backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.use_peft:
             model.backbone = self.adapt(model)
             if body_of(backbone) is backbone:
-                freeze_pooler(
-                    backbone
-                )  # This includes its adapters, since DDP waits for every trained weight's gradient.
+                base.freeze_pooler(backbone)  # Its adapters too: DDP waits for every trained weight's gradient.
         if self.compile:
             body_of(model.base).compile(dynamic=True)
         self.finish(model, needs, say)

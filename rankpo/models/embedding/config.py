@@ -73,23 +73,21 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
         return backbone
 
     def wrap(self, backbone: PreTrainedModel, inputs: EmbeddingInputs) -> EmbeddingModel:
-        from rankpo.models.embedding.layers import read_weights
-        from rankpo.models.embedding.model import EmbeddingModel
-        from rankpo.models.embedding.prior import read_prior
-        from rankpo.models.embedding.reading import layer_folders
+        from rankpo.models import layers
+        from rankpo.models.embedding import model, prior, reading
 
-        model = EmbeddingModel(
+        made = model.EmbeddingModel(
             backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens, prior_lr=self.prior_lr
         )
         if self.is_random:
-            return model
+            return made
         folder = Path(self.source().folder)
         stated = self._statement(folder)
-        if model.prior is not None and stated is not None and stated.values.get("prior_layers"):
-            read_prior(model.prior, folder)
-        if folders := layer_folders(folder, len(model.layers)):
-            read_weights(model.layers, folders)
-        return model
+        if made.prior is not None and stated is not None and stated.values.get("prior_layers"):
+            prior.read_prior(made.prior, folder)
+        if folders := reading.layer_folders(folder, len(made.layers)):
+            layers.read_weights(made.layers, folders)
+        return made
 
     def adapt(self, model: EmbeddingModel) -> object:
         return self.adapted(model.base, "FEATURE_EXTRACTION")

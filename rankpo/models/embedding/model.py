@@ -16,12 +16,12 @@ from rankpo.errors import ConfigError
 from rankpo.losses.vectors import inner_products
 from rankpo.models.base import in_order
 from rankpo.models.embedding.inputs import EmbeddingInputs
-from rankpo.models.embedding.layers import make_layers
 from rankpo.models.embedding.parallel import encode_in_processes
 from rankpo.models.embedding.prior import Prior, make_prior
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.pooling import pool
+from rankpo.models.layers import make_layers
 from rankpo.models.vectors import GivesVectors
 from rankpo.runs.logger import counting
 from rankpo.types import Batch, Sequences, Vectors

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rankpo.models.embedding.layers import FILE
 from rankpo.models.embedding.prior import Prior
 from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.models.layers import FILE
 from rankpo.models.saving import write_json
 
 CLASSES = "sentence_transformers.models"

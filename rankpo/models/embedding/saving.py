@@ -9,7 +9,6 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -17,12 +16,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rankpo.models.embedding.inputs import EmbeddingInputs
-from rankpo.models.embedding.layers import cut_layer, read_weights, write_weights
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.prior import read_prior, write_prior
-from rankpo.models.embedding.reading import LAYER_KEYS, POOLING_KEYS, POOLING_NAMES, layer_folders
+from rankpo.models.embedding.reading import POOLING_KEYS, POOLING_NAMES, layer_folders
 from rankpo.models.embedding.routes import write_routes
 from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.models.layers import cut_layer, read_weights, their_keys, write_weights
 from rankpo.models.loading import headless
 from rankpo.models.model_card import card_of, origin
 from rankpo.models.saved import read_json
@@ -123,7 +122,7 @@ def _flash(model: EmbeddingModel) -> bool:
 def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
     settings = model.settings
     layers: list[tuple[str, nn.Module | None, dict[str, object]]] = [
-        (keys["type"], layer, _their_keys(keys))
+        (keys["type"], layer, their_keys(keys))
         for keys, layer in zip(settings.sized(model.width)[0], model.layers, strict=True)
     ]
     # sentence-transformers cuts after Normalize and leaves less than a unit vector: a layer in front of it cuts instead.
@@ -132,7 +131,7 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
     if cut:
         layer = cut_layer(model.full_dim, cut)
         keys = {"in_features": model.full_dim, "out_features": cut, "bias": False, "activation": "Identity"}
-        layers.append(("Dense", layer, _their_keys({"type": "Dense", "residual": False, **keys})))
+        layers.append(("Dense", layer, their_keys({"type": "Dense", "residual": False, **keys})))
     if settings.normalize:
         layers.append(("Normalize", None, {}))
     if model.prior is not None:
@@ -171,18 +170,6 @@ def _pooling_keys(settings: EmbeddingSettings, width: int) -> dict[str, object]:
         theirs = {own: name for name, own in POOLING_NAMES.items()}
         chosen = {"pooling_mode": [theirs[way] for way in ways]}
     return {"word_embedding_dimension": width, **chosen, "include_prompt": settings.include_prompt}
-
-
-def _their_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """A layer's config.json. Keys at their defaults that older releases do not know are left out."""
-    ours = {own: name for name, own in LAYER_KEYS[keys["type"]].items()}
-    found = {ours[name]: value for name, value in keys.items() if name != "type"}
-    if not found.get("use_residual", True):
-        del found["use_residual"]
-    if "activation_function" in found:
-        activation = getattr(nn, found["activation_function"])
-        found["activation_function"] = f"{activation.__module__}.{activation.__name__}"
-    return found
 
 
 def _general(settings: EmbeddingSettings, cut: int | None) -> dict[str, object]:
