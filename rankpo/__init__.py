@@ -28,13 +28,13 @@ def load(path: str | Path, device: str | None = None) -> Any:
 
 
 def train(
-    model: Any = None,
-    loss: Any = None,
-    data: Any = None,
-    eval_data: Any = None,
+    model: object = None,
+    loss: object = None,
+    data: object = None,
+    eval_data: object = None,
     callbacks: Sequence[Callback] = (),
     overrides: Sequence[str] = (),
-    **keys: Any,
+    **keys: object,
 ) -> Any:
     """Trains a model in this process, writes it to the run directory's FINAL, and returns it, as `load` does.
 
@@ -56,12 +56,12 @@ def train(
 def build(
     overrides: Sequence[str] = (),
     *,
-    model: Any = None,
-    loss: Any = None,
-    data: Any = None,
-    eval_data: Any = None,
+    model: object = None,
+    loss: object = None,
+    data: object = None,
+    eval_data: object = None,
     callbacks: Sequence[Callback] = (),
-    **keys: Any,
+    **keys: object,
 ) -> Any:
     """A training that has not begun, with every object to look at or to change; the arguments are those of `train`.
 
@@ -72,6 +72,6 @@ def build(
     return import_module("rankpo.api.training").build(arguments)
 
 
-def _arguments(*values: Any) -> Any:
+def _arguments(*values: object) -> object:
     names = ("model", "loss", "data", "eval_data", "callbacks", "overrides", "keys")
     return import_module("rankpo.api.training").Arguments(**dict(zip(names, values, strict=True)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import yaml
 from omegaconf import DictConfig
@@ -16,6 +17,9 @@ from rankpo.errors import ConfigError
 from rankpo.losses.base import Loss
 from rankpo.losses.in_batch import InBatchLoss
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 
 @dataclass(frozen=True, kw_only=True)
 class OwnLoss:
@@ -26,8 +30,7 @@ class OwnLoss:
 
     def put_into(self, config: DictConfig) -> None:
         """Puts the loss in the place of the option's own, as a node with its class and the values of its fields."""
-        values = {item.name: getattr(self.loss, item.name) for item in fields(self.loss)}
-        config.loss = {"_target_": packages.give(type(self.loss)), **{name: plain(v) for name, v in values.items()}}
+        config.loss = node(self.loss)
 
 
 def own_loss(given: object) -> OwnLoss | None:
@@ -67,8 +70,16 @@ def _options() -> Mapping[str, str]:
     return found
 
 
+def node(value: DataclassInstance) -> dict[str, object]:
+    """A dataclass as a node of a config: its class and the values of its fields."""
+    values = {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+    return {"_target_": packages.give(type(value)), **values}
+
+
 def plain(value: object) -> object:
     """A field's value as a config holds it. Raises ConfigError for objects."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return node(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):

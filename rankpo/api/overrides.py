@@ -34,8 +34,13 @@ def overrides_of(keys: Mapping[str, object], chosen: Sequence[str]) -> list[str]
 
 def _parted(keys: Mapping[str, object]) -> tuple[list[str], dict[str, object]]:
     """The choices of groups, and all other keys."""
-    choices = [f"{name}={text_of(value)}" for name, value in keys.items() if name in GROUPS]
+    choices = [f"{name}={_choice(value)}" for name, value in keys.items() if name in GROUPS]
     return choices, {name: value for name, value in keys.items() if name not in GROUPS}
+
+
+def _choice(value: object) -> str:
+    """An option of a group, or a list of options."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
 def _flat(keys: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -10,6 +10,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from rankpo.errors import ConfigError
 
+UNREACHABLE: tuple[type[Exception], ...] = tuple(
+    found for found in HfHubHTTPError.__mro__[1:] if issubclass(found, Exception) and found is not Exception
+)
 TOKEN = "set HF_TOKEN to a token that may write, or run `hf auth login`"
 
 
@@ -41,6 +44,8 @@ def push(
         raise ConfigError(
             [f"{repo_id}: the hub refused the upload ({status}: {_first_line(error)}){remedy}"]
         ) from error
+    except UNREACHABLE as error:
+        raise ConfigError([f"{repo_id}: no connection to the hub ({_first_line(error)})"]) from error
     except ValueError as error:
         raise ConfigError([f"{repo_id}: {_first_line(error)}"]) from error
     return str(made)

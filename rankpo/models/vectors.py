@@ -91,17 +91,21 @@ class GivesVectors(RankingModel):
         left = vectors.select(batch.queries.repeat_interleave(width))
         return self.paired(left, vectors.select(batch.candidates.flatten())).reshape(batch.candidates.shape)
 
-    def encode(self, texts: Sequence[str] | str, role: str = "passage") -> Encoded:
-        """The vectors of texts in input order; role: "query" or "passage"."""
+    def encode(self, texts: Sequence[str] | str, role: str = "passage", *, progress: bool = False) -> Encoded:
+        """The vectors of texts in input order; role: "query" or "passage". progress: a bar on the terminal."""
         raise NotImplementedError(f"{type(self).__name__} must define encode")
 
-    def encode_query(self, texts: Sequence[str] | str, *, convert_to_tensor: bool = False) -> Encoded | Tensors:
-        """`encode` with the prompt and the length of queries. convert_to_tensor: a tensor in place of an array."""
-        return _converted(self.encode(texts, "query"), convert_to_tensor)
+    def encode_query(
+        self, texts: Sequence[str] | str, *, convert_to_tensor: bool = False, progress: bool = False
+    ) -> Encoded | Tensors:
+        """`encode` in the role query. convert_to_tensor: tensors in place of arrays. progress: a bar on the terminal."""
+        return _converted(self.encode(texts, "query", progress=progress), convert_to_tensor)
 
-    def encode_document(self, texts: Sequence[str] | str, *, convert_to_tensor: bool = False) -> Encoded | Tensors:
-        """`encode` with the prompt and the length of documents. convert_to_tensor: a tensor in place of an array."""
-        return _converted(self.encode(texts, "passage"), convert_to_tensor)
+    def encode_document(
+        self, texts: Sequence[str] | str, *, convert_to_tensor: bool = False, progress: bool = False
+    ) -> Encoded | Tensors:
+        """`encode` in the role passage. convert_to_tensor: tensors in place of arrays. progress: a bar on the terminal."""
+        return _converted(self.encode(texts, "passage", progress=progress), convert_to_tensor)
 
     def predict(self, pairs: Pair | Sequence[Pair]) -> np.ndarray:
         """[n] float32 scores of pairs (query, document), or a single number for one pair.

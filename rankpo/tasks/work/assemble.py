@@ -74,6 +74,7 @@ def assemble(
         stored=stored,
         teacher=make_teacher(experiment, model, table, logger.say),
         replay=replay,
+        callbacks=experiment.callbacks,
         **_baseline(experiment, model, accelerator, evaluators, logger.say),
     )
 
