@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rankpo.data.loaders.ranking import Group
     from rankpo.data.table import ExampleTable
+    from rankpo.losses.sparsity import Sparsity
 
 CPU_CHUNK_TOKENS = 4096  # The working set fits the caches; LOG.md, 2026-11-21, has the measurements.
 
@@ -55,12 +56,18 @@ class RankingModel(nn.Module):
 
     kind: ClassVar[str]
     sharded: bool = False
+    sparsity: Sparsity | None = None  # Regularisation of a model with sparse vectors, which the trainers add.
     precision: str = "fp32"  # Precision of forward passes, set by the task; the key of stored vectors includes it.
     inputs: Inputs
     settings: Any
     tokenizer: PreTrainedTokenizerBase
     writer: Writer  # The kind that built the model.
     description: Mapping[str, object] = MappingProxyType({})  # How it was trained, for its card.
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the entries of a sparse vector. Raises TypeError for models without `sparsity`."""
+        raise TypeError(f"{type(self).__name__} has no sparse vectors")
 
     def __init__(
         self, backbone: PreTrainedModel, inputs: Inputs, *, layout: str = "auto", chunk_tokens: int | None = None
