@@ -28,6 +28,10 @@ class ManyLines(ValueError):
     """An error whose message has a line for each problem; each is shown on a line of its own."""
 
 
+class LoadingError(RuntimeError):
+    """Raised for a model that cannot be loaded; the message names the source and the remedy."""
+
+
 class StorageError(RuntimeError):
     """A file or folder that cannot be read, written or used; the message names it and what to do."""
 

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
 from rankpo.models.inputs import Inputs
-from rankpo.types import Batch, Labels, Sequences
+from rankpo.models.settings import Settings
+from rankpo.types import Batch, Labels, Prompt, Sequences
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -42,7 +43,7 @@ class RankingModel(nn.Module):
     sharded: bool = False
     precision: str = "fp32"  # Precision of forward passes, set by the task; the key of stored vectors includes it.
     inputs: Inputs
-    settings: Any
+    settings: Settings
     tokenizer: PreTrainedTokenizerBase
 
     def __init__(
@@ -121,7 +122,7 @@ class RankingModel(nn.Module):
         mask = torch.arange(padded.shape[1], device=self.device) < lengths.to(self.device)[:, None]  # [n, T]
         return self._backbone(input_ids=padded, attention_mask=mask.long(), **others)[mask]
 
-    def _backbone(self, **arguments: Any) -> Tensor:
+    def _backbone(self, **arguments: object) -> Tensor:
         # The body includes the adapters, which are inside the layers; it excludes the head.
         return body_of(self.base)(**arguments, **self.constant_arguments).last_hidden_state
 
@@ -136,6 +137,10 @@ class RankingModel(nn.Module):
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
         """Returns [slots] float32 on every rank: the score of every candidate of the table for its query."""
         raise NotImplementedError(f"{type(self).__name__} must define slot_scores")
+
+    def scores_of(self, query: Prompt, candidates: Sequence[str]) -> list[float] | None:
+        """Returns the scores of a query's candidates, for judges; None for kinds that give none of single texts."""
+        return None
 
     def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
         """Returns the labels of the groups, which do not depend on the weights."""
@@ -162,6 +167,18 @@ class RankingModel(nn.Module):
     @property
     def has_adapters(self) -> bool:
         return hasattr(self.backbone, "peft_config")
+
+    def take_adapters(self, adapted: PeftModel) -> None:
+        """Replaces the backbone by the same one under adapters. The adapters of an unused pooler are frozen too, since
+        DDP waits for every trained weight's gradient."""
+        base = self.base
+        self.backbone = adapted
+        if body_of(base) is base:
+            freeze_pooler(base)
+
+    def compile_body(self) -> None:
+        """Compiles the body with torch.compile, for sequences of any length."""
+        body_of(self.base).compile(dynamic=True)
 
     def merge_adapters(self) -> None:
         """Adds the adapters, if there are any, to the weights that they adapt."""

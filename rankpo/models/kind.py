@@ -10,11 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, cast
 
-from rankpo.errors import ConfigError, unknown
-from rankpo.models.adapters import LoraSettings, add_adapters
+from rankpo.errors import ConfigError, LoadingError, unknown
+from rankpo.models.adapters import LoraSettings
 from rankpo.models.architectures import is_decoder
+from rankpo.models.saved import Stated, own_statement
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
     from rankpo.models.base import RankingModel
     from rankpo.models.inputs import Inputs
-    from rankpo.models.loading import Source
-    from rankpo.models.saved import Stated
+    from rankpo.models.loading import Family, Source
     from rankpo.models.saving import FolderFormat
 
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
@@ -32,10 +32,18 @@ LAYOUTS = ("auto", "packed", "padded")
 GIVES = ("vectors", "token_logps", "lists", "pairs", "rewards", "text")
 Say = Callable[[str], None]
 
+# The classes of a kind. They are covariant, so that a kind of its own inputs and model is an `AnyKind`; its methods
+# are called with the objects that it made itself.
+SettingsT_co = TypeVar("SettingsT_co", bound=Settings, covariant=True)
+InputsT_co = TypeVar("InputsT_co", bound="Inputs", covariant=True)
+ModelT_co = TypeVar("ModelT_co", bound="RankingModel", covariant=True)
+
 
 @dataclass(frozen=True, kw_only=True)
-class ModelKind(ABC):
+class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
     """The source of the weights and the kind of model to build. Subclasses inherit the settings of their kind.
+
+    The type parameters are the `Settings`, the `Inputs` and the `RankingModel` of the kind.
 
     kind: the name of the kind and of its folder. gives: the outputs of its models, out of `GIVES`; losses, tasks and
     evaluators declare their needs. logps: the conversion of scores to log-probabilities ("candidates": a softmax over
@@ -64,7 +72,7 @@ class ModelKind(ABC):
     compile: bool = False
     trust_remote_code: bool = False
     use_peft: bool = False
-    peft: Mapping[str, Any] = field(default_factory=dict)
+    peft: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.random is None and self.name_or_path is None and self.load_from is None:
@@ -88,12 +96,13 @@ class ModelKind(ABC):
             if name not in known:
                 ours = f"lora_{name}" if f"lora_{name}" in known else ""
                 raise ValueError(unknown("peft", str(name), known, f"; here it is peft.{ours}" if ours else ""))
-        return LoraSettings(**self.peft)
+        return LoraSettings(**dict(self.peft))  # type: ignore[arg-type]  # It checks the types of its values.
 
     @property
-    def settings(self) -> Any:
+    def settings(self) -> SettingsT_co:
         """The checked settings of the kind from the yaml and the command line."""
-        return self.settings_class(**{item.name: getattr(self, item.name) for item in fields(self.settings_class)})
+        values = {item.name: getattr(self, item.name) for item in fields(self.settings_class)}
+        return cast("SettingsT_co", self.settings_class(**values))
 
     @property
     def is_random(self) -> bool:
@@ -121,36 +130,34 @@ class ModelKind(ABC):
     # Each kind implements the following methods.
 
     @abstractmethod
-    def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: Any, say: Say) -> Inputs:
+    def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: SettingsT_co, say: Say) -> InputsT_co:  # type: ignore[misc]
         """Returns the inputs of the kind. Raises ValueError for settings that the tokenizer does not support."""
 
     @abstractmethod
-    def load(self, inputs: Any, say: Say) -> PreTrainedModel:
+    def load(self, inputs: InputsT_co, say: Say) -> PreTrainedModel:  # type: ignore[misc]
         """Loads the weights with the head of the kind, by `backbone`."""
 
     @abstractmethod
-    def wrap(self, backbone: PreTrainedModel, inputs: Any) -> Any:
+    def wrap(self, backbone: PreTrainedModel, inputs: InputsT_co) -> ModelT_co:  # type: ignore[misc]
         """Returns the `RankingModel` of the kind. Raises ValueError for an unsuitable backbone."""
 
     @abstractmethod
-    def adapt(self, model: Any) -> object:
+    def adapt(self, model: ModelT_co) -> PeftModel:  # type: ignore[misc]
         """The backbone of the model under new adapters, by `adapted`."""
 
     @abstractmethod
-    def folder_format(self) -> FolderFormat[Any]:
+    def folder_format(self) -> FolderFormat[ModelT_co]:  # type: ignore[type-var]
         """How the models of the kind are saved."""
 
     def stated(self, folder: Path) -> Stated | None:
         """What a folder states of the kind's settings, or None. Raises ValueError for a folder of another kind."""
-        from rankpo.models.saved import own_statement
-
         return own_statement(folder, (self.kind,), self.settings_class)
 
     def asked(self, explicit: Collection[str]) -> Collection[str]:
         """Returns the keys that win over those of a saved folder. explicit: the keys of the command line."""
         return explicit
 
-    def decided(self, settings: Any) -> object:
+    def decided(self, settings: SettingsT_co) -> SettingsT_co:  # type: ignore[misc]
         """Returns the settings with every `auto` resolved by the architecture of the weights.
 
         Raises ConfigError for an architecture that this kind does not support.
@@ -167,12 +174,17 @@ class ModelKind(ABC):
                 ]
             )
 
-    def finish(self, model: Any, needs: frozenset[str], say: Say) -> None:  # noqa: B027 (most kinds add nothing)
+    def finish(
+        self,
+        model: ModelT_co,  # type: ignore[misc]
+        needs: frozenset[str],
+        say: Say,
+    ) -> None:
         """Adds the parts that the loss needs to the built model."""
 
     # All kinds share the following methods.
 
-    def open_inputs(self, say: Say, explicit: Collection[str] = ()) -> Any:
+    def open_inputs(self, say: Say, explicit: Collection[str] = ()) -> InputsT_co:
         """Returns the `Inputs` of the kind without loading weights, so that the data can be checked first.
 
         explicit: keys of the command line, which win over those of a `load_from` folder. Raises LoadingError
@@ -182,7 +194,7 @@ class ModelKind(ABC):
 
         settings = self.settings
         if self.is_random:
-            tokenizer: Any = random_weights.byte_tokenizer()
+            tokenizer: PreTrainedTokenizerBase = random_weights.byte_tokenizer()
         else:
             source = self.source()
             loading.check_folder(source)
@@ -197,12 +209,10 @@ class ModelKind(ABC):
         except ConfigError:
             raise
         except ValueError as error:
-            raise loading.LoadingError(f"{self.origin}: {error}") from error
+            raise LoadingError(f"{self.origin}: {error}") from error
 
     def _statement(self, folder: Path) -> Stated | None:
         """What the folder states. Raises ConfigError or LoadingError for files that cannot be read."""
-        from rankpo.models.loading import LoadingError
-
         try:
             return self.stated(folder)
         except ConfigError:
@@ -210,7 +220,13 @@ class ModelKind(ABC):
         except (ValueError, KeyError, TypeError) as error:
             raise LoadingError(str(error)) from error
 
-    def _with_stated(self, settings: Any, stated: Stated, explicit: Collection[str], say: Say) -> object:
+    def _with_stated(
+        self,
+        settings: SettingsT_co,  # type: ignore[misc]
+        stated: Stated,
+        explicit: Collection[str],
+        say: Say,
+    ) -> SettingsT_co:
         """Merges the folder's settings, except for keys of the command line, and reports the sources."""
         settings, lines = settings.preferring(stated.values, self.asked(explicit), self.origin)
         for line in (*lines, *stated.notes):
@@ -219,19 +235,18 @@ class ModelKind(ABC):
         return settings
 
     def build(
-        self, inputs: Any, say: Say, gradient_checkpointing: bool = False, needs: frozenset[str] = frozenset()
-    ) -> Any:
+        self,
+        inputs: InputsT_co,  # type: ignore[misc]
+        say: Say,
+        gradient_checkpointing: bool = False,
+        needs: frozenset[str] = frozenset(),
+    ) -> ModelT_co:
         """The model on the CPU in float32. needs: what the loss needs, as `Loss.needs` names it.
 
         Raises LoadingError where weights cannot be found, read or used.
         """
-        from rankpo.models.base import freeze_pooler
-        from rankpo.models.engine.body import body_of
-        from rankpo.models.inputs import check_vocabulary
-        from rankpo.models.loading import LoadingError
-
-        backbone: Any = self.load(inputs, say)
-        check_vocabulary(self.origin, inputs, backbone)
+        backbone = self.load(inputs, say)
+        inputs.check_vocabulary(backbone, self.origin)
         try:
             model = self.wrap(backbone, inputs)
         except ConfigError:
@@ -241,18 +256,14 @@ class ModelKind(ABC):
         if gradient_checkpointing:
             backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.use_peft:
-            model.backbone = self.adapt(model)
-            if body_of(backbone) is backbone:
-                freeze_pooler(
-                    backbone
-                )  # This includes its adapters, since DDP waits for every trained weight's gradient.
+            model.take_adapters(self.adapt(model))
         if self.compile:
-            body_of(model.base).compile(dynamic=True)
+            model.compile_body()
         self.finish(model, needs, say)
         say(self.summary(model))
         return model
 
-    def save(self, folder: Path, model: object, description: Mapping[str, object]) -> float:
+    def save(self, folder: Path, model: ModelT_co, description: Mapping[str, object]) -> float:  # type: ignore[misc]
         """Writes a model of this kind as a folder atomically; see `saving.save`. Returns the largest difference
         seen after loading it again."""
         from rankpo.models.saving import save
@@ -261,16 +272,13 @@ class ModelKind(ABC):
         of_a_user = {} if own.startswith("rankpo.") else {"kind_class": f"{own}.{type(self).__name__}"}
         return save(folder, model, self.folder_format(), {**description, **of_a_user})
 
-    def backbone(self, family: Any = None, say: Say | None = None) -> PreTrainedModel:
+    def backbone(self, family: Family | None = None, say: Say | None = None) -> PreTrainedModel:
         """Loads the weights in float32 on the CPU with the head of a transformers family; None: without a head.
 
         say: takes a line about an unused head of the checkpoint.
         """
-        from transformers import AutoModel
-
         from rankpo.models import loading, random_weights
 
-        family = family or AutoModel
         if self.is_random:
             return random_weights.random_backbone(self.random or {}, self.attn_implementation, family)
         return loading.load_backbone(
@@ -281,9 +289,11 @@ class ModelKind(ABC):
             say=say,
         )
 
-    def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> PeftModel:
-        """Wraps the backbone in new adapters. task_type: peft's; more: further keys of its LoraConfig."""
-        return add_adapters(backbone, self.lora, task_type, **more)
+    def adapted(self, backbone: PreTrainedModel, task_type: str, modules_to_save: list[str] | None = None) -> PeftModel:
+        """Wraps the backbone in new adapters. task_type: peft's; modules_to_save: names of modules that are trained whole."""
+        from rankpo.models.adapting import add_adapters
+
+        return add_adapters(backbone, self.lora, task_type, modules_to_save)
 
     def summary(self, model: RankingModel) -> str:
         """One line about a built model: origin, sizes, layout."""
@@ -292,3 +302,6 @@ class ModelKind(ABC):
             f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
             f"{'packed' if model.packed else 'padded'} {self.attn_implementation}"
         )
+
+
+AnyKind: TypeAlias = "ModelKind[Settings, Inputs, RankingModel]"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from rankpo.errors import ConfigError
+from rankpo.models.base import RankingModel
 from rankpo.models.kinds import kind_class
 from rankpo.models.loading import LoadingError, resolve
 from rankpo.models.saved import saved_class, saved_kind
 
 
-def load_saved(path: str, device: str | None = None) -> Any:
+def load_saved(path: str, device: str | None = None) -> RankingModel:
     """See `rankpo.load`."""
     is_folder = Path(path).is_dir()
     if not is_folder and (path.startswith((".", "/", "~")) or path.count("/") != 1):

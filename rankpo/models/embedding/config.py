@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from rankpo.errors import LoadingError
+from rankpo.models.embedding.reading import layer_folders, read_folder
 from rankpo.models.embedding.settings import AUTO, EmbeddingSettings
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.embedding.inputs import EmbeddingInputs
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingKind(EmbeddingSettings, ModelKind):
+class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "EmbeddingInputs", "EmbeddingModel"]):
     """A bi-encoder: one vector per text.
 
     Settings that a folder states (rankpo.json, or sentence-transformers' files) win over the yaml, and the command
@@ -56,7 +59,6 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
 
     def load(self, inputs: EmbeddingInputs, say: Say) -> PreTrainedModel:
         from rankpo.models.engine.two_way import make_two_way
-        from rankpo.models.loading import LoadingError
 
         backbone = self.backbone(say=say)
         if inputs.settings.bidirectional:
@@ -67,16 +69,14 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
         return backbone
 
     def wrap(self, backbone: PreTrainedModel, inputs: EmbeddingInputs) -> EmbeddingModel:
-        from rankpo.models.embedding.layers import read_weights
         from rankpo.models.embedding.model import EmbeddingModel
-        from rankpo.models.embedding.reading import layer_folders
 
         model = EmbeddingModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
         if not self.is_random and (folders := layer_folders(Path(self.source().folder), len(model.layers))):
-            read_weights(model.layers, folders)
+            model.read_layers(folders)
         return model
 
-    def adapt(self, model: EmbeddingModel) -> object:
+    def adapt(self, model: EmbeddingModel) -> PeftModel:
         return self.adapted(model.base, "FEATURE_EXTRACTION")
 
     def folder_format(self) -> EmbeddingFolder:
@@ -86,6 +86,4 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
 
     def stated(self, folder: Path) -> Stated | None:
         """From rankpo.json, or from sentence-transformers' files."""
-        from rankpo.models.embedding.reading import read_folder
-
         return read_folder(folder)

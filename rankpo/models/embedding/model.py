@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -12,17 +13,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
+from rankpo.data.text.conversations import plain_text
 from rankpo.errors import ConfigError
 from rankpo.losses.vectors import inner_products
 from rankpo.models.base import in_order
 from rankpo.models.embedding.inputs import EmbeddingInputs
-from rankpo.models.embedding.layers import make_layers
+from rankpo.models.embedding.layers import make_layers, read_weights
 from rankpo.models.embedding.parallel import encode_in_processes
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.pooling import pool
 from rankpo.models.vectors import GivesVectors
 from rankpo.runs.logger import counting
-from rankpo.types import Batch, Sequences, Vectors
+from rankpo.types import Batch, Prompt, Sequences, Vectors
 
 
 class EmbeddingModel(GivesVectors):
@@ -45,6 +47,10 @@ class EmbeddingModel(GivesVectors):
         layers, self.full_dim = self.settings.sized(int(self.base.config.get_text_config().hidden_size))
         self.layers = make_layers(layers)
         _check_sizes(self.settings, backbone, self.position_offset, self.full_dim)
+
+    def read_layers(self, folders: Sequence[Path]) -> None:
+        """Reads the weights of the layers after the pooling, each from its own folder."""
+        read_weights(self.layers, folders)
 
     @property
     def dim(self) -> int:
@@ -81,6 +87,11 @@ class EmbeddingModel(GivesVectors):
     def score(self, output: Tensor, batch: Batch) -> Tensor:
         """[B, G] inner products of queries and their candidates."""
         return pair_scores(output, batch)
+
+    def scores_of(self, query: Prompt, candidates: Sequence[str]) -> list[float]:
+        """Inner products of embeddings; a conversation is read as plain text."""
+        vectors = self.encode([plain_text(query)], role="query") @ self.encode(list(candidates)).T
+        return [float(value) for value in vectors[0]]
 
     def encode(
         self,

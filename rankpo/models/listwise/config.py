@@ -10,19 +10,20 @@ from rankpo.data.text.prompt_templates import read_template
 from rankpo.data.text.rendering import template_text
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.listwise.settings import ListwiseKeys, ListwiseSettings
+from rankpo.models.saved import Stated, own_statement, saved_kind
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.listwise.inputs import ListwiseInputs
     from rankpo.models.listwise.model import ListwiseModel
     from rankpo.models.listwise.saving import ListwiseFolder
-    from rankpo.models.saved import Stated
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListwiseKind(ListwiseKeys, ModelKind):
+class ListwiseKind(ListwiseKeys, ModelKind["ListwiseSettings", "ListwiseInputs", "ListwiseModel"]):
     """A listwise reranker: how it reads lists and answers.
 
     prompt: the name of a shipped template or a yaml file, ours or RankLLM's. neftune_alpha: noise on input embeddings
@@ -67,9 +68,9 @@ class ListwiseKind(ListwiseKeys, ModelKind):
         return settings
 
     def load(self, inputs: ListwiseInputs, say: Say) -> PreTrainedModel:
-        from transformers import AutoModelForCausalLM
+        from rankpo.models.loading import CAUSAL_LM
 
-        return self.backbone(AutoModelForCausalLM)
+        return self.backbone(CAUSAL_LM)
 
     def wrap(self, backbone: PreTrainedModel, inputs: ListwiseInputs) -> ListwiseModel:
         from rankpo.models.listwise.model import ListwiseModel
@@ -82,13 +83,11 @@ class ListwiseKind(ListwiseKeys, ModelKind):
             neftune_alpha=self.neftune_alpha,
         )
 
-    def adapt(self, model: ListwiseModel) -> object:
+    def adapt(self, model: ListwiseModel) -> PeftModel:
         return self.adapted(model.base, "CAUSAL_LM")
 
     def stated(self, folder: Path) -> Stated | None:
         """None for a causal_lm, whose weights a listwise reranker may start from."""
-        from rankpo.models.saved import own_statement, saved_kind
-
         return None if saved_kind(folder) in self.starts_from else own_statement(folder, (self.kind,), ListwiseSettings)
 
     def folder_format(self) -> ListwiseFolder:

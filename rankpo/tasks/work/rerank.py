@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 class Reranks(Protocol):
     """A model that scores the documents of requests: `rerank` gives [documents] float32 for each, on every rank."""
 
-    settings: Settings
+    @property
+    def settings(self) -> Settings: ...
 
     def rerank(self, requests: Sequence[Request]) -> list[np.ndarray]: ...
 
