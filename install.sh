@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ./install.sh          the environment: .venv in this folder, with the extras that this machine can use
 # ./install.sh demo     the main job: contrastive training, RankPO, evaluation, one table
-# ./install.sh test     linters, types and the suite; further arguments go to pytest
+# ./install.sh test     linters, types, the documentation and the suite; further arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -70,6 +70,7 @@ case "${1:-}" in
     "$python" -m ruff format --check .
     "$python" -m mypy rankpo launch.py
     $venv/bin/lint-imports --no-logo
+    NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --quiet
     export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
     exec "$python" -m pytest -n 2 "$@"
     ;;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,13 @@ class Experiment:
     explicit: frozenset[str]
     mining: MiningSettings | None = None  # with task=mine
     judge: Judge | None = None  # with task=annotate
+
+
+def with_precision(experiment: Experiment, precision: str) -> Experiment:
+    """The experiment with trainer.precision settled, so that its config names the precision that the run has."""
+    settings = replace(experiment.settings, precision=precision)
+    trainer = {**experiment.config["trainer"], "precision": precision}
+    return replace(experiment, settings=settings, config={**experiment.config, "trainer": trainer})
 
 
 def run(experiment: Experiment) -> None:

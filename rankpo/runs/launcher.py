@@ -21,6 +21,12 @@ MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 LAUNCHER = re.compile(r"accelerate(_cli)? launch\b|accelerate-launch\b|accelerate[./]commands[./]launch\b")
 
 
+def precision_asked(environment: Mapping[str, str]) -> str | None:
+    """Returns the precision that `accelerate launch` requests, in the words of trainer.precision; None for none."""
+    asked = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    return next((name for name, theirs in PRECISIONS.items() if theirs == asked and asked != "no"), None)
+
+
 def contradiction(environment: Mapping[str, str], precision: str) -> str | None:
     """Returns one sentence on a request of `accelerate launch` that this run does not support, or None."""
     for variable, name in UNKNOWN.items():

@@ -21,11 +21,21 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rankpo.errors import ConfigError
-from rankpo.runs.launcher import PRECISIONS, contradiction, processes_asked, strategy_asked
+from rankpo.runs import threads
+from rankpo.runs.launcher import PRECISIONS, contradiction, precision_asked, processes_asked, strategy_asked
 
 
 class LaunchError(RuntimeError):
     """Raised if the running processes differ from the requested ones."""
+
+
+def settled_precision(asked: str) -> str:
+    """Returns trainer.precision with "auto" settled: what `accelerate launch` requests, else bf16 on a GPU that has it,
+    else fp32."""
+    if asked != "auto":
+        return asked
+    on_device = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    return precision_asked(os.environ) or on_device
 
 
 def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Accelerator:
@@ -35,6 +45,7 @@ def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Ac
     itself. Raises LaunchError where fewer processes work together than were asked for, or with another strategy: each
     would train on the same data.
     """
+    precision = settled_precision(precision)
     if precision not in PRECISIONS:
         raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "fp16" and not torch.cuda.is_available():
@@ -50,6 +61,8 @@ def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Ac
             f"{processes} processes were asked for and this one is alone; start with: "
             f"torchrun --nproc-per-node {processes} launch.py …"
         )
+    if precision == "bf16" and torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32 in the products that autocast leaves in float32
     accelerator = _accelerator(strategy, PRECISIONS[precision], timedelta(minutes=timeout_minutes))
     if accelerator.num_processes != processes:
         raise LaunchError(f"{processes} processes were asked for, but this one sees {accelerator.num_processes}")
@@ -107,6 +120,12 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
+
+
+def thread_advice() -> str | None:
+    """Returns one line if this machine's processes of the run have more threads than cores are free, else None."""
+    own = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return threads.advice(torch.get_num_threads(), own, threads.cores(), threads.load())
 
 
 def build_whole_models() -> None:

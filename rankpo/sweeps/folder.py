@@ -136,8 +136,9 @@ def _is_same_run(folder: Path, config: DictConfig, overrides: Sequence[str]) -> 
     if not saved.exists():
         return False
     placed: Any = OmegaConf.merge(config, {"run_dir": str(folder)})
-    composed = plain_tree(placed, overrides)
-    old, new = comparable(read_json(saved)), comparable(composed)
+    old, new = comparable(read_json(saved)), comparable(plain_tree(placed, overrides))
+    if new["trainer"]["precision"] == "auto":  # The device of the job settled it; the saved config names the result.
+        new["trainer"]["precision"] = old["trainer"]["precision"]
     return old["task"]["_target_"] == new["task"]["_target_"] and not differences(old, new)
 
 

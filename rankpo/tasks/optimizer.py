@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+    from rankpo.config.construct import Maker
     from rankpo.config.experiment import Experiment
     from rankpo.models.base import RankingModel
 
@@ -17,4 +20,14 @@ def make_optimizer(experiment: Experiment, model: RankingModel) -> torch.optim.O
     groups: list[dict[str, object]] = [{"params": [p for p in trained if p.dim() > 1]}]
     if flat := [p for p in trained if p.dim() <= 1]:
         groups.append({"params": flat, "weight_decay": 0.0})
-    return experiment.optimizer.make(params=[group for group in groups if group["params"]])
+    given = [group for group in groups if group["params"]]
+    return experiment.optimizer.make(params=given, **_fused(experiment.optimizer, trained))
+
+
+def _fused(optimizer: Maker, trained: Sequence[torch.nn.Parameter]) -> dict[str, bool]:
+    """Returns fused=True for an optimizer of torch that has one kernel for all tensors of a GPU, unless its yaml or the
+    command line says how the tensors are updated."""
+    takes = inspect.signature(optimizer.load()).parameters
+    chosen = {"fused", "foreach", "capturable", "differentiable"} & optimizer.arguments.keys()
+    on_gpu = all(parameter.is_cuda and parameter.is_floating_point() for parameter in trained)
+    return {"fused": True} if "fused" in takes and on_gpu and trained and not chosen else {}

@@ -33,7 +33,10 @@ GIVERS = {"vectors": "embedding", "pairs": "reranker", "lists": "listwise", "tex
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """The processes of a task. logger: of the console; only the first process's is heard. precision: trainer.precision."""
+    """The processes of a task. logger: of the console; only the first process prints.
+
+    precision: trainer.precision, with "auto" settled.
+    """
 
     accelerator: Accelerator
     logger: MetricsLogger
@@ -72,13 +75,18 @@ def open_session(experiment: Experiment, who: str, needs: frozenset[str], severa
     """
     require(experiment.model, needs, who)
     settings = experiment.settings
-    accelerator = processes.make_accelerator(settings.precision, settings.timeout_minutes)
+    precision = processes.settled_precision(settings.precision)
+    accelerator = processes.make_accelerator(precision, settings.timeout_minutes)
     if processes.world_size() > 1 and not several_processes:
         processes.shut_down()
         raise ConfigError([f"{who} is one process; start it with python launch.py"])
     seed_everything(experiment.seed)  # random weights and new heads are the same on every rank and in every task
     logger = MetricsLogger(main=processes.rank() == 0)
-    return Session(accelerator=accelerator, logger=logger, precision=settings.precision)
+    if settings.precision == "auto" and precision != "fp32":
+        logger.say(f"precision {precision}, and TF32 on a GPU in float32 products; trainer.precision=fp32 is exact")
+    if accelerator.device.type == "cpu" and (line := processes.thread_advice()):
+        logger.say(line)
+    return Session(accelerator=accelerator, logger=logger, precision=precision)
 
 
 def in_precision(forward: Callable[Given, Output], accelerator: Accelerator) -> Callable[Given, Output]:

@@ -18,6 +18,8 @@ class TrainerSettings:
     intermediate_checkpoints: checkpoints that the run never removes, at a list of updates, or at every eval_every if
     true. best_metric: "ndcg@20" or "jobs_dev/ndcg@20", larger is better; patience: evaluations without improvement
     before the run stops. final: FINAL holds the "last" or the "best" weights.
+    precision: of forward passes: "fp32", "bf16", "fp16", or "auto": accelerate's mixed_precision if that is set, else bf16
+    on a GPU that has it and fp32 on other devices.
     reference: source of the reference scores: "stored" (computed once before the run), "live" (a frozen copy),
     "adapters" (the policy with its adapters off), or "auto" (adapters with LoRA, else stored).
     dropout: False disables dropout, so that the curve does not depend on the division into micro-batches.
@@ -28,7 +30,7 @@ class TrainerSettings:
     max_tokens: int = 16384
     epochs: float = 1
     max_steps: int | None = None
-    precision: str = "fp32"
+    precision: str = "auto"
     max_grad_norm: float | None = 1.0
     gradient_checkpointing: bool = False
     dropout: bool = False
@@ -58,7 +60,7 @@ class TrainerSettings:
             value = getattr(self, name)
             if not (value in (None, EVERY_EPOCH) or _is_update(value)):
                 raise ValueError(f"{name} must be a number of updates >= 1, epoch or null, got {value!r}")
-        self._require("precision", ("fp32", "bf16", "fp16"))
+        self._require("precision", ("auto", "fp32", "bf16", "fp16"))
         self._require("final", ("last", "best"))
         self._require("reference", ("auto", "stored", "live", "adapters"))
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:

@@ -18,7 +18,7 @@ from rankpo.trainers.settings import TrainerSettings
         ({"eval_every": "day"}, "eval_every must be a number of updates >= 1, epoch or null, got 'day'"),
         ({"eval_every": True}, "eval_every must be a number of updates >= 1, epoch or null, got True"),
         ({"save_every": 0}, "save_every must be a number of updates >= 1, epoch or null, got 0"),
-        ({"precision": "int8"}, "precision must be one of fp32, bf16, fp16, got 'int8'"),
+        ({"precision": "int8"}, "precision must be one of auto, fp32, bf16, fp16, got 'int8'"),
         ({"final": "first"}, "final must be one of last, best, got 'first'"),
         ({"reference": "frozen"}, "reference must be one of auto, stored, live, adapters, got 'frozen'"),
         ({"max_grad_norm": 0}, "max_grad_norm must be > 0 or null, got 0"),

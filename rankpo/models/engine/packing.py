@@ -1,8 +1,9 @@
 """Packed attention: many sequences in one row of tokens, without padding and masks.
 
-Linear layers process [1, S]. Attention runs once per group of neighbours of equal length (sequences are sorted by
-length) without a mask, so that SDPA can use its fastest kernel. The arguments are those of transformers' padding-free
-flash attention; with `flash_attention_2` the same call uses transformers' kernel.
+Linear layers process [1, S]. On CUDA in half precision, attention is one variable-length kernel call a layer (`varlen`).
+Elsewhere it runs once per group of neighbours of equal length (sequences are sorted by length) without a mask, so that
+SDPA can use its fastest kernel. The arguments are those of transformers' padding-free flash attention; with
+`flash_attention_2` the same call uses transformers' kernel.
 LOG.md, 2026-11-21, compares it with padded chunks.
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
+from rankpo.models.engine import varlen
 from rankpo.models.engine.prompt_trees import PackedTrees, tree_sdpa
 
 PACKED_SDPA = "rankpo_packed_sdpa"
@@ -48,21 +50,38 @@ def packed_sdpa(
     if sequence_lengths is None:
         raise ValueError("packed attention was called without sequence_lengths; this model drops unknown arguments")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    pattern = varlen.Pattern(causal=causal, window=sliding_window, scale=scaling)
+    borders = kwargs.get("cu_seq_lens_q")
+    if isinstance(borders, Tensor) and varlen.fits(query, dropout):
+        return varlen.attend(query, key, value, borders, max(sequence_lengths), pattern), None
+    return attend_by_length(query, key, value, sequence_lengths, pattern, dropout), None
+
+
+def attend_by_length(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Sequence[int],
+    pattern: varlen.Pattern,
+    dropout: float = 0.0,
+) -> Tensor:
+    """SDPA once per group of neighbours of equal length; shapes as in `packed_sdpa`. Returns [1, S, heads, d]."""
     grouped = key.shape[1] != query.shape[1]
-    runs = [(length, len(list(group))) for length, group in groupby(sequence_lengths)]
+    runs = [(length, len(list(group))) for length, group in groupby(lengths)]
     sizes = [length * count for length, count in runs]
     # One split per tensor, because the backward of each slice would write a zero tensor of full size.
     parts = zip(runs, *(tensor[0].transpose(0, 1).split(sizes) for tensor in (query, key, value)), strict=True)
     outputs = []
     for (length, count), *parts_of_run in parts:
         q, k, v = (part.reshape(count, length, *part.shape[1:]).transpose(1, 2) for part in parts_of_run)
-        mask = window_mask(length, sliding_window, causal, q.device)
+        mask = window_mask(length, pattern.window, pattern.causal, q.device)
+        within = pattern.causal and mask is None and length > 1
         output = scaled_dot_product_attention(
-            q, k, v, mask, dropout, is_causal=causal and mask is None and length > 1, scale=scaling, enable_gqa=grouped
+            q, k, v, mask, dropout, is_causal=within, scale=pattern.scale, enable_gqa=grouped
         )  # [count, heads, length, d]
         outputs.append(output.transpose(1, 2).reshape(count * length, *output.shape[1::2]))
     # A single long sequence is not copied, since autograd would keep the copy.
-    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0)
 
 
 def window_mask(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:

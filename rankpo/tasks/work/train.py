@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from rankpo.config.experiment import with_precision
 from rankpo.config.moved import comparable
 from rankpo.config.origin import origin_of
 from rankpo.errors import ConfigError
@@ -26,6 +27,7 @@ def run(task: Train, experiment: Experiment) -> Mapping[str, float]:
     if not experiment.datasets:
         raise ConfigError(["datasets is empty; choose some, such as datasets=[jobs]"])
     session = task.open(experiment)
+    experiment = with_precision(experiment, session.precision)
     refuse_unfit(experiment, session.accelerator)
     with session.claimed(experiment.run_dir):
         unfinished = _enter(experiment, session.logger.say) if session.main else True

@@ -1,0 +1,61 @@
+"""Variable-length attention: one kernel call for all packed sequences of a layer, by torch's own flash attention.
+
+`torch.nn.attention.varlen.varlen_attn` runs on CUDA in bfloat16 and float16. The loop over runs of equal length in
+`packing` gives the same values everywhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.attention import varlen as of_torch
+
+HALF = (torch.bfloat16, torch.float16)
+LARGEST_HEAD = 256  # Flash attention's limit of the head dimension; it must also be a multiple of 8.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pattern:
+    """Which tokens of a sequence attend to which. window: a token attends to itself and to the window - 1 tokens before
+    it, and behind it if not causal; None: no limit. scale: of the inner products; None for 1/√d."""
+
+    causal: bool
+    window: int | None = None
+    scale: float | None = None
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The tokens before and after a token that it attends to, -1 for all, as flash attention counts them."""
+        before = -1 if self.window is None else self.window - 1
+        return before, 0 if self.causal else before
+
+
+def fits(query: Tensor, dropout: float) -> bool:
+    """Whether the kernel takes these queries [1, heads, S, d]: device, type, head dimension, and no dropout."""
+    head = query.shape[-1]
+    return query.is_cuda and query.dtype in HALF and head <= LARGEST_HEAD and head % 8 == 0 and dropout == 0
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, borders: Tensor, longest: int, pattern: Pattern) -> Tensor:
+    """Attention within each packed sequence. query: [1, heads, S, d]; key, value: [1, key heads, S, d].
+
+    borders: [n + 1] int32, the first token of each sequence and S. longest: tokens of the longest sequence.
+    Returns [1, S, heads, d].
+    """
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    output = of_torch.varlen_attn(
+        q,
+        k,
+        v,
+        borders,
+        borders,
+        longest,
+        longest,
+        scale=pattern.scale,
+        window_size=pattern.sides,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    assert isinstance(output, Tensor)  # a pair only where the log-sum-exp is asked for
+    return output[None]
