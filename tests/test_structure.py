@@ -16,8 +16,8 @@ FUNCTION_LINES = 40
 PARAMETERS = 6  # without self and cls
 
 # The numbers of today. They only go down: lower them when you have removed some, never raise them.
-MOST_ANY = 291
-MOST_FUNCTION_IMPORTS = 148
+MOST_ANY = 282
+MOST_FUNCTION_IMPORTS = 69
 
 LONG_FILES: dict[str, str] = {"data/readers/files.py": "every file form in one place; to be split by form"}
 LONG_FUNCTIONS: dict[str, str] = {

@@ -6,7 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
 from rankpo.config.aliases import modern
+from rankpo.config.check import check
 from rankpo.config.places import CONFIG
 
 if TYPE_CHECKING:
@@ -15,10 +19,6 @@ if TYPE_CHECKING:
 
 def compose(overrides: Sequence[str]) -> Experiment:
     """A checked experiment from overrides, as launch.py makes it. Raises ConfigError, and Hydra's own errors."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
-    from rankpo.config.check import check
 
     given, notes = modern(overrides)
     for note in notes:

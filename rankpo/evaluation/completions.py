@@ -27,6 +27,7 @@ from rankpo.losses.pairs import pair_metrics
 from rankpo.losses.reduction import denominators, total
 from rankpo.losses.risk import kl
 from rankpo.losses.token_preference import TokenPreferenceLoss, divergence_metrics
+from rankpo.models.reference import StoredReference, stored_scores
 from rankpo.types import Labels
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ class Compared:
         reference: Reference | None,
     ) -> None:
         """Takes the reference where the trainer holds its model, else the start model's stored scores."""
-        from rankpo.models.reference import StoredReference, stored_scores
 
         if "reference" not in self.loss.needs:
             return

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, cast
 
 from rankpo.errors import ConfigError, LoadingError, unknown
 from rankpo.models.adapters import LoraSettings
-from rankpo.models.architectures import is_decoder
 from rankpo.models.saved import Stated, own_statement
 from rankpo.models.settings import Settings
 
@@ -121,11 +120,11 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
 
     def decodes(self) -> bool:
         """Whether the architecture of the weights is a decoder with causal attention."""
-        from rankpo.models import loading
+        from rankpo.models import architectures, loading
 
         if self.random is not None and self.is_random:
-            return is_decoder(str(self.random.get("model_type")))
-        return is_decoder(loading.model_type(self.source()))
+            return architectures.is_decoder(str(self.random.get("model_type")))
+        return architectures.is_decoder(loading.model_type(self.source()))
 
     # Each kind implements the following methods.
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -85,8 +86,6 @@ class Live:
         try:
             return render_main(self.read())
         except (ValueError, OSError, KeyError) as error:  # json.JSONDecodeError is a ValueError: a half-written file
-            from html import escape
-
             return f'<p role="status">Nothing to show yet: {escape(str(error))}</p>'
 
 

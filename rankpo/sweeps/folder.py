@@ -9,14 +9,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from omegaconf import DictConfig, OmegaConf
 
+from rankpo.config.check import check, plain_tree
+from rankpo.config.moved import comparable
 from rankpo.errors import ConfigError
 from rankpo.runs import origin
 from rankpo.runs.folder import differences
+from rankpo.runs.logger import MetricsLogger
+from rankpo.runs.signals import REQUEUE, Interrupted
 from rankpo.storage.atomic import replacing
 from rankpo.storage.json_files import read_json, write_json
 from rankpo.sweeps.names import (
@@ -87,7 +93,6 @@ def _is_of_another(folder: Path, changes: Sequence[str]) -> bool:
 
 def config_hash(config: object) -> str:
     """Of everything that a job's result depends on: the composed config without Hydra's own part and where it is put."""
-    import xxhash
 
     tree: Any = OmegaConf.to_container(config, resolve=False)
     left_out = ("hydra", "run_dir", "overwrite", "resume", "allow_changes", "tracker", "search", "packages")
@@ -119,7 +124,6 @@ def is_finished(folder: Path, digest: str, config: DictConfig, overrides: Sequen
 
 def _changes(folder: Path, config: DictConfig, overrides: Sequence[str]) -> list[str]:
     """What data or weights of a finished job have changed since; the job runs again then, and is refused by name."""
-    from rankpo.config.check import check
     from rankpo.config.origin import origin_of
 
     placed: Any = OmegaConf.merge(config, {"run_dir": str(folder)})
@@ -129,8 +133,6 @@ def _changes(folder: Path, config: DictConfig, overrides: Sequence[str]) -> list
 
 def _is_same_run(folder: Path, config: DictConfig, overrides: Sequence[str]) -> bool:
     """Whether the run in this folder has this config; only a training keeps its own there."""
-    from rankpo.config.check import plain_tree
-    from rankpo.config.moved import comparable
 
     saved = folder / "config.json"
     if not saved.exists():
@@ -240,57 +242,71 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     return folder / TABLE_FILE
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A job of a sweep in this process, and the notes of its state in its folder.
+
+    changes: the overrides in which it differs. digest: of its config. main: whether this process writes for all.
+    """
+
+    folder: Path
+    changes: Sequence[str]
+    digest: str
+    main: bool
+    started: float = field(default_factory=time.monotonic)
+
+    def note(self, state: str, **more: str) -> None:
+        """Writes the state and the seconds since the start."""
+        seconds = round(time.monotonic() - self.started, 1)
+        noted = {"overrides": self.changes, "config": self.digest, "state": state, "seconds": seconds}
+        write_job(self.folder, {**noted, **more})
+
+    def failed(self, error: Exception) -> None:
+        """Notes an error, unless another process has noted its own. Ends a process that is not the main one."""
+        if self.main and (read_job(self.folder) or {}).get("state") != "failed":
+            self.note("failed", error=str(error))
+        elif not self.main:  # rank 0 can only say that it lost another; ended with 1, Slurm ends it too
+            self.note("failed", error=f"rank {os.environ['RANK']}: {error}")
+            sys.exit(1)
+
+
 def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., None]) -> None:
     """Runs one job of a sweep in this process, unless it is finished; its folder is named by what it varies.
 
     Raises what the job raises; the sweep goes on with its other jobs, unless this process was asked to end.
     """
-    from rankpo.config.check import check
-    from rankpo.runs.logger import MetricsLogger
-    from rankpo.runs.signals import REQUEUE, Interrupted
-
     main = os.environ.get("RANK", "0") == "0"  # Slurm starts several processes.
     parent = Path(str(config.run_dir))
     changes = varied(overrides, read_note(parent)["arguments"])
     digest = config_hash(config)
-    folder = job_folder(parent, changes)
-    OmegaConf.update(config, "run_dir", str(folder))
-    if not config.overwrite and is_finished(folder, digest, config, overrides):
-        MetricsLogger(main=main).say(f"{folder.name}: finished before")
+    job = _Job(folder=job_folder(parent, changes), changes=changes, digest=digest, main=main)
+    OmegaConf.update(config, "run_dir", str(job.folder))
+    say = MetricsLogger(main=main).say
+    if not config.overwrite and is_finished(job.folder, digest, config, overrides):
+        say(f"{job.folder.name}: finished before")
         return
     if not config.overwrite:
         OmegaConf.update(config, "resume", "auto")
-    MetricsLogger(main=main).say(f"\n{folder.name}")
-    started = time.monotonic()
-
-    def note(state: str, **more: str) -> None:
-        seconds = round(time.monotonic() - started, 1)
-        write_job(folder, {"overrides": changes, "config": digest, "state": state, "seconds": seconds, **more})
-
+    say(f"\n{job.folder.name}")
     if main:
-        note("running")
+        job.note("running")
     try:
         run(check(config, overrides=overrides))
     except Interrupted:  # The run has reported it; the state stays.
         sys.exit(REQUEUE)
     except ConfigError as error:  # All ranks raise it, before collectives.
         if main:
-            note("failed", error=str(error))
+            job.note("failed", error=str(error))
         raise
     except Exception as error:
-        if main and (read_job(folder) or {}).get("state") != "failed":
-            note("failed", error=str(error))
-        elif not main:  # rank 0 can only say that it lost another; ended with 1, Slurm ends it too
-            note("failed", error=f"rank {os.environ['RANK']}: {error}")
-            sys.exit(1)
+        job.failed(error)
         raise
     if main:
-        note("finished")
+        job.note("finished")
 
 
 def close_all() -> None:
     """Writes the CSV and prints the table of the sweep that this process ran, if any."""
-    from rankpo.runs.logger import MetricsLogger
 
     for folder in _folders:
         rows = results(folder)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from rankpo.config.places import PROGRAM, accelerate_file
@@ -225,7 +226,6 @@ def command(config_file: str | None, num_processes: int | None) -> list[str]:
 
     accelerate 1.15 starts one process for MULTI_CPU, whatever is asked for: on CPUs torchrun is taken instead.
     """
-    import yaml
 
     settings: dict[str, Any] = {}
     if config_file is not None:

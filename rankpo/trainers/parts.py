@@ -20,7 +20,8 @@ from rankpo.models.base import RankingModel
 from rankpo.models.reference import Reference
 from rankpo.runs import processes
 from rankpo.runs.checkpoints import CheckpointStore
-from rankpo.runs.logger import MetricsLogger, RunningMetrics
+from rankpo.runs.logger import MetricsLogger
+from rankpo.runs.running import RunningMetrics
 from rankpo.trainers.baseline import Measure, measured
 from rankpo.trainers.schedules import Schedule
 from rankpo.trainers.settings import TrainerSettings

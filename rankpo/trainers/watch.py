@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from rankpo.evaluation.base import Evaluator
 from rankpo.models.base import RankingModel
 from rankpo.runs import processes
-from rankpo.runs.logger import MetricsLogger, RunningMetrics
+from rankpo.runs.logger import MetricsLogger
+from rankpo.runs.running import RunningMetrics
 from rankpo.runs.signals import Interrupted, Notice
 from rankpo.trainers.baseline import Measure, measured
 from rankpo.trainers.settings import TrainerSettings

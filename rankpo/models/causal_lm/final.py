@@ -6,6 +6,8 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any
 
+from transformers import GenerationConfig
+
 from rankpo.data.text.rendering import ended_at, with_generation_prompt
 
 if TYPE_CHECKING:
@@ -41,8 +43,6 @@ def final_generation_config(backbone: PreTrainedModel, inputs: CompletionInputs)
     """Returns the model's generation config with the end tokens of training added."""
     config = copy.deepcopy(backbone.generation_config)
     if config is None:
-        from transformers import GenerationConfig
-
         config = GenerationConfig()
     own = config.eos_token_id
     ends = sorted({*inputs.stops, *([own] if isinstance(own, int) else own or [])})

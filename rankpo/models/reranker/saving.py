@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -20,6 +21,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from rankpo.data.text.special_tokens import SpecialTokens
@@ -178,8 +180,6 @@ def pair_tokenizer(inputs: RerankerInputs) -> PreTrainedTokenizerBase:
         return tokenizer
     if not tokenizer.is_fast:
         raise ExportError(f"{type(tokenizer).__name__} cannot be given a layout of pairs; set model.separator=null")
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
 
     around = SpecialTokens.learn(tokenizer)
     parts = {"before": layout.before, "between": layout.between, "after": layout.after}
