@@ -9,12 +9,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from rankpo.losses.base import Loss, require_choice, require_not_negative, require_positive
-from rankpo.losses.contrastive import ContrastiveLoss
-from rankpo.losses.graded_margin import GradedMarginLoss
 from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.maths import candidate_kl, negative_log_sigmoid
 from rankpo.losses.matryoshka import Matryoshka, matryoshka_of
 from rankpo.losses.pairs import check_preference, fixed_reference, gap, pair_metrics, pair_scores, preference
+from rankpo.losses.replay import replay_loss
 from rankpo.types import Labels, LossOutput, Term
 
 
@@ -85,24 +84,13 @@ class RankPOLoss(Loss):
             raise ValueError("rankpo_weight and sft_weight are both 0: nothing would learn from the preferences")
         self._check_term("kl", self.kl_weight, self.kl_temperature)
         self._check_term("replay", self.replay_weight, self.replay_temperature)
-        require_choice(("contrastive", "graded_margin"), replay_kind=self.replay_kind)
-        for name in ("replay_margin", "replay_unknown"):
-            if getattr(self, name) is not None and self.replay_kind != "graded_margin":
-                raise ValueError(
-                    f"{name}={getattr(self, name)} needs replay_kind=graded_margin, got {self.replay_kind}"
-                )
         _ = self.replay_loss
 
     @property
     def replay_loss(self) -> InBatchLoss | None:
         """The unweighted loss on `replay_datasets`; None without replay."""
-        if not self.replay_weight or self.replay_temperature is None:
-            return None
-        if self.replay_kind == "contrastive":
-            return ContrastiveLoss(temperature=self.replay_temperature)
-        margin = 2.0 if self.replay_margin is None else self.replay_margin
-        unknown = self.replay_unknown or "masked"
-        return GradedMarginLoss(temperature=self.replay_temperature, margin=margin, unknown=unknown)
+        loss = replay_loss(self.replay_kind, self.replay_temperature, self.replay_margin, self.replay_unknown)
+        return loss if self.replay_weight else None
 
     def _take_alias(self) -> None:
         if self.gamma_beta_ratio is None:

@@ -171,8 +171,8 @@ class RankingModel(nn.Module):
     def take_adapters(self, adapted: PeftModel) -> None:
         """Replaces the backbone by the same one under adapters. The adapters of an unused pooler are frozen too, since
         DDP waits for every trained weight's gradient."""
-        base = self.base
         self.backbone = adapted
+        base = self.base
         if body_of(base) is base:
             freeze_pooler(base)
 

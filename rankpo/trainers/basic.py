@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from rankpo.losses.reduction import denominators, total
 from rankpo.runs import processes
 from rankpo.runs.signals import noticed
 from rankpo.trainers.parts import Parts
-from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Update
+from rankpo.trainers.update import Ahead, AnyUpdate, MicroBatch, NonFiniteError, Update
 from rankpo.types import Batch, LossOutput
 
 
@@ -40,7 +39,7 @@ class BasicTrainer(Parts):
     def check(self) -> None:
         """Raises ValueError if this trainer does not support the loss or the data."""
 
-    def prepare(self, step: int) -> Any:
+    def prepare(self, step: int) -> AnyUpdate:
         """Prepares this rank's work for update `step` in a background thread. The result depends on `step` alone."""
         groups = self.loader.groups(step)
         micro_batches = self.micro_batches(groups)
@@ -63,7 +62,7 @@ class BasicTrainer(Parts):
     def collate(self, groups: Sequence[Group]) -> Batch:
         return self.policy.inputs.collate(self.loader.table, groups, reference=self.stored)
 
-    def begin(self, update: Any) -> Any:
+    def begin(self, update: AnyUpdate) -> AnyUpdate:
         """Adds the quantities over all ranks and micro-batches that the first backward pass of the update needs."""
         return update
 
@@ -72,8 +71,9 @@ class BasicTrainer(Parts):
         """The number of optimizer steps on each update. Together they count as one step of the run."""
         return 1
 
-    def backward(self, update: Any, last: bool = True) -> None:
+    def backward(self, update: AnyUpdate, last: bool = True) -> None:
         """Accumulates the gradient of the whole update. With `last`, ranks synchronise gradients once, at its end."""
+        assert isinstance(update, Update)
         for number, item in enumerate(update.micro_batches):
             final = last and number == len(update.micro_batches) - 1
             with nullcontext() if final else self.no_sync():
@@ -122,7 +122,7 @@ class BasicTrainer(Parts):
             ahead.close()
             self.logger.finish()
 
-    def train_step(self, update: Any) -> None:
+    def train_step(self, update: AnyUpdate) -> None:
         """Runs one step: every pass over the update, and then the counters and the loss's state."""
         started = time.perf_counter()
         factor = self.schedule.factor(self.state.step, self.total_steps)
@@ -141,7 +141,7 @@ class BasicTrainer(Parts):
         self.state.queries += update.num_queries
         self.logger.tick(self.state.step, update.num_tokens, time.perf_counter() - started)
 
-    def _optimize(self, update: Any) -> None:
+    def _optimize(self, update: AnyUpdate) -> None:
         """Runs one pass over the update: gradient, clipping, optimizer step."""
         self.optimizer.zero_grad(set_to_none=True)
         self.finite_loss = True

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from rankpo.data.loaders.ranking import Group
 from rankpo.losses.in_batch import InBatchLoss
 from rankpo.models.vectors import GivesVectors
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
+from rankpo.trainers.update import AnyUpdate
 from rankpo.types import Batch
 
 
@@ -29,7 +29,7 @@ class ContrastiveTrainer(BasicTrainer):
         if self.teacher is not None:
             self.loss.check_sizes(self.policy.dim, self.teacher.dim)
 
-    def prepare(self, step: int) -> Any:
+    def prepare(self, step: int) -> AnyUpdate:
         if not self._in_batch:
             return super().prepare(step)
         groups = self.loader.groups(step)
@@ -43,8 +43,8 @@ class ContrastiveTrainer(BasicTrainer):
         batch = self.policy.inputs.collate(self.loader.table, groups, with_positives=known, reference=self.stored)
         return replace(batch, labels=replace(batch.labels, mask=self.loss.own_mask(batch)))
 
-    def backward(self, update: Any, last: bool = True) -> None:
-        if not self._in_batch:
+    def backward(self, update: AnyUpdate, last: bool = True) -> None:
+        if not isinstance(update, in_batch.InBatchUpdate):
             super().backward(update, last)
             return
         output, value = in_batch.backward(

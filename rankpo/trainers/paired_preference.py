@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
-from rankpo.trainers.update import Update
+from rankpo.trainers.update import AnyUpdate, Update
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,17 @@ class PairedPreferenceTrainer(BasicTrainer):
             self.replay_loss = replay_loss
             in_batch.check_loader(replay_loss, self.replay, "replay_dataloader")
 
-    def prepare(self, step: int) -> Any:
+    def prepare(self, step: int) -> AnyUpdate:
         pairs = super().prepare(step)
         if self.replay is None:
             return pairs
+        assert isinstance(pairs, Update)
         groups = self.replay.groups(step)
         inputs = self.policy.inputs
         replayed = in_batch.prepare(self.replay_loss, inputs, self.replay.table, groups, self.settings.max_tokens)
         return ReplayedUpdate(pairs, replayed)
 
-    def backward(self, update: object, last: bool = True) -> None:
+    def backward(self, update: AnyUpdate, last: bool = True) -> None:
         if not isinstance(update, ReplayedUpdate):
             super().backward(update, last)
             return

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from rankpo.types import Batch
 
 Prepared = TypeVar("Prepared")
+
+
+class AnyUpdate(Protocol):
+    """What an update of any trainer tells the loop: queries over all ranks, this rank's tokens, and ids of examples."""
+
+    @property
+    def num_queries(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def ids(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)

@@ -71,5 +71,5 @@ def _note_origin(experiment: Experiment) -> None:
 def refuse_unfit(experiment: Experiment, accelerator: Accelerator) -> None:
     """Raises ConfigError for combinations that the launched strategy does not support, before any file access."""
     evaluated = bool(experiment.eval_datasets)
-    if problem := unfit(name_of(accelerator), experiment.model.kind, experiment.loss, evaluated):
+    if problem := unfit(name_of(accelerator), experiment.model.gives, experiment.loss, evaluated):
         raise ConfigError([problem])

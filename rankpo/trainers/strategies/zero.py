@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rankpo.models.base import RankingModel
 from rankpo.runs import processes
 from rankpo.trainers.strategies.base import OptimizerState, Strategy, in_order, inner_optimizer, keep_in_step, on_rank_0
 
@@ -29,14 +30,18 @@ class ZeroStrategy(Strategy):
     """
 
     def __init__(
-        self, accelerator: Accelerator, model: object, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
+        self,
+        accelerator: Accelerator,
+        model: RankingModel,
+        optimizer: torch.optim.Optimizer,
+        max_grad_norm: float | None,
     ) -> None:
         plugin: Any = accelerator.state.deepspeed_plugin
         self.sharded = plugin.zero_stage == 3
         plugin.deepspeed_config["gradient_clipping"] = max_grad_norm or 0.0  # DeepSpeed reads 0 as no clipping.
         super().__init__(accelerator, model, optimizer, max_grad_norm)
 
-    def prepare(self, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+    def prepare(self, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         if self.sharded:
             keep_in_step(self.model)
         self.engine: Any
