@@ -9,7 +9,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent  # errors raised by code below this folder carry messages for users
 
 
-class ConfigError(ValueError):
+class InputError(Exception):
+    """Something that the user gave: keys, records or weights. The exit code is 2; that of a run that failed is 1."""
+
+
+class ConfigError(InputError, ValueError):
     """All problems of a config, one line each.
 
     problems: the lines. The message joins them.
@@ -24,11 +28,11 @@ class ConfigError(ValueError):
         return type(self), (self.problems,)
 
 
-class ManyLines(ValueError):
+class ManyLines(InputError, ValueError):
     """An error whose message has a line for each problem; each is shown on a line of its own."""
 
 
-class LoadingError(RuntimeError):
+class LoadingError(InputError, RuntimeError):
     """Raised for a model that cannot be loaded; the message names the source and the remedy."""
 
 

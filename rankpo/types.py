@@ -62,7 +62,9 @@ class Sequences:
     selection of scored positions reads them): the token id at scored tokens, -100 elsewhere and at every first token;
     or None. token_types: [S] int64, 1 in the second text of a pair, or None if the model reads none. prefixes: [N, 2]
     int64 on the CPU, number and length of each sequence's prefix: sequences with equal prefix numbers begin with the
-    same unlabelled tokens, which a model may compute once. None: unknown.
+    same unlabelled tokens, which a model may compute once. None: unknown. kept: [S] bool, on the CPU, tokens that have
+    a vector of their own in late interaction; None: all. attended: [N] int64, on the CPU: every token of a sequence
+    attends to so many tokens at the sequence's beginning, and none to those behind; None: to all.
     """
 
     input_ids: Tensor
@@ -70,6 +72,8 @@ class Sequences:
     labels: Tensor | None = None
     token_types: Tensor | None = None
     prefixes: Tensor | None = None
+    kept: Tensor | None = None
+    attended: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)

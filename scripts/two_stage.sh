@@ -2,7 +2,7 @@
 # The whole story on the job-talent world: contrastive training, mining, a second round, preferences of a judge, RankPO,
 # evaluation of all models, one report. A run that is finished is not run again; an interrupted one is continued.
 #
-#   scripts/two_stage.sh                                  # .cache/story/report.html
+#   scripts/two_stage.sh                                  # runs/story/report.html  
 #   MODEL=tiny_bert POSTS=20 PROFILES=200 scripts/two_stage.sh trainer.batch_size=8     # overrides go to every training
 #
 # For your own data, put datasets=[rankpo] datasets.rankpo.path=FILE where datasets=[jobs] stands, and judge=openai
@@ -16,7 +16,7 @@ POSTS=${POSTS:-300}
 PROFILES=${PROFILES:-1500}
 TEST_POSTS=${TEST_POSTS:-80}
 TEST_PROFILES=${TEST_PROFILES:-1000}
-CACHE=${CACHE:-.cache/story}
+CACHE=${CACHE:-runs/story}
 PYTHON=${PYTHON:-.venv/bin/python}
 
 sized() { printf '%s\n' "$1.num_profiles=$PROFILES" "$1.num_posts=$POSTS"; }

@@ -126,7 +126,7 @@ def test_commands_of_servers_are_well_formed():
     """They need a GPU, docker or an environment of their own: options, images and folders are read here."""
     (block,) = re.findall(r"## Serving\n.*?```text\n(.*?)```", README, flags=re.DOTALL)
     lines = [line for line in block.splitlines() if line.strip() and not line.startswith("#")]
-    made = {f".cache/{name}/FINAL" for command in commands() for name in re.findall(r"exp_name=(\w+)", command)}
+    made = {f"runs/{name}/FINAL" for command in commands() for name in re.findall(r"exp_name=(\w+)", command)}
     served = []
     for line in lines:
         program, words = " ".join(line.split()[:2]), shlex.split(line)[2:]

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from rankpo.config import check, experiment
 from rankpo.runs import submitit
+from rankpo.sweeps.in_process import in_sweep
 
 
 def run(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -17,7 +18,5 @@ def run(config: DictConfig, overrides: Sequence[str]) -> None:
 
 def run_in_sweep(config: DictConfig, overrides: Sequence[str]) -> None:
     """Runs one job of a sweep, also as one of several processes that submitit has started."""
-    from rankpo.sweeps.folder import in_sweep
-
     submitit.join()
     in_sweep(config, overrides, experiment.run)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -20,11 +21,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rankpo.config.aliases import modern
 from rankpo.config.guard import announced, guarded
-from rankpo.config.messages import explain, flag_refusal, flags_last, multirun_refusal, null_group, run_error
+from rankpo.config.messages import (
+    about_records,
+    explain,
+    flag_refusal,
+    flags_last,
+    multirun_refusal,
+    null_group,
+    run_error,
+)
 from rankpo.config.places import CONFIG
-from rankpo.errors import ConfigError
+from rankpo.config.run_folder import register
+from rankpo.errors import ConfigError, InputError
 from rankpo.runs.signals import REQUEUE, Interrupted, leaving_at_once
 from rankpo.storage.printable import shown
+
+register()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")
@@ -73,8 +85,8 @@ def say_trace(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 
 def exit_code(error: Exception) -> int:
-    """Returns the exit code: 2 for an invalid config, 1 for a failed run."""
-    return 2 if isinstance(error, ConfigError) else 1
+    """Returns the exit code: 2 for a config, records or weights that cannot be used, 1 for a failed run."""
+    return 2 if isinstance(error, InputError) or about_records(error) else 1
 
 
 FORESEEN = (ValueError, RuntimeError, OSError, MemoryError, ImportError)  # Errors that may carry a message for users.
@@ -105,7 +117,7 @@ def main() -> int:
         finally:
             if "rankpo.sweeps.folder" in sys.modules:
                 sys.modules["rankpo.sweeps.folder"].close_all()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         say(explain(error, sys.argv[1:]))
         return 2
     except FORESEEN as error:  # A sweep raises a job's error after its other jobs.

@@ -21,8 +21,7 @@ defaults:
   - override /model: minilm
   - override /datasets: [jsonl]
   - override /eval_datasets: [jsonl]
-exp_name: first
-cache_dir: runs                        # runs/first is this experiment's folder
+exp_name: first                        # its folder is runs/first
 datasets:
   jsonl:
     path: data/train.jsonl

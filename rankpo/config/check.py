@@ -15,6 +15,7 @@ from rankpo.config.construct import Maker, build, construct, locate, maker
 from rankpo.config.experiment import Experiment
 from rankpo.config.guard import leaves, secrets
 from rankpo.config.messages import elsewhere, unknown
+from rankpo.config.run_folder import CACHE, RUNS, runs_of
 from rankpo.config.value_types import type_problem
 from rankpo.config.weights import settled
 from rankpo.errors import ConfigError
@@ -23,6 +24,7 @@ from rankpo.trainers.settings import TrainerSettings
 RUN_KEYS = {  # Keys and their types.
     "exp_name": "str | int",
     "seed": "int",
+    "runs_dir": "str | None",
     "cache_dir": "str",
     "run_count": "str | int",
     "run_dir": "str",
@@ -89,9 +91,10 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         tracker=tree["tracker"],
         config=tree,
         explicit=frozenset(_model_keys(overrides)),
+        runs_dir=Path(runs_of(tree["runs_dir"], tree["cache_dir"])),
         cache_dir=Path(tree["cache_dir"]),
         run_dir=Path(tree["run_dir"]),
-        **{name: tree[name] for name in RUN_KEYS if name not in ("cache_dir", "run_count", "run_dir")},
+        **{name: tree[name] for name in RUN_KEYS if name not in ("runs_dir", "cache_dir", "run_count", "run_dir")},
     )
 
 
@@ -105,6 +108,7 @@ def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     if found := secrets(list(leaves(tree))):
         raise ConfigError(found)  # Other messages would reveal the values.
     packages.declare(tree.pop("packages", None), overrides)
+    tree.update({name: _where_runs_are(value) for name, value in tree.items() if name not in RUN_KEYS})
     try:
         target = locate(tree["model"].get("_target_"))
     except ValueError as error:
@@ -158,6 +162,18 @@ def _at_home(value: object) -> Any:
     if isinstance(value, list):
         return [_at_home(item) for item in value]
     return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
+
+
+def _where_runs_are(value: object) -> object:
+    """The value with `.cache/RUN…`, the place of runs of earlier versions, as `runs/RUN…` where the file is there alone."""
+    if isinstance(value, dict):
+        return {name: _where_runs_are(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_where_runs_are(item) for item in value]
+    if not isinstance(value, str) or not value.startswith(f"{CACHE}/") or Path(value).exists():
+        return value
+    moved = f"{RUNS}/{value.removeprefix(f'{CACHE}/')}"
+    return moved if Path(moved).exists() else value
 
 
 def _model_keys(overrides: Sequence[str]) -> list[str]:

@@ -33,6 +33,7 @@ GIVEN_BY_KINDS = {
         "rankings of whole lists", "Add kind=listwise with a decoder, such as model=llama, qwen or mistral."
     ),
 }
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"  # model=minilm
 STORED = ("cache_reference_logprobs", "load_reference_logprobs")  # keys that ask for stored reference scores
 
 
@@ -52,6 +53,8 @@ def incompatible(made: Mapping[str, Any], tree: Mapping[str, Any], overrides: Se
         problems += _of_the_trainer(settings, model, loss)
     if loss is not None and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer") and not _is_in_batch(loss):
         problems.append(f"trainer=contrastive cannot train {type(loss).__name__}; leave trainer out: loss=… chooses it")
+    if model is not None and task is not None and (task.trains or task.needs) and (problem := _no_decoder(model)):
+        problems.append(problem)
     if model is not None and loss is not None:
         problems += _unmet_needs(loss, model)
         if settings is not None:
@@ -78,6 +81,16 @@ def _of_the_trainer(settings: TrainerSettings, model: ModelKind | None, loss: Lo
         yield "trainer.reference=adapters needs model.use_peft=true: there are no adapters to switch off"
     if loss is not None and settings.precision == "fp16" and settings.max_grad_norm is None:
         yield "trainer.precision=fp16 needs trainer.max_grad_norm: overflowing updates are found by the norm"
+
+
+def _no_decoder(model: ModelKind) -> str | None:
+    """The question for a model where the default one, an encoder, cannot be of the kind."""
+    if not model.decoders_only or model.load_from is not None or model.name_or_path != DEFAULT_MODEL:
+        return None
+    return (
+        f"model=minilm is an encoder, and kind={model.kind} needs a decoder; add model=llama, qwen, mistral, gemma or "
+        f"pythia, or model=base model.name_or_path=NAME"
+    )
 
 
 def _is_in_batch(loss: Loss) -> bool:

@@ -12,9 +12,12 @@ from hydra import initialize_config_dir
 from rankpo.config.aliases import modern
 from rankpo.config.check import check
 from rankpo.config.places import CONFIG
+from rankpo.config.run_folder import register
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
+
+register()
 
 
 def compose(overrides: Sequence[str]) -> Experiment:

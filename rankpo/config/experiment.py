@@ -40,6 +40,7 @@ class Experiment:
     tracker: Mapping[str, object]
     exp_name: str
     seed: int
+    runs_dir: Path
     cache_dir: Path
     run_dir: Path
     overwrite: bool

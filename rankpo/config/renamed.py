@@ -71,7 +71,7 @@ RENAMED = {
     "bf16": "trainer.precision (bf16)",
     "fp16": "trainer.precision (fp16)",
     "report_to": "tracker",
-    "output_dir": "cache_dir and exp_name",
+    "output_dir": "runs_dir and exp_name",
     "resume_from_checkpoint": "resume (auto)",
     "model_name_or_path": "model.name_or_path",
     "precompute_ref_log_probs": "cache_reference_logprobs",

@@ -70,5 +70,13 @@ def select(sequences: Sequences, rows: np.ndarray) -> Sequences:
     ids = taken(sequences.input_ids)
     assert ids is not None
     lengths = sequences.lengths[torch.from_numpy(rows)]
-    prefixes = None if sequences.prefixes is None else sequences.prefixes[torch.from_numpy(rows)]
-    return Sequences(ids, lengths, taken(sequences.labels), taken(sequences.token_types), prefixes)
+    chosen = torch.from_numpy(rows)
+    return Sequences(
+        ids,
+        lengths,
+        taken(sequences.labels),
+        taken(sequences.token_types),
+        prefixes=None if sequences.prefixes is None else sequences.prefixes[chosen],
+        kept=taken(sequences.kept),
+        attended=None if sequences.attended is None else sequences.attended[chosen],
+    )

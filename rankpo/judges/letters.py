@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rankpo.judges.base import JudgeStopped
-from rankpo.models.loading import CAUSAL_LM, load_backbone, load_tokenizer, resolve
+from rankpo.models.families import CAUSAL_LM
+from rankpo.models.loading import load_backbone, load_tokenizer, resolve
 
 ANSWER = "Preferred:"
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # ends of their classes' names

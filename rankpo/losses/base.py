@@ -81,6 +81,16 @@ class Loss:
         return None
 
     @property
+    def prior_weight(self) -> float:
+        """The weight of a loss on the passages' priors; 0 where the loss reads no priors."""
+        return 0.0
+
+    @property
+    def by_inner_products(self) -> bool:
+        """Whether the loss compares whole vectors by the model's own scores; False: by cosines, distances or parts."""
+        return self.matryoshka is None
+
+    @property
     def matryoshka(self) -> Matryoshka | None:
         """The sizes of embeddings on which the loss is taken; None: the full size alone."""
         return None

@@ -40,6 +40,10 @@ class GISTLoss(InBatchLoss):
         require_choice(("absolute", "relative"), margin_strategy=self.margin_strategy)
 
     @property
+    def by_inner_products(self) -> bool:
+        return False
+
+    @property
     def knows(self) -> frozenset[str]:
         return frozenset({"positives", "teacher"})
 

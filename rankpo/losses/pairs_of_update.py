@@ -45,6 +45,10 @@ class PairwiseInBatchLoss(InBatchLoss):
     The value of an update depends only on its set of pairs, not on their grouping by query.
     """
 
+    @property
+    def by_inner_products(self) -> bool:
+        return False
+
     def check(self, labels: Tensor) -> None:
         """Raises ValueError for labels [n] outside the domain of the loss."""
 

@@ -23,7 +23,7 @@ class RankPOLoss(Loss):
 
     scores, reference [B, 2], columns chosen and rejected; with candidates for the KL term [B, G], of which the first
     two are the pair. `reference_free` omits r. The update's loss is rankpo_weight · this + sft_weight · sft
-    + kl_weight · kl + replay_weight · replay, each with its own denominator:
+    + kl_weight · kl + replay_weight · replay + prior_weight · prior, each with its own denominator:
 
     - sft: ℓ((s_w - s_l)/τ), cross-entropy over the two candidates.
     - kl: KL between softmax(r/τ_k) and softmax(s/τ_k) over the unmasked candidates, τ_k = kl_temperature, in the
@@ -31,6 +31,10 @@ class RankPOLoss(Loss):
     - replay: a loss on stage-one data at replay_temperature; the trainer adds its queries to the pairs.
       replay_kind: `contrastive`, InfoNCE, or `graded_margin`, which ranks every grade above the lower ones, with
       replay_margin (2 unless set) and replay_unknown (masked unless set): `GradedMarginLoss`.
+
+    - prior: -c log σ(t_w - t_l) - (1 - c) log σ(t_l - t_w), Bradley-Terry with the judge's confidence c as a soft label,
+      on the priors t of a model with `prior_layers`. With prior_weight, all other terms see the scores without the
+      prior, so that the prior learns the judge and the scores keep stage one; without it, the prior is a part of them.
 
     confidence of a pair, c in [.5, 1]: `weight` multiplies preference and sft by 2c - 1; `smoothing` sets ε = 1 - c,
     so that the optimum is σ(βz) = c; `margin` adds confidence_scale·(2c - 1) to the margin (as 2402.10571).
@@ -58,6 +62,7 @@ class RankPOLoss(Loss):
     replay_kind: str = "contrastive"
     replay_margin: float | None = None
     replay_unknown: str | None = None
+    prior_weight: float = 0.0
     matryoshka_dims: tuple[int, ...] | None = None
     matryoshka_weights: tuple[float, ...] | None = None
 
@@ -70,6 +75,7 @@ class RankPOLoss(Loss):
             sft_weight=self.sft_weight,
             kl_weight=self.kl_weight,
             replay_weight=self.replay_weight,
+            prior_weight=self.prior_weight,
         )
         check_preference(self.kind, self.label_smoothing)
         require_choice(("none", "weight", "smoothing", "margin"), confidence=self.confidence)
@@ -80,8 +86,15 @@ class RankPOLoss(Loss):
                 "confidence=smoothing needs kind=sigmoid and label_smoothing=0, "
                 f"got kind={self.kind}, label_smoothing={self.label_smoothing}"
             )
-        if not (self.rankpo_weight or self.sft_weight):
-            raise ValueError("rankpo_weight and sft_weight are both 0: nothing would learn from the preferences")
+        if not (self.rankpo_weight or self.sft_weight or self.prior_weight):
+            raise ValueError(
+                "rankpo_weight, sft_weight and prior_weight are all 0: nothing would learn from the preferences"
+            )
+        if self.prior_weight and (self.kl_weight or not self.reference_free):
+            raise ValueError(
+                f"prior_weight={self.prior_weight} needs reference_free=true and kl_weight=0: scores of a reference hold its "
+                "prior, and these terms see scores without one"
+            )
         self._check_term("kl", self.kl_weight, self.kl_temperature)
         self._check_term("replay", self.replay_weight, self.replay_temperature)
         _ = self.replay_loss
@@ -129,10 +142,18 @@ class RankPOLoss(Loss):
         ones = super().weights(labels)["loss"]
         stated = self._certainty(labels) if self.confidence == "weight" else ones
         # The KL term does not depend on the preference label, so confidence does not weight it.
-        candidates = {"loss": (1.0, stated), "sft": (self.sft_weight, stated), "kl": (self.kl_weight, ones)}
+        candidates = {
+            "loss": (1.0, stated),
+            "sft": (self.sft_weight, stated),
+            "kl": (self.kl_weight, ones),
+            "prior": (self.prior_weight, ones),
+        }
         return {name: weights for name, (scale, weights) in candidates.items() if scale}
 
-    def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
+    def __call__(
+        self, scores: Tensor, labels: Labels, reference: Tensor | None = None, priors: Tensor | None = None
+    ) -> LossOutput:
+        """priors: [B, G] priors of the candidates, where prior_weight > 0; scores are then those without them."""
         scores = pair_scores(scores)
         fixed = fixed_reference(self, reference) if "reference" in self.needs else None
         gains = scores if self.reference_free or fixed is None else scores - fixed  # [B, G]
@@ -151,6 +172,13 @@ class RankPOLoss(Loss):
             kl = candidate_kl(scores, fixed, labels.mask, self.kl_temperature, self.kl_direction)
             terms["kl"] = Term(kl, weights["kl"], self.kl_weight)
             metrics["kl/candidates"] = kl.detach()
+        if self.prior_weight:
+            if priors is None:
+                raise ValueError(
+                    f"prior_weight={self.prior_weight} needs the priors of the candidates [B, G], got None"
+                )
+            terms["prior"] = Term(soft_bradley_terry(gap(priors), labels), weights["prior"], self.prior_weight)
+            metrics["prior/accuracies"] = (gap(priors) > 0).float().detach()
         return LossOutput(preferred, weights["loss"], metrics, terms)
 
     def _certainty(self, labels: Labels) -> Tensor:
@@ -166,3 +194,9 @@ class RankPOLoss(Loss):
         if self.confidence != "smoothing":
             return self.label_smoothing
         return 1 - labels.confidence.clamp(0.5, 1.0)
+
+
+def soft_bradley_terry(gaps: Tensor, labels: Labels) -> Tensor:
+    """[B] cross-entropy of σ(t_w - t_l) against the confidence c in [.5, 1]; the optimum is σ(gap) = c. gaps: [B]."""
+    certain = labels.confidence.clamp(0.5, 1.0)
+    return certain * negative_log_sigmoid(gaps) + (1 - certain) * negative_log_sigmoid(-gaps)

@@ -36,6 +36,10 @@ class TripletLoss(InBatchLoss):
         require_choice(("own", "in_batch"), negatives=self.negatives)
 
     @property
+    def by_inner_products(self) -> bool:
+        return False
+
+    @property
     def knows(self) -> frozenset[str]:
         return frozenset({"positives"})
 

@@ -51,6 +51,10 @@ class VectorDistillLoss(InBatchLoss):
             raise ValueError(f"dims={list(self.dims)} are sizes of similarity and triplet; both weights are 0")
 
     @property
+    def by_inner_products(self) -> bool:
+        return False
+
+    @property
     def knows(self) -> frozenset[str]:
         return frozenset({"teacher"})
 

@@ -91,8 +91,9 @@ class RankingModel(nn.Module):
             lengths = sequences.lengths[rows]
             places = [slice(start, start + size) for start, size in zip(starts[rows], lengths, strict=True)]
             run = self._run_packed if self.packed else self._run_padded
+            attended = None if sequences.attended is None else sequences.attended[rows]
             further = {} if types is None else {"token_type_ids": [types[place] for place in places]}
-            yield rows, run([ids[place] for place in places], lengths, **further), lengths
+            yield rows, run([ids[place] for place in places], lengths, attended, **further), lengths
 
     def _chunks(self, lengths: Tensor) -> Iterator[Tensor]:
         budget = self.chunk_tokens or (CPU_CHUNK_TOKENS if self.device.type == "cpu" else None)
@@ -109,18 +110,24 @@ class RankingModel(nn.Module):
         if begin < len(order):
             yield order[begin:]
 
-    def _run_packed(self, pieces: list[Tensor], lengths: Tensor, **further: list[Tensor]) -> Tensor:
-        arguments = packed_arguments(lengths, self.device, self.position_offset)
+    def _run_packed(
+        self, pieces: list[Tensor], lengths: Tensor, attended: Tensor | None, **further: list[Tensor]
+    ) -> Tensor:
+        arguments = packed_arguments(lengths, self.device, self.position_offset, attended)
         joined = {name: torch.cat(parts)[None] for name, parts in further.items()}
         return self._backbone(input_ids=torch.cat(pieces)[None], **joined, **arguments)[0]
 
-    def _run_padded(self, pieces: list[Tensor], lengths: Tensor, **further: list[Tensor]) -> Tensor:
+    def _run_padded(
+        self, pieces: list[Tensor], lengths: Tensor, attended: Tensor | None, **further: list[Tensor]
+    ) -> Tensor:
         padded = nn.utils.rnn.pad_sequence(pieces, batch_first=True)  # [n, T]
         others = {name: nn.utils.rnn.pad_sequence(parts, batch_first=True) for name, parts in further.items()}
-        if bool((lengths == lengths[0]).all()):
+        if attended is None and bool((lengths == lengths[0]).all()):
             return self._backbone(input_ids=padded, **others).flatten(0, 1)
-        mask = torch.arange(padded.shape[1], device=self.device) < lengths.to(self.device)[:, None]  # [n, T]
-        return self._backbone(input_ids=padded, attention_mask=mask.long(), **others)[mask]
+        places = torch.arange(padded.shape[1], device=self.device)
+        mask = places < lengths.to(self.device)[:, None]  # [n, T]
+        seen = mask if attended is None else places < attended.to(self.device)[:, None]
+        return self._backbone(input_ids=padded, attention_mask=seen.long(), **others)[mask]
 
     def _backbone(self, **arguments: object) -> Tensor:
         # The body includes the adapters, which are inside the layers; it excludes the head.
@@ -141,6 +148,10 @@ class RankingModel(nn.Module):
     def scores_of(self, query: Prompt, candidates: Sequence[str]) -> list[float] | None:
         """Returns the scores of a query's candidates, for judges; None for kinds that give none of single texts."""
         return None
+
+    def learning_rates(self) -> dict[str, float]:
+        """Returns learning rates of parameters, by name, that differ from the optimizer's."""
+        return {}
 
     def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
         """Returns the labels of the groups, which do not depend on the weights."""

@@ -18,7 +18,6 @@ from rankpo.data.table import ExampleTable
 from rankpo.data.text.long_texts import leading_ids, token_bound
 from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.errors import LoadingError
-from rankpo.models.loading import num_embeddings
 from rankpo.models.settings import Settings
 from rankpo.types import Batch, Labels, Sequences
 
@@ -95,11 +94,17 @@ class Inputs(ABC, Generic[KeyT]):
 
     def check_vocabulary(self, backbone: PreTrainedModel, origin: str) -> None:
         """Raises LoadingError for a tokenizer with more tokens than the model has embeddings. origin: of the weights."""
-        rows, size = num_embeddings(backbone), len(self.tokenizer)
-        if size > rows:
+        size, missing = len(self.tokenizer), self.missing_embeddings(backbone)
+        if missing > 0:
             raise LoadingError(
-                f"{origin}: the tokenizer has {size} tokens and the model {rows} embeddings; they are not of one model"
+                f"{origin}: the tokenizer has {size} tokens and the model {size - missing} embeddings; they are not of "
+                "one model"
             )
+
+    def missing_embeddings(self, backbone: PreTrainedModel) -> int:
+        """Returns how many tokens the tokenizer has more than the model has embeddings; may be negative."""
+        table = cast("torch.nn.Embedding", backbone.get_input_embeddings())
+        return len(self.tokenizer) - int(table.weight.shape[0])
 
     def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
         """[len(groups)] int64: tokens of each group; equal candidates of a group count once."""

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.base import RankingModel
+    from rankpo.models.families import Family
     from rankpo.models.inputs import Inputs
-    from rankpo.models.loading import Family, Source
+    from rankpo.models.loading import Source
     from rankpo.models.saving import FolderFormat
 
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
@@ -59,6 +60,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
     gives: ClassVar[frozenset[str]]
     logps: ClassVar[str] = "candidates"
     settings_class: ClassVar[type[Settings]]
+    decoders_only: ClassVar[bool] = False  # Whether the weights must be those of a decoder.
     starts_from: ClassVar[frozenset[str]] = frozenset()  # Other kinds whose folders can provide the weights.
 
     name_or_path: str | None = None
@@ -191,7 +193,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         """
         from rankpo.models import loading, random_weights
 
-        settings = self.settings
+        stated = None
         if self.is_random:
             tokenizer: PreTrainedTokenizerBase = random_weights.byte_tokenizer()
         else:
@@ -199,11 +201,11 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
             loading.check_folder(source)
             stated = self._statement(Path(source.folder))
             tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
-            if stated is not None:
-                settings = self._with_stated(settings, stated, explicit, say)
-                if stated.lower_case:
-                    loading.lower_case(tokenizer)
+            if stated is not None and stated.lower_case:
+                loading.lower_case(tokenizer)
         try:
+            # Keys of the command line may contradict those of the folder.
+            settings = self.settings if stated is None else self._with_stated(stated, explicit, say)
             return self.make_inputs(tokenizer, self.decided(settings), say)
         except ConfigError:
             raise
@@ -219,15 +221,9 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         except (ValueError, KeyError, TypeError) as error:
             raise LoadingError(str(error)) from error
 
-    def _with_stated(
-        self,
-        settings: SettingsT_co,  # type: ignore[misc]
-        stated: Stated,
-        explicit: Collection[str],
-        say: Say,
-    ) -> SettingsT_co:
+    def _with_stated(self, stated: Stated, explicit: Collection[str], say: Say) -> SettingsT_co:
         """Merges the folder's settings, except for keys of the command line, and reports the sources."""
-        settings, lines = settings.preferring(stated.values, self.asked(explicit), self.origin)
+        settings, lines = self.settings.preferring(stated.values, self.asked(explicit), self.origin)
         for line in (*lines, *stated.notes):
             say(line)
         say(f"{self.origin}: {settings.in_words()} (from {stated.source})")

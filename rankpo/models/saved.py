@@ -11,6 +11,11 @@ from typing import Any
 from rankpo.models.settings import Settings
 
 RECORD = "rankpo.json"  # Every folder of rankpo has it: kind, settings, training data.
+KINDS_OF_TYPES = {  # model_type of sentence-transformers and PyLate
+    "CrossEncoder": "reranker",
+    "MultiVectorEncoder": "late_interaction",
+    "ColBERT": "late_interaction",
+}
 OLD_RERANKER_RECORD = "reranker.json"  # Settings of rerankers in folders of older versions.
 
 
@@ -63,8 +68,9 @@ def saved_kind(folder: Path) -> str:
     if has_classification_head(folder):
         return "reranker"
     if (folder / "modules.json").exists():
-        general = read_json(folder / "config_sentence_transformers.json")
-        return "reranker" if general.get("model_type") == "CrossEncoder" else "embedding"
+        return KINDS_OF_TYPES.get(str(_model_type(folder)), "embedding")
+    if is_stanford(folder):
+        return "late_interaction"
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in _heads(folder)):
         return "causal_lm"
     return "embedding"
@@ -85,6 +91,16 @@ def _kind_of(record: Mapping[str, object], folder: Path) -> str:
 def has_classification_head(folder: Path) -> bool:
     """Whether the folder's weights are those of a `*ForSequenceClassification` of transformers."""
     return any(name.endswith("ForSequenceClassification") for name in _heads(folder))
+
+
+def is_stanford(folder: Path) -> bool:
+    """Whether a folder is one of Stanford ColBERT, and no later release of sentence-transformers or PyLate wrote to it."""
+    found = "HF_ColBERT" in _heads(folder) or (folder / "artifact.metadata").exists()
+    return found and _model_type(folder) is None
+
+
+def _model_type(folder: Path) -> object:
+    return read_json(folder / "config_sentence_transformers.json").get("model_type")
 
 
 def _heads(folder: Path) -> list[str]:

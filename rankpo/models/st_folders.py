@@ -21,7 +21,7 @@ TRANSFORMER_CONFIGS = (
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )
-OWN_PACKAGE = "sentence_transformers."
+OWN_PACKAGES = ("sentence_transformers.", "pylate.models.")
 GENERAL_KEYS = (
     "__version__",
     "model_type",
@@ -64,14 +64,14 @@ class Module:
 def read_modules(folder: Path) -> list[Module]:
     """The modules in their order; [] where there is no modules.json.
 
-    Raises ConfigError for code that is not sentence-transformers' own, and for files outside the folder.
+    Raises ConfigError for code that is not sentence-transformers' or PyLate's own, and for files outside the folder.
     """
     if not (folder / MODULES).exists():
         return []
     modules = []
     for entry in read_list(folder / MODULES):
         package, _, name = str(entry["type"]).rpartition(".")
-        if not f"{package}.".startswith(OWN_PACKAGE):
+        if not f"{package}.".startswith(OWN_PACKAGES):
             raise ConfigError([f"{folder / MODULES}: {entry['type']} is code of its own, which rankpo does not run"])
         place = (folder / str(entry["path"])).resolve()
         if not place.is_relative_to(folder.resolve()):

@@ -14,7 +14,19 @@ from rankpo.report.runs import Run, flat
 
 # A run's name, its seed, and what changes no result: runs that differ in these alone are one recipe.
 NO_RECIPE = (
-    *("seed", "exp_name", "run_dir", "run_count", "cache_dir", "overwrite", "resume", "tracker", "task", "search"),
+    *(
+        "seed",
+        "exp_name",
+        "run_dir",
+        "run_count",
+        "runs_dir",
+        "cache_dir",
+        "overwrite",
+        "resume",
+        "tracker",
+        "task",
+        "search",
+    ),
     *("debug", "hydra", "metrics_before", "metrics_after", "commit", "versions"),
 )
 # What a reader looks for first among the keys that differ; the names of classes come last.

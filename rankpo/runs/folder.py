@@ -34,6 +34,7 @@ FREE_KEYS = (
     "overwrite",
     "resume",
     "allow_changes",
+    "runs_dir",  # run_dir follows from it.
     "tracker",
     "task",
     "trainer.log_every",

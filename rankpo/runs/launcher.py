@@ -76,7 +76,7 @@ def _asked_on(parent: psutil.Process | None) -> int:
         return int(options["num_processes"])
     file = Path(options["config_file"]) if "config_file" in options else _default_config(options)
     if file is not None and file.is_file():
-        return int((yaml.safe_load(file.read_text()) or {}).get("num_processes", 1))
+        return int((yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("num_processes", 1))
     return 1
 
 

@@ -6,10 +6,7 @@ import csv
 import json
 import os
 import statistics
-import sys
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +19,9 @@ from rankpo.errors import ConfigError
 from rankpo.runs import origin
 from rankpo.runs.folder import differences
 from rankpo.runs.logger import MetricsLogger
-from rankpo.runs.signals import REQUEUE, Interrupted
 from rankpo.storage.atomic import replacing
 from rankpo.storage.json_files import read_json, write_json
+from rankpo.storage.json_lines import read_lines
 from rankpo.sweeps.names import (
     canonical,
     canonical_changes,
@@ -32,7 +29,6 @@ from rankpo.sweeps.names import (
     hashed_job_name,
     job_name,
     key_of,
-    varied,
 )
 
 SWEEP_FILE = "sweep.json"
@@ -68,9 +64,8 @@ def read_note(folder: Path) -> dict[str, Any]:
     """Reads the file of `begin`. Raises ConfigError for a job outside the sweep's folder."""
     path = folder / SWEEP_FILE
     if not path.exists():
-        raise ConfigError(
-            [f"{path} is not there: exp_name, cache_dir and run_dir name the folder of the sweep; none can be swept"]
-        )
+        keys = "exp_name, runs_dir, cache_dir and run_dir"
+        raise ConfigError([f"{path} is not there: {keys} name the folder of the sweep; none can be swept"])
     return read_json(path)
 
 
@@ -95,7 +90,7 @@ def config_hash(config: object) -> str:
     """Of everything that a job's result depends on: the composed config without Hydra's own part and where it is put."""
 
     tree: Any = OmegaConf.to_container(config, resolve=False)
-    left_out = ("hydra", "run_dir", "overwrite", "resume", "allow_changes", "tracker", "search", "packages")
+    left_out = ("hydra", "runs_dir", "run_dir", "overwrite", "resume", "allow_changes", "tracker", "search", "packages")
     kept = {key: value for key, value in tree.items() if key not in left_out}
     return xxhash.xxh3_128_hexdigest(json.dumps(kept, sort_keys=True).encode())
 
@@ -161,9 +156,8 @@ def last_metrics(run_dir: Path) -> dict[str, float]:
     """
     path = run_dir / "metrics.jsonl"
     values: dict[str, float] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        if line.endswith("}"):  # A killed run may leave a truncated last line.
-            values.update({name: value for name, value in json.loads(line).items() if name not in NO_METRICS})
+    for record in read_lines(path):
+        values.update({name: value for name, value in record.items() if name not in NO_METRICS})
     kept = {name.removeprefix("eval/"): value for name, value in values.items() if value is not None}
     final = run_dir / "FINAL" / "rankpo.json"
     if final.exists():
@@ -235,74 +229,11 @@ def table_of(folder: Path) -> list[dict[str, object]]:
 def write_table(folder: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     """All jobs with all metrics as `folder`/sweep.csv."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with replacing(folder / TABLE_FILE) as temporary, temporary.open("w", newline="") as file:
+    with replacing(folder / TABLE_FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
     return folder / TABLE_FILE
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """A job of a sweep in this process, and the notes of its state in its folder.
-
-    changes: the overrides in which it differs. digest: of its config. main: whether this process writes for all.
-    """
-
-    folder: Path
-    changes: Sequence[str]
-    digest: str
-    main: bool
-    started: float = field(default_factory=time.monotonic)
-
-    def note(self, state: str, **more: str) -> None:
-        """Writes the state and the seconds since the start."""
-        seconds = round(time.monotonic() - self.started, 1)
-        noted = {"overrides": self.changes, "config": self.digest, "state": state, "seconds": seconds}
-        write_job(self.folder, {**noted, **more})
-
-    def failed(self, error: Exception) -> None:
-        """Notes an error, unless another process has noted its own. Ends a process that is not the main one."""
-        if self.main and (read_job(self.folder) or {}).get("state") != "failed":
-            self.note("failed", error=str(error))
-        elif not self.main:  # rank 0 can only say that it lost another; ended with 1, Slurm ends it too
-            self.note("failed", error=f"rank {os.environ['RANK']}: {error}")
-            sys.exit(1)
-
-
-def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., None]) -> None:
-    """Runs one job of a sweep in this process, unless it is finished; its folder is named by what it varies.
-
-    Raises what the job raises; the sweep goes on with its other jobs, unless this process was asked to end.
-    """
-    main = os.environ.get("RANK", "0") == "0"  # Slurm starts several processes.
-    parent = Path(str(config.run_dir))
-    changes = varied(overrides, read_note(parent)["arguments"])
-    digest = config_hash(config)
-    job = _Job(folder=job_folder(parent, changes), changes=changes, digest=digest, main=main)
-    OmegaConf.update(config, "run_dir", str(job.folder))
-    say = MetricsLogger(main=main).say
-    if not config.overwrite and is_finished(job.folder, digest, config, overrides):
-        say(f"{job.folder.name}: finished before")
-        return
-    if not config.overwrite:
-        OmegaConf.update(config, "resume", "auto")
-    say(f"\n{job.folder.name}")
-    if main:
-        job.note("running")
-    try:
-        run(check(config, overrides=overrides))
-    except Interrupted:  # The run has reported it; the state stays.
-        sys.exit(REQUEUE)
-    except ConfigError as error:  # All ranks raise it, before collectives.
-        if main:
-            job.note("failed", error=str(error))
-        raise
-    except Exception as error:
-        job.failed(error)
-        raise
-    if main:
-        job.note("finished")
 
 
 def close_all() -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 
-NO_RANGE = ("seed", "exp_name", "cache_dir", "run_dir")
+NO_RANGE = ("seed", "exp_name", "runs_dir", "cache_dir", "run_dir")
 
 
 def split(

@@ -11,7 +11,7 @@ from rankpo.judges.annotation import ORDERS
 from rankpo.judges.outcome import Unfinished as Unfinished
 from rankpo.judges.pairs import PairSettings
 from rankpo.judges.suspicious import TREATMENTS
-from rankpo.retrieval.corpus import check_source
+from rankpo.retrieval.corpus import OWN, POOL, check_source
 from rankpo.tasks.base import Task
 
 MODES = ("pairs", "scores", "samples")
@@ -83,3 +83,6 @@ class Annotate(Task):
             raise ValueError("feedback=scalar needs mode=samples; mode=scores scores the datasets' candidates")
         if self.samples is not None:
             files.find(self.samples, "samples")
+
+    def reads_datasets(self) -> bool:
+        return self.mode == "scores" or (self.mode == "pairs" and bool({self.queries, self.corpus} & {OWN, POOL}))

@@ -15,6 +15,7 @@ from typing import Any
 
 from rankpo.config.compose import compose
 from rankpo.runs.logger import MetricsLogger
+from rankpo.storage.atomic import replace_text
 
 SEEDS = (1, 2, 3)
 FIRST_ROUND, STAGE_ONE = "jobs_round1", "jobs_stage1"
@@ -42,8 +43,8 @@ class Demo:
     def __init__(self, overrides: Sequence[str]) -> None:
         self.overrides = list(overrides)
         self.logger = MetricsLogger()
-        self.cache = compose(self.overrides).cache_dir
-        self.mined = self.cache / "jobs_mined" / "mined.jsonl"
+        self.runs = compose(self.overrides).runs_dir
+        self.mined = self.runs / "jobs_mined" / "mined.jsonl"
 
     def run(self, title: str, *command: str) -> Any:
         self.logger.say(f"\n{title}: python launch.py {' '.join(command)}")
@@ -64,7 +65,7 @@ class Demo:
                 self.run(f"{title}, seed {seed}", "experiment=jobs_stage2", *data, *replay, *options_of_seed)
         runs[INTERPOLATED] = [f"jobs_aligned_{seed}" for seed in SEEDS]
         for seed, run in zip(SEEDS, runs[INTERPOLATED], strict=True):
-            source = ("task=export", f"task.run={self.cache}/jobs_replayed_{seed}", f"task.alphas=[{ALPHA}]")
+            source = ("task=export", f"task.run={self.runs}/jobs_replayed_{seed}", f"task.alphas=[{ALPHA}]")
             self.run(f"{INTERPOLATED}, seed {seed}", *source, f"exp_name={run}", "overwrite=true")
         return runs
 
@@ -73,7 +74,7 @@ class Demo:
         self.run(
             "first round", "experiment=jobs_stage1", f"exp_name={FIRST_ROUND}", "trainer.epochs=1", "overwrite=true"
         )
-        first = f"model.load_from={self.cache}/{FIRST_ROUND}/FINAL"
+        first = f"model.load_from={self.runs}/{FIRST_ROUND}/FINAL"
         mined = ("task=mine", "mining=positive_aware", "mining.corpus=own", "datasets=[jobs]", "exp_name=jobs_mined")
         self.run("hard negatives", *mined, "model=minilm", first, "overwrite=true")
         data = ("datasets=[rankpo]", f"datasets.rankpo.path={self.mined}")
@@ -82,8 +83,8 @@ class Demo:
 
     def annotate(self) -> Path:
         """The judge's preferences in 120 rankings: 15 pairs of the first twelve."""
-        shutil.rmtree(self.cache / "jobs_judged", ignore_errors=True)
-        model = ("model=minilm", f"model.load_from={self.cache}/{STAGE_ONE}/FINAL", "datasets=[jobs]")
+        shutil.rmtree(self.runs / "jobs_judged", ignore_errors=True)
+        model = ("model=minilm", f"model.load_from={self.runs}/{STAGE_ONE}/FINAL", "datasets=[jobs]")
         texts = (
             "task.queries=own",
             "task.corpus=own",
@@ -92,15 +93,15 @@ class Demo:
             "task.limit=1800",
         )
         self.run("preferences", "task=annotate", "judge=rules", *model, *texts, "exp_name=jobs_judged")
-        return self.cache / "jobs_judged" / "annotate" / "preferences.jsonl"
+        return self.runs / "jobs_judged" / "annotate" / "preferences.jsonl"
 
     def evaluate(self, run: str) -> dict[str, float]:
-        folder = [] if run == "jobs_base" else [f"model.load_from={self.cache}/{run}/FINAL"]
+        folder = [] if run == "jobs_base" else [f"model.load_from={self.runs}/{run}/FINAL"]
         command = ("task=evaluate", "model=minilm", *folder, f"exp_name={run}", *EVALUATION)
         return self.run(run, *command)[0]
 
     def report(self, runs: Sequence[str]) -> Path:
-        folders = ",".join(f"{self.cache}/{run}" for run in runs)
+        folders = ",".join(f"{self.runs}/{run}" for run in runs)
         return self.run(
             "report",
             "task=report",
@@ -108,7 +109,7 @@ class Demo:
             "task.metrics=[ndcg@20,recall@100,accuracy]",
             f"task.baseline={STAGE_ONE}",
             "task.title=RankPO on the job-talent world",
-            f"task.output={self.cache}/demo/report.html",
+            f"task.output={self.runs}/demo/report.html",
             *EVALUATION[:3],
         )
 
@@ -121,10 +122,10 @@ def main(overrides: Sequence[str]) -> int:
     found = {title: [demo.evaluate(name) for name in names] for title, names in runs.items()}
     page = demo.report([name for names in runs.values() for name in names])
     folder = page.parent
-    (folder / "results.json").write_text(json.dumps(found, indent=1))
+    replace_text(folder / "results.json", json.dumps(found, indent=1))
     seeds = f"mean ± deviation over seeds {', '.join(map(str, SEEDS))}"
     title = f"\nRules: held-out corpus, graded. Judge: agreement on held-out pairs. Stage two: {seeds}."
-    (folder / "table.txt").write_text(demo.logger.table(summary(found), title))
+    replace_text(folder / "table.txt", demo.logger.table(summary(found), title))
     demo.logger.say(f"\nreport: {page}, after {time.monotonic() - started:.0f} s")
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rankpo.retrieval.corpus import check_source
+from rankpo.retrieval.corpus import OWN, POOL, check_source
 from rankpo.tasks.base import Task
 
 ROLES = ("passage", "query")
@@ -37,3 +37,6 @@ class Encode(Task):
         if self.shard_size < 1:
             raise ValueError(f"shard_size must be >= 1, got {self.shard_size}")
         check_source(self.corpus, "corpus")
+
+    def reads_datasets(self) -> bool:
+        return self.corpus in (OWN, POOL)

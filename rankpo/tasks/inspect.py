@@ -21,3 +21,6 @@ class Inspect(Task):
     output: str = "inspect.json"
 
     work: ClassVar[str] = "rankpo.tasks.work.inspect"
+
+    def reads_datasets(self) -> bool:
+        return True

@@ -47,6 +47,9 @@ class Mine(Task):
         beside = [path.with_suffix(f".{kind}.jsonl") for path in targets for kind in self._beside]
         return [*targets, *beside, statistics_file(Path(self.output))]
 
+    def reads_datasets(self) -> bool:
+        return True
+
 
 def statistics_file(output: Path) -> Path:
     """statistics.json beside mined.jsonl; NAME.statistics.json beside another name."""

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(experiment: Experiment, model: RankingModel) -> torch.optim.Optimizer:
-    """Excludes biases and norms (all one-dimensional parameters) from weight decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Excludes biases and norms (all one-dimensional parameters) from weight decay; some parameters have learning rates
+    of their own, see `RankingModel.learning_rates`."""
+    rates = model.learning_rates()
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = [parameter for name, parameter in named.items() if name not in rates]
     groups: list[dict[str, object]] = [{"params": [p for p in trained if p.dim() > 1]}]
     if flat := [p for p in trained if p.dim() <= 1]:
         groups.append({"params": flat, "weight_decay": 0.0})
+    groups += [{"params": [named[name]], "lr": rate} for name, rate in rates.items() if name in named]
     given = [group for group in groups if group["params"]]
     return experiment.optimizer.make(params=given, **_fused(experiment.optimizer, trained))
 

@@ -36,7 +36,7 @@ class Report(Task):
 def check_runs(runs: Sequence[str]) -> None:
     """Raises ValueError for no run, FileNotFoundError for a path that is no directory."""
     if not runs:
-        raise ValueError("runs is empty; give run directories, such as task.runs=[.cache/run]")
+        raise ValueError("runs is empty; give run directories, such as task.runs=[runs/run]")
     for path in runs:
         if not Path(path).is_dir():
             raise FileNotFoundError(f"runs: {path} is no directory")

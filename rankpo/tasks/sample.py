@@ -52,3 +52,6 @@ class Sample(Task):
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
         if self.prompts is not None:
             files.find(self.prompts, "prompts")
+
+    def reads_datasets(self) -> bool:
+        return self.prompts is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from rankpo.retrieval.corpus import check_source
+from rankpo.retrieval.corpus import OWN, POOL, check_source
 from rankpo.retrieval.faiss_index import FaissSettings
 from rankpo.tasks.base import Task
 
@@ -38,3 +38,6 @@ class Search(Task):
         if self.top_k < 1:
             raise ValueError(f"top_k must be >= 1, got {self.top_k}")
         check_source(self.queries, "queries")
+
+    def reads_datasets(self) -> bool:
+        return self.queries in (OWN, POOL)

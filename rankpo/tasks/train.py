@@ -27,3 +27,6 @@ class Train(Task):
     def __post_init__(self) -> None:
         for name in self.metrics:
             parse_metric(name)
+
+    def reads_datasets(self) -> bool:
+        return True

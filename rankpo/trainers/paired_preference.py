@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rankpo.losses.rankpo import RankPOLoss
+from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
 from rankpo.trainers.update import AnyUpdate, Update
+from rankpo.types import Batch, LossOutput
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,17 @@ class PairedPreferenceTrainer(BasicTrainer):
         groups = self.replay.groups(step)
         inputs = self.policy.inputs
         replayed = in_batch.prepare(self.replay_loss, inputs, self.replay.table, groups, self.settings.max_tokens)
+        if self.loss.prior_weight and isinstance(self.policy, EmbeddingModel):
+            replayed = replace(replayed, similarity=self.policy.topic_similarity)
         return ReplayedUpdate(pairs, replayed)
+
+    def compute_loss(self, batch: Batch) -> LossOutput:
+        """The loss of the scores; with loss.prior_weight, of the scores without the prior, and of the priors."""
+        loss = self.loss
+        if not (loss.prior_weight and isinstance(loss, RankPOLoss) and isinstance(self.policy, EmbeddingModel)):
+            return super().compute_loss(batch)
+        scores, priors = self.policy.score_parts(self.model(batch.sequences), batch)
+        return loss(scores, batch.labels, priors=priors)
 
     def backward(self, update: AnyUpdate, last: bool = True) -> None:
         if not isinstance(update, ReplayedUpdate):

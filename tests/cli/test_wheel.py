@@ -111,4 +111,4 @@ def test_launchers_start_the_module(rankpo, tmp_path, launcher):
     options = "datasets=[toy_contrastive] loss=contrastive trainer.batch_size=4 exp_name=run"
     line = launcher if launcher != "rankpo" else "rankpo.__main__"
     assert "step 1/1" in rankpo(tmp_path, f"{line} train {options}", *SMALL)
-    assert (tmp_path / ".cache" / "run" / "FINAL" / "model.safetensors").is_file()
+    assert (tmp_path / "runs" / "run" / "FINAL" / "model.safetensors").is_file()

@@ -240,7 +240,7 @@ def test_reference_gets_no_gradient():
         ({"margin": 0.5, "gamma_beta_ratio": 0.4}, "margin=0.5 and gamma_beta_ratio=0.4"),
         ({"gamma_beta_ratio": -0.4}, "margin must be >= 0, got -0.4"),
         ({"sft_weight": -1.0}, "sft_weight must be >= 0, got -1.0"),
-        ({"rankpo_weight": 0.0}, "rankpo_weight and sft_weight are both 0"),
+        ({"rankpo_weight": 0.0}, "rankpo_weight, sft_weight and prior_weight are all 0"),
         ({"confidence": "high"}, "confidence must be one of none, weight, smoothing, margin, got 'high'"),
         ({"confidence": "smoothing", "kind": "hinge"}, "confidence=smoothing needs .* got kind=hinge"),
         ({"confidence": "smoothing", "label_smoothing": 0.1}, "confidence=smoothing needs .* label_smoothing=0.1"),

@@ -2,13 +2,17 @@
 
 from rankpo.models.causal_lm.saving import CausalFolder
 from rankpo.models.embedding.saving import EmbeddingFolder
+from rankpo.models.late_interaction.saving import LateInteractionFolder
 from rankpo.models.listwise.saving import ListwiseFolder
 from rankpo.models.reranker.saving import RerankerFolder
 from rankpo.models.reward_model.saving import RewardFolder
 from rankpo.models.saving import save
 
 FOLDERS = {
-    folder.kind: folder for folder in (CausalFolder, EmbeddingFolder, ListwiseFolder, RerankerFolder, RewardFolder)
+    folder.kind: folder
+    for folder in (
+        *(CausalFolder, EmbeddingFolder, LateInteractionFolder, ListwiseFolder, RerankerFolder, RewardFolder),
+    )
 }
 
 

@@ -32,6 +32,7 @@ LLAMA = {
 SHORT = {"max_length": 200, "max_prompt_length": 100}
 KEYS = {
     "embedding": {"random": BERT, "query_prompt": "find: "},
+    "late_interaction": {"random": BERT, "dim": 6, "query_prompt": "find: ", "query_expansion": "fixed", "skip": ["a"]},
     "reranker": {"random": BERT, "max_length": 100},
     "listwise": {"random": LLAMA, "window": 4, "stride": 2, "max_length": 1000},
     "causal_lm": {"random": LLAMA, **SHORT},

@@ -65,13 +65,13 @@ def workplace(tmp_path, monkeypatch):
 
 def check(workplace, name):
     """FINAL loads in transformers alone, answers, and has moved away from the model before it."""
-    run = workplace / ".cache" / name / "run1"
+    run = workplace / "runs" / name / "run1"
     loaded = AutoModelForCausalLM.from_pretrained(run / "FINAL")
     tokenizer = AutoTokenizer.from_pretrained(run / "FINAL")
     assert isinstance(loaded, GPTNeoXForCausalLM)
     ids = tokenizer("What colour is snow?", return_tensors="pt")["input_ids"]
     assert loaded.generate(ids, max_new_tokens=3, pad_token_id=0).shape[1] > ids.shape[1]
-    before = "HH_pretrained_model/EleutherAI/pythia-tiny" if name == "pythia_sft" else ".cache/pythia_sft/run1/FINAL"
+    before = "HH_pretrained_model/EleutherAI/pythia-tiny" if name == "pythia_sft" else "runs/pythia_sft/run1/FINAL"
     start = AutoModelForCausalLM.from_pretrained(workplace / before)
     moved = (loaded(input_ids=ids).logits - start(input_ids=ids).logits).abs().max()
     assert moved > 1e-3
@@ -86,7 +86,7 @@ def test_the_readmes_commands_in_this_process(workplace):
     for name, command in COMMANDS.items():
         train(*shlex.split(command), *SMALL.split())
         check(workplace, name)
-    losses = curve(workplace / ".cache" / "pythia_sft" / "run1")
+    losses = curve(workplace / "runs" / "pythia_sft" / "run1")
     assert losses[-1] < losses[0] - 0.3
 
 

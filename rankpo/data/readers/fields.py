@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
+from rankpo.errors import InputError
+
 Record = Mapping[str, Any]
 
 
-class BadRecord(ValueError):
+class BadRecord(InputError, ValueError):
     """What is wrong with one record, without its place."""
 
 

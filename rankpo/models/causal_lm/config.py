@@ -35,6 +35,7 @@ class CompletionKind(CausalSettings, ModelKind["CausalSettings", "CompletionInpu
     (rankpo.json) win over the yaml, and the command line over both.
     """
 
+    decoders_only: ClassVar[bool] = True
     settings_class: ClassVar[type[Settings]] = CausalSettings
 
     share_prompts: bool = True
@@ -59,10 +60,10 @@ class CompletionKind(CausalSettings, ModelKind["CausalSettings", "CompletionInpu
         return settings
 
     def load(self, inputs: CompletionInputs, say: Say) -> PreTrainedModel:
-        from rankpo.models.loading import CAUSAL_LM, num_embeddings
+        from rankpo.models.families import CAUSAL_LM
 
         backbone = self.backbone(CAUSAL_LM)
-        count = len(inputs.tokenizer) - num_embeddings(backbone)
+        count = inputs.missing_embeddings(backbone)
         if count > 0:  # control tokens; checkpoints often hold more rows than tokens, which are kept
             if self.use_peft:
                 self._refuse_new_rows(inputs, count)

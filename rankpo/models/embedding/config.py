@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from rankpo.models.embedding.saving import EmbeddingFolder
     from rankpo.models.saved import Stated
 
+PRIOR_KEYS = ("prior_layers", "prior_weight")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "EmbeddingInputs", "EmbeddingModel"]):
     """A bi-encoder: one vector per text.
 
     Settings that a folder states (rankpo.json, or sentence-transformers' files) win over the yaml, and the command
-    line over both.
+    line over both. A folder without a prior does not: the yaml can add one.
+    prior_lr: the learning rate of the prior, None for the optimizer's.
     """
 
     kind: ClassVar[str] = "embedding"
@@ -35,9 +38,12 @@ class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "Embedding
     settings_class: ClassVar[type[Settings]] = EmbeddingSettings
 
     pooling: str = AUTO
+    prior_lr: float | None = None
 
     def __post_init__(self) -> None:
         ModelKind.__post_init__(self)
+        if self.prior_lr is not None and not self.prior_lr > 0:
+            raise ValueError(f"prior_lr must be > 0 or null, got {self.prior_lr}")
 
     def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: EmbeddingSettings, say: Say) -> EmbeddingInputs:
         from rankpo.models.embedding.inputs import EmbeddingInputs
@@ -71,10 +77,18 @@ class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "Embedding
     def wrap(self, backbone: PreTrainedModel, inputs: EmbeddingInputs) -> EmbeddingModel:
         from rankpo.models.embedding.model import EmbeddingModel
 
-        model = EmbeddingModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
-        if not self.is_random and (folders := layer_folders(Path(self.source().folder), len(model.layers))):
-            model.read_layers(folders)
-        return model
+        made = EmbeddingModel(
+            backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens, prior_lr=self.prior_lr
+        )
+        if self.is_random:
+            return made
+        folder = Path(self.source().folder)
+        stated = self._statement(folder)
+        if stated is not None and stated.values.get("prior_layers"):
+            made.read_prior(folder)
+        if folders := layer_folders(folder, len(made.layers)):
+            made.read_layers(folders)
+        return made
 
     def adapt(self, model: EmbeddingModel) -> PeftModel:
         return self.adapted(model.base, "FEATURE_EXTRACTION")
@@ -86,4 +100,7 @@ class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "Embedding
 
     def stated(self, folder: Path) -> Stated | None:
         """From rankpo.json, or from sentence-transformers' files."""
-        return read_folder(folder)
+        stated = read_folder(folder)
+        if stated is None or stated.values.get("prior_layers"):
+            return stated
+        return replace(stated, values={key: value for key, value in stated.values.items() if key not in PRIOR_KEYS})

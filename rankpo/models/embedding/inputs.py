@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class EmbeddingInputs(TextInputs):
     """The inputs of `EmbeddingModel`.
 
-    With include_prompt=false, `Sequences.prefixes` says how many tokens of each sequence are special tokens and prompt
-    in front of the text, which are not pooled.
+    With include_prompt=false or with a prior, `Sequences.prefixes` holds, for each sequence, 1 for a query and 0 for a
+    passage, and the number of tokens in front of the text (special tokens and prompt) that are not pooled.
     """
 
     settings: EmbeddingSettings
@@ -32,8 +32,13 @@ class EmbeddingInputs(TextInputs):
 
     @property
     def roles_alike(self) -> bool:
-        """Rows of equal text may have different prompts in them where the prompt is left out of the pooling."""
-        return super().roles_alike and (self.settings.include_prompt or not self._prompts)
+        """Rows of equal text may have different prompts in them where the prompt is left out of the pooling, and
+        different vectors where passages have a prior."""
+        return super().roles_alike and not self._needs_roles
+
+    @property
+    def _needs_roles(self) -> bool:
+        return bool(self.settings.prior_layers) or not (self.settings.include_prompt or not self._prompts)
 
     @property
     def _prompts(self) -> bool:
@@ -46,7 +51,7 @@ class EmbeddingInputs(TextInputs):
         return self._with_prompts(super().sequences_of(texts, role), [role] * len(texts))
 
     def _with_prompts(self, sequences: Sequences, roles: Sequence[str]) -> Sequences:
-        if self.settings.include_prompt or not self._prompts:
+        if not self._needs_roles:
             return sequences
         sizes = {role: self._size_of_prompt(role) for role in set(roles)}
         numbers = np.array([[int(role == "query"), sizes[role]] for role in roles], dtype=np.int64).reshape(-1, 2)
@@ -54,5 +59,5 @@ class EmbeddingInputs(TextInputs):
 
     def _size_of_prompt(self, role: str) -> int:
         """Tokens in front of the text: as sentence-transformers counts them, the prompt by itself."""
-        prompt = self.prompt(role)
+        prompt = "" if self.settings.include_prompt else self.prompt(role)
         return len(self.special.head) + len(self.tokenize([prompt])[0]) if prompt else 0

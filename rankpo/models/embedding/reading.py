@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rankpo.errors import ConfigError, unknown
-from rankpo.models.embedding.settings import ACTIVATIONS, LAYERS, EmbeddingSettings
+from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.models.layer_keys import LAYERS, read_layer
 from rankpo.models.saved import RECORD, Stated, own_statement, read_json
 from rankpo.models.st_folders import Module, check_keys, check_transformer, length_of, read_general, read_modules
 
@@ -27,19 +28,6 @@ POOLING_NAMES = {
     "weightedmean": "weighted_mean",
     "lasttoken": "last",
 }
-LAYER_KEYS = {  # keys of a layer's config.json, and ours
-    "Dense": {
-        "in_features": "in_features",
-        "out_features": "out_features",
-        "bias": "bias",
-        "activation_function": "activation",
-        "use_residual": "residual",
-    },
-    "LayerNorm": {"dimension": "dimension"},
-    "Normalize": {},
-    "Dropout": {"dropout": "dropout"},
-}
-PLACES = ("module_input_name", "module_output_name")  # of a layer; only the vector of a text is meant here
 PASSAGE_PROMPTS = ("document", "passage", "corpus")
 
 
@@ -115,33 +103,10 @@ def _layers(modules: list[Module], general: Mapping[str, object], folder: Path) 
     if similarity not in (None, "cosine", "dot"):
         raise ConfigError([f"{folder}: similarity {similarity}; rankpo compares by cosine or dot (inner products)"])
     ends = bool(modules) and modules[-1].name == "Normalize"
-    for module in modules:
-        _check_places(module)
-    layers = [_layer(module) for module in (modules[:-1] if ends else modules)]
+    layers = [read_layer(module, "sentence_embedding") for module in modules]
+    if ends:
+        layers.pop()
     return {"layers": tuple(layers), "normalize": ends or similarity != "dot"}
-
-
-def _check_places(module: Module) -> None:
-    check_keys(module.folder / "config.json", module.config, (*LAYER_KEYS[module.name], *PLACES))
-    for key in PLACES:
-        if module.config.get(key) not in (None, "sentence_embedding"):
-            raise ConfigError(
-                [f"{module.folder}: {key}={module.config[key]}; rankpo's layers act on the pooled vector"]
-            )
-
-
-def _layer(module: Module) -> dict[str, object]:
-    keys = {LAYER_KEYS[module.name][name]: value for name, value in module.config.items() if name not in PLACES}
-    if "activation" in keys or module.name == "Dense":
-        given = str(keys.get("activation", "torch.nn.modules.activation.Tanh"))
-        name = given.rpartition(".")[2]
-        if not given.startswith("torch.nn.") or name not in ACTIVATIONS:
-            raise ConfigError([unknown(f"{module.folder}: activation_function", given, ACTIVATIONS)])
-        keys["activation"] = name
-    try:
-        return dict(EmbeddingSettings(layers=({"type": module.name, **keys},)).layers[0])
-    except ValueError as error:
-        raise ConfigError([f"{module.folder}: {error}"]) from error
 
 
 def _prompts(general: Mapping[str, Any]) -> dict[str, str]:

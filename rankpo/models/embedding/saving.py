@@ -9,7 +9,6 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -17,10 +16,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rankpo.models.embedding.inputs import EmbeddingInputs
-from rankpo.models.embedding.layers import cut_layer, read_weights, write_weights
 from rankpo.models.embedding.model import EmbeddingModel
-from rankpo.models.embedding.reading import LAYER_KEYS, POOLING_KEYS, POOLING_NAMES, layer_folders
+from rankpo.models.embedding.prior import read_prior, write_prior
+from rankpo.models.embedding.reading import POOLING_KEYS, POOLING_NAMES, layer_folders
+from rankpo.models.embedding.routes import write_routes
 from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.models.layers import cut_layer, read_weights, their_keys, write_weights
 from rankpo.models.loading import headless
 from rankpo.models.model_card import card_of, origin
 from rankpo.models.saved import read_json
@@ -42,6 +43,11 @@ scores = model.encode_query(["a query"]) @ model.encode_document(["a passage"]).
 from transformers import AutoModel, AutoTokenizer  # pool and normalise as stated above
 backbone, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")
 ```"""
+PRIOR = (
+    "A passage has a score of its own, its prior, in the last dimension of its vector, multiplied by {weight:g}; a query has 1 "
+    "there. Compare by inner products, not by cosines, and say what is a query and what is a passage (`encode_query`, "
+    "`encode_document`; `role=`). transformers alone does not compute the prior."
+)
 SAMPLE_TEXTS = ["a short text", "a text that is a little longer than the other one, and has more words", "word"]
 
 
@@ -83,6 +89,8 @@ class EmbeddingFolder(FolderFormat[EmbeddingModel]):
         inputs = EmbeddingInputs(model.tokenizer, model.settings)
         plain = EmbeddingModel(backbone, inputs, layout="padded").eval()
         read_weights(plain.layers, layer_folders(folder, len(plain.layers)))
+        if plain.prior is not None:
+            read_prior(plain.prior, folder)
         plain.to(model.device)
         sequences = inputs.sequences_of(SAMPLE_TEXTS, "candidate")
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=_flash(model)):
@@ -96,6 +104,7 @@ def embedding_card(settings: EmbeddingSettings, description: Mapping[str, object
         f"A bi-encoder {origin(description)}.",
         f"{settings.pooling} pooling, {'normalised' if settings.normalize else 'not normalised'}; "
         f"queries up to {settings.query_max_length} tokens, passages up to {settings.passage_max_length}.",
+        *([PRIOR.format(weight=settings.prior_weight)] if settings.prior_layers else []),
         "",
         USE,
         "",
@@ -113,17 +122,20 @@ def _flash(model: EmbeddingModel) -> bool:
 def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
     settings = model.settings
     layers: list[tuple[str, nn.Module | None, dict[str, object]]] = [
-        (keys["type"], layer, _their_keys(keys))
-        for keys, layer in zip(settings.sized(_width(model))[0], model.layers, strict=True)
+        (keys["type"], layer, their_keys(keys))
+        for keys, layer in zip(settings.sized(model.width)[0], model.layers, strict=True)
     ]
-    # sentence-transformers cuts after Normalize and leaves less than a unit vector: a layer in front of it cuts instead
-    cut = settings.truncate_dim if settings.normalize else None
+    # sentence-transformers cuts after Normalize and leaves less than a unit vector: a layer in front of it cuts instead.
+    # It would also cut the last dimension, which is the prior's.
+    cut = settings.truncate_dim if settings.normalize or model.prior is not None else None
     if cut:
         layer = cut_layer(model.full_dim, cut)
         keys = {"in_features": model.full_dim, "out_features": cut, "bias": False, "activation": "Identity"}
-        layers.append(("Dense", layer, _their_keys({"type": "Dense", "residual": False, **keys})))
+        layers.append(("Dense", layer, their_keys({"type": "Dense", "residual": False, **keys})))
     if settings.normalize:
         layers.append(("Normalize", None, {}))
+    if model.prior is not None:
+        layers.append(("Router", None, {}))
     names = ["Transformer", "Pooling", *(name for name, _, _ in layers)]
     modules, paths = [], []
     for number, name in enumerate(names):
@@ -137,33 +149,27 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
             write_json(path / "config.json", keys)
         if made is not None:
             write_weights(made, path)
-    ways = settings.pooling.split("+")
-    if [way for way in POOLING_KEYS.values() if way in ways] == ways:
-        chosen: dict[str, Any] = {key: way in ways for key, way in POOLING_KEYS.items()}
-    else:  # only the newer form states an order
-        theirs = {own: name for name, own in POOLING_NAMES.items()}
-        chosen = {"pooling_mode": [theirs[way] for way in ways]}
-    pooling = {"word_embedding_dimension": _width(model), **chosen, "include_prompt": settings.include_prompt}
-    write_json(folder / "1_Pooling" / "config.json", pooling)
-    lengths = {"max_seq_length": settings.passage_max_length, "do_lower_case": False}
+    if model.prior is not None:
+        write_prior(model.prior, folder)
+        write_routes(paths[-1], model.prior, settings, model.topic_dim, model.depth)
+    write_json(folder / "1_Pooling" / "config.json", _pooling_keys(settings, model.width))
+    lengths: dict[str, object] = {"max_seq_length": settings.passage_max_length, "do_lower_case": False}
+    if model.prior is not None:
+        lengths["config_args"] = {"output_hidden_states": True}  # Modules behind the Transformer then find all layers.
     write_json(folder / "sentence_bert_config.json", lengths)
     write_json(folder / "config_sentence_transformers.json", _general(settings, cut))
 
 
-def _width(model: EmbeddingModel) -> int:
-    return int(model.base.config.get_text_config().hidden_size)
-
-
-def _their_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """A layer's config.json. Keys at their defaults that older releases do not know are left out."""
-    ours = {own: name for name, own in LAYER_KEYS[keys["type"]].items()}
-    found = {ours[name]: value for name, value in keys.items() if name != "type"}
-    if not found.get("use_residual", True):
-        del found["use_residual"]
-    if "activation_function" in found:
-        activation = getattr(nn, found["activation_function"])
-        found["activation_function"] = f"{activation.__module__}.{activation.__name__}"
-    return found
+def _pooling_keys(settings: EmbeddingSettings, width: int) -> dict[str, object]:
+    """config.json of the pooling."""
+    ways = settings.pooling.split("+")
+    chosen: dict[str, object]
+    if [way for way in POOLING_KEYS.values() if way in ways] == ways:
+        chosen = {key: way in ways for key, way in POOLING_KEYS.items()}
+    else:  # Only the newer form states an order.
+        theirs = {own: name for name, own in POOLING_NAMES.items()}
+        chosen = {"pooling_mode": [theirs[way] for way in ways]}
+    return {"word_embedding_dimension": width, **chosen, "include_prompt": settings.include_prompt}
 
 
 def _general(settings: EmbeddingSettings, cut: int | None) -> dict[str, object]:
@@ -177,6 +183,6 @@ def _general(settings: EmbeddingSettings, cut: int | None) -> dict[str, object]:
         "__version__": versions,
         "prompts": {"query": settings.query_prompt, "document": settings.passage_prompt},
         "default_prompt_name": None,
-        "similarity_fn_name": "cosine" if settings.normalize else "dot",
+        "similarity_fn_name": "cosine" if settings.normalize and not settings.prior_layers else "dot",
         **({} if settings.truncate_dim is None or cut else {"truncate_dim": settings.truncate_dim}),
     }

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from rankpo.errors import unknown
+from rankpo.models.layer_keys import Keys, checked_layer, sized_layers
 from rankpo.models.settings import Settings
 
 POOLING = ("cls", "mean", "last", "max", "mean_sqrt_len", "weighted_mean")
 AUTO = "auto"  # Value of a config key that the architecture decides.
-LAYERS: Mapping[
-    str, Mapping[str, object]
-] = {  # types of layers and their keys with defaults; None: from the layer before
-    "Dense": {"in_features": None, "out_features": None, "bias": True, "activation": "Tanh", "residual": False},
-    "LayerNorm": {"dimension": None},
-    "Normalize": {},
-    "Dropout": {"dropout": 0.2},
-}
-ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU", "ELU", "Softplus", "Mish")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +19,16 @@ class EmbeddingSettings(Settings):
     pooling: cls, mean, last, max, mean_sqrt_len (the sum over √length) or weighted_mean (token i weighs i); several
     joined by "+" stand one after another. include_prompt: whether the tokens of the prompt are pooled. layers: what
     follows the pooling, in order, each a mapping with `type` (Dense, LayerNorm, Normalize, Dropout) and its keys in
-    `LAYERS`. normalize: vectors of length 1 at the end. Lengths in tokens, special tokens included. truncate_dim: the
-    first dimensions are kept (Matryoshka), None for all. bidirectional: every token of a decoder sees the whole text.
+    `layer_keys.LAYERS`. normalize: vectors of length 1 at the end. Lengths in tokens, special tokens included.
+    truncate_dim: the first dimensions are kept (Matryoshka), None for all. bidirectional: every token of a decoder sees
+    the whole text.
+    prior_layers: layers (0: the embeddings) whose pooled hidden states give a passage's prior, () for no prior.
+    prior_weight: λ of the score s(q, p) + λ·t(p), see `prior.py`.
     """
 
     pooling: str = "mean"
     include_prompt: bool = True
-    layers: Sequence[Mapping[str, Any]] = ()
+    layers: Sequence[Keys] = ()
     normalize: bool = True
     query_prompt: str = ""
     passage_prompt: str = ""
@@ -43,6 +36,8 @@ class EmbeddingSettings(Settings):
     passage_max_length: int = 512
     truncate_dim: int | None = None
     bidirectional: bool = False
+    prior_layers: Sequence[int] = ()
+    prior_weight: float = 1.0
 
     def __post_init__(self) -> None:
         modes = self.pooling.split("+")
@@ -55,24 +50,23 @@ class EmbeddingSettings(Settings):
                 raise ValueError(f"{name} must be >= 4 tokens, got {getattr(self, name)}")
         if self.truncate_dim is not None and self.truncate_dim < 1:
             raise ValueError(f"truncate_dim must be >= 1 or null, got {self.truncate_dim}")
-        object.__setattr__(self, "layers", tuple(_checked(dict(layer)) for layer in self.layers))
+        object.__setattr__(self, "layers", tuple(checked_layer(layer) for layer in self.layers))
+        self._check_prior()
 
-    def sized(self, width: int) -> tuple[list[dict[str, Any]], int]:
+    def _check_prior(self) -> None:
+        layers = tuple(self.prior_layers)
+        if len(set(layers)) < len(layers) or not all(isinstance(layer, int) and layer >= 0 for layer in layers):
+            raise ValueError(f"prior_layers must be different numbers of layers >= 0, got {list(layers)}")
+        if not self.prior_weight > 0:
+            raise ValueError(f"prior_weight must be > 0, got {self.prior_weight}; prior_layers=[] leaves the prior out")
+        object.__setattr__(self, "prior_layers", layers)
+
+    def sized(self, width: int) -> tuple[list[Keys], int]:
         """The layers with their sizes, and the size of the vectors before truncation. width: of the hidden states.
 
         Raises ValueError for layers that do not fit on each other.
         """
-        size, sized = width * len(self.pooling.split("+")), []
-        for layer in self.layers:
-            keys = dict(layer)
-            for name in ("in_features", "dimension"):
-                if name in keys and keys[name] not in (None, size):
-                    raise ValueError(f"layers: {keys['type']} takes {keys[name]} dimensions, and {size} arrive")
-                if name in keys:
-                    keys[name] = size
-            size = keys.get("out_features", size)
-            sized.append(keys)
-        return sized, size
+        return sized_layers(self.layers, width * len(self.pooling.split("+")))
 
     def in_words(self) -> str:
         layers = [f"{layer['type']} to {layer['out_features']}" for layer in self.layers if layer["type"] == "Dense"]
@@ -89,18 +83,3 @@ class EmbeddingSettings(Settings):
                 *(f"{name} prompt {text!r}" for name, text in prompts.items() if text),
             ]
         )
-
-
-def _checked(layer: dict[str, Any]) -> dict[str, object]:
-    """A layer with all its keys. Raises ValueError naming a type, key or value that is not known."""
-    kind = layer.pop("type", None)
-    if kind not in LAYERS:
-        raise ValueError(f"layers: type must be one of {', '.join(LAYERS)}, got {kind!r}")
-    if strange := [name for name in layer if name not in LAYERS[kind]]:
-        raise ValueError(f"layers: {unknown(kind, strange[0], LAYERS[kind])}")
-    keys = {"type": kind, **LAYERS[kind], **layer}
-    if kind == "Dense" and not (isinstance(keys["out_features"], int) and keys["out_features"] > 0):
-        raise ValueError(f"layers: Dense needs out_features > 0, got {keys['out_features']!r}")
-    if kind == "Dense" and keys["activation"] not in ACTIVATIONS:
-        raise ValueError(f"layers: {unknown('activation', str(keys['activation']), ACTIVATIONS)}")
-    return keys

@@ -34,13 +34,15 @@ def packed_sdpa(
     is_causal: bool | None = None,
     sliding_window: int | None = None,
     sequence_lengths: Sequence[int] | None = None,
+    attended_lengths: Sequence[int] | None = None,
     trees: PackedTrees | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """SDPA within each packed sequence. query: [1, heads, S, d]; key, value: [1, key heads, S, d].
 
-    Returns [1, S, heads, d]. sequence_lengths: lengths of the packed sequences in order; trees: sequences with shared
-    prefixes instead. Raises ValueError for soft caps, position biases and attention sinks, which need padding.
+    Returns [1, S, heads, d]. sequence_lengths: lengths of the packed sequences in order; attended_lengths: tokens at the
+    beginning of each that are attended to, None for all; trees: sequences with shared prefixes instead. Raises
+    ValueError for soft caps, position biases and attention sinks, which need padding.
     """
     for name in ("softcap", "position_bias", "s_aux"):
         if kwargs.get(name) is not None:
@@ -50,9 +52,9 @@ def packed_sdpa(
     if sequence_lengths is None:
         raise ValueError("packed attention was called without sequence_lengths; this model drops unknown arguments")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-    pattern = varlen.Pattern(causal=causal, window=sliding_window, scale=scaling)
+    pattern = varlen.Pattern(causal=causal, window=sliding_window, scale=scaling, attended=attended_lengths)
     borders = kwargs.get("cu_seq_lens_q")
-    if isinstance(borders, Tensor) and varlen.fits(query, dropout):
+    if isinstance(borders, Tensor) and attended_lengths is None and varlen.fits(query, dropout):
         return varlen.attend(query, key, value, borders, max(sequence_lengths), pattern), None
     return attend_by_length(query, key, value, sequence_lengths, pattern, dropout), None
 
@@ -71,10 +73,13 @@ def attend_by_length(
     sizes = [length * count for length, count in runs]
     # One split per tensor, because the backward of each slice would write a zero tensor of full size.
     parts = zip(runs, *(tensor[0].transpose(0, 1).split(sizes) for tensor in (query, key, value)), strict=True)
-    outputs = []
+    outputs, first = [], 0
     for (length, count), *parts_of_run in parts:
         q, k, v = (part.reshape(count, length, *part.shape[1:]).transpose(1, 2) for part in parts_of_run)
         mask = window_mask(length, pattern.window, pattern.causal, q.device)
+        if pattern.attended is not None:
+            mask = _attended_mask(length, pattern.attended[first : first + count], pattern.causal, mask, q.device)
+        first += count
         within = pattern.causal and mask is None and length > 1
         output = scaled_dot_product_attention(
             q, k, v, mask, dropout, is_causal=within, scale=pattern.scale, enable_gqa=grouped
@@ -98,13 +103,33 @@ def window_mask(length: int, window: int | None, causal: bool, device: torch.dev
     return (distance >= 0) & (distance < window) if causal else distance.abs() < window
 
 
-def packed_arguments(lengths: Tensor, device: torch.device, position_offset: int) -> dict[str, object]:
-    """Keyword arguments of a packed forward pass. lengths: [n] on the CPU, sorted."""
+def _attended_mask(
+    length: int, attended: Sequence[int], causal: bool, window: Tensor | None, device: torch.device
+) -> Tensor | None:
+    """Returns [count, 1, length or 1, length] bool for sequences of equal length, or `window` if all is attended to.
+
+    attended: tokens at the beginning of each sequence that are attended to. window: the mask of `window_mask`.
+    """
+    if min(attended) >= length:
+        return window
+    position = torch.arange(length, device=device)
+    mask = (position < torch.tensor(attended, device=device)[:, None])[:, None, None]
+    if window is not None:
+        return mask & window
+    return mask & (position[:, None] >= position) if causal else mask
+
+
+def packed_arguments(
+    lengths: Tensor, device: torch.device, position_offset: int, attended: Tensor | None = None
+) -> dict[str, object]:
+    """Keyword arguments of a packed forward pass. lengths: [n] on the CPU, sorted. attended: as `Sequences.attended`."""
     sizes = lengths.tolist()
     starts = torch.cumsum(lengths, 0) - lengths
     position_ids = torch.arange(int(lengths.sum())) - torch.repeat_interleave(starts, lengths) + position_offset
     borders = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(device, torch.int32)
+    limited = {} if attended is None else {"attended_lengths": attended.tolist()}
     return {
+        **limited,
         "position_ids": position_ids.unsqueeze(0).to(device),
         "cu_seq_lens_q": borders,
         "cu_seq_lens_k": borders,

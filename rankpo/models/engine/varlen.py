@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +20,13 @@ LARGEST_HEAD = 256  # Flash attention's limit of the head dimension; it must als
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
     """Which tokens of a sequence attend to which. window: a token attends to itself and to the window - 1 tokens before
-    it, and behind it if not causal; None: no limit. scale: of the inner products; None for 1/√d."""
+    it, and behind it if not causal; None: no limit. scale: of the inner products; None for 1/√d. attended: of each sequence, so many
+    tokens at its beginning are attended to; None: all."""
 
     causal: bool
     window: int | None = None
     scale: float | None = None
+    attended: Sequence[int] | None = None
 
     @property
     def sides(self) -> tuple[int, int]:

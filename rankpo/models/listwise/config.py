@@ -31,6 +31,7 @@ class ListwiseKind(ListwiseKeys, ModelKind["ListwiseSettings", "ListwiseInputs",
     """
 
     kind: ClassVar[str] = "listwise"
+    decoders_only: ClassVar[bool] = True
     gives: ClassVar[frozenset[str]] = frozenset({"lists"})
     settings_class: ClassVar[type[Settings]] = ListwiseSettings
     starts_from: ClassVar[frozenset[str]] = frozenset({"causal_lm"})
@@ -68,7 +69,7 @@ class ListwiseKind(ListwiseKeys, ModelKind["ListwiseSettings", "ListwiseInputs",
         return settings
 
     def load(self, inputs: ListwiseInputs, say: Say) -> PreTrainedModel:
-        from rankpo.models.loading import CAUSAL_LM
+        from rankpo.models.families import CAUSAL_LM
 
         return self.backbone(CAUSAL_LM)
 

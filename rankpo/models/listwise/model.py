@@ -110,13 +110,17 @@ class ListwiseModel(LanguageModel):
 
     # NEFTune
 
-    def _run_packed(self, pieces: list[Tensor], lengths: Tensor, **further: list[Tensor]) -> Tensor:
+    def _run_packed(
+        self, pieces: list[Tensor], lengths: Tensor, attended: Tensor | None, **further: list[Tensor]
+    ) -> Tensor:
         self._noised = pieces
-        return super()._run_packed(pieces, lengths, **further)
+        return super()._run_packed(pieces, lengths, attended, **further)
 
-    def _run_padded(self, pieces: list[Tensor], lengths: Tensor, **further: list[Tensor]) -> Tensor:
+    def _run_padded(
+        self, pieces: list[Tensor], lengths: Tensor, attended: Tensor | None, **further: list[Tensor]
+    ) -> Tensor:
         self._noised = pieces
-        return super()._run_padded(pieces, lengths, **further)
+        return super()._run_padded(pieces, lengths, attended, **further)
 
     def _add_noise(self, module: object, arguments: object, embedded: Tensor) -> Tensor:
         """U(-m, m) on the tokens of each sequence, m = α/√(T·d) with its own T; nothing on padding."""

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from rankpo.models.loading import CAUSAL_LM as CAUSAL_LM
-from rankpo.models.loading import CLASSIFIER
+from rankpo.models.families import CAUSAL_LM as CAUSAL_LM
+from rankpo.models.families import CLASSIFIER
 
 
 class OneLabelFamily:

@@ -36,7 +36,7 @@ class RewardKind(CompletionKind["RewardModel"]):
         """Loads the decoder with an output head, which a reward model does not use."""
         if not self._has_reward_head:
             return super().load(inputs, say)
-        from rankpo.models.loading import CAUSAL_LM
+        from rankpo.models.families import CAUSAL_LM
 
         classifier = self._classifier()
         model = CAUSAL_LM.from_config(
@@ -64,6 +64,6 @@ class RewardKind(CompletionKind["RewardModel"]):
         return not self.is_random and has_classification_head(Path(self.source().path))
 
     def _classifier(self) -> PreTrainedModel:
-        from rankpo.models.loading import CLASSIFIER
+        from rankpo.models.families import CLASSIFIER
 
         return self.backbone(CLASSIFIER)

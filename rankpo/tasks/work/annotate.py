@@ -95,8 +95,6 @@ def _reward(task: Annotate, judge: Judge, samples: Samples, logger: MetricsLogge
 def _teach(task: Annotate, experiment: Experiment, judge: Judge, logger: MetricsLogger) -> Mapping[str, object]:
     if not isinstance(judge, ScoresJudge):
         raise ConfigError(["task.mode=scores needs judge=scores judge.path=…, a saved model that scores"])
-    if not experiment.datasets:
-        raise ConfigError(["datasets is empty; choose those whose candidates are to be scored"])
     examples = chain.from_iterable(dataset.examples() for dataset in experiment.datasets)
     return {"queries": teach(judge, examples, Path(task.output), task.limit, logger.say)}
 

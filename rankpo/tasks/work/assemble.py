@@ -17,6 +17,7 @@ from rankpo.tasks.description import describe
 from rankpo.tasks.evaluators import check_best_metric, make_evaluators
 from rankpo.tasks.models import trained_kind
 from rankpo.tasks.optimizer import make_optimizer
+from rankpo.tasks.priors import check_prior
 from rankpo.tasks.references import make_reference, make_teacher
 from rankpo.tasks.seeds import seed_everything
 from rankpo.tasks.train import DEFAULT_METRICS
@@ -46,6 +47,7 @@ def assemble(
     """The trainer of an experiment: tokenizer, data, evaluators and only then weights, reference and optimizer."""
     seed_everything(experiment.seed)
     inputs = experiment.model.open_inputs(logger.say, experiment.explicit)
+    check_prior(inputs.settings, experiment.loss)
     evaluators = make_evaluators(experiment, metrics, logger.say)
     check_best_metric(experiment.settings.best_metric, evaluators)
     table = open_table(experiment.cache_dir, experiment.datasets, inputs.pieces(), logger.say)

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 def run(task: Inspect, experiment: Experiment) -> Report:
     """The content of `output`."""
-    if not experiment.datasets:
-        raise ConfigError(["datasets is empty; choose what to look at, such as datasets=[jsonl]"])
     logger = MetricsLogger()
     datasets = [lenient(dataset) for dataset in experiment.datasets]
     try:

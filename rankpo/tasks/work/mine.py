@@ -38,8 +38,6 @@ def run(task: Mine, experiment: Experiment) -> dict[str, object]:
     """Returns the content of statistics.json: by file, and the settings."""
     settings = experiment.mining
     assert settings is not None
-    if not experiment.datasets:
-        raise ConfigError(["datasets is empty; choose what to mine for, such as datasets=[rankpo]"])
     check_targets(task, experiment, settings)
     session = task.open(experiment)
     logger = session.logger

@@ -13,6 +13,7 @@ from rankpo.runs import origin, processes
 from rankpo.runs.folder import enter_run_dir, start_again
 from rankpo.runs.logger import MetricsLogger
 from rankpo.tasks.work.assemble import assemble
+from rankpo.tasks.work.start_lines import start_lines
 from rankpo.trainers.strategies.choose import name_of, unfit
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 def run(task: Train, experiment: Experiment) -> Mapping[str, float]:
     """Returns the metrics of the last evaluation, or {} for a run that is finished already."""
-    if not experiment.datasets:
-        raise ConfigError(["datasets is empty; choose some, such as datasets=[jobs]"])
     session = task.open(experiment)
     experiment = with_precision(experiment, session.precision)
     refuse_unfit(experiment, session.accelerator)
@@ -42,6 +41,8 @@ def run(task: Train, experiment: Experiment) -> Mapping[str, float]:
             _note_origin(experiment)
         if experiment.resume == "auto":
             trainer.watch.resume()
+        for line in start_lines(experiment, trainer):
+            logger.say(line)
         result = trainer.train()
     return result
 

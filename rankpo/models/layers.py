@@ -1,16 +1,17 @@
-"""Layers after the pooling of an embedding model: Dense, LayerNorm, Normalize and Dropout of sentence-transformers."""
+"""Layers behind the hidden states of a model: Dense, LayerNorm, Normalize and Dropout of sentence-transformers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from rankpo.models.layer_keys import LAYER_KEYS, Keys
 from rankpo.models.loading import LoadingError
 
 FILE = "model.safetensors"
@@ -19,7 +20,7 @@ FILE = "model.safetensors"
 class Dense(nn.Module):
     """activation(W x + b), plus x (or R x, where the sizes differ) with `residual`. Weights keep their names."""
 
-    def __init__(self, keys: Mapping[str, Any]) -> None:
+    def __init__(self, keys: Keys) -> None:
         super().__init__()
         sizes = keys["in_features"], keys["out_features"]
         self.linear = nn.Linear(*sizes, bias=keys["bias"])
@@ -53,8 +54,8 @@ class UnitLength(nn.Module):
         return normalize(vectors, dim=-1)
 
 
-def make_layers(layers: Sequence[Mapping[str, Any]]) -> nn.ModuleList:
-    """New layers, drawn with the run's seed. layers: as `EmbeddingSettings.layers`, with their sizes."""
+def make_layers(layers: Sequence[Keys]) -> nn.ModuleList:
+    """New layers, drawn with the run's seed. layers: with their sizes, as `layer_keys.sized` gives them."""
     made: list[nn.Module] = []
     for keys in layers:
         if keys["type"] == "Dense":
@@ -88,6 +89,16 @@ def read_weights(layers: nn.ModuleList, folders: Sequence[Path]) -> None:
         layer.load_state_dict({name: tensor.float() for name, tensor in found.items()})
 
 
+def inline_tensor(folder: Path, name: str) -> Tensor | None:
+    """A tensor of the folder's safetensors files, or None."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as opened:
+            if name in opened.keys():  # noqa: SIM118 (safe_open is no mapping)
+                found: Tensor = opened.get_tensor(name)
+                return found
+    return None
+
+
 def write_weights(layer: nn.Module, folder: Path) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in layer.state_dict().items()}
     if weights:
@@ -101,3 +112,15 @@ def cut_layer(width: int, dim: int) -> Dense:
     with torch.no_grad():
         layer.linear.weight.copy_(torch.eye(dim, width))
     return layer
+
+
+def their_keys(keys: Keys) -> Keys:
+    """A layer's config.json. Keys at their defaults that older releases do not know are left out."""
+    ours = {own: name for name, own in LAYER_KEYS[keys["type"]].items()}
+    found = {ours[name]: value for name, value in keys.items() if name != "type"}
+    if not found.get("use_residual", True):
+        del found["use_residual"]
+    if "activation_function" in found:
+        activation = getattr(nn, found["activation_function"])
+        found["activation_function"] = f"{activation.__module__}.{activation.__name__}"
+    return found

@@ -1,0 +1,70 @@
+"""Prior of a passage: a score that does not depend on the query, linear in pooled hidden states of chosen layers.
+
+With a prior, the score of a query q and a passage p is s(q, p) + λ·t(p). The vector of a text has one more dimension, which
+holds 1 for a query and λ·t(p) for a passage, so that the score is an inner product and every search finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rankpo.errors import ConfigError
+from rankpo.models.loading import LoadingError
+
+FILE = "prior.safetensors"
+
+
+class Prior(nn.Module):
+    """t(p) = Σ over layers of w_l · m_l, where m_l is the mean over tokens of the hidden states of layer l.
+
+    weight: [K, H], one row for each layer; 0 at first, so that a new prior changes no score. There is no bias, since a
+    constant changes no order.
+    """
+
+    def __init__(self, layers: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
+        self.weight = nn.Parameter(torch.zeros(len(layers), width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N] values of t. features: [N, K·H], the means of the layers, one layer after another."""
+        values: Tensor = features @ self.weight.flatten()
+        return values
+
+    def selected(self, hidden_states: Sequence[Tensor]) -> list[Tensor]:
+        """The hidden states of the prior's layers. hidden_states: of the embeddings (0) and of every layer."""
+        return [hidden_states[layer] for layer in self.layers]
+
+
+def make_prior(layers: Sequence[int], width: int, depth: int) -> Prior:
+    """A new prior. depth: the number of layers of the model.
+
+    Raises ConfigError for a layer that the model does not have.
+    """
+    if high := [layer for layer in layers if layer > depth]:
+        raise ConfigError([f"model.prior_layers={list(layers)}: the model has layers 0 to {depth}, not {high[0]}"])
+    return Prior(layers, width)
+
+
+def read_prior(prior: Prior, folder: Path) -> None:
+    """Reads the weights of a saved prior. Raises LoadingError where they are missing, of other layers or another size."""
+    if not (folder / FILE).exists():
+        raise LoadingError(f"{folder} has no {FILE}, and its rankpo.json states a prior")
+    found = load_file(folder / FILE)
+    if set(found) != {"weight"} or found["weight"].shape != prior.weight.shape:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in sorted(found.items()))
+        raise LoadingError(
+            f"{folder / FILE} holds {shapes}, and model.prior_layers={list(prior.layers)} needs weight "
+            f"{tuple(prior.weight.shape)}; leave model.prior_layers out to use the layers that the folder was saved with"
+        )
+    with torch.no_grad():
+        prior.weight.copy_(found["weight"].float())
+
+
+def write_prior(prior: Prior, folder: Path) -> None:
+    save_file({"weight": prior.weight.detach().cpu().contiguous()}, folder / FILE)

@@ -1,0 +1,93 @@
+"""Routes of queries and passages in sentence-transformers' folders of models with a prior, made of its own modules.
+
+No module of sentence-transformers joins two vectors, but `Pooling` in the modes cls and mean joins `cls_token_embeddings`,
+where a module stored any vector, with the mean of `token_embeddings`. So the route of passages stores the finished vector
+there; for each layer, `WeightedLayerPooling` makes the layer's states the token embeddings, `Pooling` joins their mean, and a
+`Dense` reduces it to the prior, which is added to that of the layers before. The route of queries is a `Dense` that appends 1.
+sentence-transformers 6.2 computes the same vectors (tests/models/test_prior.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rankpo.models.embedding.prior import Prior
+from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.models.layers import FILE
+from rankpo.models.saving import write_json
+
+CLASSES = "sentence_transformers.models"
+STORED, VECTOR = "cls_token_embeddings", "sentence_embedding"
+
+
+def write_routes(folder: Path, prior: Prior, settings: EmbeddingSettings, dim: int, depth: int) -> None:
+    """Writes the files of a `Router`. dim: of the vector without the prior. depth: layers of the model."""
+    routes = Routes(folder)
+    append_one = torch.eye(dim + 1)[:, :dim].contiguous()
+    routes.dense("query", append_one, VECTOR, bias=torch.eye(dim + 1)[dim].contiguous())
+    routes.dense("document", torch.eye(dim), STORED)
+    weights = prior.weight.detach().cpu().float() * settings.prior_weight
+    for number, (layer, weight) in enumerate(zip(prior.layers, weights, strict=True)):
+        routes.layer(layer, depth, len(weight))
+        routes.pooling(len(weight), settings.include_prompt)
+        size = dim if number == 0 else dim + 1  # The first layer finds no prior beside the vector.
+        joined = torch.zeros(dim + 1, size + len(weight))
+        joined[:size, :size] = torch.eye(size)
+        joined[dim, size:] = weight
+        routes.dense("document", joined, VECTOR if number == len(weights) - 1 else STORED)
+    routes.write()
+
+
+class Routes:
+    """The modules of each route, written one after another into folders beside each other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.structure: dict[str, list[str]] = {"query": [], "document": []}
+        self.types: dict[str, str] = {}
+
+    def dense(self, route: str, weight: Tensor, output: str, bias: Tensor | None = None) -> None:
+        """A linear layer on the vector, which stores its result under the name `output`. weight: [out, in]."""
+        keys = {
+            "in_features": weight.shape[1],
+            "out_features": weight.shape[0],
+            "bias": bias is not None,
+            "activation_function": "torch.nn.modules.linear.Identity",
+            "module_input_name": VECTOR,
+            "module_output_name": output,
+        }
+        tensors = {"linear.weight": weight, **({} if bias is None else {"linear.bias": bias})}
+        self._add(route, "Dense", keys, tensors)
+
+    def layer(self, number: int, depth: int, width: int) -> None:
+        """The states of one layer as token embeddings."""
+        keys = {"word_embedding_dimension": width, "layer_start": 0, "num_hidden_layers": depth}
+        self._add(
+            "document", "WeightedLayerPooling", keys, {"layer_weights": torch.eye(depth + 1)[number].contiguous()}
+        )
+
+    def pooling(self, width: int, include_prompt: bool) -> None:
+        """The stored vector with the mean of the token embeddings behind it."""
+        modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
+        keys = {"word_embedding_dimension": width, **modes, "include_prompt": include_prompt}
+        self._add("document", "Pooling", keys, {})
+
+    def _add(self, route: str, name: str, keys: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
+        place = f"{route}_{len(self.structure[route])}_{name}"
+        self.structure[route].append(place)
+        self.types[place] = f"{CLASSES}.{name}"
+        (self.folder / place).mkdir()
+        write_json(self.folder / place / "config.json", keys)
+        if tensors:
+            save_file(dict(tensors), self.folder / place / FILE)
+
+    def write(self) -> None:
+        """Writes the list of modules. A text of no stated role is a passage."""
+        parameters = {"default_route": "document", "allow_empty_key": True}
+        record = {"types": self.types, "structure": self.structure, "parameters": parameters}
+        write_json(self.folder / "router_config.json", record)

@@ -1,0 +1,180 @@
+"""MaxSim scores of late interaction (ColBERT, https://arxiv.org/abs/2004.12832) over packed token vectors.
+
+The score of a query and a document is the sum over the query's vectors of their largest inner product with a vector of
+the document. Scores are computed in blocks of query rows × document rows, and a block's inner products are reduced to
+their maxima at once. Backward reads the place of each maximum, so memory grows with query rows × documents.
+
+Letters: q queries · c documents · Q query rows · L rows of the longest document of a block
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rankpo.types import Vectors
+
+BLOCK_ROWS = 2048  # Document rows of a block; their vectors fit the second-level cache of a CPU.
+BLOCK_SCORES = 1 << 20  # Inner products of a block.
+EMPTY = -1e9  # Score of a document without vectors, as in sentence-transformers: below every other.
+
+
+def maxsim(queries: Vectors, documents: Vectors) -> Tensor:
+    """[q, c] scores of every query with every document, with gradient, in the dtype of the rows.
+
+    A query without vectors has the score 0, a document without vectors `EMPTY`.
+    """
+    scores: Tensor = _MaxSim.apply(queries.rows, documents.rows, queries.counts, documents.counts)  # type: ignore[no-untyped-call]
+    return scores
+
+
+def paired_maxsim(queries: Vectors, documents: Vectors) -> Tensor:
+    """[n] scores of query i with document i, with gradient; otherwise as `maxsim`."""
+    if not len(documents.rows):  # No place to read from.
+        documents = Vectors(documents.rows.new_zeros(1, documents.rows.shape[1]), documents.counts)
+    with torch.no_grad():
+        places = _best_places(queries, documents)  # [Q] rows of the documents
+    best = (queries.rows * documents.rows.index_select(0, places.clamp(min=0))).sum(1)
+    best = best.masked_fill(places < 0, 0.0)
+    scores = _sums(best[:, None], queries.counts)[:, 0]
+    return scores.masked_fill((documents.counts == 0).to(scores.device), EMPTY)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Documents of similar length, padded by repetitions of their last row.
+
+    columns: [n] numbers of the documents. rows: [n * L] their rows. counts: [n].
+    """
+
+    columns: Tensor
+    rows: Tensor
+    counts: Tensor
+
+    @property
+    def width(self) -> int:
+        """L."""
+        return len(self.rows) // len(self.columns)
+
+    def to(self, device: torch.device) -> _Block:
+        return _Block(self.columns.to(device), self.rows.to(device), self.counts.to(device))
+
+    def real(self) -> Tensor:
+        """[n * L] bool, False for repetitions."""
+        return (torch.arange(self.width, device=self.counts.device) < self.counts[:, None]).flatten()
+
+
+def _blocks(counts: Tensor, budget: int = BLOCK_ROWS) -> Iterator[_Block]:
+    """Blocks of at most `budget` rows, padded, at least one document each; documents without rows are left out."""
+    starts = counts.cumsum(0) - counts
+    order = torch.argsort(counts, descending=True, stable=True)
+    order = order[counts[order] > 0]
+    begin = 0
+    while begin < len(order):
+        width = int(counts[order[begin]])
+        chosen = order[begin : begin + max(1, budget // width)]
+        offsets = torch.minimum(torch.arange(width), counts[chosen, None] - 1)
+        yield _Block(chosen, (starts[chosen, None] + offsets).flatten(), counts[chosen])
+        begin += len(chosen)
+
+
+class _MaxSim(torch.autograd.Function):
+    """`maxsim`, with the place of every maximum kept for backward."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, documents: Tensor, query_counts: Tensor, counts: Tensor) -> Tensor:
+        needed = any(ctx.needs_input_grad[:2])
+        scores = queries.new_full((len(query_counts), len(counts)), EMPTY)
+        places = []
+        for block in _blocks(counts):
+            here = block.to(queries.device)
+            maxima, best = _block_maxima(queries, documents[here.rows], here, needed)
+            scores[:, here.columns] = _sums(maxima, query_counts)
+            places.append(best)
+        ctx.save_for_backward(queries, documents, query_counts, counts)
+        ctx.places = places
+        return scores
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        queries, documents, query_counts, counts = ctx.saved_tensors
+        of_queries, of_documents = torch.zeros_like(queries), torch.zeros_like(documents)
+        repeated = query_counts.to(queries.device)
+        for block, best in zip(_blocks(counts), ctx.places, strict=True):
+            here = block.to(queries.device)
+            weights = gradient[:, here.columns].repeat_interleave(repeated, 0)  # [Q, n]
+            rows, real = documents[here.rows], here.real()
+            of_rows = torch.zeros_like(rows)
+            offsets = torch.arange(len(here.columns), device=rows.device) * here.width
+            for part in _row_blocks(len(queries), len(rows)):
+                spread = rows.new_zeros(len(queries[part]), len(rows))
+                spread.scatter_(1, best[part].long() + offsets, weights[part])
+                of_queries[part].addmm_(spread, rows)
+                of_rows.addmm_(spread.T, queries[part])
+            of_documents[here.rows[real]] = of_rows[real]
+        return of_queries, of_documents, None, None
+
+
+def _row_blocks(count: int, width: int) -> Iterator[slice]:
+    """Query rows, so that each block has about `BLOCK_SCORES` inner products with `width` document rows."""
+    size = max(1, BLOCK_SCORES // width)
+    for start in range(0, count, size):
+        yield slice(start, start + size)
+
+
+def _block_maxima(queries: Tensor, rows: Tensor, block: _Block, with_places: bool) -> tuple[Tensor, Tensor | None]:
+    """[Q, n] maxima over each document's rows, and [Q, n] int32 their places in the document.
+
+    rows: [n * L, D] vectors of the block.
+    """
+    shape = len(queries), len(block.columns)
+    maxima = queries.new_empty(shape)
+    places = torch.empty(shape, dtype=torch.int32, device=queries.device) if with_places else None
+    for part in _row_blocks(len(queries), len(rows)):
+        products = (queries[part] @ rows.T).view(-1, len(block.columns), block.width)
+        if places is None:
+            maxima[part] = products.amax(2)
+        else:
+            maxima[part], best = products.max(2)
+            places[part] = torch.minimum(best, block.counts - 1)  # A repetition stands for the last row.
+    return maxima, places
+
+
+def _best_places(queries: Vectors, documents: Vectors) -> Tensor:
+    """[Q] rows of the documents with the largest inner product for each row of the paired queries, -1 for none."""
+    device = queries.rows.device
+    places = torch.full((len(queries.rows),), -1, dtype=torch.int64, device=device)
+    starts = documents.counts.cumsum(0) - documents.counts
+    first = queries.counts.cumsum(0) - queries.counts
+    for block in _blocks(documents.counts, BLOCK_ROWS * 8):
+        asked = queries.counts[block.columns]
+        width = int(asked.max())
+        if width == 0:
+            continue
+        offsets = torch.arange(width)
+        rows = (first[block.columns, None] + torch.minimum(offsets, (asked[:, None] - 1).clamp(min=0))).to(device)
+        mine = queries.rows[rows.clamp(max=len(queries.rows) - 1)]  # [n, T, D]
+        theirs = documents.rows[block.rows.to(device)].view(len(block.columns), block.width, -1)
+        best = torch.minimum((mine @ theirs.transpose(1, 2)).argmax(2), (block.counts[:, None] - 1).to(device))
+        real = (offsets < asked[:, None]).to(device)
+        places[rows[real]] = (best + starts[block.columns, None].to(device))[real]
+    return places
+
+
+def _sums(values: Tensor, counts: Tensor) -> Tensor:
+    """[q, n] sums of the rows of each query. values: [Q, n]; counts: [q] on the CPU.
+
+    Queries are padded with a row of zeros: an addition by index would have no fixed order on a GPU.
+    """
+    width = int(counts.max()) if len(counts) else 0
+    if bool((counts == width).all()):
+        return values.view(len(counts), width, values.shape[1]).sum(1)
+    starts = counts.cumsum(0) - counts
+    offsets = torch.arange(width)
+    rows = torch.where(offsets < counts[:, None], starts[:, None] + offsets, len(values)).to(values.device)
+    return torch.cat([values, values.new_zeros(1, values.shape[1])])[rows].sum(1)

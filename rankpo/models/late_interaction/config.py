@@ -1,0 +1,79 @@
+"""The kind `late_interaction`: one vector per token, compared by MaxSim, as the keys of its yaml describe it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from rankpo.models.kind import ModelKind, Say
+from rankpo.models.late_interaction.settings import INLINE, LateInteractionSettings
+from rankpo.models.settings import Settings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rankpo.models.late_interaction.inputs import LateInteractionInputs
+    from rankpo.models.late_interaction.model import LateInteractionModel
+    from rankpo.models.late_interaction.saving import LateInteractionFolder
+    from rankpo.models.saved import Stated
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateInteractionKind(
+    LateInteractionSettings, ModelKind["LateInteractionSettings", "LateInteractionInputs", "LateInteractionModel"]
+):
+    """A multi-vector encoder (ColBERT): one vector per token.
+
+    Settings that a folder states (rankpo.json, or the files of sentence-transformers, PyLate and Stanford ColBERT) win
+    over the yaml, and the command line over both.
+    """
+
+    kind: ClassVar[str] = "late_interaction"
+    gives: ClassVar[frozenset[str]] = frozenset({"vectors"})
+    settings_class: ClassVar[type[Settings]] = LateInteractionSettings
+    starts_from: ClassVar[frozenset[str]] = frozenset({"embedding"})
+
+    def __post_init__(self) -> None:
+        ModelKind.__post_init__(self)
+
+    def make_inputs(
+        self, tokenizer: PreTrainedTokenizerBase, settings: LateInteractionSettings, say: Say
+    ) -> LateInteractionInputs:
+        from rankpo.models.late_interaction import inputs, reading
+
+        if not self.is_random:
+            reading.single_markers(Path(self.source().folder), tokenizer, settings)
+        made = inputs.LateInteractionInputs(tokenizer, settings)
+        if made.unknown_words:
+            say(
+                f"{self.origin}: model.skip names {', '.join(made.unknown_words)}, which are no tokens of the "
+                "tokenizer; passages keep the vectors of such texts"
+            )
+        return made
+
+    def load(self, inputs: LateInteractionInputs, say: Say) -> PreTrainedModel:
+        # The projection of a Stanford folder stands among the weights of the encoder; `wrap` reads it.
+        return self.backbone(say=lambda line: None if INLINE in line else say(line))
+
+    def wrap(self, backbone: PreTrainedModel, inputs: LateInteractionInputs) -> LateInteractionModel:
+        from rankpo.models.late_interaction import model, reading
+
+        made = model.LateInteractionModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
+        if not self.is_random:
+            reading.read_projection(Path(self.source().folder), made.layers)
+        return made
+
+    def adapt(self, model: LateInteractionModel) -> PeftModel:
+        return self.adapted(model.base, "FEATURE_EXTRACTION")
+
+    def folder_format(self) -> LateInteractionFolder:
+        from rankpo.models.late_interaction.saving import LateInteractionFolder
+
+        return LateInteractionFolder()
+
+    def stated(self, folder: Path) -> Stated | None:
+        from rankpo.models.late_interaction.reading import read_folder
+
+        return read_folder(folder)

@@ -1,0 +1,168 @@
+"""Late-interaction models: encoders or decoders of transformers with one vector per token, compared by MaxSim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import PreTrainedModel
+
+from rankpo.errors import ConfigError
+from rankpo.losses.base import at_least_float32
+from rankpo.models.engine.maxsim import maxsim, paired_maxsim
+from rankpo.models.engine.positions import usable_positions
+from rankpo.models.late_interaction.inputs import LateInteractionInputs
+from rankpo.models.late_interaction.settings import LateInteractionSettings
+from rankpo.models.layers import make_layers
+from rankpo.models.vectors import GivesVectors
+from rankpo.runs.logger import counting
+from rankpo.types import Sequences, Vectors
+
+ROLES = ("query", "passage")
+
+
+class LateInteractionModel(GivesVectors):
+    """Hidden states, projected and normalised: `forward(sequences)` gives [R, D] float32, the kept tokens in order."""
+
+    kind: ClassVar[str] = "late_interaction"
+    inputs: LateInteractionInputs
+    settings: LateInteractionSettings
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        inputs: LateInteractionInputs,
+        *,
+        layout: str = "auto",
+        chunk_tokens: int | None = None,
+    ) -> None:
+        """Raises ConfigError for lengths above the backbone's positions and for attention that cannot skip tokens."""
+        super().__init__(backbone, inputs, layout=layout, chunk_tokens=chunk_tokens)
+        width = int(self.base.config.get_text_config().hidden_size)
+        layers, self._dim = self.settings.sized(width)
+        self.layers = make_layers(layers)
+        _check(self.settings, backbone, usable_positions(backbone, self.position_offset))
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    def counts(self, sequences: Sequences) -> Tensor:
+        """[N] tokens with a vector."""
+        if sequences.kept is None:
+            return sequences.lengths
+        ends = sequences.lengths.cumsum(0)
+        running = torch.cat([torch.zeros(1, dtype=torch.int64), sequences.kept.to(torch.int64).cumsum(0)])
+        return running[ends] - running[ends - sequences.lengths]
+
+    def forward(self, sequences: Sequences) -> Tensor:
+        places = Vectors(torch.empty(0), self.counts(sequences))
+        starts = sequences.lengths.cumsum(0) - sequences.lengths
+        parts, rows = [], []
+        for chunk, hidden, lengths in self.hidden_states(sequences):
+            if sequences.kept is not None:
+                kept = [
+                    sequences.kept[start : start + size] for start, size in zip(starts[chunk], lengths, strict=True)
+                ]
+                hidden = hidden[torch.cat(kept).to(hidden.device)]
+            rows.append(places.places(chunk))
+            parts.append(self._finished(hidden))
+        if not parts:
+            return self._finished(torch.zeros(0, self.base.config.get_text_config().hidden_size, device=self.device))
+        return torch.cat(parts)[torch.argsort(torch.cat(rows)).to(self.device)]
+
+    def _finished(self, hidden: Tensor) -> Tensor:
+        """[r, D] vectors of hidden states, in float32."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            vectors = hidden.float()
+            for layer in self.layers:
+                vectors = layer(vectors)
+            return normalize(vectors, dim=1) if self.settings.normalize else vectors
+
+    def similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        """[q, c] MaxSim; with normalize_scores divided by the number of the query's vectors."""
+        return self._scaled(maxsim(_exact(queries), _exact(candidates)), queries, (-1, 1))
+
+    def paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        return self._scaled(paired_maxsim(_exact(queries), _exact(candidates)), queries, (-1,))
+
+    def _scaled(self, scores: Tensor, queries: Vectors, shape: tuple[int, ...]) -> Tensor:
+        if not self.settings.normalize_scores:
+            return scores
+        return scores / queries.counts.clamp(min=1).to(scores.device, scores.dtype).view(shape)
+
+    # For users
+
+    def encode_query(self, texts: Sequence[str] | str, *, progress: bool = False) -> list[np.ndarray] | np.ndarray:
+        """`encode` in the role query."""
+        return self.encode(texts, "query", progress=progress)
+
+    def encode_passage(self, texts: Sequence[str] | str, *, progress: bool = False) -> list[np.ndarray] | np.ndarray:
+        """`encode` in the role passage."""
+        return self.encode(texts, "passage", progress=progress)
+
+    def encode(
+        self, texts: Sequence[str] | str, role: str = "passage", *, progress: bool = False
+    ) -> list[np.ndarray] | np.ndarray:
+        """Token vectors [tokens, D] float32 of each text, in input order; one text gives one array.
+
+        role: "query" or "passage", which chooses prompt, length, expansion and skipped tokens. progress: a bar on the
+        terminal. Raises ValueError for another role, TypeError for anything that is not text.
+        """
+        several = [texts] if isinstance(texts, str) else list(texts)
+        vectors = self.encode_packed(several, role, progress=progress)
+        arrays = np.split(vectors.rows.numpy(), vectors.counts.cumsum(0).numpy()[:-1]) if several else []
+        return arrays[0] if isinstance(texts, str) else arrays
+
+    def encode_packed(self, texts: Sequence[str], role: str = "passage", *, progress: bool = False) -> Vectors:
+        """The vectors of all texts one after another, on the CPU; equal texts are encoded once. See `encode`."""
+        if role not in ROLES:
+            raise ValueError(f"role must be query or passage, got {role!r}")
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{index}] must be a string, got {type(text).__name__}")
+        distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        sequences = self.inputs.sequences_of(list(distinct), "query" if role == "query" else "candidate")
+        with counting("encode", len(sequences), shown=progress) as advance:
+            rows = self.encode_sequences(sequences, advance)
+        vectors = Vectors(rows, self.counts(sequences))
+        return vectors.select(torch.tensor([distinct[text] for text in texts], dtype=torch.int64))
+
+    @torch.no_grad()
+    def scores(self, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
+        """[queries, documents] float32 MaxSim scores of texts."""
+        left, right = self.encode_packed(queries, "query"), self.encode_packed(documents, "passage")
+        return self.similarity(left, right).numpy()
+
+    def rank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[tuple[int, float, str]]:
+        """(index into `documents`, score, text), best first, ties in the order of `documents`; at most `top_k`."""
+        if isinstance(documents, str):
+            raise TypeError("documents must be a list of texts, got one text")
+        scores = self.scores([query], documents)[0].tolist() if documents else []
+        order = sorted(range(len(documents)), key=lambda index: -scores[index])  # stable
+        return [(index, scores[index], documents[index]) for index in order[:top_k]]
+
+
+def _exact(vectors: Vectors) -> Vectors:
+    return Vectors(at_least_float32(vectors.rows), vectors.counts)
+
+
+def _check(settings: LateInteractionSettings, backbone: PreTrainedModel, usable: int | None) -> None:
+    """Raises ConfigError for lengths above the usable positions, and for flash attention that would see expansions."""
+    problems = [
+        f"model.{name}={asked}, but the model has {usable} positions; lower it to {usable} or less"
+        for name in ("query_max_length", "passage_max_length")
+        if usable is not None and (asked := getattr(settings, name)) > usable
+    ]
+    flash = str(backbone.config._attn_implementation).startswith("flash")
+    if flash and settings.expanded_length and not settings.attend_to_expansion:
+        problems.append(
+            "model.attn_implementation=flash_attention_2 cannot leave query expansion unattended; set "
+            "model.attn_implementation=sdpa, or model.attend_to_expansion=true, which changes the scores"
+        )
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,213 @@
+"""Reading of late-interaction models of rankpo, sentence-transformers, PyLate up to 3 and Stanford ColBERT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankpo.errors import ConfigError
+from rankpo.models.late_interaction import legacy
+from rankpo.models.late_interaction.settings import INLINE, LateInteractionSettings
+from rankpo.models.layer_keys import read_layer
+from rankpo.models.layers import inline_tensor, read_weights
+from rankpo.models.saved import RECORD, Stated, is_stanford, own_statement, read_json, saved_kind
+from rankpo.models.st_folders import (
+    GENERAL,
+    GENERAL_KEYS,
+    NEUTRAL,
+    Module,
+    check_keys,
+    check_transformer,
+    length_of,
+    read_modules,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+KIND = "late_interaction"
+SIMILARITIES = {None: False, "maxsim": False, "meanmaxsim": True}  # whether the score is divided
+MASK_KEYS = ("skiplist_words", "skiplist_tasks", "keep_only_token_ids")
+PASSAGE_PROMPTS = ("document", "passage", "corpus")
+TOKENS = "token_embeddings"  # sentence-transformers' name of the output that the layers act on
+PLAIN_DENSE = {"bias": False, "activation": "Identity", "residual": False}
+
+
+def read_folder(folder: Path) -> Stated | None:
+    """The settings that a folder states: of a late-interaction model all, of an embedding model its prompts.
+
+    Raises ConfigError for modules, keys and values that would give other scores than sentence-transformers' own.
+    """
+    if (folder / RECORD).exists():
+        if saved_kind(folder) == "embedding":
+            return _of_embedding(read_json(folder / RECORD)["settings"], folder)
+        return own_statement(folder, (KIND,), LateInteractionSettings)
+    if is_stanford(folder):
+        return legacy.read_stanford(folder, inline_dim(folder))
+    modules = read_modules(folder)
+    if not modules:
+        return None
+    general = read_json(folder / GENERAL)
+    if saved_kind(folder) != KIND:
+        return _of_embedding(_prompts(legacy.with_prefixes(general), PASSAGE_PROMPTS), folder)
+    return _of_modules(folder, modules, general)
+
+
+def _of_embedding(settings: Mapping[str, object], folder: Path) -> Stated:
+    """The start of a late-interaction model from a model with one vector per text: its prompts."""
+    prompts = {name: settings.get(name) or "" for name in ("query_prompt", "passage_prompt")}
+    note = f"{folder} holds an embedding model: its encoder is the start, and the projection of token vectors is new"
+    return Stated(values={name: text for name, text in prompts.items() if text}, source="its prompts", notes=(note,))
+
+
+def _of_modules(folder: Path, modules: Sequence[Module], general: Mapping[str, object]) -> Stated:
+    """Transformer, then Dense layers, MultiVectorMask and Normalize, whose order does not matter for the vectors."""
+    old = legacy.is_pylate(general)
+    check_keys(folder / GENERAL, general, (*GENERAL_KEYS, *(legacy.PYLATE_KEYS if old else ())))
+    names = [module.name for module in modules]
+    layers = [module for module in modules if module.name == "Dense"]
+    known = {"Dense", "MultiVectorMask", "Normalize"}
+    if names[:1] != ["Transformer"] or not set(names[1:]) <= known or _normalises_early(names):
+        raise ConfigError(
+            [
+                f"{folder}: modules {', '.join(names)}; rankpo reads Transformer, Dense, MultiVectorMask and Normalize; "
+                "pool tokens when they are indexed: task=encode task.pool_factor=2"
+            ]
+        )
+    check_transformer(modules[0], {name: value for name, value in NEUTRAL.items() if name != "query_expansion"})
+    mask = next((module for module in modules if module.name == "MultiVectorMask"), None)
+    values: dict[str, object] = {
+        **_projection([read_layer(module, TOKENS) for module in layers]),
+        **_scores(general, folder, old),
+        **(_mask(mask) if mask is not None else {"skip": ()}),
+        "normalize": _normalises(modules),
+        **legacy.encoding({**legacy.knobs(general), **_stated_knobs(modules[0])}, length_of(modules[0])),
+        **_prompts(legacy.with_prefixes(general), ("document",)),
+    }
+    if general.get("model_type") == legacy.PYLATE_TYPE:
+        values |= {"normalize": True, "skip": legacy.skipped(general)}
+    _check_side(modules[0].folder, values)
+    lower = bool(modules[0].config.get("do_lower_case"))
+    source = "PyLate's files" if old else "sentence-transformers' files"
+    return Stated(values=values, source=source, notes=_notes(general, folder), lower_case=lower)
+
+
+def _normalises_early(names: Sequence[str]) -> bool:
+    """Whether a Dense layer follows a Normalize."""
+    return "Normalize" in names and "Dense" in names[names.index("Normalize") :]
+
+
+def _normalises(modules: Sequence[Module]) -> bool:
+    found = [module for module in modules if module.name == "Normalize"]
+    for module in found:
+        read_layer(module, TOKENS)  # Refuses another output.
+    return bool(found)
+
+
+def _stated_knobs(transformer: Module) -> dict[str, object]:
+    names = ("query_length", "document_length", "query_expansion")
+    return {name: transformer.config[name] for name in names if name in transformer.config}
+
+
+def _projection(layers: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    if not layers:
+        return {"dim": None, "layers": ()}
+    plain = len(layers) == 1 and all(layers[0][name] == value for name, value in PLAIN_DENSE.items())
+    return {"dim": layers[-1]["out_features"], "layers": () if plain else tuple(layers)}
+
+
+def _scores(general: Mapping[str, object], folder: Path, old: bool) -> dict[str, object]:
+    name = general.get("similarity_fn_name")
+    if name not in SIMILARITIES and not old:
+        raise ConfigError([f"{folder}: similarity {name}; token vectors are compared by maxsim or meanmaxsim"])
+    return {"normalize_scores": SIMILARITIES.get(name if isinstance(name, str) else None, False)}
+
+
+def _mask(module: Module) -> dict[str, object]:
+    place = module.folder / "config.json"
+    check_keys(place, module.config, MASK_KEYS)
+    if module.config.get("keep_only_token_ids"):
+        raise ConfigError([f"{place}: keep_only_token_ids is for images; rankpo reads texts"])
+    tasks = module.config.get("skiplist_tasks")
+    chosen = {"document"} if tasks is None else {tasks} if isinstance(tasks, str) else set(tasks)
+    words = tuple(module.config.get("skiplist_words") or ())
+    if not words or not chosen:
+        return {"skip": ()}
+    if "document" not in chosen or not chosen <= {"document", "query"}:
+        raise ConfigError([f"{place}: skiplist_tasks={tasks}; rankpo skips tokens of documents, or of both sides"])
+    return {"skip": words, "skip_queries": "query" in chosen}
+
+
+def _prompts(prompts: Mapping[str, object], names: Sequence[str]) -> dict[str, str]:
+    """The prompts of queries and passages. names: those of passages; a MultiVectorEncoder takes "document" alone."""
+    passage = next((prompts[name] for name in names if prompts.get(name)), "")
+    return {"query_prompt": str(prompts.get("query") or ""), "passage_prompt": str(passage or "")}
+
+
+def _notes(general: Mapping[str, object], folder: Path) -> tuple[str, ...]:
+    prompts = legacy.with_prefixes(general)
+    unused = [name for name, text in prompts.items() if text and name not in ("query", "document")]
+    if not unused:
+        return ()
+    line = f"{folder}: its prompts {', '.join(unused)} are not used; model.query_prompt and model.passage_prompt set others"
+    return (line,)
+
+
+def _check_side(folder: Path, values: Mapping[str, object]) -> None:
+    """Raises ConfigError where sentence-transformers would put expansion tokens in front of the query."""
+    if (
+        values["query_expansion"] != "none"
+        and read_json(folder / "tokenizer_config.json").get("padding_side") == "left"
+    ):
+        raise ConfigError(
+            [
+                f"{folder}: its tokenizer pads on the left, so that query expansion stands in front; rankpo expands behind"
+            ]
+        )
+
+
+def single_markers(folder: Path, tokenizer: PreTrainedTokenizerBase, settings: LateInteractionSettings) -> None:
+    """Makes the markers in front of texts single tokens: those of older folders, and `[…]` in front of a new model.
+
+    Folders of sentence-transformers and of rankpo have a tokenizer that reads their prompts as it should.
+    """
+    if older := legacy.markers(folder):
+        legacy.register(tokenizer, older)
+    elif saved_kind(folder) != KIND:
+        prompts = (settings.query_prompt, settings.passage_prompt)
+        legacy.register(tokenizer, [prompt for prompt in prompts if legacy.MARKER.fullmatch(prompt)])
+
+
+def projection_folders(folder: Path) -> list[Path]:
+    """The folders of the Dense layers on token vectors, in order; [] in a folder of another kind."""
+    if not (folder / GENERAL).exists() or saved_kind(folder) != KIND:
+        return []
+    return [module.folder for module in read_modules(folder) if module.name == "Dense"]
+
+
+def inline_dim(folder: Path) -> int | None:
+    """Dimensions of the projection that Stanford ColBERT keeps among the weights of the encoder, None without one."""
+    found = inline_tensor(folder, INLINE)
+    return None if found is None else int(found.shape[0])
+
+
+def read_projection(folder: Path, layers: nn.ModuleList) -> None:
+    """Reads the weights of the projection, if the folder has one. Raises ConfigError for one of other sizes."""
+    folders = projection_folders(folder)
+    inline = inline_tensor(folder, INLINE) if is_stanford(folder) else None
+    count = len(folders) if inline is None else 1
+    if count and count != len(layers):
+        raise ConfigError(
+            [f"{folder} holds {count} layers of a projection, and model.dim and model.layers ask for {len(layers)}"]
+        )
+    if inline is None:
+        if folders:
+            read_weights(layers, folders)
+        return
+    (layer,) = layers
+    weight = layer.state_dict()["linear.weight"]
+    if weight.shape != inline.shape:
+        raise ConfigError([f"model.dim={len(weight)}, but the projection of {folder} gives {len(inline)} dimensions"])
+    layer.load_state_dict({"linear.weight": inline.float()})

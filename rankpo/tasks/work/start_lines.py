@@ -1,0 +1,41 @@
+"""Lines at the start of a training: the values of the config that matter most; all of them are in the run's config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rankpo.config.run_folder import CACHE
+from rankpo.runs import processes
+
+if TYPE_CHECKING:
+    from rankpo.config.experiment import Experiment
+    from rankpo.trainers.basic import BasicTrainer
+
+FEW = 10  # Updates; a fine-tuned model has hardly moved after fewer.
+
+
+def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
+    """Yields the lines of this run: its folder, what is trained, on what, for how long."""
+    settings, loss, model = experiment.settings, experiment.loss, experiment.model
+    began = ", where an earlier version began it" if CACHE in experiment.run_dir.parts[:1] else ""
+    yield f"run directory {experiment.run_dir}{began}: all settings are in its config.json"
+    device = f"{processes.world_size()} × {trainer.accelerator.device.type}"
+    adapters = ", LoRA" if model.use_peft else ""
+    yield (
+        f"loss {type(loss).__name__} · model {model.origin} ({model.kind}{adapters}) · {device}, {settings.precision} · "
+        f"seed {experiment.seed}"
+    )
+    names = ", ".join(dataset.name for dataset in experiment.datasets)
+    rate = experiment.optimizer.arguments.get("lr")
+    optimizer = experiment.optimizer.target.rpartition(".")[2]
+    yield (
+        f"data {names}: {len(trainer.loader.items):,} items an epoch, trainer.batch_size={settings.batch_size}, "
+        f"{trainer.total_steps:,} update{'s' if trainer.total_steps != 1 else ''} in all · {optimizer}, learning rate "
+        f"{rate}, {experiment.schedule.kind}"
+    )
+    if settings.max_steps is None and trainer.total_steps < FEW:
+        yield (
+            f"only {trainer.total_steps} update{'s' if trainer.total_steps != 1 else ''} in all: the model hardly changes; "
+            f"for more, lower trainer.batch_size={settings.batch_size} or raise trainer.epochs={settings.epochs}"
+        )
