@@ -175,7 +175,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
                 ]
             )
 
-    def finish(self, model: ModelT_co, needs: frozenset[str], say: Say) -> None:  # type: ignore[misc]  # noqa: B027
+    def finish(self, model: ModelT_co, needs: frozenset[str], say: Say) -> None:  # type: ignore[misc]
         """Adds the parts that the loss needs to the built model."""
 
     # All kinds share the following methods.
