@@ -16,17 +16,23 @@ FUNCTION_LINES = 40
 PARAMETERS = 6  # without self and cls
 
 # The numbers of today. They only go down: lower them when you have removed some, never raise them.
-MOST_ANY = 230
-MOST_FUNCTION_IMPORTS = 72
+MOST_ANY = 228
+MOST_FUNCTION_IMPORTS = 69
 
-LONG_FILES: dict[str, str] = {"data/readers/files.py": "every file form in one place; to be split by form"}
+READING_LINES = 700  # of the five files that README.md names to a newcomer, together
+READING_PATH = (
+    "launch.py",
+    "rankpo/types.py",
+    "rankpo/losses/rankpo.py",
+    "rankpo/trainers/basic.py",
+    "rankpo/models/embedding/model.py",
+)
+
+LONG_FILES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {}
 MANY_PARAMETERS: dict[str, str] = {
-    "data/text/identifiers.py:_canonical": "to be grouped in a dataclass",
     "models/engine/packing.py:packed_sdpa": "transformers' attention interface",
     "models/engine/prompt_trees.py:tree_sdpa": "transformers' attention interface",
-    "models/listwise/reranking.py:__init__": "keyword-only keys of the task",
-    "trainers/in_batch.py:backward": "to be grouped in a dataclass",
 }
 
 WRITTEN_BY_TESTS = {"mine.md"}
@@ -83,6 +89,11 @@ def test_files_are_short():
     sizes = {path: len((PACKAGE / path).read_text().splitlines()) for path in trees()}
     over = {path: size for path, size in sizes.items() if size > FILE_LINES}
     assert unlisted(over, LONG_FILES, FILE_LINES) == []
+
+
+def test_the_path_that_a_newcomer_reads_is_short():
+    sizes = {path: len((ROOT / path).read_text().splitlines()) for path in READING_PATH}
+    assert sum(sizes.values()) <= READING_LINES, sizes
 
 
 def test_functions_are_short():

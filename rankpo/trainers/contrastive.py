@@ -47,7 +47,5 @@ class ContrastiveTrainer(BasicTrainer):
         if not isinstance(update, in_batch.InBatchUpdate):
             super().backward(update, last)
             return
-        output, value = in_batch.backward(
-            self.loss, self.model, update, self.strategy.backward, self.no_sync, last=last
-        )
+        output, value = in_batch.backward(self.loss, self.model, update, self.strategy, last=last)
         self.record(output, value, update.denominators)

@@ -77,8 +77,7 @@ class PairedPreferenceTrainer(BasicTrainer):
             self.replay_loss,
             self.model,
             update.replayed,
-            self.strategy.backward,
-            self.no_sync,
+            self.strategy,
             scale=self.loss.replay_weight,
             last=False,
         )
