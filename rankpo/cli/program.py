@@ -145,7 +145,7 @@ def start(program: Callable[[], int]) -> NoReturn:
     """Runs a program as this process's only work, with its result as the exit code."""
     sys.excepthook = say_trace
     try:
-        ended: Any = program()
+        ended: object = program()
     except SystemExit as ending:
         ended = ending.code
     leave(ended)

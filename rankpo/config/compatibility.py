@@ -64,7 +64,7 @@ def incompatible(made: Mapping[str, Any], tree: Mapping[str, Any], overrides: Se
     return problems
 
 
-def _of_the_run(tree: Mapping[str, Any]) -> Iterator[str]:
+def _of_the_run(tree: Mapping[str, object]) -> Iterator[str]:
     if "search" in tree:
         yield "search=optuna chooses the jobs of a sweep; start it with: python launch.py -m search=optuna …"
     if tree["resume"] not in (None, "auto"):
@@ -111,7 +111,7 @@ def _unmet_needs(loss: Loss, model: ModelKind) -> Iterator[str]:
 
 
 def _of_the_reference(
-    tree: Mapping[str, Any], loss: Loss, model: ModelKind, settings: TrainerSettings
+    tree: Mapping[str, object], loss: Loss, model: ModelKind, settings: TrainerSettings
 ) -> Iterator[str]:
     """Reports unused reference scores, and reference scores from two sources."""
     asked = [key for key in STORED if tree[key]]

@@ -108,11 +108,11 @@ class RewardEvaluator(PreferenceEvaluator):
     def depends_on(self) -> tuple[object, ...]:
         return (self.metrics, self.paired, *self.compared.depends_on())
 
-    def values(self, model: Any, table: ExampleTable) -> dict[str, np.ndarray]:
+    def values(self, model: object, table: ExampleTable) -> dict[str, np.ndarray]:
         return self.compared.values(model, table)
 
     def further(
-        self, model: Any, table: ExampleTable, values: Mapping[str, np.ndarray], pairs: np.ndarray
+        self, model: object, table: ExampleTable, values: Mapping[str, np.ndarray], pairs: np.ndarray
     ) -> Mapping[str, float]:
         loss = self.compared.loss
         columns = {name: torch.from_numpy(of_slots[pairs]) for name, of_slots in values.items()}  # [P, 2] each

@@ -112,7 +112,7 @@ def as_data(value: object) -> Markup:
     return Markup(text)
 
 
-def number(value: Any) -> str:
+def number(value: object) -> str:
     """A number as it is read: four decimals, or three digits for the very large and small."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return str(value)

@@ -18,7 +18,7 @@ from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from rankpo.report.compare import Searcher
@@ -133,7 +133,7 @@ def _main(live: Live, query: dict[str, list[str]]) -> Answer:
 
 def _search(searcher: Searcher, query: dict[str, list[str]]) -> Answer:
     try:
-        found: Any = searcher(query.get("q", [""])[0])
+        found: object = searcher(query.get("q", [""])[0])
     except ValueError as error:
         body = json.dumps({"error": str(error)})
         return Answer(status=HTTPStatus.BAD_REQUEST, body=body, kind="application/json")

@@ -32,7 +32,7 @@ class MetricsLogger:
         run_dir: Path | None = None,
         *,
         main: bool = True,
-        tracker: Mapping[str, Any] | None = None,
+        tracker: Mapping[str, object] | None = None,
         config: Mapping[str, object] | None = None,
         stream: TextIO | None = None,
     ) -> None:

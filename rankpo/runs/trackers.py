@@ -109,7 +109,7 @@ def _tracking() -> ModuleType:
 class _Run:
     """Identity of a run in trackers: name, project, and the identifier that the tracker assigned."""
 
-    def __init__(self, settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, object], run_dir: Path, config: Mapping[str, object]) -> None:
         self.settings, self.run_dir, self.config = settings, run_dir, config
         self.project = str(settings.get("project") or "rankpo")
         self.name = str(settings.get("name") or default_name(run_dir, config))
@@ -203,7 +203,7 @@ def _flat(tree: object, prefix: str = "") -> dict[str, object]:
     """Flattens a config to {dotted key: value}, with lists as text."""
     if not isinstance(tree, Mapping):
         return {prefix: tree if isinstance(tree, bool | int | float | str) else str(tree)}
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, value in tree.items():
         found.update(_flat(value, f"{prefix}.{name}" if prefix else str(name)))
     return found

@@ -95,7 +95,7 @@ def config_hash(config: object) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(kept, sort_keys=True).encode())
 
 
-def write_job(folder: Path, values: Mapping[str, Any]) -> None:
+def write_job(folder: Path, values: Mapping[str, object]) -> None:
     """Writes a job's overrides, state (running, finished, pruned, failed), seconds and error."""
     write_json(folder / JOB_FILE, values)
 

@@ -190,7 +190,7 @@ class Started:
     def conclude(self) -> tuple[str, str | None]:
         """How it ended (finished, pruned, failed) and why, also noted in its folder."""
         code = self.process.returncode
-        more: dict[str, Any] = {"seconds": round(self.seconds, 1)}
+        more: dict[str, object] = {"seconds": round(self.seconds, 1)}
         if code == 0:  # This includes a stop that came too late.
             write_job(self.job.folder, {**self.noted, "state": "finished", **more})
             return "finished", None

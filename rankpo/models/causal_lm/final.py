@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformers import GenerationConfig
 
@@ -32,7 +32,7 @@ def final_tokenizer(inputs: CompletionInputs, kind: str) -> PreTrainedTokenizerB
     return tokenizer
 
 
-def final_settings(inputs: CompletionInputs, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def final_settings(inputs: CompletionInputs, tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
     """The settings as rankpo.json holds them, with the template of training where FINAL's tokenizer has another."""
     settings = inputs.settings.to_json()
     differs = tokenizer.chat_template != inputs.chat.template

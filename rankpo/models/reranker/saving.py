@@ -82,11 +82,11 @@ class RerankerFolder(FolderFormat[RerankerModel]):
     def tokenizer(self, model: RerankerModel) -> PreTrainedTokenizerBase:
         return pair_tokenizer(model.inputs)
 
-    def settings(self, model: RerankerModel) -> Mapping[str, Any]:
+    def settings(self, model: RerankerModel) -> Mapping[str, object]:
         settings = replace(model.settings, head="decoder") if self.one_label else model.settings
         return settings.to_json()
 
-    def record(self, model: RerankerModel) -> Mapping[str, Any]:
+    def record(self, model: RerankerModel) -> Mapping[str, object]:
         layout = model.inputs.layout
         parts = {"before": layout.before, "between": layout.between, "after": layout.after}
         return {"layout": parts, "answers": model.answers}
