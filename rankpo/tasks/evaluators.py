@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
     from rankpo.evaluation.base import Evaluator
     from rankpo.losses.base import Loss
-    from rankpo.models.kind import ModelKind
+    from rankpo.models.kind import AnyKind
 
 
 def make_evaluators(
@@ -24,7 +24,7 @@ def make_evaluators(
 
 
 def evaluators_of(
-    kind: ModelKind,
+    kind: AnyKind,
     loss: Loss,
     experiment: Experiment,
     metrics: Sequence[str],

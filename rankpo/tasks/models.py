@@ -21,18 +21,18 @@ from rankpo.tasks.seeds import seed_everything
 if TYPE_CHECKING:
     from rankpo.losses.base import Loss
     from rankpo.models.base import RankingModel
-    from rankpo.models.kind import ModelKind
+    from rankpo.models.kind import AnyKind
 
 Say = Callable[[str], None]
 NONE: frozenset[str] = frozenset()
 
 
-def build_model(kind: ModelKind, explicit: Collection[str], say: Say, needs: frozenset[str] = NONE) -> RankingModel:
+def build_model(kind: AnyKind, explicit: Collection[str], say: Say, needs: frozenset[str] = NONE) -> RankingModel:
     """The model on the CPU. explicit: keys of the command line. needs: what a loss needs of it, such as a critic."""
     return kind.build(kind.open_inputs(say, explicit), say, needs=needs)
 
 
-def trained_kind(chosen: ModelKind, needs: frozenset[str]) -> ModelKind:
+def trained_kind(chosen: AnyKind, needs: frozenset[str]) -> AnyKind:
     """The kind of the trained model: loss=bradley-terry makes a reward model of a causal language model.
 
     needs: the loss's.
@@ -42,7 +42,7 @@ def trained_kind(chosen: ModelKind, needs: frozenset[str]) -> ModelKind:
     return RewardKind(**{item.name: getattr(chosen, item.name) for item in fields(chosen)})
 
 
-def plain(kind: ModelKind, folder: str | None) -> ModelKind:
+def plain(kind: AnyKind, folder: str | None) -> AnyKind:
     """The same kind without adapters, from a folder or, for None, from name_or_path."""
     if folder is None:
         return replace(kind, load_from=None, use_peft=False)
@@ -53,7 +53,7 @@ def plain(kind: ModelKind, folder: str | None) -> ModelKind:
 class ModelOfRun:
     """The model with which a run was started. kind: with the head of its loss. seed: of random weights and new heads."""
 
-    kind: ModelKind
+    kind: AnyKind
     loss: Loss
     seed: int
 
@@ -64,7 +64,7 @@ class ModelOfRun:
             raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])
         config = read_json(folder / "config.json")
         loss: Loss = build(config["loss"], f"{folder}/config.json: loss")
-        chosen: ModelKind = build(config["model"], f"{folder}/config.json: model")
+        chosen: AnyKind = build(config["model"], f"{folder}/config.json: model")
         kind = trained_kind(chosen, loss.needs)
         return cls(kind=kind, loss=loss.fitted(kind.logps), seed=int(config["seed"]))
 
