@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -40,6 +40,9 @@ class RankPOLoss(RankPOKeys):
     """
 
     on_pairs: ClassVar[bool] = True
+
+    def without_replay(self) -> RankPOLoss:
+        return replace(self, replay_weight=0.0)
 
     @property
     def needs(self) -> frozenset[str]:

@@ -8,7 +8,7 @@ from rankpo.losses.rankpo import RankPOLoss
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
-from rankpo.trainers.update import AnyUpdate, Update
+from rankpo.trainers.update import Prepared, Update
 from rankpo.types import Batch, LossOutput
 
 
@@ -49,7 +49,7 @@ class PairedPreferenceTrainer(BasicTrainer):
             self.replay_loss = replay_loss
             in_batch.check_loader(replay_loss, self.replay, "replay_dataloader")
 
-    def prepare(self, step: int) -> AnyUpdate:
+    def prepare(self, step: int) -> Prepared:
         pairs = super().prepare(step)
         if self.replay is None:
             return pairs
@@ -69,7 +69,7 @@ class PairedPreferenceTrainer(BasicTrainer):
         scores, priors = self.policy.score_parts(self.model(batch.sequences), batch)
         return loss(scores, batch.labels, priors=priors)
 
-    def backward(self, update: AnyUpdate, last: bool = True) -> None:
+    def backward(self, update: Prepared, last: bool = True) -> None:
         if not isinstance(update, ReplayedUpdate):
             super().backward(update, last)
             return

@@ -24,7 +24,7 @@ from rankpo.models.causal_lm.model import CausalLanguageModel
 from rankpo.models.engine.token_logps import TokenRequest, TokenValues
 from rankpo.runs import processes
 from rankpo.trainers.basic import BasicTrainer
-from rankpo.trainers.update import AnyUpdate, MicroBatch, Update
+from rankpo.trainers.update import MicroBatch, Prepared, Update
 from rankpo.types import Batch, LossOutput
 
 
@@ -59,12 +59,13 @@ class TokenPolicyTrainer(BasicTrainer):
 
     loss: TokenPolicyLoss
     main_term = "policy"
+    has_held_out_loss = False  # It is the gain over the weights that an update began with.
 
     @property
     def num_passes(self) -> int:
         return self.loss.num_passes
 
-    def begin(self, update: AnyUpdate) -> Update:
+    def begin(self, update: Prepared) -> Update:
         assert isinstance(update, Update)
         items = [self._remember(item) for item in update.micro_batches]
         return replace(update, micro_batches=items)
@@ -128,7 +129,7 @@ class PPOTrainer(TokenPolicyTrainer):
 
     loss: PPOLoss
 
-    def begin(self, update: AnyUpdate) -> Update:
+    def begin(self, update: Prepared) -> Update:
         update = super().begin(update)
         moments = torch.zeros(3, dtype=torch.float64, device=self.policy.device)  # count, sum, sum of squares
         for item in update.micro_batches:
@@ -184,7 +185,7 @@ class GRPOTrainer(TokenPolicyTrainer):
 
     loss: GRPOLoss
 
-    def begin(self, update: AnyUpdate) -> Update:
+    def begin(self, update: Prepared) -> Update:
         assert isinstance(update, Update)
         return super().begin(update) if self.acts_on_tokens else update
 

@@ -13,7 +13,7 @@ from rankpo.data.loaders.unpaired_preference import UnpairedPreferenceDataLoader
 from rankpo.losses.kto import BALANCED, KTOLoss, reference_point
 from rankpo.runs import processes
 from rankpo.trainers.basic import BasicTrainer
-from rankpo.trainers.update import AnyUpdate, MicroBatch, Update
+from rankpo.trainers.update import MicroBatch, Prepared, Update
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class UnpairedPreferenceTrainer(BasicTrainer):
             )
         return pairs
 
-    def prepare(self, step: int) -> AnyUpdate:
+    def prepare(self, step: int) -> Prepared:
         update = super().prepare(step)
         if not self.loss.needs_reference_point:
             return update
@@ -74,7 +74,7 @@ class UnpairedPreferenceTrainer(BasicTrainer):
         pairs = self._mismatched(step, self.loader.groups(step))
         return UnpairedUpdate(**vars(update), mismatched=self.micro_batches(pairs))
 
-    def begin(self, update: AnyUpdate) -> AnyUpdate:
+    def begin(self, update: Prepared) -> Prepared:
         if isinstance(update, UnpairedUpdate):
             ratios = torch.zeros(2, dtype=torch.float64, device=self.policy.device)  # sum and count
             for item in update.mismatched:

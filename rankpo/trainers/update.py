@@ -9,10 +9,10 @@ from typing import Generic, Protocol, TypeVar
 
 from rankpo.types import Batch
 
-Prepared = TypeVar("Prepared")
+Made = TypeVar("Made")
 
 
-class AnyUpdate(Protocol):
+class Prepared(Protocol):
     """What an update of any trainer tells the loop: queries over all ranks, this rank's tokens, and ids of examples."""
 
     @property
@@ -59,19 +59,19 @@ class NonFiniteError(RuntimeError):
         )
 
 
-class Ahead(Generic[Prepared]):
+class Ahead(Generic[Made]):
     """Prepares the next update in a thread while this one runs.
 
     The result of `make` must depend on the step alone, because the time of the call varies.
     """
 
-    def __init__(self, make: Callable[[int], Prepared], last: int) -> None:
+    def __init__(self, make: Callable[[int], Made], last: int) -> None:
         self.make = make
         self.last = last
         self.pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
-        self.waiting: tuple[int, Future[Prepared]] | None = None
+        self.waiting: tuple[int, Future[Made]] | None = None
 
-    def get(self, step: int) -> Prepared:
+    def get(self, step: int) -> Made:
         ready = self.waiting
         value = ready[1].result() if ready is not None and ready[0] == step else self.make(step)
         self.waiting = (step + 1, self.pool.submit(self.make, step + 1)) if step + 1 < self.last else None
