@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rankpo.models.engine.body import body_of
+from rankpo.models.engine.body import body_of, summary
 from rankpo.models.engine.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
 from rankpo.models.inputs import Inputs
 from rankpo.models.settings import Settings
@@ -186,6 +186,10 @@ class RankingModel(nn.Module):
         base = self.base
         if body_of(base) is base:
             freeze_pooler(base)
+
+    def summary(self, origin: str, attention: str) -> str:
+        """One line about the model. origin: of its weights. attention: its implementation."""
+        return summary(origin, self, f"{'packed' if self.packed else 'padded'} {attention}")
 
     def compile_body(self) -> None:
         """Compiles the body with torch.compile, for sequences of any length."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, cast
 
 from rankpo.errors import ConfigError, LoadingError, unknown
 from rankpo.models.adapters import LoraSettings
+from rankpo.models.frozen import WeightForm
 from rankpo.models.saved import Stated, own_statement
 from rankpo.models.settings import Settings
 
@@ -52,8 +53,8 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
 
     name_or_path: a hub id or a folder. load_from: a run's FINAL folder, which wins over name_or_path. random: a
     configuration of random weights, instead of both. layout: padded, packed, or auto, which is packed if the model
-    supports it. chunk_tokens: tokens of one call of the backbone; None chooses by device. peft: keys of
-    `LoraSettings`.
+    supports it. chunk_tokens: tokens of one call of the backbone; None chooses by device. dtype, quantization: of the
+    weights under adapters, see `frozen`. peft: keys of `LoraSettings`.
     """
 
     kind: ClassVar[str]
@@ -71,6 +72,8 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
     layout: str = "auto"
     chunk_tokens: int | None = None
     compile: bool = False
+    dtype: str = "auto"
+    quantization: str | None = None
     trust_remote_code: bool = False
     use_peft: bool = False
     peft: Mapping[str, object] = field(default_factory=dict)
@@ -87,7 +90,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
             raise ValueError(f"chunk_tokens must be >= 1 or null, got {self.chunk_tokens}")
         if not isinstance(self.trust_remote_code, bool):
             raise ValueError(f"trust_remote_code must be true or false, got {self.trust_remote_code!r}")
-        _ = self.lora, self.settings
+        _ = self.lora, self.settings, self.weight_form
 
     @property
     def lora(self) -> LoraSettings:
@@ -98,6 +101,11 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
                 ours = f"lora_{name}" if f"lora_{name}" in known else ""
                 raise ValueError(unknown("peft", str(name), known, f"; here it is peft.{ours}" if ours else ""))
         return LoraSettings(**dict(self.peft))  # type: ignore[arg-type]  # It checks the types of its values.
+
+    @property
+    def weight_form(self) -> WeightForm:
+        """The type and quantisation of the weights. Raises ValueError for what does not go together."""
+        return WeightForm(self.dtype, self.quantization, self.use_peft, self.is_random)
 
     @property
     def settings(self) -> SettingsT_co:
@@ -186,7 +194,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         explicit: keys of the command line, which win over those of a `load_from` folder. Raises LoadingError
         for settings that the tokenizer does not support.
         """
-        from rankpo.models import loading, random_weights
+        from rankpo.models import loading, random_weights, tokenizers
 
         stated = None
         if self.is_random:
@@ -197,7 +205,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
             stated = self._statement(Path(source.folder))
             tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
             if stated is not None and stated.lower_case:
-                loading.lower_case(tokenizer)
+                tokenizers.lower_case(tokenizer)
         try:
             # Keys of the command line may contradict those of the folder.
             settings = self.settings if stated is None else self._with_stated(stated, explicit, say)
@@ -250,7 +258,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         if self.compile:
             model.compile_body()
         self.finish(model, needs, say)
-        say(self.summary(model))
+        say(model.summary(self.origin, self.attn_implementation))
         return model
 
     def save(self, folder: Path, model: ModelT_co, description: Mapping[str, object]) -> float:  # type: ignore[misc]
@@ -263,7 +271,8 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         return save(folder, model, self.folder_format(), {**description, **of_a_user})
 
     def backbone(self, family: Family | None = None, say: Say | None = None) -> PreTrainedModel:
-        """Loads the weights in float32 on the CPU with the head of a transformers family; None: without a head.
+        """Loads the weights with the head of a transformers family; None: without a head. On the CPU in float32, unless
+        dtype or quantization asks for less.
 
         say: takes a line about an unused head of the checkpoint.
         """
@@ -274,6 +283,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         return loading.load_backbone(
             self.source(),
             attn_implementation=self.attn_implementation,
+            form=self.weight_form,
             trust_remote_code=self.trust_remote_code,
             family=family,
             say=say,
@@ -284,14 +294,6 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         from rankpo.models.adapting import add_adapters
 
         return add_adapters(backbone, self.lora, task_type, modules_to_save)
-
-    def summary(self, model: RankingModel) -> str:
-        """One line about a built model: origin, sizes, layout."""
-        return (
-            f"{self.origin}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
-            f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
-            f"{'packed' if model.packed else 'padded'} {self.attn_implementation}"
-        )
 
 
 AnyKind: TypeAlias = "ModelKind[Settings, Inputs, RankingModel]"

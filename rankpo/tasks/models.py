@@ -45,8 +45,8 @@ def trained_kind(chosen: AnyKind, needs: frozenset[str]) -> AnyKind:
 def plain(kind: AnyKind, folder: str | None) -> AnyKind:
     """The same kind without adapters, from a folder or, for None, from name_or_path."""
     if folder is None:
-        return replace(kind, load_from=None, use_peft=False)
-    return replace(kind, load_from=folder, random=None, use_peft=False)
+        return replace(kind, load_from=None, use_peft=False, quantization=None)
+    return replace(kind, load_from=folder, random=None, use_peft=False, quantization=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,8 @@ class ModelOfRun:
             for name, node in config.get("objectives", {}).items()
         ]
         needs = frozenset[str]().union(*(item.needs for item in [loss, *own]))
-        kind = trained_kind(chosen, needs)
+        # FINAL and exports hold adapters merged into float32 weights, also where training held those rounded.
+        kind = replace(trained_kind(chosen, needs), dtype="float32", quantization=None)
         return cls(kind=kind, loss=loss.fitted(kind.logps), seed=int(config["seed"]), needs=needs)
 
     def start(self, say: Say) -> RankingModel:
