@@ -18,13 +18,20 @@ from rankpo.losses.matryoshka import matryoshka
 from rankpo.losses.reduction import denominators, total
 from rankpo.runs import processes
 from rankpo.runs.signals import noticed
+from rankpo.trainers import regularisation
 from rankpo.trainers.parts import Parts
+from rankpo.trainers.regularisation import Regularisation
 from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Prepared, Update
 from rankpo.types import Batch, LossOutput
 
 
 class BasicTrainer(Parts):
-    """train() → train_step(update) → backward(micro_batch) → compute_loss(batch)."""
+    """train() → train_step(update) → backward(micro_batch) → compute_loss(batch).
+
+    regularisation: of the current update, for models with sparse vectors.
+    """
+
+    regularisation: Regularisation | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,6 +72,12 @@ class BasicTrainer(Parts):
 
     def begin(self, update: Prepared) -> Prepared:
         """Adds the quantities over all ranks and micro-batches that the first backward pass of the update needs."""
+        sparsity = self.policy.sparsity
+        if sparsity is None or not isinstance(update, Update):
+            return update
+        self.regularisation, update = regularisation.of_update(
+            sparsity, self.regularisation_factor, self.model, self.policy, update
+        )
         return update
 
     has_held_out_loss = True  # Whether the loss has a value on data that the update does not train on.
@@ -106,7 +119,8 @@ class BasicTrainer(Parts):
         def loss_of(output: Tensor) -> LossOutput:
             return self.loss(self.policy.score(output, batch), batch.labels, reference, **self.loss_arguments())
 
-        return matryoshka(loss_of, rows, self.loss.matryoshka)
+        output = matryoshka(loss_of, rows, self.loss.matryoshka)
+        return output if self.regularisation is None else self.regularisation.added(output, rows.float(), batch)
 
     def loss_arguments(self) -> Mapping[str, object]:
         """Returns the loss's keyword arguments that all micro-batches of an update share."""
@@ -147,20 +161,11 @@ class BasicTrainer(Parts):
         for _ in range(self.num_passes):
             self._optimize(update)
         self.next_loss_state(update.num_queries)
+        self._check_sparsity()
         self.state.step += 1
         self.state.tokens += update.num_tokens
         self.state.queries += update.num_queries
         self.logger.tick(self.state.step, update.num_tokens, time.perf_counter() - started)
-
-    def loss_state_of(self, name: str) -> dict[str, float]:
-        """Returns the numbers that the loss of the dataset `name` carries now."""
-        return self.state.loss_state
-
-    def next_loss_state(self, num_queries: int) -> None:
-        """Advances the numbers that the loss carries from update to update, if it carries any."""
-        if self.state.loss_state:
-            means = self.observed.result(processes.sum_over_ranks)
-            self.state.loss_state = self.loss.next_state(self.state.loss_state, means, num_queries)
 
     def _optimize(self, update: Prepared) -> None:
         """Runs one pass over the update: gradient, clipping, optimizer step."""

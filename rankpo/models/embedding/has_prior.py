@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rankpo.data.batch import select
 from rankpo.models.embedding.prior import Prior, make_prior, read_prior
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.pooling import pool
-from rankpo.models.vectors import GivesVectors
+from rankpo.models.vectors import ENCODE_TOKENS, GivesVectors, by_tokens
 from rankpo.types import Batch, Sequences, Vectors
+
+if TYPE_CHECKING:
+    from rankpo.data.table import ExampleTable
 
 
 class HasPrior(GivesVectors):
@@ -62,10 +70,11 @@ class HasPrior(GivesVectors):
     def pooled_width(self) -> int:
         """The size of what `pooled` gives for a text."""
         further = 0 if self.prior is None else self.prior.weight.numel()
-        return self._own_width + further
+        return self.own_width + further
 
     @property
-    def _own_width(self) -> int:
+    def own_width(self) -> int:
+        """The size of a text's pooled states without those of the prior's layers."""
         return self.width * len(self.settings.pooling.split("+"))
 
     def _backbone(self, **arguments: object) -> Tensor:
@@ -83,19 +92,19 @@ class HasPrior(GivesVectors):
         ways = (pool(last, lengths, self.settings.pooling, skipped), pool(others, lengths, "mean", skipped))
         return torch.cat(ways, dim=1)
 
-    def with_prior(self, pooled: Tensor, finished: Callable[[Tensor], Tensor], sequences: Sequences) -> Tensor:
-        """[N, D] vectors of the pooled states, with a last dimension for the prior: 1 for queries, λ·t for passages.
+    @abstractmethod
+    def parts(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """[N, topic_dim] vectors without the prior, and the prior's features [N, K·H]; [N, 0] without a prior."""
 
-        finished: makes vectors of what is pooled without the prior's layers.
-        """
-        vectors = finished(pooled[:, : self._own_width])
+    def with_prior(self, vectors: Tensor, features: Tensor, sequences: Sequences) -> Tensor:
+        """[N, D] the vectors with a last dimension for the prior, if there is one: 1 for queries, λ·t for passages."""
         if self.prior is None:
             return vectors
         if sequences.prefixes is None:
             raise ValueError("a model with a prior needs the roles of its sequences: make them with its own inputs")
         queries = sequences.prefixes[:, 0].to(vectors.device).bool()
         with torch.autocast(vectors.device.type, enabled=False):
-            values = self.prior(pooled[:, self._own_width :].float()) * self.settings.prior_weight
+            values = self.prior(features.float()) * self.settings.prior_weight
         return torch.cat([vectors, torch.where(queries, 1.0, values)[:, None]], dim=1)
 
     def topic_similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
@@ -115,3 +124,32 @@ class HasPrior(GivesVectors):
 
     def learning_rates(self) -> dict[str, float]:
         return {} if self.prior is None or self.prior_lr is None else {"prior.weight": self.prior_lr}
+
+    @torch.no_grad()
+    def frozen_parts(self, table: ExampleTable, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """`parts` of passages of a table, on the CPU, in evaluation mode. rows: [n] of the table."""
+        keys = [self.inputs.key(row, "candidate") for row in rows.tolist()]
+        sequences = self.inputs.sequences(table, keys)
+        order = torch.argsort(sequences.lengths, descending=True, stable=True)
+        vectors, features = [], []
+        with self.evaluating():
+            for block in by_tokens(order, sequences.lengths, ENCODE_TOKENS):
+                of_block = self.parts(select(sequences, block.numpy()))
+                vectors.append(of_block[0].float().cpu())
+                features.append(of_block[1].float().cpu())
+        back = torch.argsort(order)
+        return torch.cat(vectors)[back], torch.cat(features)[back]
+
+    def set_prior(self, weights: Tensor, weight: float) -> None:
+        """Replaces the prior's weights and λ. weights: [K, H], or as many in one row. Raises ValueError without a prior."""
+        if self.prior is None:
+            raise ValueError("the model has no prior; set model.prior_layers")
+        with torch.no_grad():
+            self.prior.weight.copy_(weights.to(self.prior.weight).view_as(self.prior.weight))
+        self.settings = self.inputs.settings = replace(self.settings, prior_weight=weight)
+
+    def replace_prior(self, prior: Prior | None, weight: float = 1.0) -> None:
+        """Gives the model a copy of another prior, or none. weight: λ."""
+        self.prior = None if prior is None else copy.deepcopy(prior).to(self.device)
+        layers = () if prior is None else prior.layers
+        self.settings = self.inputs.settings = replace(self.settings, prior_layers=layers, prior_weight=weight)

@@ -53,6 +53,11 @@ class EmbeddingModel(HasPrior):
         read_weights(self.layers, folders)
 
     def forward(self, sequences: Sequences) -> Tensor:
+        vectors, features = self.parts(sequences)
+        return self.with_prior(vectors, features, sequences)
+
+    def parts(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """[N, topic_dim] vectors without the prior, and the prior's features [N, K·H]; [N, 0] without a prior."""
         rows, pooled = [], []
         for chunk, hidden, lengths in self.hidden_states(sequences):
             rows.append(chunk)
@@ -61,7 +66,7 @@ class EmbeddingModel(HasPrior):
         vectors = in_order(pooled, rows, len(sequences), self.device)
         if vectors is None:  # All sequences are empty.
             vectors = torch.zeros(len(sequences), self.pooled_width, device=self.device)
-        return self.with_prior(vectors, self._finished, sequences)
+        return self._finished(vectors[:, : self.own_width]), vectors[:, self.own_width :]
 
     def _finished(self, vectors: Tensor) -> Tensor:
         """[N, D] embeddings of pooled vectors: through the layers, cut and normalised."""
