@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rankpo.errors import ConfigError
 from rankpo.models.engine.body import body_of, summary
-from rankpo.models.engine.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
+from rankpo.models.engine.packing import packed_arguments, position_offset, switch_to_packed
+from rankpo.models.hub import push
 from rankpo.models.inputs import Inputs
 from rankpo.models.settings import Settings
 from rankpo.types import Batch, Labels, Prompt, Sequences
@@ -26,6 +31,15 @@ if TYPE_CHECKING:
     from rankpo.losses.sparsity import Sparsity
 
 CPU_CHUNK_TOKENS = 4096  # The working set fits the caches; LOG.md, 2026-11-21, has the measurements.
+
+
+class Writer(Protocol):
+    """What writes a model as a folder: its `ModelKind`."""
+
+    @property
+    def origin(self) -> str: ...
+
+    def save(self, folder: Path, model: Any, description: Mapping[str, object]) -> float: ...
 
 
 class RankingModel(nn.Module):
@@ -47,6 +61,8 @@ class RankingModel(nn.Module):
     inputs: Inputs
     settings: Settings
     tokenizer: PreTrainedTokenizerBase
+    writer: Writer  # The kind that built the model.
+    description: Mapping[str, object] = MappingProxyType({})  # How it was trained, for its card.
 
     @property
     def vocabulary(self) -> int:
@@ -62,7 +78,7 @@ class RankingModel(nn.Module):
             raise ValueError(f"model.layout must be one of auto, packed, padded, got {layout!r}")
         self.chunk_tokens = chunk_tokens
         inner = body_of(backbone)
-        self.packed = layout != "padded" and _switch_to_packed(inner)
+        self.packed = layout != "padded" and switch_to_packed(inner)
         if layout == "packed" and not self.packed:
             raise ValueError(
                 f"model.layout=packed: {type(backbone).__name__} cannot be packed; set model.layout=padded"
@@ -182,6 +198,26 @@ class RankingModel(nn.Module):
         """Returns the weights that affect an output, by name, as a saved folder restores them."""
         return dict(self.state_dict())
 
+    def save(self, folder: str | Path) -> Path:
+        """Writes a folder that rankpo, transformers and sentence-transformers load, and returns it.
+
+        Raises ExportError where the folder, loaded again, gives other outputs, and ConfigError for a place in use.
+        """
+        place = Path(folder)
+        if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+            raise ConfigError([f"{place} exists already; choose another folder"])
+        self.writer.save(place, self, self.description)
+        return place
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = True, revision: str | None = None, endpoint: str | None = None
+    ) -> str:
+        """Uploads the model and its card as a repository of a model hub, and returns its address; see `hub.push`."""
+        with TemporaryDirectory() as temporary:
+            return push(
+                self.save(Path(temporary) / "model"), repo_id, private=private, revision=revision, endpoint=endpoint
+            )
+
     @property
     def has_adapters(self) -> bool:
         return hasattr(self.backbone, "peft_config")
@@ -233,17 +269,6 @@ def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor], count: int, device
         return values[torch.argsort(places).to(device)]
     full = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device=device)
     return full.index_copy(0, places.to(device), values)
-
-
-def _switch_to_packed(backbone: PreTrainedModel) -> bool:
-    """Enables packed attention if the architecture supports it, and returns whether it does."""
-    asked = backbone.config._attn_implementation
-    if asked == "sdpa":
-        backbone.config._attn_implementation = PACKED_SDPA
-    if can_pack(backbone, asked):
-        return True
-    backbone.config._attn_implementation = asked
-    return False
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, cast
 
 from rankpo.errors import ConfigError, LoadingError, unknown
 from rankpo.models.adapters import LoraSettings
-from rankpo.models.frozen import WeightForm
+from rankpo.models.frozen import WeightForm, keep_layout
 from rankpo.models.saved import Stated, own_statement
 from rankpo.models.settings import Settings
 
@@ -33,8 +33,7 @@ LAYOUTS = ("auto", "packed", "padded")
 GIVES = ("vectors", "token_logps", "lists", "pairs", "rewards", "text")
 Say = Callable[[str], None]
 
-# The classes of a kind. They are covariant, so that a kind of its own inputs and model is an `AnyKind`; its methods
-# are called with the objects that it made itself.
+# Covariant, so that each kind is an `AnyKind`; its methods are called with the objects that it made itself.
 SettingsT_co = TypeVar("SettingsT_co", bound=Settings, covariant=True)
 InputsT_co = TypeVar("InputsT_co", bound="Inputs", covariant=True)
 ModelT_co = TypeVar("ModelT_co", bound="RankingModel", covariant=True)
@@ -244,6 +243,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         Raises LoadingError where weights cannot be found, read or used.
         """
         backbone = self.load(inputs, say)
+        keep_layout(backbone)
         inputs.check_vocabulary(backbone, self.origin)
         try:
             model = self.wrap(backbone, inputs)
@@ -258,6 +258,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         if self.compile:
             model.compile_body()
         self.finish(model, needs, say)
+        model.writer = self
         say(model.summary(self.origin, self.attn_implementation))
         return model
 
