@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +46,7 @@ class Encoding:
     dim: int
     dtype: str
     shard_size: int
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     format: int = FORMAT_VERSION
     form: str = "dense"
 
