@@ -12,6 +12,7 @@ from benchmarks import (
     preference_step,
     search,
     short_texts,
+    sparse,
     startup,
 )
 from benchmarks.report import load, parse, publish
@@ -26,6 +27,7 @@ BENCHMARKS = (
     encode,
     search,
     planning,
+    sparse,
     startup,
 )
 

@@ -118,5 +118,8 @@ def _lengths(prepared: Any) -> list[int]:
 
 def _gflop(model: EmbeddingModel | RerankerModel, lengths: Sequence[int]) -> float:
     settings: Any = model.settings
-    causal = settings.pooling == "last" if model.kind == "embedding" else settings.head != "encoder"
+    if model.kind == "sparse":
+        causal = False
+    else:
+        causal = settings.pooling == "last" if model.kind == "embedding" else settings.head != "encoder"
     return training_gflop(model.base, lengths, causal)

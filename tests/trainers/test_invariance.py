@@ -119,6 +119,7 @@ IN_CI = {
     "replay": (),
     "bco": (),
     "lambdarank": CORPUS,
+    "m3": CORPUS,
     "sparse": CORPUS,
     "sparse, static queries": CORPUS,
     "sparse, pairs": (),
