@@ -1,13 +1,14 @@
-"""Embeddings of a corpus on disk: memory-mapped shards of fixed size, written by several processes, resumable."""
+"""Vectors of a corpus on disk: memory-mapped shards of fixed size, written by several processes, resumable."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from rankpo.retrieval.shards import (
     Encoding,
     EncodingError,
     ids_path,
+    read_counts,
     read_meta,
     save_shard,
     shard_fault,
@@ -28,9 +30,10 @@ from rankpo.retrieval.shards import (
     write_meta,
 )
 from rankpo.runs import processes
+from rankpo.types import Vectors
 
 if TYPE_CHECKING:
-    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.vectors import GivesVectors
 
 SHARD_SIZE = 16384  # texts; small enough that several processes share a corpus of a few shards
 
@@ -54,11 +57,13 @@ class TextList:
         yield from zip(self.ids, self.values, strict=True)
 
 
-class Embeddings:
-    """A complete folder: [rows, D] vectors in shards, opened as memory maps, and the ids of the rows."""
+class Stored(ABC):
+    """A complete folder of encoded texts: shards, opened as memory maps, and the ids of the texts."""
+
+    ragged: ClassVar[bool]  # Whether a text may have several rows.
 
     def __init__(self, folder: Path) -> None:
-        """Raises EncodingError for a folder that is none, or is not complete."""
+        """Raises EncodingError for a folder that is none, is not complete, or is of another form."""
         self.folder = folder
         saved = read_meta(folder)
         if saved is None:
@@ -66,9 +71,40 @@ class Embeddings:
         self.encoding, complete = saved
         if not complete:
             raise EncodingError(f"{folder} is not complete; run the same task=encode again to continue it")
+        if self.encoding.ragged != self.ragged:
+            found, wanted = ("several vectors", "one") if self.encoding.ragged else ("one vector", "several")
+            raise EncodingError(f"{folder} holds {found} for a text, and {wanted} would be needed here")
 
     def __len__(self) -> int:
         return self.encoding.num_rows
+
+    @abstractmethod
+    def vectors(self, numbers: np.ndarray) -> Vectors:
+        """The vectors of texts, float32, in that order."""
+
+    def _shard(self, shard: int) -> np.ndarray:
+        """[rows, D]. Raises EncodingError for files that are not as they were written."""
+        path = shard_path(self.folder, shard)
+        if fault := shard_fault(self.folder, self.encoding, shard):
+            raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
+        # copy on write: torch wants a writable array, and the file stays as it is
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+
+    def ids(self) -> list[str]:
+        """Of all texts. Raises EncodingError for files that are not as they were written."""
+        found: list[str] = []
+        for shard in range(self.encoding.num_shards):
+            path = ids_path(self.folder, shard)
+            if fault := shard_fault(self.folder, self.encoding, shard):
+                raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
+            found.extend(path.read_bytes().decode("utf-8").split("\n")[:-1])
+        return found
+
+
+class Embeddings(Stored):
+    """One vector for a text: [rows, D] in shards."""
+
+    ragged: ClassVar[bool] = False
 
     def blocks(self, limit: int | None = None) -> Iterator[Tensor]:
         """[c, D] shard by shard, of the first `limit` rows; a block is read from disk when it is used."""
@@ -79,14 +115,6 @@ class Embeddings:
             yield torch.from_numpy(self._shard(shard)[:left])
             left -= self.encoding.rows_of(shard)
 
-    def _shard(self, shard: int) -> np.ndarray:
-        """[rows, D]. Raises EncodingError for files that are not as they were written."""
-        path = shard_path(self.folder, shard)
-        if fault := shard_fault(self.folder, self.encoding, shard):
-            raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
-        # copy on write: torch wants a writable array, and the file stays as it is
-        return np.load(path, mmap_mode="c", allow_pickle=False)
-
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """[len(numbers), D] float32, in that order."""
         output = np.empty((len(numbers), self.encoding.dim), dtype=np.float32)
@@ -96,21 +124,58 @@ class Embeddings:
             output[places] = self._shard(int(shard))[numbers[places] % self.encoding.shard_size]
         return output
 
-    def ids(self) -> list[str]:
-        """Of all rows. Raises EncodingError for files that are not as they were written."""
-        found: list[str] = []
+    def vectors(self, numbers: np.ndarray) -> Vectors:
+        return Vectors(torch.from_numpy(self.rows(numbers)), torch.ones(len(numbers), dtype=torch.int64))
+
+
+class RaggedEmbeddings(Stored):
+    """Several rows for a text, one text after another: token vectors, or the entries of sparse vectors."""
+
+    ragged: ClassVar[bool] = True
+
+    def blocks(self, limit: int | None = None) -> Iterator[Vectors]:
+        """The vectors shard by shard, of the first `limit` texts; a block is read from disk when it is used."""
+        left = len(self) if limit is None else limit
         for shard in range(self.encoding.num_shards):
-            path = ids_path(self.folder, shard)
-            if fault := shard_fault(self.folder, self.encoding, shard):
-                raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
-            found.extend(path.read_bytes().decode("utf-8").split("\n")[:-1])
-        return found
+            if left <= 0:
+                return
+            counts = torch.from_numpy(read_counts(self.folder, shard)[:left]).long()
+            yield Vectors(torch.from_numpy(self._shard(shard)[: int(counts.sum())]), counts)
+            left -= self.encoding.rows_of(shard)
+
+    def vectors(self, numbers: np.ndarray) -> Vectors:
+        parts: dict[int, torch.Tensor] = {}
+        shards = numbers // self.encoding.shard_size
+        for shard in np.unique(shards).tolist():
+            counts = read_counts(self.folder, shard).astype(np.int64)
+            ends = counts.cumsum()
+            rows = self._shard(shard)
+            for place in np.flatnonzero(shards == shard).tolist():
+                text = int(numbers[place]) % self.encoding.shard_size
+                parts[place] = torch.from_numpy(rows[ends[text] - counts[text] : ends[text]]).float()
+        found = [parts[place] for place in range(len(numbers))]
+        empty = torch.zeros(0, self.encoding.dim)
+        sizes = torch.tensor([len(part) for part in found], dtype=torch.int64)
+        return Vectors(torch.cat(found) if found else empty, sizes)
+
+
+def open_stored(folder: Path) -> Stored:
+    """The folder in the form in which it was written. Raises EncodingError as `Stored` does."""
+    saved = read_meta(folder)
+    return RaggedEmbeddings(folder) if saved is not None and saved[0].ragged else Embeddings(folder)
 
 
 def describe_encoding(
-    model: EmbeddingModel, source: Texts, role: str, shard_size: int = SHARD_SIZE, dtype: str = "float32"
+    model: GivesVectors,
+    source: Texts,
+    role: str,
+    shard_size: int = SHARD_SIZE,
+    dtype: str = "float32",
+    pool_factor: float = 1.0,
 ) -> Encoding:
-    """Reads every text once. Raises EncodingError for an id that a line cannot hold."""
+    """Reads every text once. pool_factor: of `GivesVectors.pooled`. Raises EncodingError for an id that a line cannot
+    hold.
+    """
     from rankpo.models.reference import fingerprint_weights
 
     settings = model.settings
@@ -129,14 +194,16 @@ def describe_encoding(
         texts=digest.hexdigest(),
         role=role,
         num_rows=count,
-        dim=model.dim,
+        dim=model.stored_dim,
         dtype=dtype,
         shard_size=shard_size,
         settings=settings.to_json(),
+        ragged=model.ragged,
+        pool_factor=pool_factor,
     )
 
 
-def encode_texts(folder: Path, encoding: Encoding, model: EmbeddingModel, source: Texts, say: Say) -> Embeddings:
+def encode_texts(folder: Path, encoding: Encoding, model: GivesVectors, source: Texts, say: Say) -> Stored:
     """Writes the shards that are missing; each is one process's work, and there whole or not at all.
 
     What a shard holds does not depend on the number of processes. Raises EncodingError where the folder holds
@@ -167,12 +234,12 @@ def encode_texts(folder: Path, encoding: Encoding, model: EmbeddingModel, source
     if processes.rank() == 0:
         write_meta(folder, encoding, complete=True)
     processes.barrier()
-    return Embeddings(folder)
+    return open_stored(folder)
 
 
 def cached_embeddings(
-    cache_dir: str | Path, model: EmbeddingModel, source: Texts, role: str, say: Say, shard_size: int = SHARD_SIZE
-) -> Embeddings:
+    cache_dir: str | Path, model: GivesVectors, source: Texts, role: str, say: Say, shard_size: int = SHARD_SIZE
+) -> Stored:
     """Embeddings under `cache_dir`, which later runs with the same model, texts, prompt and length find again."""
     encoding = describe_encoding(model, source, role, shard_size)
     folder = Path(cache_dir) / "embeddings" / encoding.key
@@ -206,15 +273,19 @@ def _enter(folder: Path, encoding: Encoding) -> None:
 
 
 def _write_shard(
-    folder: Path, shard: int, part: Sequence[tuple[str, str]], model: EmbeddingModel, encoding: Encoding
+    folder: Path, shard: int, part: Sequence[tuple[str, str]], model: GivesVectors, encoding: Encoding
 ) -> None:
     if len(part) != encoding.rows_of(shard):
         raise EncodingError(f"the texts changed while they were read: shard {shard} has {len(part)} of them now")
-    vectors = model.encode([text for _, text in part], encoding.role)
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    vectors = model.encode_stored([text for _, text in part], encoding.role)
+    if encoding.pool_factor > 1:
+        vectors = model.pooled(vectors, encoding.pool_factor)
+    rows, counts = vectors.rows.numpy(), vectors.counts.numpy()
+    bad = np.unique(np.repeat(np.arange(len(part)), counts)[~np.isfinite(rows).all(axis=1)])
     if len(bad):
         raise EncodingError(f"the embedding of {part[bad[0]][0]} is not finite; {len(bad)} of its shard are not")
-    save_shard(folder, shard, [identity for identity, _ in part], vectors, encoding.dtype)
+    ids = [identity for identity, _ in part]
+    save_shard(folder, shard, ids, rows, encoding.dtype, counts if encoding.ragged else None)
 
 
 def write_folder(folder: Path, encoding: Encoding, vectors: Callable[[int], np.ndarray]) -> Embeddings:

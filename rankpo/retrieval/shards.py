@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 META, FORMAT_VERSION = "meta.json", 1
 LOCKS = (".lock", ".lock.holder", ".lock.soft")
-WRITTEN = ("shard-*.npy", "shard-*.ids.txt", "shard-*.sums.json", "faiss-*.index", "meta.json")
+WRITTEN = ("shard-*.npy", "shard-*.counts.npy", "shard-*.ids.txt", "shard-*.sums.json", "faiss-*.index", "meta.json")
 DTYPES = {"float32": np.float32, "float16": np.float16}
 HEADER_BYTES = 128  # of a .npy file with two axes
 
@@ -36,7 +36,8 @@ class Encoding:
     """What a folder of embeddings is: two with equal fields hold the same vectors.
 
     model: fingerprint of the weights. inputs: of tokenizer, prompt, length, pooling and precision. texts: of ids and texts.
-    role: "query" or "passage". settings: the model's, for people and for `task=search`.
+    role: "query" or "passage". settings: the model's, for people and for `task=search`. ragged: whether a text has several
+    rows, whose numbers stand in a file of counts. pool_factor: by how much token vectors were pooled, 1 for not at all.
     """
 
     model: str
@@ -49,6 +50,8 @@ class Encoding:
     shard_size: int
     settings: Mapping[str, Any]
     format: int = FORMAT_VERSION
+    ragged: bool = False
+    pool_factor: float = 1.0
 
     @property
     def key(self) -> str:
@@ -76,15 +79,27 @@ def remove_embeddings(folder: Path) -> None:
             path.unlink()
 
 
-def save_shard(folder: Path, shard: int, ids: Sequence[str], vectors: np.ndarray, dtype: str) -> None:
+def save_shard(
+    folder: Path, shard: int, ids: Sequence[str], vectors: np.ndarray, dtype: str, counts: np.ndarray | None = None
+) -> None:
+    """Writes the files of a shard. vectors: [rows, D]. counts: [texts] rows of each text, None for one each."""
     with replacing(ids_path(folder, shard)) as temporary:
         temporary.write_bytes("".join(f"{identity}\n" for identity in ids).encode())
+    if counts is not None:
+        _save_array(counts_path(folder, shard), counts.astype(np.int32))
     # The vectors come last: where they stand, the shard is done.
     with replacing(shard_path(folder, shard)) as temporary:
         with temporary.open("wb") as file:
             np.save(file, vectors.astype(DTYPES[dtype]), allow_pickle=False)
         sums = {"rows": len(ids), "ids": checksum(ids_path(folder, shard)), "vectors": checksum(temporary)}
+        if counts is not None:
+            sums["counts"] = checksum(counts_path(folder, shard))
         write_json(_sums_path(folder, shard), sums)
+
+
+def _save_array(path: Path, values: np.ndarray) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, values, allow_pickle=False)
 
 
 _sound: dict[Path, tuple[tuple[int, int], ...]] = {}  # sizes and times of the shards that this process has read through
@@ -96,14 +111,20 @@ def shard_fault(folder: Path, encoding: Encoding, shard: int) -> str | None:
     Shards of earlier versions have no checksums; of those the sizes and the number of ids are compared.
     """
     vectors, ids = shard_path(folder, shard), ids_path(folder, shard)
-    for path in (vectors, ids):
+    files = {"vectors": vectors, "ids": ids, **({"counts": counts_path(folder, shard)} if encoding.ragged else {})}
+    for path in files.values():
         if not path.is_file():
             return f"{path.name} is missing"
-    stamp = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in (vectors, ids))
+    stamp = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in files.values())
     if _sound.get(vectors) == stamp:
         return None
     rows = encoding.rows_of(shard)
-    size = HEADER_BYTES + rows * encoding.dim * np.dtype(DTYPES[encoding.dtype]).itemsize
+    of_vectors = rows
+    if encoding.ragged:
+        if stamp[2][0] != (size := HEADER_BYTES + rows * np.dtype(np.int32).itemsize):
+            return f"{files['counts'].name} has {stamp[2][0]} bytes instead of {size}"
+        of_vectors = int(read_counts(folder, shard).sum())
+    size = HEADER_BYTES + of_vectors * encoding.dim * np.dtype(DTYPES[encoding.dtype]).itemsize
     if stamp[0][0] != size:
         return f"it has {stamp[0][0]} bytes instead of {size}"
     if (count := ids.read_bytes().count(b"\n")) != rows:
@@ -114,7 +135,7 @@ def shard_fault(folder: Path, encoding: Encoding, shard: int) -> str | None:
         sums = {}
     except StorageError:
         return f"{_sums_path(folder, shard).name} is damaged"
-    for path, name in ((vectors, "vectors"), (ids, "ids")):
+    for name, path in files.items():
         if sums and sums.get(name) != checksum(path):
             return f"{path.name} has another content than was written"
     _sound[vectors] = stamp
@@ -127,6 +148,16 @@ def _sums_path(folder: Path, shard: int) -> Path:
 
 def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05d}.npy"
+
+
+def counts_path(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.counts.npy"
+
+
+def read_counts(folder: Path, shard: int) -> np.ndarray:
+    """[texts] int32 rows of each text of a ragged shard."""
+    counts: np.ndarray = np.load(counts_path(folder, shard), allow_pickle=False)
+    return counts
 
 
 def ids_path(folder: Path, shard: int) -> Path:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import open_source
 from rankpo.retrieval.embeddings import describe_encoding, encode_texts
 from rankpo.retrieval.shards import remove_embeddings
@@ -27,12 +28,16 @@ def run(task: Encode, experiment: Experiment) -> dict[str, object]:
             f"warning: the id {blank!r} has white space: task=search writes run.trec, a TREC file, which cannot hold it"
         )
     model = vector_model(experiment, session)
+    if task.pool_factor > 1 and not model.pools:
+        raise ConfigError(
+            [f"task.pool_factor={task.pool_factor:g} pools token vectors, and kind={model.kind} has none"]
+        )
     folder = Path(task.output)
     with session.claimed(folder):
         if logger.main and experiment.overwrite:
             remove_embeddings(folder)
         started = time.monotonic()
-        encoding = describe_encoding(model, source, task.role, task.shard_size, task.dtype)
+        encoding = describe_encoding(model, source, task.role, task.shard_size, task.dtype, task.pool_factor)
         embeddings = encode_texts(folder, encoding, model, source, logger.say)
     row = {
         "embeddings": str(folder),
