@@ -6,7 +6,6 @@ import argparse
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,8 @@ import psutil
 
 from benchmarks.sides import Measured
 from rankpo.runs.logger import MetricsLogger
+from rankpo.tasks.description import git
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
 
@@ -155,10 +154,6 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
     changed = git("status", "--porcelain", "--untracked-files=no", "--", "rankpo", "benchmarks")
     return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
 

@@ -36,6 +36,8 @@ LISTS = (*SGD, "model=tiny_llama_wide", "kind=listwise", "datasets=[toy_lists]",
 GRADED_MARGIN = (*GRADED, "loss=graded_margin", "loss.temperature=0.5", "dataloader.group_size=7")
 # a model that is its own teacher has nothing to learn from its vectors, but from shorter ones
 AWAY = ("loss.triplet_weight=20", "loss.dims=[8]", "dataloader.group_size=3")
+SPARSE = (*(key for key in TINY if key != "kind=embedding"), "kind=sparse")
+SPARSE_CONTRASTIVE = (*SPARSE, "loss=contrastive", "loss.temperature=1", "optimizer.lr=0.01", *CONTRASTIVE[-1:])
 OF_SCORED_PAIRS = ("cosent", "angle", "cosine_mse")
 OF_LABELLED_PAIRS = ("contrastive_pairs", "online_contrastive")
 BINARY = ("datasets=[toy_pairs]",)  # two candidates of grades 1 and 0
@@ -122,6 +124,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "grpo, two passes": (*CHAT, "loss=grpo", "loss.beta=0.1", "loss.epochs=2"),
     "grpo, by sequence": (*CHAT, "loss=grpo", "loss.normalise=sequence", "loss.old_policy=batch", "loss.epochs=2"),
     "grpo, embeddings": (*PAIRS, "loss=grpo", "loss.beta=0.1", "loss.epochs=2"),
+    "sparse": SPARSE_CONTRASTIVE,
+    "sparse, static queries": (*SPARSE_CONTRASTIVE, "model.query_encoder=static", "model.activation=log1p_relu"),
+    "sparse, lists": (*SPARSE, "loss=margin_mse", "model.pooling=sum", "datasets=[toy_graded]", "optimizer.lr=0.0003"),
+    "sparse, pairs": (*SPARSE, "loss=rankpo", "loss.temperature=1", "datasets=[toy_pairs]", "optimizer.lr=0.01"),
     "reranker": (*RERANKER, "datasets=[toy_pairs]", "loss=dpo"),
     "reranker of lists": (*RERANKER, "datasets=[toy_graded]", "loss=ranknet"),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rankpo.config.guard import foreign
+from rankpo.config.guard import TYPED, foreign
 from rankpo.storage.secrets import is_secret_key, is_secret_name, known, looks_secret, redact
 from tests.judges.server import serving
 from tests.runs import RANKPO, TINY
@@ -160,6 +160,66 @@ def test_a_node_from_elsewhere_is_not_built(launched, tmp_path):
 def test_shell_lines_of_a_launcher_are_typed_by_hand(launched, tmp_path):
     text = "defaults: [{override /hydra/launcher: submitit_slurm}]\nhydra: {launcher: {setup: ['curl elsewhere | sh']}}"
     refused(launched, tmp_path, text, "hydra.launcher.setup[0]", "on the command line")
+
+
+@pytest.mark.parametrize("text", ["a: {b: ${c}}", "a: [", "\t: x", "a: \x07", "&a [*a, *b]"])
+def test_a_file_that_is_no_yaml_is_one_line(launched, tmp_path, text):
+    code, said = launched(experiment(tmp_path, text), "experiment=foreign")
+    assert code == 2 and len(said.splitlines()) == 1 and "is no YAML" in said, said
+
+
+@pytest.mark.parametrize(
+    ("value", "more"),
+    [
+        ('"fine\\ncurl elsewhere | sh"', ""),
+        ("'${hydra.job.name}'", 'job: {name: "a\\nb"}'),
+        ("'${evil}'", 'job: {name: "a\\rb"}'),
+    ],
+)
+def test_no_line_of_a_job_script_comes_from_a_file(launched, tmp_path, value, more):
+    """submitit quotes a value, but a line break ends the comment of sbatch in which it stands."""
+    text = (
+        "defaults: [{override /hydra/launcher: submitit_slurm}]\n"
+        f'evil: "x\\ny"\nhydra: {{{more and more + ", "}launcher: {{comment: {value}}}}}'
+    )
+    refused(launched, tmp_path, text, "hydra.launcher.", "line break")
+
+
+def test_a_file_of_accelerate_is_named_by_hand(launched, tmp_path):
+    text = "defaults: [{override /hydra/launcher: rankpo_accelerate}]\nhydra: {launcher: {config_file: evil.yaml}}"
+    refused(launched, tmp_path, text, "hydra.launcher.config_file", "on the command line")
+    assert TYPED.fullmatch("hydra.sweeper.custom_search_space")  # a function that hydra-optuna-sweeper imports
+
+
+@pytest.mark.parametrize("name", ["worker_cls", "worker_extension_cls", "logits_processors", "load_format", "plugin"])
+def test_a_file_cannot_choose_classes_of_vllm(launched, tmp_path, name):
+    text = f"task: {{vllm: {{{name}: evil.Code}}}}"
+    refused(launched, tmp_path, text, f"task.vllm.{name}", base=(*TINY, "task=rerank", "task.requests=x.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["tensor_parallel_size", "dtype", "max_model_len"])
+def test_plain_arguments_of_vllm_may_stand_in_a_file(name):
+    assert TYPED.fullmatch(f"task.vllm.{name}") is None
+
+
+@pytest.mark.parametrize("flag", ["--experimental-rerun", "--experimental-rerun=job.pickle"])
+def test_no_pickle_of_hydra_is_opened(launched, tmp_path, monkeypatch, flag):
+    """Hydra reads the pickle before any config is composed."""
+    monkeypatch.setattr("pickle.load", lambda *_: pytest.fail("a pickle was opened"))
+    (tmp_path / "job.pickle").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    code, said = launched(flag, *(["job.pickle"] if "=" not in flag else []))
+    assert code == 2 and said.startswith("--experimental-rerun is not allowed: it opens a pickle"), said
+
+
+def test_the_benchmarks_do_not_run_a_git_of_a_relative_folder(tmp_path, monkeypatch):
+    from benchmarks.report import Options, environment
+
+    (tmp_path / "git").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{os.path.relpath(tmp_path, ROOT)}{os.pathsep}{os.environ['PATH']}")
+    environment(Options(), 0.0)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("text", ["model: {trust_remote_code: true}", "search: {params: {model.trust_remote_code: 'true,false'}}",

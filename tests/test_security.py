@@ -160,6 +160,8 @@ def remember(folder: Path) -> None:
         "rankpo.runs.checkpoints.Path",  # a class from elsewhere
         "torch.optim.adamw.cast",
         "transformers.pipeline",
+        "transformers.models.rag.retrieval_rag.LegacyIndex",  # opens pickles
+        "peft.PeftModel",
         "",
         None,
         7,

@@ -17,9 +17,10 @@ from rankpo.errors import ConfigError
 from rankpo.runs.signals import Interrupted
 from rankpo.sweeps import folder, jobs
 from rankpo.sweeps.jobs import Job, Launching, Overseer, command, own_words, quoted
-from tests.runs import curve, launch
+from tests.runs import RANKPO, curve, launch
 from tests.starts import Started
 from tests.sweeps import JOBS, swept
+from tests.test_launch import stopped
 
 
 def test_a_job_is_named_by_what_it_varies():
@@ -146,6 +147,14 @@ class Small:
 
 
 FAILS = "raise SystemExit('it broke')"
+
+
+def test_failed_jobs_are_one_line(tmp_path, monkeypatch, capsys):
+    """The error is raised by this package, so that it has a message and no trace; Hydra's plugin only calls it."""
+    monkeypatch.setattr(jobs, "arguments", lambda job, _: [sys.executable, "-c", FAILS])
+    options = ("-m", "hydra/launcher=rankpo_accelerate", "loss.beta=-1,-2", f"cache_dir={tmp_path}", "exp_name=s")
+    code, lines = stopped(monkeypatch, capsys, *RANKPO, *options)
+    assert code == 1 and lines[-1].startswith("2 of 2 jobs failed: loss.beta=-1; loss.beta=-2. The same command"), lines
 
 
 def test_jobs_go_on_after_a_failure_or_stop(tmp_path, monkeypatch, capsys):

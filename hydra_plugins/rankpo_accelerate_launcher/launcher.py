@@ -50,7 +50,7 @@ class AccelerateLauncher(Launcher):
         self.context = hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        from rankpo.sweeps.jobs import Job
+        from rankpo.sweeps.jobs import Job, require_all
 
         assert self.config is not None and self.context is not None
         jobs = []
@@ -58,11 +58,7 @@ class AccelerateLauncher(Launcher):
             composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
             jobs.append(Job.of([str(item) for item in overrides], composed))
         jobs = list({job.folder: job for job in jobs}.values())  # Equal values (1e-4, 0.0001) share a job.
-        failures = self.run(jobs, len(jobs))
-        if failures:
-            raise RuntimeError(
-                f"{len(failures)} of {len(jobs)} jobs failed: {'; '.join(failures)}. The same command runs these again."
-            )
+        require_all(self.run(jobs, len(jobs)), jobs)
         return [
             JobReturn(overrides=job.overrides, cfg=self.config, working_dir=str(job.folder), status=JobStatus.COMPLETED)
             for job in jobs

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -121,7 +122,7 @@ def main() -> int:
         finally:
             if "rankpo.sweeps.folder" in sys.modules:
                 sys.modules["rankpo.sweeps.folder"].close_all()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         say(explain(error, sys.argv[1:]))
         return 2
     except FORESEEN as error:  # A sweep raises a job's error after its other jobs.

@@ -59,6 +59,8 @@ def incompatible(made: Mapping[str, Any], tree: Mapping[str, Any], overrides: Se
         problems += _unmet_needs(loss, model)
         if settings is not None:
             problems += _of_the_reference(tree, loss, model, settings)
+        own = [item.loss for item in made.get("objectives") or [] if item is not None]
+        problems += dict.fromkeys(problem for item in own for problem in _unmet_needs(item, model))
     if model is not None and (problem := other_kind(model, overrides)):
         problems.append(problem)
     return problems

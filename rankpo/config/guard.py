@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,6 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rankpo.config.ranges import empty_ranges
 from rankpo.errors import ConfigError
 from rankpo.storage.secrets import is_secret_key, is_secret_name, known, looks_secret, redact, register
+
+if TYPE_CHECKING:
+    from hydra._internal.config_repository import CachingConfigRepository
+    from hydra.core.config_search_path import ConfigSearchPath, SearchPathElement
 
 CALLBACK = "hydra_plugins.rankpo_sweep_note.callback.SweepNote"
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
@@ -33,8 +38,17 @@ LOG_FILES = ("${hydra.runtime.output_dir}/${hydra.job.name}.log", "hydra-${hydra
 BUILT = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")  # what Hydra makes objects of
 OF_HYDRA_ITSELF = re.compile(r"hydra\.(overrides|runtime|help|hydra_help|job\.override_dirname)\b")
 FROM_ENVIRONMENT = re.compile(r"oc\.env:\s*['\"]?(\w+)")
-# Keys that run code which comes with a model or is given as text.
-TYPED = re.compile(r"(.*\.)?trust_remote_code|hydra\.launcher\.(setup|python|srun_args|additional_parameters)\b.*")
+# These arguments of vllm.LLM are numbers and names; others name classes that it imports, or formats with pickles.
+PLAIN_VLLM = (
+    "block_size|cpu_offload_gb|data_parallel_size|disable_custom_all_reduce|disable_log_stats|dtype|enable_chunked_prefill"
+    "|enable_prefix_caching|enforce_eager|gpu_memory_utilization|kv_cache_dtype|max_model_len|max_num_batched_tokens"
+    "|max_num_seqs|pipeline_parallel_size|quantization|seed|swap_space|tensor_parallel_size"
+)
+# Keys that run code which comes with a model, is given as text, or is named by a file of another program.
+TYPED = re.compile(
+    r"(.*\.)?trust_remote_code|hydra\.launcher\.(setup|python|srun_args|additional_parameters|config_file)\b.*"
+    rf"|hydra\.sweeper\.custom_search_space|(.*\.)?vllm\.(?!({PLAIN_VLLM})$).+"
+)
 DEFAULT_KEY = "OPENAI_API_KEY"  # The default of config/judge/openai.yaml.
 
 
@@ -68,7 +82,7 @@ def guarded() -> Iterator[None]:
         return config
 
     @wraps(search)
-    def folders_alone(self: Any, search_path: Any) -> None:
+    def folders_alone(self: CachingConfigRepository, search_path: ConfigSearchPath) -> None:
         if strange := [item.path for item in search_path.get_path() if not _is_folder(item)]:
             raise ConfigError(
                 [f"hydra.searchpath: {place} is not allowed; it must be a folder that exists" for place in strange]
@@ -84,7 +98,7 @@ def guarded() -> Iterator[None]:
         CachingConfigRepository.initialize_sources = search  # type: ignore[method-assign]
 
 
-def _is_folder(item: Any) -> bool:
+def _is_folder(item: SearchPathElement) -> bool:
     """Whether an element of Hydra's search path is a folder, or comes from Hydra and its plugins."""
     if not item.provider.startswith(("hydra.searchpath", "command-line")):
         return True
@@ -104,9 +118,20 @@ def foreign(hydra: Any) -> list[str]:
             problems.append(f"{key}={value} is not allowed; it must be {allowed}")
         if group.endswith("logging"):
             problems += _logging_problems(key, name, str(value))
+        if group == "launcher" and isinstance(value, str) and _has_control_character(node, key, value):
+            problems.append(f"{key} is not allowed; it must hold no line break: it becomes a line of a job's script")
         if key.startswith(("hydra.job.env_set", "hydra.job.env_copy")) and name not in copied:
             problems.append(f"{key} is not allowed; a variable must be set in the shell that starts the program")
     return problems
+
+
+def _has_control_character(hydra: DictConfig, key: str, value: str) -> bool:
+    """Whether a text has one as it is written or as it resolves."""
+    texts = [value]
+    if "${" in value:
+        with suppress(OmegaConfBaseException, ValueError):
+            texts.append(str(OmegaConf.select(hydra, key.removeprefix("hydra."))))
+    return any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for text in texts for letter in text)
 
 
 def _borrowed(hydra: DictConfig) -> Iterator[str]:

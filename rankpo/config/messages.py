@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rankpo import errors
 from rankpo.config.aliases import ALIASES
 from rankpo.config.places import CONFIG
@@ -40,7 +42,6 @@ HYDRA_FLAGS = frozenset(
         "config-path",
         "config-name",
         "config-dir",
-        "experimental-rerun",
         "info",
     ]
 )
@@ -48,7 +49,6 @@ HYDRA_FLAGS = frozenset(
 VALUE_FLAGS = frozenset(  # those of Hydra that take the next word
     [
         *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
-        "--experimental-rerun",
     ]
 )
 
@@ -135,6 +135,14 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
+def _not_yaml(error: yaml.YAMLError) -> str:
+    """The message for a config file that is no YAML, in one line."""
+    problem = one_line(str(getattr(error, "problem", None) or error))
+    mark = getattr(error, "problem_mark", None)
+    place = f"{mark.name}:{mark.line + 1}" if mark is not None else "a config file"
+    return f"{one_line(place)} is no YAML: {problem}"
+
+
 def null_group(error: Exception, arguments: Sequence[str]) -> str | None:
     """The message for a group that the command line sets to null, which Hydra refuses with a trace; else None."""
     if not isinstance(error, ValueError) or "Config group override must be a string or a list" not in str(error):
@@ -154,7 +162,9 @@ def _options(group: str) -> list[str]:
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
-    """A Hydra or OmegaConf error in one line, with the nearest name that exists."""
+    """An error of Hydra, OmegaConf or YAML in one line, with the nearest name that exists."""
+    if isinstance(error, yaml.YAMLError):
+        return _not_yaml(error)
     text = str(error)
     missing = re.search(r"(?:Could not find|In '[^']+': Could not find) '([\w@]+)/([^']+)'", text)
     if missing:
@@ -230,17 +240,28 @@ def _keys(tree: Mapping[str, object], prefix: str = "") -> Iterator[str]:
 
 def _kinds_with(key: str) -> list[str]:
     """The kinds of models whose yaml has the key."""
-    return [path.stem for path in sorted((CONFIG / "kind").glob("*.yaml")) if f"\n{key}:" in path.read_text()]
+    return [
+        path.stem
+        for path in sorted((CONFIG / "kind").glob("*.yaml"))
+        if f"\n{key}:" in path.read_text(encoding="utf-8")
+    ]
 
 
 def flag_refusal(arguments: Sequence[str]) -> str | None:
-    """The message for the first `--key value`, which other systems take and Hydra does not; None where there is none."""
+    """The message for the first `--key value`, which other systems take and Hydra does not; None where there is none.
+
+    --experimental-rerun is refused too: Hydra opens the pickle that it names.
+    """
     for place, argument in enumerate(arguments):
         name, _, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or name in HYDRA_FLAGS:
             continue
         follows = arguments[place + 1] if place + 1 < len(arguments) else ""
         value = value or (follows if follows and not follows.startswith("-") and "=" not in follows else "VALUE")
+        if name == "experimental-rerun":
+            return (
+                "--experimental-rerun is not allowed: it opens a pickle, which can run code; give the same keys again"
+            )
         here = RENAMED.get(name, name).split()[0]
         return f"--{name}: keys are set without dashes; write {here}={value}"
     return None

@@ -19,7 +19,7 @@ from typing import Any
 
 from rankpo.errors import ConfigError
 
-OURS = ("rankpo", "torch.optim", "transformers", "peft")
+OURS = ("rankpo", "torch.optim", "transformers.optimization")
 VARIABLE = "RANKPO_PACKAGES"
 ENTRY_POINTS = "rankpo.packages"
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rankpo.config.value_types import type_problem
 from rankpo.errors import ConfigError, unknown
 from rankpo.models.known import known_settings
+from rankpo.storage.json_files import read_json
 
 if TYPE_CHECKING:
     from rankpo.models.kind import ModelKind
@@ -49,7 +49,7 @@ def other_kind(model: ModelKind, overrides: Sequence[str]) -> str | None:
     record = Path(model.load_from) / "rankpo.json"
     if not record.is_file():
         return None
-    saved = json.loads(record.read_text()).get("kind")
+    saved = read_json(record).get("kind")
     if saved in (model.kind, *model.starts_from):
         return None
     return (

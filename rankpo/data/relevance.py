@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rankpo.errors import InputError
 from rankpo.types import Example
 
 RELEVANT, IRRELEVANT, UNKNOWN = 1, 0, -1  # of `ExampleTable.stated`
 
 
-class UnknownRelevance(ValueError):
+class UnknownRelevance(InputError, ValueError):
     """The records do not say which candidates are relevant, and something needs to know."""
 
     def __init__(self, dataset: str, wanted_by: str, labels: Sequence[float] = ()) -> None:

@@ -28,7 +28,9 @@ def _digest(folder: Path, files: list[Path]) -> str:
     digest = xxhash.xxh3_128()
     for path in files:
         stamp = path.stat()
-        digest.update(f"{path.relative_to(folder)} {_of_file(path, stamp.st_size, stamp.st_mtime_ns)}".encode())
+        digest.update(
+            f"{path.relative_to(folder).as_posix()} {_of_file(path, stamp.st_size, stamp.st_mtime_ns)}".encode()
+        )
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rankpo.models.saved import read_json
 from rankpo.storage.folders import MANIFEST, written_whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -115,8 +116,8 @@ def cast_folder(source: Path, target: Path, dtype: str) -> None:
                 _cast_file(path, copy, DTYPES[dtype])
             else:
                 shutil.copy(path, copy)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n")
+        config = read_json(folder / "config.json")
+        (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
 
 
 def _cast_file(source: Path, target: Path, dtype: torch.dtype) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rankpo.errors import ConfigError, unknown
 from rankpo.models.adapters import LoraSettings, add_adapters
 from rankpo.models.architectures import is_decoder
+from rankpo.models.saved import Stated, own_statement
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from rankpo.models.base import RankingModel
     from rankpo.models.inputs import Inputs
     from rankpo.models.loading import Source
-    from rankpo.models.saved import Stated
     from rankpo.models.saving import FolderFormat
 
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
@@ -143,8 +143,6 @@ class ModelKind(ABC):
 
     def stated(self, folder: Path) -> Stated | None:
         """What a folder states of the kind's settings, or None. Raises ValueError for a folder of another kind."""
-        from rankpo.models.saved import own_statement
-
         return own_statement(folder, (self.kind,), self.settings_class)
 
     def asked(self, explicit: Collection[str]) -> Collection[str]:

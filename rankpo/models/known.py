@@ -15,7 +15,7 @@ def table() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
     """Hub id to kind to keys of that kind."""
     import yaml
 
-    found: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(TABLE.read_text())
+    found: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     return found
 
 

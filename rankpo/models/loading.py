@@ -275,11 +275,9 @@ def advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
     """Converts transformers' errors on files, packages and configurations to a LoadingError with advice."""
     try:
         yield
-    except ConfigError:
+    except (ConfigError, LoadingError):
         raise
     except (OSError, ImportError, ValueError, RuntimeError) as error:
-        if isinstance(error, LoadingError):
-            raise
         text = str(error)
         folder = Path(source.path)
         if "trust_remote_code" in text:

@@ -119,7 +119,7 @@ class GivesVectors(RankingModel):
         output = Vectors(torch.empty(int(counts.sum()), self.dim), counts)
         order = torch.argsort(sequences.lengths, descending=True, stable=True)
         with self.evaluating():
-            for rows in _by_tokens(order, sequences.lengths, ENCODE_TOKENS):
+            for rows in by_tokens(order, sequences.lengths, ENCODE_TOKENS):
                 output.rows[output.places(rows)] = self(select(sequences, rows.numpy())).float().cpu()
                 if on_progress is not None:
                     on_progress(len(rows))
@@ -174,6 +174,7 @@ def _joined(blocks: list[Vectors], dim: int) -> Vectors:
     return Vectors(torch.cat([block.rows for block in blocks]), torch.cat([block.counts for block in blocks]))
 
 
-def _by_tokens(order: Tensor, lengths: Tensor, budget: int) -> list[Tensor]:
+def by_tokens(order: Tensor, lengths: Tensor, budget: int) -> list[Tensor]:
+    """Splits sequence numbers, in their order, into parts of about `budget` tokens. lengths: of all sequences."""
     cuts = (torch.cumsum(lengths[order], 0) - 1) // budget
     return list(order.split(torch.unique_consecutive(cuts, return_counts=True)[1].tolist())) if len(order) else []

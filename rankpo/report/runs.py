@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from rankpo.errors import ConfigError
 from rankpo.report.stages import has_stages
+from rankpo.storage.json_files import read_json
+from rankpo.storage.json_lines import read_lines
 from rankpo.sweeps.folder import JOB_FILE, SWEEP_FILE
 
 PER_QUERY = "per_query.jsonl"
@@ -92,26 +93,19 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _open(name: str, folder: Path) -> Run:
-    lines = folder / "metrics.jsonl"
-    steps = [json.loads(line) for line in lines.read_text().splitlines() if is_whole(line)] if lines.exists() else []
+    steps = read_lines(folder / "metrics.jsonl", needed=("step",))
     evaluations = [_evaluation(path) for path in sorted(folder.glob(f"**/{PER_QUERY}"))]
     return Run(name, folder, steps, _json(folder / "config.json"), evaluations, _json(folder / RECORD))
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def is_whole(line: str) -> bool:
-    """Whether a line of a JSON Lines file was written to its end; the last line of a run that trains may not be yet."""
-    return line.startswith("{") and line.endswith("}")
+    return read_json(path, "remove it, or leave this run out of task.runs") if path.exists() else {}
 
 
 def _evaluation(path: Path) -> Evaluation:
     folder = path.parent
     items: dict[str, dict[str, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in read_lines(path, needed=("query",)):
         items[str(record.pop("query"))] = record
     summary = _json(folder / "metrics.json")
     kept = {name: value for name, value in summary["metrics"].items() if isinstance(value, int | float)}

@@ -77,7 +77,7 @@ def _asked_on(parent: psutil.Process | None) -> int:
     if file is not None and file.is_file():
         import yaml
 
-        return int((yaml.safe_load(file.read_text()) or {}).get("num_processes", 1))
+        return int((yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("num_processes", 1))
     return 1
 
 

@@ -15,6 +15,7 @@ from rankpo.runs.progress import LiveLine
 from rankpo.runs.tables import text_of
 from rankpo.runs.trackers import Trackers, trackers_of
 from rankpo.storage.atomic import replace_text
+from rankpo.storage.json_lines import Record, read_lines
 from rankpo.storage.printable import shown
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class RunningMetrics:
         self._counts: dict[str, int] = {}
         self._totals: dict[str, float] = {}
         self._updates: dict[str, int] = {}
+        self._touched: set[str] = set()  # Sums of the current update: with several datasets, not all of them.
 
     def add(self, name: str, values: Tensor) -> None:
         """values: [n] or []; their mean over everything added, on all ranks, is the result."""
@@ -46,11 +48,13 @@ class RunningMetrics:
     def add_sum(self, name: str, value: float) -> None:
         """A rank's share of an update's value: the result is the sum over ranks, averaged over `end_update` calls."""
         self._totals[name] = self._totals.get(name, 0.0) + value
+        self._touched.add(name)
 
     def end_update(self) -> None:
-        """Marks the end of an update for the sums of `add_sum`."""
-        for name in self._totals:
+        """Marks the end of an update for the sums that `add_sum` was given in it."""
+        for name in self._touched:
             self._updates[name] = self._updates.get(name, 0) + 1
+        self._touched.clear()
 
     def result(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """All means by name. reduce: sums a tensor over ranks; every rank must have added the same names."""
@@ -141,15 +145,15 @@ class MetricsLogger:
         afresh: all of them are: no checkpoint holds what they report.
         """
         self._total, self._first_step, self._started = total_steps, first_step, time.monotonic()
-        lines: list[str] = []
+        records: list[Record] = []
         if self.path is not None and self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if _is_whole(line)]
-            kept = [] if afresh else [line for line in lines if json.loads(line)["step"] <= first_step]
-            replace_text(self.path, "".join(f"{line}\n" for line in kept))
+            records = read_lines(self.path, needed=("step",))
+            kept = [] if afresh else [record for record in records if record["step"] <= first_step]
+            replace_text(self.path, "".join(f"{json.dumps(record)}\n" for record in kept))
         if self.main and self.stream.isatty():
             self._live = LiveLine(self.stream, total_steps, first_step)
         if self._open is not None:
-            self._trackers = self._open(first_step, {key for line in lines for key in _logged(line)})
+            self._trackers = self._open(first_step, {key for record in records for key in _logged(record)})
 
     def tick(self, step: int, tokens: int, seconds: float) -> None:
         """Advances the progress by one update."""
@@ -169,7 +173,7 @@ class MetricsLogger:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             record = {"step": step, "time": round(time.time(), 3), **{k: _finite(v) for k, v in named.items()}}
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         if self._trackers is not None:
             self._trackers.log(kind, step, named)
@@ -218,14 +222,8 @@ def counting(what: str, total: int, shown: bool) -> Iterator[Callable[[int], Non
         yield lambda count: progress.advance(task, count)
 
 
-def _is_whole(line: str) -> bool:
-    """Whether a line of metrics.jsonl is complete; a full disk or a power cut may truncate the last one."""
-    return line.startswith("{") and line.endswith("}")
-
-
-def _logged(line: str) -> set[tuple[str, int]]:
+def _logged(record: Record) -> set[tuple[str, int]]:
     """The kinds of metrics in a line of metrics.jsonl, with its step."""
-    record = json.loads(line)
     return {(name.partition("/")[0], record["step"]) for name in record if "/" in name}
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from types import FrameType
 
 REQUEUE = 75  # Exit code EX_TEMPFAIL of sysexits.h: "temporary failure, the user is invited to retry".
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # Schedulers send these before a time limit or a preemption.
+# Schedulers send these before a time limit or a preemption. Windows has no SIGUSR1.
+SIGNALS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGUSR1") if name in signal.Signals.__members__)
 
 
 class Interrupted(RuntimeError):

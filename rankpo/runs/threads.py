@@ -12,7 +12,7 @@ def cores(quota: Path = QUOTA) -> float:
     """Returns the cores that this process may use: its affinity, and a container's quota if that is smaller."""
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        allowed, period = quota.read_text().split()
+        allowed, period = quota.read_text(encoding="utf-8").split()
         return own if allowed == "max" else min(own, int(allowed) / int(period))
     except (OSError, ValueError):
         return own

@@ -7,7 +7,6 @@ files can be taken back, gets it again.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Callable, Collection, Mapping
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rankpo.errors import ConfigError, unknown
 from rankpo.runs.folder import TRACKER_ID, TRACKER_RUNS
 from rankpo.storage.atomic import replace_text
+from rankpo.storage.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -168,13 +168,16 @@ class _Run:
 
     def _known(self, tracker: str) -> str | None:
         """The tracker's identifier of the run; None for a new run."""
-        path = self.run_dir / TRACKER_RUNS
-        return json.loads(path.read_text()).get(tracker) if path.exists() else None
+        return _names(self.run_dir).get(tracker)
 
     def _note(self, tracker: str, name: str) -> None:
-        path = self.run_dir / TRACKER_RUNS
-        noted = json.loads(path.read_text()) if path.exists() else {}
-        replace_text(path, json.dumps({**noted, tracker: name}))
+        write_json(self.run_dir / TRACKER_RUNS, {**_names(self.run_dir), tracker: name})
+
+
+def _names(run_dir: Path) -> dict[str, str]:
+    """The run's names by tracker."""
+    path = run_dir / TRACKER_RUNS
+    return read_json(path, "remove it, and trackers begin a new curve") if path.exists() else {}
 
 
 def default_name(run_dir: Path, config: Mapping[str, object]) -> str:
@@ -190,8 +193,8 @@ def identity(run_dir: Path) -> str:
     """
     noted = run_dir / TRACKER_ID
     if not noted.exists():
-        noted.write_text(secrets.token_hex(8))
-    return noted.read_text()
+        replace_text(noted, secrets.token_hex(8))
+    return noted.read_text(encoding="utf-8")
 
 
 def _flat(tree: object, prefix: str = "") -> dict[str, object]:

@@ -43,10 +43,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Calls fsync on a file or folder; Windows does not support folders."""
-    if path.is_dir() and os.name == "nt":
+    """Calls fsync on a file or folder; Windows cannot do so for folders, and needs files to be open for writing."""
+    windows = os.name == "nt"
+    if windows and path.is_dir():
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

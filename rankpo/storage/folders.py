@@ -117,8 +117,8 @@ def checksum(path: Path) -> str:
 
 def _manifest(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    entries = {str(path.relative_to(folder)): [path.stat().st_size, checksum(path)] for path in files}
-    (folder / MANIFEST).write_text(json.dumps(entries, indent=0))
+    entries = {path.relative_to(folder).as_posix(): [path.stat().st_size, checksum(path)] for path in files}
+    (folder / MANIFEST).write_text(json.dumps(entries, indent=0), encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, tuple[int, str]] | None:

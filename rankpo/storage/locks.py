@@ -58,7 +58,7 @@ def named(path: Path) -> Iterator[None]:
     """`locked` in one attempt, with a file beside the lock that names this process for those who are refused."""
     with locked(path, wait=0):
         note = _holder_file(path)
-        note.write_text(f"{os.getpid()} {platform.node()}")
+        note.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
         try:
             yield
         finally:
@@ -68,7 +68,7 @@ def named(path: Path) -> Iterator[None]:
 def holder(path: Path) -> str:
     """The process that holds a lock which `named` took, with its host where that is another: "process 71 on node3"."""
     try:
-        number, _, host = _holder_file(path).read_text().partition(" ")
+        number, _, host = _holder_file(path).read_text(encoding="utf-8").partition(" ")
     except (OSError, ValueError):
         return "another process"
     if not (number.isascii() and number.isdigit()):

@@ -19,6 +19,7 @@ from rankpo.runs import origin
 from rankpo.runs.folder import differences
 from rankpo.storage.atomic import replacing
 from rankpo.storage.json_files import read_json, write_json
+from rankpo.storage.json_lines import read_lines
 from rankpo.sweeps.names import (
     canonical,
     canonical_changes,
@@ -158,9 +159,8 @@ def last_metrics(run_dir: Path) -> dict[str, float]:
     """
     path = run_dir / "metrics.jsonl"
     values: dict[str, float] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        if line.endswith("}"):  # A killed run may leave a truncated last line.
-            values.update({name: value for name, value in json.loads(line).items() if name not in NO_METRICS})
+    for record in read_lines(path):
+        values.update({name: value for name, value in record.items() if name not in NO_METRICS})
     kept = {name.removeprefix("eval/"): value for name, value in values.items() if value is not None}
     final = run_dir / "FINAL" / "rankpo.json"
     if final.exists():
@@ -232,7 +232,7 @@ def table_of(folder: Path) -> list[dict[str, object]]:
 def write_table(folder: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     """All jobs with all metrics as `folder`/sweep.csv."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with replacing(folder / TABLE_FILE) as temporary, temporary.open("w", newline="") as file:
+    with replacing(folder / TABLE_FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

@@ -26,6 +26,10 @@ SHOWN_LINES = 5  # Number of printed lines of a failed job's log.
 POLL_SECONDS = 0.2
 
 
+class JobsFailed(RuntimeError):
+    """Raised at the end of a sweep, with the names of the jobs that failed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One config of a sweep. overrides: all of them; changes: those in which it differs; folder: its run directory."""
@@ -165,9 +169,12 @@ class Started:
         self.began = time.monotonic()
         self.noted: dict[str, object] = {"overrides": job.changes, "config": job.digest}
         write_job(job.folder, {**self.noted, "state": "running"})
-        with (job.folder / LOG_FILE).open("w") as log:
+        with (job.folder / LOG_FILE).open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                arguments(job, program), stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent
+                arguments(job, program),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # Windows refuses any such function.
             )
 
     @property
@@ -189,7 +196,9 @@ class Started:
         if self.stopped is not None:
             write_job(self.job.folder, {**self.noted, "state": "pruned", "reason": self.stopped, **more})
             return "pruned", self.stopped
-        error = own_words((self.job.folder / LOG_FILE).read_text(errors="replace")) or f"exit code {code}"
+        error = (
+            own_words((self.job.folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")) or f"exit code {code}"
+        )
         write_job(self.job.folder, {**self.noted, "state": "failed", "error": error, "exit_code": code, **more})
         return "failed", error
 
@@ -232,7 +241,7 @@ def command(config_file: str | None, num_processes: int | None) -> list[str]:
         path = accelerate_file(config_file)
         if path is None:
             raise ConfigError([f"hydra.launcher.config_file={config_file}: no such file"])
-        settings = yaml.safe_load(path.read_text()) or {}
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     count = num_processes or int(settings.get("num_processes", 1))
     plain = settings.get("distributed_type", "NO") in ("NO", "MULTI_CPU", "MULTI_GPU")
     if count == 1 and plain:
@@ -245,8 +254,15 @@ def command(config_file: str | None, num_processes: int | None) -> list[str]:
 
 def _die_with_parent() -> None:
     """Asks Linux to end this process if the sweep that started it is killed: no orphan may hold a run directory."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-        if os.getppid() == 1:
-            os._exit(1)
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    if os.getppid() == 1:
+        os._exit(1)
+
+
+def require_all(failures: Collection[str], jobs: Collection[Job]) -> None:
+    """Raises JobsFailed for jobs of a sweep that failed."""
+    if failures:
+        raise JobsFailed(
+            f"{len(failures)} of {len(jobs)} jobs failed: {'; '.join(failures)}. The same command runs these again."
+        )

@@ -15,6 +15,7 @@ from typing import Any
 
 from rankpo.config.compose import compose
 from rankpo.runs.logger import MetricsLogger
+from rankpo.storage.atomic import replace_text
 
 SEEDS = (1, 2, 3)
 FIRST_ROUND, STAGE_ONE = "jobs_round1", "jobs_stage1"
@@ -121,10 +122,10 @@ def main(overrides: Sequence[str]) -> int:
     found = {title: [demo.evaluate(name) for name in names] for title, names in runs.items()}
     page = demo.report([name for names in runs.values() for name in names])
     folder = page.parent
-    (folder / "results.json").write_text(json.dumps(found, indent=1))
+    replace_text(folder / "results.json", json.dumps(found, indent=1))
     seeds = f"mean ± deviation over seeds {', '.join(map(str, SEEDS))}"
     title = f"\nRules: held-out corpus, graded. Judge: agreement on held-out pairs. Stage two: {seeds}."
-    (folder / "table.txt").write_text(demo.logger.table(summary(found), title))
+    replace_text(folder / "table.txt", demo.logger.table(summary(found), title))
     demo.logger.say(f"\nreport: {page}, after {time.monotonic() - started:.0f} s")
     return 0
 

@@ -39,13 +39,18 @@ def describe(experiment: Experiment, metrics: Mapping[str, object]) -> dict[str,
 
 
 def commit() -> str | None:
-    """The commit of the checkout that runs, or None outside of one.
+    """The commit of the checkout that runs, or None outside of one."""
+    return None if INSTALLED else git("rev-parse", "HEAD")
+
+
+def git(*arguments: str) -> str | None:
+    """What git prints in the checkout, stripped; None without git, and where it prints nothing.
 
     git is looked for in the absolute folders of PATH: one in the folder that a run is started from is not called.
     """
     folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_absolute()]
-    git = shutil.which("git", path=os.pathsep.join(folders) or os.defpath)
-    if INSTALLED or git is None or not Path(git).is_absolute():
+    program = shutil.which("git", path=os.pathsep.join(folders) or os.defpath)
+    if program is None or not Path(program).is_absolute():
         return None
-    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

@@ -50,11 +50,13 @@ def plain(kind: ModelKind, folder: str | None) -> ModelKind:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOfRun:
-    """The model with which a run was started. kind: with the head of its loss. seed: of random weights and new heads."""
+    """The model with which a run was started. kind: with the head of its loss. seed: of random weights and new heads.
+    needs: of the losses of all its datasets."""
 
     kind: ModelKind
     loss: Loss
     seed: int
+    needs: frozenset[str] = NONE
 
     @classmethod
     def of(cls, folder: Path) -> ModelOfRun:
@@ -64,17 +66,22 @@ class ModelOfRun:
         config = read_json(folder / "config.json")
         loss: Loss = build(config["loss"], f"{folder}/config.json: loss")
         chosen: ModelKind = build(config["model"], f"{folder}/config.json: model")
-        kind = trained_kind(chosen, loss.needs)
-        return cls(kind=kind, loss=loss.fitted(kind.logps), seed=int(config["seed"]))
+        own: list[Loss] = [
+            build(node["loss"], f"{folder}/config.json: objectives.{name}.loss")
+            for name, node in config.get("objectives", {}).items()
+        ]
+        needs = frozenset[str]().union(*(item.needs for item in [loss, *own]))
+        kind = trained_kind(chosen, needs)
+        return cls(kind=kind, loss=loss.fitted(kind.logps), seed=int(config["seed"]), needs=needs)
 
     def start(self, say: Say) -> RankingModel:
         """The model as the run began, with the random weights that it drew."""
         seed_everything(self.seed)
-        return build_model(self.kind, (), say, self.loss.needs)
+        return build_model(self.kind, (), say, self.needs)
 
     def final(self, folder: Path, say: Say) -> RankingModel:
         """The model of a saved folder of the run."""
-        return build_model(plain(self.kind, str(folder)), (), say, self.loss.needs)
+        return build_model(plain(self.kind, str(folder)), (), say, self.needs)
 
 
 def load_weights(model: RankingModel, checkpoint: Checkpoint) -> None:

@@ -20,7 +20,7 @@ from rankpo.losses.reduction import denominators, total
 from rankpo.runs import processes
 from rankpo.runs.signals import noticed
 from rankpo.trainers.parts import Parts
-from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Update
+from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Prepared, Update
 from rankpo.types import Batch, LossOutput
 
 
@@ -30,7 +30,8 @@ class BasicTrainer(Parts):
     def __post_init__(self) -> None:
         super().__post_init__()
         try:
-            self.schedule.check(self.total_steps)
+            if self.within is None:
+                self.schedule.check(self.total_steps)
             self.check()
         except ValueError as error:  # Some invalid combinations of keys show only with loss, data and trainer.
             raise ConfigError([str(error)]) from error
@@ -67,6 +68,8 @@ class BasicTrainer(Parts):
         """Adds the quantities over all ranks and micro-batches that the first backward pass of the update needs."""
         return update
 
+    has_held_out_loss = True  # Whether the loss has a value on data that the update does not train on.
+
     @property
     def num_passes(self) -> int:
         """The number of optimizer steps on each update. Together they count as one step of the run."""
@@ -84,6 +87,16 @@ class BasicTrainer(Parts):
                 self.strategy.backward(value * weight if weight else torch.nan_to_num(value) * 0)
                 own = float(value.detach()) if item.counts else 0.0
                 self.record(output, own, update.denominators, counts=item.counts)
+
+    def loss_value(self, update: Prepared) -> float:
+        """Returns this rank's share of the loss of an update, without any gradient. All ranks must call it."""
+        assert isinstance(update, Update)
+        share = 0.0
+        with torch.no_grad():
+            for item in update.micro_batches:
+                output = self.compute_loss(item.batch.to(self.policy.device))
+                share += float(total(output, update.denominators)) if item.counts else 0.0
+        return share
 
     def compute_loss(self, batch: Batch) -> LossOutput:
         """Computes the unreduced loss of a micro-batch."""
@@ -122,7 +135,7 @@ class BasicTrainer(Parts):
             ahead.close()
             self.logger.finish()
 
-    def train_step(self, update: Any) -> None:
+    def train_step(self, update: Prepared) -> None:
         """Runs one step: every pass over the update, and then the counters and the loss's state."""
         started = time.perf_counter()
         factor = self.schedule.factor(self.state.step, self.total_steps)
@@ -133,15 +146,23 @@ class BasicTrainer(Parts):
         self.observed.clear()
         for _ in range(self.num_passes):
             self._optimize(update)
-        if self.state.loss_state:
-            means = self.observed.result(processes.sum_over_ranks)
-            self.state.loss_state = self.loss.next_state(self.state.loss_state, means, update.num_queries)
+        self.next_loss_state(update.num_queries)
         self.state.step += 1
         self.state.tokens += update.num_tokens
         self.state.queries += update.num_queries
         self.logger.tick(self.state.step, update.num_tokens, time.perf_counter() - started)
 
-    def _optimize(self, update: Any) -> None:
+    def loss_state_of(self, name: str) -> dict[str, float]:
+        """Returns the numbers that the loss of the dataset `name` carries now."""
+        return self.state.loss_state
+
+    def next_loss_state(self, num_queries: int) -> None:
+        """Advances the numbers that the loss carries from update to update, if it carries any."""
+        if self.state.loss_state:
+            means = self.observed.result(processes.sum_over_ranks)
+            self.state.loss_state = self.loss.next_state(self.state.loss_state, means, num_queries)
+
+    def _optimize(self, update: Prepared) -> None:
         """Runs one pass over the update: gradient, clipping, optimizer step."""
         self.optimizer.zero_grad(set_to_none=True)
         self.finite_loss = True

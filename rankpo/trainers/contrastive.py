@@ -11,6 +11,7 @@ from rankpo.losses.in_batch import InBatchLoss
 from rankpo.models.vectors import GivesVectors
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
+from rankpo.trainers.update import Prepared
 from rankpo.types import Batch
 
 
@@ -43,11 +44,16 @@ class ContrastiveTrainer(BasicTrainer):
         batch = self.policy.inputs.collate(self.loader.table, groups, with_positives=known, reference=self.stored)
         return replace(batch, labels=replace(batch.labels, mask=self.loss.own_mask(batch)))
 
-    def backward(self, update: Any, last: bool = True) -> None:
-        if not self._in_batch:
+    def backward(self, update: Prepared, last: bool = True) -> None:
+        if not isinstance(update, in_batch.InBatchUpdate):
             super().backward(update, last)
             return
         output, value = in_batch.backward(
             self.loss, self.model, update, self.strategy.backward, self.no_sync, last=last
         )
         self.record(output, value, update.denominators)
+
+    def loss_value(self, update: Prepared) -> float:
+        if not isinstance(update, in_batch.InBatchUpdate):
+            return super().loss_value(update)
+        return in_batch.loss_value(self.loss, self.model, update)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rankpo.evaluation.base import Evaluator
+from rankpo.evaluation.means import with_means
 from rankpo.models.base import RankingModel
 from rankpo.runs import processes
 from rankpo.runs.logger import MetricsLogger, RunningMetrics
@@ -14,6 +15,7 @@ from rankpo.trainers.baseline import Measure, measured
 from rankpo.trainers.settings import TrainerSettings
 from rankpo.trainers.state import Keeper, TrainerState
 
+LOWER_IS_BETTER = ("loss", "perplexity")
 FIRST_UPDATES = 3  # A loss of exactly 0 in all of these updates causes a warning.
 
 
@@ -95,10 +97,11 @@ class Watch:
         """Runs all evaluators on the current weights and updates the best metric and early stopping."""
         if not self.evaluators:
             return {}
-        metrics = {}
+        metrics: dict[str, float] = {}
         for evaluator in self.evaluators:
             values = metrics_of(evaluator, self.policy)
             metrics.update({f"{evaluator.name}/{name}": value for name, value in values.items()})
+        metrics = with_means(metrics, self.evaluators)
         if self.state.start_metrics is None:
             self.state.start_metrics = dict(metrics)
         self.state.last_metrics = dict(metrics)
@@ -109,7 +112,8 @@ class Watch:
 
     def _note_best(self, value: float, metrics: Mapping[str, float]) -> None:
         state = self.state
-        if state.best_value is None or value > state.best_value:
+        lower = str(self.settings.best_metric).rpartition("/")[2] in LOWER_IS_BETTER
+        if state.best_value is None or (value < state.best_value if lower else value > state.best_value):
             state.best_value, state.best_step, state.without_gain = value, state.step, 0
             state.best_metrics = dict(metrics)
             if state.step > 0 or self.settings.final == "best":

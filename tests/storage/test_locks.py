@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -86,7 +87,31 @@ def test_a_run_without_locks_of_the_file_system(tmp_path):
     assert (tmp_path / "run" / "FINAL").is_dir()
 
 
-def test_no_source_of_ours_imports_what_windows_lacks():
-    sources = list(Path(locks.__file__).parents[1].rglob("*.py"))
+UNKNOWN_TO_WINDOWS = re.compile(
+    r"import (fcntl|pwd|grp|termios)\b|os\.(fork|killpg|setsid|getuid|geteuid|uname|mkfifo|getpgid)\b"
+    r"|signal\.(SIGUSR1|SIGUSR2|SIGKILL|SIGALRM|SIGHUP)\b|\.rename\(path\)|/tmp\b"
+)
+OF_THE_PLATFORM = re.compile(r"(\.read_text\(\)|\.write_text\((?!.*encoding)|\.open\(\"[rwa]\"\))")
+
+
+@pytest.mark.parametrize("pattern", [UNKNOWN_TO_WINDOWS, OF_THE_PLATFORM], ids=["system", "encoding"])
+def test_no_source_of_ours_uses_what_windows_lacks(pattern):
+    """Windows' own encoding is not UTF-8, and it lacks fork, half of the signals and renaming over a file."""
+    folder = Path(locks.__file__).parents[1]
+    sources = [*folder.rglob("*.py"), *(folder.parent / "hydra_plugins").rglob("*.py")]
     assert len(sources) > 100
-    assert [path.name for path in sources if "import fcntl" in path.read_text()] == []
+    lines = [(path.name, line) for path in sources for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [place for place in lines if pattern.search(place[1])] == []
+
+
+def test_the_pattern_finds_them():
+    for line in ("import fcntl", "os.killpg(0, 9)", "signal.SIGUSR1", "temporary.rename(path)"):
+        assert UNKNOWN_TO_WINDOWS.search(line)
+    for line in ("path.read_text()", 'path.write_text("x")', 'path.open("w")'):
+        assert OF_THE_PLATFORM.search(line)
+
+
+def test_a_platform_without_sigusr1():
+    code = "import signal; del signal.Signals._member_map_['SIGUSR1']; from rankpo.runs import signals; print(signals.SIGNALS)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "SIGTERM" in done.stdout and "SIGUSR1" not in done.stdout

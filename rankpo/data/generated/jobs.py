@@ -278,7 +278,7 @@ def write_jobs(path: str | Path, **settings: Any) -> None:
     """The world as files: RankPO's contrastive.jsonl and preferences*.jsonl, and BEIR folders dev/ and test/."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "contrastive.jsonl").open("w") as file:
+    with (folder / "contrastive.jsonl").open("w", encoding="utf-8") as file:
         for example in Jobs(name="jobs", part="contrastive", **settings).examples():
             by_label = {
                 label: [t for t, r in zip(example.candidates, example.relevance, strict=True) if r == label]
@@ -288,7 +288,7 @@ def write_jobs(path: str | Path, **settings: Any) -> None:
                 json.dumps({"query": example.query, "positives": by_label[1.0], "negatives": by_label[0.0]}) + "\n"
             )
     for part in ("preferences", "preferences_dev", "preferences_test"):
-        with (folder / f"{part}.jsonl").open("w") as file:
+        with (folder / f"{part}.jsonl").open("w", encoding="utf-8") as file:
             for example in Jobs(name="jobs", part=part, **settings).examples():
                 record = {"query": example.query, "passage1": example.candidates[0], "passage2": example.candidates[1]}
                 score = round(100 * (example.confidence or 1))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rankpo.data.readers.trec import check_names, write_run
 from rankpo.errors import ConfigError
 from rankpo.runs.checkpoints import CheckpointStore
+from rankpo.storage.atomic import replace_text
 from rankpo.tasks.evaluators import evaluators_of
 from rankpo.tasks.models import ModelOfRun, build_model, load_weights
 
@@ -139,8 +140,8 @@ def write_result(folder: Path, result: Result, model: RankingModel, source: Mapp
         "settings": model.settings.to_json(),
         "dataset": source,
     }
-    (folder / "metrics.json").write_text(json.dumps(summary, indent=1))
-    with (folder / "per_query.jsonl").open("w") as file:
+    replace_text(folder / "metrics.json", json.dumps(summary, indent=1))
+    with (folder / "per_query.jsonl").open("w", encoding="utf-8") as file:
         for query, values in result.per_query.items():
             file.write(json.dumps({"query": query, **values}) + "\n")
     if result.run:

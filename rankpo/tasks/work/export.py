@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -23,6 +22,7 @@ from rankpo.models.interpolation import (
 )
 from rankpo.runs import processes
 from rankpo.runs.checkpoints import CheckpointStore
+from rankpo.storage.json_files import read_json
 from rankpo.tasks.export import FINAL
 from rankpo.tasks.models import NONE, ModelOfRun, build_model, load_weights, plain
 from rankpo.tasks.seeds import seed_everything
@@ -149,7 +149,7 @@ def _description(task: Export, experiment: Experiment, config: ModelKind) -> dic
     run = task.soup[0] if task.soup else task.run
     folder = Path(run) / FINAL if run else Path(experiment.model.load_from or "")
     record = folder / "rankpo.json"
-    known = json.loads(record.read_text()) if record.exists() else {}
+    known = read_json(record) if record.exists() else {}
     kept = {name: value for name, value in known.items() if name not in ("kind", "format", "settings")}
     base = config.name_or_path or (None if config.load_from is None else Path(config.load_from).name)
     return {"exp_name": experiment.exp_name, "base_model": base, **kept}

@@ -18,6 +18,7 @@ from rankpo.models.listwise.config import ListwiseKind
 from rankpo.models.listwise.settings import ListwiseSettings
 from rankpo.models.listwise.vllm import VllmListwiseModel
 from rankpo.runs import processes
+from rankpo.storage.atomic import replace_text
 from rankpo.tasks.work.rerank_windows import report_windows
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ def _write_metrics(
     folder: Path, before: Evaluation, after: Evaluation, counts: Mapping[str, int], settings: Mapping[str, object]
 ) -> None:
     summary = {"metrics": after.metrics, "first_stage": before.metrics, "counts": counts, "settings": settings}
-    (folder / "metrics.json").write_text(json.dumps(summary, indent=1))
-    with (folder / "per_query.jsonl").open("w") as file:
+    replace_text(folder / "metrics.json", json.dumps(summary, indent=1))
+    with (folder / "per_query.jsonl").open("w", encoding="utf-8") as file:
         for query, values in after.per_query.items():
             file.write(json.dumps({"query": query, **values}) + "\n")
 

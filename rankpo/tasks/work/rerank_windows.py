@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankpo.data.text.permutations import tally
+from rankpo.storage.atomic import replace_text
 
 if TYPE_CHECKING:
     from rankpo.data.readers.requests import Request
@@ -35,12 +36,12 @@ def report_windows(
     counts = tally([record.permutation for each in ranked for record in each.windows])
     logger.say("windows: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     if logger.main:
-        with (folder / "rerank.jsonl").open("w") as file:
+        with (folder / "rerank.jsonl").open("w", encoding="utf-8") as file:
             for request, each in zip(requests, ranked, strict=True):
                 file.write(json.dumps(_line(request, each), ensure_ascii=False) + "\n")
         decode = ranked[0].decode if ranked else None
         summary = {"queries": len(ranked), "windows": counts, "decode": decode, "settings": dict(settings)}
-        (folder / "rerank.json").write_text(json.dumps(summary, indent=1))
+        replace_text(folder / "rerank.json", json.dumps(summary, indent=1))
     total = sum(counts.values())
     if counts["failed"] > max_failed * total:
         raise FailedWindowsError(

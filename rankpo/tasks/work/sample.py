@@ -20,6 +20,7 @@ from rankpo.models.reference import fingerprint_weights
 from rankpo.runs import processes
 from rankpo.runs.logger import MetricsLogger, counting
 from rankpo.storage.atomic import replace_text
+from rankpo.storage.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -221,9 +222,9 @@ def _enter(folder: Path, settings: Mapping[str, object], overwrite: bool) -> Non
         for old in (*folder.glob(PARTS), *folder.glob("settings.json")):
             old.unlink()
     if not path.exists():
-        replace_text(path, _json(settings))
+        write_json(path, settings)
         return
-    before = json.loads(path.read_text())
+    before = read_json(path)
     changed = sorted(name for name in settings if before.get(name) != settings[name])
     if changed:
         raise ConfigError(
