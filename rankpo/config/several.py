@@ -79,10 +79,15 @@ def expanded(config: DictConfig) -> DictConfig:
             defaults = _option(group, str(option), str(name))
             given = {key: value for key, value in node.items_ex(resolve=False) if key != LIKE}
             with open_dict(config):
-                nodes[name] = {**defaults, "name": str(name), **given}
+                nodes[name] = {**defaults, _name_key(defaults): str(name), **given}
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _name_key(defaults: Keys) -> str:
+    """The key of what a dataset is called: of a dataset of the hub, `name` is its id there."""
+    return "alias" if "alias" in defaults else "name"
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from rankpo.data.loaders.ranking import Group
     from rankpo.data.table import ExampleTable
+    from rankpo.losses.sparsity import Sparsity
 
 CPU_CHUNK_TOKENS = 4096  # The working set fits the caches; LOG.md, 2026-11-21, has the measurements.
 
@@ -41,10 +42,16 @@ class RankingModel(nn.Module):
 
     kind: ClassVar[str]
     sharded: bool = False
+    sparsity: Sparsity | None = None  # Regularisation of a model with sparse vectors, which the trainers add.
     precision: str = "fp32"  # Precision of forward passes, set by the task; the key of stored vectors includes it.
     inputs: Inputs
     settings: Any
     tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the entries of a sparse vector. Raises TypeError for models without `sparsity`."""
+        raise TypeError(f"{type(self).__name__} has no sparse vectors")
 
     def __init__(
         self, backbone: PreTrainedModel, inputs: Inputs, *, layout: str = "auto", chunk_tokens: int | None = None

@@ -44,8 +44,8 @@ def trained_kind(chosen: ModelKind, needs: frozenset[str]) -> ModelKind:
 def plain(kind: ModelKind, folder: str | None) -> ModelKind:
     """The same kind without adapters, from a folder or, for None, from name_or_path."""
     if folder is None:
-        return replace(kind, load_from=None, use_peft=False)
-    return replace(kind, load_from=folder, random=None, use_peft=False)
+        return replace(kind, load_from=None, use_peft=False, quantization=None)
+    return replace(kind, load_from=folder, random=None, use_peft=False, quantization=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,8 @@ class ModelOfRun:
             for name, node in config.get("objectives", {}).items()
         ]
         needs = frozenset[str]().union(*(item.needs for item in [loss, *own]))
-        kind = trained_kind(chosen, needs)
+        # FINAL and exports hold adapters merged into float32 weights, also where training held those rounded.
+        kind = replace(trained_kind(chosen, needs), dtype="float32", quantization=None)
         return cls(kind=kind, loss=loss.fitted(kind.logps), seed=int(config["seed"]), needs=needs)
 
     def start(self, say: Say) -> RankingModel:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,20 @@ from rankpo.losses.matryoshka import matryoshka
 from rankpo.losses.reduction import denominators, total
 from rankpo.runs import processes
 from rankpo.runs.signals import noticed
+from rankpo.trainers import regularisation
 from rankpo.trainers.parts import Parts
+from rankpo.trainers.regularisation import Regularisation
 from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Prepared, Update
 from rankpo.types import Batch, LossOutput
 
 
 class BasicTrainer(Parts):
-    """train() → train_step(update) → backward(micro_batch) → compute_loss(batch)."""
+    """train() → train_step(update) → backward(micro_batch) → compute_loss(batch).
+
+    regularisation: of the current update, for models with sparse vectors.
+    """
+
+    regularisation: Regularisation | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,7 +74,21 @@ class BasicTrainer(Parts):
 
     def begin(self, update: Any) -> Any:
         """Adds the quantities over all ranks and micro-batches that the first backward pass of the update needs."""
-        return update
+        sparsity = self.policy.sparsity
+        if sparsity is None or not isinstance(update, Update):
+            return update
+        counted = [item.batch for item in update.micro_batches if item.counts]
+        texts = regularisation.texts_of(counted, self.policy.device, over_ranks=True)
+        alone = processes.world_size() == 1 and len(update.micro_batches) == 1
+        activity = None if alone else regularisation.measured(sparsity, self.model, self.policy, update.micro_batches)
+        self.regularisation = Regularisation(sparsity, self.regularisation_factor, activity)
+        return replace(update, denominators={**update.denominators, **sparsity.denominators(texts)})
+
+    @property
+    def regularisation_factor(self) -> float:
+        """The share of the weights of the regularisation in the current update."""
+        run = self.within or self
+        return 0.0 if self.policy.sparsity is None else self.policy.sparsity.factor(self.state.step, run.total_steps)
 
     has_held_out_loss = True  # Whether the loss has a value on data that the update does not train on.
 
@@ -106,7 +128,8 @@ class BasicTrainer(Parts):
         def loss_of(output: Tensor) -> LossOutput:
             return self.loss(self.policy.score(output, batch), batch.labels, reference, **self.loss_arguments())
 
-        return matryoshka(loss_of, rows, self.loss.matryoshka)
+        output = matryoshka(loss_of, rows, self.loss.matryoshka)
+        return output if self.regularisation is None else self.regularisation.added(output, rows.float(), batch)
 
     def loss_arguments(self) -> Mapping[str, object]:
         """Returns the loss's keyword arguments that all micro-batches of an update share."""
@@ -147,6 +170,7 @@ class BasicTrainer(Parts):
         for _ in range(self.num_passes):
             self._optimize(update)
         self.next_loss_state(update.num_queries)
+        self._check_sparsity()
         self.state.step += 1
         self.state.tokens += update.num_tokens
         self.state.queries += update.num_queries
@@ -161,6 +185,19 @@ class BasicTrainer(Parts):
         if self.state.loss_state:
             means = self.observed.result(processes.sum_over_ranks)
             self.state.loss_state = self.loss.next_state(self.state.loss_state, means, num_queries)
+
+    def observed_means(self) -> dict[str, float]:
+        """Returns the means of the metrics of the current update over all ranks, which must all call it."""
+        return self.observed.result(processes.sum_over_ranks)
+
+    def _check_sparsity(self) -> None:
+        """Raises CollapseError for sparse vectors that became zero, or stay dense after the warm-up."""
+        if self.policy.sparsity is not None:
+            state, settled = self.state.sparsity_state, self.regularisation_factor == 1
+            vocabulary: int = self.policy.vocabulary
+            self.state.sparsity_state = self.policy.sparsity.next_state(
+                state, self.observed_means(), vocabulary, settled
+            )
 
     def _optimize(self, update: Prepared) -> None:
         """Runs one pass over the update: gradient, clipping, optimizer step."""

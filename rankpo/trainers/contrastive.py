@@ -11,6 +11,7 @@ from rankpo.losses.in_batch import InBatchLoss
 from rankpo.models.vectors import GivesVectors
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
+from rankpo.trainers.regularisation import Regularisation, texts_of
 from rankpo.trainers.update import Prepared
 from rankpo.types import Batch
 
@@ -38,6 +39,18 @@ class ContrastiveTrainer(BasicTrainer):
         update = in_batch.prepare(self.loss, inputs, table, groups, max_tokens, self.teacher)
         counts = self.policy.counts(update.batch.sequences)
         return replace(update, counts=counts, similarity=self.policy.similarity)
+
+    def begin(self, update: Any) -> Any:
+        sparsity = self.policy.sparsity
+        if sparsity is None or not isinstance(update, in_batch.InBatchUpdate):
+            return super().begin(update)
+        apart = not update.shared
+        texts = texts_of([update.batch], self.policy.device, over_ranks=apart)
+        return replace(
+            update,
+            denominators={**update.denominators, **sparsity.denominators(texts)},
+            regularisation=Regularisation(sparsity, self.regularisation_factor, over_ranks=apart),
+        )
 
     def collate(self, groups: Sequence[Group]) -> Batch:
         known = "positives" in self.loss.knows

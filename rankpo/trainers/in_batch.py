@@ -29,6 +29,7 @@ from rankpo.losses.reduction import sums, total
 from rankpo.losses.vectors import Similarity, inner_products
 from rankpo.models.inputs import Inputs
 from rankpo.runs import processes
+from rankpo.trainers.regularisation import Regularisation
 from rankpo.trainers.teacher import TeacherEmbeddings
 from rankpo.types import Batch, LossOutput, Vectors
 
@@ -42,6 +43,7 @@ class InBatchUpdate:
     batch: the queries of all ranks if they share one pool, else this rank's. parts: rows of `batch.sequences` that this
     rank encodes, one array per micro-batch. queries: [b] indices of the queries whose losses this rank computes.
     counts: [N] vectors of each sequence, None for 1 each. similarity: the model's score of queries and candidates.
+    regularisation: of sparse vectors, or None.
     """
 
     batch: Batch
@@ -54,6 +56,7 @@ class InBatchUpdate:
     shared: bool
     counts: Tensor | None = None
     similarity: Similarity = inner_products
+    regularisation: Regularisation | None = None
 
     def rows_of(self, part: np.ndarray) -> int:
         """Returns the number of vector rows of a part's sequences."""
@@ -203,6 +206,8 @@ def _output(loss: InBatchLoss, update: InBatchUpdate, full: Tensor) -> tuple[Los
     batch = update.batch.to(full.device)
     queries = update.queries.to(full.device)
     output = loss.in_batch(Vectors(full, _counts(update)), batch, queries, update.similarity)
+    if update.regularisation is not None:
+        output = update.regularisation.added(output, full, batch, queries)
     return output, total(output, update.denominators)
 
 

@@ -132,5 +132,5 @@ class Parts:
         for name, metric in output.logged(self.main_term, sums).items():
             values = metric if counts else metric.reshape(-1)[:0]
             self.running.add(f"{prefix}{name}", values)
-            if self.state.loss_state:
+            if self.state.loss_state or self.policy.sparsity is not None:
                 self.observed.add(f"{prefix}{name}", values)

@@ -105,6 +105,9 @@ class SeveralTrainer(BasicTrainer):
         start = f"{name}/"
         return {key[len(start) :]: value for key, value in self.state.loss_state.items() if key.startswith(start)}
 
+    def observed_means(self) -> dict[str, float]:
+        return self.parts[self.current].observed_means()
+
     def next_loss_state(self, num_queries: int) -> None:
         part, name = self.parts[self.current], self.objectives[self.current].name
         if part.state.loss_state:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -200,25 +201,42 @@ def _saver(experiment: Experiment, inputs: Inputs, say: Callable[[str], None]) -
     def save(model: RankingModel, metrics: Mapping[str, object], weights: Mapping[str, Tensor] | None) -> None:
         if processes.rank() == 0:
             folder = experiment.run_dir / "FINAL"
+            kind = trained_kind(experiment.model, all_needs(experiment))
+            exact = kind.weight_form.exact
+            if weights is None and not exact:
+                weights = {name: value.detach().cpu() for name, value in trained_parameters(model).items()}
             whole = model if weights is None else complete(experiment, inputs, weights)
-            difference = trained_kind(experiment.model, all_needs(experiment)).save(
-                folder, whole, describe(experiment, metrics)
-            )
+            difference = kind.save(folder, whole, describe(experiment, metrics))
             say(
                 f"{folder} written. Check: loaded again by transformers, its outputs differ by at most {difference:.0e}."
             )
+            if not exact:
+                rounded = kind.folder_format().difference(folder, model)
+                say(
+                    f"FINAL holds the adapters merged into the float32 weights; the outputs of the model in training, with "
+                    f"its frozen weights in {kind.quantization or 'bfloat16'}, differ from it by at most {rounded:.0e}."
+                )
         processes.barrier()
 
     return save
 
 
 def complete(experiment: Experiment, inputs: Inputs, weights: Mapping[str, Tensor]) -> RankingModel:
-    """Builds the experiment's model again on the CPU with these weights, since the trained one is sharded."""
-    model = build_model(experiment, inputs, _silent)
-    model.load_state_dict(weights)
+    """Builds the experiment's model again on the CPU in float32 with these weights, since the trained one is sharded,
+    or its frozen weights are rounded; of the latter, the trained parameters are taken alone."""
+    exact = experiment.model.weight_form.exact
+    kind = replace(experiment.model, dtype="float32", quantization=None)
+    model = build_model(replace(experiment, model=kind), inputs, _silent)
+    names = model.state_dict().keys() if exact else trained_parameters(model).keys()
+    model.load_state_dict({name: weights[name] for name in names}, strict=exact)
     if not experiment.settings.dropout:
         disable_dropout(model)
     return model
+
+
+def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that training changes, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def _silent(line: str) -> None:

@@ -72,5 +72,10 @@ def _note_origin(experiment: Experiment) -> None:
 def refuse_unfit(experiment: Experiment, accelerator: Accelerator) -> None:
     """Raises ConfigError for combinations that the launched strategy does not support, before any file access."""
     evaluated = bool(experiment.eval_datasets)
-    if problem := unfit(name_of(accelerator), experiment.model.kind, experiment.loss, evaluated):
+    name, quantization = name_of(accelerator), experiment.model.quantization
+    if quantization is not None and name in ("FSDP", "DEEPSPEED-3"):
+        raise ConfigError(
+            [f"model.quantization={quantization} cannot be split over processes; start it without {name}"]
+        )
+    if problem := unfit(name, experiment.model.kind, experiment.loss, evaluated):
         raise ConfigError([problem])
