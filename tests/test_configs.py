@@ -78,7 +78,10 @@ def test_losses(tmp_path, loss):
     assert trainer.state.step == 1
 
 
-ENCODERS = ("minilm", "modernbert", "bge_m3", "e5", "bge_reranker", "modernbert_reranker", "tiny_bert")
+ENCODERS = (
+    *("minilm", "modernbert", "bge_m3", "e5", "bge_reranker", "modernbert_reranker", "tiny_bert"),
+    *("colbert", "gte_moderncolbert", "jina_colbert"),
+)
 OF_DECODERS = ("causal_lm", "reward_model", "listwise")
 PAIRS = [
     (model, kind)
@@ -107,7 +110,7 @@ def test_models_as_every_kind(model, kind):
     elif kind == "reranker":
         assert len(policy.compute_score([("query", "a text"), ("query", "another")])) == 2
     elif kind == "listwise":
-        assert sorted(policy.rank("a query", ["a text", "another"])) is not None
+        assert {item["corpus_id"] for item in policy.rank("a query", ["a text", "another"])} == {0, 1}
     elif kind == "reward_model":
         assert policy.rewards(["a prompt"], ["a completion"]).shape == (1,)
     else:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rankpo.losses.base import Loss
     from rankpo.mining.settings import MiningSettings
     from rankpo.models.kind import ModelKind
+    from rankpo.runs.callbacks import Callback
     from rankpo.trainers.schedules import Schedule
     from rankpo.trainers.settings import TrainerSettings
 
@@ -63,6 +64,7 @@ class Experiment:
     load_reference_logprobs: str | None
     config: Mapping[str, Any]
     explicit: frozenset[str]
+    callbacks: Sequence[Callback] = ()  # Objects of a caller in Python.
     mining: MiningSettings | None = None  # with task=mine
     judge: Judge | None = None  # with task=annotate
 

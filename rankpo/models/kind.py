@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rankpo.errors import ConfigError, unknown
 from rankpo.models.adapters import LoraSettings, add_adapters
 from rankpo.models.architectures import is_decoder
-from rankpo.models.frozen import WeightForm
+from rankpo.models.frozen import WeightForm, keep_layout
 from rankpo.models.saved import Stated, own_statement
 from rankpo.models.settings import Settings
 
@@ -235,6 +235,7 @@ class ModelKind(ABC):
         from rankpo.models.engine.body import body_of, summary
 
         backbone: Any = self.load(inputs, say)
+        keep_layout(backbone)
         base.check_vocabulary(self.origin, inputs, backbone)
         try:
             model = self.wrap(backbone, inputs)
@@ -251,6 +252,7 @@ class ModelKind(ABC):
         if self.compile:
             body_of(model.base).compile(dynamic=True)
         self.finish(model, needs, say)
+        model.writer = self
         say(summary(self.origin, model, f"{'packed' if model.packed else 'padded'} {self.attn_implementation}"))
         return model
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,16 @@ from rankpo.storage.atomic import replace_text
 Say = Callable[[str], None]
 TOKENS = 128  # of a passage, for the estimate of memory
 READY = "ready.txt"  # Stands in the folder of an index that is complete.
+
+
+class Index(Protocol):
+    """What is used of fast-plaid's index."""
+
+    def create(self, documents_embeddings: list[torch.Tensor]) -> object: ...
+
+    def search(
+        self, queries_embeddings: list[torch.Tensor], top_k: int, show_progress: bool
+    ) -> list[list[tuple[int, float]]]: ...
 
 
 def check_installed() -> None:
@@ -80,7 +90,7 @@ class PlaidSearch:
             scores, numbers = processes.broadcast_object((scores, numbers))
         return Hits(scores, numbers)
 
-    def _index(self, corpus: RaggedEmbeddings) -> Any:
+    def _index(self, corpus: RaggedEmbeddings) -> Index:
         """Opens the index of a corpus, or builds it."""
         folder = corpus.folder / "plaid"
         key = corpus.encoding.key
@@ -88,7 +98,7 @@ class PlaidSearch:
         fresh = not (ready.is_file() and ready.read_text() == key)
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
-        index = import_module("fast_plaid.search").FastPlaid(index=str(folder), device=str(self.device))
+        index: Index = import_module("fast_plaid.search").FastPlaid(index=str(folder), device=str(self.device))
         if fresh:
             self.say(f"fast-plaid: building an index of {len(corpus)} documents in {folder}")
             documents = [part.float() for block in corpus.blocks() for part in block.rows.split(block.counts.tolist())]

@@ -220,4 +220,6 @@ class BasicTrainer(Parts):
             # The check after saving compares with a float32 forward pass, so autocast must be off.
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.save_final(self.policy, {"before": self.state.start_metrics, "after": metrics}, weights)
+        for callback in self.watch.told:
+            callback.ended(self.watch.run, metrics)
         return metrics

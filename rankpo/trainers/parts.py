@@ -19,6 +19,7 @@ from rankpo.losses.base import Loss
 from rankpo.models.base import RankingModel
 from rankpo.models.reference import Reference
 from rankpo.runs import processes
+from rankpo.runs.callbacks import Callback
 from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.runs.logger import MetricsLogger, RunningMetrics
 from rankpo.trainers.baseline import Measure, measured
@@ -61,6 +62,7 @@ class Parts:
     stored: np.ndarray | None = None
     teacher: TeacherEmbeddings | None = None
     replay: DataLoader | None = None
+    callbacks: Sequence[Callback] = ()
     within: Parts | None = None
 
     main_term = "preference"  # the name of the loss's main term in the log
@@ -107,6 +109,7 @@ class Parts:
             learning_rate=lambda: self.optimizer.param_groups[0]["lr"],
             updates_per_epoch=per_epoch,
             total_steps=self.total_steps,
+            callbacks=self.callbacks,
         )
 
     def no_sync(self) -> AbstractContextManager[None]:

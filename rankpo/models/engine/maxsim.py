@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -84,11 +84,21 @@ def _blocks(counts: Tensor, budget: int) -> Iterator[_Block]:
         begin += len(chosen)
 
 
+class _Context(Protocol):
+    """What forward leaves for backward. places: [Q, n] for each block."""
+
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, ...]
+    places: list[Tensor]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
 class _MaxSim(torch.autograd.Function):
     """`maxsim`, with the place of every maximum kept for backward."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, documents: Tensor, query_counts: Tensor, counts: Tensor) -> Tensor:
+    def forward(ctx: _Context, queries: Tensor, documents: Tensor, query_counts: Tensor, counts: Tensor) -> Tensor:
         needed = any(ctx.needs_input_grad[:2])
         scores = queries.new_full((len(query_counts), len(counts)), EMPTY)
         places = []
@@ -96,14 +106,15 @@ class _MaxSim(torch.autograd.Function):
             here = block.to(queries.device)
             maxima, best = _block_maxima(queries, documents[here.rows], here, needed)
             scores[:, here.columns] = _sums(maxima, query_counts)
-            places.append(best)
+            if best is not None:
+                places.append(best)
         ctx.save_for_backward(queries, documents, query_counts, counts)
         ctx.places = places
         return scores
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
         queries, documents, query_counts, counts = ctx.saved_tensors
         of_queries, of_documents = torch.zeros_like(queries), torch.zeros_like(documents)
         repeated = query_counts.to(queries.device)
