@@ -46,7 +46,7 @@ class DenseScores:
             queries = self.data.queries
             model, texts = self.model, [query.text for query in queries]
             if any(query.prompt is not None for query in queries):
-                own = model.settings.query_prompt
+                own = model.inputs.prompt("query")
                 prompts = [own if query.prompt is None else query.prompt for query in queries]
                 model, texts = without_prompt(model), [a + b for a, b in zip(prompts, texts, strict=True)]
             listed = TextList([str(number) for number in range(len(queries))], texts)
@@ -83,7 +83,7 @@ class DenseScores:
 def without_prompt(model: GivesVectors) -> GivesVectors:
     """The same weights behind inputs that put nothing in front of a query: its texts bring their prompts."""
     plain = copy(model)
-    plain.settings = replace(model.settings, query_prompt="")
+    plain.settings = replace(model.settings, **{"query_prompt": ""})
     plain.inputs = type(model.inputs)(model.tokenizer, plain.settings)
     return plain
 

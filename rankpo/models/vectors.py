@@ -43,7 +43,7 @@ class GivesVectors(RankingModel):
 
     inputs: TextInputs
     ragged: ClassVar[bool] = False  # Whether a text may have several rows in stored form.
-    pools: ClassVar[bool] = False  # Whether `pooled` is there.
+    pools: ClassVar[bool] = False  # Whether `pool_tokens` is there.
 
     @property
     @abstractmethod
@@ -89,7 +89,7 @@ class GivesVectors(RankingModel):
             return vectors
         return vectors.select(torch.tensor([distinct[text] for text in texts], dtype=torch.int64))
 
-    def pooled(self, vectors: Vectors, factor: float) -> Vectors:
+    def pool_tokens(self, vectors: Vectors, factor: float) -> Vectors:
         """Fewer token vectors for each text, by about `factor`, of kinds that have them."""
         raise NotImplementedError(f"{type(self).__name__} has no token vectors")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rankpo.errors import StorageError
 from rankpo.models.inputs import tokenizer_state
+from rankpo.models.reference import fingerprint_weights
 from rankpo.retrieval.shards import (
     META,
     Encoding,
@@ -173,10 +174,9 @@ def describe_encoding(
     dtype: str = "float32",
     pool_factor: float = 1.0,
 ) -> Encoding:
-    """Reads every text once. pool_factor: of `GivesVectors.pooled`. Raises EncodingError for an id that a line cannot
+    """Reads every text once. pool_factor: of `GivesVectors.pool_tokens`. Raises EncodingError for an id that a line cannot
     hold.
     """
-    from rankpo.models.reference import fingerprint_weights
 
     settings = model.settings
     inputs = [tokenizer_state(model.tokenizer), role, settings.to_json()]
@@ -279,7 +279,7 @@ def _write_shard(
         raise EncodingError(f"the texts changed while they were read: shard {shard} has {len(part)} of them now")
     vectors = model.encode_stored([text for _, text in part], encoding.role)
     if encoding.pool_factor > 1:
-        vectors = model.pooled(vectors, encoding.pool_factor)
+        vectors = model.pool_tokens(vectors, encoding.pool_factor)
     rows, counts = vectors.rows.numpy(), vectors.counts.numpy()
     bad = np.unique(np.repeat(np.arange(len(part)), counts)[~np.isfinite(rows).all(axis=1)])
     if len(bad):

@@ -99,7 +99,7 @@ class LateInteractionModel(GivesVectors):
         left, right = (Vectors(item.rows.to(self.device), item.counts) for item in (queries, candidates))
         return self.similarity(left, right).cpu()
 
-    def pooled(self, vectors: Vectors, factor: float) -> Vectors:
+    def pool_tokens(self, vectors: Vectors, factor: float) -> Vectors:
         """Fewer vectors for each text; see `pool_vectors`."""
         return pool_vectors(vectors, factor)
 
