@@ -124,18 +124,18 @@ def write_vectors(folder: Path, documents: int) -> None:
     """A folder as task=encode writes it, of random token vectors of length 1."""
     import torch
 
-    from rankpo.retrieval.shards import Encoding, save_shard, write_meta
+    from rankpo.retrieval.shards import Encoding, save_token_shard, write_meta
 
     generator = torch.Generator().manual_seed(0)
     size = 8192
     fields = ("random", "random", "random", "passage", documents, DIM, "float32", size, {})
-    encoding = Encoding(*fields, ragged=True)
+    encoding = Encoding(*fields, form="tokens")
     for shard in range(encoding.num_shards):
         count = encoding.rows_of(shard)
         counts = torch.randint(PASSAGE_TOKENS[0], PASSAGE_TOKENS[1] + 1, (count,), generator=generator)
         rows = torch.nn.functional.normalize(torch.randn(int(counts.sum()), DIM, generator=generator), dim=1)
         ids = [str(shard * size + number) for number in range(count)]
-        save_shard(folder, shard, ids, rows.numpy(), "float32", counts.numpy())
+        save_token_shard(folder, shard, ids, Vectors(rows, counts), "float32")
     write_meta(folder, encoding, complete=True)
 
 
@@ -152,10 +152,10 @@ def queries_of(step: int) -> Vectors:
 
 def our_search(folder: str) -> Update:
     from rankpo.models.engine.maxsim import maxsim
-    from rankpo.retrieval.embeddings import RaggedEmbeddings
     from rankpo.retrieval.ragged import search_stored
+    from rankpo.retrieval.stored import TokenEmbeddings
 
-    corpus = RaggedEmbeddings(Path(folder))
+    corpus = TokenEmbeddings(Path(folder))
 
     def update(step: int) -> Outcome:
         scores, _ = search_stored(queries_of(step), corpus.blocks(), maxsim, TOP_K)
@@ -169,10 +169,10 @@ def their_search(folder: str) -> Update:
     import torch
     from sentence_transformers.util.similarity import maxsim
 
-    from rankpo.retrieval.embeddings import RaggedEmbeddings
+    from rankpo.retrieval.stored import TokenEmbeddings
 
     def parts() -> Iterator[torch.Tensor]:
-        for block in RaggedEmbeddings(Path(folder)).blocks():
+        for block in TokenEmbeddings(Path(folder)).blocks():
             yield from block.rows.clone().split(block.counts.tolist())
 
     documents = list(parts())

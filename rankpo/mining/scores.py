@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from rankpo.mining.data import MiningData
-from rankpo.retrieval.embeddings import Embeddings, Stored, TextList, cached_embeddings
+from rankpo.retrieval.embeddings import TextList, cached_embeddings
+from rankpo.retrieval.stored import Embeddings, Stored
 from rankpo.runs import processes
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class DenseScores:
     def scores(self, query: int, numbers: np.ndarray) -> np.ndarray:
         """[n] float64 scores of one query with texts, by the model's similarity."""
         assert self._texts is not None, "encode comes first"
-        if isinstance(self._texts, Embeddings):
+        if isinstance(self._texts, Embeddings) and not self._texts.sparse:
             vector = self.queries.vectors(np.array([query])).rows.numpy()[0]
             return (self.vectors(numbers) @ vector).astype(np.float64)
         asked, given = self.queries.vectors(np.array([query])), self._texts.vectors(self._places(numbers))

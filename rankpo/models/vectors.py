@@ -42,7 +42,6 @@ class GivesVectors(RankingModel):
     """
 
     inputs: TextInputs
-    ragged: ClassVar[bool] = False  # Whether a text may have several rows in stored form.
     pools: ClassVar[bool] = False  # Whether `pool_tokens` is there.
 
     @property
@@ -67,6 +66,13 @@ class GivesVectors(RankingModel):
         """[n] float32 scores of query i with candidate i, with gradient."""
 
     # Encoded texts are kept in the following form, which a kind overrides if its vectors are too large to keep whole.
+
+    stored_form: ClassVar[str] = "dense"  # Of `FORMS` in rankpo/retrieval/shards.py.
+
+    @property
+    def typical_size(self) -> int:
+        """Numbers that one stored text holds, for estimates of memory."""
+        return self.dim
 
     @property
     def stored_dim(self) -> int:

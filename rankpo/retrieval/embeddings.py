@@ -1,19 +1,17 @@
-"""Vectors of a corpus on disk: memory-mapped shards of fixed size, written by several processes, resumable."""
+"""Embeddings of a corpus on disk: memory-mapped shards of fixed size, written by several processes, resumable."""
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 import xxhash
-from torch import Tensor
 
 from rankpo.errors import StorageError
 from rankpo.models.inputs import tokenizer_state
@@ -22,16 +20,17 @@ from rankpo.retrieval.shards import (
     META,
     Encoding,
     EncodingError,
-    ids_path,
-    read_counts,
     read_meta,
     save_shard,
+    save_sparse_shard,
+    save_token_shard,
     shard_fault,
     shard_path,
     write_meta,
 )
+from rankpo.retrieval.stored import Embeddings as Embeddings
+from rankpo.retrieval.stored import TokenEmbeddings, open_stored
 from rankpo.runs import processes
-from rankpo.types import Vectors
 
 if TYPE_CHECKING:
     from rankpo.models.vectors import GivesVectors
@@ -58,114 +57,6 @@ class TextList:
         yield from zip(self.ids, self.values, strict=True)
 
 
-class Stored(ABC):
-    """A complete folder of encoded texts: shards, opened as memory maps, and the ids of the texts."""
-
-    ragged: ClassVar[bool]  # Whether a text may have several rows.
-
-    def __init__(self, folder: Path) -> None:
-        """Raises EncodingError for a folder that is none, is not complete, or is of another form."""
-        self.folder = folder
-        saved = read_meta(folder)
-        if saved is None:
-            raise EncodingError(f"{folder} holds no embeddings; make them with task=encode")
-        self.encoding, complete = saved
-        if not complete:
-            raise EncodingError(f"{folder} is not complete; run the same task=encode again to continue it")
-        if self.encoding.ragged != self.ragged:
-            found, wanted = ("several vectors", "one") if self.encoding.ragged else ("one vector", "several")
-            raise EncodingError(f"{folder} holds {found} for a text, and {wanted} would be needed here")
-
-    def __len__(self) -> int:
-        return self.encoding.num_rows
-
-    @abstractmethod
-    def vectors(self, numbers: np.ndarray) -> Vectors:
-        """The vectors of texts, float32, in that order."""
-
-    def _shard(self, shard: int) -> np.ndarray:
-        """[rows, D]. Raises EncodingError for files that are not as they were written."""
-        path = shard_path(self.folder, shard)
-        if fault := shard_fault(self.folder, self.encoding, shard):
-            raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
-        # copy on write: torch wants a writable array, and the file stays as it is
-        return np.load(path, mmap_mode="c", allow_pickle=False)
-
-    def ids(self) -> list[str]:
-        """Of all texts. Raises EncodingError for files that are not as they were written."""
-        found: list[str] = []
-        for shard in range(self.encoding.num_shards):
-            path = ids_path(self.folder, shard)
-            if fault := shard_fault(self.folder, self.encoding, shard):
-                raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
-            found.extend(path.read_bytes().decode("utf-8").split("\n")[:-1])
-        return found
-
-
-class Embeddings(Stored):
-    """One vector for a text: [rows, D] in shards."""
-
-    ragged: ClassVar[bool] = False
-
-    def blocks(self, limit: int | None = None) -> Iterator[Tensor]:
-        """[c, D] shard by shard, of the first `limit` rows; a block is read from disk when it is used."""
-        left = len(self) if limit is None else limit
-        for shard in range(self.encoding.num_shards):
-            if left <= 0:
-                return
-            yield torch.from_numpy(self._shard(shard)[:left])
-            left -= self.encoding.rows_of(shard)
-
-    def rows(self, numbers: np.ndarray) -> np.ndarray:
-        """[len(numbers), D] float32, in that order."""
-        output = np.empty((len(numbers), self.encoding.dim), dtype=np.float32)
-        shards = numbers // self.encoding.shard_size
-        for shard in np.unique(shards):
-            places = np.flatnonzero(shards == shard)
-            output[places] = self._shard(int(shard))[numbers[places] % self.encoding.shard_size]
-        return output
-
-    def vectors(self, numbers: np.ndarray) -> Vectors:
-        return Vectors(torch.from_numpy(self.rows(numbers)), torch.ones(len(numbers), dtype=torch.int64))
-
-
-class RaggedEmbeddings(Stored):
-    """Several rows for a text, one text after another: token vectors, or the entries of sparse vectors."""
-
-    ragged: ClassVar[bool] = True
-
-    def blocks(self, limit: int | None = None) -> Iterator[Vectors]:
-        """The vectors shard by shard, of the first `limit` texts; a block is read from disk when it is used."""
-        left = len(self) if limit is None else limit
-        for shard in range(self.encoding.num_shards):
-            if left <= 0:
-                return
-            counts = torch.from_numpy(read_counts(self.folder, shard)[:left]).long()
-            yield Vectors(torch.from_numpy(self._shard(shard)[: int(counts.sum())]), counts)
-            left -= self.encoding.rows_of(shard)
-
-    def vectors(self, numbers: np.ndarray) -> Vectors:
-        parts: dict[int, torch.Tensor] = {}
-        shards = numbers // self.encoding.shard_size
-        for shard in np.unique(shards).tolist():
-            counts = read_counts(self.folder, shard).astype(np.int64)
-            ends = counts.cumsum()
-            rows = self._shard(shard)
-            for place in np.flatnonzero(shards == shard).tolist():
-                text = int(numbers[place]) % self.encoding.shard_size
-                parts[place] = torch.from_numpy(rows[ends[text] - counts[text] : ends[text]]).float()
-        found = [parts[place] for place in range(len(numbers))]
-        empty = torch.zeros(0, self.encoding.dim)
-        sizes = torch.tensor([len(part) for part in found], dtype=torch.int64)
-        return Vectors(torch.cat(found) if found else empty, sizes)
-
-
-def open_stored(folder: Path) -> Stored:
-    """The folder in the form in which it was written. Raises EncodingError as `Stored` does."""
-    saved = read_meta(folder)
-    return RaggedEmbeddings(folder) if saved is not None and saved[0].ragged else Embeddings(folder)
-
-
 def describe_encoding(
     model: GivesVectors,
     source: Texts,
@@ -174,8 +65,8 @@ def describe_encoding(
     dtype: str = "float32",
     pool_factor: float = 1.0,
 ) -> Encoding:
-    """Reads every text once. pool_factor: of `GivesVectors.pool_tokens`. Raises EncodingError for an id that a line cannot
-    hold.
+    """Reads every text once. pool_factor: of `GivesVectors.pool_tokens`. Raises EncodingError for an id that a line
+    cannot hold.
     """
 
     settings = model.settings
@@ -194,16 +85,18 @@ def describe_encoding(
         texts=digest.hexdigest(),
         role=role,
         num_rows=count,
-        dim=model.stored_dim,
+        dim=model.dim,
         dtype=dtype,
         shard_size=shard_size,
         settings=settings.to_json(),
-        ragged=model.ragged,
+        form=model.stored_form,
         pool_factor=pool_factor,
     )
 
 
-def encode_texts(folder: Path, encoding: Encoding, model: GivesVectors, source: Texts, say: Say) -> Stored:
+def encode_texts(
+    folder: Path, encoding: Encoding, model: GivesVectors, source: Texts, say: Say
+) -> Embeddings | TokenEmbeddings:
     """Writes the shards that are missing; each is one process's work, and there whole or not at all.
 
     What a shard holds does not depend on the number of processes. Raises EncodingError where the folder holds
@@ -239,7 +132,7 @@ def encode_texts(folder: Path, encoding: Encoding, model: GivesVectors, source: 
 
 def cached_embeddings(
     cache_dir: str | Path, model: GivesVectors, source: Texts, role: str, say: Say, shard_size: int = SHARD_SIZE
-) -> Stored:
+) -> Embeddings | TokenEmbeddings:
     """Embeddings under `cache_dir`, which later runs with the same model, texts, prompt and length find again."""
     encoding = describe_encoding(model, source, role, shard_size)
     folder = Path(cache_dir) / "embeddings" / encoding.key
@@ -277,15 +170,20 @@ def _write_shard(
 ) -> None:
     if len(part) != encoding.rows_of(shard):
         raise EncodingError(f"the texts changed while they were read: shard {shard} has {len(part)} of them now")
-    vectors = model.encode_stored([text for _, text in part], encoding.role)
+    texts, ids = [text for _, text in part], [identity for identity, _ in part]
+    stored = model.encode_stored(texts, encoding.role)
     if encoding.pool_factor > 1:
-        vectors = model.pool_tokens(vectors, encoding.pool_factor)
-    rows, counts = vectors.rows.numpy(), vectors.counts.numpy()
-    bad = np.unique(np.repeat(np.arange(len(part)), counts)[~np.isfinite(rows).all(axis=1)])
-    if len(bad):
-        raise EncodingError(f"the embedding of {part[bad[0]][0]} is not finite; {len(bad)} of its shard are not")
-    ids = [identity for identity, _ in part]
-    save_shard(folder, shard, ids, rows, encoding.dtype, counts if encoding.ragged else None)
+        stored = model.pool_tokens(stored, encoding.pool_factor)
+    finite = stored.rows.isfinite().all(1)
+    bad = torch.arange(len(stored)).repeat_interleave(stored.counts)[~finite].unique().tolist()
+    if bad:
+        raise EncodingError(f"the embedding of {ids[bad[0]]} is not finite; {len(bad)} of its shard are not")
+    if encoding.form == "sparse":
+        save_sparse_shard(folder, shard, ids, stored, encoding.dtype)
+    elif encoding.form == "tokens":
+        save_token_shard(folder, shard, ids, stored, encoding.dtype)
+    else:
+        save_shard(folder, shard, ids, stored.rows.numpy(), encoding.dtype)
 
 
 def write_folder(folder: Path, encoding: Encoding, vectors: Callable[[int], np.ndarray]) -> Embeddings:

@@ -15,8 +15,8 @@ import torch
 
 from rankpo.errors import ConfigError
 from rankpo.retrieval.dense import Hits, check_free
-from rankpo.retrieval.embeddings import RaggedEmbeddings, Stored
 from rankpo.retrieval.ragged import Similarity
+from rankpo.retrieval.stored import Stored, TokenEmbeddings
 from rankpo.runs import processes
 from rankpo.storage.atomic import replace_text
 
@@ -76,7 +76,7 @@ class PlaidSearch:
         scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
         numbers = np.full((len(queries), depth), -1, dtype=np.int64)
         if processes.rank() == 0:
-            assert isinstance(corpus, RaggedEmbeddings)
+            assert isinstance(corpus, TokenEmbeddings)
             vectors = queries.vectors(np.arange(len(queries)))
             parts = list(vectors.rows.split(vectors.counts.tolist()))
             index = self._index(corpus)
@@ -90,7 +90,7 @@ class PlaidSearch:
             scores, numbers = processes.broadcast_object((scores, numbers))
         return Hits(scores, numbers)
 
-    def _index(self, corpus: RaggedEmbeddings) -> Index:
+    def _index(self, corpus: TokenEmbeddings) -> Index:
         """Opens the index of a corpus, or builds it."""
         folder = corpus.folder / "plaid"
         key = corpus.encoding.key

@@ -12,9 +12,9 @@ from torch import Tensor
 from rankpo.errors import ConfigError
 from rankpo.models.vectors import GivesVectors
 from rankpo.retrieval.dense import DenseSearch, Hits, check_free
-from rankpo.retrieval.embeddings import RaggedEmbeddings, Stored
 from rankpo.retrieval.exact import BYTES_PER_HIT, best, search_vectors
 from rankpo.retrieval.faiss_index import FaissSettings
+from rankpo.retrieval.stored import Stored, TokenEmbeddings
 from rankpo.runs import processes
 from rankpo.types import Vectors
 
@@ -49,7 +49,7 @@ class RaggedSearch:
 
     def hits(self, queries: Stored, corpus: Stored, num_documents: int | None = None) -> Hits:
         """The same on every rank. num_documents: only so many first documents of the corpus."""
-        assert isinstance(corpus, RaggedEmbeddings)
+        assert isinstance(corpus, TokenEmbeddings)
         limit = len(corpus) if num_documents is None else num_documents
         own = _own_rows(len(queries))
         scores, numbers = search_stored(queries.vectors(own.numpy()), corpus.blocks(limit), self.similarity, self.top_k)
@@ -60,7 +60,7 @@ def make_search(
     model: GivesVectors, top_k: int, device: torch.device, say: Say, faiss: FaissSettings | None = None
 ) -> DenseSearch | RaggedSearch:
     """The search of a kind's vectors. Raises ConfigError for an index of one vector per text and a kind with several."""
-    if not model.ragged:
+    if model.stored_form != "tokens":
         return DenseSearch(top_k=top_k, device=device, say=say, faiss=faiss)
     if faiss is not None:
         raise ConfigError([f"backend=faiss indexes one vector per text, and kind={model.kind} has several; set exact"])

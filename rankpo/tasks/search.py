@@ -11,7 +11,7 @@ from rankpo.retrieval.corpus import OWN, POOL, check_source
 from rankpo.retrieval.faiss_index import FaissSettings
 from rankpo.tasks.base import Task
 
-BACKENDS = ("exact", "faiss", "plaid")
+BACKENDS = ("exact", "inverted", "faiss", "plaid")
 BM25 = "bm25"
 
 
@@ -19,7 +19,8 @@ BM25 = "bm25"
 class Search(Task):
     """index: a folder of task=encode. queries: "own" or "pool" of the datasets, or a file, folder or glob.
 
-    backend: "exact", "faiss" with its settings, or "plaid" for token vectors, which needs fast-plaid. candidates: the
+    backend: "exact"; "inverted", an inverted index of sparse vectors; "faiss" with its settings; or "plaid" for token
+    vectors, which needs fast-plaid. candidates: the
     first stage of a search in two stages, whose documents alone are scored: "bm25" over the texts of `corpus`, or the
     file of a TREC run, such as one of task=search with another model. candidate_depth: documents of the first stage for
     each query. ignore_identical_ids: a hit whose id is the query's is dropped;

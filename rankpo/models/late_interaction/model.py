@@ -30,7 +30,7 @@ class LateInteractionModel(GivesVectors):
     """Hidden states, projected and normalised: `forward(sequences)` gives [R, D] float32, the kept tokens in order."""
 
     kind: ClassVar[str] = "late_interaction"
-    ragged: ClassVar[bool] = True
+    stored_form: ClassVar[str] = "tokens"
     pools: ClassVar[bool] = True
     inputs: LateInteractionInputs
     settings: LateInteractionSettings

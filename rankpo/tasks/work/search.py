@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,10 @@ from rankpo.errors import ConfigError
 from rankpo.models.reference import fingerprint_weights
 from rankpo.retrieval.corpus import OWN, open_source
 from rankpo.retrieval.dense import DenseSearch, Hits
-from rankpo.retrieval.embeddings import Stored, TextList, cached_embeddings, open_stored
+from rankpo.retrieval.embeddings import TextList, cached_embeddings
 from rankpo.retrieval.plaid import PlaidSearch, check_installed
 from rankpo.retrieval.ragged import RaggedSearch, make_search, rescored
+from rankpo.retrieval.stored import Stored, open_stored
 from rankpo.runs import processes
 from rankpo.storage.atomic import replace_text, replacing
 from rankpo.tasks.vector_models import vector_model
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from rankpo.tasks.search import Search
     from rankpo.tasks.session import Session
 
-SAME_SETTINGS = ("pooling", "normalize", "truncate_dim")
+SAME_SETTINGS = ("pooling", "normalize", "truncate_dim", "activation", "query_encoder")
 
 
 def run(task: Search, experiment: Experiment) -> dict[str, object]:
@@ -50,7 +51,7 @@ def run(task: Search, experiment: Experiment) -> dict[str, object]:
     check_model(corpus, model)
     own_id = _ignores_identical_ids(task, experiment.datasets)
     search = _search(task, model, task.top_k + own_id, session)
-    memory = search.check_memory(len(queries), len(corpus), corpus.encoding.dim)
+    memory = search.check_memory(len(queries), len(corpus), model.typical_size)
     texts = TextList(list(queries), list(queries.values()))
     vectors = cached_embeddings(experiment.cache_dir, model, texts, "query", logger.say)
     started = time.monotonic()
@@ -80,7 +81,12 @@ def _search(
     """Raises ConfigError for a backend that does not search vectors of this kind."""
     if task.backend != "plaid":
         faiss = task.faiss if task.backend == "faiss" else None
-        return make_search(model, depth, session.device, session.logger.say, faiss)
+        search = make_search(model, depth, session.device, session.logger.say, faiss)
+        if task.backend != "inverted":
+            return search
+        if not isinstance(search, DenseSearch):
+            raise ConfigError([f"backend=inverted is of kind=sparse, and kind={model.kind} gives token vectors"])
+        return replace(search, inverted=True)
     if not model.pools:
         raise ConfigError([f"backend=plaid searches token vectors, and kind={model.kind} has none; set exact or faiss"])
     return PlaidSearch(top_k=depth, scores=model.stored_similarity, device=session.device, say=session.logger.say)

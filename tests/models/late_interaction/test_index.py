@@ -14,9 +14,10 @@ from rankpo.data.readers.trec import read_run
 from rankpo.errors import ConfigError
 from rankpo.models.engine.maxsim import maxsim
 from rankpo.models.late_interaction.pooling import pool_vectors
-from rankpo.retrieval.embeddings import Embeddings, RaggedEmbeddings, open_stored
+from rankpo.retrieval.embeddings import Embeddings
 from rankpo.retrieval.ragged import search_stored
 from rankpo.retrieval.shards import EncodingError
+from rankpo.retrieval.stored import TokenEmbeddings, open_stored
 from rankpo.types import Vectors
 from tests.models.late_interaction.test_maxsim import vectors
 from tests.runs import train
@@ -86,7 +87,7 @@ def same(found, expected):
 
 def test_shards_hold_the_vectors_of_every_text(world, model):
     stored = open_stored(world / "encoded" / "embeddings")
-    assert isinstance(stored, RaggedEmbeddings) and stored.ids() == [name for name, _ in CORPUS]
+    assert isinstance(stored, TokenEmbeddings) and stored.ids() == [name for name, _ in CORPUS]
     assert (stored.encoding.num_shards, stored.encoding.dim) == (4, 16)
     expected = [torch.from_numpy(rows) for rows in model.encode([text for _, text in CORPUS])]
     blocks = list(stored.blocks(20))
@@ -95,7 +96,7 @@ def test_shards_hold_the_vectors_of_every_text(world, model):
     chosen = stored.vectors(np.array([29, 0, 11, 0]))
     assert chosen.counts.tolist() == [len(expected[n]) for n in (29, 0, 11, 0)]
     assert_close(chosen.rows, torch.cat([expected[n] for n in (29, 0, 11, 0)]), atol=1e-5, rtol=0)
-    with pytest.raises(EncodingError, match="holds several vectors for a text, and one would be needed here"):
+    with pytest.raises(EncodingError, match="holds tokens vectors, and dense or sparse are needed here"):
         Embeddings(world / "encoded" / "embeddings")
 
 
