@@ -141,7 +141,7 @@ def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[st
 def _flat(tree: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(tree, dict):
         return {prefix: tree}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in tree.items():
         flat.update(_flat(value, f"{prefix}.{name}" if prefix else str(name)))
     return flat
