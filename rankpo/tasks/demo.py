@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rankpo.config.compose import compose
-from rankpo.data.generated.jobs_oracle import oracle
+from rankpo.evaluation.jobs_oracle import oracle
 from rankpo.runs.logger import MetricsLogger
 from rankpo.storage.atomic import replace_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rankpo.data.generated.jobs import Jobs
-from rankpo.data.generated.jobs_oracle import oracle
+from rankpo.evaluation.jobs_oracle import oracle
 
 PARTS = [
     Jobs(name="corpus", part="test", num_profiles=120, num_posts=10),
