@@ -53,8 +53,6 @@ def test_every_benchmark_is_in_the_table():
     folder = Path(__file__).parents[1] / "benchmarks"
     scripts = {path.stem for path in folder.glob("*.py") if "def benchmark(" in path.read_text()}
     table = (folder / "README.md").read_text()
-    assert scripts == {module.__name__.rpartition(".")[2] for module in BENCHMARKS}
-    assert len(scripts) == 12
     assert scripts == {module.__name__.rpartition(".")[2] for module in BENCHMARKS} | ON_DEVICES
     assert all(f"| `python -m benchmarks.{name}` |" in table for name in scripts)
 
