@@ -42,7 +42,9 @@ def run(task: Evaluate, experiment: Experiment) -> list[dict[str, object]]:
     measured: dict[str, dict[str, float]] = {}
     for name, model in _models(task, experiment, run, logger.say):
         session.prepared(model)
-        written = logger.main and not (name == START and task.start is not None)  # a run's report shows its models
+        written = logger.main and not (
+            name == START and task.start is not None
+        )  # A given start is no model of the run.
         folder = Path(task.output) / name if written else None
         measured[name] = _evaluate(model, evaluators, folder, experiment.config["eval_datasets"])
     kept = [f"{evaluator.name}/{name}" for evaluator in evaluators if evaluator.retained for name in task.metrics]
@@ -55,23 +57,26 @@ def run(task: Evaluate, experiment: Experiment) -> list[dict[str, object]]:
 
 
 def _remind(task: Evaluate, kept: Sequence[str], logger: MetricsLogger) -> None:
-    """Agreement with preferences can rise while retrieval gets worse: names what to add to see both."""
+    """Prints which data or key to add where the table shows no retention of retrieval quality.
+
+    Agreement with preferences can rise while retrieval quality falls, so both should be measured.
+    """
     if not kept:
         logger.say(
-            "This table shows agreement with preferences, and not what retrieval lost for it. To see both, add a data set "
-            "with a corpus and relevance judgements to eval_datasets, such as beir or jobs_test."
+            "This table shows agreement with preferences and no retrieval metric. To see both, add a dataset with a corpus "
+            "and relevance judgements to eval_datasets, such as beir or jobs_test."
         )
     elif task.run is None and task.start is None:
         logger.say(
             "This table does not show how much of the start model's quality is kept. To see it, set task.start to the "
-            "model that training began from, or task.run to the run."
+            "start model of the training, or task.run to the run."
         )
 
 
 def _models(
     task: Evaluate, experiment: Experiment, run: ModelOfRun | None, say: Callable[[str], None]
 ) -> Iterator[tuple[str, RankingModel]]:
-    """The model of the config, after `start`; or of a run: what it started from, each checkpoint by step, FINAL."""
+    """Yields `start`, if given, and the model of the config; or a run's start model, checkpoints by step, and FINAL."""
     if run is None:
         if task.start is not None:
             yield START, build_model(started_from(experiment.model, task.start), (), say)
@@ -93,7 +98,7 @@ def _evaluate(
     folder: Path | None,
     datasets: Mapping[str, Mapping[str, object]],
 ) -> dict[str, float]:
-    """Metrics by data set and name; written to `folder` if there is one. datasets: their config nodes by name."""
+    """Metrics by dataset and name, written to `folder` unless it is None. datasets: config nodes by name."""
     values: dict[str, float] = {}
     for evaluator in evaluators:
         result = evaluator.evaluate(model)
@@ -104,7 +109,7 @@ def _evaluate(
 
 
 def retention(values: Values, start: Values, names: Sequence[str]) -> dict[str, float]:
-    """Each metric over the start model's: a gain in agreement means little without it."""
+    """The ratio of each metric to the start model's, for the metrics in `names`."""
     pairs = [(name, values.get(name), start.get(name)) for name in names]
     return {f"retention/{name}": own / before for name, own, before in pairs if own is not None and before}
 
@@ -126,12 +131,12 @@ def check_names_of(evaluators: Sequence[Evaluator]) -> None:
 
 
 def source_of(name: str, datasets: Mapping[str, Mapping[str, object]]) -> Mapping[str, object] | None:
-    """The config node of a data set by its `name` key, so that a report can read its texts again; None if unknown."""
+    """The config node of a dataset by its `name` key, so that a report can read its texts again; None if unknown."""
     return next((node for node in datasets.values() if node.get("name") == name), None)
 
 
 def write_result(folder: Path, result: Result, model: RankingModel, source: Mapping[str, object] | None = None) -> None:
-    """metrics.json, per_query.jsonl and, for retrieval, run.trec. source: the config node of the data set."""
+    """Writes metrics.json, per_query.jsonl and, for retrieval, run.trec. source: the config node of the dataset."""
     folder.mkdir(parents=True, exist_ok=True)
     summary: Mapping[str, object] = {
         "metrics": {**result.metrics, **dict.fromkeys(result.undefined)},
