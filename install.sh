@@ -65,7 +65,7 @@ case "${1:-}" in
   demo) shift; install demo; exec "$python" -m rankpo.tasks.demo "$@" ;;
   test)
     shift
-    install demo st faiss zstd search slurm dev
+    install demo st faiss zstd search quantized slurm dev
     "$python" -m ruff check .
     "$python" -m ruff format --check .
     "$python" -m mypy rankpo launch.py

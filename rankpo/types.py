@@ -31,6 +31,7 @@ class Example:
     confidence: confidence in a preference, in [0, 1], or None if the data has none.
     source: `file:line` (or `dataset[index]`) for messages.
     query_prompt: the record's prompt before its query, which replaces the model's prompt; None: the model's prompt.
+    passage_prompt: alike, before each candidate.
     symmetric: candidates get the query's prompt too (similarity and clustering data of FlagEmbedding).
     own_negatives: the query uses only its own negatives. max_negatives: the maximum number of own negatives.
     relevant: whether each candidate is a positive, by lists or a threshold; see `data.relevance`.
@@ -46,6 +47,7 @@ class Example:
     confidence: float | None = None
     source: str = ""
     query_prompt: str | None = None
+    passage_prompt: str | None = None
     symmetric: bool = False
     own_negatives: bool = False
     max_negatives: int | None = None

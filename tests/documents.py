@@ -2,7 +2,8 @@
 
 A page is a story: its blocks run one after the other in one folder. Two titles of blocks have a meaning:
 - a file name, such as `train.jsonl`: the block is the content of that file, which is written before the next command;
-- one of MARKS, such as `Needs a GPU`: the block does not run here; its commands are composed and checked.
+- one of MARKS, such as `Needs a server`: the block does not run here, but its commands are composed. What needs GPUs does run,
+  with tiny models in one process.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from rankpo.config.places import CONFIG, ROOT, accelerate_file
 from tests.runs import launch, train
 
 DOCS = ROOT / "docs"
+RUN_TINY = ("Needs a GPU", "Needs several GPUs")  # marks of blocks that run here all the same, with tiny models
 MARKS = (
-    "Needs a GPU",
-    "Needs several GPUs",
+    *RUN_TINY,
     "Needs Slurm",
     "Needs a server",
     "Needs the hub",
@@ -89,7 +90,18 @@ def blocks(page: Path) -> Iterator[Block]:
 
 ENCODERS = ("minilm", "modernbert", "bge_m3", "e5", "bge_reranker", "modernbert_reranker")
 OF_NEOX = ("pythia", "gpt2")
-DROPPED = ("model.name_or_path=", "model.attn_implementation=flash_attention_2", "model.revision=")
+DROPPED = (
+    *("model.name_or_path=", "model.attn_implementation=flash_attention_2", "model.revision=", "tracker"),
+    *("task.backend=vllm", "task.vllm=", "hydra/launcher="),
+)
+HUB = (
+    "hh",
+    "shp",
+    "ultrabin",
+    "oasst",
+    "imdb",
+    "rank_zephyr",
+)  # datasets of a hub; a page may show a file of this name
 EXPERIMENTS = {  # recipes whose own model is large
     "rankpo_stage1": "tiny_llama",
     "rankpo_stage2": "tiny_llama",
@@ -143,11 +155,31 @@ def at_search_path(words: Sequence[str]) -> list[str]:
 def tiny(words: Sequence[str]) -> list[str]:
     """The overrides with tiny random models, on one CPU."""
     listwise = any(word.startswith(("loss=listwise_", "kind=listwise")) for word in words)
-    made = [replaced(word, listwise) for word in words if not word.startswith(DROPPED)]
-    if not any(word.startswith("model=") for word in made):
-        chosen = [word.partition("=")[2] for word in made if word.startswith("experiment=")]
-        made += [f"model={EXPERIMENTS.get(name, 'tiny_bert')}" for name in chosen if "jobs" not in name]
-    return made if any(word.startswith("cache_dir=") for word in made) else [*made, "cache_dir=runs"]
+    made = [replaced(word, listwise) for word in words if not word.lstrip("+").startswith(DROPPED)]
+    made += [item for name in HUB for item in local_copy(name, made)]
+    recipes = [word.partition("=")[2] for word in made if word.startswith("experiment=") and "jobs" not in word]
+    if recipes and not any(word.startswith("model=") for word in made):
+        made += [
+            f"model={EXPERIMENTS.get(recipes[0], 'tiny_bert')}",
+            "model.name_or_path=null",
+            "trainer.precision=fp32",
+        ]
+    if "model.decode=generate" in made and "task=rerank" in made:
+        made.append("task.max_failed_windows=1")  # random weights write no order
+    return made
+
+
+def local_copy(name: str, words: Sequence[str]) -> list[str]:
+    """Overrides that put the page's file in the place of a dataset of the hub, where the command reads that dataset."""
+    chosen = f"datasets={name}" in words or f"experiment={name}" in words or f"datasets=[{name}]" in words
+    here = name == "rank_zephyr" and "experiment=first_mistral" in words
+    given = any(word.startswith(f"datasets.{name}.path=") for word in words)
+    file = Path(f"{name}.jsonl")
+    return (
+        [f"datasets.{name}.path={file}", f"datasets.{name}.hub=null"]
+        if (chosen or here) and not given and file.exists()
+        else []
+    )
 
 
 def replaced(word: str, listwise: bool) -> str:
@@ -187,7 +219,7 @@ def run_page(page: Path) -> int:
             path = Path(block.title)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
-        elif block.title in MARKS or block.language not in ("bash", "python"):
+        elif (block.title in MARKS and block.title not in RUN_TINY) or block.language not in ("bash", "python"):
             continue
         elif block.language == "python":
             code = re.sub(r"model=\"(minilm|bge_m3|modernbert)\"", 'model="tiny_bert"', block.text)

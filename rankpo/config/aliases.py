@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rankpo.config.named_datasets import named
 from rankpo.errors import ConfigError
 
 
@@ -50,7 +51,8 @@ ALIASES = {
 
 
 def modern(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The overrides with old names of models in the new spelling, and one line for each that was rewritten.
+    """The overrides with old names of models in the new spelling, and one line for each that was rewritten; datasets
+    with names of their own as `named_datasets.named` writes them.
 
     A kind that the overrides choose stays. Raises ConfigError for an old name among several values of a sweep, which
     could need several kinds.
@@ -58,7 +60,7 @@ def modern(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     chosen = {item.partition("=")[0] for item in overrides}
     made: list[str] = []
     notes = []
-    for item in overrides:
+    for item in named(overrides):
         key, _, value = item.partition("=")
         if key != "model" or not {*value.split(",")} & {*ALIASES}:
             made.append(item)

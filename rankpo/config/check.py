@@ -16,6 +16,7 @@ from rankpo.config.experiment import Experiment
 from rankpo.config.guard import leaves, secrets
 from rankpo.config.messages import elsewhere, unknown
 from rankpo.config.run_folder import CACHE, RUNS, runs_of
+from rankpo.config.several import datasets_of, expanded, key_problems, mixing_of, objectives, own_objective
 from rankpo.config.value_types import type_problem
 from rankpo.config.weights import settled
 from rankpo.errors import ConfigError
@@ -50,8 +51,9 @@ GROUPS = [
     "mining",
     "judge",
     "search",
+    "objectives",
 ]
-OPTIONAL = ("datasets", "eval_datasets", "replay_datasets", "mining", "judge", "search")
+OPTIONAL = ("datasets", "eval_datasets", "replay_datasets", "mining", "judge", "search", "objectives")
 NEEDED = [name for name in GROUPS if name not in OPTIONAL]
 
 
@@ -70,6 +72,7 @@ def _absent(config: DictConfig) -> list[str]:
 
 def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment that a config describes. Raises ConfigError with every problem, one line each."""
+    config = expanded(config)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError([f"{key} is not set; add {key}=…" for key in missing])
@@ -104,7 +107,7 @@ def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
 
     overrides: the command line; the packages that it declares are permitted from here on. Raises ConfigError.
     """
-    tree: dict[str, Any] = _at_home(OmegaConf.to_container(config, resolve=True))
+    tree: dict[str, Any] = _at_home(OmegaConf.to_container(expanded(config), resolve=True))
     if found := secrets(list(leaves(tree))):
         raise ConfigError(found)  # Other messages would reveal the values.
     packages.declare(tree.pop("packages", None), overrides)
@@ -114,6 +117,8 @@ def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError([f"model.{error}"]) from error
     tree["model"] = settled(tree["model"], target, _model_keys(overrides))
+    if own := objectives(tree):
+        tree["objectives"] = own
     return tree
 
 
@@ -135,15 +140,24 @@ def _objects(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     made["schedule"] = made.pop("scheduler")
     if made["loss"] is not None and made["model"] is not None:
         made["loss"] = made["loss"].fitted(made["model"].logps)
-    for group in ("datasets", "eval_datasets", "replay_datasets"):
+    problems.extend(key_problems(tree))
+    for group in ("eval_datasets", "replay_datasets"):
         nodes = tree.get(group) or {}
-        made[group] = [attempt(partial(build, nodes[name], f"{group}.{name}")) for name in nodes]
+        made[group] = [data for name in nodes for data in attempt(partial(datasets_of, nodes, group, name)) or [None]]
+    nodes = tree.get("datasets") or {}
+    made["datasets"], made["objectives"] = [], []
+    for name in nodes:
+        parts = attempt(partial(datasets_of, nodes, "datasets", name)) or [None]
+        made["datasets"] += parts
+        made["objectives"] += [attempt(partial(own_objective, tree, name, made["model"]))] * len(parts)
+    made["mixing"] = attempt(partial(mixing_of, tree))
     trainer = dict(tree["trainer"])
     attempt(partial(_permit_trainer, trainer.get("_target_")))
     made["trainer"] = Maker(key="trainer", target=trainer.pop("_target_", ""), arguments={})
     made["settings"] = attempt(partial(construct, TrainerSettings, trainer, "trainer"))
     for name in ("dataloader", "replay_dataloader", "optimizer"):
-        made[name] = attempt(partial(maker, tree[name], name))
+        node = {key: value for key, value in tree[name].items() if not key.startswith("mixing")}
+        made[name] = attempt(partial(maker, node, name))
     return made
 
 

@@ -59,6 +59,8 @@ def incompatible(made: Mapping[str, Any], tree: Mapping[str, Any], overrides: Se
         problems += _unmet_needs(loss, model)
         if settings is not None:
             problems += _of_the_reference(tree, loss, model, settings)
+        own = [item.loss for item in made.get("objectives") or [] if item is not None]
+        problems += dict.fromkeys(problem for item in own for problem in _unmet_needs(item, model))
     if model is not None and (problem := other_kind(model, overrides)):
         problems.append(problem)
     return problems
@@ -79,6 +81,11 @@ def _of_the_run(tree: Mapping[str, Any]) -> Iterator[str]:
 def _of_the_trainer(settings: TrainerSettings, model: ModelKind | None, loss: Loss | None) -> Iterator[str]:
     if model is not None and settings.reference == "adapters" and not model.use_peft:
         yield "trainer.reference=adapters needs model.use_peft=true: there are no adapters to switch off"
+    if loss is not None and model is not None and model.dtype == "bfloat16" and not model.use_peft:
+        yield (
+            "model.dtype=bfloat16 rounds the small steps of training away; set trainer.precision=bf16, whose weights are "
+            "float32, or add model.use_peft=true"
+        )
     if loss is not None and settings.precision == "fp16" and settings.max_grad_norm is None:
         yield "trainer.precision=fp16 needs trainer.max_grad_norm: overflowing updates are found by the norm"
 

@@ -10,18 +10,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rankpo.config.construct import Maker
     from rankpo.data.dataset import Dataset
+    from rankpo.data.mixing import Mixing
     from rankpo.judges.base import Judge
     from rankpo.losses.base import Loss
     from rankpo.mining.settings import MiningSettings
     from rankpo.models.kind import ModelKind
+    from rankpo.runs.callbacks import Callback
     from rankpo.trainers.schedules import Schedule
     from rankpo.trainers.settings import TrainerSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnObjective:
+    """What one dataset is trained by in place of the run's loss, trainer and dataloader."""
+
+    loss: Loss
+    trainer: Maker
+    dataloader: Maker
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Everything that a task may need, checked.
 
+    objectives: for each of `datasets`, what it has of its own to train by, or None. mixing: of several datasets.
     config: the resolved config, for the run directory. explicit: keys under `model` that the command line sets.
     """
 
@@ -29,6 +41,8 @@ class Experiment:
     loss: Loss
     model: ModelKind
     datasets: Sequence[Dataset]
+    objectives: Sequence[OwnObjective | None]
+    mixing: Mixing
     eval_datasets: Sequence[Dataset]
     replay_datasets: Sequence[Dataset]
     trainer: Maker
@@ -50,6 +64,7 @@ class Experiment:
     load_reference_logprobs: str | None
     config: Mapping[str, Any]
     explicit: frozenset[str]
+    callbacks: Sequence[Callback] = ()  # Objects of a caller in Python.
     mining: MiningSettings | None = None  # with task=mine
     judge: Judge | None = None  # with task=annotate
 

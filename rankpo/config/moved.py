@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from rankpo.data.mixing import Mixing
 from rankpo.trainers.settings import TrainerSettings
 
 MODULES = {  # by release; an old module of a yaml's class and where the class lives now
@@ -68,6 +69,8 @@ def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:
     A key that a later version added is no difference as long as it has the value under which nothing changes.
     """
     completed = _completed(translated(tree))
+    for name in {"dataloader", "replay_dataloader"} & {*completed}:  # so are the keys of mixing
+        completed[name] = {**dataclasses.asdict(Mixing()), **completed[name]}
     if "trainer" in completed:  # a trainer's keys are those of TrainerSettings, not of its class
         completed["trainer"] = {**dataclasses.asdict(TrainerSettings()), **completed["trainer"]}
     return json.loads(json.dumps(completed))

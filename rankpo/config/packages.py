@@ -25,6 +25,7 @@ ENTRY_POINTS = "rankpo.packages"
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 _declared: set[str] = set()  # by the command line of this process
+_given: dict[str, type] = {}  # classes that a caller in Python has handed over, by dotted name
 
 
 def declare(packages: Any, overrides: Sequence[str]) -> None:
@@ -46,6 +47,18 @@ def declare(packages: Any, overrides: Sequence[str]) -> None:
             ]
         )
     _declared.update(names)
+
+
+def give(found: type) -> str:
+    """Permits a class that a caller in Python hands over, also one of a notebook; returns its `_target_`."""
+    target = f"{found.__module__}.{found.__qualname__}"
+    _given[target] = found
+    return target
+
+
+def given(target: object) -> type | None:
+    """The class that a caller in Python has handed over under this name, or None."""
+    return _given.get(target) if isinstance(target, str) else None
 
 
 def permit(target: object) -> None:

@@ -60,9 +60,17 @@ class Pieces:
         prompt = example.query_prompt
         if self.render is not None:
             own = prompt is not None and isinstance(example.query, str)
-            return self.render(replace(example, query=f"{prompt}{example.query}") if own else example)
-        before = self.query_prefix
-        if prompt is not None:
-            before = prompt if self.own_prompts else before + prompt
-        after = before if example.symmetric else self.candidate_prefix
+            example = replace(example, query=f"{prompt}{example.query}") if own else example
+            if example.passage_prompt is not None:
+                texts = tuple(example.passage_prompt + text for text in example.candidates)
+                example = replace(example, candidates=texts)
+            return self.render(example)
+        before = self._before(self.query_prefix, prompt)
+        after = before if example.symmetric else self._before(self.candidate_prefix, example.passage_prompt)
         return before + plain_text(example.query), [after + text for text in example.candidates]
+
+    def _before(self, prefix: str, prompt: str | None) -> str:
+        """What stands before a text. prefix: of its role. prompt: of its record, or None."""
+        if prompt is None:
+            return prefix
+        return prompt if self.own_prompts else prefix + prompt

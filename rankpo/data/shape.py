@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, runtime_checkable
@@ -17,15 +17,32 @@ PEEKED = 100  # examples that are read to learn the shape of a dataset
 class EvaluationSet(Protocol):
     """A corpus with graded judgements."""
 
-    name: str
-    ignore_identical_ids: bool
-    relevant_from: int
-    gain: str
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def ignore_identical_ids(self) -> bool: ...
+    @property
+    def relevant_from(self) -> float: ...
+    @property
+    def gain(self) -> str: ...
     def fingerprint(self) -> str: ...
     def corpus(self) -> Iterator[tuple[str, str]]: ...
     def queries(self) -> Iterator[tuple[str, str]]: ...
-    def qrels(self) -> dict[str, dict[str, int]]: ...
+    def qrels(self) -> Mapping[str, Mapping[str, float]]: ...
+
+
+@runtime_checkable
+class StatesPrompts(Protocol):
+    """An `EvaluationSet` with prompts of its own in place of the model's; None: the model's.
+
+    symmetric: documents have the prompt of queries.
+    """
+
+    @property
+    def symmetric(self) -> bool: ...
+    @property
+    def passage_prompt(self) -> str | None: ...
+    def query_prompt(self, query_id: str) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -118,3 +135,8 @@ class Undeclared(Declares):
 def declared(dataset: Dataset) -> Evaluable:
     """The dataset itself, or what stands for its declarations where it has none."""
     return dataset if isinstance(dataset, Declares) else Undeclared(dataset)
+
+
+def weight_of(dataset: Dataset) -> float:
+    """How often an epoch repeats the examples of a dataset; 1 for a dataset of another package that does not say."""
+    return float(getattr(dataset, "weight", 1.0))

@@ -45,6 +45,8 @@ class Evaluator(ABC):
     cache_dir: str | Path
     say: Say
     retained = False  # Whether reports also show its metrics relative to the start model.
+    cached = True  # Whether the start model's metrics may come from an earlier run, by `depends_on`.
+    collection: str | None = None  # The name under which the means over several evaluators stand.
 
     def table(self, pieces: Pieces) -> ExampleTable:
         """The texts that `evaluate` scores, in the text store."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rankpo.data.shape import StatesPrompts
 from rankpo.data.table import ExampleTable
 from rankpo.evaluation.base import Evaluator, Result, Say
 from rankpo.evaluation.rules import Rules
@@ -31,11 +32,23 @@ class _Texts:
         return self.evaluation_set.fingerprint()
 
     def examples(self) -> Iterator[Example]:
+        prompts = self.evaluation_set if isinstance(self.evaluation_set, StatesPrompts) else None
         for query_id, text in sorted(self.evaluation_set.queries()):
-            yield Example(query=text, candidates=(), relevance=(), id=f"q:{query_id}")
+            prompt = None if prompts is None else prompts.query_prompt(query_id)
+            yield Example(query=text, candidates=(), relevance=(), id=f"q:{query_id}", query_prompt=prompt)
+        before = None if prompts is None else prompts.passage_prompt
+        alike = prompts is not None and prompts.symmetric
         for document_id, text in self.evaluation_set.corpus():
             # a document stands as a candidate of the empty query: the store knows no other place for it
-            yield Example(query="", candidates=(text,), relevance=(0.0,), id=f"d:{document_id}")
+            yield Example(
+                query="",
+                candidates=(text,),
+                relevance=(0.0,),
+                id=f"d:{document_id}",
+                query_prompt=before,
+                passage_prompt=before,
+                symmetric=alike,
+            )
 
 
 class RetrievalEvaluator(Evaluator):

@@ -75,6 +75,10 @@ class Loss:
         """The weight of the loss on `replay_datasets`; 0 where the loss replays nothing."""
         return 0.0
 
+    def without_replay(self) -> Loss:
+        """The same loss on its own data alone."""
+        return self
+
     @property
     def replay_loss(self) -> InBatchLoss | None:
         """The loss on `replay_datasets`, which the trainer multiplies by `replay_weight`; None without replay."""

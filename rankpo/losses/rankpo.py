@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -105,6 +105,9 @@ class RankPOLoss(Loss):
                     f"{name}={getattr(self, name)} needs replay_kind=graded_margin, got {self.replay_kind}"
                 )
         _ = self.replay_loss
+
+    def without_replay(self) -> RankPOLoss:
+        return replace(self, replay_weight=0.0)
 
     @property
     def replay_loss(self) -> InBatchLoss | None:

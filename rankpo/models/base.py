@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rankpo.errors import ConfigError
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
+from rankpo.models.hub import push
 from rankpo.models.inputs import Inputs
 from rankpo.models.loading import LoadingError
 from rankpo.types import Batch, Labels, Sequences
@@ -23,8 +28,18 @@ if TYPE_CHECKING:
 
     from rankpo.data.loaders.ranking import Group
     from rankpo.data.table import ExampleTable
+    from rankpo.losses.sparsity import Sparsity
 
 CPU_CHUNK_TOKENS = 4096  # The working set fits the caches; LOG.md, 2026-11-21, has the measurements.
+
+
+class Writer(Protocol):
+    """What writes a model as a folder: its `ModelKind`."""
+
+    @property
+    def origin(self) -> str: ...
+
+    def save(self, folder: Path, model: object, description: Mapping[str, object]) -> float: ...
 
 
 class RankingModel(nn.Module):
@@ -41,10 +56,18 @@ class RankingModel(nn.Module):
 
     kind: ClassVar[str]
     sharded: bool = False
+    sparsity: Sparsity | None = None  # Regularisation of a model with sparse vectors, which the trainers add.
     precision: str = "fp32"  # Precision of forward passes, set by the task; the key of stored vectors includes it.
     inputs: Inputs
     settings: Any
     tokenizer: PreTrainedTokenizerBase
+    writer: Writer  # The kind that built the model.
+    description: Mapping[str, object] = MappingProxyType({})  # How it was trained, for its card.
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the entries of a sparse vector. Raises TypeError for models without `sparsity`."""
+        raise TypeError(f"{type(self).__name__} has no sparse vectors")
 
     def __init__(
         self, backbone: PreTrainedModel, inputs: Inputs, *, layout: str = "auto", chunk_tokens: int | None = None
@@ -170,6 +193,26 @@ class RankingModel(nn.Module):
     def saved_state(self) -> dict[str, Tensor]:
         """Returns the weights that affect an output, by name, as a saved folder restores them."""
         return dict(self.state_dict())
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes a folder that rankpo, transformers and sentence-transformers load, and returns it.
+
+        Raises ExportError where the folder, loaded again, gives other outputs, and ConfigError for a place in use.
+        """
+        place = Path(folder)
+        if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+            raise ConfigError([f"{place} exists already; choose another folder"])
+        self.writer.save(place, self, self.description)
+        return place
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = True, revision: str | None = None, endpoint: str | None = None
+    ) -> str:
+        """Uploads the model and its card as a repository of a model hub, and returns its address; see `hub.push`."""
+        with TemporaryDirectory() as temporary:
+            return push(
+                self.save(Path(temporary) / "model"), repo_id, private=private, revision=revision, endpoint=endpoint
+            )
 
     @property
     def has_adapters(self) -> bool:

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rankpo.errors import ConfigError, unknown
 from rankpo.models.adapters import LoraSettings, add_adapters
 from rankpo.models.architectures import is_decoder
+from rankpo.models.frozen import WeightForm, keep_layout
+from rankpo.models.saved import Stated, own_statement
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from rankpo.models.base import RankingModel
     from rankpo.models.inputs import Inputs
     from rankpo.models.loading import Source
-    from rankpo.models.saved import Stated
     from rankpo.models.saving import FolderFormat
 
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
@@ -44,8 +44,8 @@ class ModelKind(ABC):
 
     name_or_path: a hub id or a folder. load_from: a run's FINAL folder, which wins over name_or_path. random: a
     configuration of random weights, instead of both. layout: padded, packed, or auto, which is packed if the model
-    supports it. chunk_tokens: tokens of one call of the backbone; None chooses by device. peft: keys of
-    `LoraSettings`.
+    supports it. chunk_tokens: tokens of one call of the backbone; None chooses by device. dtype, quantization: of the
+    weights under adapters, see `frozen`. peft: keys of `LoraSettings`.
     """
 
     kind: ClassVar[str]
@@ -63,6 +63,8 @@ class ModelKind(ABC):
     layout: str = "auto"
     chunk_tokens: int | None = None
     compile: bool = False
+    dtype: str = "auto"
+    quantization: str | None = None
     trust_remote_code: bool = False
     use_peft: bool = False
     peft: Mapping[str, Any] = field(default_factory=dict)
@@ -79,7 +81,7 @@ class ModelKind(ABC):
             raise ValueError(f"chunk_tokens must be >= 1 or null, got {self.chunk_tokens}")
         if not isinstance(self.trust_remote_code, bool):
             raise ValueError(f"trust_remote_code must be true or false, got {self.trust_remote_code!r}")
-        _ = self.lora, self.settings
+        _ = self.lora, self.settings, self.weight_form
 
     @property
     def lora(self) -> LoraSettings:
@@ -90,6 +92,11 @@ class ModelKind(ABC):
                 ours = f"lora_{name}" if f"lora_{name}" in known else ""
                 raise ValueError(unknown("peft", str(name), known, f"; here it is peft.{ours}" if ours else ""))
         return LoraSettings(**self.peft)
+
+    @property
+    def weight_form(self) -> WeightForm:
+        """The type and quantisation of the weights. Raises ValueError for what does not go together."""
+        return WeightForm(self.dtype, self.quantization, self.use_peft, self.is_random)
 
     @property
     def settings(self) -> Any:
@@ -143,8 +150,6 @@ class ModelKind(ABC):
 
     def stated(self, folder: Path) -> Stated | None:
         """What a folder states of the kind's settings, or None. Raises ValueError for a folder of another kind."""
-        from rankpo.models.saved import own_statement
-
         return own_statement(folder, (self.kind,), self.settings_class)
 
     def asked(self, explicit: Collection[str]) -> Collection[str]:
@@ -179,7 +184,7 @@ class ModelKind(ABC):
         explicit: keys of the command line, which win over those of a `load_from` folder. Raises LoadingError
         for settings that the tokenizer does not support.
         """
-        from rankpo.models import loading, random_weights
+        from rankpo.models import loading, random_weights, tokenizers
 
         settings, stated = self.settings, None
         if self.is_random:
@@ -190,7 +195,7 @@ class ModelKind(ABC):
             stated = self._statement(Path(source.folder))
             tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
             if stated is not None and stated.lower_case:
-                loading.lower_case(tokenizer)
+                tokenizers.lower_case(tokenizer)
         try:
             if stated is not None:  # Keys of the command line may contradict those of the folder.
                 settings = self._with_stated(settings, stated, explicit, say)
@@ -227,9 +232,10 @@ class ModelKind(ABC):
         Raises LoadingError where weights cannot be found, read or used.
         """
         from rankpo.models import base, loading
-        from rankpo.models.engine.body import body_of
+        from rankpo.models.engine.body import body_of, summary
 
         backbone: Any = self.load(inputs, say)
+        keep_layout(backbone)
         base.check_vocabulary(self.origin, inputs, backbone)
         try:
             model = self.wrap(backbone, inputs)
@@ -246,7 +252,8 @@ class ModelKind(ABC):
         if self.compile:
             body_of(model.base).compile(dynamic=True)
         self.finish(model, needs, say)
-        say(self.summary(model))
+        model.writer = self
+        say(summary(self.origin, model, f"{'packed' if model.packed else 'padded'} {self.attn_implementation}"))
         return model
 
     def save(self, folder: Path, model: object, description: Mapping[str, object]) -> float:
@@ -259,7 +266,8 @@ class ModelKind(ABC):
         return save(folder, model, self.folder_format(), {**description, **of_a_user})
 
     def backbone(self, family: Any = None, say: Say | None = None) -> PreTrainedModel:
-        """Loads the weights in float32 on the CPU with the head of a transformers family; None: without a head.
+        """Loads the weights with the head of a transformers family; None: without a head. On the CPU in float32, unless
+        dtype or quantization asks for less.
 
         say: takes a line about an unused head of the checkpoint.
         """
@@ -273,6 +281,7 @@ class ModelKind(ABC):
         return loading.load_backbone(
             self.source(),
             attn_implementation=self.attn_implementation,
+            form=self.weight_form,
             trust_remote_code=self.trust_remote_code,
             family=family,
             say=say,
@@ -281,11 +290,3 @@ class ModelKind(ABC):
     def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> PeftModel:
         """Wraps the backbone in new adapters. task_type: peft's; more: further keys of its LoraConfig."""
         return add_adapters(backbone, self.lora, task_type, **more)
-
-    def summary(self, model: RankingModel) -> str:
-        """One line about a built model: origin, sizes, layout."""
-        return (
-            f"{self.origin}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
-            f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained, "
-            f"{'packed' if model.packed else 'padded'} {self.attn_implementation}"
-        )

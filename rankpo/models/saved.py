@@ -14,6 +14,7 @@ RECORD = "rankpo.json"  # Every folder of rankpo has it: kind, settings, trainin
 KINDS_OF_TYPES = {  # model_type of sentence-transformers and PyLate
     "CrossEncoder": "reranker",
     "MultiVectorEncoder": "late_interaction",
+    "SparseEncoder": "sparse",
     "ColBERT": "late_interaction",
 }
 OLD_RERANKER_RECORD = "reranker.json"  # Settings of rerankers in folders of older versions.
@@ -61,7 +62,7 @@ def saved_kind(folder: Path) -> str:
     """The kind of model that a folder holds: as rankpo.json states it, else by its head and files.
 
     A folder with a classification head is a reranker, a language model without sentence-transformers' files a
-    causal_lm; all others are embedding models.
+    causal_lm, and sentence-transformers' files name their class; all others are embedding models.
     """
     if record := read_json(folder / RECORD):
         return _kind_of(record, folder)

@@ -11,6 +11,8 @@ from rankpo.errors import ConfigError, unknown
 from rankpo.models.saved import read_json, read_list
 
 MODULES = "modules.json"
+ROUTER = "router_config.json"
+TRANSFORMERS = ("Transformer", "MLMTransformer")
 GENERAL = "config_sentence_transformers.json"
 TRANSFORMER_CONFIGS = (
     "sentence_bert_config.json",
@@ -68,31 +70,45 @@ def read_modules(folder: Path) -> list[Module]:
     """
     if not (folder / MODULES).exists():
         return []
-    modules = []
-    for entry in read_list(folder / MODULES):
-        package, _, name = str(entry["type"]).rpartition(".")
-        if not f"{package}.".startswith(OWN_PACKAGES):
-            raise ConfigError([f"{folder / MODULES}: {entry['type']} is code of its own, which rankpo does not run"])
-        place = (folder / str(entry["path"])).resolve()
-        if not place.is_relative_to(folder.resolve()):
-            raise ConfigError([f"{folder / MODULES}: the path {entry['path']!r} of {name} lies outside the folder"])
-        files = TRANSFORMER_CONFIGS if name == "Transformer" else ("config.json",)
-        # A module without files has no folder, and config.json of a Transformer belongs to the model.
-        config = next((found for file in files if (found := read_json(folder / str(entry["path"]) / file))), {})
-        modules.append(Module(name, folder / str(entry["path"]), config))
-    return modules
+    entries = read_list(folder / MODULES)
+    return [_module(folder, MODULES, str(entry["type"]), str(entry["path"])) for entry in entries]
+
+
+def read_route(folder: Path, route: str) -> list[Module]:
+    """The modules of one route of a Router, such as query or document. Raises ConfigError as `read_modules`."""
+    router = read_json(folder / ROUTER)
+    names = router.get("structure", {}).get(route, [])
+    return [_module(folder, ROUTER, str(router["types"][name]), str(name)) for name in names]
+
+
+def _module(folder: Path, file: str, kind: str, path: str) -> Module:
+    package, _, name = kind.rpartition(".")
+    if not f"{package}.".startswith(OWN_PACKAGES):
+        raise ConfigError([f"{folder / file}: {kind} is code of its own, which rankpo does not run"])
+    if not (folder / path).resolve().is_relative_to(folder.resolve()):
+        raise ConfigError([f"{folder / file}: the path {path!r} of {name} lies outside the folder"])
+    files = TRANSFORMER_CONFIGS if name in TRANSFORMERS else ("config.json",)
+    # A module without files has no folder, and config.json of a Transformer belongs to the model.
+    config = next((found for config in files if (found := read_json(folder / path / config))), {})
+    return Module(name, folder / path, config)
 
 
 def transformer_folder(folder: Path) -> Path:
-    """Returns the folder of weights and tokenizer: the folder itself, or that in modules.json (`0_Transformer`)."""
+    """Returns the folder of weights and tokenizer: the folder itself, or that in modules.json (`0_Transformer`), or
+    that of the documents of a Router."""
     first = next(iter(read_modules(folder)), None)
-    return first.folder if first is not None and first.name == "Transformer" else folder
+    if first is not None and first.name == "Router":
+        first = next(iter(read_route(folder, "document")), None)
+    return first.folder if first is not None and first.name in TRANSFORMERS else folder
 
 
-def read_general(folder: Path) -> dict[str, object]:
-    """The keys of config_sentence_transformers.json. Raises ConfigError for one that is not known."""
+def read_general(folder: Path, more: Collection[str] = ()) -> dict[str, object]:
+    """The keys of config_sentence_transformers.json. Raises ConfigError for one that is not known.
+
+    more: further known keys, of the kind that reads the folder.
+    """
     general = read_json(folder / GENERAL)
-    check_keys(folder / GENERAL, general, GENERAL_KEYS)
+    check_keys(folder / GENERAL, general, (*GENERAL_KEYS, *more))
     return general
 
 

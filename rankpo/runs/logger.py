@@ -36,6 +36,7 @@ class RunningMetrics:
         self._counts: dict[str, int] = {}
         self._totals: dict[str, float] = {}
         self._updates: dict[str, int] = {}
+        self._touched: set[str] = set()  # Sums of the current update: with several datasets, not all of them.
 
     def add(self, name: str, values: Tensor) -> None:
         """values: [n] or []; their mean over everything added, on all ranks, is the result."""
@@ -47,11 +48,13 @@ class RunningMetrics:
     def add_sum(self, name: str, value: float) -> None:
         """A rank's share of an update's value: the result is the sum over ranks, averaged over `end_update` calls."""
         self._totals[name] = self._totals.get(name, 0.0) + value
+        self._touched.add(name)
 
     def end_update(self) -> None:
-        """Marks the end of an update for the sums of `add_sum`."""
-        for name in self._totals:
+        """Marks the end of an update for the sums that `add_sum` was given in it."""
+        for name in self._touched:
             self._updates[name] = self._updates.get(name, 0) + 1
+        self._touched.clear()
 
     def result(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """All means by name. reduce: sums a tensor over ranks; every rank must have added the same names."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rankpo.data.shape import declared
 from rankpo.errors import ConfigError
 from rankpo.evaluation.choose import Choice
+from rankpo.evaluation.means import mean_names
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -41,6 +42,7 @@ def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None
     if name is None:
         return
     known = [f"{evaluator.name}/{metric}" for evaluator in evaluators for metric in evaluator.metrics]
+    known += mean_names(evaluators)
     if name not in known and name not in [metric.split("/", 1)[1] for metric in known]:
-        allowed = ", ".join(known) or "none: eval_datasets is empty"
+        allowed = ", ".join(known) or "none: eval_datasets is empty, and trainer.holdout is null"
         raise ConfigError([f"trainer.best_metric={name} is not measured; allowed: {allowed}"])

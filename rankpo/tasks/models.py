@@ -44,17 +44,19 @@ def trained_kind(chosen: ModelKind, needs: frozenset[str]) -> ModelKind:
 def plain(kind: ModelKind, folder: str | None) -> ModelKind:
     """The same kind without adapters, from a folder or, for None, from name_or_path."""
     if folder is None:
-        return replace(kind, load_from=None, use_peft=False)
-    return replace(kind, load_from=folder, random=None, use_peft=False)
+        return replace(kind, load_from=None, use_peft=False, quantization=None)
+    return replace(kind, load_from=folder, random=None, use_peft=False, quantization=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOfRun:
-    """The model with which a run was started. kind: with the head of its loss. seed: of random weights and new heads."""
+    """The model with which a run was started. kind: with the head of its loss. seed: of random weights and new heads.
+    needs: of the losses of all its datasets."""
 
     kind: ModelKind
     loss: Loss
     seed: int
+    needs: frozenset[str] = NONE
 
     @classmethod
     def of(cls, folder: Path) -> ModelOfRun:
@@ -64,17 +66,23 @@ class ModelOfRun:
         config = read_json(folder / "config.json")
         loss: Loss = build(config["loss"], f"{folder}/config.json: loss")
         chosen: ModelKind = build(config["model"], f"{folder}/config.json: model")
-        kind = trained_kind(chosen, loss.needs)
-        return cls(kind=kind, loss=loss.fitted(kind.logps), seed=int(config["seed"]))
+        own: list[Loss] = [
+            build(node["loss"], f"{folder}/config.json: objectives.{name}.loss")
+            for name, node in config.get("objectives", {}).items()
+        ]
+        needs = frozenset[str]().union(*(item.needs for item in [loss, *own]))
+        # FINAL and exports hold adapters merged into float32 weights, also where training held those rounded.
+        kind = replace(trained_kind(chosen, needs), dtype="float32", quantization=None)
+        return cls(kind=kind, loss=loss.fitted(kind.logps), seed=int(config["seed"]), needs=needs)
 
     def start(self, say: Say) -> RankingModel:
         """The model as the run began, with the random weights that it drew."""
         seed_everything(self.seed)
-        return build_model(self.kind, (), say, self.loss.needs)
+        return build_model(self.kind, (), say, self.needs)
 
     def final(self, folder: Path, say: Say) -> RankingModel:
         """The model of a saved folder of the run."""
-        return build_model(plain(self.kind, str(folder)), (), say, self.loss.needs)
+        return build_model(plain(self.kind, str(folder)), (), say, self.needs)
 
 
 def load_weights(model: RankingModel, checkpoint: Checkpoint) -> None:

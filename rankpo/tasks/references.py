@@ -1,9 +1,10 @@
-"""The reference scores and the teacher embeddings of a training run."""
+"""The start model of a training run, and what losses are given of it: reference scores and teacher embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from rankpo.errors import ConfigError
@@ -13,54 +14,84 @@ from rankpo.models.loading import LoadingError
 from rankpo.trainers.teacher import Teaching, teacher_embeddings
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from rankpo.config.experiment import Experiment
+    from rankpo.data.dataset import Dataset
     from rankpo.data.table import ExampleTable
+    from rankpo.losses.base import Loss
     from rankpo.models.base import RankingModel
     from rankpo.models.reference import Reference
     from rankpo.models.vectors import GivesVectors
     from rankpo.trainers.teacher import TeacherEmbeddings
 
 
-def make_reference(
-    experiment: Experiment,
-    model: RankingModel,
-    table: ExampleTable,
-    say: Callable[[str], None],
-    autocast: Callable[[], AbstractContextManager[None]],
-) -> tuple[Reference | None, object]:
-    """The source of reference scores, and the stored ones where that is the source. autocast: the policy's."""
-    if "reference" not in experiment.loss.needs:
-        return None, None
-    if experiment.load_reference_logprobs is not None:
-        scores = reference.load_scores(experiment.load_reference_logprobs, table, model.settings, say)
+@dataclass(kw_only=True)
+class StartModel:
+    """The model before its first update. autocast: the policy's. whole: whether one table holds all training data,
+    which stored scores of an earlier run need."""
+
+    experiment: Experiment
+    model: RankingModel
+    say: Callable[[str], None]
+    autocast: Callable[[], AbstractContextManager[None]]
+    whole: bool = True
+    _live: Reference | None = field(default=None, init=False)  # A copy of the model, one for all losses.
+
+    def reference(
+        self, loss: Loss, table: ExampleTable, training: bool = True
+    ) -> tuple[Reference | None, np.ndarray | None]:
+        """The source of reference scores of a loss, and the stored ones where that is the source.
+
+        training: whether the table is that of the training data, whose scores may be kept and loaded.
+        """
+        experiment = self.experiment
+        if "reference" not in loss.needs:
+            return None, None
+        asked = experiment.load_reference_logprobs or experiment.cache_reference_logprobs
+        if asked and not self.whole:
+            raise ConfigError(
+                [
+                    "stored reference scores belong to one loss on all data; leave cache_reference_logprobs and "
+                    "load_reference_logprobs out where datasets have losses of their own"
+                ]
+            )
+        if experiment.load_reference_logprobs is not None and training:
+            scores = reference.load_scores(experiment.load_reference_logprobs, table, self.model.settings, self.say)
+            return reference.StoredReference(), scores
+        chosen = self._chosen(loss)
+        if chosen == "adapters":
+            return reference.AdapterReference(self.model), None
+        if chosen == "live":
+            self._live = self._live or reference.LiveReference(self.model)
+            return self._live, None
+        scores = reference.stored_scores(self.model, table, experiment.cache_dir, self.say, self.autocast)
+        if experiment.cache_reference_logprobs and training:
+            place = experiment.run_dir / reference.FILE
+            reference.save_scores(place, scores, table, self.model.settings, self.say)
         return reference.StoredReference(), scores
-    chosen = experiment.settings.reference
-    if chosen == "auto":
-        live = "live" if "live_reference" in experiment.loss.needs_with(experiment.model.gives) else "stored"
+
+    def _chosen(self, loss: Loss) -> str:
+        """The value of trainer.reference, with `auto` decided."""
+        experiment = self.experiment
+        if experiment.settings.reference != "auto":
+            return experiment.settings.reference
+        live = "live" if "live_reference" in loss.needs_with(experiment.model.gives) else "stored"
         # Adapters of an earlier run belong to the start model, so disabling them would give a different reference.
-        fresh = model.has_adapters and not getattr(experiment.model, "load_lora_from", None)
-        chosen = "adapters" if fresh and not experiment.cache_reference_logprobs else live
-    if chosen == "adapters":
-        return reference.AdapterReference(model), None
-    if chosen == "live":
-        return reference.LiveReference(model), None
-    scores = reference.stored_scores(model, table, experiment.cache_dir, say, autocast)
-    if experiment.cache_reference_logprobs:
-        reference.save_scores(experiment.run_dir / reference.FILE, scores, table, model.settings, say)
-    return reference.StoredReference(), scores
+        fresh = self.model.has_adapters and not getattr(experiment.model, "load_lora_from", None)
+        return "adapters" if fresh and not experiment.cache_reference_logprobs else live
 
-
-def make_teacher(
-    experiment: Experiment, model: RankingModel, table: ExampleTable, say: Callable[[str], None]
-) -> TeacherEmbeddings | None:
-    """Embeddings of the training data by the guide or teacher of the loss, or None where it has none."""
-    loss = experiment.loss
-    if not isinstance(loss, InBatchLoss) or "teacher" not in loss.knows:
-        return None
-    start = Teaching(
-        model=cast("GivesVectors", model), table=table, datasets=experiment.datasets, cache_dir=experiment.cache_dir
-    )
-    try:
-        return teacher_embeddings(loss.teacher_model, start, say)
-    except LoadingError as error:
-        raise ConfigError([f"loss: {error}"]) from error
+    def teacher(self, loss: Loss, table: ExampleTable, datasets: Sequence[Dataset]) -> TeacherEmbeddings | None:
+        """Embeddings of the data by the guide or teacher of the loss, or None where it has none."""
+        if not isinstance(loss, InBatchLoss) or "teacher" not in loss.knows:
+            return None
+        start = Teaching(
+            model=cast("GivesVectors", self.model),
+            table=table,
+            datasets=datasets,
+            cache_dir=self.experiment.cache_dir,
+        )
+        try:
+            return teacher_embeddings(loss.teacher_model, start, self.say)
+        except LoadingError as error:
+            raise ConfigError([f"loss: {error}"]) from error

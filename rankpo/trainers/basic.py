@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,26 @@ from rankpo.losses.matryoshka import matryoshka
 from rankpo.losses.reduction import denominators, total
 from rankpo.runs import processes
 from rankpo.runs.signals import noticed
+from rankpo.trainers import regularisation
 from rankpo.trainers.parts import Parts
-from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Update
+from rankpo.trainers.regularisation import Regularisation
+from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Prepared, Update
 from rankpo.types import Batch, LossOutput
 
 
 class BasicTrainer(Parts):
-    """train() → train_step(update) → backward(micro_batch) → compute_loss(batch)."""
+    """train() → train_step(update) → backward(micro_batch) → compute_loss(batch).
+
+    regularisation: of the current update, for models with sparse vectors.
+    """
+
+    regularisation: Regularisation | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         try:
-            self.schedule.check(self.total_steps)
+            if self.within is None:
+                self.schedule.check(self.total_steps)
             self.check()
         except ValueError as error:  # Some invalid combinations of keys show only with loss, data and trainer.
             raise ConfigError([str(error)]) from error
@@ -65,7 +74,23 @@ class BasicTrainer(Parts):
 
     def begin(self, update: Any) -> Any:
         """Adds the quantities over all ranks and micro-batches that the first backward pass of the update needs."""
-        return update
+        sparsity = self.policy.sparsity
+        if sparsity is None or not isinstance(update, Update):
+            return update
+        counted = [item.batch for item in update.micro_batches if item.counts]
+        texts = regularisation.texts_of(counted, self.policy.device, over_ranks=True)
+        alone = processes.world_size() == 1 and len(update.micro_batches) == 1
+        activity = None if alone else regularisation.measured(sparsity, self.model, self.policy, update.micro_batches)
+        self.regularisation = Regularisation(sparsity, self.regularisation_factor, activity)
+        return replace(update, denominators={**update.denominators, **sparsity.denominators(texts)})
+
+    @property
+    def regularisation_factor(self) -> float:
+        """The share of the weights of the regularisation in the current update."""
+        run = self.within or self
+        return 0.0 if self.policy.sparsity is None else self.policy.sparsity.factor(self.state.step, run.total_steps)
+
+    has_held_out_loss = True  # Whether the loss has a value on data that the update does not train on.
 
     @property
     def num_passes(self) -> int:
@@ -85,6 +110,16 @@ class BasicTrainer(Parts):
                 own = float(value.detach()) if item.counts else 0.0
                 self.record(output, own, update.denominators, counts=item.counts)
 
+    def loss_value(self, update: Prepared) -> float:
+        """Returns this rank's share of the loss of an update, without any gradient. All ranks must call it."""
+        assert isinstance(update, Update)
+        share = 0.0
+        with torch.no_grad():
+            for item in update.micro_batches:
+                output = self.compute_loss(item.batch.to(self.policy.device))
+                share += float(total(output, update.denominators)) if item.counts else 0.0
+        return share
+
     def compute_loss(self, batch: Batch) -> LossOutput:
         """Computes the unreduced loss of a micro-batch."""
         rows = self.model(batch.sequences)
@@ -93,7 +128,8 @@ class BasicTrainer(Parts):
         def loss_of(output: Tensor) -> LossOutput:
             return self.loss(self.policy.score(output, batch), batch.labels, reference, **self.loss_arguments())
 
-        return matryoshka(loss_of, rows, self.loss.matryoshka)
+        output = matryoshka(loss_of, rows, self.loss.matryoshka)
+        return output if self.regularisation is None else self.regularisation.added(output, rows.float(), batch)
 
     def loss_arguments(self) -> Mapping[str, object]:
         """Returns the loss's keyword arguments that all micro-batches of an update share."""
@@ -122,7 +158,7 @@ class BasicTrainer(Parts):
             ahead.close()
             self.logger.finish()
 
-    def train_step(self, update: Any) -> None:
+    def train_step(self, update: Prepared) -> None:
         """Runs one step: every pass over the update, and then the counters and the loss's state."""
         started = time.perf_counter()
         factor = self.schedule.factor(self.state.step, self.total_steps)
@@ -133,15 +169,37 @@ class BasicTrainer(Parts):
         self.observed.clear()
         for _ in range(self.num_passes):
             self._optimize(update)
-        if self.state.loss_state:
-            means = self.observed.result(processes.sum_over_ranks)
-            self.state.loss_state = self.loss.next_state(self.state.loss_state, means, update.num_queries)
+        self.next_loss_state(update.num_queries)
+        self._check_sparsity()
         self.state.step += 1
         self.state.tokens += update.num_tokens
         self.state.queries += update.num_queries
         self.logger.tick(self.state.step, update.num_tokens, time.perf_counter() - started)
 
-    def _optimize(self, update: Any) -> None:
+    def loss_state_of(self, name: str) -> dict[str, float]:
+        """Returns the numbers that the loss of the dataset `name` carries now."""
+        return self.state.loss_state
+
+    def next_loss_state(self, num_queries: int) -> None:
+        """Advances the numbers that the loss carries from update to update, if it carries any."""
+        if self.state.loss_state:
+            means = self.observed.result(processes.sum_over_ranks)
+            self.state.loss_state = self.loss.next_state(self.state.loss_state, means, num_queries)
+
+    def observed_means(self) -> dict[str, float]:
+        """Returns the means of the metrics of the current update over all ranks, which must all call it."""
+        return self.observed.result(processes.sum_over_ranks)
+
+    def _check_sparsity(self) -> None:
+        """Raises CollapseError for sparse vectors that became zero, or stay dense after the warm-up."""
+        if self.policy.sparsity is not None:
+            state, settled = self.state.sparsity_state, self.regularisation_factor == 1
+            vocabulary: int = self.policy.vocabulary
+            self.state.sparsity_state = self.policy.sparsity.next_state(
+                state, self.observed_means(), vocabulary, settled
+            )
+
+    def _optimize(self, update: Prepared) -> None:
         """Runs one pass over the update: gradient, clipping, optimizer step."""
         self.optimizer.zero_grad(set_to_none=True)
         self.finite_loss = True
@@ -162,4 +220,6 @@ class BasicTrainer(Parts):
             # The check after saving compares with a float32 forward pass, so autocast must be off.
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.save_final(self.policy, {"before": self.state.start_metrics, "after": metrics}, weights)
+        for callback in self.watch.told:
+            callback.ended(self.watch.run, metrics)
         return metrics

@@ -11,6 +11,8 @@ from rankpo.losses.in_batch import InBatchLoss
 from rankpo.models.vectors import GivesVectors
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
+from rankpo.trainers.regularisation import Regularisation, texts_of
+from rankpo.trainers.update import Prepared
 from rankpo.types import Batch
 
 
@@ -38,16 +40,33 @@ class ContrastiveTrainer(BasicTrainer):
         counts = self.policy.counts(update.batch.sequences)
         return replace(update, counts=counts, similarity=self.policy.similarity)
 
+    def begin(self, update: Any) -> Any:
+        sparsity = self.policy.sparsity
+        if sparsity is None or not isinstance(update, in_batch.InBatchUpdate):
+            return super().begin(update)
+        apart = not update.shared
+        texts = texts_of([update.batch], self.policy.device, over_ranks=apart)
+        return replace(
+            update,
+            denominators={**update.denominators, **sparsity.denominators(texts)},
+            regularisation=Regularisation(sparsity, self.regularisation_factor, over_ranks=apart),
+        )
+
     def collate(self, groups: Sequence[Group]) -> Batch:
         known = "positives" in self.loss.knows
         batch = self.policy.inputs.collate(self.loader.table, groups, with_positives=known, reference=self.stored)
         return replace(batch, labels=replace(batch.labels, mask=self.loss.own_mask(batch)))
 
-    def backward(self, update: Any, last: bool = True) -> None:
-        if not self._in_batch:
+    def backward(self, update: Prepared, last: bool = True) -> None:
+        if not isinstance(update, in_batch.InBatchUpdate):
             super().backward(update, last)
             return
         output, value = in_batch.backward(
             self.loss, self.model, update, self.strategy.backward, self.no_sync, last=last
         )
         self.record(output, value, update.denominators)
+
+    def loss_value(self, update: Prepared) -> float:
+        if not isinstance(update, in_batch.InBatchUpdate):
+            return super().loss_value(update)
+        return in_batch.loss_value(self.loss, self.model, update)

@@ -29,6 +29,7 @@ from rankpo.losses.reduction import sums, total
 from rankpo.losses.vectors import Similarity, inner_products
 from rankpo.models.inputs import Inputs
 from rankpo.runs import processes
+from rankpo.trainers.regularisation import Regularisation
 from rankpo.trainers.teacher import TeacherEmbeddings
 from rankpo.types import Batch, LossOutput, Vectors
 
@@ -42,6 +43,7 @@ class InBatchUpdate:
     batch: the queries of all ranks if they share one pool, else this rank's. parts: rows of `batch.sequences` that this
     rank encodes, one array per micro-batch. queries: [b] indices of the queries whose losses this rank computes.
     counts: [N] vectors of each sequence, None for 1 each. similarity: the model's score of queries and candidates.
+    regularisation: of sparse vectors, or None.
     """
 
     batch: Batch
@@ -54,6 +56,7 @@ class InBatchUpdate:
     shared: bool
     counts: Tensor | None = None
     similarity: Similarity = inner_products
+    regularisation: Regularisation | None = None
 
     def rows_of(self, part: np.ndarray) -> int:
         """Returns the number of vector rows of a part's sequences."""
@@ -158,6 +161,17 @@ def backward(
     return output, value
 
 
+@torch.no_grad()
+def loss_value(loss: InBatchLoss, model: nn.Module, update: InBatchUpdate) -> float:
+    """Returns this rank's share of the loss value of an update, without any gradient."""
+    parts = [part if len(part) else _shortest(update.batch) for part in update.parts]
+    embedded = [model(select(update.batch.sequences, part)) for part in parts]
+    sizes = [update.rows_of(part) for part in update.parts]
+    own = torch.cat([block[:size] for block, size in zip(embedded, sizes, strict=True)])
+    _, shared = _output(loss, update, _of_all_ranks(update, own.float(), _rows(update)))
+    return float(shared)
+
+
 def _again(model: nn.Module, update: InBatchUpdate, part: np.ndarray, state: list[Tensor]) -> Tensor:
     """Encodes the part again with a graph, with the same dropout masks as in the first pass."""
     _restore(state)
@@ -169,16 +183,32 @@ def _loss_gradient(
     loss: InBatchLoss, update: InBatchUpdate, own: Tensor, rows: Tensor
 ) -> tuple[LossOutput, float, Tensor]:
     """Returns the loss output of this rank's queries, its value, and dL/dE summed over ranks, [N, D]."""
-    counts = torch.ones(len(update.batch.sequences), dtype=torch.int64) if update.counts is None else update.counts
-    count = int(counts.sum())
-    full = (processes.place_rows(own, rows, count) if update.shared else _place(own, rows, count)).requires_grad_()
-    batch = update.batch.to(full.device)
-    queries = update.queries.to(full.device)
-    output = loss.in_batch(Vectors(full, counts), batch, queries, update.similarity)
-    value = total(output, update.denominators)
+    full = _of_all_ranks(update, own, rows).requires_grad_()
+    output, value = _output(loss, update, full)
     value.backward()  # type: ignore[no-untyped-call]
     gradient = torch.zeros_like(full) if full.grad is None else full.grad
     return output, float(value.detach()), processes.sum_over_ranks(gradient) if update.shared else gradient
+
+
+def _counts(update: InBatchUpdate) -> Tensor:
+    """Returns the vector rows of each sequence, [N] int64."""
+    return torch.ones(len(update.batch.sequences), dtype=torch.int64) if update.counts is None else update.counts
+
+
+def _of_all_ranks(update: InBatchUpdate, own: Tensor, rows: Tensor) -> Tensor:
+    """Returns the vectors [R, D] of the whole update. own: those of `rows`, which this rank has computed."""
+    count = int(_counts(update).sum())
+    return processes.place_rows(own, rows, count) if update.shared else _place(own, rows, count)
+
+
+def _output(loss: InBatchLoss, update: InBatchUpdate, full: Tensor) -> tuple[LossOutput, Tensor]:
+    """Returns the loss output of this rank's queries and its value. full: vectors [R, D] of the whole update."""
+    batch = update.batch.to(full.device)
+    queries = update.queries.to(full.device)
+    output = loss.in_batch(Vectors(full, _counts(update)), batch, queries, update.similarity)
+    if update.regularisation is not None:
+        output = update.regularisation.added(output, full, batch, queries)
+    return output, total(output, update.denominators)
 
 
 def _rows(update: InBatchUpdate) -> Tensor:

@@ -61,6 +61,12 @@ class PairedPreferenceTrainer(BasicTrainer):
             replayed = replace(replayed, similarity=self.policy.topic_similarity)
         return ReplayedUpdate(pairs, replayed)
 
+    def begin(self, update: Any) -> Any:
+        """Texts of replayed groups are not regularised: the pairs' own texts are."""
+        if not isinstance(update, ReplayedUpdate):
+            return super().begin(update)
+        return replace(update, pairs=super().begin(update.pairs))
+
     def compute_loss(self, batch: Batch) -> LossOutput:
         """The loss of the scores; with loss.prior_weight, of the scores without the prior, and of the priors."""
         loss = self.loss

@@ -19,12 +19,14 @@ from rankpo.losses.base import Loss
 from rankpo.models.base import RankingModel
 from rankpo.models.reference import Reference
 from rankpo.runs import processes
+from rankpo.runs.callbacks import Callback
 from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.runs.logger import MetricsLogger, RunningMetrics
 from rankpo.trainers.baseline import Measure, measured
 from rankpo.trainers.schedules import Schedule
 from rankpo.trainers.settings import TrainerSettings
 from rankpo.trainers.state import Keeper, TrainerState
+from rankpo.trainers.strategies.base import Strategy
 from rankpo.trainers.strategies.choose import make_strategy
 from rankpo.trainers.teacher import TeacherEmbeddings
 from rankpo.trainers.watch import Watch
@@ -40,7 +42,8 @@ class Parts:
     policy: the unwrapped model; `self.model` is the strategy's wrapped model. save_final: writes FINAL from the model,
     or from complete weights if they are not None; every rank calls it. baseline: metrics of the start model. stored:
     [slots] reference scores, or None. teacher: embeddings of the data by another model, or None. replay: a second
-    loader whose groups join every update, or None.
+    loader whose groups join every update, or None. within: the trainer that this one is a part of, for one dataset of
+    several or for the loss on held-out data: its strategy, weights and step are used; None for the trainer of a run.
     """
 
     settings: TrainerSettings
@@ -59,13 +62,15 @@ class Parts:
     stored: np.ndarray | None = None
     teacher: TeacherEmbeddings | None = None
     replay: DataLoader | None = None
+    callbacks: Sequence[Callback] = ()
+    within: Parts | None = None
 
     main_term = "preference"  # the name of the loss's main term in the log
 
     def __post_init__(self) -> None:
         if self.reference is not None:
             self.reference.autocast = self.accelerator.autocast
-        self.strategy = make_strategy(self.accelerator, self.policy, self.optimizer, self.settings.max_grad_norm)
+        self.strategy: Strategy = self._strategy() if self.within is None else self.within.strategy
         self.model: nn.Module = self.strategy.wrapped
         self.optimizer = self.strategy.optimizer
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -75,6 +80,14 @@ class Parts:
         self.observed = RunningMetrics()  # Metrics of the current update alone, for losses with a state.
         self.finite_loss = True  # Refers to this rank's part of the current update.
         self.watch = self._watch()
+
+    @property
+    def losses(self) -> str:
+        """The name of the loss, or of each dataset's loss."""
+        return type(self.loss).__name__
+
+    def _strategy(self) -> Strategy:
+        return make_strategy(self.accelerator, self.policy, self.optimizer, self.settings.max_grad_norm)
 
     def _watch(self) -> Watch:
         per_epoch = self.loader.updates_per_epoch
@@ -96,6 +109,7 @@ class Parts:
             learning_rate=lambda: self.optimizer.param_groups[0]["lr"],
             updates_per_epoch=per_epoch,
             total_steps=self.total_steps,
+            callbacks=self.callbacks,
         )
 
     def no_sync(self) -> AbstractContextManager[None]:
@@ -121,5 +135,5 @@ class Parts:
         for name, metric in output.logged(self.main_term, sums).items():
             values = metric if counts else metric.reshape(-1)[:0]
             self.running.add(f"{prefix}{name}", values)
-            if self.state.loss_state:
+            if self.state.loss_state or self.policy.sparsity is not None:
                 self.observed.add(f"{prefix}{name}", values)

@@ -58,6 +58,7 @@ class TokenPolicyTrainer(BasicTrainer):
 
     loss: TokenPolicyLoss
     main_term = "policy"
+    has_held_out_loss = False  # It is the gain over the weights that an update began with.
 
     @property
     def num_passes(self) -> int:

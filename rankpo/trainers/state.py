@@ -35,6 +35,7 @@ class TrainerState:
     without_gain: int = 0
     stopped: bool = False
     loss_state: dict[str, float] = field(default_factory=dict)
+    sparsity_state: dict[str, float] = field(default_factory=dict)
     start_metrics: dict[str, float] | None = None
     last_metrics: dict[str, float] | None = None
 

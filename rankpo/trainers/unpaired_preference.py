@@ -83,7 +83,7 @@ class UnpairedPreferenceTrainer(BasicTrainer):
             mean = (total / count).float()
             self.point = reference_point(mean[None])
             self.running.add("kl/mismatched", mean)
-        return update
+        return super().begin(update)
 
     @torch.no_grad()
     def _log_ratios(self, item: MicroBatch) -> Tensor:

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from rankpo.types import Batch
 
-Prepared = TypeVar("Prepared")
+Made = TypeVar("Made")
+
+
+class Prepared(Protocol):
+    """What the loop asks of an update of any trainer; see `Update`."""
+
+    @property
+    def num_queries(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def ids(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -48,19 +59,19 @@ class NonFiniteError(RuntimeError):
         )
 
 
-class Ahead(Generic[Prepared]):
+class Ahead(Generic[Made]):
     """Prepares the next update in a thread while this one runs.
 
     The result of `make` must depend on the step alone, because the time of the call varies.
     """
 
-    def __init__(self, make: Callable[[int], Prepared], last: int) -> None:
+    def __init__(self, make: Callable[[int], Made], last: int) -> None:
         self.make = make
         self.last = last
         self.pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
-        self.waiting: tuple[int, Future[Prepared]] | None = None
+        self.waiting: tuple[int, Future[Made]] | None = None
 
-    def get(self, step: int) -> Prepared:
+    def get(self, step: int) -> Made:
         ready = self.waiting
         value = ready[1].result() if ready is not None and ready[0] == step else self.make(step)
         self.waiting = (step + 1, self.pool.submit(self.make, step + 1)) if step + 1 < self.last else None

@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rankpo.evaluation.base import Evaluator
+from rankpo.evaluation.means import with_means
 from rankpo.models.base import RankingModel
 from rankpo.runs import processes
+from rankpo.runs.callbacks import Callback, Run
 from rankpo.runs.logger import MetricsLogger, RunningMetrics
 from rankpo.runs.signals import Interrupted, Notice
 from rankpo.trainers.baseline import Measure, measured
 from rankpo.trainers.settings import TrainerSettings
 from rankpo.trainers.state import Keeper, TrainerState
 
+LOWER_IS_BETTER = ("loss", "perplexity")
 FIRST_UPDATES = 3  # A loss of exactly 0 in all of these updates causes a warning.
 
 
@@ -22,8 +25,8 @@ class Watch:
     """The work between two updates of a run.
 
     state, running: the trainer's objects, which the watch modifies. keeper: writes and reads checkpoints.
-    learning_rate: that of the first parameter group. updates_per_epoch, total_steps: in updates. learning: whether this
-    rank has seen a non-zero loss.
+    learning_rate: that of the first parameter group. updates_per_epoch, total_steps: in updates. callbacks: told of what
+    happens, on the first rank. learning: whether this rank has seen a non-zero loss.
     """
 
     settings: TrainerSettings
@@ -36,8 +39,18 @@ class Watch:
     learning_rate: Callable[[], float]
     updates_per_epoch: int
     total_steps: int
+    callbacks: Sequence[Callback] = ()
     learning: bool = False
     saved_step: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.run = Run(folder=self.keeper.store.folder.parent, total_steps=self.total_steps)
+
+    @property
+    def told(self) -> Sequence[Callback]:
+        """The callbacks on the first rank, with the run's step set; none on the others."""
+        self.run.step = self.state.step
+        return self.callbacks if self.logger.main else ()
 
     def start(self, baseline: Measure, remark: str | None) -> None:
         """Starts the log and, in a fresh run, evaluates the start model. remark: a line to print, or None."""
@@ -45,6 +58,8 @@ class Watch:
         self.logger.start(self.total_steps, self.state.step, afresh=fresh)
         if remark:
             self.logger.say(remark)
+        for callback in self.told:
+            callback.started(self.run)
         if fresh and self.settings.eval_at_start:
             self.evaluate(baseline)
 
@@ -62,6 +77,8 @@ class Watch:
             self.log()
         if settings.is_due(settings.save_every, step, per_epoch) or settings.is_intermediate(step, per_epoch):
             self.save()
+        if self.callbacks and processes.any_rank(self.run.stopping):
+            self.state.stopped = True
 
     def _warn_of_zero_loss(self) -> None:
         if not processes.any_rank(self.learning):
@@ -89,27 +106,34 @@ class Watch:
         metrics = self.running.result(processes.sum_over_ranks)
         self.running.clear()
         epoch = self.state.step / self.updates_per_epoch
-        self.logger.log("train", self.state.step, {**metrics, "learning_rate": self.learning_rate(), "epoch": epoch})
+        metrics = {**metrics, "learning_rate": self.learning_rate(), "epoch": epoch}
+        self.logger.log("train", self.state.step, metrics)
+        for callback in self.told:
+            callback.logged(self.run, metrics)
 
     def evaluate(self, metrics_of: Measure = measured) -> Mapping[str, float]:
         """Runs all evaluators on the current weights and updates the best metric and early stopping."""
         if not self.evaluators:
             return {}
-        metrics = {}
+        metrics: dict[str, float] = {}
         for evaluator in self.evaluators:
             values = metrics_of(evaluator, self.policy)
             metrics.update({f"{evaluator.name}/{name}": value for name, value in values.items()})
+        metrics = with_means(metrics, self.evaluators)
         if self.state.start_metrics is None:
             self.state.start_metrics = dict(metrics)
         self.state.last_metrics = dict(metrics)
         self.logger.log("eval", self.state.step, metrics)
+        for callback in self.told:
+            callback.evaluated(self.run, metrics)
         if self.settings.best_metric is not None:
             self._note_best(metric_value(metrics, self.settings.best_metric), metrics)
         return metrics
 
     def _note_best(self, value: float, metrics: Mapping[str, float]) -> None:
         state = self.state
-        if state.best_value is None or value > state.best_value:
+        lower = str(self.settings.best_metric).rpartition("/")[2] in LOWER_IS_BETTER
+        if state.best_value is None or (value < state.best_value if lower else value > state.best_value):
             state.best_value, state.best_step, state.without_gain = value, state.step, 0
             state.best_metrics = dict(metrics)
             if state.step > 0 or self.settings.final == "best":
@@ -126,6 +150,8 @@ class Watch:
         if self.saved_step != self.state.step:
             self.keeper.save(self.state, self.running)
             self.saved_step = self.state.step
+            for callback in self.told:
+                callback.saved(self.run, self.keeper.store.folder / f"step-{self.state.step}")
 
     def resume(self) -> None:
         """Continues from the newest valid checkpoint, if there is one."""

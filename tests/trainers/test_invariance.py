@@ -119,6 +119,8 @@ IN_CI = {
     "replay": (),
     "bco": (),
     "lambdarank": CORPUS,
+    "sparse": CORPUS,
+    "sparse, static queries": CORPUS,
     "listwise_combined": LISTS,
     "reranker of lists": CORPUS,
     "dpo, tokens": ANSWERS,

@@ -14,6 +14,7 @@ from tests.runs import ROOT, trainer_of
 
 MODELS = {
     "embedding": ("model=tiny_bert", "kind=embedding", "model.random.num_hidden_layers=1", "loss.temperature=0.1"),
+    "sparse": ("model=tiny_bert", "kind=sparse", "model.random.num_hidden_layers=1", "loss.temperature=1"),
     "reranker": ("model=tiny_bert", "kind=reranker", "model.random.num_hidden_layers=1"),
 }
 DATA = (

@@ -74,6 +74,11 @@ class DataLoader:
     pairs: ClassVar[bool] = False  # Whether its groups are pairs of a chosen and a rejected candidate.
 
     @property
+    def num_items(self) -> int:
+        """The number of items of an epoch."""
+        return len(self.items)
+
+    @property
     def updates_per_epoch(self) -> int:
         return self.sampler.updates_per_epoch
 

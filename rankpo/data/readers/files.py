@@ -14,6 +14,7 @@ import orjson
 import xxhash
 
 from rankpo.data.readers.compression import errors, opened
+from rankpo.data.readers.remote import fetched, is_address
 from rankpo.storage.printable import one_line
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
@@ -37,6 +38,9 @@ def find(path: str | Sequence[str], key: str) -> list[Path]:
     """
     found: list[Path] = []
     for item in [path] if isinstance(path, str) else path:
+        if is_address(item):
+            found.extend(_fetched(item, key))
+            continue
         place = Path(item).expanduser()
         if place.is_file():
             matches = [place]
@@ -58,6 +62,14 @@ def find(path: str | Sequence[str], key: str) -> list[Path]:
     for file in found:
         _check(file, key)
     return found
+
+
+def _fetched(address: str, key: str) -> list[Path]:
+    """Local copies of the data files of an address. Raises as `find` does."""
+    try:
+        return fetched(address, lambda name: kind(Path(name)) is not None)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{key}: {error}") from error
 
 
 def _seen(file: Path, folder: Path) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankpo.data.readers import files
+from rankpo.data.readers.hub_source import HubSource
 from rankpo.data.readers.passes import MAX_SHOWN, BadRecords
 from rankpo.data.shape import Declares
 
@@ -64,19 +65,15 @@ class HubRecords(Declares):
 
     def _loaded(self) -> Any:
         """The hub dataset, downloaded once into the hub's own cache. Raises ValueError where it cannot be had."""
-        try:
-            import datasets
-        except ImportError as error:
-            raise ValueError(f"hub={self.hub} needs the package datasets: pip install 'rankpo[hub]'") from error
-        datasets.disable_progress_bars()
-        part = getattr(self, "config", None)  # a key of those datasets that come in several
-        try:
-            return datasets.load_dataset(str(self.hub), part, split=self.split, revision=self.revision)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"datasets.{self.name}: hub={self.hub} cannot be loaded: {str(error).splitlines()[0]}; "
-                f"with a local copy, set datasets.{self.name}.hub=null datasets.{self.name}.path=…"
-            ) from error
+        source = HubSource(
+            name=str(self.hub),
+            key=f"datasets.{self.name}",
+            config=getattr(self, "config", None),  # a key of those datasets that come in several
+            split=self.split,
+            revision=self.revision,
+            remedy=f"with a local copy, set datasets.{self.name}.hub=null datasets.{self.name}.path=…",
+        )
+        return source.rows
 
     def note(self, place: str, error: ValueError) -> None:
         """Remembers a bad record. Raises BadRecords where there are too many to go on."""

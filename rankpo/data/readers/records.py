@@ -1,4 +1,4 @@
-"""Datasets from files: `_target_` of most yaml files in config/datasets."""
+"""Datasets from files or from the hub: `_target_` of most yaml files in config/datasets."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ from rankpo.data.readers.examples import example_of, sees_own_negatives_alone
 from rankpo.data.readers.fields import BadRecord, FieldMap, Options, check_id, extract
 from rankpo.data.readers.parsed import Parsed, labelled
 from rankpo.data.readers.passes import MAX_SHOWN, BadRecords, PassReport
-from rankpo.data.readers.texts import TextsById, corpus_beside, nemo_corpora, without_corpora
+from rankpo.data.readers.record_keys import check_keys
+from rankpo.data.readers.sources import source_of
+from rankpo.data.readers.texts import TextsById, corpus_beside, nemo_corpora
 from rankpo.data.shape import Declares
 from rankpo.types import Example
 
 # a record may lack these, not all records
 OPTIONAL_ROLES = ("negatives", "confidence_score", "pos_scores", "neg_scores", "prompt")
-NO_SETTINGS = ("files", "report", "path", "corpus", "weight", "_corpus_files", "_lines", "_found", "_used", "_texts")
+OF_HUB = ("hub", "alias", "config", "split", "revision", "streaming", "_source")  # Settings of where the records are.
+NO_SETTINGS = {
+    *OF_HUB,
+    *("files", "report", "path", "corpus", "weight", "_corpus_files", "_lines"),
+    *("_found", "_used", "_texts"),
+}
 BY_ID = ("ids", "nemo")  # formats that name documents
 ID_NAMES = {  # of a record, where it is not `id`; a line of one text has its candidate's id, not the query's
     "flat": (),
@@ -40,7 +47,10 @@ VERSION = 2  # raise it with any change of what a record becomes
 
 @dataclass(kw_only=True)
 class Records(FieldMap, Declares):
-    """Records of files in one of the formats of `formats.py`, told apart by their keys unless `format` says.
+    """Records of files or of a hub dataset, in a format of `formats.py`, told apart by their keys unless `format` says.
+
+    path: files, folders, globs or addresses; None: `name` is a dataset of the hub or the folder of a copy, and metrics
+    stand under `alias`, or the end of its name. streaming: the dataset is read as it comes.
 
     The roles of `FieldMap` say where a file keeps what under other names. min_confidence: 0 to 100, of preferences.
     min_label, max_label: the range that labels are scaled from, to 0 to 1; max_label alone counts from 0. relevant_from:
@@ -56,7 +66,13 @@ class Records(FieldMap, Declares):
     """
 
     name: str
-    path: str | Sequence[str]
+    path: str | Sequence[str] | None = None
+    hub: str | None = None
+    alias: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    streaming: bool = False
     format: str = "auto"
     min_label: float | None = None
     max_label: float | None = None
@@ -72,31 +88,11 @@ class Records(FieldMap, Declares):
     quoted_tsv: bool = False
 
     def __post_init__(self) -> None:
-        for key, allowed in (
-            ("format", ("auto", *formats.FORMATS)),
-            ("on_bad_record", ("error", "skip")),
-            ("conflicts", ("merge", "error")),
-            ("scores_are", ("relevance", "teacher")),
-        ):
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
-        if not 0 <= self.min_confidence <= 100:
-            raise ValueError(f"min_confidence must be in 0 to 100, got {self.min_confidence}")
-        if self.min_label is None and self.max_label is not None:
-            self.min_label = 0.0
-        if self.min_label is not None and (self.max_label is None or not self.max_label > self.min_label):
-            raise ValueError(f"max_label must be > min_label, got {self.min_label} and {self.max_label}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be >= 1 or null, got {self.limit}")
-        if not self.weight >= 0:
-            raise ValueError(f"weight must be >= 0, got {self.weight}")
-        for key, values in (self.where or {}).items():
-            if not isinstance(values, list | tuple):
-                raise ValueError(f"where.{key} must be a list of allowed values, got {values!r}")
-        found = files.find(self.path, "path")
-        named = {self.path} if isinstance(self.path, str) else set(self.path)
-        kept = set(without_corpora(found))
-        self.files = [file for file in found if file in kept or str(file) in named]
+        check_keys(self)
+        if self.path is None and self.hub is None:  # else a copy of a dataset that has taken its names
+            self.hub, self.name = self.name, self.alias or self.name.rstrip("/").rpartition("/")[2]
+        self._source = source_of(self)
+        self.files = self._source.files
         self._corpus_files = files.find(self.corpus, "corpus") if self.corpus is not None else []
         self._lines = CorpusLines(self._corpus_files, f"datasets.{self.name}")
         self.report = PassReport()
@@ -115,7 +111,7 @@ class Records(FieldMap, Declares):
     def fingerprint(self) -> str:
         settings = {name: value for name, value in self.__dict__.items() if name not in NO_SETTINGS}
         corpora = dict.fromkeys(chain.from_iterable(self._corpora(path, self._format_of(path)) for path in self.files))
-        content = files.content_fingerprint([*self.files, *self._corpus_files, *corpora])
+        content = self._source.content([*self._corpus_files, *corpora])
         whole = [VERSION, content, settings, [sees_own_negatives_alone(path) for path in self.files]]
         return xxhash.xxh3_128_hexdigest(json.dumps(whole, sort_keys=True, default=str).encode())
 
@@ -162,7 +158,7 @@ class Records(FieldMap, Declares):
         """The format of a file by its first record, or None where that is none of any."""
         if self.format != "auto":
             return self.format
-        first = next((record for _, record in files.records(path, self.quoted_tsv)), None)
+        first = next((record for _, record in self._source.records(path)), None)
         try:
             return formats.detect(first, self.mapped()) if isinstance(first, Mapping) else None
         except BadRecord:
@@ -170,7 +166,7 @@ class Records(FieldMap, Declares):
 
     def _corpora(self, path: Path, form: str | None) -> list[Path]:
         """The files of the corpus whose documents the records of a file name by id; [] where they name none."""
-        if form not in BY_ID or self._corpus_files:
+        if form not in BY_ID or self._corpus_files or not self._source.has_neighbours:
             return self._corpus_files if form in BY_ID else []
         if form == "nemo":
             envelope = files.envelope(path)
@@ -223,9 +219,9 @@ class Records(FieldMap, Declares):
     def _good(self, path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
         """The records of a file that `where` lets through; what is no record is noted as bad."""
         self._used.update(key.partition(".")[0] for key in self.where or {})
-        for place, record in files.records(path, self.quoted_tsv):
-            if isinstance(record, files.NotARecord):
-                self._bad(place, record)
+        for place, record in self._source.records(path):
+            if not isinstance(record, Mapping):
+                self._bad(place, files.NotARecord(str(record)))
             elif all(extract(record, key) in allowed for key, allowed in (self.where or {}).items()):
                 self.report.note_fields(record)
                 yield place, record

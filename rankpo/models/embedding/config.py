@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from rankpo.models.embedding.reading import layer_folders, read_folder
 from rankpo.models.embedding.settings import AUTO, EmbeddingSettings
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.settings import Settings
@@ -74,7 +75,7 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
 
     def wrap(self, backbone: PreTrainedModel, inputs: EmbeddingInputs) -> EmbeddingModel:
         from rankpo.models import layers
-        from rankpo.models.embedding import model, prior, reading
+        from rankpo.models.embedding import model, prior
 
         made = model.EmbeddingModel(
             backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens, prior_lr=self.prior_lr
@@ -85,7 +86,7 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
         stated = self._statement(folder)
         if made.prior is not None and stated is not None and stated.values.get("prior_layers"):
             prior.read_prior(made.prior, folder)
-        if folders := reading.layer_folders(folder, len(made.layers)):
+        if folders := layer_folders(folder, len(made.layers)):
             layers.read_weights(made.layers, folders)
         return made
 
@@ -99,8 +100,6 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
 
     def stated(self, folder: Path) -> Stated | None:
         """From rankpo.json, or from sentence-transformers' files."""
-        from rankpo.models.embedding.reading import read_folder
-
         stated = read_folder(folder)
         if stated is None or stated.values.get("prior_layers"):
             return stated

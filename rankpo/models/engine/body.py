@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 
@@ -17,3 +18,17 @@ def body_of(backbone: PreTrainedModel) -> Any:
     if body is backbone and backbone.get_output_embeddings() is not None:
         return next(child for child in backbone.children() if isinstance(child, PreTrainedModel))
     return body
+
+
+def summary(origin: str, model: nn.Module, attention: str) -> str:
+    """One line about a built model. origin: of its weights. attention: layout and implementation, in words."""
+    parameters = list(model.parameters())
+    whole = sum(_count(parameter) for parameter in parameters) / 1e6
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad) / 1e6
+    return f"{origin}: {whole:.2f} M parameters, {trained:.2f} M trained, {attention}"
+
+
+def _count(parameter: nn.Parameter) -> int:
+    """The number of weights; two 4-bit weights of bitsandbytes share a stored byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(state.shape.numel())

@@ -135,7 +135,7 @@ def over_vocabulary(
     """
     elements = block_elements or BLOCK_ELEMENTS.get(hidden.device.type, BLOCK_ELEMENTS["cuda"])
     size = max(1, elements // head.weight.shape[0])
-    options = (reduction, head.softcap, temperature, size, _product_type(hidden))
+    options = (reduction, head.softcap, temperature, size, product_type(hidden))
     return _OverVocabulary.apply(options, hidden, head.weight, head.bias, *constants)
 
 
@@ -152,7 +152,7 @@ class _OverVocabulary(torch.autograd.Function):
             blocks = []
             for start in range(0, max(1, len(hidden)), size):
                 rows = slice(start, start + size)
-                logits = _shape(_product(hidden[rows].to(product), used.t()), bias, softcap, temperature)
+                logits = _shape(head_product(hidden[rows].to(product), used.t()), bias, softcap, temperature)
                 blocks.append(reduction(logits, *(constant[rows] for constant in constants)))
         return tuple(torch.cat(column) for column in zip(*blocks, strict=True))
 
@@ -171,7 +171,7 @@ class _OverVocabulary(torch.autograd.Function):
             for start in range(0, len(hidden), size):
                 rows = slice(start, start + size)
                 block = hidden[rows].to(product)
-                raw = _product(block, used.t()).requires_grad_()
+                raw = head_product(block, used.t()).requires_grad_()
                 with torch.enable_grad():
                     logits = _shape(raw, bias, softcap, temperature)
                     values = reduction(logits, *(constant[rows] for constant in constants))
@@ -180,9 +180,9 @@ class _OverVocabulary(torch.autograd.Function):
                     of_bias += of_raw.sum(0)
                 of_raw = of_raw.to(product)
                 if of_hidden is not None:
-                    of_hidden[rows] = _product(of_raw, used)
+                    of_hidden[rows] = head_product(of_raw, used)
                 if of_weight is not None:
-                    _add_product(of_weight, of_raw.t(), block)
+                    add_product(of_weight, of_raw.t(), block)
         weight_gradient = None if of_weight is None else of_weight.to(weight.dtype)
         return (
             None,
@@ -221,8 +221,8 @@ def _gradient(values: tuple[Tensor, ...], raw: Tensor, gradients: list[Tensor | 
 
 def _logits(hidden: Tensor, head: Head, temperature: float) -> Tensor:
     """Logits [n, V] of a block, at least float32."""
-    product = _product_type(hidden)
-    return _shape(_product(hidden.to(product), head.weight.to(product).t()), head.bias, head.softcap, temperature)
+    product = product_type(hidden)
+    return _shape(head_product(hidden.to(product), head.weight.to(product).t()), head.bias, head.softcap, temperature)
 
 
 def _shape(raw: Tensor, bias: Tensor | None, softcap: float | None, temperature: float) -> Tensor:
@@ -232,7 +232,7 @@ def _shape(raw: Tensor, bias: Tensor | None, softcap: float | None, temperature:
     return logits if temperature == 1.0 else logits / temperature
 
 
-def _product_type(hidden: Tensor) -> torch.dtype:
+def product_type(hidden: Tensor) -> torch.dtype:
     """The type of the head's product: half precision only on GPUs, which accumulate it in float32."""
     if hidden.device.type != "cuda":
         return torch.promote_types(hidden.dtype, torch.float32)
@@ -241,18 +241,18 @@ def _product_type(hidden: Tensor) -> torch.dtype:
     return hidden.dtype
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
+def head_product(left: Tensor, right: Tensor) -> Tensor:
     """left @ right in at least float32, without intermediate rounding to half precision."""
     if left.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(left, right, out_dtype=torch.float32)
     return left @ right
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     if left.dtype == total.dtype:
         total.addmm_(left, right)
     else:
-        total += _product(left, right)
+        total += head_product(left, right)
 
 
 def _gather(values: Tensor, label: Tensor) -> Tensor:

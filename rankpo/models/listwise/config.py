@@ -10,6 +10,7 @@ from rankpo.data.text.prompt_templates import read_template
 from rankpo.data.text.rendering import template_text
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.listwise.settings import ListwiseKeys, ListwiseSettings
+from rankpo.models.saved import Stated, own_statement, saved_kind
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from rankpo.models.listwise.inputs import ListwiseInputs
     from rankpo.models.listwise.model import ListwiseModel
     from rankpo.models.listwise.saving import ListwiseFolder
-    from rankpo.models.saved import Stated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +88,6 @@ class ListwiseKind(ListwiseKeys, ModelKind):
 
     def stated(self, folder: Path) -> Stated | None:
         """None for a causal_lm, whose weights a listwise reranker may start from."""
-        from rankpo.models.saved import own_statement, saved_kind
-
         return None if saved_kind(folder) in self.starts_from else own_statement(folder, (self.kind,), ListwiseSettings)
 
     def folder_format(self) -> ListwiseFolder:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankpo.models.kind import ModelKind, Say
+from rankpo.models.reranker.reading import read_folder
 from rankpo.models.reranker.settings import AUTO, RerankerSettings
 from rankpo.models.settings import Settings
 
@@ -84,8 +85,6 @@ class RerankerKind(RerankerSettings, ModelKind):
 
     def stated(self, folder: Path) -> Stated | None:
         """From rankpo.json, reranker.json of older versions, or the files of a CrossEncoder."""
-        from rankpo.models.reranker.reading import read_folder
-
         return read_folder(folder)
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rankpo.models.causal_lm.config import CausalKind
 from rankpo.models.causal_lm.settings import CausalSettings
 from rankpo.models.kind import ModelKind, Say
+from rankpo.models.saved import Stated, has_classification_head, own_statement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from rankpo.models.causal_lm.inputs import CompletionInputs
     from rankpo.models.reward_model.model import RewardModel
-    from rankpo.models.saved import Stated
     from rankpo.models.saving import FolderFormat
 
 
@@ -30,8 +30,6 @@ class RewardKind(CausalKind):
 
     def stated(self, folder: Path) -> Stated | None:
         """A language model's settings are read too: a reward model may start from it."""
-        from rankpo.models.saved import own_statement
-
         return own_statement(folder, (self.kind, *self.starts_from), CausalSettings)
 
     def load(self, inputs: CompletionInputs, say: Say) -> PreTrainedModel:
@@ -70,8 +68,6 @@ class RewardKind(CausalKind):
 
     @property
     def _has_reward_head(self) -> bool:
-        from rankpo.models.saved import has_classification_head
-
         return not self.is_random and has_classification_head(Path(self.source().path))
 
     def _classifier(self) -> Any:

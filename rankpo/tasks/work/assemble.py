@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from rankpo.data.report import data_report, lines, write_report
+from rankpo.data.report import Report, data_report, lines, write_report
 from rankpo.data.table import open_table
-from rankpo.errors import ConfigError
 from rankpo.models.inputs import TextInputs
 from rankpo.runs import processes
 from rankpo.runs.checkpoints import CheckpointStore
@@ -18,25 +18,26 @@ from rankpo.tasks.evaluators import check_best_metric, make_evaluators
 from rankpo.tasks.models import trained_kind
 from rankpo.tasks.optimizer import make_optimizer
 from rankpo.tasks.priors import check_prior
-from rankpo.tasks.references import make_reference, make_teacher
+from rankpo.tasks.references import StartModel
 from rankpo.tasks.seeds import seed_everything
 from rankpo.tasks.train import DEFAULT_METRICS
+from rankpo.tasks.work.holdout import HeldOut, drawn_of, held_out, trained_parts
+from rankpo.tasks.work.lessons import all_needs, lessons_of, material, objective, trainer_of, weights
 from rankpo.trainers.baseline import Baseline
-from rankpo.trainers.empty_updates import check
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
     from rankpo.config.experiment import Experiment
-    from rankpo.data.dataset import Dataset
+    from rankpo.data.holdout import Drawn
     from rankpo.data.loaders.ranking import DataLoader
     from rankpo.data.table import ExampleTable
     from rankpo.evaluation.base import Evaluator
-    from rankpo.losses.base import Loss
     from rankpo.models.base import RankingModel
     from rankpo.models.inputs import Inputs
     from rankpo.runs.logger import MetricsLogger
+    from rankpo.tasks.work.lessons import Material
     from rankpo.trainers.basic import BasicTrainer
     from rankpo.trainers.parts import SaveFinal
 
@@ -47,35 +48,49 @@ def assemble(
     """The trainer of an experiment: tokenizer, data, evaluators and only then weights, reference and optimizer."""
     seed_everything(experiment.seed)
     inputs = experiment.model.open_inputs(logger.say, experiment.explicit)
-    check_prior(inputs.settings, experiment.loss)
-    evaluators = make_evaluators(experiment, metrics, logger.say)
-    check_best_metric(experiment.settings.best_metric, evaluators)
-    table = open_table(experiment.cache_dir, experiment.datasets, inputs.pieces(), logger.say)
-    loader, replay = _loaders(experiment, inputs, table, logger.say)
+    drawn = drawn_of(experiment, logger.say)
+    lessons = lessons_of(experiment, trained_parts(experiment.datasets, drawn))
+    for lesson in lessons:
+        check_prior(inputs.settings, lesson.loss)
+    held = HeldOut()
+    if drawn is not None:
+        held = held_out(experiment, lessons_of(experiment, experiment.datasets), drawn, metrics, logger.say)
+    evaluators = [*make_evaluators(experiment, metrics, logger.say), *held.evaluators]
+    settings = held.settings(experiment.settings)
+    check_best_metric(settings.best_metric, evaluators)
+    materials = [material(experiment, inputs, lesson, logger.say) for lesson in lessons]
+    replay = _replay(experiment, inputs, drawn, logger.say)
     if logger.main:
-        report_data(experiment, inputs, table, evaluators, logger.say)
-    model = _on_device(experiment, inputs, table, accelerator, logger.say)
-    reference, stored = make_reference(experiment, model, table, logger.say, accelerator.autocast)
+        report_data(experiment, inputs, materials, evaluators, logger.say)
+    model = _on_device(experiment, inputs, [item.table for item in materials], accelerator, logger.say)
+    whole = len(materials) == 1
+    start = StartModel(experiment=experiment, model=model, say=logger.say, autocast=accelerator.autocast, whole=whole)
+    objectives = [objective(start, item) for item in materials]
+    reference = next((item.reference for item in objectives if item.reference is not None), None)
     for evaluator in evaluators:
         evaluator.compare_with(model, accelerator.autocast, reference)
-    return experiment.trainer.load()(
-        settings=experiment.settings,
-        accelerator=accelerator,
-        policy=model,
-        loss=experiment.loss,
-        loader=loader,
-        optimizer=make_optimizer(experiment, model),
-        schedule=experiment.schedule,
-        evaluators=evaluators,
-        checkpoints=_checkpoints(experiment, accelerator),
-        logger=logger,
-        save_final=_saver(experiment, inputs, logger.say),
-        reference=reference,
-        stored=stored,
-        teacher=make_teacher(experiment, model, table, logger.say),
-        replay=replay,
-        **_baseline(experiment, model, accelerator, evaluators, logger.say),
-    )
+    parts = _parts(experiment, inputs, model, accelerator, logger)
+    parts |= {"settings": settings, "evaluators": evaluators}
+    parts |= _baseline(experiment, model, accelerator, evaluators, logger.say)
+    trainer = trainer_of(experiment, objectives, replay, parts)
+    held.measure_losses(trainer, inputs, start)
+    return trainer
+
+
+def _parts(
+    experiment: Experiment, inputs: Inputs, model: RankingModel, accelerator: Accelerator, logger: MetricsLogger
+) -> dict[str, object]:
+    """The arguments of a trainer that do not depend on its data."""
+    return {
+        "accelerator": accelerator,
+        "policy": model,
+        "optimizer": make_optimizer(experiment, model),
+        "schedule": experiment.schedule,
+        "checkpoints": _checkpoints(experiment, accelerator),
+        "logger": logger,
+        "save_final": _saver(experiment, inputs, logger.say),
+        "callbacks": experiment.callbacks,
+    }
 
 
 def _checkpoints(experiment: Experiment, accelerator: Accelerator) -> CheckpointStore:
@@ -99,41 +114,32 @@ def _baseline(
     return {"baseline": Baseline(model, accelerator, experiment.cache_dir, say)}
 
 
-def _loaders(
-    experiment: Experiment, inputs: Inputs, table: ExampleTable, say: Callable[[str], None]
-) -> tuple[DataLoader, DataLoader | None]:
-    """Returns the loader of datasets, and that of replay_datasets if there are any."""
-    loader = experiment.dataloader.make(
-        table=table,
-        weights=weights(experiment.datasets),
-        left_out=equal_pairs(experiment, inputs, table, say),
-        batch_size=experiment.settings.batch_size,
-        seed=experiment.seed,
-    )
-    replay = _replay(experiment, inputs, say)
-    check_teaches(experiment.loss, loader, say)
-    return loader, replay
-
-
 def _on_device(
-    experiment: Experiment, inputs: Inputs, table: ExampleTable, accelerator: Accelerator, say: Callable[[str], None]
+    experiment: Experiment,
+    inputs: Inputs,
+    tables: Sequence[ExampleTable],
+    accelerator: Accelerator,
+    say: Callable[[str], None],
 ) -> RankingModel:
     """Returns the model of the experiment on the device of this rank, with the dropout that the settings ask for."""
     model = build_model(experiment, inputs, say)
     model.to(accelerator.device)
-    if cut := model.truncation(table):
+    for cut in dict.fromkeys(filter(None, map(model.truncation, tables))):
         say(cut)
     _settle_dropout(experiment, model, say)
     return model
 
 
-def _replay(experiment: Experiment, inputs: Inputs, say: Callable[[str], None]) -> DataLoader | None:
-    """Returns the loader of replay_datasets, or None where there are none."""
+def _replay(
+    experiment: Experiment, inputs: Inputs, drawn: Drawn | None, say: Callable[[str], None]
+) -> DataLoader | None:
+    """Returns the loader of replay_datasets without what is held out, or None where there are none."""
     if not experiment.replay_datasets:
         return None
+    datasets = trained_parts(experiment.replay_datasets, drawn)
     return experiment.replay_dataloader.make(
-        table=open_table(experiment.cache_dir, experiment.replay_datasets, inputs.pieces(), say),
-        weights=weights(experiment.replay_datasets),
+        table=open_table(experiment.cache_dir, datasets, inputs.pieces(), say),
+        weights=weights(datasets),
         batch_size=experiment.settings.replay_batch_size or experiment.settings.batch_size,
         seed=experiment.seed,
     )
@@ -148,50 +154,38 @@ def _settle_dropout(experiment: Experiment, model: torch.nn.Module, say: Callabl
         say(f"model.peft.lora_dropout={asked} has no effect: trainer.dropout is false; set it to true")
 
 
-def check_teaches(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
-    """Raises ConfigError for data without a training signal, and reports the share of data without one."""
-    try:
-        check(loss, loader, say)
-    except ValueError as error:
-        raise ConfigError([str(error)]) from error
-
-
 def build_model(experiment: Experiment, inputs: Inputs, say: Callable[[str], None]) -> RankingModel:
     """The model of the experiment with what its loss needs."""
-    kind = trained_kind(experiment.model, experiment.loss.needs)
-    return kind.build(inputs, say, experiment.settings.gradient_checkpointing, experiment.loss.needs)
-
-
-def equal_pairs(experiment: Experiment, inputs: Inputs, table: ExampleTable, say: Callable[[str], None]) -> list[int]:
-    """Reports and excludes pairs of completions that are equal after truncation."""
-    if not experiment.dataloader.load().pairs:
-        return []
-    found = inputs.equal_pairs(table)
-    if found:
-        say(f"{len(found)} of {len(table)} pairs are left out: cut to model.max_length, both answers are equal")
-    return found
-
-
-def weights(datasets: Sequence[Dataset]) -> list[float]:
-    """Returns the weight of each dataset: how often an epoch repeats its examples."""
-    return [getattr(dataset, "weight", 1.0) for dataset in datasets]  # External datasets may lack it.
+    needs = all_needs(experiment)
+    kind = trained_kind(experiment.model, needs)
+    return kind.build(inputs, say, experiment.settings.gradient_checkpointing, needs)
 
 
 def report_data(
     experiment: Experiment,
     inputs: Inputs,
-    table: ExampleTable,
+    materials: Sequence[Material],
     evaluators: Sequence[Evaluator],
     say: Callable[[str], None],
 ) -> None:
     """Reports the training data and its overlap with the evaluation data, and writes `run_dir`/data_report.json."""
-    tables = {evaluator.name: evaluator.table(inputs.pieces()) for evaluator in evaluators}
-    evaluations = {e.name: (tables[e.name], e.pairs(tables[e.name])) for e in evaluators}
+    named = {evaluator.name: evaluator for evaluator in reversed(evaluators)}  # The loss on held-out data comes last.
+    tables = {name: evaluator.table(inputs.pieces()) for name, evaluator in named.items()}
+    evaluations = {name: (tables[name], evaluator.pairs(tables[name])) for name, evaluator in named.items()}
     kept = inputs.kept if isinstance(inputs, TextInputs) else None
-    report = data_report(table, [dataset.name for dataset in experiment.datasets], kept, evaluations)
-    for line in lines(report):
+    whole: Report = {"datasets": {}, "overlap": {}}
+    for item in materials:
+        report = data_report(item.table, [dataset.name for dataset in item.lesson.datasets], kept, evaluations)
+        ending = "" if len(materials) == 1 else f" ({item.lesson.name})"
+        whole["datasets"] |= report["datasets"]
+        whole["overlap"] |= {
+            f"{name}{ending}": part
+            for name, part in report["overlap"].items()
+            if not ending or any(counted["shared"] for counted in part.values())
+        }
+    for line in lines(whole):
         say(line)
-    write_report(experiment.run_dir / "data_report.json", report)
+    write_report(experiment.run_dir / "data_report.json", whole)
 
 
 def disable_dropout(model: torch.nn.Module) -> None:
@@ -208,25 +202,42 @@ def _saver(experiment: Experiment, inputs: Inputs, say: Callable[[str], None]) -
     def save(model: RankingModel, metrics: Mapping[str, object], weights: Mapping[str, Tensor] | None) -> None:
         if processes.rank() == 0:
             folder = experiment.run_dir / "FINAL"
+            kind = trained_kind(experiment.model, all_needs(experiment))
+            exact = kind.weight_form.exact
+            if weights is None and not exact:
+                weights = {name: value.detach().cpu() for name, value in trained_parameters(model).items()}
             whole = model if weights is None else complete(experiment, inputs, weights)
-            difference = trained_kind(experiment.model, experiment.loss.needs).save(
-                folder, whole, describe(experiment, metrics)
-            )
+            difference = kind.save(folder, whole, describe(experiment, metrics))
             say(
                 f"{folder} written. Check: loaded again by transformers, its outputs differ by at most {difference:.0e}."
             )
+            if not exact:
+                rounded = kind.folder_format().difference(folder, model)
+                say(
+                    f"FINAL holds the adapters merged into the float32 weights; the outputs of the model in training, with "
+                    f"its frozen weights in {kind.quantization or 'bfloat16'}, differ from it by at most {rounded:.0e}."
+                )
         processes.barrier()
 
     return save
 
 
 def complete(experiment: Experiment, inputs: Inputs, weights: Mapping[str, Tensor]) -> RankingModel:
-    """Builds the experiment's model again on the CPU with these weights, since the trained one is sharded."""
-    model = build_model(experiment, inputs, _silent)
-    model.load_state_dict(weights)
+    """Builds the experiment's model again on the CPU in float32 with these weights, since the trained one is sharded,
+    or its frozen weights are rounded; of the latter, the trained parameters are taken alone."""
+    exact = experiment.model.weight_form.exact
+    kind = replace(experiment.model, dtype="float32", quantization=None)
+    model = build_model(replace(experiment, model=kind), inputs, _silent)
+    names = model.state_dict().keys() if exact else trained_parameters(model).keys()
+    model.load_state_dict({name: weights[name] for name in names}, strict=exact)
     if not experiment.settings.dropout:
         disable_dropout(model)
     return model
+
+
+def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that training changes, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def _silent(line: str) -> None:

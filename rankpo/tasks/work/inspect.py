@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankpo.data.inspection import first_example, inspect, lines, reading, words_as_tokens
+from rankpo.data.prompted import Prompted
 from rankpo.data.readers.hub import HubRecords
 from rankpo.data.readers.passes import PassReport
 from rankpo.data.readers.records import Records
@@ -17,7 +18,7 @@ from rankpo.data.table import open_table
 from rankpo.errors import ConfigError
 from rankpo.runs.logger import MetricsLogger
 from rankpo.storage.atomic import replace_text
-from rankpo.tasks.work.assemble import weights
+from rankpo.tasks.work.lessons import lessons_of, weights
 from rankpo.trainers.empty_updates import check
 
 if TYPE_CHECKING:
@@ -25,20 +26,29 @@ if TYPE_CHECKING:
     from rankpo.data.dataset import Dataset, Pieces
     from rankpo.data.table import ExampleTable
     from rankpo.tasks.inspect import Inspect
+    from rankpo.tasks.work.lessons import Lesson
 
 
 def run(task: Inspect, experiment: Experiment) -> Report:
     """The content of `output`."""
     logger = MetricsLogger()
     datasets = [lenient(dataset) for dataset in experiment.datasets]
+    pieces = _pieces(task, experiment, logger.say)
     try:
-        table = open_table(experiment.cache_dir, datasets, _pieces(task, experiment, logger.say), logger.say)
+        table = open_table(experiment.cache_dir, datasets, pieces, logger.say)
     except ValueError as error:
         raise ConfigError([str(error), *why_nothing_is_left(datasets)]) from error
     report: Report = {
         "datasets": {data.name: _describe(task, table, number, data) for number, data in enumerate(datasets)},
-        "training": trained(experiment, table),
     }
+    lessons = lessons_of(experiment, datasets)
+    if len(lessons) == 1:
+        report["training"] = trained(experiment, lessons[0], table)
+    else:
+        tables = [open_table(experiment.cache_dir, lesson.datasets, pieces, logger.say) for lesson in lessons]
+        parts = {lesson.name: trained(experiment, lesson, own) for lesson, own in zip(lessons, tables, strict=True)}
+        said = [f"{name}: {line}" for name, part in parts.items() for line in part["said"]]
+        report["training"] = {"datasets": parts, "said": said}
     _show(task, report, logger)
     replace_text(Path(task.output), json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     logger.say(f"{task.output} written")
@@ -88,6 +98,8 @@ def _span(values: dict[str, int], first: str = "p5") -> str:
 
 def lenient(dataset: Dataset) -> Dataset:
     """The dataset with its bad records left out and listed."""
+    if isinstance(dataset, Prompted):
+        return Prompted(lenient(dataset.inner), dataset.query_prompt, dataset.passage_prompt)
     return replace(dataset, on_bad_record="skip") if isinstance(dataset, Records | HubRecords) else dataset
 
 
@@ -101,14 +113,14 @@ def why_nothing_is_left(datasets: Sequence[Dataset]) -> list[str]:
     ]
 
 
-def trained(experiment: Experiment, table: ExampleTable) -> Report:
-    """What the loss of the config would train on: items and updates of an epoch, or why it cannot."""
-    loss, said = type(experiment.loss).__name__, list[str]()
+def trained(experiment: Experiment, lesson: Lesson, table: ExampleTable) -> Report:
+    """What the loss of a lesson would train on: items and updates of an epoch, or why it cannot."""
+    loss, said = type(lesson.loss).__name__, list[str]()
     result: Report = {"loss": loss, "said": said}
     try:
-        loader = experiment.dataloader.make(
+        loader = lesson.dataloader.make(
             table=table,
-            weights=weights(experiment.datasets),
+            weights=weights(lesson.datasets),
             batch_size=experiment.settings.batch_size,
             seed=experiment.seed,
         )
@@ -119,7 +131,7 @@ def trained(experiment: Experiment, table: ExampleTable) -> Report:
             f"{loss} would train on {len(loader.items):,} items an epoch, in {loader.updates_per_epoch:,} updates of "
             f"trainer.batch_size={experiment.settings.batch_size}, with {_counts(sizes)} candidates each"
         )
-        check(experiment.loss, loader, said.append)
+        check(lesson.loss, loader, said.append)
     except ValueError as error:  # ConfigError too: what would stop task=train
         result["refused"] = str(error)
         said.append(f"{loss} cannot train on this: {error}")

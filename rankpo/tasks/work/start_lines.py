@@ -17,20 +17,20 @@ FEW = 10  # Updates; a fine-tuned model has hardly moved after fewer.
 
 def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
     """Yields the lines of this run: its folder, what is trained, on what, for how long."""
-    settings, loss, model = experiment.settings, experiment.loss, experiment.model
+    settings, model = experiment.settings, experiment.model
     began = ", where an earlier version began it" if CACHE in experiment.run_dir.parts[:1] else ""
     yield f"run directory {experiment.run_dir}{began}: all settings are in its config.json"
     device = f"{processes.world_size()} × {trainer.accelerator.device.type}"
     adapters = ", LoRA" if model.use_peft else ""
     yield (
-        f"loss {type(loss).__name__} · model {model.origin} ({model.kind}{adapters}) · {device}, {settings.precision} · "
+        f"loss {trainer.losses} · model {model.origin} ({model.kind}{adapters}) · {device}, {settings.precision} · "
         f"seed {experiment.seed}"
     )
     names = ", ".join(dataset.name for dataset in experiment.datasets)
     rate = experiment.optimizer.arguments.get("lr")
     optimizer = experiment.optimizer.target.rpartition(".")[2]
     yield (
-        f"data {names}: {len(trainer.loader.items):,} items an epoch, trainer.batch_size={settings.batch_size}, "
+        f"data {names}: {trainer.loader.num_items:,} items an epoch, trainer.batch_size={settings.batch_size}, "
         f"{trainer.total_steps:,} update{'s' if trainer.total_steps != 1 else ''} in all · {optimizer}, learning rate "
         f"{rate}, {experiment.schedule.kind}"
     )

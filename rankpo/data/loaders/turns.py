@@ -1,0 +1,78 @@
+"""Turns: which of several datasets each update is drawn from, a function of (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from rankpo.data.random_keys import permutation
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The dataset of each update. updates: of an epoch of each dataset alone, all >= 1."""
+
+    updates: tuple[int, ...]
+    order: str
+    temperature: float
+    seed: int
+
+    @property
+    def per_epoch(self) -> int:
+        return sum(self.shares)
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """The updates of each dataset in an epoch, equal in all epochs."""
+        return _shares(self.updates, self.order, self.temperature)
+
+    def update(self, step: int) -> tuple[int, int]:
+        """(dataset, number of the update among all of the dataset's) of update `step`, counted from 0."""
+        epoch, position = divmod(step, self.per_epoch)
+        datasets, earlier = _epoch(self, epoch)
+        dataset = int(datasets[position])
+        return dataset, epoch * self.shares[dataset] + int(earlier[position])
+
+
+@lru_cache(maxsize=64)
+def _shares(updates: tuple[int, ...], order: str, temperature: float) -> tuple[int, ...]:
+    total = sum(updates)
+    if order == "round_robin":
+        return (-(-total // len(updates)),) * len(updates)
+    if order != "temperature":
+        return updates
+    weights = np.array(updates, dtype=np.float64) ** temperature
+    exact = weights / weights.sum() * total
+    whole = np.maximum(np.floor(exact).astype(np.int64), 1)
+    for number in np.argsort(whole - exact, kind="stable")[: max(0, total - int(whole.sum()))]:
+        whole[number] += 1  # The largest remainders.
+    return tuple(whole.tolist())
+
+
+@lru_cache(maxsize=4)
+def _epoch(turns: Turns, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The dataset of each update of an epoch, [n], and how many updates of that dataset the epoch had before, [n]."""
+    shares = turns.shares
+    if turns.order == "round_robin":
+        rounds = [permutation(len(shares), turns.seed, epoch, number) for number in range(shares[0])]
+        datasets = np.concatenate(rounds)
+    elif turns.order == "proportional":
+        datasets = _spread(shares, permutation(len(shares), turns.seed, epoch))
+    else:
+        blocks = np.repeat(np.arange(len(shares)), shares)
+        datasets = blocks[permutation(len(blocks), turns.seed, epoch)]
+    earlier = np.zeros(len(datasets), dtype=np.int64)
+    for number, count in enumerate(shares):
+        earlier[datasets == number] = np.arange(count)
+    return datasets, earlier
+
+
+def _spread(shares: Sequence[int], ties: np.ndarray) -> np.ndarray:
+    """Datasets [n] so that update k of a dataset's m stands at (k + 1/2) / m of the epoch; `ties` orders equal places."""
+    places = np.concatenate([(np.arange(count) + 0.5) / count for count in shares])
+    datasets = np.repeat(np.arange(len(shares)), shares)
+    rank = np.argsort(ties)
+    return datasets[np.lexsort((rank[datasets], places))]

@@ -1,0 +1,104 @@
+"""Files behind addresses such as hf://, s3:// and https://, fetched once through fsspec into a folder of this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import xxhash
+
+from rankpo.storage.atomic import replace_text
+
+FOLDER = "RANKPO_DOWNLOADS"  # The environment variable that names another folder.
+CHUNK = 1 << 22
+
+
+def is_address(path: str) -> bool:
+    """Whether a path is an address of a file system of fsspec."""
+    return "://" in path
+
+
+def downloads() -> Path:
+    """The folder of fetched files."""
+    return Path(os.environ.get(FOLDER, "~/.cache/rankpo/downloads")).expanduser()
+
+
+def fetched(address: str, wanted: Callable[[str], bool]) -> list[Path]:
+    """Local copies of the files of an address: of one file, of a folder (those with `wanted` names) or of a glob.
+
+    A copy is fetched again where the file there has changed. Without a connection, copies of an earlier time are taken.
+    Raises FileNotFoundError for an address without files, ValueError where it cannot be reached or read.
+    """
+    try:
+        system, place = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{address} cannot be opened: {error}") from error
+    try:
+        places = _places(system, place, wanted)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Each file system has errors of its own.
+        if kept := _kept(address):
+            return kept
+        raise ValueError(f"{address} cannot be reached: {type(error).__name__}: {error}") from error
+    if not places:
+        raise FileNotFoundError(f"{address} does not exist or holds no data file")
+    if "file" in _protocols(system) or "local" in _protocols(system):
+        return [Path(found) for found in places]
+    copies = [_copy(system, found, address) for found in places]
+    _note(address, copies)
+    return copies
+
+
+def _protocols(system: Any) -> tuple[str, ...]:
+    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
+
+
+def _places(system: Any, place: str, wanted: Callable[[str], bool]) -> list[str]:
+    if any(letter in place for letter in "*?["):
+        return sorted(found for found in system.glob(place) if system.isfile(found))
+    if system.isfile(place):
+        return [place]
+    return sorted(found for found in system.find(place) if wanted(found))
+
+
+def _copy(system: Any, place: str, address: str) -> Path:
+    """The local copy of one file, under its own name in a folder of its folder's name: names have a meaning."""
+    version = xxhash.xxh3_64_hexdigest(f"{_protocols(system)[0]}|{place}|{system.ukey(place)}".encode())
+    parts = [part for part in place.split("/") if part]
+    copy = downloads() / version / (parts[-2] if len(parts) > 1 else "files") / parts[-1]
+    if copy.is_file():
+        return copy
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    partial = copy.with_name(f"{copy.name}.part-{os.getpid()}")
+    try:
+        with system.open(place, "rb") as source, partial.open("wb") as target:
+            shutil.copyfileobj(source, target, CHUNK)
+        os.replace(partial, copy)
+    except OSError as error:
+        raise ValueError(f"{address}: {place} cannot be fetched: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return copy
+
+
+def _list_of(address: str) -> Path:
+    return downloads() / "addresses" / xxhash.xxh3_64_hexdigest(address.encode())
+
+
+def _note(address: str, copies: list[Path]) -> None:
+    """Remembers the copies of an address, for a start without a connection."""
+    path = _list_of(address)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, "".join(f"{copy}\n" for copy in copies))
+
+
+def _kept(address: str) -> list[Path]:
+    """The copies of an earlier start, or [] where one of them is gone."""
+    path = _list_of(address)
+    copies = [Path(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return copies if all(copy.is_file() for copy in copies) else []

@@ -1,0 +1,60 @@
+"""Sources of records: files, or a dataset of the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from rankpo.data.readers import files
+from rankpo.data.readers.hub_source import HubSource
+from rankpo.data.readers.texts import without_corpora
+
+if TYPE_CHECKING:
+    from rankpo.data.readers.records import Records
+
+
+class Source(Protocol):
+    """files: what records are read from, one after the other. has_neighbours: whether a corpus may stand beside them."""
+
+    @property
+    def files(self) -> list[Path]: ...
+    @property
+    def has_neighbours(self) -> bool: ...
+    def records(self, path: Path) -> Iterator[tuple[str, object]]: ...
+    def content(self, corpora: Sequence[Path]) -> str: ...
+
+
+class FileSource:
+    """Files, folders, globs and addresses. quoted_tsv: as `files.records` has it."""
+
+    has_neighbours = True
+
+    def __init__(self, path: str | Sequence[str], quoted_tsv: bool) -> None:
+        found = files.find(path, "path")
+        named = {path} if isinstance(path, str) else set(path)
+        kept = set(without_corpora(found))
+        self.files = [file for file in found if file in kept or str(file) in named]
+        self.quoted_tsv = quoted_tsv
+
+    def records(self, path: Path) -> Iterator[tuple[str, object]]:
+        """(place, record) of every record of one of the files."""
+        return files.records(path, self.quoted_tsv)
+
+    def content(self, corpora: Sequence[Path]) -> str:
+        """A fingerprint of the contents. corpora: further files that examples are made of."""
+        return files.content_fingerprint([*self.files, *corpora])
+
+
+def source_of(records: Records) -> Source:
+    """The source that the keys of records name. Raises FileNotFoundError or ValueError."""
+    if records.path is not None:
+        return FileSource(records.path, records.quoted_tsv)
+    return HubSource(
+        name=str(records.hub),
+        key=f"datasets.{records.name}",
+        config=records.config,
+        split=records.split,
+        revision=records.revision,
+        streaming=records.streaming,
+    )

@@ -1,0 +1,96 @@
+"""The kind `sparse`: a weight for each entry of the vocabulary, as the keys of its yaml describe it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from rankpo.errors import ConfigError
+from rankpo.losses.sparsity import Sparsity
+from rankpo.models.kind import ModelKind, Say
+from rankpo.models.settings import Settings
+from rankpo.models.sparse.reading import read_folder
+from rankpo.models.sparse.settings import SparseSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rankpo.models.saved import Stated
+    from rankpo.models.sparse.inputs import SparseInputs
+    from rankpo.models.sparse.model import SparseModel
+    from rankpo.models.sparse.saving import SparseFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseKind(SparseSettings, ModelKind):
+    """A sparse encoder (SPLADE): weights over the vocabulary by a masked-language head, compared by inner products.
+
+    query_weights: a JSON file with the weight of each token, such as OpenSearch's idf.json, from which static queries
+    start; None: a loaded folder's weights, else 1 each. new_head: a new masked-language head, drawn with the run's seed,
+    for checkpoints without one. regularizer: terms on the activations, beside any loss. Settings that a folder states (rankpo.json, or sentence-transformers' files) win over
+    the yaml, and the command line over both.
+    """
+
+    kind: ClassVar[str] = "sparse"
+    gives: ClassVar[frozenset[str]] = frozenset({"vectors"})
+    settings_class: ClassVar[type[Settings]] = SparseSettings
+
+    query_weights: str | None = None
+    regularizer: Sparsity = field(default_factory=Sparsity)
+    new_head: bool = False
+
+    def __post_init__(self) -> None:
+        ModelKind.__post_init__(self)
+        if self.query_weights is not None and not Path(self.query_weights).is_file():
+            raise ValueError(f"query_weights={self.query_weights}: no such file")
+
+    def decided(self, settings: SparseSettings) -> SparseSettings:
+        """Raises ConfigError for decoders, and for query_weights without static queries."""
+        if self.decodes():
+            raise ConfigError(
+                [
+                    f"{self.origin} is a decoder, and a model of kind sparse needs an encoder with a masked-language "
+                    "head, such as model=modernbert; or add kind=embedding"
+                ]
+            )
+        if self.query_weights is not None and settings.query_encoder != "static":
+            raise ConfigError(["model.query_weights needs model.query_encoder=static"])
+        return settings
+
+    def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: SparseSettings, say: Say) -> SparseInputs:
+        from rankpo.models.sparse.inputs import SparseInputs
+
+        return SparseInputs(tokenizer, settings)
+
+    def load(self, inputs: SparseInputs, say: Say) -> PreTrainedModel:
+        from rankpo.models.sparse.loading import MaskedFamily
+
+        family = MaskedFamily(self.origin, self.new_head)
+        backbone = self.backbone(family, say)
+        if family.missing:
+            say(f"new, drawn with the run's seed: {', '.join(sorted(family.missing))}")
+        return backbone
+
+    def wrap(self, backbone: PreTrainedModel, inputs: SparseInputs) -> SparseModel:
+        from rankpo.models.sparse.loading import read_query_weights
+        from rankpo.models.sparse.model import SparseModel
+
+        model = SparseModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
+        folder = None if self.is_random else Path(self.source().folder)
+        read_query_weights(model, self.query_weights, folder)
+        # The weights of static queries are one per token, not activations: their term has no meaning.
+        model.sparsity = replace(self.regularizer, query_weight=0.0) if inputs.static else self.regularizer
+        return model
+
+    def adapt(self, model: SparseModel) -> object:
+        return self.adapted(model.base, "FEATURE_EXTRACTION")
+
+    def folder_format(self) -> SparseFolder:
+        from rankpo.models.sparse.saving import SparseFolder
+
+        return SparseFolder()
+
+    def stated(self, folder: Path) -> Stated | None:
+        """From rankpo.json, or from the files of a SparseEncoder."""
+        return read_folder(folder)

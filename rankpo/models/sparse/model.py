@@ -1,0 +1,187 @@
+"""Sparse models (SPLADE): encoders with a masked-language head and one weight per entry of the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rankpo.data.batch import join, select
+from rankpo.errors import ConfigError
+from rankpo.models.base import in_order
+from rankpo.models.engine.positions import usable_positions
+from rankpo.models.engine.vocabulary_pooling import pool_vocabulary
+from rankpo.models.sparse.heads import find_transform, output_head
+from rankpo.models.sparse.inputs import SparseInputs
+from rankpo.models.sparse.settings import SparseSettings
+from rankpo.models.sparse.vectors import COLUMNS, compact, joined, paired_products, products, to_csr
+from rankpo.models.vectors import GivesVectors, OnProgress, by_tokens
+from rankpo.runs.logger import counting
+from rankpo.types import Batch, Sequences, Vectors
+
+if TYPE_CHECKING:
+    from rankpo.data.table import ExampleTable
+
+TEXTS_AT_ONCE = 256  # Dense rows of the vocabulary's size in memory while a corpus is encoded.
+TOKENS_AT_ONCE = 16384
+
+
+class SparseModel(GivesVectors):
+    """Pooled activations of the output head: `forward(sequences)` gives [N, V] float32 weights, none below 0.
+
+    query_weights: [V] the weight of each token of a query, a trained parameter with query_encoder=static, else None.
+    """
+
+    kind: ClassVar[str] = "sparse"
+    inputs: SparseInputs
+    settings: SparseSettings
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        inputs: SparseInputs,
+        *,
+        layout: str = "auto",
+        chunk_tokens: int | None = None,
+    ) -> None:
+        """Raises ValueError for an unknown head, ConfigError for lengths that the backbone does not have."""
+        super().__init__(backbone, inputs, layout=layout, chunk_tokens=chunk_tokens)
+        self.transform = find_transform(self.base, self.packed)
+        self.entries = len(output_head(self.base).weight)
+        self.query_weights: nn.Parameter | None = None
+        if inputs.static:
+            frozen = self.settings.freeze_query_weights
+            self.query_weights = nn.Parameter(torch.ones(self.entries), requires_grad=not frozen)
+        self.max_active = self.settings.max_active
+        self._check_lengths()
+
+    @property
+    def dim(self) -> int:
+        return self.entries
+
+    @property
+    def vocabulary(self) -> int:
+        return self.entries
+
+    def forward(self, sequences: Sequences) -> Tensor:
+        return self._pooled(sequences) if self.query_weights is None else self._with_static(sequences)
+
+    def _pooled(self, sequences: Sequences) -> Tensor:
+        rows, pooled = [], []
+        for chunk, hidden, lengths in self.hidden_states(sequences):
+            rows.append(chunk)
+            states = self.transform.apply(self.base, hidden)
+            head, settings = output_head(self.base), self.settings
+            pooled.append(
+                pool_vocabulary(states, lengths, head, pooling=settings.pooling, activation=settings.activation)
+            )
+        weights = in_order(pooled, rows, len(sequences), self.device)
+        return torch.zeros(len(sequences), self.dim, device=self.device) if weights is None else weights
+
+    def _with_static(self, sequences: Sequences) -> Tensor:
+        """[N, V] weights where queries are their own tokens."""
+        assert self.query_weights is not None and sequences.prefixes is not None
+        asked = sequences.prefixes[:, 0].bool()
+        queries, texts = asked.nonzero().squeeze(1), (~asked).nonzero().squeeze(1)
+        # Every call reads some text and every weight: DDP and sharded parameters need equal calls on all ranks.
+        read = select(sequences, texts.numpy()) if len(texts) else self._shortest()
+        pooled = self._pooled(read)[: len(texts)] + 0 * self.query_weights.sum()
+        if not len(texts):
+            pooled = pooled + 0 * self._pooled(read).sum()
+        own = self._presence(select(sequences, queries.numpy())) * self.query_weights
+        order = torch.argsort(torch.cat([queries, texts])).to(own.device)
+        return torch.cat([own, pooled])[order]
+
+    def _shortest(self) -> Sequences:
+        """A passage of special tokens alone, or of one token where there are none."""
+        special = [*self.inputs.special.head, *self.inputs.special.tail] or [0]
+        return join([np.array(special, dtype=np.int64)])
+
+    def _presence(self, sequences: Sequences) -> Tensor:
+        """[n, V] 1 for tokens that occur in a sequence, else 0."""
+        owner = torch.arange(len(sequences)).repeat_interleave(sequences.lengths).to(self.device)
+        present = torch.zeros(len(sequences), self.dim, device=self.device)
+        present[owner, sequences.input_ids.to(self.device)] = 1
+        return present
+
+    def similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        """[q, c] inner products."""
+        return queries.rows.float() @ candidates.rows.float().T
+
+    def paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        return (queries.rows.float() * candidates.rows.float()).sum(1)
+
+    def score(self, output: Tensor, batch: Batch) -> Tensor:
+        """[B, G] inner products of queries and their candidates, without a [B, G, V] copy of the candidates."""
+        assert batch.queries is not None
+        scores = output[batch.queries].float() @ output.float().T  # [B, N]
+        return scores.gather(1, batch.candidates)
+
+    @property
+    def stored_dim(self) -> int:
+        return COLUMNS
+
+    @torch.no_grad()
+    def encode_vectors(self, sequences: Sequences, on_progress: OnProgress | None = None) -> Vectors:
+        order = torch.argsort(sequences.lengths, descending=True, stable=True)
+        costs = sequences.lengths.clamp(min=TOKENS_AT_ONCE // TEXTS_AT_ONCE)
+        parts = []
+        with self.evaluating():
+            for rows in by_tokens(order, costs, TOKENS_AT_ONCE):
+                parts.append(compact(self(select(sequences, rows.numpy())), self.max_active))
+                if on_progress is not None:
+                    on_progress(len(rows))
+        return joined(parts).select(torch.argsort(order))
+
+    def stored_similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        return products(queries, candidates, self.dim)
+
+    def stored_paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        return paired_products(queries, candidates, self.dim)
+
+    def slot_scores(self, table: ExampleTable) -> np.ndarray:
+        """[slots] scores by whole vectors, as in training, so that they serve as reference scores."""
+        kept, self.max_active = self.max_active, None
+        try:
+            return super().slot_scores(table)
+        finally:
+            self.max_active = kept
+
+    def encode(self, texts: Sequence[str] | str, role: str = "passage", *, progress: bool = False) -> csr_array:
+        """Weights [len(texts), V] float32 in compressed rows, in input order; one text gives [1, V].
+
+        role: "query" or "passage", which chooses prompt, maximum length and the encoder. progress: a bar on the
+        terminal. Raises ValueError for another role, TypeError for anything that is not text.
+        """
+        if role not in ("query", "passage"):
+            raise ValueError(f"role must be query or passage, got {role!r}")
+        several = [texts] if isinstance(texts, str) else list(texts)
+        for index, text in enumerate(several):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{index}] must be a string, got {type(text).__name__}")
+        sequences = self.inputs.sequences_of(several, "query" if role == "query" else "candidate")
+        with counting("encode", len(sequences), shown=progress) as advance:
+            return to_csr(self.encode_vectors(sequences, advance), self.dim)
+
+    def terms(self, text: str, role: str = "passage") -> dict[str, float]:
+        """The active tokens of a text and their weights, the largest first."""
+        row = self.encode(text, role)
+        tokens = self.tokenizer.convert_ids_to_tokens(row.indices.tolist())
+        found = sorted(zip(tokens, row.data.tolist(), strict=True), key=lambda item: -item[1])
+        return dict(found)
+
+    def _check_lengths(self) -> None:
+        usable = usable_positions(self.base, self.position_offset)
+        names = ["passage_max_length"] if self.inputs.static else ["query_max_length", "passage_max_length"]
+        problems = [
+            f"model.{name}={asked}, but the model has {usable} positions; lower it to {usable} or less"
+            for name in names
+            if usable is not None and (asked := getattr(self.settings, name)) > usable
+        ]
+        if problems:
+            raise ConfigError(problems)

@@ -1,0 +1,173 @@
+"""Lessons: the datasets of a run as they are trained, together under one loss or each under its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rankpo.config.construct import Maker
+from rankpo.data.loaders.turns import Turns
+from rankpo.data.shape import weight_of
+from rankpo.data.table import open_table
+from rankpo.errors import ConfigError
+from rankpo.trainers.empty_updates import check
+from rankpo.trainers.objective import Objective
+from rankpo.trainers.several import SeveralLoaders, SeveralTrainer
+
+if TYPE_CHECKING:
+    from rankpo.config.experiment import Experiment
+    from rankpo.data.dataset import Dataset
+    from rankpo.data.loaders.ranking import DataLoader
+    from rankpo.data.table import ExampleTable
+    from rankpo.losses.base import Loss
+    from rankpo.models.inputs import Inputs
+    from rankpo.tasks.references import StartModel
+    from rankpo.trainers.basic import BasicTrainer
+
+COMPLETIONS = frozenset({"token_logps", "rewards"})  # Outputs of kinds that read completions.
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """Datasets that are trained by one loss, each update from all of them.
+
+    name: of the dataset, or "all". trainer, dataloader: the makers that the loss chooses.
+    """
+
+    name: str
+    datasets: Sequence[Dataset]
+    loss: Loss
+    trainer: Maker
+    dataloader: Maker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """The table and the loader of a lesson's data; which may be its training data or its held-out data."""
+
+    lesson: Lesson
+    table: ExampleTable
+    loader: DataLoader
+
+
+def lessons_of(experiment: Experiment, datasets: Sequence[Dataset]) -> list[Lesson]:
+    """The lessons of the training data: one, unless updates are drawn from one dataset each.
+
+    datasets: those of the experiment, or their parts that are trained on.
+    """
+    run = Lesson(
+        name="all",
+        datasets=datasets,
+        loss=experiment.loss,
+        trainer=experiment.trainer,
+        dataloader=experiment.dataloader,
+    )
+    if experiment.mixing.mixing == "mixed":
+        return [run]
+    lessons = []
+    for dataset, own in zip(datasets, experiment.objectives, strict=True):
+        lesson = replace(run, name=dataset.name, datasets=[dataset])
+        if own is not None:
+            lesson = replace(lesson, loss=own.loss, trainer=own.trainer, dataloader=own.dataloader)
+        lessons.append(lesson)
+    return lessons
+
+
+def all_needs(experiment: Experiment) -> frozenset[str]:
+    """What the losses of all datasets need of the model."""
+    losses = [experiment.loss if own is None else own.loss for own in experiment.objectives]
+    return frozenset[str]().union(*(loss.needs for loss in losses or [experiment.loss]))
+
+
+def material(experiment: Experiment, inputs: Inputs, lesson: Lesson, say: Say) -> Material:
+    """The training data of a lesson. Raises ConfigError for data that its loss cannot use."""
+    table = open_table(experiment.cache_dir, lesson.datasets, inputs.pieces(), say)
+    loader = lesson.dataloader.make(
+        table=table,
+        weights=weights(lesson.datasets),
+        left_out=_equal_pairs(inputs, lesson, table, say),
+        batch_size=experiment.settings.batch_size,
+        seed=experiment.seed,
+    )
+    try:
+        check(lesson.loss, loader, say)
+    except ValueError as error:
+        raise ConfigError([str(error) if lesson.name == "all" else f"datasets.{lesson.name}: {error}"]) from error
+    return Material(lesson=lesson, table=table, loader=loader)
+
+
+def held_out_material(experiment: Experiment, inputs: Inputs, lesson: Lesson, say: Say) -> Material:
+    """The held-out data of a lesson, in updates of nearly equal size. Raises ConfigError where the loss has no use for it."""
+    table = open_table(experiment.cache_dir, lesson.datasets, inputs.pieces(), say)
+    make = partial(lesson.dataloader.make, table=table, seed=experiment.seed)
+    try:
+        first: DataLoader = make(batch_size=experiment.settings.batch_size)
+        even = -(-len(first.items) // first.updates_per_epoch)
+        return Material(lesson=lesson, table=table, loader=make(batch_size=even))
+    except ConfigError as error:
+        raise ConfigError([f"trainer.holdout: {error}; hold out more queries"]) from error
+
+
+def _equal_pairs(inputs: Inputs, lesson: Lesson, table: ExampleTable, say: Say) -> list[int]:
+    """Reports and excludes pairs of completions that are equal after truncation."""
+    if not lesson.dataloader.load().pairs:
+        return []
+    found = inputs.equal_pairs(table)
+    if found:
+        say(f"{len(found)} of {len(table)} pairs are left out: cut to model.max_length, both answers are equal")
+    return found
+
+
+def weights(datasets: Sequence[Dataset]) -> list[float]:
+    """Returns the weight of each dataset: how often an epoch repeats its examples."""
+    return [weight_of(dataset) for dataset in datasets]
+
+
+def objective(start: StartModel, given: Material, training: bool = True) -> Objective:
+    """The loss of a lesson with all that it is given. training: whether its data is trained on."""
+    lesson = given.lesson
+    reference, stored = start.reference(lesson.loss, given.table, training)
+    return Objective(
+        name=lesson.name,
+        trainer=lesson.trainer.load(),
+        loss=lesson.loss,
+        loader=given.loader,
+        reference=reference,
+        stored=stored,
+        teacher=start.teacher(lesson.loss, given.table, lesson.datasets),
+    )
+
+
+def trainer_of(
+    experiment: Experiment, objectives: Sequence[Objective], replay: DataLoader | None, parts: dict[str, Any]
+) -> BasicTrainer:
+    """The trainer of a run. parts: what all trainers are given. replay: joins the updates of losses that replay."""
+    if len(objectives) == 1:
+        only = objectives[0]
+        return only.trainer(
+            **parts,
+            loss=only.loss,
+            loader=only.loader,
+            reference=only.reference,
+            stored=only.stored,
+            teacher=only.teacher,
+            replay=replay,
+        )
+    turns = Turns(
+        updates=tuple(item.loader.updates_per_epoch for item in objectives),
+        order=experiment.mixing.mixing,
+        temperature=experiment.mixing.mixing_temperature,
+        seed=experiment.seed,
+    )
+    if replay is not None and not any(item.loss.replay_weight for item in objectives):
+        raise ConfigError(["replay_datasets are given, but no loss of the datasets has a replay_weight above 0"])
+    own = [replace(item, replay=replay if item.loss.replay_weight else None) for item in objectives]
+    return SeveralTrainer(
+        **parts,
+        loss=experiment.loss,
+        loader=SeveralLoaders(turns, experiment.seed, sum(item.loader.num_items for item in objectives)),
+        objectives=own,
+    )
