@@ -141,7 +141,9 @@ def build_whole_models() -> None:
 
 
 @contextmanager
-def own_state(values: Sequence[Mapping[str, object]] | None = None) -> Iterator[Callable[[], list[Mapping[str, object]]]]:
+def own_state(
+    values: Sequence[Mapping[str, object]] | None = None,
+) -> Iterator[Callable[[], list[Mapping[str, object]]]]:
     """Gives accelerate's global state a value of its own inside, and restores it afterwards: that of an earlier run in
     this process, or of a program that uses accelerate itself.
 
