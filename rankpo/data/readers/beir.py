@@ -13,6 +13,7 @@ import xxhash
 
 from rankpo.data.readers.fields import BadRecord, check_id
 from rankpo.data.readers.files import NotARecord, content_fingerprint, records
+from rankpo.data.readers.trec import read_qrels
 from rankpo.data.shape import Declares
 from rankpo.types import Example
 
@@ -96,7 +97,6 @@ class Beir(Declares):
                 raise ValueError(f"{where}: {error}") from error
 
     def qrels(self) -> dict[str, dict[str, int]]:
-        from rankpo.data.readers.trec import read_qrels
 
         if self.split is None:
             raise ValueError(f"datasets.{self.name}.split is null: there are no judgements; set it to one such as test")

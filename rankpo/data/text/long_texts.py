@@ -76,8 +76,8 @@ def trailing_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bound: int) -
     return Tokens(ids[-bound:], starts[-bound:])
 
 
-def _options(split_special: bool) -> dict[str, Any]:
-    options: dict[str, Any] = {"add_special_tokens": False, "truncation": False, "verbose": False}
+def _options(split_special: bool) -> dict[str, object]:
+    options: dict[str, object] = {"add_special_tokens": False, "truncation": False, "verbose": False}
     return {**options, "split_special_tokens": True} if split_special else options
 
 
@@ -94,7 +94,7 @@ def _sizes(text: str, bound: int) -> Iterator[int]:
 
 
 def _leading(
-    tokenizer: PreTrainedTokenizerBase, text: str, bound: int, options: dict[str, Any], prepare: Callable[[str], str]
+    tokenizer: PreTrainedTokenizerBase, text: str, bound: int, options: dict[str, object], prepare: Callable[[str], str]
 ) -> Tokens:
     """Returns the first `bound` tokens of a text from the shortest prefix, doubled each time, that decides them."""
     for size in _sizes(text, bound):
@@ -106,7 +106,7 @@ def _leading(
     return Tokens(ids[:bound], starts[:bound])
 
 
-def _all(tokenizer: PreTrainedTokenizerBase, text: str, options: dict[str, Any]) -> Tokens:
+def _all(tokenizer: PreTrainedTokenizerBase, text: str, options: dict[str, object]) -> Tokens:
     """Every token of a text; without a fast tokenizer, characters stand for the places of tokens."""
     if not tokenizer.is_fast:
         return Tokens(tokenizer(text, return_attention_mask=False, **options)["input_ids"], list(range(len(text))))
@@ -114,7 +114,7 @@ def _all(tokenizer: PreTrainedTokenizerBase, text: str, options: dict[str, Any])
     return Tokens(list(encoding.ids), [start for start, _ in encoding.offsets])
 
 
-def _decided(tokenizer: PreTrainedTokenizerBase, prefix: str, options: dict[str, Any]) -> Tokens:
+def _decided(tokenizer: PreTrainedTokenizerBase, prefix: str, options: dict[str, object]) -> Tokens:
     """Returns the tokens of a prefix that no text behind it can change.
 
     A tokenizer converts the words of its pre-tokenizer one by one, so a word is decided once another word follows it.
@@ -130,7 +130,7 @@ def _decided(tokenizer: PreTrainedTokenizerBase, prefix: str, options: dict[str,
     return Tokens(list(encoding.ids[:end]), [start for start, _ in offsets[:end]])
 
 
-def _without_first_word(tokenizer: PreTrainedTokenizerBase, suffix: str, options: dict[str, Any]) -> Tokens:
+def _without_first_word(tokenizer: PreTrainedTokenizerBase, suffix: str, options: dict[str, object]) -> Tokens:
     """Returns the tokens of a suffix, which begins at a border of words, behind its first word.
 
     The first word of a text may get a blank in front, which it has not inside of one.

@@ -41,7 +41,7 @@ class Piece(NamedTuple):
     control: int
 
 
-class CompletionInputs(Inputs):
+class CompletionInputs(Inputs[Piece]):
     """How a causal language model reads examples.
 
     Plain prompts and completions stand as they are, eos behind the completion; conversations get the chat format,
@@ -51,12 +51,12 @@ class CompletionInputs(Inputs):
     max_length.
     """
 
+    settings: CausalSettings
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: CausalSettings) -> None:
-        self.tokenizer = tokenizer
-        self.settings = settings
+        self.tokenizer, self.settings = tokenizer, settings
         self.chat = ChatFormat.learn(tokenizer, settings.chat_template)
         self.bound = token_bound(settings.max_length + ROOM_FOR_ENDS)
-        # a causal model's tokenizer may put a beginning in front; an end is eos's and the chat format's business
         self.head = SpecialTokens.learn(tokenizer).head
         self.continuation = Continuation(tokenizer, self.bound, num_first=max(1, len(self.head)))
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -83,8 +83,8 @@ class CompletionInputs(Inputs):
         return tuple(sorted({int(last), int(self.tokenizer.eos_token_id)}))
 
     def pieces(self) -> Pieces:
-        state = tokenizer_state(self.tokenizer)
-        parts = [VERSION, state, self.chat.template, self.head, self.empty, self.settings.max_prompt_length, self.bound]
+        own = [self.head, self.empty, self.settings.max_prompt_length, self.bound]
+        parts = [VERSION, tokenizer_state(self.tokenizer), self.chat.template, *own]
         return Pieces(
             tokenize=self.tokenize,
             query_prefix="",
@@ -219,7 +219,7 @@ class CompletionInputs(Inputs):
             parts.append((given, scored[: self.settings.max_length - len(given)]))
         return _labelled(parts, prefixes)
 
-    def keys(self, group: Group) -> GroupKeys:
+    def keys(self, group: Group) -> GroupKeys[Piece]:
         return GroupKeys(self._pieces(group))
 
     def shared(self, table: ExampleTable, keys: Sequence[Piece]) -> int:
