@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,10 @@ class Hostile(Handler):
         if attack is None:
             self.server.count(body.hex())
             return self.answer(200, good, {})
-        return ATTACKS[attack](self, good, key)
+        with suppress(OSError):  # The client is free to go.
+            ATTACKS[attack](self, good, key)
+        self.close_connection = True
+        return None
 
 
 def drip(handler: Any, good: bytes, key: str) -> None:
