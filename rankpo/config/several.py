@@ -18,6 +18,7 @@ from rankpo.config.value_types import type_problem
 from rankpo.data.mixing import TOGETHER, Mixing
 from rankpo.data.prompted import Prompted
 from rankpo.data.readers.by_file import by_file
+from rankpo.data.readers.named_collections import HoldsSets
 from rankpo.data.readers.records import Records
 from rankpo.errors import ConfigError
 
@@ -141,6 +142,12 @@ def datasets_of(nodes: Mapping[str, Node], group: str, name: str) -> list[Datase
             parts = list(by_file(dataset))
         except ValueError as error:
             raise ConfigError([f"{key}.{error}"]) from error
+    if isinstance(dataset, HoldsSets):
+        if group != "eval_datasets":
+            raise ConfigError(
+                [f"{key}: {type(dataset).__name__} stands for sets to evaluate on; use it in eval_datasets"]
+            )
+        parts = list(dataset.sets())
     query, passage = own.get("query_prompt"), own.get("passage_prompt")
     return parts if query is None and passage is None else [Prompted(part, query, passage) for part in parts]
 

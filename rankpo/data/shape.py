@@ -76,6 +76,8 @@ class Evaluable(Dataset, Protocol):
     """A dataset with the declarations of `Declares`."""
 
     @property
+    def collection(self) -> str | None: ...
+    @property
     def shape(self) -> Shape: ...
     @property
     def judgements(self) -> EvaluationSet | None: ...
@@ -89,6 +91,7 @@ class Declares:
     """The declarations of a dataset that a yaml names; datasets inherit them and override what they know better."""
 
     weight: float
+    collection: str | None = None  # The collection whose means its metrics join.
 
     def examples(self) -> Iterator[Example]:
         raise TypeError(f"{type(self).__name__} must yield examples")

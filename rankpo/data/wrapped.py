@@ -19,6 +19,7 @@ class WrappedDataset(Declares):
         self.name = dataset.name
         self.weight = weight_of(dataset)
         self._declared = declared(dataset)
+        self.collection = self._declared.collection
 
     @property
     def report(self) -> PassReport:
