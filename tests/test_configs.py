@@ -209,6 +209,7 @@ TASK_KEYS = {
     "rerank": ("task.requests=launch.py", "model=tiny_bert"),
     "sample": ("model=tiny_pythia", "datasets=[toy_chat]"),
     "export": ("task.run=.",),
+    "frontier": ("task.priors=[.]",),
 }
 
 

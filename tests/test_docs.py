@@ -187,3 +187,75 @@ def test_comments_are_read_with_their_keys(tmp_path):
         "a:\n  text: 'x # y'   # of a.text\n  b: 1\n  mode: z          # first\n                   # second\nc: [1, 2]  # of c\n"
     )
     assert read_as == {"a.text": "of a.text", "a.mode": "first second", "c": "of c"}
+
+
+def test_every_loss_is_in_the_table_of_data():
+    """ "Which loss for my data" names each loss, or the other name of the same one."""
+    text = (DOCS / "losses.md").read_text()
+    same = {"pointwise_bce", "pointwise_mse", "point_ce", "point_mse", "pairwise_ranknet", "listwise_ce", "kto-zero"}
+    missing = [path.stem for path in (CONFIG / "loss").glob("*.yaml") if f"loss={path.stem}`" not in text]
+    assert {name for name in missing if f"loss={name} " not in text} <= same
+
+
+# ------------------------------------------------------------------------------------------------ servers and the tree
+
+# what each server's own documentation says of an option's value, beside the model's folder
+SERVERS = {
+    "vllm serve": {"--runner": "auto|pooling|generate", "--dtype": "auto|float32|bfloat16", "--max-model-len": r"\d+"},
+    "docker run": {"-p": r"\d+:80", "-v": r"\$PWD/(\S+):/model", "--gpus": "all"},
+    "text-embeddings-router": {"--model-id": "/model", "--auto-truncate": None, "--pooling": "cls|mean|last-token"},
+    "infinity_emb v2": {
+        "--model-id": r"(\S+)",
+        "--engine": "torch|optimum",
+        "--dtype": "float32|float16|auto",
+        "--port": r"\d+",
+    },
+}
+IMAGE = r"ghcr\.io/huggingface/text-embeddings-inference:(cpu-)?\d\.\d"
+
+
+def options_of(words: list[str], known: dict[str, str | None]) -> list[str]:
+    """The values that stand for a folder. Fails for an option that the server does not have, or a value it refuses."""
+    folders = []
+    while words:
+        name = words.pop(0)
+        assert name in known, name
+        if known[name] is not None:
+            match = re.fullmatch(known[name], words.pop(0))
+            assert match, name
+            folders += match.groups()
+    return folders
+
+
+def test_commands_of_servers_are_well_formed():
+    """They need a GPU, docker or an environment of their own: options, images and folders are read here."""
+    page = [block for block in blocks(DOCS / "guides" / "serving.md") if block.language == "bash"]
+    lines = [command for block in page if block.title == "Needs a server" for command in block.commands]
+    ran = [command for block in page if block.title != "Needs a server" for command in block.commands]
+    made = {f"runs/{name}/FINAL" for command in ran for name in re.findall(r"exp_name=(\w+)", command)}
+    served = []
+    for line in lines:
+        program, words = " ".join(line.split()[:2]), shlex.split(line)[2:]
+        if program == "vllm serve":
+            folders = [words.pop(0), *options_of(words, SERVERS[program])]
+        elif program == "docker run":
+            (image,) = [word for word in words if re.fullmatch(IMAGE, word)]
+            place = words.index(image)
+            folders = options_of(words[:place], SERVERS[program])
+            options_of(words[place + 1 :], SERVERS["text-embeddings-router"])
+        else:
+            folders = options_of(words, SERVERS[program])
+        assert len(folders) == 1 and folders[0] in made, line
+        served += [(program, folder) for folder in folders]
+    assert len(served) == len(set(served)) == 7
+
+
+def test_tree_names_what_is_there():
+    (tree,) = [block.text for block in blocks(DOCS / "design" / "index.md") if block.text.startswith("launch.py ")]
+    named = {line.split()[0].rstrip("/") for line in tree.splitlines() if line.strip()}
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+    shown = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    generated = {"data", "build", "outputs", "runs", "rankpo.egg-info"}
+    assert shown - generated - {name.split("/")[0] for name in named} == set()
+    packages = {f"rankpo/{path.parent.name}" for path in (ROOT / "rankpo").glob("*/__init__.py")}
+    assert packages - named == set()

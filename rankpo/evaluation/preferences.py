@@ -45,23 +45,30 @@ class PreferenceEvaluator(Evaluator):
         table = self.table(model.inputs.pieces())
         known = self.values(model, table)
         scores = known["scores"]
-        pairs = [table.slots(example) for example in range(len(table)) if len(table.slots(example)) == 2]
-        relevance = np.asarray(table.relevance)
-        ordered = [(a, b) if relevance[a] > relevance[b] else (b, a) for a, b in pairs if relevance[a] != relevance[b]]
-        if not ordered:
+        examples, ordered = ordered_pairs(table)
+        if not len(ordered):
             raise ValueError(f"eval_datasets.{self.name} holds no pair of different relevance")
-        chosen, rejected = np.array(ordered).T
+        chosen, rejected = ordered.T
         accuracy, ties = preference_accuracy(scores[chosen], scores[rejected])
         metrics = {"accuracy": accuracy, "margin": float((scores[chosen] - scores[rejected]).mean())}
-        metrics.update(self.further(model, table, known, np.array(ordered)))
+        metrics.update(self.further(model, table, known, ordered))
         values = (scores[chosen] > scores[rejected]) + 0.5 * (scores[chosen] == scores[rejected])
-        names = [table.id(example) for example in range(len(table))]
-        slot_owner = np.repeat(np.arange(len(table)), np.diff(table.offsets))
-        owners = slot_owner[chosen]  # `group`: pairs of one query stand or fall together in tests
-        per_query = {
-            names[owner]: {"accuracy": float(value), "group": int(table.query[owner])}
-            for owner, value in zip(owners, values, strict=True)
+        per_query = {  # `group`: pairs of one query stand or fall together in tests
+            table.id(example): {"accuracy": float(value), "group": int(table.query[example])}
+            for example, value in zip(examples.tolist(), values, strict=True)
         }
         return Result(
             metrics, per_query, counts={"pairs": len(ordered), "ties": ties, "not_pairs": len(table) - len(ordered)}
         )
+
+
+def ordered_pairs(table: ExampleTable) -> tuple[np.ndarray, np.ndarray]:
+    """The examples with two candidates of different relevance, [P], and their slots, [P, 2], the preferred one first."""
+    relevance = np.asarray(table.relevance)
+    examples = np.flatnonzero(np.diff(table.offsets) == 2)
+    slots = np.asarray(table.offsets)[examples][:, None] + np.arange(2)
+    known = relevance[slots]
+    swapped = known[:, 0] < known[:, 1]
+    slots[swapped] = slots[swapped][:, ::-1]
+    differ = known[:, 0] != known[:, 1]
+    return examples[differ], slots[differ]

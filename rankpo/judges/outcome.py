@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankpo.judges.costs import Costs, cost
+from rankpo.judges.grades import EqualGrades
 from rankpo.judges.report import failure_lines, report
 from rankpo.judges.suspicious import signs_of, summary
 from rankpo.storage.atomic import replace_text
@@ -46,12 +47,13 @@ class Outcome:
     """What the judge was asked and what came of it.
 
     records: of the pairs with a verdict. num_drawn: pairs that were to be judged; num_dropped: suspects left out before.
-    failures: by pair. reason: why the work stopped early, or None.
+    equal_grades: of the pairs drawn. failures: by pair. reason: why the work stopped early, or None.
     """
 
     records: Sequence[dict[str, Any]]
     num_drawn: int
     num_dropped: int
+    equal_grades: EqualGrades
     failures: Mapping[str, Exception]
     reason: str | None
 
@@ -64,7 +66,9 @@ class Outcome:
         """
         failed, notice = failure_lines(self.failures)
         suspicious = summary(self.records, self.num_dropped)
-        whole = {**report(self.records), "suspicious": suspicious, "failed": len(self.failures), **costs.summary()}
+        grades = {"count": self.equal_grades.count, "of": self.equal_grades.known, "share": self.equal_grades.share}
+        whole = {**report(self.records), "equal_grades": grades, "suspicious": suspicious}
+        whole |= {"failed": len(self.failures), **costs.summary()}
         path = folder / ("preferences.jsonl" if samples is None else "feedback.jsonl")
         if self.records or not path.exists():
             replace_text(folder / "report.json", json.dumps(whole, indent=1))

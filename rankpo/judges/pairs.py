@@ -33,7 +33,7 @@ class PairSettings:
     """
 
     top_k: int = 100
-    per_query: int = 1
+    per_query: int = 6
     strategy: str = "uniform"
     gap_min: int = 1
     gap_max: int = 100
@@ -75,6 +75,15 @@ def draw(
             first, second = second, first
         drawn.append(Pair(query_id, ranking[first], ranking[second], first + 1, second + 1))
     return drawn
+
+
+def in_rounds(drawn: Sequence[Sequence[Pair]]) -> list[Pair]:
+    """The first pair of every query, then the second of every query, and so on.
+
+    A budget that ends the work early has then seen as many queries and passages as it can.
+    """
+    longest = max(map(len, drawn), default=0)
+    return [pairs[number] for number in range(longest) for pairs in drawn if number < len(pairs)]
 
 
 def _allowed(settings: PairSettings, depth: int) -> list[tuple[int, int]]:

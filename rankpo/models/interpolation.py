@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rankpo.storage.folders import MANIFEST, written_whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTER = "adapter"
+LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")  # the number of a layer in a weight's name
 
 
 class InterpolationError(RuntimeError):
@@ -54,6 +56,36 @@ def interpolate(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], alph
         name: torch.lerp(start[name].float(), tensor.float(), alpha) if name in mixed else tensor
         for name, tensor in trained.items()
     }
+
+
+def interpolate_by_layers(
+    start: Mapping[str, Tensor], trained: Mapping[str, Tensor], alphas: Sequence[float]
+) -> dict[str, Tensor]:
+    """`interpolate` with an α for each group of layers, from the first layers to the last; see `layer_groups`."""
+    groups = layer_groups(trained, len(alphas))
+    mixed: dict[str, Tensor] = {}
+    for number, alpha in enumerate(alphas):
+        own = {name: tensor for name, tensor in trained.items() if groups[name] == number}
+        if own:
+            shared_names(start, trained)  # Reports other shapes for all names.
+            both = {name: start[name] for name in own if name in start}
+            mixed.update(interpolate(both, own, alpha) if both else own)
+    return {name: mixed[name] for name in trained}
+
+
+def layer_groups(names: Iterable[str], count: int) -> dict[str, int]:
+    """The group, from 0 to count - 1, of each weight: consecutive layers of about equal number.
+
+    Embeddings belong to the first group, and all that stands behind the layers, such as a head, to the last. Raises
+    InterpolationError where there are fewer layers than groups.
+    """
+    found = {name: LAYER.search(name) for name in names}
+    layers = {name: int(match.group(1)) for name, match in found.items() if match}
+    depth = max(layers.values(), default=-1) + 1
+    if count > max(1, depth):
+        raise InterpolationError(f"{count} groups of layers are asked for, and the model has {depth} layers")
+    outside = {name: 0 if "embed" in name or "wte" in name or "wpe" in name else count - 1 for name in found}
+    return {name: layers[name] * count // depth if name in layers else outside[name] for name in found}
 
 
 def mean_weights(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:

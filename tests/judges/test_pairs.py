@@ -6,10 +6,12 @@ import pytest
 
 from rankpo.judges.annotation import equal_texts
 from rankpo.judges.costs import cost
-from rankpo.judges.pairs import STRATEGIES, PairSettings, draw
+from rankpo.judges.grades import EqualGrades, equal_grades
+from rankpo.judges.pairs import STRATEGIES, Pair, PairSettings, draw, in_rounds
 from rankpo.judges.report import report, wilson
 from rankpo.judges.templates import Template
 from rankpo.retrieval.corpus import text_key
+from rankpo.types import Example
 
 IDS = [f"d{number}" for number in range(30)]
 SCORES = [1 / (number + 1) for number in range(30)]
@@ -85,3 +87,42 @@ def test_report_of_the_real_sample(shared_data):
 def test_wilson_by_hand():
     low, high = wilson(5, 10)  # center .5, half width z·sqrt(p(1-p)/n + z²/4n²)/(1 + z²/n), z = 1.959964
     assert (low, high) == (pytest.approx(0.236593, abs=1e-6), pytest.approx(0.763407, abs=1e-6))
+
+
+def test_rounds_reach_every_query_before_the_second_pair_of_any():
+    drawn = {name: draw(PairSettings(per_query=count), name, IDS, SCORES, 1) for name, count in (("a", 1), ("b", 3))}
+    ordered = in_rounds([drawn["a"], [], drawn["b"]])
+    assert ordered == [drawn["a"][0], *drawn["b"]]
+    assert [pair.query_id for pair in in_rounds([drawn["b"], drawn["a"]])] == ["b", "a", "b", "b"]
+    assert in_rounds([]) == []
+
+
+class World:
+    """Examples by text, and judgements by id."""
+
+    name, ignore_identical_ids, relevant_from, gain = "world", False, 1, "exp"
+
+    def fingerprint(self):
+        return "world"
+
+    def examples(self):
+        yield Example("Q  two", ("a", "b", "c"), (2.0, 1.0, 1.0), "x")
+
+    def corpus(self):
+        return iter(())
+
+    queries = corpus
+
+    def qrels(self):
+        return {"q1": {"d0": 2, "d1": 2, "d2": 1}}
+
+
+def test_share_of_equal_grades_where_grades_are_known():
+    """q1 has judgements, in which d3 and d4 are 0; q2 is known by its text, and of its passages c is; q3 is unknown."""
+    pairs = [Pair("q1", f"d{a}", f"d{b}", 1, 2) for a, b in ((0, 1), (0, 2), (3, 4), (2, 3))]
+    pairs += [Pair("q2", "d0", "d1", 1, 2), Pair("q2", "d1", "d2", 1, 2), Pair("q2", "d1", "d3", 1, 2)]
+    pairs += [Pair("q3", "d0", "d1", 1, 2)]
+    texts = {"d0": "a", "d1": "b", "d2": "c", "d3": "z", "d4": "y"}
+    found = equal_grades(pairs, {"q1": "one", "q2": "Q two", "q3": "three"}, texts, [World()])
+    assert (found.count, found.known) == (3, 6) and found.share == 0.5
+    assert EqualGrades(0, 0).share is None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
+from rankpo.data.batch import select
 from rankpo.errors import ConfigError
 from rankpo.losses.vectors import inner_products
 from rankpo.models.base import in_order
@@ -22,9 +25,12 @@ from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.pooling import pool
 from rankpo.models.layers import make_layers
-from rankpo.models.vectors import GivesVectors
+from rankpo.models.vectors import ENCODE_TOKENS, GivesVectors, by_tokens
 from rankpo.runs.logger import counting
 from rankpo.types import Batch, Sequences, Vectors
+
+if TYPE_CHECKING:
+    from rankpo.data.table import ExampleTable
 
 
 class EmbeddingModel(GivesVectors):
@@ -73,6 +79,11 @@ class EmbeddingModel(GivesVectors):
         return self.settings.truncate_dim or self.full_dim
 
     def forward(self, sequences: Sequences) -> Tensor:
+        vectors, features = self.parts(sequences)
+        return vectors if self.prior is None else self._with_prior(self.prior, vectors, features, sequences)
+
+    def parts(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """[N, topic_dim] vectors without the prior, and the prior's features [N, K·H]; [N, 0] without a prior."""
         rows, pooled = [], []
         for chunk, hidden, lengths in self.hidden_states(sequences):
             rows.append(chunk)
@@ -83,8 +94,36 @@ class EmbeddingModel(GivesVectors):
         if vectors is None:  # All sequences are empty.
             further = 0 if self.prior is None else self.prior.weight.numel()
             vectors = torch.zeros(len(sequences), size + further, device=self.device)
-        finished = self._finished(vectors[:, :size])
-        return finished if self.prior is None else self._with_prior(self.prior, finished, vectors[:, size:], sequences)
+        return self._finished(vectors[:, :size]), vectors[:, size:]
+
+    @torch.no_grad()
+    def frozen_parts(self, table: ExampleTable, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """`parts` of passages of a table, on the CPU, in evaluation mode. rows: [n] of the table."""
+        keys = [self.inputs.key(row, "candidate") for row in rows.tolist()]
+        sequences = self.inputs.sequences(table, keys)
+        order = torch.argsort(sequences.lengths, descending=True, stable=True)
+        vectors, features = [], []
+        with self.evaluating():
+            for block in by_tokens(order, sequences.lengths, ENCODE_TOKENS):
+                of_block = self.parts(select(sequences, block.numpy()))
+                vectors.append(of_block[0].float().cpu())
+                features.append(of_block[1].float().cpu())
+        back = torch.argsort(order)
+        return torch.cat(vectors)[back], torch.cat(features)[back]
+
+    def set_prior(self, weights: Tensor, weight: float) -> None:
+        """Replaces the prior's weights and λ. weights: [K, H], or as many in one row. Raises ValueError without a prior."""
+        if self.prior is None:
+            raise ValueError("the model has no prior; set model.prior_layers")
+        with torch.no_grad():
+            self.prior.weight.copy_(weights.to(self.prior.weight).view_as(self.prior.weight))
+        self.settings = self.inputs.settings = replace(self.settings, prior_weight=weight)
+
+    def replace_prior(self, prior: Prior | None, weight: float = 1.0) -> None:
+        """Gives the model a copy of another prior, or none. weight: λ."""
+        self.prior = None if prior is None else copy.deepcopy(prior).to(self.device)
+        layers = () if prior is None else prior.layers
+        self.settings = self.inputs.settings = replace(self.settings, prior_layers=layers, prior_weight=weight)
 
     def _backbone(self, **arguments: object) -> Tensor:
         """The last hidden states, with those of the prior's layers beside them: [1, S, (1 + K)·H]."""

@@ -16,8 +16,9 @@ from rankpo.judges import rankings
 from rankpo.judges.annotation import Annotator, answers_file, asked, equal_texts
 from rankpo.judges.costs import Costs
 from rankpo.judges.estimate import estimate, say_cut
+from rankpo.judges.grades import EqualGrades, equal_grades
 from rankpo.judges.outcome import Chosen, Outcome
-from rankpo.judges.pairs import Pair, draw
+from rankpo.judges.pairs import Pair, draw, in_rounds
 from rankpo.judges.records import Records
 from rankpo.judges.samples import Samples, read_samples, reward
 from rankpo.judges.scores import ScoresJudge
@@ -66,12 +67,14 @@ def run(task: Annotate, experiment: Experiment) -> Mapping[str, object]:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Pairs to ask about. num_dropped: how many are left out with suspicious=drop. queries, texts: by id."""
+    """Pairs to ask about. num_dropped: how many are left out with suspicious=drop. queries, texts: by id.
+    equal_grades: of passages whose relevance the datasets state."""
 
     drawn: Sequence[Pair]
     num_dropped: int
     queries: Mapping[str, Prompt]
     texts: Mapping[str, str]
+    equal_grades: EqualGrades
 
 
 def _samples(task: Annotate, logger: MetricsLogger) -> Samples | None:
@@ -108,7 +111,14 @@ def _pairs(task: Annotate, experiment: Experiment, session: Session, samples: Sa
         queries, texts, found = samples.prompts, samples.completions, samples.rankings(task.pairs.top_k)
     drawn = _draw(task, found, texts, experiment.seed)
     trusted = _trusted(task, drawn, texts, session.logger)
-    return Pairs(drawn=trusted, num_dropped=len(drawn) - len(trusted), queries=queries, texts=texts)
+    grades = equal_grades(trusted, queries, texts, experiment.datasets) if samples is None else EqualGrades(0, 0)
+    if grades.known:
+        session.logger.say(
+            f"{grades.share:.0%} of the {grades.known} pairs whose grades are known have passages of equal grade"
+        )
+    return Pairs(
+        drawn=trusted, num_dropped=len(drawn) - len(trusted), queries=queries, texts=texts, equal_grades=grades
+    )
 
 
 def _rankings(
@@ -122,9 +132,12 @@ def _rankings(
 
 
 def _draw(task: Annotate, found: Mapping[str, Ranking], texts: Mapping[str, str], seed: int) -> list[Pair]:
-    drawn: list[Pair] = []
-    for query, (ids, scores) in found.items():
-        drawn += draw(task.pairs, query, ids, scores, seed, equal_texts(texts, ids, text_key))
+    drawn = in_rounds(
+        [
+            draw(task.pairs, query, ids, scores, seed, equal_texts(texts, ids, text_key))
+            for query, (ids, scores) in found.items()
+        ]
+    )
     if not drawn:
         raise ConfigError(
             ["no pair can be drawn: no query has two different texts; look at task.pairs, task.run and task.samples"]
@@ -171,6 +184,7 @@ class Annotation:
                 records=[record for name in self.names if (record := self.annotations.get(name)) is not None],
                 num_drawn=len(self.pairs.drawn),
                 num_dropped=self.pairs.num_dropped,
+                equal_grades=self.pairs.equal_grades,
                 failures=failures,
                 reason=reason,
             )

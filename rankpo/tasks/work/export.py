@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ from rankpo.models.interpolation import (
     InterpolationError,
     cast_folder,
     interpolate,
-    mean_weights,
     round_weights,
     shared_names,
 )
@@ -25,7 +23,7 @@ from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.storage.json_files import read_json
 from rankpo.tasks.export import FINAL
 from rankpo.tasks.models import NONE, ModelOfRun, build_model, load_weights, plain
-from rankpo.tasks.seeds import seed_everything
+from rankpo.tasks.work.mixing import check_one_start, copied, mean_model, start_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,12 +66,17 @@ def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path],
     run = None if first is None else ModelOfRun.of(Path(first))
     config = experiment.model if run is None else run.kind
     needs = NONE if run is None else run.loss.needs
-    model = _mixed(task, say) if task.soup else _trained(task, experiment, run, say)
+    if task.soup:
+        if any(alpha < 1 for alpha in task.alphas):
+            check_one_start(task.soup, task.start, "task.soup")
+        model = mean_model(task.soup, "task.soup", say)
+    else:
+        model = _trained(task, experiment, run, say)
     description = _description(task, experiment, config)
-    trained = _copied(model)
+    trained = copied(model)
     start: dict[str, Tensor] = {}
     if any(alpha < 1 for alpha in task.alphas):
-        start = _copied(_start(task, config, run, say))
+        start = copied(start_model(task.start, config, run, _source(task), say))
         shared = shared_names(start, trained)
         say(f"{len(shared.mixed)} weights are interpolated, {len(shared.only)} stay as only one model has them")
     rows = []
@@ -106,42 +109,9 @@ def _trained(task: Export, experiment: Experiment, run: ModelOfRun | None, say: 
     return model
 
 
-def _mixed(task: Export, say: Say) -> RankingModel:
-    """A model with the mean of the weights of the soup's runs, and the settings of the first."""
-    runs = [ModelOfRun.of(Path(run)) for run in task.soup]
-    starts = {run.kind.load_from or run.kind.name_or_path for run in runs}
-    if len(starts) > 1 and task.start is None and any(alpha < 1 for alpha in task.alphas):
-        raise ConfigError([f"task.soup: the runs started from {', '.join(map(str, starts))}; set task.start"])
-    first = runs[0].final(Path(task.soup[0]) / FINAL, say)
-
-    def states() -> Iterator[Mapping[str, Tensor]]:
-        yield _copied(first)
-        for folder, run in zip(task.soup[1:], runs[1:], strict=True):
-            model = run.final(Path(folder) / FINAL, say)
-            if model.settings != first.settings:
-                raise ConfigError(
-                    [f"task.soup: {folder} and {task.soup[0]} read texts in two ways: {_differing(model, first)}"]
-                )
-            yield model.state_dict()
-
-    first.load_state_dict(mean_weights(states()))
-    say(f"the mean of {len(task.soup)} models")
-    return first
-
-
-def _start(task: Export, config: ModelKind, run: ModelOfRun | None, say: Say) -> RankingModel:
-    """What the run started from, or `start`. Raises ConfigError where neither can be known."""
-    if task.start is not None:
-        is_folder = Path(task.start).is_dir()
-        chosen = plain(config, task.start) if is_folder else replace(plain(config, None), name_or_path=task.start)
-        return build_model(chosen, (), say)
-    if run is None:
-        raise ConfigError(["task.alphas need task.run, or task.start=<the model to interpolate with>"])
-    if config.load_from is None and config.name_or_path is None:
-        name = f"task.run={task.run}" if task.run else f"task.soup: {task.soup[0]}"
-        raise ConfigError([f"{name} started from random weights; set task.start to interpolate"])
-    seed_everything(run.seed)  # a new head is the one that the run began with
-    return build_model(plain(config, config.load_from), (), say)
+def _source(task: Export) -> str:
+    """What the trained model is, for messages."""
+    return f"task.soup: {task.soup[0]}" if task.soup else f"task.run={task.run}"
 
 
 def _description(task: Export, experiment: Experiment, config: ModelKind) -> dict[str, object]:
@@ -182,19 +152,6 @@ def check_round_trip(model: RankingModel, config: ModelKind, folder: Path, needs
     for name, tensor in model.saved_state().items():
         if name not in loaded or not torch.equal(loaded[name], tensor.cpu()):
             raise InterpolationError(f"{folder}: loaded again, {name} is another one than was written")
-
-
-def _copied(model: RankingModel) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def _differing(model: RankingModel, first: RankingModel) -> str:
-    """The settings that two models do not share, by name."""
-    pairs = [
-        (item.name, getattr(model.settings, item.name), getattr(first.settings, item.name))
-        for item in fields(model.settings)
-    ]
-    return ", ".join(f"{name} {own!r} and {other!r}" for name, own, other in pairs if own != other)
 
 
 def _described(task: Export, description: Mapping[str, object], alpha: float) -> dict[str, object]:

@@ -1,0 +1,135 @@
+"""Fit of a passage's prior on judged pairs with the model frozen: a convex problem of some 1,000 weights, solved in seconds.
+
+The judge's log-odds of a pair are modelled as a·(s_w - s_l) + t_w - t_l, where s are the model's scores and t is linear in
+standardised features: Bradley-Terry with the judge's confidence as a soft label and a ridge on the weights of t. The
+ridge is the one with the best cross-entropy on pairs with passages that the fit did not see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+MAX_ITERATIONS = 200
+SMALLEST_DEVIATION = 1e-4  # of a feature, as a share of the largest; smaller ones are noise of the arithmetic
+
+
+@dataclass(frozen=True)
+class JudgedPairs:
+    """P pairs of passages. chosen, rejected: [P] rows of the features. confidence: [P] in [.5, 1]. gaps: [P] s_w - s_l."""
+
+    chosen: Tensor
+    rejected: Tensor
+    confidence: Tensor
+    gaps: Tensor
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def select(self, rows: Tensor) -> JudgedPairs:
+        return JudgedPairs(self.chosen[rows], self.rejected[rows], self.confidence[rows], self.gaps[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """weights: [F] of t, in the judge's log-odds. slope: a. ridge: as chosen.
+
+    held_out_loss, held_out_accuracy: cross-entropy and agreement of a·s + t on pairs with unseen passages, before the
+    last fit on all pairs; held_out_prior: agreement of t alone.
+    """
+
+    weights: Tensor
+    slope: float
+    ridge: float
+    held_out_loss: float
+    held_out_accuracy: float
+    held_out_prior: float
+
+
+def fit_prior(features: Tensor, pairs: JudgedPairs, ridges: Sequence[float], folds: int, seed: int) -> Fitted:
+    """features: [N, F] of the passages. ridges: to choose from. folds: of the passages, for the choice.
+
+    Raises ValueError without pairs whose passages have different features.
+    """
+    features = features.double()
+    deviation = features.std(0)
+    kept = deviation > SMALLEST_DEVIATION * deviation.max().clamp(min=1e-12)
+    if len(pairs) == 0 or not bool(kept.any()):
+        raise ValueError("a prior needs judged pairs of passages with different features")
+    scale = torch.where(kept, deviation, 1.0)
+    standard = torch.where(kept, (features - features.mean(0)) / scale, 0.0)
+    tried = sorted(ridges, reverse=True)
+    measured = _cross_validated(standard, pairs, tried, folds, seed)
+    best = min(range(len(tried)), key=lambda number: measured[number][0])
+    solution = _path(standard, pairs, tried[: best + 1])[-1]
+    loss, accuracy, alone = measured[best]
+    return Fitted(
+        weights=solution[1:] / scale,
+        slope=float(solution[0]),
+        ridge=tried[best],
+        held_out_loss=loss,
+        held_out_accuracy=accuracy,
+        held_out_prior=alone,
+    )
+
+
+def _cross_validated(
+    features: Tensor, pairs: JudgedPairs, ridges: Sequence[float], folds: int, seed: int
+) -> list[tuple[float, float, float]]:
+    """Cross-entropy, agreement and agreement of t alone for each ridge, over pairs with a passage that was left out."""
+    generator = torch.Generator().manual_seed(seed)
+    fold_of = torch.randint(folds, (len(features),), generator=generator)
+    sums = torch.zeros(len(ridges), 3, dtype=torch.float64)
+    count = 0
+    for fold in range(folds):
+        out = (fold_of[pairs.chosen] == fold) | (fold_of[pairs.rejected] == fold)
+        rest, held = pairs.select(torch.nonzero(~out).flatten()), pairs.select(torch.nonzero(out).flatten())
+        if not len(rest) or not len(held):
+            continue
+        count += len(held)
+        inputs = _inputs(features, held)
+        for number, solution in enumerate(_path(features, rest, ridges)):
+            logits = inputs @ solution
+            loss = binary_cross_entropy_with_logits(logits, held.confidence.double(), reduction="sum")
+            alone = inputs[:, 1:] @ solution[1:]
+            sums[number] += torch.stack([loss, (logits > 0).double().sum(), (alone > 0).double().sum()])
+    if not count:
+        raise ValueError(f"{len(pairs)} pairs are too few for {folds} folds of passages; lower task.folds")
+    return [(float(a), float(b), float(c)) for a, b, c in (sums / count).tolist()]
+
+
+def _inputs(features: Tensor, pairs: JudgedPairs) -> Tensor:
+    """[P, 1 + F] float64: the gap of the scores, and the differences of the features."""
+    return torch.cat([pairs.gaps.double()[:, None], features[pairs.chosen] - features[pairs.rejected]], dim=1)
+
+
+def _path(features: Tensor, pairs: JudgedPairs, ridges: Sequence[float]) -> list[Tensor]:
+    """The solutions [1 + F] of falling ridges, each begun at the one before."""
+    inputs, labels = _inputs(features, pairs), pairs.confidence.double()
+    solutions: list[Tensor] = []
+    current = torch.zeros(inputs.shape[1], dtype=torch.float64)
+    for ridge in ridges:
+        current = _minimum(inputs, labels, ridge, current)
+        solutions.append(current)
+    return solutions
+
+
+def _minimum(inputs: Tensor, labels: Tensor, ridge: float, start: Tensor) -> Tensor:
+    """The minimum of mean cross-entropy + ridge/2·|w|²; the slope a is free."""
+    solution = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [solution], max_iter=MAX_ITERATIONS, tolerance_grad=1e-7, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = binary_cross_entropy_with_logits(inputs @ solution, labels) + 0.5 * ridge * solution[1:].square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call, arg-type]
+    return solution.detach()

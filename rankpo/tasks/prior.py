@@ -1,0 +1,36 @@
+"""Prior: the keys of task=prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rankpo.tasks.base import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior(Task):
+    """Writes `output`/FINAL: the model of the config with a prior from model.prior_layers, fitted on preference pairs with
+    all other weights frozen.
+
+    weight: λ of the prior; None takes 1/a of the fit, with which the score is the judge's log-odds over a. ridges: to
+    choose from by cross-validation. folds: of the passages. The call returns the table's row.
+    """
+
+    weight: float | None = None
+    ridges: Sequence[float] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+    folds: int = 5
+    output: str = "prior"
+
+    work: ClassVar[str] = "rankpo.tasks.work.prior"
+    needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
+    several_processes: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and not self.weight > 0:
+            raise ValueError(f"weight must be > 0 or null, got {self.weight}")
+        if not self.ridges or not all(ridge > 0 for ridge in self.ridges):
+            raise ValueError(f"ridges must be numbers > 0, got {list(self.ridges)}")
+        if self.folds < 2:
+            raise ValueError(f"folds must be >= 2, got {self.folds}")
