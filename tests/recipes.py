@@ -36,7 +36,8 @@ LISTS = (*SGD, "model=tiny_llama_wide", "kind=listwise", "datasets=[toy_lists]",
 GRADED_MARGIN = (*GRADED, "loss=graded_margin", "loss.temperature=0.5", "dataloader.group_size=7")
 # a model that is its own teacher has nothing to learn from its vectors, but from shorter ones
 AWAY = ("loss.triplet_weight=20", "loss.dims=[8]", "dataloader.group_size=3")
-SPARSE = (*(key for key in TINY if key != "kind=embedding"), "kind=sparse")
+REGULARISED = ("model.regularizer.query_weight=0.02", "model.regularizer.document_weight=0.03")
+SPARSE = (*(key for key in TINY if key != "kind=embedding"), "kind=sparse", *REGULARISED)
 SPARSE_CONTRASTIVE = (*SPARSE, "loss=contrastive", "loss.temperature=1", "optimizer.lr=0.01", *CONTRASTIVE[-1:])
 OF_SCORED_PAIRS = ("cosent", "angle", "cosine_mse")
 OF_LABELLED_PAIRS = ("contrastive_pairs", "online_contrastive")
@@ -126,8 +127,18 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "grpo, embeddings": (*PAIRS, "loss=grpo", "loss.beta=0.1", "loss.epochs=2"),
     "sparse": SPARSE_CONTRASTIVE,
     "sparse, static queries": (*SPARSE_CONTRASTIVE, "model.query_encoder=static", "model.activation=log1p_relu"),
-    "sparse, lists": (*SPARSE, "loss=margin_mse", "model.pooling=sum", "datasets=[toy_graded]", "optimizer.lr=0.0003"),
-    "sparse, pairs": (*SPARSE, "loss=rankpo", "loss.temperature=1", "datasets=[toy_pairs]", "optimizer.lr=0.01"),
+    "sparse, l1, own": (*SPARSE_CONTRASTIVE, "loss.negatives=own", "model.regularizer.kind=l1"),
+    "sparse, each rank alone": (*SPARSE_CONTRASTIVE, "loss.cross_device=false"),
+    "sparse, lists": (*SPARSE, "loss=margin_mse", "datasets=[toy_graded]", "optimizer.lr=0.0003"),
+    "sparse, pairs": (
+        *SPARSE,
+        "loss=rankpo",
+        "loss.temperature=3000",
+        "model.pooling=sum",
+        "datasets=[toy_pairs]",
+        "optimizer.lr=0.01",
+        "model.regularizer.document_threshold=60",
+    ),
     "reranker": (*RERANKER, "datasets=[toy_pairs]", "loss=dpo"),
     "reranker of lists": (*RERANKER, "datasets=[toy_graded]", "loss=ranknet"),
 }

@@ -41,22 +41,17 @@ register()
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")
 def compose_and_run(config: DictConfig) -> None:
-    from rankpo.config.check import check
-    from rankpo.config.experiment import run
+    from rankpo.cli import job
 
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     if hydra_config.mode == hydra.types.RunMode.MULTIRUN:
-        from rankpo.runs import submitit
-        from rankpo.sweeps.folder import in_sweep
-
-        submitit.join()
-        in_sweep(config, overrides, run)
+        job.run_in_sweep(config, overrides)
         return
     if (notice := announced(overrides)) is not None and os.environ.get("RANK", "0") == "0":
         say(notice)
     try:
-        run(check(config, overrides=overrides))
+        job.run(config, overrides)
         close_processes()
     except Interrupted:  # The run has reported it.
         close_processes()
@@ -150,7 +145,7 @@ def start(program: Callable[[], int]) -> NoReturn:
     """Runs a program as this process's only work, with its result as the exit code."""
     sys.excepthook = say_trace
     try:
-        ended: Any = program()
+        ended: object = program()
     except SystemExit as ending:
         ended = ending.code
     leave(ended)

@@ -14,7 +14,7 @@ from typing import Any
 
 from rankpo.config.messages import unknown
 from rankpo.config.moved import current
-from rankpo.config.packages import permit, permits
+from rankpo.config.packages import given, permit, permits
 from rankpo.config.value_types import type_problems
 from rankpo.errors import ConfigError
 
@@ -25,7 +25,7 @@ class Maker:
 
     key: str
     target: str
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, object]
 
     def load(self) -> Any:
         return locate(self.target)
@@ -43,6 +43,8 @@ def locate(target: Any) -> object:
 
     A name that a permitted module only imports from elsewhere is outside, and so is a function.
     """
+    if (handed := given(target)) is not None:
+        return handed
     target = current(target) if isinstance(target, str) else target  # `permit` refuses what is no text
     permit(target)
     module, _, name = target.rpartition(".")

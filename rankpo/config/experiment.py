@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rankpo.judges.base import Judge
     from rankpo.losses.base import Loss
     from rankpo.mining.settings import MiningSettings
-    from rankpo.models.kind import ModelKind
+    from rankpo.models.kind import AnyKind
+    from rankpo.runs.callbacks import Callback
     from rankpo.trainers.schedules import Schedule
     from rankpo.trainers.settings import TrainerSettings
 
@@ -38,7 +39,7 @@ class Experiment:
 
     task: Callable[[Experiment], object]
     loss: Loss
-    model: ModelKind
+    model: AnyKind
     datasets: Sequence[Dataset]
     objectives: Sequence[OwnObjective | None]
     mixing: Mixing
@@ -63,6 +64,7 @@ class Experiment:
     load_reference_logprobs: str | None
     config: Mapping[str, Any]
     explicit: frozenset[str]
+    callbacks: Sequence[Callback] = ()  # Objects of a caller in Python.
     mining: MiningSettings | None = None  # with task=mine
     judge: Judge | None = None  # with task=annotate
 

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from rankpo import errors
 from rankpo.config.aliases import ALIASES
@@ -194,10 +198,6 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 
 def _explain_key(key: str, arguments: Sequence[str]) -> str:
     """A key that is not in the config: looks at the same config without it for the names that are."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf import DictConfig, OmegaConf
 
     bare = key.split("@")[0]
     if bare.startswith("search."):
@@ -228,14 +228,14 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
 
 def elsewhere(tree: Mapping[str, object], leaf: str) -> list[str]:
     """Keys of a config that end with the same name, by dots."""
-    return [key for key in _keys(tree) if key.rpartition(".")[2] == leaf][:3]
+    return [key for key in keys_of(tree) if key.rpartition(".")[2] == leaf][:3]
 
 
-def _keys(tree: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+def keys_of(tree: Mapping[str, object], prefix: str = "") -> Iterator[str]:
     for name, value in tree.items():
         yield f"{prefix}{name}"
         if isinstance(value, Mapping):
-            yield from _keys(value, f"{prefix}{name}.")
+            yield from keys_of(value, f"{prefix}{name}.")
 
 
 def _kinds_with(key: str) -> list[str]:

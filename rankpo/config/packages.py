@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
+from importlib.metadata import entry_points
 from typing import Any
 
 from rankpo.errors import ConfigError
@@ -25,6 +26,7 @@ ENTRY_POINTS = "rankpo.packages"
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 _declared: set[str] = set()  # by the command line of this process
+_given: dict[str, type] = {}  # classes that a caller in Python has handed over, by dotted name
 
 
 def declare(packages: Any, overrides: Sequence[str]) -> None:
@@ -46,6 +48,18 @@ def declare(packages: Any, overrides: Sequence[str]) -> None:
             ]
         )
     _declared.update(names)
+
+
+def give(found: type) -> str:
+    """Permits a class that a caller in Python hands over, also one of a notebook; returns its `_target_`."""
+    target = f"{found.__module__}.{found.__qualname__}"
+    _given[target] = found
+    return target
+
+
+def given(target: object) -> type | None:
+    """The class that a caller in Python has handed over under this name, or None."""
+    return _given.get(target) if isinstance(target, str) else None
 
 
 def permit(target: object) -> None:
@@ -75,6 +89,5 @@ def _within(target: str, packages: Iterable[str]) -> bool:
 @cache
 def _installed() -> tuple[str, ...]:
     """The packages that installed distributions declare."""
-    from importlib.metadata import entry_points
 
     return tuple(point.value for point in entry_points(group=ENTRY_POINTS))

@@ -14,10 +14,21 @@ from rankpo.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import BitsAndBytesConfig
 
 DTYPES = ("auto", "float32", "bfloat16")
 QUANTIZATION = ("4bit", "8bit")
+
+
+def keep_layout(model: nn.Module) -> None:
+    """Stops bitsandbytes from repacking 4-bit weights at the first evaluation on a CPU with AVX512-BF16.
+
+    Its kernel for the repacked weights (0.50) has no gradient: adapters in front of such a layer would train wrongly.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 @dataclass(frozen=True)

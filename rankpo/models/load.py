@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from rankpo.errors import ConfigError
+from rankpo.models.base import RankingModel
 from rankpo.models.kinds import kind_class
 from rankpo.models.loading import LoadingError, resolve
-from rankpo.models.saved import saved_class, saved_kind
+from rankpo.models.saved import RECORD, read_json, saved_class, saved_kind
+
+OF_THE_FORMAT = ("kind", "kind_class", "format", "settings")  # Entries of rankpo.json that saving writes by itself.
 
 
-def load_saved(path: str, device: str | None = None) -> Any:
+def load_saved(path: str, device: str | None = None) -> RankingModel:
     """See `rankpo.load`."""
     is_folder = Path(path).is_dir()
     if not is_folder and (path.startswith((".", "/", "~")) or path.count("/") != 1):
@@ -27,7 +29,13 @@ def load_saved(path: str, device: str | None = None) -> Any:
     except ValueError as error:
         raise LoadingError(str(error)) from error
     model = kind.build(kind.open_inputs(ignore), ignore)
+    model.description = description_of(folder)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+
+def description_of(folder: Path) -> dict[str, object]:
+    """How the model of a folder was trained, as its rankpo.json states it; {} for folders of other libraries."""
+    return {name: value for name, value in read_json(folder / RECORD).items() if name not in OF_THE_FORMAT}
 
 
 def ignore(line: str) -> None:

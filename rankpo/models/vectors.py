@@ -8,7 +8,7 @@ encoding and gathering over ranks.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ from rankpo.data.batch import select
 from rankpo.data.loaders.planner import deal
 from rankpo.models.base import RankingModel
 from rankpo.models.inputs import TextInputs
+from rankpo.models.ranked import Pair, Ranked, by_score, checked_pairs, pairs_of
 from rankpo.runs import processes
 from rankpo.types import Batch, Sequences, Vectors
 
@@ -30,6 +31,8 @@ SLOTS_PER_BLOCK = 65536
 ENCODE_TOKENS = 16384  # Tokens between two calls of on_progress.
 
 OnProgress = Callable[[int], None]
+Encoded = np.ndarray | list[np.ndarray]  # The second where texts have several vectors each.
+Tensors = Tensor | list[Tensor]
 
 
 class GivesVectors(RankingModel):
@@ -88,6 +91,53 @@ class GivesVectors(RankingModel):
         left = vectors.select(batch.queries.repeat_interleave(width))
         return self.paired(left, vectors.select(batch.candidates.flatten())).reshape(batch.candidates.shape)
 
+    def encode(self, texts: Sequence[str] | str, role: str = "passage", *, progress: bool = False) -> Encoded:
+        """The vectors of texts in input order; role: "query" or "passage". progress: a bar on the terminal."""
+        raise NotImplementedError(f"{type(self).__name__} must define encode")
+
+    def encode_query(
+        self, texts: Sequence[str] | str, *, convert_to_tensor: bool = False, progress: bool = False
+    ) -> Encoded | Tensors:
+        """`encode` in the role query. convert_to_tensor: tensors in place of arrays. progress: a bar on the terminal."""
+        return _converted(self.encode(texts, "query", progress=progress), convert_to_tensor)
+
+    def encode_document(
+        self, texts: Sequence[str] | str, *, convert_to_tensor: bool = False, progress: bool = False
+    ) -> Encoded | Tensors:
+        """`encode` in the role passage. convert_to_tensor: tensors in place of arrays. progress: a bar on the terminal."""
+        return _converted(self.encode(texts, "passage", progress=progress), convert_to_tensor)
+
+    def predict(self, pairs: Pair | Sequence[Pair]) -> np.ndarray:
+        """[n] float32 scores of pairs (query, document), or a single number for one pair.
+
+        Each distinct text is encoded once. Raises TypeError for anything that is not a pair of texts, ValueError for an
+        empty query.
+        """
+        chosen, single = checked_pairs(pairs)
+        left, right = self._encoded([a for a, _ in chosen], "query"), self._encoded([b for _, b in chosen], "candidate")
+        scores = np.zeros(len(chosen), dtype=np.float32)
+        for start in range(0, len(scores), SLOTS_PER_BLOCK):
+            block = slice(start, start + SLOTS_PER_BLOCK)
+            scores[block] = self.paired(*(vectors.select(places[block]) for vectors, places in (left, right))).numpy()
+        return scores[0] if single else scores
+
+    def rank(
+        self, query: str, documents: Sequence[str], top_k: int | None = None, *, return_documents: bool = False
+    ) -> list[Ranked]:
+        """Records of the documents with corpus_id and score, best first, ties in their order; at most `top_k`.
+
+        return_documents: each record has its text too.
+        """
+        scores = self.predict(pairs_of(query, documents)).tolist()
+        return by_score(scores, documents, top_k, return_documents)
+
+    def _encoded(self, texts: Sequence[str], role: str) -> tuple[Vectors, Tensor]:
+        """The vectors of the distinct texts, and the place of each text among them."""
+        distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        sequences = self.inputs.sequences_of(list(distinct), role)
+        vectors = Vectors(self.encode_sequences(sequences), self.counts(sequences))
+        return vectors, torch.tensor([distinct[text] for text in texts], dtype=torch.int64)
+
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
         return slot_similarities(self, table)
 
@@ -106,6 +156,13 @@ class GivesVectors(RankingModel):
                 if on_progress is not None:
                     on_progress(len(rows))
         return output.rows
+
+
+def _converted(vectors: Encoded, convert_to_tensor: bool) -> Encoded | Tensors:
+    """Arrays as they are, or as tensors that share their memory."""
+    if not convert_to_tensor:
+        return vectors
+    return [torch.from_numpy(item) for item in vectors] if isinstance(vectors, list) else torch.from_numpy(vectors)
 
 
 def encode_table(model: GivesVectors, table: ExampleTable, rows: np.ndarray, role: str) -> Vectors:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rankpo.errors import StorageError
 from rankpo.models.inputs import tokenizer_state
+from rankpo.models.reference import fingerprint_weights
 from rankpo.retrieval.shards import (
     META,
     Encoding,
@@ -111,7 +112,6 @@ def describe_encoding(
     model: EmbeddingModel, source: Texts, role: str, shard_size: int = SHARD_SIZE, dtype: str = "float32"
 ) -> Encoding:
     """Reads every text once. Raises EncodingError for an id that a line cannot hold."""
-    from rankpo.models.reference import fingerprint_weights
 
     settings = model.settings
     inputs = [tokenizer_state(model.tokenizer), role, settings.to_json()]

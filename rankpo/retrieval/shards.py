@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
@@ -47,7 +47,7 @@ class Encoding:
     dim: int
     dtype: str
     shard_size: int
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     format: int = FORMAT_VERSION
 
     @property

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
+import yaml
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 # These variables of `accelerate launch` request features that the loop does not support.
@@ -75,8 +76,6 @@ def _asked_on(parent: psutil.Process | None) -> int:
         return int(options["num_processes"])
     file = Path(options["config_file"]) if "config_file" in options else _default_config(options)
     if file is not None and file.is_file():
-        import yaml
-
         return int((yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("num_processes", 1))
     return 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
@@ -137,6 +138,33 @@ def build_whole_models() -> None:
     from transformers.integrations import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
+
+
+@contextmanager
+def own_state(
+    values: Sequence[Mapping[str, object]] | None = None,
+) -> Iterator[Callable[[], list[Mapping[str, object]]]]:
+    """Gives accelerate's global state a value of its own inside, and restores it afterwards: that of an earlier run in
+    this process, or of a program that uses accelerate itself.
+
+    values: the state inside, as the function that is yielded has returned it in an earlier block; None: a new one.
+    """
+    shared = [state._shared_state for state in (PartialState, AcceleratorState, GradientState)]
+
+    def copies() -> list[Mapping[str, object]]:
+        return [dict(state) for state in shared]
+
+    def put(states: Sequence[Mapping[str, object]]) -> None:
+        for state, content in zip(shared, states, strict=True):
+            state.clear()
+            state.update(content)
+
+    before = copies()
+    put(values or [{} for _ in shared])
+    try:
+        yield copies
+    finally:
+        put(before)
 
 
 def rank() -> int:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +18,20 @@ from rankpo.losses.matryoshka import matryoshka
 from rankpo.losses.reduction import denominators, total
 from rankpo.runs import processes
 from rankpo.runs.signals import noticed
+from rankpo.trainers import regularisation
 from rankpo.trainers.parts import Parts
+from rankpo.trainers.regularisation import Regularisation
 from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Prepared, Update
 from rankpo.types import Batch, LossOutput
 
 
 class BasicTrainer(Parts):
-    """train() → train_step(update) → backward(micro_batch) → compute_loss(batch)."""
+    """train() → train_step(update) → backward(micro_batch) → compute_loss(batch).
+
+    regularisation: of the current update, for models with sparse vectors.
+    """
+
+    regularisation: Regularisation | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,7 +47,7 @@ class BasicTrainer(Parts):
     def check(self) -> None:
         """Raises ValueError if this trainer does not support the loss or the data."""
 
-    def prepare(self, step: int) -> Any:
+    def prepare(self, step: int) -> Prepared:
         """Prepares this rank's work for update `step` in a background thread. The result depends on `step` alone."""
         groups = self.loader.groups(step)
         micro_batches = self.micro_batches(groups)
@@ -64,8 +70,14 @@ class BasicTrainer(Parts):
     def collate(self, groups: Sequence[Group]) -> Batch:
         return self.policy.inputs.collate(self.loader.table, groups, reference=self.stored)
 
-    def begin(self, update: Any) -> Any:
+    def begin(self, update: Prepared) -> Prepared:
         """Adds the quantities over all ranks and micro-batches that the first backward pass of the update needs."""
+        sparsity = self.policy.sparsity
+        if sparsity is None or not isinstance(update, Update):
+            return update
+        self.regularisation, update = regularisation.of_update(
+            sparsity, self.regularisation_factor, self.model, self.policy, update
+        )
         return update
 
     has_held_out_loss = True  # Whether the loss has a value on data that the update does not train on.
@@ -75,8 +87,9 @@ class BasicTrainer(Parts):
         """The number of optimizer steps on each update. Together they count as one step of the run."""
         return 1
 
-    def backward(self, update: Any, last: bool = True) -> None:
+    def backward(self, update: Prepared, last: bool = True) -> None:
         """Accumulates the gradient of the whole update. With `last`, ranks synchronise gradients once, at its end."""
+        assert isinstance(update, Update)
         for number, item in enumerate(update.micro_batches):
             final = last and number == len(update.micro_batches) - 1
             with nullcontext() if final else self.no_sync():
@@ -106,7 +119,8 @@ class BasicTrainer(Parts):
         def loss_of(output: Tensor) -> LossOutput:
             return self.loss(self.policy.score(output, batch), batch.labels, reference, **self.loss_arguments())
 
-        return matryoshka(loss_of, rows, self.loss.matryoshka)
+        output = matryoshka(loss_of, rows, self.loss.matryoshka)
+        return output if self.regularisation is None else self.regularisation.added(output, rows.float(), batch)
 
     def loss_arguments(self) -> Mapping[str, object]:
         """Returns the loss's keyword arguments that all micro-batches of an update share."""
@@ -147,20 +161,11 @@ class BasicTrainer(Parts):
         for _ in range(self.num_passes):
             self._optimize(update)
         self.next_loss_state(update.num_queries)
+        self._check_sparsity()
         self.state.step += 1
         self.state.tokens += update.num_tokens
         self.state.queries += update.num_queries
         self.logger.tick(self.state.step, update.num_tokens, time.perf_counter() - started)
-
-    def loss_state_of(self, name: str) -> dict[str, float]:
-        """Returns the numbers that the loss of the dataset `name` carries now."""
-        return self.state.loss_state
-
-    def next_loss_state(self, num_queries: int) -> None:
-        """Advances the numbers that the loss carries from update to update, if it carries any."""
-        if self.state.loss_state:
-            means = self.observed.result(processes.sum_over_ranks)
-            self.state.loss_state = self.loss.next_state(self.state.loss_state, means, num_queries)
 
     def _optimize(self, update: Prepared) -> None:
         """Runs one pass over the update: gradient, clipping, optimizer step."""
@@ -183,4 +188,6 @@ class BasicTrainer(Parts):
             # The check after saving compares with a float32 forward pass, so autocast must be off.
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.save_final(self.policy, {"before": self.state.start_metrics, "after": metrics}, weights)
+        for callback in self.watch.told:
+            callback.ended(self.watch.run, metrics)
         return metrics

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from rankpo.data.loaders.ranking import Group
 from rankpo.losses.in_batch import InBatchLoss
 from rankpo.models.vectors import GivesVectors
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
+from rankpo.trainers.regularisation import Regularisation, texts_of
 from rankpo.trainers.update import Prepared
 from rankpo.types import Batch
 
@@ -30,7 +30,7 @@ class ContrastiveTrainer(BasicTrainer):
         if self.teacher is not None:
             self.loss.check_sizes(self.policy.dim, self.teacher.dim)
 
-    def prepare(self, step: int) -> Any:
+    def prepare(self, step: int) -> Prepared:
         if not self._in_batch:
             return super().prepare(step)
         groups = self.loader.groups(step)
@@ -38,6 +38,18 @@ class ContrastiveTrainer(BasicTrainer):
         update = in_batch.prepare(self.loss, inputs, table, groups, max_tokens, self.teacher)
         counts = self.policy.counts(update.batch.sequences)
         return replace(update, counts=counts, similarity=self.policy.similarity)
+
+    def begin(self, update: Prepared) -> Prepared:
+        sparsity = self.policy.sparsity
+        if sparsity is None or not isinstance(update, in_batch.InBatchUpdate):
+            return super().begin(update)
+        apart = not update.shared
+        texts = texts_of([update.batch], self.policy.device, over_ranks=apart)
+        return replace(
+            update,
+            denominators={**update.denominators, **sparsity.denominators(texts)},
+            regularisation=Regularisation(sparsity, self.regularisation_factor, over_ranks=apart),
+        )
 
     def collate(self, groups: Sequence[Group]) -> Batch:
         known = "positives" in self.loss.knows
@@ -48,9 +60,7 @@ class ContrastiveTrainer(BasicTrainer):
         if not isinstance(update, in_batch.InBatchUpdate):
             super().backward(update, last)
             return
-        output, value = in_batch.backward(
-            self.loss, self.model, update, self.strategy.backward, self.no_sync, last=last
-        )
+        output, value = in_batch.backward(self.loss, self.model, update, self.strategy, last=last)
         self.record(output, value, update.denominators)
 
     def loss_value(self, update: Prepared) -> float:

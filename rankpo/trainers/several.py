@@ -87,7 +87,8 @@ class SeveralTrainer(BasicTrainer):
         number, own_step = self.loader.turns.update(step)
         return UpdateOfOne(number, self.parts[number].prepare(own_step))
 
-    def begin(self, update: UpdateOfOne) -> UpdateOfOne:
+    def begin(self, update: Prepared) -> UpdateOfOne:
+        assert isinstance(update, UpdateOfOne)
         part = self.parts[update.number]
         part.state.step = self.state.step
         part.state.loss_state = self.loss_state_of(self.objectives[update.number].name)
@@ -95,7 +96,8 @@ class SeveralTrainer(BasicTrainer):
         self.current = update.number
         return UpdateOfOne(update.number, part.begin(update.update))
 
-    def backward(self, update: UpdateOfOne, last: bool = True) -> None:
+    def backward(self, update: Prepared, last: bool = True) -> None:
+        assert isinstance(update, UpdateOfOne)
         part = self.parts[update.number]
         part.finite_loss = True
         part.backward(update.update, last)
@@ -104,6 +106,9 @@ class SeveralTrainer(BasicTrainer):
     def loss_state_of(self, name: str) -> dict[str, float]:
         start = f"{name}/"
         return {key[len(start) :]: value for key, value in self.state.loss_state.items() if key.startswith(start)}
+
+    def observed_means(self) -> dict[str, float]:
+        return self.parts[self.current].observed_means()
 
     def next_loss_state(self, num_queries: int) -> None:
         part, name = self.parts[self.current], self.objectives[self.current].name

@@ -9,7 +9,9 @@ from rankpo.evaluation.base import Evaluator
 from rankpo.evaluation.means import with_means
 from rankpo.models.base import RankingModel
 from rankpo.runs import processes
-from rankpo.runs.logger import MetricsLogger, RunningMetrics
+from rankpo.runs.callbacks import Callback, Run
+from rankpo.runs.logger import MetricsLogger
+from rankpo.runs.running import RunningMetrics
 from rankpo.runs.signals import Interrupted, Notice
 from rankpo.trainers.baseline import Measure, measured
 from rankpo.trainers.settings import TrainerSettings
@@ -24,8 +26,8 @@ class Watch:
     """The work between two updates of a run.
 
     state, running: the trainer's objects, which the watch modifies. keeper: writes and reads checkpoints.
-    learning_rate: that of the first parameter group. updates_per_epoch, total_steps: in updates. learning: whether this
-    rank has seen a non-zero loss.
+    learning_rate: that of the first parameter group. updates_per_epoch, total_steps: in updates. callbacks: told of what
+    happens, on the first rank. learning: whether this rank has seen a non-zero loss.
     """
 
     settings: TrainerSettings
@@ -38,8 +40,18 @@ class Watch:
     learning_rate: Callable[[], float]
     updates_per_epoch: int
     total_steps: int
+    callbacks: Sequence[Callback] = ()
     learning: bool = False
     saved_step: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.run = Run(folder=self.keeper.store.folder.parent, total_steps=self.total_steps)
+
+    @property
+    def told(self) -> Sequence[Callback]:
+        """The callbacks on the first rank, with the run's step set; none on the others."""
+        self.run.step = self.state.step
+        return self.callbacks if self.logger.main else ()
 
     def start(self, baseline: Measure, remark: str | None) -> None:
         """Starts the log and, in a fresh run, evaluates the start model. remark: a line to print, or None."""
@@ -47,6 +59,8 @@ class Watch:
         self.logger.start(self.total_steps, self.state.step, afresh=fresh)
         if remark:
             self.logger.say(remark)
+        for callback in self.told:
+            callback.started(self.run)
         if fresh and self.settings.eval_at_start:
             self.evaluate(baseline)
 
@@ -64,6 +78,8 @@ class Watch:
             self.log()
         if settings.is_due(settings.save_every, step, per_epoch) or settings.is_intermediate(step, per_epoch):
             self.save()
+        if self.callbacks and processes.any_rank(self.run.stopping):
+            self.state.stopped = True
 
     def _warn_of_zero_loss(self) -> None:
         if not processes.any_rank(self.learning):
@@ -91,7 +107,10 @@ class Watch:
         metrics = self.running.result(processes.sum_over_ranks)
         self.running.clear()
         epoch = self.state.step / self.updates_per_epoch
-        self.logger.log("train", self.state.step, {**metrics, "learning_rate": self.learning_rate(), "epoch": epoch})
+        metrics = {**metrics, "learning_rate": self.learning_rate(), "epoch": epoch}
+        self.logger.log("train", self.state.step, metrics)
+        for callback in self.told:
+            callback.logged(self.run, metrics)
 
     def evaluate(self, metrics_of: Measure = measured) -> Mapping[str, float]:
         """Runs all evaluators on the current weights and updates the best metric and early stopping."""
@@ -106,6 +125,8 @@ class Watch:
             self.state.start_metrics = dict(metrics)
         self.state.last_metrics = dict(metrics)
         self.logger.log("eval", self.state.step, metrics)
+        for callback in self.told:
+            callback.evaluated(self.run, metrics)
         if self.settings.best_metric is not None:
             self._note_best(metric_value(metrics, self.settings.best_metric), metrics)
         return metrics
@@ -130,6 +151,8 @@ class Watch:
         if self.saved_step != self.state.step:
             self.keeper.save(self.state, self.running)
             self.saved_step = self.state.step
+            for callback in self.told:
+                callback.saved(self.run, self.keeper.store.folder / f"step-{self.state.step}")
 
     def resume(self) -> None:
         """Continues from the newest valid checkpoint, if there is one."""

@@ -117,6 +117,22 @@ def test_a_quantised_base_trains_and_final_is_merged_without_it(checkpoint, tmp_
 
 
 @with_bitsandbytes
+def test_an_evaluation_does_not_repack_the_weights(checkpoint, tmp_path, monkeypatch):
+    """bitsandbytes repacks 4-bit weights of a CPU at an evaluation, for a kernel that has no gradient."""
+    from bitsandbytes.nn import modules
+
+    def repacked(*arguments, **named):
+        raise AssertionError("the weights were repacked")
+
+    monkeypatch.setattr(modules, "_convert_weight_packed_for_cpu", repacked)
+    trainer = trainer_of(*options(checkpoint, tmp_path, "rankpo", "model.quantization=4bit"))
+    trainer.policy.encode(["a text"])
+    trainer.policy.train()
+    trainer.backward(trainer.prepare(0))
+    assert all(p.grad.abs().max() > 0 for name, p in trainer.policy.named_parameters() if "lora_B" in name)
+
+
+@with_bitsandbytes
 def test_final_is_the_exact_base_with_the_trained_adapters(checkpoint, tmp_path):
     """FINAL's weights: the stored ones in float32 plus scale · B · A of the adapters beside it."""
     train(*options(checkpoint, tmp_path, "rankpo", "model.quantization=4bit"))

@@ -88,7 +88,7 @@ def test_one_window_is_one_call_and_nothing_is_generated(model, monkeypatch):
     calls = []
     monkeypatch.setattr(decoding, "write", lambda *arguments: pytest.fail("generate was called"))
     monkeypatch.setattr(model, "forward", lambda sequences, own=model.forward: calls.append(1) or own(sequences))
-    ranked = model.rank("q", ["one", "two", "three"])
+    ranked = [tuple(item.values()) for item in model.rank("q", ["one", "two", "three"], return_documents=True)]
     assert len(calls) == 1
     logits = model(join(prompts_of(model, ("q", ["one", "two", "three"])))).logits[0, :3].tolist()
     assert [index for index, _, _ in ranked] == sorted(range(3), key=lambda index: -logits[index])
@@ -98,8 +98,8 @@ def test_one_window_is_one_call_and_nothing_is_generated(model, monkeypatch):
 def test_rank_speaks_of_the_input_list(model):
     """Defect 35: empty, one, repeated and empty-text documents, indices of the input, ties in its order."""
     assert model.rank("q", []) == []
-    assert [index for index, _, _ in model.rank("q", ["only"])] == [0]
-    ranked = model.rank("q", ["same", "", "same", "x"])
+    assert [item["corpus_id"] for item in model.rank("q", ["only"])] == [0]
+    ranked = [tuple(item.values()) for item in model.rank("q", ["same", "", "same", "x"], return_documents=True)]
     assert sorted(index for index, _, _ in ranked) == [0, 1, 2, 3]
     assert all(["same", "", "same", "x"][index] == text for index, _, text in ranked)
     assert len(model.rank("q", ["a", "b", "c"], top_k=2)) == 2

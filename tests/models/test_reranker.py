@@ -208,13 +208,14 @@ def test_normalize_is_a_sigmoid_and_the_saved_activation_the_default():
 def test_rank_gives_places_in_the_input():
     model = model_of("encoder")
     documents = ["worms", "", "worms", "stones and " * 5]
-    ranked = model.rank("moles", documents)
+    ranked = [tuple(item.values()) for item in model.rank("moles", documents, return_documents=True)]
+    assert model.rank("moles", documents) == [{"corpus_id": index, "score": score} for index, score, _ in ranked]
     scores = model.compute_score([("moles", document) for document in documents])
     assert [(index, score) for index, score, _ in ranked] == sorted(enumerate(scores), key=lambda item: -item[1])
     assert [text for _, _, text in ranked] == [documents[index] for index, _, _ in ranked]
     repeated = [index for index, _, text in ranked if text == "worms"]
     assert repeated == [0, 2]  # ties in the order of the input
-    assert model.rank("moles", documents, top_k=2) == ranked[:2]
+    assert model.rank("moles", documents, top_k=2) == model.rank("moles", documents)[:2]
     assert model.rank("moles", []) == []
     assert len(model.rank("moles", ["one"])) == 1
     with pytest.raises(TypeError, match="documents must be a list"):

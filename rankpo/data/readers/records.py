@@ -80,7 +80,7 @@ class Records(FieldMap, Declares):
     scores_are: str = "relevance"
     corpus: str | None = None
     min_confidence: float = 0
-    where: Mapping[str, Sequence[Any]] | None = None
+    where: Mapping[str, Sequence[object]] | None = None
     limit: int | None = None
     weight: float = 1.0
     on_bad_record: str = "error"
@@ -232,7 +232,7 @@ class Records(FieldMap, Declares):
         self, good: Iterable[tuple[str, Mapping[str, object]]], options: Options, path: Path
     ) -> Iterator[Example]:
         """Lines of equal query, also where they are not adjacent, as one example each."""
-        groups: dict[str, tuple[str, Mapping[str, Any], list[tuple[str, float]]]] = {}
+        groups: dict[str, tuple[str, Mapping[str, object], list[tuple[str, float]]]] = {}
         for place, record in good:
             try:
                 query, pair = formats.labelled_line(record, options)
@@ -255,7 +255,7 @@ class Records(FieldMap, Declares):
         names = [self.id] if self.id else ID_NAMES.get(form, ("id",))
         options.use(*names)
         name = next((value for key in names if (value := extract(record, key)) is not None), None)
-        extras: dict[str, Any] = {
+        extras: dict[str, object] = {
             "id": f"{self.name}:{'_'.join(place.split())}" if name is None else check_id(name),
             "source": place,
             "query_prompt": options.prompt(record),

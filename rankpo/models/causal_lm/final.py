@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from transformers import GenerationConfig
 
 from rankpo.data.text.rendering import ended_at, with_generation_prompt
 
@@ -30,7 +32,7 @@ def final_tokenizer(inputs: CompletionInputs, kind: str) -> PreTrainedTokenizerB
     return tokenizer
 
 
-def final_settings(inputs: CompletionInputs, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def final_settings(inputs: CompletionInputs, tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
     """The settings as rankpo.json holds them, with the template of training where FINAL's tokenizer has another."""
     settings = inputs.settings.to_json()
     differs = tokenizer.chat_template != inputs.chat.template
@@ -41,8 +43,6 @@ def final_generation_config(backbone: PreTrainedModel, inputs: CompletionInputs)
     """Returns the model's generation config with the end tokens of training added."""
     config = copy.deepcopy(backbone.generation_config)
     if config is None:
-        from transformers import GenerationConfig
-
         config = GenerationConfig()
     own = config.eos_token_id
     ends = sorted({*inputs.stops, *([own] if isinstance(own, int) else own or [])})

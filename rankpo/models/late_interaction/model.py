@@ -97,10 +97,6 @@ class LateInteractionModel(GivesVectors):
 
     # For users
 
-    def encode_query(self, texts: Sequence[str] | str, *, progress: bool = False) -> list[np.ndarray] | np.ndarray:
-        """`encode` in the role query."""
-        return self.encode(texts, "query", progress=progress)
-
     def encode_passage(self, texts: Sequence[str] | str, *, progress: bool = False) -> list[np.ndarray] | np.ndarray:
         """`encode` in the role passage."""
         return self.encode(texts, "passage", progress=progress)
@@ -137,14 +133,6 @@ class LateInteractionModel(GivesVectors):
         """[queries, documents] float32 MaxSim scores of texts."""
         left, right = self.encode_packed(queries, "query"), self.encode_packed(documents, "passage")
         return self.similarity(left, right).numpy()
-
-    def rank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[tuple[int, float, str]]:
-        """(index into `documents`, score, text), best first, ties in the order of `documents`; at most `top_k`."""
-        if isinstance(documents, str):
-            raise TypeError("documents must be a list of texts, got one text")
-        scores = self.scores([query], documents)[0].tolist() if documents else []
-        order = sorted(range(len(documents)), key=lambda index: -scores[index])  # stable
-        return [(index, scores[index], documents[index]) for index in order[:top_k]]
 
 
 def _exact(vectors: Vectors) -> Vectors:

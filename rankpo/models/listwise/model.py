@@ -16,6 +16,7 @@ from rankpo.models.engine.positions import usable_positions
 from rankpo.models.engine.token_logps import TokenRequest, token_values
 from rankpo.models.listwise.inputs import ListwiseInputs
 from rankpo.models.listwise.settings import DECODE, ListwiseSettings
+from rankpo.models.ranked import Ranked, record
 from rankpo.types import Batch, Sequences
 
 if TYPE_CHECKING:
@@ -149,11 +150,17 @@ class ListwiseModel(LanguageModel):
 
         return write(self, prompts, budget)
 
-    def rank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[tuple[int, float, str]]:
-        """(index into `documents`, score, text), best first; at most `top_k`. See `ListwiseReranker.rank_many`."""
+    def rank(
+        self, query: str, documents: Sequence[str], top_k: int | None = None, *, return_documents: bool = False
+    ) -> list[Ranked]:
+        """Records of the documents with corpus_id and score, best first; at most `top_k`.
+
+        return_documents: each record has its text too. See `ListwiseReranker.rank_many`.
+        """
         from rankpo.models.listwise.reranking import ListwiseReranker
 
-        return ListwiseReranker(self).rank(query, documents, top_k)
+        ranked = ListwiseReranker(self).rank(query, documents, top_k)
+        return [record(index, score, documents, return_documents) for index, score, _ in ranked]
 
     def rerank(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """[documents] float32 scores for each request, on every rank; each is ranked by one of them."""

@@ -12,14 +12,16 @@ from transformers import PreTrainedModel
 
 from rankpo.data.batch import select
 from rankpo.data.loaders.planner import deal
+from rankpo.data.text.conversations import plain_text
 from rankpo.data.text.tokens import answer_ids
 from rankpo.models.base import RankingModel
 from rankpo.models.engine.positions import check_positions
+from rankpo.models.ranked import Pair, Ranked, by_score, checked_pairs, pairs_of
 from rankpo.models.reranker.heads import ScoreHead, find_head
 from rankpo.models.reranker.inputs import RerankerInputs
 from rankpo.models.reranker.settings import RerankerSettings
 from rankpo.runs import processes
-from rankpo.types import Batch, Sequences
+from rankpo.types import Batch, Prompt, Sequences
 
 if TYPE_CHECKING:
     from rankpo.data.readers.requests import Request
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 16384
 PAIRS_PER_BLOCK = 8192  # Pairs per block, which bounds memory.
-
-Pair = tuple[str, str]
 
 
 class RerankerModel(RankingModel):
@@ -92,6 +92,10 @@ class RerankerModel(RankingModel):
         flat = scores[[distinct[pair] for pair in pairs]] if pairs else scores
         return np.split(flat, np.cumsum([len(request.documents) for request in requests])[:-1]) if requests else []
 
+    def scores_of(self, query: Prompt, candidates: Sequence[str]) -> list[float]:
+        """Scores as of `compute_score`; a conversation is read as plain text."""
+        return self._scores([(plain_text(query), text) for text in candidates], None, BATCH_TOKENS)
+
     def score_many(self, sizes: np.ndarray, score: Callable[[np.ndarray], Tensor]) -> np.ndarray:
         """[n] float32 scores of n pairs, on every rank. sizes: [n], to sort and deal them by; score: of numbers."""
         own = deal(sizes, processes.world_size())[processes.rank()]
@@ -146,11 +150,15 @@ class RerankerModel(RankingModel):
         scored once. Raises TypeError naming the place of anything that is not a pair of texts, ValueError for an
         empty query; an empty document has a score.
         """
-        if isinstance(pairs, str):
-            raise TypeError("pairs must be (query, document) or a list of such pairs, got one text")
-        if len(pairs) == 2 and all(isinstance(item, str) for item in pairs):
-            return self._scores([_pair(pairs, 0)], normalize, batch_tokens)[0]
-        return self._scores([_pair(pair, index) for index, pair in enumerate(pairs)], normalize, batch_tokens)
+        chosen, single = checked_pairs(pairs)
+        scores = self._scores(chosen, normalize, batch_tokens)
+        return scores[0] if single else scores
+
+    def predict(self, pairs: Pair | Sequence[Pair], normalize: bool | None = None) -> np.ndarray:
+        """`compute_score` as float32: an array [n] for a list of pairs, a number for one pair."""
+        chosen, single = checked_pairs(pairs)
+        scores = np.array(self._scores(chosen, normalize, BATCH_TOKENS), dtype=np.float32)
+        return scores[0] if single else scores
 
     def _scores(self, pairs: Sequence[Pair], normalize: bool | None, batch_tokens: int) -> list[float]:
         distinct = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
@@ -161,15 +169,20 @@ class RerankerModel(RankingModel):
         return [values[distinct[pair]] for pair in pairs]
 
     def rank(
-        self, query: str, documents: Sequence[str], top_k: int | None = None, normalize: bool | None = None
-    ) -> list[tuple[int, float, str]]:
-        """(index into `documents`, score, text), best first, ties in the order of `documents`; at most `top_k`."""
-        if isinstance(documents, str):
-            raise TypeError("documents must be a list of texts, got one text")
-        scores = self.compute_score([(query, document) for document in documents], normalize)
-        assert isinstance(scores, list)
-        order = sorted(range(len(documents)), key=lambda index: -scores[index])  # stable
-        return [(index, scores[index], documents[index]) for index in order[:top_k]]
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        normalize: bool | None = None,
+        *,
+        return_documents: bool = False,
+    ) -> list[Ranked]:
+        """Records of the documents with corpus_id and score, best first, ties in their order; at most `top_k`.
+
+        normalize: as in `compute_score`. return_documents: each record has its text too.
+        """
+        scores = self._scores(checked_pairs(pairs_of(query, documents))[0], normalize, BATCH_TOKENS)
+        return by_score(scores, documents, top_k, return_documents)
 
 
 def answers_of(inputs: RerankerInputs) -> tuple[int, ...]:
@@ -177,11 +190,3 @@ def answers_of(inputs: RerankerInputs) -> tuple[int, ...]:
     settings = inputs.settings
     words = [settings.yes_word, *([settings.no_word] if settings.readout == "difference" else [])]
     return answer_ids(inputs.tokenizer, words, inputs.layout.tail)
-
-
-def _pair(value: object, index: int) -> Pair:
-    if not isinstance(value, tuple | list) or len(value) != 2 or not all(isinstance(item, str) for item in value):
-        raise TypeError(f"pairs[{index}] must be two texts (query, document), got {value!r}")
-    if not value[0].strip():
-        raise ValueError(f"pairs[{index}]: the query is empty")
-    return value[0], value[1]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rankpo.errors import ConfigError
+from rankpo.losses.sparsity import Sparsity
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.settings import Settings
 from rankpo.models.sparse.reading import read_folder
 from rankpo.models.sparse.settings import SparseSettings
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.saved import Stated
@@ -22,12 +24,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseKind(SparseSettings, ModelKind):
+class SparseKind(SparseSettings, ModelKind["SparseSettings", "SparseInputs", "SparseModel"]):
     """A sparse encoder (SPLADE): weights over the vocabulary by a masked-language head, compared by inner products.
 
     query_weights: a JSON file with the weight of each token, such as OpenSearch's idf.json, from which static queries
     start; None: a loaded folder's weights, else 1 each. new_head: a new masked-language head, drawn with the run's seed,
-    for checkpoints without one. Settings that a folder states (rankpo.json, or sentence-transformers' files) win over
+    for checkpoints without one. regularizer: terms on the activations, beside any loss. Settings that a folder states (rankpo.json, or sentence-transformers' files) win over
     the yaml, and the command line over both.
     """
 
@@ -36,6 +38,7 @@ class SparseKind(SparseSettings, ModelKind):
     settings_class: ClassVar[type[Settings]] = SparseSettings
 
     query_weights: str | None = None
+    regularizer: Sparsity = field(default_factory=Sparsity)
     new_head: bool = False
 
     def __post_init__(self) -> None:
@@ -77,9 +80,11 @@ class SparseKind(SparseSettings, ModelKind):
         model = SparseModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
         folder = None if self.is_random else Path(self.source().folder)
         read_query_weights(model, self.query_weights, folder)
+        # The weights of static queries are one per token, not activations: their term has no meaning.
+        model.sparsity = replace(self.regularizer, query_weight=0.0) if inputs.static else self.regularizer
         return model
 
-    def adapt(self, model: SparseModel) -> object:
+    def adapt(self, model: SparseModel) -> PeftModel:
         return self.adapted(model.base, "FEATURE_EXTRACTION")
 
     def folder_format(self) -> SparseFolder:

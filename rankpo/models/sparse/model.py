@@ -52,17 +52,21 @@ class SparseModel(GivesVectors):
         """Raises ValueError for an unknown head, ConfigError for lengths that the backbone does not have."""
         super().__init__(backbone, inputs, layout=layout, chunk_tokens=chunk_tokens)
         self.transform = find_transform(self.base, self.packed)
-        self.vocabulary = len(output_head(self.base).weight)
+        self.entries = len(output_head(self.base).weight)
         self.query_weights: nn.Parameter | None = None
         if inputs.static:
             frozen = self.settings.freeze_query_weights
-            self.query_weights = nn.Parameter(torch.ones(self.vocabulary), requires_grad=not frozen)
+            self.query_weights = nn.Parameter(torch.ones(self.entries), requires_grad=not frozen)
         self.max_active = self.settings.max_active
         self._check_lengths()
 
     @property
     def dim(self) -> int:
-        return self.vocabulary
+        return self.entries
+
+    @property
+    def vocabulary(self) -> int:
+        return self.entries
 
     def forward(self, sequences: Sequences) -> Tensor:
         return self._pooled(sequences) if self.query_weights is None else self._with_static(sequences)

@@ -89,6 +89,7 @@ def _parts(
         "checkpoints": _checkpoints(experiment, accelerator),
         "logger": logger,
         "save_final": _saver(experiment, inputs, logger.say),
+        "callbacks": experiment.callbacks,
     }
 
 

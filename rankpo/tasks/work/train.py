@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rankpo.config.experiment import with_precision
@@ -20,31 +21,53 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from rankpo.config.experiment import Experiment
+    from rankpo.tasks.session import Session
     from rankpo.tasks.train import Train
+    from rankpo.trainers.basic import BasicTrainer
 
 
 def run(task: Train, experiment: Experiment) -> Mapping[str, float]:
     """Returns the metrics of the last evaluation, or {} for a run that is finished already."""
     session = task.open(experiment)
-    experiment = with_precision(experiment, session.precision)
-    refuse_unfit(experiment, session.accelerator)
     with session.claimed(experiment.run_dir):
-        unfinished = _enter(experiment, session.logger.say) if session.main else True
-        if not processes.broadcast_object(unfinished):
-            session.logger.say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
-            return {}
-        logger = MetricsLogger(
-            experiment.run_dir, main=session.main, tracker=experiment.tracker, config=experiment.config
-        )
-        trainer = assemble(experiment, session.accelerator, logger, task.metrics)
-        if session.main:
+        training = prepare(task, experiment, session)
+        return {} if training is None else training.begin()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A trainer with the session in which it was made. experiment: with the precision that the session has settled."""
+
+    experiment: Experiment
+    session: Session
+    trainer: BasicTrainer
+
+    def begin(self) -> Mapping[str, float]:
+        """Trains from the start, or with resume=auto from the newest checkpoint, and writes FINAL.
+
+        The caller holds the run directory. Returns the metrics of the last evaluation.
+        """
+        trainer, experiment = self.trainer, self.experiment
+        if self.session.main:
             _note_origin(experiment)
         if experiment.resume == "auto":
             trainer.watch.resume()
         for line in start_lines(experiment, trainer):
-            logger.say(line)
-        result = trainer.train()
-    return result
+            trainer.logger.say(line)
+        return trainer.train()
+
+
+def prepare(task: Train, experiment: Experiment, session: Session) -> Training | None:
+    """The trainer of an experiment whose run directory is entered; None for a run that is finished already."""
+    experiment = with_precision(experiment, session.precision)
+    refuse_unfit(experiment, session.accelerator)
+    unfinished = _enter(experiment, session.logger.say) if session.main else True
+    if not processes.broadcast_object(unfinished):
+        session.logger.say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
+        return None
+    logger = MetricsLogger(experiment.run_dir, main=session.main, tracker=experiment.tracker, config=experiment.config)
+    trainer = assemble(experiment, session.accelerator, logger, task.metrics)
+    return Training(experiment=experiment, session=session, trainer=trainer)
 
 
 def _enter(experiment: Experiment, say: Callable[[str], None]) -> bool:
@@ -77,5 +100,5 @@ def refuse_unfit(experiment: Experiment, accelerator: Accelerator) -> None:
         raise ConfigError(
             [f"model.quantization={quantization} cannot be split over processes; start it without {name}"]
         )
-    if problem := unfit(name, experiment.model.kind, experiment.loss, evaluated):
+    if problem := unfit(name, experiment.model.gives, experiment.loss, evaluated):
         raise ConfigError([problem])

@@ -74,9 +74,9 @@ def test_a_run_evaluates_and_its_final_is_loaded(tmp_path):
     model = rankpo.load(run / "FINAL", "cpu")
     assert model.dim == 16 and model.settings.query_prompt == "[Q] "
     ranked = model.rank("soil", ["a field of wheat", "rain", "soil and rain"], top_k=2)
-    assert ranked[0][1] >= ranked[1][1] and len(ranked) == 2
+    assert ranked[0]["score"] >= ranked[1]["score"] and len(ranked) == 2
     expected = model.scores(["soil"], ["a field of wheat", "rain", "soil and rain"])[0]
-    assert ranked[0][1] == max(expected.tolist())
+    assert ranked[0]["score"] == pytest.approx(max(expected.tolist()), abs=1e-6)
 
 
 def weights_after(tmp_path, name, *overrides):

@@ -1,0 +1,71 @@
+"""Regularisation of sparse vectors in one update: the means over all texts, before the first backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+
+import torch
+from torch import Tensor, nn
+
+from rankpo.losses.sparsity import Activity, Sparsity
+from rankpo.models.base import RankingModel
+from rankpo.runs import processes
+from rankpo.trainers.update import MicroBatch, Update
+from rankpo.types import Batch, LossOutput
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """What `Sparsity` adds to the loss of one update.
+
+    factor: of its weights. activity: of the whole update; None: that of the batch at hand, which is the whole update of
+    this rank. over_ranks: whether the ranks' batches together are the update.
+    """
+
+    sparsity: Sparsity
+    factor: float
+    activity: Activity | None = None
+    over_ranks: bool = False
+
+    def added(self, output: LossOutput, rows: Tensor, batch: Batch, queries: Tensor | None = None) -> LossOutput:
+        """The output with the terms of the batch's queries; see `Sparsity.added`. All ranks must call it."""
+        activity = self.activity
+        if activity is None:
+            activity = self.sparsity.activity(rows.detach(), batch)
+            if self.over_ranks:
+                activity = activity.over_ranks(processes.sum_over_ranks)
+        return self.sparsity.added(output, rows, batch, activity, self.factor, queries)
+
+
+def of_update(
+    sparsity: Sparsity, factor: float, model: nn.Module, policy: RankingModel, update: Update
+) -> tuple[Regularisation, Update]:
+    """The regularisation of an update, and the update with its denominators. All ranks must call it."""
+    counted = [item.batch for item in update.micro_batches if item.counts]
+    texts = texts_of(counted, policy.device, over_ranks=True)
+    alone = processes.world_size() == 1 and len(update.micro_batches) == 1
+    activity = None if alone else measured(sparsity, model, policy, update.micro_batches)
+    denominators = {**update.denominators, **sparsity.denominators(texts)}
+    return Regularisation(sparsity, factor, activity), replace(update, denominators=denominators)
+
+
+@torch.no_grad()
+def measured(sparsity: Sparsity, model: nn.Module, policy: RankingModel, parts: Sequence[MicroBatch]) -> Activity:
+    """The activity of all micro-batches of all ranks, by a forward pass over each. model: the wrapped policy."""
+    found = []
+    with policy.evaluating():
+        for item in parts:
+            batch = item.batch.to(policy.device)
+            activity = sparsity.activity(model(batch.sequences).float(), batch)
+            found.append(activity if item.counts else Activity(*(0 * part for part in vars(activity).values())))
+    return reduce(add, found).over_ranks(processes.sum_over_ranks)
+
+
+def texts_of(batches: Sequence[Batch], device: torch.device, over_ranks: bool) -> Tensor:
+    """[2] queries and candidates of the batches. over_ranks: summed over the ranks, which must all call it."""
+    counts = [[len(batch), int(batch.labels.mask.sum())] for batch in batches]
+    texts = torch.tensor(counts or [[0, 0]], dtype=torch.float64).sum(0).to(device)
+    return processes.sum_over_ranks(texts) if over_ranks else texts
