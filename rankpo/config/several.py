@@ -188,6 +188,31 @@ def mixing_of(tree: Node) -> Mixing:
     return mixing.settled(bool(own) or len(prompts) > 1 or any(keys.get("by_file") for keys in keys_of))
 
 
+def stream_problems(tree: Node) -> list[str]:
+    """One line for each choice that a streamed dataset does not allow."""
+    nodes = tree.get("datasets") or {}
+    streamed = [f"datasets.{name}" for name, node in nodes.items() if node.get("streaming")]
+    for group in ("eval_datasets", "replay_datasets"):
+        streamed += [f"{group}.{name}" for name, node in (tree.get(group) or {}).items() if node.get("streaming")]
+    if not streamed:
+        return []
+    trainer = tree["trainer"]
+    refused = {
+        "only training data is streamed": any(not key.startswith("datasets.") for key in streamed),
+        "a streamed dataset is trained alone, without others beside it": len(nodes) > 1,
+        "it has no epoch; set trainer.max_steps to the number of updates": trainer.get("max_steps") is None,
+        "trainer.holdout draws from all queries; leave it out, and evaluate on a file": trainer.get("holdout")
+        is not None,
+        "reference scores of all data cannot be stored; leave trainer.reference=stored out": trainer.get("reference")
+        == "stored",
+        "cache_reference_logprobs stores scores of all data; leave it out": bool(tree["cache_reference_logprobs"]),
+        "only task=train reads a stream: mining, encoding and inspection need all texts; set streaming=false, or a limit": (
+            not str(tree["task"]["_target_"]).endswith(".Train")
+        ),
+    }
+    return [f"{streamed[0]}.streaming=true: {why}" for why, holds in refused.items() if holds]
+
+
 def own_training(node: Node) -> list[str]:
     """The keys that give a dataset an objective of its own."""
     return [key for key, value in own_keys("datasets", node).items() if key in OWN_TRAINING and value is not None]

@@ -78,6 +78,10 @@ class Evaluable(Dataset, Protocol):
     @property
     def collection(self) -> str | None: ...
     @property
+    def streaming(self) -> bool: ...
+    @property
+    def window(self) -> int: ...
+    @property
     def shape(self) -> Shape: ...
     @property
     def judgements(self) -> EvaluationSet | None: ...
@@ -92,6 +96,8 @@ class Declares:
 
     weight: float
     collection: str | None = None  # The collection whose means its metrics join.
+    streaming: bool = False  # Whether its examples are read as they come.
+    window: int = 10_000  # Examples that are shuffled together where it is streamed.
 
     def examples(self) -> Iterator[Example]:
         raise TypeError(f"{type(self).__name__} must yield examples")

@@ -20,6 +20,7 @@ class WrappedDataset(Declares):
         self.weight = weight_of(dataset)
         self._declared = declared(dataset)
         self.collection = self._declared.collection
+        self.streaming, self.window = self._declared.streaming, self._declared.window
 
     @property
     def report(self) -> PassReport:

@@ -33,6 +33,12 @@ def check_keys(records: Records) -> None:
         raise ValueError(f"max_label must be > min_label, got {records.min_label} and {records.max_label}")
     if records.limit is not None and records.limit < 1:
         raise ValueError(f"limit must be >= 1 or null, got {records.limit}")
+    if records.window < 1:
+        raise ValueError(f"window must be >= 1, got {records.window}")
+    if records.streaming and records.weight != 1:
+        raise ValueError(
+            f"weight={records.weight:g} counts the examples of an epoch, and streaming=true has none; set 1"
+        )
     if not records.weight >= 0:
         raise ValueError(f"weight must be >= 0, got {records.weight}")
     for key, values in (records.where or {}).items():
