@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rankpo.mining.data import MiningData
-from rankpo.models.embedding.inputs import EmbeddingInputs
+from rankpo.models.sparse.vectors import products
 from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
 from rankpo.runs import processes
 
@@ -70,6 +70,12 @@ class DenseScores:
 
     def scores(self, query: int, numbers: np.ndarray) -> np.ndarray:
         """[n] float64 inner products of one query with texts."""
+        if self.queries.sparse:
+            assert self._texts is not None, "encode comes first"
+            places = numbers if self._rows is None else np.searchsorted(self._rows, numbers)
+            asked = self.queries.sparse_rows(np.array([query]))
+            found = products(asked, self._texts.sparse_rows(places), self.queries.encoding.dim)[0]
+            return found.numpy().astype(np.float64)
         vector = self.queries.rows(np.array([query]))[0]
         return (self.vectors(numbers) @ vector).astype(np.float64)
 
@@ -78,7 +84,7 @@ def without_prompt(model: EmbeddingModel) -> EmbeddingModel:
     """The same weights behind inputs that put nothing in front of a query: its texts bring their prompts."""
     plain = copy(model)
     plain.settings = replace(model.settings, query_prompt="")
-    plain.inputs = EmbeddingInputs(model.tokenizer, plain.settings)
+    plain.inputs = type(model.inputs)(model.tokenizer, plain.settings)
     return plain
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -65,6 +65,13 @@ class GivesVectors(RankingModel):
         """[n] float32 scores of query i with candidate i, with gradient."""
 
     # Encoded texts are kept in the following form, which a kind overrides if its vectors are too large to keep whole.
+
+    stored_form: ClassVar[str] = "dense"  # Of `FORMS` in rankpo/retrieval/shards.py.
+
+    @property
+    def typical_size(self) -> int:
+        """Numbers that one stored text holds, for estimates of memory."""
+        return self.dim
 
     @property
     def stored_dim(self) -> int:

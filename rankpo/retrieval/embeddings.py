@@ -17,18 +17,22 @@ from torch import Tensor
 from rankpo.errors import StorageError
 from rankpo.models.inputs import tokenizer_state
 from rankpo.models.reference import fingerprint_weights
+from rankpo.models.sparse.vectors import joined, to_csr
 from rankpo.retrieval.shards import (
     META,
     Encoding,
     EncodingError,
     ids_path,
+    load_sparse_shard,
     read_meta,
     save_shard,
+    save_sparse_shard,
     shard_fault,
     shard_path,
     write_meta,
 )
 from rankpo.runs import processes
+from rankpo.types import Vectors
 
 if TYPE_CHECKING:
     from rankpo.models.embedding.model import EmbeddingModel
@@ -83,13 +87,47 @@ class Embeddings:
     def _shard(self, shard: int) -> np.ndarray:
         """[rows, D]. Raises EncodingError for files that are not as they were written."""
         path = shard_path(self.folder, shard)
-        if fault := shard_fault(self.folder, self.encoding, shard):
-            raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
+        self._check(shard)
         # copy on write: torch wants a writable array, and the file stays as it is
         return np.load(path, mmap_mode="c", allow_pickle=False)
 
+    def _check(self, shard: int) -> None:
+        if fault := shard_fault(self.folder, self.encoding, shard):
+            path = shard_path(self.folder, shard)
+            raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the folder holds sparse vectors, which `sparse_blocks` and `sparse_rows` give in stored form."""
+        return self.encoding.form == "sparse"
+
+    def sparse_blocks(self, limit: int | None = None) -> Iterator[Vectors]:
+        """Shard by shard, of the first `limit` texts."""
+        left = len(self) if limit is None else limit
+        for shard in range(self.encoding.num_shards):
+            if left <= 0:
+                return
+            self._check(shard)
+            block = load_sparse_shard(self.folder, shard)
+            yield block if len(block) <= left else block.select(torch.arange(left))
+            left -= self.encoding.rows_of(shard)
+
+    def sparse_rows(self, numbers: np.ndarray) -> Vectors:
+        """The vectors of the given texts, in that order."""
+        shards = numbers // self.encoding.shard_size
+        order, parts = [], []
+        for shard in np.unique(shards):
+            places = np.flatnonzero(shards == shard)
+            self._check(int(shard))
+            chosen = torch.from_numpy(numbers[places] % self.encoding.shard_size)
+            parts.append(load_sparse_shard(self.folder, int(shard)).select(chosen))
+            order.append(places)
+        return joined(parts).select(torch.from_numpy(np.argsort(np.concatenate([[], *order]))))
+
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """[len(numbers), D] float32, in that order."""
+        if self.sparse:
+            return np.asarray(to_csr(self.sparse_rows(numbers), self.encoding.dim).toarray())
         output = np.empty((len(numbers), self.encoding.dim), dtype=np.float32)
         shards = numbers // self.encoding.shard_size
         for shard in np.unique(shards):
@@ -133,6 +171,7 @@ def describe_encoding(
         dtype=dtype,
         shard_size=shard_size,
         settings=settings.to_json(),
+        form=model.stored_form,
     )
 
 
@@ -210,11 +249,19 @@ def _write_shard(
 ) -> None:
     if len(part) != encoding.rows_of(shard):
         raise EncodingError(f"the texts changed while they were read: shard {shard} has {len(part)} of them now")
-    vectors = model.encode([text for _, text in part], encoding.role)
+    texts, ids = [text for _, text in part], [identity for identity, _ in part]
+    if encoding.form == "sparse":
+        role = "query" if encoding.role == "query" else "candidate"
+        stored = model.encode_vectors(model.inputs.sequences_of(texts, role))
+        if not bool(torch.isfinite(stored.rows).all()):
+            raise EncodingError(f"a sparse vector of shard {shard} is not finite")
+        save_sparse_shard(folder, shard, ids, stored, encoding.dtype)
+        return
+    vectors = model.encode(texts, encoding.role)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise EncodingError(f"the embedding of {part[bad[0]][0]} is not finite; {len(bad)} of its shard are not")
-    save_shard(folder, shard, [identity for identity, _ in part], vectors, encoding.dtype)
+    save_shard(folder, shard, ids, vectors, encoding.dtype)
 
 
 def write_folder(folder: Path, encoding: Encoding, vectors: Callable[[int], np.ndarray]) -> Embeddings:

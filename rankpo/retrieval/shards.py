@@ -6,22 +6,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 import xxhash
 
 from rankpo.errors import StorageError
 from rankpo.storage.atomic import replacing
 from rankpo.storage.folders import checksum
 from rankpo.storage.json_files import read_json, write_json
-
-if TYPE_CHECKING:
-    pass
-
+from rankpo.types import Vectors
 
 META, FORMAT_VERSION = "meta.json", 1
 LOCKS = (".lock", ".lock.holder", ".lock.soft")
+FORMS = ("dense", "sparse")  # One vector a text; or its active entries and their weights, text after text.
+SPARSE_PARTS = ("entries", "counts")  # Further files of a sparse shard, whose .npy holds the weights.
 WRITTEN = ("shard-*.npy", "shard-*.ids.txt", "shard-*.sums.json", "faiss-*.index", "meta.json")
 DTYPES = {"float32": np.float32, "float16": np.float16}
 HEADER_BYTES = 128  # of a .npy file with two axes
@@ -49,10 +48,14 @@ class Encoding:
     shard_size: int
     settings: Mapping[str, object]
     format: int = FORMAT_VERSION
+    form: str = "dense"
 
     @property
     def key(self) -> str:
-        return xxhash.xxh3_128_hexdigest(json.dumps(asdict(self), sort_keys=True).encode())
+        values = asdict(self)
+        if self.form == "dense":  # Folders of earlier versions do not state it.
+            del values["form"]
+        return xxhash.xxh3_128_hexdigest(json.dumps(values, sort_keys=True).encode())
 
     @property
     def num_shards(self) -> int:
@@ -87,6 +90,30 @@ def save_shard(folder: Path, shard: int, ids: Sequence[str], vectors: np.ndarray
         write_json(_sums_path(folder, shard), sums)
 
 
+def save_sparse_shard(folder: Path, shard: int, ids: Sequence[str], vectors: Vectors, dtype: str) -> None:
+    """Writes the shard's entries [nnz] and counts [rows], and then its weights [nnz] as `save_shard` writes vectors."""
+    parts = {"entries": vectors.rows[:, 0].numpy().astype(np.int32), "counts": vectors.counts.numpy()}
+    for name, values in parts.items():
+        with replacing(part_path(folder, shard, name)) as temporary, temporary.open("wb") as file:
+            np.save(file, values, allow_pickle=False)
+    save_shard(folder, shard, ids, vectors.rows[:, 1].numpy(), dtype)
+    sums = read_json(_sums_path(folder, shard))
+    further = {name: checksum(part_path(folder, shard, name)) for name in parts}
+    write_json(_sums_path(folder, shard), {**sums, **further})
+
+
+def load_sparse_shard(folder: Path, shard: int) -> Vectors:
+    """The stored form of a sparse shard: rows [nnz, 2] of entry and weight."""
+    entries = np.load(part_path(folder, shard, "entries"), allow_pickle=False).astype(np.float32)
+    weights = np.load(shard_path(folder, shard), allow_pickle=False).astype(np.float32)
+    counts = np.load(part_path(folder, shard, "counts"), allow_pickle=False)
+    return Vectors(torch.from_numpy(np.stack([entries, weights], 1)), torch.from_numpy(counts))
+
+
+def part_path(folder: Path, shard: int, part: str) -> Path:
+    return folder / f"shard-{shard:05d}.{part}.npy"
+
+
 _sound: dict[Path, tuple[tuple[int, int], ...]] = {}  # sizes and times of the shards that this process has read through
 
 
@@ -96,15 +123,17 @@ def shard_fault(folder: Path, encoding: Encoding, shard: int) -> str | None:
     Shards of earlier versions have no checksums; of those the sizes and the number of ids are compared.
     """
     vectors, ids = shard_path(folder, shard), ids_path(folder, shard)
-    for path in (vectors, ids):
+    sparse = encoding.form == "sparse"
+    parts = {name: part_path(folder, shard, name) for name in SPARSE_PARTS} if sparse else {}
+    for path in (vectors, ids, *parts.values()):
         if not path.is_file():
             return f"{path.name} is missing"
-    stamp = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in (vectors, ids))
+    stamp = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in (vectors, ids, *parts.values()))
     if _sound.get(vectors) == stamp:
         return None
     rows = encoding.rows_of(shard)
     size = HEADER_BYTES + rows * encoding.dim * np.dtype(DTYPES[encoding.dtype]).itemsize
-    if stamp[0][0] != size:
+    if not sparse and stamp[0][0] != size:
         return f"it has {stamp[0][0]} bytes instead of {size}"
     if (count := ids.read_bytes().count(b"\n")) != rows:
         return f"{ids.name} has {count} ids instead of {rows}"
@@ -114,7 +143,7 @@ def shard_fault(folder: Path, encoding: Encoding, shard: int) -> str | None:
         sums = {}
     except StorageError:
         return f"{_sums_path(folder, shard).name} is damaged"
-    for path, name in ((vectors, "vectors"), (ids, "ids")):
+    for name, path in {"vectors": vectors, "ids": ids, **parts}.items():
         if sums and sums.get(name) != checksum(path):
             return f"{path.name} has another content than was written"
     _sound[vectors] = stamp

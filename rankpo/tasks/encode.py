@@ -8,6 +8,7 @@ from typing import ClassVar
 from rankpo.retrieval.corpus import OWN, POOL, check_source
 from rankpo.tasks.base import Task
 
+ENGINES = ("elasticsearch", "opensearch", "vespa", "qdrant")
 ROLES = ("passage", "query")
 DTYPES = ("float32", "float16")
 
@@ -25,6 +26,7 @@ class Encode(Task):
     role: str = "passage"
     shard_size: int = 16384
     dtype: str = "float32"
+    engine: str | None = None
     output: str = "embeddings"
 
     work: ClassVar[str] = "rankpo.tasks.work.encode"
@@ -34,6 +36,8 @@ class Encode(Task):
         for name, allowed in (("role", ROLES), ("dtype", DTYPES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.engine is not None and self.engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(ENGINES)} or null, got {self.engine!r}")
         if self.shard_size < 1:
             raise ValueError(f"shard_size must be >= 1, got {self.shard_size}")
         check_source(self.corpus, "corpus")

@@ -9,14 +9,14 @@ from rankpo.retrieval.corpus import OWN, POOL, check_source
 from rankpo.retrieval.faiss_index import FaissSettings
 from rankpo.tasks.base import Task
 
-BACKENDS = ("exact", "faiss")
+BACKENDS = ("exact", "inverted", "faiss")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Task):
     """index: a folder of task=encode. queries: "own" or "pool" of the datasets, or a file, folder or glob.
 
-    backend: "exact", or "faiss" with its settings. ignore_identical_ids: a hit whose id is the query's is dropped;
+    backend: "exact"; "inverted", an inverted index of sparse vectors; or "faiss" with its settings. ignore_identical_ids: a hit whose id is the query's is dropped;
     None: as the datasets of queries=own say, else it is kept. Writes run.trec, hits.jsonl and search.json. The call
     returns the table's row.
     """

@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import open_source
 from rankpo.retrieval.embeddings import describe_encoding, encode_texts
+from rankpo.retrieval.engine_files import write_engine_file
 from rankpo.retrieval.shards import remove_embeddings
 from rankpo.tasks.vector_models import vector_model
 
@@ -34,6 +36,14 @@ def run(task: Encode, experiment: Experiment) -> dict[str, object]:
         started = time.monotonic()
         encoding = describe_encoding(model, source, task.role, task.shard_size, task.dtype)
         embeddings = encode_texts(folder, encoding, model, source, logger.say)
+    if task.engine is not None and logger.main:
+        if not embeddings.sparse:
+            raise ConfigError([f"task.engine={task.engine} takes sparse vectors; add kind=sparse"])
+        file = folder / f"{task.engine}.jsonl"
+        tokens = model.tokenizer.convert_ids_to_tokens(list(range(len(model.tokenizer))))
+        names = [*tokens, *(f"entry_{number}" for number in range(len(tokens), model.dim))]
+        write_engine_file(embeddings, task.engine, names, file)
+        logger.say(f"{file} written")
     row = {
         "embeddings": str(folder),
         "texts": len(embeddings),

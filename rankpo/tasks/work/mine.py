@@ -116,7 +116,7 @@ class Work:
             say=self.say,
         )
         if self.dense is not None:
-            search.check_memory(self.dense.model.dim)
+            search.check_memory(self.dense.model.typical_size)
         searched = search.run()
         self.found, self.recall = searched.found, searched.recall
         self._scorer: PairScorer | None = None

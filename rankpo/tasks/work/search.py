@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.tasks.search import Search
 
-SAME_SETTINGS = ("pooling", "normalize", "truncate_dim")
+SAME_SETTINGS = ("pooling", "normalize", "truncate_dim", "activation", "query_encoder")
 
 
 def run(task: Search, experiment: Experiment) -> dict[str, object]:
@@ -43,8 +43,10 @@ def run(task: Search, experiment: Experiment) -> dict[str, object]:
     faiss = task.faiss if task.backend == "faiss" else None
     own_id = _ignores_identical_ids(task, experiment.datasets)
     depth = task.top_k + own_id
-    search = DenseSearch(top_k=depth, device=session.device, say=logger.say, faiss=faiss)
-    memory = search.check_memory(len(queries), len(corpus), corpus.encoding.dim)
+    search = DenseSearch(
+        top_k=depth, device=session.device, say=logger.say, faiss=faiss, inverted=task.backend == "inverted"
+    )
+    memory = search.check_memory(len(queries), len(corpus), model.typical_size)
     texts = TextList(list(queries), list(queries.values()))
     vectors = cached_embeddings(experiment.cache_dir, model, texts, "query", logger.say)
     started = time.monotonic()
@@ -117,7 +119,7 @@ def check_model(corpus: Embeddings, model: EmbeddingModel) -> None:
     if fingerprint_weights(model) != corpus.encoding.model:
         raise ConfigError([f"{corpus.folder} was encoded by another model; set model.load_from to that one"])
     settings = model.settings.to_json()
-    different = [name for name in SAME_SETTINGS if settings[name] != corpus.encoding.settings[name]]
+    different = [name for name in SAME_SETTINGS if settings.get(name) != corpus.encoding.settings.get(name)]
     if different:
         wanted = ", ".join(f"model.{name}={corpus.encoding.settings[name]}" for name in different)
         raise ConfigError([f"{corpus.folder} was encoded with other settings; set {wanted}"])
