@@ -120,9 +120,6 @@ class SeveralTrainer(BasicTrainer):
     def observed_means(self) -> dict[str, float]:
         return self.parts[self.current].observed_means()
 
-    def observed_means(self) -> dict[str, float]:
-        return self.parts[self.current].observed_means()
-
     def next_loss_state(self, num_queries: int) -> None:
         part, name = self.parts[self.current], self.objectives[self.current].name
         if part.state.loss_state:
