@@ -34,6 +34,8 @@ MANY_PARAMETERS: dict[str, str] = {
     "models/engine/prompt_trees.py:tree_sdpa": "transformers' attention interface",
 }
 
+NAMES_OF_HEADS = {"models/reranker/heads.py"}  # heads of rerankers, one of which is called causal_lm
+
 WRITTEN_BY_TESTS = {"mine.md"}
 BUILT = {"benchmarks.md", "loss.md"}  # pages that MkDocs builds from the sources
 
@@ -112,6 +114,46 @@ def test_any_stands_at_the_borders_to_libraries():
 
 def test_imports_inside_functions_are_few():
     assert sum(map(function_imports, trees().values())) <= MOST_FUNCTION_IMPORTS
+
+
+KINDS = {path.parent.name for path in PACKAGE.glob("models/*/config.py")}
+
+
+def compared_kinds(tree: ast.AST) -> set[str]:
+    """Names of kinds that a source compares with something that is called `kind`."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            names = {side.attr for side in sides if isinstance(side, ast.Attribute)}
+            names |= {side.id for side in sides if isinstance(side, ast.Name)}
+            texts = {
+                inner.value
+                for side in sides
+                for inner in ast.walk(side)
+                if isinstance(inner, ast.Constant) and isinstance(inner.value, str)
+            }
+            if "kind" in names:
+                found |= texts & KINDS
+    return found
+
+
+def test_kinds_are_known_by_name_in_their_own_folders_alone():
+    wrong = [
+        f"{path}: {name}"
+        for path, tree in trees().items()
+        for name in compared_kinds(tree)
+        if not path.startswith(f"models/{name}/") and path not in NAMES_OF_HEADS
+    ]
+    assert wrong == []
+
+
+def test_comparisons_of_kinds_are_seen():
+    assert compared_kinds(ast.parse('model.kind == "listwise" or kind in ("reranker", "x")')) == {
+        "listwise",
+        "reranker",
+    }
+    assert compared_kinds(ast.parse('model.gives == "listwise"')) == set()
 
 
 def tracked() -> list[Path]:

@@ -6,6 +6,7 @@ Nothing heavy is imported before the config has been checked, so that --help and
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -89,6 +90,7 @@ def exit_code(error: Exception) -> int:
     return 2 if isinstance(error, InputError) or about_records(error) else 1
 
 
+CLOSED_PIPE = 128 + signal.SIGPIPE  # The exit code that a shell gives for a writer whose reader has gone.
 FORESEEN = (ValueError, RuntimeError, OSError, MemoryError, ImportError)  # Errors that may carry a message for users.
 
 
@@ -148,4 +150,9 @@ def start(program: Callable[[], int]) -> NoReturn:
         ended: object = program()
     except SystemExit as ending:
         ended = ending.code
+    except BrokenPipeError:  # The reader of our output has closed it, such as `| head`.
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # Else the interpreter fails to flush at its end.
+        ended = CLOSED_PIPE
     leave(ended)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 from rankpo.config.value_types import type_problems
+from rankpo.errors import unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,3 +25,13 @@ class LoraSettings:
             raise ValueError(f"peft.lora_r must be >= 1, got {self.lora_r}")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"peft.lora_dropout must be in [0, 1), got {self.lora_dropout}")
+
+    @classmethod
+    def of(cls, keys: Mapping[str, object]) -> LoraSettings:
+        """Raises ValueError for a key that is not one of ours, with a separate message for peft's keys."""
+        known = {item.name for item in fields(cls)}
+        for name in keys:
+            if name not in known:
+                ours = f"lora_{name}" if f"lora_{name}" in known else ""
+                raise ValueError(unknown("peft", str(name), known, f"; here it is peft.{ours}" if ours else ""))
+        return cls(**dict(keys))  # type: ignore[arg-type]  # The constructor checks the types of its values.

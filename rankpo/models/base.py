@@ -20,6 +20,7 @@ from rankpo.models.engine.packing import packed_arguments, position_offset, swit
 from rankpo.models.hub import push
 from rankpo.models.inputs import Inputs
 from rankpo.models.settings import Settings
+from rankpo.runs.processes import Shardable
 from rankpo.types import Batch, Labels, Prompt, Sequences
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Writer(Protocol):
     def save(self, folder: Path, model: Any, description: Mapping[str, object]) -> float: ...
 
 
-class RankingModel(nn.Module):
+class RankingModel(Shardable):
     """A transformers backbone that processes ragged sequences chunk by chunk; one subclass per kind.
 
     A kind implements `forward`, `score` and `slot_scores`. kind: its name. inputs: converts the texts of a table to
@@ -55,7 +56,6 @@ class RankingModel(nn.Module):
     """
 
     kind: ClassVar[str]
-    sharded: bool = False
     sparsity: Sparsity | None = None  # Regularisation of a model with sparse vectors, which the trainers add.
     precision: str = "fp32"  # Precision of forward passes, set by the task; the key of stored vectors includes it.
     inputs: Inputs

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, cast
 
-from rankpo.errors import ConfigError, LoadingError, unknown
+from rankpo.errors import ConfigError, LoadingError
 from rankpo.models.adapters import LoraSettings
 from rankpo.models.frozen import WeightForm, keep_layout
 from rankpo.models.saved import Stated, own_statement
@@ -93,13 +93,8 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
 
     @property
     def lora(self) -> LoraSettings:
-        """Raises ValueError for a key that `LoraSettings` does not have, with a separate message for peft's keys."""
-        known = {item.name for item in fields(LoraSettings)}
-        for name in self.peft:
-            if name not in known:
-                ours = f"lora_{name}" if f"lora_{name}" in known else ""
-                raise ValueError(unknown("peft", str(name), known, f"; here it is peft.{ours}" if ours else ""))
-        return LoraSettings(**dict(self.peft))  # type: ignore[arg-type]  # It checks the types of its values.
+        """The settings of adapters. Raises ValueError for an unknown key, and for a value that they refuse."""
+        return LoraSettings.of(self.peft)
 
     @property
     def weight_form(self) -> WeightForm:
@@ -111,6 +106,11 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         """The checked settings of the kind from the yaml and the command line."""
         values = {item.name: getattr(self, item.name) for item in fields(self.settings_class)}
         return cast("SettingsT_co", self.settings_class(**values))
+
+    @property
+    def continues_adapters(self) -> bool:
+        """Whether training goes on with adapters of an earlier run."""
+        return False
 
     @property
     def is_random(self) -> bool:

@@ -47,6 +47,10 @@ class CompletionKind(CausalSettings, ModelKind["CausalSettings", "CompletionInpu
         if self.load_lora_from is not None and not self.use_peft:
             raise ValueError("load_lora_from needs use_peft=true")
 
+    @property
+    def continues_adapters(self) -> bool:
+        return self.load_lora_from is not None
+
     def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: CausalSettings, say: Say) -> CompletionInputs:
         from rankpo.models.causal_lm.inputs import CompletionInputs
 

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from rankpo.models.causal_lm.inputs import CompletionInputs
 
 
-def final_tokenizer(inputs: CompletionInputs, kind: str) -> PreTrainedTokenizerBase:
+def final_tokenizer(inputs: CompletionInputs, whole_conversations: bool = False) -> PreTrainedTokenizerBase:
     """A copy of the tokenizer with the template of training.
 
-    Its generation prompt ends with the desirable control token, where there is one. A reward model's template ends a
-    whole conversation where the reward was trained, also where the tokenizer's puts a line break behind the end token.
+    Its generation prompt ends with the desirable control token, where there is one. whole_conversations: the template
+    ends a whole conversation where a reward was trained, also where the tokenizer's puts a line break behind the end token.
     """
     tokenizer = copy.deepcopy(inputs.tokenizer)
     template = inputs.chat.template
     if inputs.control is not None:
         template = with_generation_prompt(template, str(tokenizer.convert_ids_to_tokens(inputs.control[0])))
-    if kind == "reward_model" and inputs.chat.tail != inputs.chat.ending:
+    if whole_conversations and inputs.chat.tail != inputs.chat.ending:
         template = ended_at(template, inputs.chat.tail, inputs.chat.ending)
     tokenizer.chat_template = template
     return tokenizer

@@ -35,7 +35,7 @@ class CausalFolder(FolderFormat[CausalLanguageModel]):
     output = "log-probabilities"
 
     def tokenizer(self, model: CausalLanguageModel) -> PreTrainedTokenizerBase:
-        return final_tokenizer(model.inputs, self.kind)
+        return final_tokenizer(model.inputs)
 
     def settings(self, model: CausalLanguageModel) -> Mapping[str, object]:
         return final_settings(model.inputs, self.tokenizer(model))

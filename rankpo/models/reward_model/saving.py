@@ -47,7 +47,7 @@ class RewardFolder(FolderFormat[RewardModel]):
         return classifier
 
     def tokenizer(self, model: RewardModel) -> PreTrainedTokenizerBase:
-        return final_tokenizer(model.inputs, self.kind)
+        return final_tokenizer(model.inputs, whole_conversations=True)
 
     def settings(self, model: RewardModel) -> Mapping[str, object]:
         return final_settings(model.inputs, self.tokenizer(model))
