@@ -41,7 +41,8 @@ class Window:
         return self.stream.name
 
     def fingerprint(self) -> str:
-        return xxhash.xxh3_128_hexdigest("\n".join(map(repr, self.listed)).encode())
+        """Its content, and its place: a later pass has files of its own, as those of an earlier one are removed."""
+        return f"{self.epoch}-{self.number}-" + xxhash.xxh3_128_hexdigest("\n".join(map(repr, self.listed)).encode())
 
     def examples(self) -> Iterator[Example]:
         return iter(self.listed)

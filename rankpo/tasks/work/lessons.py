@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import xxhash
+
 from rankpo.config.construct import Maker
 from rankpo.data.loaders.stream import StreamLoader, Window
 from rankpo.data.loaders.turns import Turns
@@ -114,7 +116,8 @@ def _streamed(experiment: Experiment, inputs: Inputs, lesson: Lesson, dataset: E
     if issubclass(lesson.dataloader.load(), UnpairedPreferenceDataLoader):
         name = type(lesson.loss).__name__
         raise ConfigError([f"datasets.{dataset.name}.streaming=true: {name} must count all its completions; set false"])
-    folder = experiment.cache_dir / "streams"
+    run = xxhash.xxh3_64_hexdigest(str(experiment.run_dir.resolve()).encode())
+    folder = experiment.cache_dir / "streams" / run  # Another run may read the same stream, and is elsewhere in it.
 
     def opened(window: Window) -> DataLoader | None:
         table = open_table(folder, [window], inputs.pieces(), _silent)
