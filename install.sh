@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # ./install.sh          the environment: .venv in this folder, with the extras that this machine can use
-# ./install.sh demo     the main job: contrastive training, RankPO, evaluation, one table
+# ./install.sh demo     the main job: contrastive training, RankPO, evaluation, one table; demo full: three seeds
 # ./install.sh test     linters, types, the documentation and the suite; further arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -14,6 +14,7 @@ from rankpo.retrieval.embeddings import Embeddings
 from rankpo.retrieval.exact import QUERIES_PER_CHUNK, estimate_memory, search_blocks
 from rankpo.retrieval.faiss_index import FaissIndex, FaissSettings
 from rankpo.retrieval.sparse import InvertedIndex, search_products
+from rankpo.retrieval.stored import Stored
 from rankpo.runs import processes
 
 BACKENDS = ("exact", "inverted", "faiss")
@@ -61,18 +62,13 @@ class DenseSearch:
         if self.faiss is not None:
             rescored = 24 * num_queries * self.top_k * max(1, self.faiss.rescore)
             needed = self.faiss.memory(num_documents, dim) + rescored
-        on_gpu = self.device.type == "cuda" and self.faiss is None
-        free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else psutil.virtual_memory().available
-        self.say(f"search: {num_queries} queries, {num_documents} documents: {_size(needed)} of {_size(free)} free")
-        if needed > free:
-            raise TooLargeError(
-                f"the search needs {_size(needed)} and {_size(free)} are free; lower top_k, "
-                "or use backend=faiss with faiss.kind=ivf_pq"
-            )
+        place = torch.device("cpu") if self.faiss is not None else self.device
+        check_free(needed, place, num_queries, num_documents, self.say)
         return needed
 
-    def hits(self, queries: Embeddings, corpus: Embeddings, num_documents: int | None = None) -> Hits:
+    def hits(self, queries: Stored, corpus: Stored, num_documents: int | None = None) -> Hits:
         """The same on every rank. num_documents: only so many first rows of the corpus."""
+        assert isinstance(queries, Embeddings) and isinstance(corpus, Embeddings)
         limit = len(corpus) if num_documents is None else num_documents
         if corpus.sparse:
             return self._sparse(queries, corpus, limit)
@@ -138,6 +134,17 @@ class DenseSearch:
         _, exact = search_blocks(torch.from_numpy(vectors).to(self.device), corpus.blocks(limit), depth)
         found = [len(np.intersect1d(own, best)) for own, best in zip(numbers, exact.cpu().numpy(), strict=True)]
         return float(np.mean(found)) / depth
+
+
+def check_free(needed: int, device: torch.device, num_queries: int, num_documents: int, say: Say) -> None:
+    """Says what a search needs of a device. Raises TooLargeError if so many bytes are not free."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    say(f"search: {num_queries} queries, {num_documents} documents: {_size(needed)} of {_size(free)} free")
+    if needed > free:
+        raise TooLargeError(
+            f"the search needs {_size(needed)} and {_size(free)} are free; lower top_k, "
+            "or use backend=faiss with faiss.kind=ivf_pq"
+        )
 
 
 def _size(number: int) -> str:

@@ -18,6 +18,7 @@ class Encode(Task):
     """Writes `output`: shard-NNNNN.npy, their ids, and meta.json with the fingerprints of model, texts and inputs.
 
     corpus: "own" (that of the datasets), "pool" (all passages of their examples), or a file, folder or glob.
+    pool_factor: of kinds with token vectors, about 1/factor of each passage's vectors are kept, as means of clusters.
     Starting again continues an interrupted encoding; another model or corpus is refused without overwrite=true.
     The call returns the table's row.
     """
@@ -26,6 +27,7 @@ class Encode(Task):
     role: str = "passage"
     shard_size: int = 16384
     dtype: str = "float32"
+    pool_factor: float = 1.0
     engine: str | None = None
     output: str = "embeddings"
 
@@ -40,6 +42,8 @@ class Encode(Task):
             raise ValueError(f"engine must be one of {', '.join(ENGINES)} or null, got {self.engine!r}")
         if self.shard_size < 1:
             raise ValueError(f"shard_size must be >= 1, got {self.shard_size}")
+        if self.pool_factor < 1 or (self.pool_factor > 1 and self.role != "passage"):
+            raise ValueError(f"pool_factor must be >= 1, and 1 with role=query, got {self.pool_factor}")
         check_source(self.corpus, "corpus")
 
     def reads_datasets(self) -> bool:
