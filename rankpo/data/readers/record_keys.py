@@ -10,6 +10,15 @@ from rankpo.data.readers import formats
 if TYPE_CHECKING:
     from rankpo.data.readers.records import Records
 
+# settings of where the records are
+OF_HUB = (*("hub", "alias", "config", "split", "revision"), *("streaming", "window", "_source"))
+NO_SETTINGS = {
+    *OF_HUB,
+    *("files", "report", "path", "corpus", "weight", "_corpus_files", "_lines"),
+    *("_found", "_used", "_texts"),
+}
+OF_PREFERENCES = ("preferences", "pairs_per_query")  # Settings without effect unless preferences are made.
+
 
 def check_keys(records: Records) -> None:
     """Raises ValueError for a key that is not allowed, and completes the range of labels."""

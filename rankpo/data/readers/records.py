@@ -18,7 +18,7 @@ from rankpo.data.readers.examples import example_of, sees_own_negatives_alone
 from rankpo.data.readers.fields import BadRecord, FieldMap, Options, check_id, extract
 from rankpo.data.readers.parsed import Parsed, labelled
 from rankpo.data.readers.passes import MAX_SHOWN, BadRecords, PassReport
-from rankpo.data.readers.record_keys import check_keys
+from rankpo.data.readers.record_keys import NO_SETTINGS, check_keys
 from rankpo.data.readers.sources import source_of
 from rankpo.data.readers.texts import TextsById, corpus_beside, nemo_corpora
 from rankpo.data.shape import Declares
@@ -26,14 +26,6 @@ from rankpo.types import Example
 
 # a record may lack these, not all records
 OPTIONAL_ROLES = ("negatives", "confidence_score", "pos_scores", "neg_scores", "prompt")
-# settings of where the records are
-OF_HUB = (*("hub", "alias", "config", "split", "revision"), *("streaming", "window", "_source"))
-NO_SETTINGS = {
-    *OF_HUB,
-    *("files", "report", "path", "corpus", "weight", "_corpus_files", "_lines"),
-    *("_found", "_used", "_texts"),
-}
-OF_PREFERENCES = ("preferences", "pairs_per_query")  # Settings without effect unless preferences are made.
 BY_ID = ("ids", "nemo")  # formats that name documents
 ID_NAMES = {  # of a record, where it is not `id`; a line of one text has its candidate's id, not the query's
     "flat": (),
