@@ -18,7 +18,7 @@ from rankpo.data.readers.examples import example_of, sees_own_negatives_alone
 from rankpo.data.readers.fields import BadRecord, FieldMap, Options, check_id, extract
 from rankpo.data.readers.parsed import Parsed, labelled
 from rankpo.data.readers.passes import MAX_SHOWN, BadRecords, PassReport
-from rankpo.data.readers.record_keys import NO_SETTINGS, check_keys
+from rankpo.data.readers.record_keys import NO_SETTINGS, OF_PREFERENCES, check_keys
 from rankpo.data.readers.sources import source_of
 from rankpo.data.readers.texts import TextsById, corpus_beside, nemo_corpora
 from rankpo.data.shape import Declares
