@@ -38,35 +38,36 @@ TRAINED = ("optimizer=adamw", "optimizer.lr=1e-3", "trainer.max_tokens=400", "tr
 # two ranks, killed
 
 
-def killed_after(program: list[str], seconds: float) -> int | None:
-    """Runs a launch of several processes and kills all of them after a time; its exit code where it was over before."""
+def launched(strategy: str, options: list[str]) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    launch = subprocess.Popen(program, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        launch.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        for process in [*psutil.Process(launch.pid).children(recursive=True), launch]:
-            process.kill()
-        launch.communicate()
-        return None
-    return launch.returncode
+    program = [*_launcher(strategy, 2), str(ROOT / "launch.py"), *options]
+    return subprocess.Popen(program, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def newest(run_dir: Path) -> int:
+    """The newest complete checkpoint's update; 0 without one."""
+    names = [path.name for path in run_dir.glob("checkpoints/step-*")]
+    return max((int(name.removeprefix("step-")) for name in names if "." not in name), default=0)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_ranks_killed_at_random_end_as_if_undisturbed(tmp_path, strategy):
-    """The times of kills reach from the start of the processes to the last update; a start that survives ends it."""
+    """Each start is killed with all its processes at a random moment behind a random later checkpoint."""
     options = [*CONTRASTIVE, *TRAINED, "trainer.max_steps=12", f"cache_dir={tmp_path}", "resume=auto"]
-    program = [*_launcher(strategy, 2), str(ROOT / "launch.py"), *options]
-    begun = time.monotonic()
-    assert killed_after([*program, "exp_name=whole"], 600) == 0
-    whole, draw, kills = time.monotonic() - begun, random.Random(0), 0
-    for _ in range(40):
-        code = killed_after([*_launcher(strategy, 2), *program[-len(options) - 1 :], "exp_name=killed"],
-                            draw.uniform(0.4, 1.1) * whole)  # fmt: skip
-        if code is not None:
-            break
+    assert launched(strategy, [*options, "exp_name=whole"]).wait(600) == 0
+    draw, kills = random.Random(0), 0
+    while (target := newest(tmp_path / "killed") + draw.randint(1, 3)) < 12:
+        launch = launched(strategy, [*options, "exp_name=killed"])
+        while newest(tmp_path / "killed") < target:
+            assert launch.poll() is None
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.2))
+        for process in [*psutil.Process(launch.pid).children(recursive=True), launch]:
+            process.kill()
+        launch.wait()
         kills += 1
-    assert code == 0 and kills >= 2
+    assert launched(strategy, [*options, "exp_name=killed"]).wait(600) == 0
+    assert kills >= 3
     assert_close(curve(tmp_path / "killed"), curve(tmp_path / "whole"), rtol=1e-6, atol=0)
     assert_close(final_weights(tmp_path / "killed"), final_weights(tmp_path / "whole"), rtol=1e-6, atol=1e-8)
     assert [path for path in tmp_path.rglob("*") if ".tmp-" in path.name or ".old-" in path.name] == []
@@ -108,8 +109,9 @@ LIVE = (*RANKPO, *TRAINED, "loss.reference_free=false", "trainer.max_steps=3", "
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("siege")
-    train(*LIVE, "exp_name=run", f"cache_dir={folder}")
-    return folder
+    train(*LIVE, "exp_name=run", f"cache_dir={folder / 'cache'}")
+    shutil.copytree(folder / "cache", folder / "good")
+    return folder / "good"
 
 
 def damages(content: bytes) -> st.SearchStrategy[bytes | str]:
@@ -147,7 +149,7 @@ def spoil(path: Path, damage: bytes | str) -> None:
 
 def besieged(whole: Path, data: st.DataObject, chosen: Callable[[Path], list[Path]], *more: str) -> None:
     """One file of a copy of the run and its caches is damaged; the same command then gives the same, or names the file."""
-    copy = whole.parent / "besieged"
+    copy = whole.parent / "cache"  # Where it was made: a run knows its place.
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(whole, copy, symlinks=True)
     paths = sorted(chosen(copy))
