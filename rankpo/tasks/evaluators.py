@@ -34,7 +34,12 @@ def evaluators_of(
 ) -> list[Evaluator]:
     """Like `make_evaluators`, for a kind and a loss that differ from the experiment's, such as those of a run."""
     choice = Choice(cache_dir=experiment.cache_dir, say=say, metrics=metrics, top_k=top_k)
-    return [choice.evaluator(declared(dataset), kind.gives, loss) for dataset in experiment.eval_datasets]
+    made = []
+    for dataset in map(declared, experiment.eval_datasets):
+        evaluator = choice.evaluator(dataset, kind.gives, loss)
+        evaluator.collection = dataset.collection
+        made.append(evaluator)
+    return made
 
 
 def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None:

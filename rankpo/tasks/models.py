@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -54,12 +55,14 @@ class ModelOfRun:
     """The settings to rebuild the models of a run.
 
     kind: the kind of the model, including the head of its loss. seed: the seed of random weights and new heads.
-    needs: the requirements of the losses of all datasets.
+    needs: the requirements of the losses of all datasets. start_key: equal for runs with the same start model.
     """
 
+    folder: Path
     kind: AnyKind
     loss: Loss
     seed: int
+    start_key: str
     needs: frozenset[str] = NONE
 
     @classmethod
@@ -77,7 +80,14 @@ class ModelOfRun:
         needs = frozenset[str]().union(*(item.needs for item in [loss, *own]))
         # FINAL and exports hold adapters merged into float32 weights, even if training used rounded weights.
         kind = replace(trained_kind(chosen, needs), dtype="float32", quantization=None)
-        return cls(kind=kind, loss=loss.fitted(kind.logps), seed=int(config["seed"]), needs=needs)
+        return cls(
+            folder=folder,
+            kind=kind,
+            loss=loss.fitted(kind.logps),
+            seed=int(config["seed"]),
+            needs=needs,
+            start_key=json.dumps([config["model"], config["seed"], sorted(needs)], sort_keys=True),
+        )
 
     def start(self, say: Say) -> RankingModel:
         """The model before the first update, with the same random weights as in the run."""

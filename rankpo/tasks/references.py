@@ -31,7 +31,7 @@ class StartModel:
     """The model before its first update.
 
     autocast: the autocast context of the policy. whole: whether one table holds all training data; scores that an
-    earlier run stored can be used only then.
+    earlier run stored can be used only then. streamed: whether the data is read in windows.
     """
 
     experiment: Experiment
@@ -39,6 +39,7 @@ class StartModel:
     say: Callable[[str], None]
     autocast: Callable[[], AbstractContextManager[None]]
     whole: bool = True
+    streamed: bool = False
     _live: Reference | None = field(default=None, init=False)  # A copy of the model that all losses share.
 
     def reference(
@@ -79,7 +80,7 @@ class StartModel:
         experiment = self.experiment
         if experiment.settings.reference != "auto":
             return experiment.settings.reference
-        live = "live" if "live_reference" in loss.needs_with(experiment.model.gives) else "stored"
+        live = "live" if self.streamed or "live_reference" in loss.needs_with(experiment.model.gives) else "stored"
         # Adapters that are continued from an earlier run belong to the start model: disabling them would change it.
         fresh = self.model.has_adapters and not experiment.model.continues_adapters
         return "adapters" if fresh and not experiment.cache_reference_logprobs else live
@@ -88,6 +89,12 @@ class StartModel:
         """Embeddings of the data by the guide or teacher model of the loss, or None if the loss has none."""
         if not isinstance(loss, InBatchLoss) or "teacher" not in loss.knows:
             return None
+        if self.streamed:
+            raise ConfigError(
+                [
+                    f"{type(loss).__name__} needs embeddings of all texts by another model; set streaming=false, or a limit"
+                ]
+            )
         start = Teaching(
             model=cast("GivesVectors", self.model),
             table=table,

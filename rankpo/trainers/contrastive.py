@@ -26,7 +26,7 @@ class ContrastiveTrainer(BasicTrainer):
         return self.loss.in_batch_wanted
 
     def check(self) -> None:
-        in_batch.check_loader(self.loss, self.loader, "dataloader")
+        in_batch.check_loader(self.loss, self.loader.current, "dataloader")
         if self.teacher is not None:
             self.loss.check_sizes(self.policy.dim, self.teacher.dim)
 

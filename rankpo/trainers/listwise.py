@@ -25,16 +25,17 @@ class ListwiseTrainer(BasicTrainer):
 
     def _check_prompts(self, policy: ListwiseModel) -> None:
         """Raises ValueError if the loader sorts by relevance, because the order in the prompt would reveal the answer."""
-        if not isinstance(self.loader, ListwisePromptDataLoader):
+        loader = self.loader.current
+        if not isinstance(loader, ListwisePromptDataLoader):
             raise ValueError(
-                f"{type(self.loader).__name__} sorts candidates by relevance, which reveals the answer to a listwise "
+                f"{type(loader).__name__} sorts candidates by relevance, which reveals the answer to a listwise "
                 "reranker; add dataloader=listwise_prompts"
             )
         window = policy.settings.window
         longest = int(np.diff(self.loader.table.offsets).max())
-        if min(self.loader.max_candidates, longest) > window:
+        if min(loader.max_candidates, longest) > window:
             raise ValueError(
-                f"dataloader.max_candidates={self.loader.max_candidates} exceeds model.window={window}, the passages of a "
+                f"dataloader.max_candidates={loader.max_candidates} exceeds model.window={window}, the passages of a "
                 f"prompt, and a list has {longest}; set dataloader.max_candidates={window}"
             )
         if "reference" in self.loss.needs and self.stored is not None:

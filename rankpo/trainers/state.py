@@ -24,7 +24,11 @@ from rankpo.trainers.strategies.base import OptimizerState, Strategy
 
 @dataclass
 class TrainerState:
-    """The progress of a run. step: the number of completed updates; it determines the next data."""
+    """The progress of a run.
+
+    step: the number of completed updates. It determines the next data, except for streamed data. stream: the position of
+    the loader in streamed data.
+    """
 
     step: int = 0
     tokens: int = 0
@@ -36,6 +40,7 @@ class TrainerState:
     stopped: bool = False
     loss_state: dict[str, float] = field(default_factory=dict)
     sparsity_state: dict[str, float] = field(default_factory=dict)
+    stream: dict[str, int] = field(default_factory=dict)
     start_metrics: dict[str, float] | None = None
     last_metrics: dict[str, float] | None = None
 

@@ -49,7 +49,9 @@ class Nothing(MarginMSELoss):
 
 @pytest.mark.parametrize("loss", LISTS)
 def test_lists_without_negatives_are_refused(tmp_path, loss):
-    with pytest.raises(ConfigError, match=r"no list has a training signal for \w+: there is one candidate, or all labels are"):
+    with pytest.raises(
+        ConfigError, match=r"no list has a training signal for \w+: there is one candidate, or all labels are"
+    ):
         said_by(tmp_path, alone(5), f"loss={loss}")
 
 
@@ -75,7 +77,10 @@ def test_known_positives_of_every_query_are_no_negatives(tmp_path):
 def test_what_a_part_lacks_is_counted(tmp_path):
     rows = [*alone(3), {"query": "r", "positives": ["a"], "negatives": ["b"]}]
     lines, _ = said_by(tmp_path, rows, "loss=listnet")
-    assert any(line.startswith("3 of the 4 lists have no training signal for ListNetLoss: there is one candidate") for line in lines)
+    assert any(
+        line.startswith("3 of the 4 lists have no training signal for ListNetLoss: there is one candidate")
+        for line in lines
+    )
 
 
 def test_the_last_update_of_an_epoch(tmp_path):

@@ -80,7 +80,9 @@ def test_warm_up_and_decay_longer_than_the_run_are_refused(warmup, decay, total)
 
 def test_a_warm_up_as_long_as_the_run_is_said():
     line = Schedule(kind="cosine", warmup=9).remark(9)
-    assert line is not None and line.startswith("scheduler.warmup=9 updates covers this whole run of 9, so the learning rate")
+    assert line is not None and line.startswith(
+        "scheduler.warmup=9 updates covers this whole run of 9, so the learning"
+    )
     assert Schedule(kind="cosine", warmup=9).remark(10) is None
 
 
