@@ -18,6 +18,7 @@ from rankpo.types import Labels, LossOutput
 
 # A loss may need:
 #   vectors         one embedding of each text: the loss compares texts of the whole update, or truncates vectors
+#   parts           scores of several parts of a model, and their sum
 #   token_logps     log-probabilities of the tokens of a completion
 #   lists           a model that reads all candidates of a query in one prompt
 #   answers         the written order of such a list behind the prompt, and its log-probability
@@ -30,6 +31,7 @@ from rankpo.types import Labels, LossOutput
 NEEDS = frozenset(
     [
         "vectors",
+        "parts",
         "token_logps",
         "lists",
         "answers",

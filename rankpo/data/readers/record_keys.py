@@ -8,6 +8,15 @@ from dataclasses import dataclass
 from rankpo.data.grade_pairs import check_preferences
 from rankpo.data.readers import formats
 
+# settings of where the records are
+OF_HUB = (*("hub", "alias", "config", "split", "revision"), *("streaming", "window", "_source"))
+NO_SETTINGS = {
+    *OF_HUB,
+    *("files", "report", "path", "corpus", "weight", "_corpus_files", "_lines"),
+    *("_found", "_used", "_texts"),
+}
+OF_PREFERENCES = ("preferences", "pairs_per_query")  # Settings without effect unless preferences are made.
+
 
 @dataclass(kw_only=True)
 class RecordKeys:
@@ -21,6 +30,7 @@ class RecordKeys:
     split: str | None = None
     revision: str | None = None
     streaming: bool = False
+    window: int = 10_000
     format: str = "auto"
     min_label: float | None = None
     max_label: float | None = None
@@ -61,6 +71,12 @@ class RecordKeys:
             raise ValueError(f"max_label must be > min_label, got {self.min_label} and {self.max_label}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be >= 1 or null, got {self.limit}")
+        if self.window < 1:
+            raise ValueError(f"window must be >= 1, got {self.window}")
+        if self.streaming and self.weight != 1:
+            raise ValueError(
+                f"weight={self.weight:g} counts the examples of an epoch, and streaming=true has none; set 1"
+            )
         if not self.weight >= 0:
             raise ValueError(f"weight must be >= 0, got {self.weight}")
         for key, values in (self.where or {}).items():

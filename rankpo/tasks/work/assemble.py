@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rankpo.data.report import Report, data_report, lines, write_report
+from rankpo.data.shape import declared
 from rankpo.data.table import open_table
 from rankpo.models.inputs import TextInputs
 from rankpo.models.load import ignore
@@ -65,7 +66,14 @@ def assemble(
         report_data(experiment, inputs, materials, evaluators, logger.say)
     model = _on_device(experiment, inputs, [item.table for item in materials], accelerator, logger.say)
     whole = len(materials) == 1
-    start = StartModel(experiment=experiment, model=model, say=logger.say, autocast=accelerator.autocast, whole=whole)
+    start = StartModel(
+        experiment=experiment,
+        model=model,
+        say=logger.say,
+        autocast=accelerator.autocast,
+        whole=whole,
+        streamed=any(declared(dataset).streaming for dataset in experiment.datasets),
+    )
     objectives = [objective(start, item) for item in materials]
     reference = next((item.reference for item in objectives if item.reference is not None), None)
     for evaluator in evaluators:
