@@ -167,6 +167,10 @@ def test_datasets(dataset, files, tmp_path):
         given = [f"datasets.{dataset}.path={path}", *([f"datasets.{dataset}.hub=null"] if hub else [])]
     elif dataset in ("beir", "jsonl", "rankpo"):
         given = [f"datasets.{dataset}.path={files / 'test' if dataset == 'beir' else files / 'contrastive.jsonl'}"]
+    elif dataset == "corpus":
+        (tmp_path / "corpus.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+        (tmp_path / "queries.jsonl").write_text('{"query": "q", "positives": [1]}\n')
+        given = [f"datasets.corpus.{part}_file={tmp_path}/{part}.jsonl" for part in ("queries", "corpus")]
     elif dataset == "collection":
         (tmp_path / "triples.tsv").write_text("query\tpositive\tnegative\n")
         given = [f"datasets.collection.path={tmp_path}"]

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from rankpo import errors
 from rankpo.cli import program
-from rankpo.config.messages import HYDRA_FLAGS, VALUE_FLAGS
+from rankpo.config.flags import HYDRA_FLAGS, VALUE_FLAGS
 from rankpo.config.places import CONFIG
 from rankpo.errors import ConfigError
 

@@ -20,12 +20,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rankpo.config.aliases import modern
+from rankpo.config.flags import flag_refusal, flags_last
 from rankpo.config.guard import announced, guarded
 from rankpo.config.messages import (
     about_records,
     explain,
-    flag_refusal,
-    flags_last,
     multirun_refusal,
     null_group,
     run_error,

@@ -10,7 +10,7 @@ import pytest
 
 from rankpo.cli import commands, environment, project
 from rankpo.config.compose import compose
-from rankpo.config.messages import flags_last
+from rankpo.config.flags import flags_last
 from rankpo.config.places import accelerate_file
 from rankpo.errors import ConfigError
 from rankpo.runs.launcher import launcher_options
