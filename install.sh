@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # ./install.sh          the environment: .venv in this folder, with the extras that this machine can use
-# ./install.sh demo     the main job: contrastive training, RankPO, evaluation, one table
+# ./install.sh demo     the main job: contrastive training, RankPO, evaluation, one table; demo full: three seeds
 # ./install.sh test     linters, types, the documentation and the suite; further arguments go to pytest
 # . install.sh          the environment, and then activates it in your shell (bash, zsh)
 if (return 0 2>/dev/null); then # sourced: options, variables and folder of the user's shell stay as they are

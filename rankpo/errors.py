@@ -32,6 +32,10 @@ class ManyLines(InputError, ValueError):
     """An error whose message has a line for each problem; each is shown on a line of its own."""
 
 
+class LoadingError(InputError, RuntimeError):
+    """Raised for a model that cannot be loaded; the message names the source and the remedy."""
+
+
 class StorageError(RuntimeError):
     """A file or folder that cannot be read, written or used; the message names it and what to do."""
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-
+Record = TypeVar("Record", "Labels", "Batch")
 Turn = tuple[str, str]  # role and content
 Prompt = str | tuple[Turn, ...]
 
@@ -85,11 +85,9 @@ class Sequences:
         return int(self.input_ids.shape[0])
 
     def to(self, device: torch.device | str) -> Sequences:
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
         ids = self.input_ids.to(device, non_blocking=True)
-        return replace(self, input_ids=ids, token_types=move(self.token_types))
+        types = None if self.token_types is None else self.token_types.to(device, non_blocking=True)
+        return replace(self, input_ids=ids, token_types=types)
 
 
 @dataclass(frozen=True)
@@ -154,8 +152,7 @@ class Labels:
         return int(self.relevance.shape[0])
 
     def to(self, device: torch.device | str) -> Labels:
-        values = ((item.name, getattr(self, item.name)) for item in fields(self))
-        return replace(self, **{name: value.to(device) for name, value in values if value is not None})
+        return _moved(self, device)
 
 
 @dataclass(frozen=True)
@@ -202,19 +199,14 @@ class Batch:
         return int(self.candidates.shape[0])
 
     def to(self, device: torch.device | str) -> Batch:
-        return replace(
-            self,
-            sequences=self.sequences.to(device),
-            queries=None if self.queries is None else self.queries.to(device),
-            candidates=self.candidates.to(device),
-            labels=self.labels.to(device),
-            positives=None if self.positives is None else self.positives.to(device),
-            reference=None if self.reference is None else self.reference.to(device),
-            own_negatives=None if self.own_negatives is None else self.own_negatives.to(device),
-            judged=None if self.judged is None else self.judged.to(device),
-            grades=None if self.grades is None else self.grades.to(device),
-            teacher=None if self.teacher is None else self.teacher.to(device),
-        )
+        return _moved(self, device)
+
+
+def _moved(record: Record, device: torch.device | str) -> Record:
+    """Returns the record with its tensors, and the records in it, on the device."""
+    values = {item.name: getattr(record, item.name) for item in fields(record)}
+    moved = {name: value.to(device) for name, value in values.items() if not isinstance(value, tuple | None)}
+    return replace(record, **moved)
 
 
 @dataclass(frozen=True)

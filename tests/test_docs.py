@@ -16,7 +16,7 @@ from rankpo.config.places import CONFIG, ROOT
 from tests.documents import DOCS, MARKS, blocks, overrides, pages, run_page
 
 sys.path.insert(0, str(ROOT / "scripts" / "documentation"))
-from groups import all_keys, comments, groups, read
+from groups import all_keys, comments, groups, meaning, options, read, words
 
 PAGES = [path.relative_to(DOCS).as_posix() for path in pages()]
 IN_DEFAULT_SUITE = ("start.md",)
@@ -149,6 +149,10 @@ def exists(word: str, keys: set[str], heads: set[str]) -> bool:
     )
 
 
+PRESETS = ("experiment", "debug")
+FREE_PARTS = re.compile(
+    r"^model\.(random|by_kind)\.|^tracker\.backends\."
+)  # keys of transformers, of kinds, of trackers
 FREE = {
     "model.random",
     "judge.extra",
@@ -179,6 +183,23 @@ def test_a_name_that_does_not_exist_is_found(word):
 def test_every_key_of_the_reference_has_a_type():
     keys = [key for path in CONFIG.rglob("*.yaml") if "judge" not in path.parts for key in read(path).keys]
     assert [key.name for key in keys if not key.type and key.default != "null"] == []
+
+
+def test_every_key_of_the_reference_has_a_meaning():
+    """A comment in its yaml, or words for its last part; presets, which set keys of other yamls, need none."""
+    shown = [
+        (group, key) for group in groups() if group not in PRESETS for option in options(group) for key in option.keys
+    ]
+    missing = [key.name for group, key in shown if not meaning(group, key) and not FREE_PARTS.search(key.name)]
+    assert missing == [], "add a comment behind the key in its yaml"
+
+
+def test_no_word_is_left_over():
+    """Words for a key that no yaml has would be a trace of an old key."""
+    used = {
+        (group, key.name.rpartition(".")[2]) for group in groups() for option in options(group) for key in option.keys
+    }
+    assert {(group, name) for group, named in words().items() for name in named} - used == set()
 
 
 def test_comments_are_read_with_their_keys(tmp_path):

@@ -1,4 +1,4 @@
-"""The limits that keep the sources small and typed; each is a ratchet, and goes down only."""
+"""The limits that keep the sources small and typed."""
 
 import ast
 import re
@@ -15,23 +15,26 @@ FILE_LINES = 300
 FUNCTION_LINES = 40
 PARAMETERS = 6  # without self and cls
 
-# The numbers of today. They only go down: lower them when you have removed some, never raise them.
-MOST_ANY = 375
-MOST_FUNCTION_IMPORTS = 181
+MOST_ANY = 200
+MOST_FUNCTION_IMPORTS = 80
 
-LONG_FILES: dict[str, str] = {"data/readers/files.py": "every file form in one place; to be split by form"}
-LONG_FUNCTIONS: dict[str, str] = {
-    "config/guard.py:guarded": "two wrapped functions of Hydra need the originals beside them",
-    "sweeps/folder.py:in_sweep": "each way in which a job ends has its own note",
-}
+READING_LINES = 700  # of the five files that README.md names to a newcomer, together
+READING_PATH = (
+    "launch.py",
+    "rankpo/types.py",
+    "rankpo/losses/rankpo.py",
+    "rankpo/trainers/basic.py",
+    "rankpo/models/embedding/model.py",
+)
+
+LONG_FILES: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {}
 MANY_PARAMETERS: dict[str, str] = {
-    "data/text/identifiers.py:_canonical": "to be grouped in a dataclass",
-    "models/embedding/parallel.py:_encode_share": "the start function of a process takes everything it needs",
     "models/engine/packing.py:packed_sdpa": "transformers' attention interface",
     "models/engine/prompt_trees.py:tree_sdpa": "transformers' attention interface",
-    "models/listwise/reranking.py:__init__": "keyword-only keys of the task",
-    "trainers/in_batch.py:backward": "to be grouped in a dataclass",
 }
+
+NAMES_OF_HEADS = {"models/reranker/heads.py"}  # heads of rerankers, one of which is called causal_lm
 
 WRITTEN_BY_TESTS = {"mine.md"}
 BUILT = {"benchmarks.md", "loss.md"}  # pages that MkDocs builds from the sources
@@ -89,6 +92,11 @@ def test_files_are_short():
     assert unlisted(over, LONG_FILES, FILE_LINES) == []
 
 
+def test_the_path_that_a_newcomer_reads_is_short():
+    sizes = {path: len((ROOT / path).read_text().splitlines()) for path in READING_PATH}
+    assert sum(sizes.values()) <= READING_LINES, sizes
+
+
 def test_functions_are_short():
     sizes = {place: node.end_lineno - node.lineno + 1 for place, node in functions()}
     over = {place: size for place, size in sizes.items() if size > FUNCTION_LINES}
@@ -100,12 +108,52 @@ def test_functions_have_few_parameters():
     assert unlisted(over, MANY_PARAMETERS, PARAMETERS) == []
 
 
-def test_any_only_gets_rarer():
+def test_any_stands_at_the_borders_to_libraries():
     assert sum(map(num_any, trees().values())) <= MOST_ANY
 
 
-def test_imports_inside_functions_only_get_rarer():
+def test_imports_inside_functions_are_few():
     assert sum(map(function_imports, trees().values())) <= MOST_FUNCTION_IMPORTS
+
+
+KINDS = {path.parent.name for path in PACKAGE.glob("models/*/config.py")}
+
+
+def compared_kinds(tree: ast.AST) -> set[str]:
+    """Names of kinds that a source compares with something that is called `kind`."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            names = {side.attr for side in sides if isinstance(side, ast.Attribute)}
+            names |= {side.id for side in sides if isinstance(side, ast.Name)}
+            texts = {
+                inner.value
+                for side in sides
+                for inner in ast.walk(side)
+                if isinstance(inner, ast.Constant) and isinstance(inner.value, str)
+            }
+            if "kind" in names:
+                found |= texts & KINDS
+    return found
+
+
+def test_kinds_are_known_by_name_in_their_own_folders_alone():
+    wrong = [
+        f"{path}: {name}"
+        for path, tree in trees().items()
+        for name in compared_kinds(tree)
+        if not path.startswith(f"models/{name}/") and path not in NAMES_OF_HEADS
+    ]
+    assert wrong == []
+
+
+def test_comparisons_of_kinds_are_seen():
+    assert compared_kinds(ast.parse('model.kind == "listwise" or kind in ("reranker", "x")')) == {
+        "listwise",
+        "reranker",
+    }
+    assert compared_kinds(ast.parse('model.gives == "listwise"')) == set()
 
 
 def tracked() -> list[Path]:

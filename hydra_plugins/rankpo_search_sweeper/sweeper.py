@@ -1,4 +1,4 @@
-"""Sweeper of search=optuna: runs jobs with values that rankpo.sweeps.optuna chooses.
+"""Sweeper of search=optuna: runs jobs with values that rankpo.sweeps.search chooses.
 
 hydra-optuna-sweeper 1.3.0 wants optuna 2; this one wants optuna 4, prunes, and continues where it stopped.
 """
@@ -40,13 +40,16 @@ class SearchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         from rankpo.config.construct import build
-        from rankpo.sweeps.optuna import Search
+        from rankpo.errors import ConfigError
         from rankpo.sweeps.ranges import split
+
+        try:
+            from rankpo.sweeps.search import Search
+        except ImportError as error:
+            raise ConfigError(["search=optuna needs optuna: pip install 'rankpo[search]'"]) from error
 
         assert self.config is not None and self.hydra_context is not None
         if "search" not in self.config:
-            from rankpo.errors import ConfigError
-
             raise ConfigError(["hydra/sweeper=rankpo_search has no keys of its own; set search=optuna instead"])
         settings = build(OmegaConf.to_container(self.config.search, resolve=True), "search")
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)

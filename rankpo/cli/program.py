@@ -6,6 +6,7 @@ Nothing heavy is imported before the config has been checked, so that --help and
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -40,22 +41,17 @@ register()
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")
 def compose_and_run(config: DictConfig) -> None:
-    from rankpo.config.check import check
-    from rankpo.config.experiment import run
+    from rankpo.cli import job
 
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     if hydra_config.mode == hydra.types.RunMode.MULTIRUN:
-        from rankpo.runs import submitit
-        from rankpo.sweeps.folder import in_sweep
-
-        submitit.join()
-        in_sweep(config, overrides, run)
+        job.run_in_sweep(config, overrides)
         return
     if (notice := announced(overrides)) is not None and os.environ.get("RANK", "0") == "0":
         say(notice)
     try:
-        run(check(config, overrides=overrides))
+        job.run(config, overrides)
         close_processes()
     except Interrupted:  # The run has reported it.
         close_processes()
@@ -93,6 +89,7 @@ def exit_code(error: Exception) -> int:
     return 2 if isinstance(error, InputError) or about_records(error) else 1
 
 
+CLOSED_PIPE = 128 + signal.SIGPIPE  # The exit code that a shell gives for a writer whose reader has gone.
 FORESEEN = (ValueError, RuntimeError, OSError, MemoryError, ImportError)  # Errors that may carry a message for users.
 
 
@@ -149,7 +146,12 @@ def start(program: Callable[[], int]) -> NoReturn:
     """Runs a program as this process's only work, with its result as the exit code."""
     sys.excepthook = say_trace
     try:
-        ended: Any = program()
+        ended: object = program()
     except SystemExit as ending:
         ended = ending.code
+    except BrokenPipeError:  # The reader of our output has closed it, such as `| head`.
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # Else the interpreter fails to flush at its end.
+        ended = CLOSED_PIPE
     leave(ended)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rankpo.config.choices import chosen as chosen_options
 from rankpo.config.named_datasets import named
@@ -21,7 +20,7 @@ class Alias:
 
     model: str
     kind: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def spelling(self) -> str:

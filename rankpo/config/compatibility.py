@@ -9,7 +9,7 @@ from rankpo.config.weights import other_kind
 
 if TYPE_CHECKING:
     from rankpo.losses.base import Loss
-    from rankpo.models.kind import ModelKind
+    from rankpo.models.kind import AnyKind
     from rankpo.trainers.settings import TrainerSettings
 
 
@@ -20,7 +20,7 @@ class Given(NamedTuple):
     attempt: str
 
 
-# A loss can require these outputs of the kind, by the names of `Loss.needs` and `ModelKind.gives`.
+# A loss can require these outputs of the kind, by the names of `Loss.needs` and `AnyKind.gives`.
 GIVEN_BY_KINDS = {
     "token_logps": Given(
         "token log-probabilities", "Add kind=causal_lm with a decoder, such as model=llama, qwen or pythia."
@@ -44,7 +44,7 @@ def incompatible(made: Mapping[str, Any], tree: Mapping[str, Any], overrides: Se
     line.
     """
     problems = list(_of_the_run(tree))
-    model: ModelKind | None = made["model"]
+    model: AnyKind | None = made["model"]
     settings: TrainerSettings | None = made["settings"]
     # The loss has a default: a task that does not train must not be refused for it.
     task = made["task"]
@@ -66,7 +66,7 @@ def incompatible(made: Mapping[str, Any], tree: Mapping[str, Any], overrides: Se
     return problems
 
 
-def _of_the_run(tree: Mapping[str, Any]) -> Iterator[str]:
+def _of_the_run(tree: Mapping[str, object]) -> Iterator[str]:
     if "search" in tree:
         yield "search=optuna chooses the jobs of a sweep; start it with: python launch.py -m search=optuna …"
     if tree["resume"] not in (None, "auto"):
@@ -78,7 +78,7 @@ def _of_the_run(tree: Mapping[str, Any]) -> Iterator[str]:
             yield f"{group} must be a list of options, such as {group}=[jobs]"
 
 
-def _of_the_trainer(settings: TrainerSettings, model: ModelKind | None, loss: Loss | None) -> Iterator[str]:
+def _of_the_trainer(settings: TrainerSettings, model: AnyKind | None, loss: Loss | None) -> Iterator[str]:
     if model is not None and settings.reference == "adapters" and not model.use_peft:
         yield "trainer.reference=adapters needs model.use_peft=true: there are no adapters to switch off"
     if loss is not None and model is not None and model.dtype == "bfloat16" and not model.use_peft:
@@ -90,7 +90,7 @@ def _of_the_trainer(settings: TrainerSettings, model: ModelKind | None, loss: Lo
         yield "trainer.precision=fp16 needs trainer.max_grad_norm: overflowing updates are found by the norm"
 
 
-def _no_decoder(model: ModelKind) -> str | None:
+def _no_decoder(model: AnyKind) -> str | None:
     """The question for a model where the default one, an encoder, cannot be of the kind."""
     if not model.decoders_only or model.load_from is not None or model.name_or_path != DEFAULT_MODEL:
         return None
@@ -106,7 +106,7 @@ def _is_in_batch(loss: Loss) -> bool:
     return isinstance(loss, InBatchLoss)
 
 
-def _unmet_needs(loss: Loss, model: ModelKind) -> Iterator[str]:
+def _unmet_needs(loss: Loss, model: AnyKind) -> Iterator[str]:
     """Returns a line per need of the loss that the model's kind does not satisfy."""
     chosen = model.name_or_path or "of random weights"
     for need, given in GIVEN_BY_KINDS.items():
@@ -118,7 +118,7 @@ def _unmet_needs(loss: Loss, model: ModelKind) -> Iterator[str]:
 
 
 def _of_the_reference(
-    tree: Mapping[str, Any], loss: Loss, model: ModelKind, settings: TrainerSettings
+    tree: Mapping[str, object], loss: Loss, model: AnyKind, settings: TrainerSettings
 ) -> Iterator[str]:
     """Reports unused reference scores, and reference scores from two sources."""
     asked = [key for key in STORED if tree[key]]

@@ -6,7 +6,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import open_dict
+
 from rankpo.config.aliases import modern
+from rankpo.config.check import check
 from rankpo.config.places import CONFIG
 from rankpo.config.run_folder import register
 
@@ -23,11 +28,6 @@ def compose(overrides: Sequence[str], change: Callable[[DictConfig], object] | N
 
     change: changes the composed config before the check.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from omegaconf import open_dict
-
-    from rankpo.config.check import check
 
     given, notes = modern(overrides)
     for note in notes:

@@ -25,7 +25,7 @@ class Maker:
 
     key: str
     target: str
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, object]
 
     def load(self) -> Any:
         return locate(self.target)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rankpo.judges.base import Judge
     from rankpo.losses.base import Loss
     from rankpo.mining.settings import MiningSettings
-    from rankpo.models.kind import ModelKind
+    from rankpo.models.kind import AnyKind
     from rankpo.runs.callbacks import Callback
     from rankpo.trainers.schedules import Schedule
     from rankpo.trainers.settings import TrainerSettings
@@ -39,7 +39,7 @@ class Experiment:
 
     task: Callable[[Experiment], object]
     loss: Loss
-    model: ModelKind
+    model: AnyKind
     datasets: Sequence[Dataset]
     objectives: Sequence[OwnObjective | None]
     mixing: Mixing

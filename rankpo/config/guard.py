@@ -18,6 +18,9 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -60,9 +63,6 @@ def guarded() -> Iterator[None]:
     nearly any callable there, and imports what `hydra.searchpath` names while it composes. It has no hook for a check,
     so its loader is wrapped. Raises ConfigError.
     """
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra._internal.config_repository import CachingConfigRepository
-    from hydra.types import RunMode
 
     load, search = ConfigLoaderImpl.load_configuration, CachingConfigRepository.initialize_sources
 

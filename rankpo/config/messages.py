@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from rankpo import errors
 from rankpo.config.aliases import ALIASES
@@ -175,10 +179,6 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 
 def _explain_key(key: str, arguments: Sequence[str]) -> str:
     """A key that is not in the config: looks at the same config without it for the names that are."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf import DictConfig, OmegaConf
 
     bare = key.split("@")[0]
     if bare.startswith("search."):

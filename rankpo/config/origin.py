@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+import transformers
+
+from rankpo import __version__
+from rankpo.models.fingerprints import of_source
+from rankpo.storage.folders import checksum
+
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
 
 
 def origin_of(experiment: Experiment) -> dict[str, dict[str, str]]:
     """Fingerprints for `runs.origin`, made from files alone: nothing is loaded."""
-    import torch
-    import transformers
-
-    from rankpo import __version__
-    from rankpo.models.fingerprints import of_source
-    from rankpo.storage.folders import checksum
 
     model = experiment.model
     found = {

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
+from importlib.metadata import entry_points
 from typing import Any
 
 from rankpo.errors import ConfigError
@@ -88,6 +89,5 @@ def _within(target: str, packages: Iterable[str]) -> bool:
 @cache
 def _installed() -> tuple[str, ...]:
     """The packages that installed distributions declare."""
-    from importlib.metadata import entry_points
 
     return tuple(point.value for point in entry_points(group=ENTRY_POINTS))

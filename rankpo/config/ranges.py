@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
 
 def empty_ranges(arguments: Iterable[str], params: Mapping[str, object] | None, loader: Any) -> list[str]:
     """A problem for each range of the command line or of hydra.sweeper.params without a value.
 
     loader: Hydra's config loader, which lists the options that a glob chooses among.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parser = OverridesParser.create(config_loader=loader)
     problems = []

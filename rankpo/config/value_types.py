@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 SCALARS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text", "None": "null"}
 PLURAL = {"int": "whole numbers", "float": "numbers", "str": "texts"}
@@ -17,7 +16,7 @@ MAPPINGS = ("Mapping", "collections.abc.Mapping", "dict")
 NEVER_OF_YAML = ("Tensor", "torch.Tensor")  # torch's optimizers declare float | Tensor
 
 
-def type_problems(target: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> list[str]:
+def type_problems(target: Callable[..., object], arguments: Mapping[str, object], key: str) -> list[str]:
     """One line for each argument of `target` whose value is of no type that its annotation allows."""
     parameters = inspect.signature(target).parameters
     found = [
@@ -28,7 +27,7 @@ def type_problems(target: Callable[..., Any], arguments: Mapping[str, Any], key:
     return [problem for problem in found if problem is not None]
 
 
-def type_problem(annotation: Any, value: Any, key: str) -> str | None:
+def type_problem(annotation: object, value: object, key: str) -> str | None:
     """What is wrong with the value of a key, or None.
 
     Judged are the types that yaml has: true and false, numbers, texts, lists, mappings and null. A union that names
@@ -53,7 +52,7 @@ def _is_long(value: int) -> bool:
     return not -(1 << 63) <= value < 1 << 63
 
 
-def _fits(value: Any, part: str) -> bool:
+def _fits(value: object, part: str) -> bool:
     """Whether a value is of one type, written as Python writes it; always true for a type that yaml does not have."""
     if part == "None":
         return value is None
@@ -81,7 +80,7 @@ def _in_words(part: str) -> str:
     return SCALARS.get(part, "a mapping")
 
 
-def _any_fits(value: Any, annotation: str) -> bool:
+def _any_fits(value: object, annotation: str) -> bool:
     return any(_fits(value, part) for part in _split(annotation, "|") if part not in NEVER_OF_YAML)
 
 

@@ -26,7 +26,7 @@ def settled(node: Mapping[str, Any], target: Any, explicit: Collection[str]) -> 
     kept = {name: value for name, value in node.items() if name != "by_kind"}
     by_kind = node.get("by_kind") or {}
     for key, value in {"by_kind": by_kind, **{f"by_kind.{kind}": keys for kind, keys in by_kind.items()}}.items():
-        if problem := type_problem("Mapping[str, Any]", value, f"model.{key}"):
+        if problem := type_problem("Mapping[str, object]", value, f"model.{key}"):
             raise ConfigError([problem])
     parameters = inspect.signature(target).parameters
     if strange := [name for name in by_kind.get(target.kind, {}) if name not in parameters]:

@@ -27,6 +27,7 @@ from rankpo.losses.pairs import pair_metrics
 from rankpo.losses.reduction import denominators, total
 from rankpo.losses.risk import kl
 from rankpo.losses.token_preference import TokenPreferenceLoss, divergence_metrics
+from rankpo.models.reference import StoredReference, stored_scores
 from rankpo.types import Labels
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ class Compared:
         reference: Reference | None,
     ) -> None:
         """Takes the reference where the trainer holds its model, else the start model's stored scores."""
-        from rankpo.models.reference import StoredReference, stored_scores
 
         if "reference" not in self.loss.needs:
             return
@@ -108,11 +108,11 @@ class RewardEvaluator(PreferenceEvaluator):
     def depends_on(self) -> tuple[object, ...]:
         return (self.metrics, self.paired, *self.compared.depends_on())
 
-    def values(self, model: Any, table: ExampleTable) -> dict[str, np.ndarray]:
+    def values(self, model: object, table: ExampleTable) -> dict[str, np.ndarray]:
         return self.compared.values(model, table)
 
     def further(
-        self, model: Any, table: ExampleTable, values: Mapping[str, np.ndarray], pairs: np.ndarray
+        self, model: object, table: ExampleTable, values: Mapping[str, np.ndarray], pairs: np.ndarray
     ) -> Mapping[str, float]:
         loss = self.compared.loss
         columns = {name: torch.from_numpy(of_slots[pairs]) for name, of_slots in values.items()}  # [P, 2] each

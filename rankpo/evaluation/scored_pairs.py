@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import pearsonr, spearmanr
 
 from rankpo.data.dataset import Dataset
 from rankpo.data.table import ExampleTable
@@ -36,7 +37,6 @@ class ScoredPairsEvaluator(Evaluator):
 
     def measure(self, scores: np.ndarray, table: ExampleTable) -> Result:
         """Metrics of these scores, [slots] of the table of this dataset."""
-        from scipy.stats import pearsonr, spearmanr
 
         labels = np.asarray(table.relevance, dtype=np.float64)
         values = np.asarray(scores, dtype=np.float64)

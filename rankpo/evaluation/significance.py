@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import bootstrap, ttest_rel
 
 DRAWS = 10_000
 ALL_ASSIGNMENTS_UP_TO = 14  # 2^14 sign flips are tried one by one
@@ -30,7 +31,6 @@ class Comparison:
 
 def interval(values: Sequence[float] | np.ndarray, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap of the mean over queries, 95 %, [n] values (Efron and Tibshirani 1993, chapter 13)."""
-    from scipy.stats import bootstrap
 
     numbers = np.asarray(values, dtype=np.float64)
     if len(numbers) == 0:
@@ -77,7 +77,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def compare(new: Mapping[str, float], old: Mapping[str, float], seed: int = 0) -> Comparison:
     """New minus old over the queries that both have. Raises ValueError where they share none."""
-    from scipy.stats import ttest_rel
 
     shared = [query for query in old if query in new]
     if not shared:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rankpo.judges.base import Judge, JudgeFailed, JudgeStopped
 from rankpo.judges.costs import Costs
+from rankpo.judges.forms import Annotation, Answer, Call
 from rankpo.judges.pairs import Pair
 from rankpo.judges.records import Records, digest
 from rankpo.judges.verdicts import Preference, Unparsable, Unreadable, Verdict, combine, parse
@@ -32,7 +32,7 @@ class Annotator:
     """
 
     judge: Judge
-    answers: Records
+    answers: Records[Answer]
     costs: Costs
     texts: Mapping[str, str]
     queries: Mapping[str, Prompt]
@@ -46,7 +46,7 @@ class Annotator:
     def run(
         self,
         pairs: Sequence[tuple[int, Pair, bool]],
-        done: Callable[[int, dict[str, Any]], None],
+        done: Callable[[int, Annotation], None],
         failed: Callable[[int, JudgeFailed | Unparsable], None],
     ) -> str | None:
         """Judges the pairs (number, pair, whether `random` exchanges them), several at once, in their order.
@@ -59,7 +59,7 @@ class Annotator:
         patience = max(FAILED_IN_A_ROW, 2 * self.judge.concurrency)
         in_a_row = 0
         with ThreadPoolExecutor(max_workers=self.judge.concurrency) as pool:
-            running: dict[Any, int] = {}
+            running: dict[Future[Annotation], int] = {}
             while True:
                 while reason is None and len(running) < self.judge.concurrency:
                     item = next(waiting, None)
@@ -81,11 +81,11 @@ class Annotator:
                     except JudgeStopped as error:
                         reason = str(error)
 
-    def annotate(self, pair: Pair, exchanged: bool = False) -> dict[str, object]:
+    def annotate(self, pair: Pair, exchanged: bool = False) -> Annotation:
         """One pair's record in RankPO's keys with p, the order and the calls behind it."""
         query, first, second = self.queries[pair.query_id], self.texts[pair.id1], self.texts[pair.id2]
         given = swapped = None
-        calls: list[dict[str, Any]] = []
+        calls: list[Call] = []
         if self.order == "both" or not exchanged:
             given = self._verdict(query, first, second, calls, "given")
         if self.order == "both" or exchanged:
@@ -110,7 +110,7 @@ class Annotator:
             "calls": calls,
         }
 
-    def _verdict(self, query: Prompt, a: str, b: str, calls: list[dict[str, Any]], order: str) -> Verdict:
+    def _verdict(self, query: Prompt, a: str, b: str, calls: list[Call], order: str) -> Verdict:
         request = dict(self.judge.request(query, a, b))
         for attempt in range(self.max_reasks + 1):
             key = digest({"request": request, "attempt": attempt} if attempt else request)
@@ -121,12 +121,20 @@ class Annotator:
                 if attempt == self.max_reasks:
                     raise Unparsable(f"{error}; the answer ends with {record['text'][-SHOWN_CHARACTERS:]!r}") from error
                 continue
-            shown = {"preferred": verdict.choice, "confidence": verdict.confidence, "text": record["text"]}
-            calls.append({"order": order, **shown, "model": record["model"], "prompt_hash": key})
+            calls.append(
+                {
+                    "order": order,
+                    "preferred": verdict.choice,
+                    "confidence": verdict.confidence,
+                    "text": record["text"],
+                    "model": record["model"],
+                    "prompt_hash": key,
+                }
+            )
             return verdict
         raise AssertionError("the last attempt returns or raises")
 
-    def _answer(self, key: str, request: Mapping[str, object]) -> dict[str, Any]:
+    def _answer(self, key: str, request: Mapping[str, object]) -> Answer:
         """The cached answer, or a new one; of several annotators that need the same at once, one asks."""
         record = self.answers.get(key)
         if record is None:
@@ -137,7 +145,7 @@ class Annotator:
         self.costs.add_cached()
         return record
 
-    def _ask(self, key: str, request: Mapping[str, object]) -> dict[str, Any]:
+    def _ask(self, key: str, request: Mapping[str, object]) -> Answer:
         self._spend()
         try:
             reply = self.judge.ask(request)
@@ -151,8 +159,15 @@ class Annotator:
             raise JudgeFailed(f"{error}; it is not kept") from error
         except Unparsable:
             pass  # An answer without a preference is kept: another attempt has a key of its own.
-        record = {"prompt_hash": key, "text": reply.text, "model": reply.model, "usage": dict(reply.usage)}
-        self.answers.add({**record, "seconds": round(reply.seconds, 3), "retries": reply.retries})
+        record: Answer = {
+            "prompt_hash": key,
+            "text": reply.text,
+            "model": reply.model,
+            "usage": dict(reply.usage),
+            "seconds": round(reply.seconds, 3),
+            "retries": reply.retries,
+        }
+        self.answers.add(record)
         return record
 
     def _spend(self) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from rankpo.judges.base import Reply
+from rankpo.judges.forms import Paid
 from rankpo.judges.records import Records
 
 
@@ -28,7 +28,7 @@ class Spent:
         for name, count in usage.items():
             self.tokens[name] = self.tokens.get(name, 0) + count
 
-    def summary(self, price: Mapping[str, float]) -> dict[str, Any]:
+    def summary(self, price: Mapping[str, float]) -> dict[str, object]:
         """As the report has it; dollars by the judge's price per million tokens."""
         shown = {"calls": self.calls, "failed_calls": self.failed, "retries": self.retries}
         dollars = cost(self.tokens, price)
@@ -41,7 +41,7 @@ class Costs:
     start: of this start; total: of all of them. cached: answers of this start that cost nothing.
     """
 
-    def __init__(self, price: Mapping[str, float], log: Records) -> None:
+    def __init__(self, price: Mapping[str, float], log: Records[Paid]) -> None:
         self.price, self.log = price, log
         self.start, self.total = Spent(), Spent()
         self.cached = 0
@@ -51,16 +51,18 @@ class Costs:
 
     def add(self, prompt_hash: str, reply: Reply) -> None:
         """Returns once the line is on the disk: a call that is paid for is in the log, whatever happens next."""
-        line = {
-            "prompt_hash": prompt_hash,
-            "model": reply.model,
-            "usage": dict(reply.usage),
-            "seconds": round(reply.seconds, 3),
-            "retries": reply.retries,
-            "dollars": cost(reply.usage, self.price),
-        }
         with self._lock:
-            self.log.add({"call": len(self.log) + 1, **line})
+            self.log.add(
+                {
+                    "call": len(self.log) + 1,
+                    "prompt_hash": prompt_hash,
+                    "model": reply.model,
+                    "usage": dict(reply.usage),
+                    "seconds": round(reply.seconds, 3),
+                    "retries": reply.retries,
+                    "dollars": cost(reply.usage, self.price),
+                }
+            )
             for spent in (self.start, self.total):
                 spent.add(reply.usage, reply.seconds, reply.retries)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 
+from rankpo.data.text.conversations import plain_text
 from rankpo.judges.base import Judge
 from rankpo.judges.costs import cost
 from rankpo.judges.pairs import Pair
@@ -42,7 +43,6 @@ def say_cut(
     say: Callable[[str], None],
 ) -> None:
     """Says how many queries and passages the judge will not see whole."""
-    from rankpo.data.text.conversations import plain_text
 
     asked = {plain_text(queries[pair.query_id]) for pair in drawn}
     shown = {texts[identity] for pair in drawn for identity in (pair.id1, pair.id2)}

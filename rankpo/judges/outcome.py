@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rankpo.judges.costs import Costs, cost
+from rankpo.judges.forms import Agreement, Annotation
 from rankpo.judges.grades import EqualGrades
 from rankpo.judges.report import failure_lines, report
 from rankpo.judges.suspicious import signs_of, summary
@@ -31,15 +32,17 @@ class Chosen:
     min_confidence: float
     flag: bool
 
-    def keeps(self, record: Mapping[str, Any]) -> bool:
+    def keeps(self, record: Annotation) -> bool:
         confidence = record["confidence_score"]
         return (confidence is None or confidence >= self.min_confidence) and (record["agree"] or self.keep_disagreement)
 
-    def flagged(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    def flagged(self, record: Annotation) -> Annotation:
         """A record for the training file, with `suspicious` where a passage has signs."""
-        found = signs_of(record) if self.flag else {}
-        plain = {key: value for key, value in record.items() if key != "asked"}
-        return {**plain, "suspicious": found} if found else plain
+        plain = record.copy()
+        plain.pop("asked", None)
+        if self.flag and (found := signs_of(record)):
+            plain["suspicious"] = found
+        return plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class Outcome:
     equal_grades: of the pairs drawn. failures: by pair. reason: why the work stopped early, or None.
     """
 
-    records: Sequence[dict[str, Any]]
+    records: Sequence[Annotation]
     num_drawn: int
     num_dropped: int
     equal_grades: EqualGrades
@@ -66,8 +69,9 @@ class Outcome:
         """
         failed, notice = failure_lines(self.failures)
         suspicious = summary(self.records, self.num_dropped)
+        agreement = report(self.records)
         grades = {"count": self.equal_grades.count, "of": self.equal_grades.known, "share": self.equal_grades.share}
-        whole = {**report(self.records), "equal_grades": grades, "suspicious": suspicious}
+        whole = {**agreement, "equal_grades": grades, "suspicious": suspicious}
         whole |= {"failed": len(self.failures), **costs.summary()}
         path = folder / ("preferences.jsonl" if samples is None else "feedback.jsonl")
         if self.records or not path.exists():
@@ -83,7 +87,7 @@ class Outcome:
         else:
             lines = [samples.pairwise(chosen.flagged(record)) for record in kept]
         replace_text(path, "".join(lines))
-        logger.table([self._row(len(kept), whole, costs)], f"\n{path} written")
+        logger.table([self._row(len(kept), agreement, costs)], f"\n{path} written")
         if suspicious["pairs"]:
             logger.say(
                 f"{suspicious['pairs']} of {len(self.records)} pairs have a passage with marks or instructions for the "
@@ -100,8 +104,8 @@ class Outcome:
     def _kept(path: Path) -> str:
         return f"{path} of an earlier start stays as it was; " if path.exists() else ""
 
-    def _row(self, num_kept: int, whole: Mapping[str, Any], costs: Costs) -> dict[str, object]:
-        row: dict[str, Any] = {
+    def _row(self, num_kept: int, agreement: Agreement, costs: Costs) -> dict[str, object]:
+        row: dict[str, object] = {
             "pairs": len(self.records),
             "kept": num_kept,
             "failed": len(self.failures),
@@ -110,7 +114,7 @@ class Outcome:
         row |= {name.replace("_", " "): count for name, count in costs.start.tokens.items()}
         if costs.price:
             row["dollars"] = cost(costs.start.tokens, costs.price)
-        row["first shown preferred"] = whole["first_shown_preferred"]["share"]
-        row["orders agree"] = whole["orders_agree"]["share"]
-        row["agree with ranking"] = whole["agrees_with_ranking"]["share"]
+        row["first shown preferred"] = agreement["first_shown_preferred"]["share"]
+        row["orders agree"] = agreement["orders_agree"]["share"]
+        row["agree with ranking"] = agreement["agrees_with_ranking"]["share"]
         return row

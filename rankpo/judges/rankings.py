@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 from rankpo.data.readers.trec import order, read_run
 from rankpo.errors import ConfigError
-from rankpo.retrieval.dense import DenseSearch
 from rankpo.retrieval.embeddings import TextList, cached_embeddings
+from rankpo.retrieval.ragged import make_search
 
 if TYPE_CHECKING:
-    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.vectors import GivesVectors
 
 Ranking = tuple[list[str], list[float]]
 
 
 def searched(
-    model: EmbeddingModel,
+    model: GivesVectors,
     queries: Mapping[str, str],
     texts: Mapping[str, str],
     top_k: int,
@@ -27,8 +27,8 @@ def searched(
 ) -> dict[str, Ranking]:
     """{query id: (ids, scores), best first} by exact search; embeddings are cached under `cache_dir`."""
     ids = list(texts)
-    search = DenseSearch(top_k=min(top_k, len(ids)), device=model.device, say=say)
-    search.check_memory(len(queries), len(ids), model.dim)
+    search = make_search(model, min(top_k, len(ids)), model.device, say)
+    search.check_memory(len(queries), len(ids), model.stored_dim)
     corpus = cached_embeddings(cache_dir, model, TextList(ids, list(texts.values())), "passage", say)
     asked = TextList(list(queries), list(queries.values()))
     vectors = cached_embeddings(cache_dir, model, asked, "query", say)

@@ -13,18 +13,20 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 from rankpo.storage import locks
+
+RecordT = TypeVar("RecordT", bound=Mapping[str, object])
 
 NUM_CLAIMS = 256  # lock files for keys, by the first byte of their hash
 LONGEST_WAIT = 900.0  # seconds for another's answer; then the same is asked twice
 
 
-class Records:
+class Records(Generic[RecordT]):
     """Records by key. Opening removes a last line that was torn by a kill; adding returns once it is on the disk.
 
-    shared: several processes have the file open. Each write then happens under a lock, `fresh` reads what others have
+    The type parameter is the form of a record, which is not checked. shared: several processes have the file open. Each write then happens under a lock, `fresh` reads what others have
     added, and `claimed` keeps them from making the same record twice.
     """
 
@@ -33,7 +35,7 @@ class Records:
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b", buffering=0)
-        self._records: dict[str, dict[str, object]] = {}
+        self._records: dict[str, RecordT] = {}
         self._place = self._line = 0  # bytes and lines read
         with self._alone():
             self._mend()
@@ -83,20 +85,20 @@ class Records:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[RecordT]:
         return iter(self._records.values())
 
-    def get(self, key: str) -> dict[str, Any] | None:
+    def get(self, key: str) -> RecordT | None:
         return self._records.get(key)
 
-    def fresh(self, key: str) -> dict[str, Any] | None:
+    def fresh(self, key: str) -> RecordT | None:
         """`get`, after reading what other processes have added."""
         with self._lock:
             if os.fstat(self._file.fileno()).st_size > self._place:
                 self._read()
         return self._records.get(key)
 
-    def add(self, record: Mapping[str, Any]) -> None:
+    def add(self, record: RecordT) -> None:
         """Raises OSError where the disk is full; the record then does not count, and the file is as it was."""
         line = json.dumps(record).encode() + b"\n"
         with self._alone():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from scipy.stats import binomtest
+
+from rankpo.judges.forms import Agreement, Annotation, Share
 from rankpo.judges.verdicts import Unparsable
 from rankpo.storage.secrets import redact
 
@@ -18,15 +20,13 @@ GAPS = ((1, 5), (6, 15), (16, 30), (31, 10**9))
 
 def wilson(successes: int, total: int) -> list[float]:
     """The 95 % interval of a share (Wilson 1927), [0, 1] where nothing was seen."""
-    from scipy.stats import binomtest
-
     if total == 0:
         return [0.0, 1.0]
     interval = binomtest(successes, total).proportion_ci(method="wilson")
     return [float(interval.low), float(interval.high)]
 
 
-def share(flags: Sequence[bool]) -> dict[str, Any]:
+def share(flags: Sequence[bool]) -> Share:
     """How many of how many, with the share and its 95 % interval."""
     count = sum(flags)
     return {
@@ -37,17 +37,15 @@ def share(flags: Sequence[bool]) -> dict[str, Any]:
     }
 
 
-def report(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def report(records: Sequence[Annotation]) -> Agreement:
     """first_shown: calls that preferred the passage shown first, with the p-value of an unbiased judge."""
-    from scipy.stats import binomtest
-
     calls = [call["preferred"] == "A" for record in records for call in record["calls"]]
     stage_one = [
         (record["preferred"] == "A") == (record["passage_rank1"] < record["passage_rank2"]) for record in records
     ]
     gaps = [abs(record["passage_rank1"] - record["passage_rank2"]) for record in records]
-    chosen = [record["passage1" if record["preferred"] == "A" else "passage2"] for record in records]
-    others = [record["passage2" if record["preferred"] == "A" else "passage1"] for record in records]
+    passages = [(record["passage1"], record["passage2"], record["preferred"] == "A") for record in records]
+    longer = [(len(one) > len(two)) if first else (len(two) > len(one)) for one, two, first in passages]
     confidences = [record["confidence_score"] for record in records if record["confidence_score"] is not None]
     first = share(calls)
     first["p_value"] = float(binomtest(first["count"], first["of"]).pvalue) if calls else None
@@ -62,7 +60,7 @@ def report(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             )
             for low, high in GAPS
         },
-        "longer_passage_preferred": share([len(a) > len(b) for a, b in zip(chosen, others, strict=True)]),
+        "longer_passage_preferred": share(longer),
         "confidence": {str(value): confidences.count(value) for value in sorted(set(confidences))},
         "confidence_missing": len(records) - len(confidences),
     }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from rankpo.data.generated.jobs import Jobs
+from rankpo.data.generated.jobs import Jobs, Post, Profile
 from rankpo.data.generated.jobs_judge import judge
 from rankpo.judges.base import Judge, JudgeStopped, Reply, words
 from rankpo.types import Prompt
@@ -25,12 +24,11 @@ class JobsRules(Judge):
 
     def __post_init__(self) -> None:
         self.name = "jobs rules"
-        self._posts: dict[str, object] | None = None
-        self._profiles: dict[str, Any] = {}
+        self._posts: dict[object, Post] = {}
+        self._profiles: dict[object, Profile] = {}
 
-    def _know(self) -> dict[str, Any]:
-        if self._posts is None:
-            self._posts = {}
+    def _know(self) -> dict[object, Post]:
+        if not self._posts:
             for part in WORLDS.values():
                 world = Jobs(
                     name="judge", part=part, seed=self.seed, num_profiles=self.num_profiles, num_posts=self.num_posts
@@ -39,10 +37,10 @@ class JobsRules(Judge):
                 self._profiles.update({profile.text: profile for profile in world.profiles})
         return self._posts
 
-    def request(self, query: Prompt, a: str, b: str) -> dict[str, Any]:
+    def request(self, query: Prompt, a: str, b: str) -> dict[str, object]:
         return {"judge": self.name, "query": query, "a": a, "b": b}
 
-    def ask(self, request: Mapping[str, Any]) -> Reply:
+    def ask(self, request: Mapping[str, object]) -> Reply:
         posts = self._know()
         post, first, second = posts.get(request["query"]), *(self._profiles.get(request[side]) for side in "ab")
         if post is None or first is None or second is None:

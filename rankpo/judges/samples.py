@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rankpo.data.readers import files
 from rankpo.data.readers.chat_turns import needed, turns
 from rankpo.data.readers.fields import BadRecord
 from rankpo.data.text.conversations import prompt_record
+from rankpo.judges.forms import Annotation, Scored
 from rankpo.judges.records import Records, digest
 from rankpo.judges.scores import ScoresJudge
 from rankpo.storage.atomic import replace_text
@@ -31,7 +31,7 @@ class Samples:
     empty: int = 0
     cut: set[tuple[str, str]] = field(default_factory=set)
 
-    def add(self, record: Any) -> None:
+    def add(self, record: object) -> None:
         """Raises BadRecord for what is no sample, or has another prompt than its id had before."""
         if not isinstance(record, Mapping):
             raise BadRecord(str(record))
@@ -61,9 +61,9 @@ class Samples:
         head = {"type": f"{kind}_feedback", "prompt_id": prompt_id, "prompt": prompt_record(self.prompts[prompt_id])}
         return json.dumps({**head, **values}) + "\n"
 
-    def pairwise(self, record: Mapping[str, Any]) -> str:
+    def pairwise(self, record: Annotation) -> str:
         """What a judge said of a pair, as the annotator records it; with its p and confidence beside HALOs' keys."""
-        values = {
+        values: dict[str, object] = {
             "output_A": _turn(record["passage1"]),
             "output_B": _turn(record["passage2"]),
             "label": int(record["preferred"] == "A"),
@@ -98,12 +98,12 @@ def read_samples(path: str) -> Samples:
 
 def reward(
     judge: ScoresJudge, samples: Samples, folder: Path, limit: int | None, say: Callable[[str], None]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Writes `folder`/feedback.jsonl: scalar_feedback, each completion with the judge's score. limit: prompts.
 
     Each prompt's scores are on the disk before the next is read: started again, the work goes on where it stopped.
     """
-    records = Records(folder / "scores.jsonl", "key")
+    records: Records[Scored] = Records(folder / "scores.jsonl", "key")
     lines: list[str] = []
     chosen = list(samples.of.items())[:limit]
     try:

@@ -7,11 +7,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
-from rankpo.data.text.conversations import plain_text
 from rankpo.judges.base import Judge, JudgeStopped, Reply, words
 from rankpo.types import Prompt
+
+if TYPE_CHECKING:
+    from rankpo.models.base import RankingModel
 
 
 @dataclass(kw_only=True)
@@ -31,7 +33,7 @@ class ScoresJudge(Judge):
         if not self.temperature > 0:
             raise ValueError(f"temperature must be > 0, got {self.temperature}")
         self.name = self.path
-        self._model: Any = None
+        self._model: RankingModel | None = None
         self._lock = threading.Lock()
 
     def score(self, query: Prompt, passages: Sequence[str]) -> list[float]:
@@ -42,26 +44,21 @@ class ScoresJudge(Judge):
         """
         with self._lock:
             if self._model is None:
-                import rankpo
+                from rankpo.models.load import load_saved
 
-                self._model = rankpo.load(self.path, self.device)
-            if hasattr(self._model, "rewards"):
-                return [float(value) for value in self._model.rewards([query] * len(passages), passages)]
-            text = plain_text(query)
-            if hasattr(self._model, "compute_score"):
-                return [float(value) for value in self._model.compute_score([(text, passage) for passage in passages])]
-            if not hasattr(self._model, "encode"):
-                raise JudgeStopped(
-                    f"judge.path={self.path} holds a model of kind {self._model.kind}, which gives no scores; give a "
-                    "reward model (loss=bradley-terry), a reranker or a bi-encoder"
-                )
-            embedded = self._model.encode([text], role="query") @ self._model.encode(list(passages)).T
-            return [float(value) for value in embedded[0]]
+                self._model = load_saved(self.path, self.device)
+            scores = self._model.scores_of(query, passages)
+        if scores is None:
+            raise JudgeStopped(
+                f"judge.path={self.path} holds a model of kind {self._model.kind}, which gives no scores; give a "
+                "reward model (loss=bradley-terry), a reranker or a bi-encoder"
+            )
+        return scores
 
     def request(self, query: Prompt, a: str, b: str) -> dict[str, object]:
         return {"judge": self.name, "temperature": self.temperature, "query": query, "a": a, "b": b}
 
-    def ask(self, request: Mapping[str, Any]) -> Reply:
-        first, second = self.score(request["query"], [request["a"], request["b"]])
+    def ask(self, request: Mapping[str, object]) -> Reply:
+        first, second = self.score(cast("Prompt", request["query"]), [str(request["a"]), str(request["b"])])
         choice = "A" if first >= second else "B"
         return Reply(words(choice, 1 / (1 + math.exp(-abs(first - second) / self.temperature))), self.name)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
+from rankpo.judges.forms import Annotation
 from rankpo.judges.pairs import Pair
 
 TREATMENTS = ("keep", "flag", "drop")
@@ -61,12 +61,13 @@ def suspects(pairs: Iterable[Pair], texts: Mapping[str, str]) -> dict[str, list[
     return {identity: found for identity in ids if (found := signs(texts[identity]))}
 
 
-def signs_of(record: Mapping[str, Any]) -> dict[str, list[str]]:
+def signs_of(record: Annotation) -> dict[str, list[str]]:
     """{"passage1": signs, "passage2": signs} of an annotated pair, without passages that have none."""
-    return {side: found for side in ("passage1", "passage2") if (found := signs(record[side]))}
+    passages = {"passage1": record["passage1"], "passage2": record["passage2"]}
+    return {side: found for side, text in passages.items() if (found := signs(text))}
 
 
-def summary(records: Sequence[Mapping[str, object]], num_dropped: int) -> dict[str, Any]:
+def summary(records: Sequence[Annotation], num_dropped: int) -> dict[str, object]:
     """Of the report: pairs with a suspect, by kind, and how often the suspect won against a passage without signs.
 
     num_dropped: pairs that were left out, and not asked about.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rankpo.data.relevance import stated
+from rankpo.judges.forms import Scored
 from rankpo.judges.records import Records
 from rankpo.judges.scores import ScoresJudge
 from rankpo.storage.atomic import replace_text
@@ -23,8 +23,8 @@ def teach(
     do not say what is relevant, all are records of hits with label and score. Each query is on the disk before the
     next is scored: started again, the work goes on where it stopped.
     """
-    records = Records(folder / "scores.jsonl", "key")
-    scored: list[tuple[Example, list[float]]] = []
+    records: Records[Scored] = Records(folder / "scores.jsonl", "key")
+    scored: list[tuple[Example, Sequence[float]]] = []
     try:
         for number, example in enumerate(examples):
             if limit is not None and number >= limit:
@@ -54,21 +54,24 @@ def _scores(judge: ScoresJudge, example: Example) -> list[float]:
 
 def pos_neg(example: Example, scores: Sequence[float]) -> dict[str, object]:
     """Relevant candidates under pos, the others under neg, each with the teacher's score."""
-    line: dict[str, Any] = {"query": example.query, "pos": [], "neg": [], "pos_scores": [], "neg_scores": []}
-    for text, positive, score in zip(example.candidates, stated(example) or (), scores, strict=True):
-        side = "pos" if positive else "neg"
-        line[side].append(text)
-        line[f"{side}_scores"].append(score)
-    return {**line, **_about(example)}
+    found = list(zip(example.candidates, stated(example) or (), scores, strict=True))
+    return {
+        "query": example.query,
+        "pos": [text for text, positive, _ in found if positive],
+        "neg": [text for text, positive, _ in found if not positive],
+        "pos_scores": [score for _, positive, score in found if positive],
+        "neg_scores": [score for _, positive, score in found if not positive],
+        **_about(example),
+    }
 
 
-def hits(example: Example, scores: Sequence[float]) -> dict[str, Any]:
+def hits(example: Example, scores: Sequence[float]) -> dict[str, object]:
     """Candidates with their labels and the teacher's scores."""
     found = zip(example.candidates, example.relevance, scores, strict=True)
     listed = [{"content": text, "label": label, "score": score} for text, label, score in found]
     return {"query": example.query, "hits": listed, **_about(example)}
 
 
-def _about(example: Example) -> dict[str, Any]:
+def _about(example: Example) -> dict[str, object]:
     prompt = {} if example.query_prompt is None else {"prompt": example.query_prompt}
     return {"id": example.id, **prompt}

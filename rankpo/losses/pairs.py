@@ -80,3 +80,9 @@ def pair_metrics(scores: Tensor, rewards: Tensor, lengths: Tensor | None = None)
         metrics[f"{group}/margins"] = gap(values)
         metrics[f"{group}/accuracies"] = (gap(values) > 0).to(values.dtype)
     return metrics
+
+
+def soft_bradley_terry(gaps: Tensor, labels: Labels) -> Tensor:
+    """[B] cross-entropy of σ(t_w - t_l) against the confidence c in [.5, 1]; the optimum is σ(gap) = c. gaps: [B]."""
+    certain = labels.confidence.clamp(0.5, 1.0)
+    return certain * negative_log_sigmoid(gaps) + (1 - certain) * negative_log_sigmoid(-gaps)

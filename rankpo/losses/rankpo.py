@@ -8,18 +8,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rankpo.losses.base import Loss, require_choice, require_not_negative, require_positive
-from rankpo.losses.contrastive import ContrastiveLoss
-from rankpo.losses.graded_margin import GradedMarginLoss
-from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.maths import candidate_kl, negative_log_sigmoid
-from rankpo.losses.matryoshka import Matryoshka, matryoshka_of
-from rankpo.losses.pairs import check_preference, fixed_reference, gap, pair_metrics, pair_scores, preference
+from rankpo.losses.pairs import fixed_reference, gap, pair_metrics, pair_scores, preference, soft_bradley_terry
+from rankpo.losses.rankpo_keys import RankPOKeys
 from rankpo.types import Labels, LossOutput, Term
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankPOLoss(Loss):
+class RankPOLoss(RankPOKeys):
     """(1 - ε)ℓ(βz) + εℓ(-βz), or max(0, 1 - βz), with z = A/τ - margin and A = (s_w - s_l) - (r_w - r_l).
 
     scores, reference [B, 2], columns chosen and rejected; with candidates for the KL term [B, G], of which the first
@@ -39,102 +35,14 @@ class RankPOLoss(Loss):
 
     confidence of a pair, c in [.5, 1]: `weight` multiplies preference and sft by 2c - 1; `smoothing` sets ε = 1 - c,
     so that the optimum is σ(βz) = c; `margin` adds confidence_scale·(2c - 1) to the margin (as 2402.10571).
-    matryoshka_*: for `matryoshka`, which calls this loss on the scores of each size.
+    matryoshka_*: for `matryoshka`, which calls this loss on the scores of each size. The keys with their defaults are
+    those of `RankPOKeys`.
     """
 
     on_pairs: ClassVar[bool] = True
 
-    beta: float
-    temperature: float
-    kind: str = "sigmoid"
-    margin: float = 0.0  # γ/β, added after the division by τ.
-    gamma_beta_ratio: float | None = None  # The authors call margin this.
-    reference_free: bool = False
-    label_smoothing: float = 0.0
-    rankpo_weight: float = 1.0
-    sft_weight: float = 0.0
-    confidence: str = "none"
-    confidence_scale: float = 1.0
-    kl_weight: float = 0.0
-    kl_temperature: float | None = None
-    kl_direction: str = "forward"
-    replay_weight: float = 0.0
-    replay_temperature: float | None = None
-    replay_kind: str = "contrastive"
-    replay_margin: float | None = None
-    replay_unknown: str | None = None
-    prior_weight: float = 0.0
-    matryoshka_dims: tuple[int, ...] | None = None
-    matryoshka_weights: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        self._take_alias()
-        require_positive(beta=self.beta, temperature=self.temperature, confidence_scale=self.confidence_scale)
-        require_not_negative(
-            margin=self.margin,
-            rankpo_weight=self.rankpo_weight,
-            sft_weight=self.sft_weight,
-            kl_weight=self.kl_weight,
-            replay_weight=self.replay_weight,
-            prior_weight=self.prior_weight,
-        )
-        check_preference(self.kind, self.label_smoothing)
-        require_choice(("none", "weight", "smoothing", "margin"), confidence=self.confidence)
-        require_choice(("forward", "reverse"), kl_direction=self.kl_direction)
-        _ = self.matryoshka
-        if self.confidence == "smoothing" and (self.kind == "hinge" or self.label_smoothing > 0):
-            raise ValueError(
-                "confidence=smoothing needs kind=sigmoid and label_smoothing=0, "
-                f"got kind={self.kind}, label_smoothing={self.label_smoothing}"
-            )
-        if not (self.rankpo_weight or self.sft_weight or self.prior_weight):
-            raise ValueError(
-                "rankpo_weight, sft_weight and prior_weight are all 0: nothing would learn from the preferences"
-            )
-        if self.prior_weight and (self.kl_weight or not self.reference_free):
-            raise ValueError(
-                f"prior_weight={self.prior_weight} needs reference_free=true and kl_weight=0: scores of a reference hold its "
-                "prior, and these terms see scores without one"
-            )
-        self._check_term("kl", self.kl_weight, self.kl_temperature)
-        self._check_term("replay", self.replay_weight, self.replay_temperature)
-        require_choice(("contrastive", "graded_margin"), replay_kind=self.replay_kind)
-        for name in ("replay_margin", "replay_unknown"):
-            if getattr(self, name) is not None and self.replay_kind != "graded_margin":
-                raise ValueError(
-                    f"{name}={getattr(self, name)} needs replay_kind=graded_margin, got {self.replay_kind}"
-                )
-        _ = self.replay_loss
-
     def without_replay(self) -> RankPOLoss:
         return replace(self, replay_weight=0.0)
-
-    @property
-    def replay_loss(self) -> InBatchLoss | None:
-        """The unweighted loss on `replay_datasets`; None without replay."""
-        if not self.replay_weight or self.replay_temperature is None:
-            return None
-        if self.replay_kind == "contrastive":
-            return ContrastiveLoss(temperature=self.replay_temperature)
-        margin = 2.0 if self.replay_margin is None else self.replay_margin
-        unknown = self.replay_unknown or "masked"
-        return GradedMarginLoss(temperature=self.replay_temperature, margin=margin, unknown=unknown)
-
-    def _take_alias(self) -> None:
-        if self.gamma_beta_ratio is None:
-            return
-        if self.margin not in (0.0, self.gamma_beta_ratio):
-            raise ValueError(
-                f"margin={self.margin} and gamma_beta_ratio={self.gamma_beta_ratio} are two names of one value; set one"
-            )
-        object.__setattr__(self, "margin", self.gamma_beta_ratio)
-
-    @staticmethod
-    def _check_term(name: str, weight: float, temperature: float | None) -> None:
-        if temperature is not None:
-            require_positive(**{f"{name}_temperature": temperature})
-        elif weight:
-            raise ValueError(f"{name}_temperature must be set with {name}_weight={weight}: use that of stage one")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -148,10 +56,6 @@ class RankPOLoss(Loss):
         if need != "vectors":
             return super().asked_by(need)
         return "loss.matryoshka_dims" if self.matryoshka_dims is not None else "loss.replay_weight"
-
-    @property
-    def matryoshka(self) -> Matryoshka | None:
-        return matryoshka_of(self.matryoshka_dims, self.matryoshka_weights)
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:
         ones = super().weights(labels)["loss"]
@@ -209,9 +113,3 @@ class RankPOLoss(Loss):
         if self.confidence != "smoothing":
             return self.label_smoothing
         return 1 - labels.confidence.clamp(0.5, 1.0)
-
-
-def soft_bradley_terry(gaps: Tensor, labels: Labels) -> Tensor:
-    """[B] cross-entropy of σ(t_w - t_l) against the confidence c in [.5, 1]; the optimum is σ(gap) = c. gaps: [B]."""
-    certain = labels.confidence.clamp(0.5, 1.0)
-    return certain * negative_log_sigmoid(gaps) + (1 - certain) * negative_log_sigmoid(-gaps)

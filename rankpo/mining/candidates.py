@@ -17,6 +17,7 @@ from rankpo.mining.settings import MiningSettings
 from rankpo.retrieval.bm25 import Bm25Index, Tokenize
 from rankpo.retrieval.dense import DenseSearch, Hits
 from rankpo.retrieval.fusion import fuse
+from rankpo.retrieval.ragged import RaggedSearch, make_search
 
 Say = Callable[[str], None]
 
@@ -75,10 +76,11 @@ class Search:
         return Searched([_fused(settings, *pair) for pair in pairs], hits.recall)
 
     @property
-    def dense_search(self) -> DenseSearch:
+    def dense_search(self) -> DenseSearch | RaggedSearch:
         settings = self.settings
         faiss = settings.faiss if settings.backend == "faiss" else None
-        return DenseSearch(top_k=settings.top_k, device=self.device, say=self.say, faiss=faiss)
+        assert self.dense is not None
+        return make_search(self.dense.model, settings.top_k, self.device, self.say, faiss)
 
     def check_memory(self, dim: int) -> None:
         """Raises TooLargeError if the source searches vectors and they do not fit. dim: dimensions of a vector."""

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rankpo.mining.data import MiningData
 from rankpo.mining.pipeline import Mined
@@ -23,7 +22,7 @@ def contrastive(data: MiningData, item: Mined) -> Iterator[dict[str, object]]:
 def pos_neg(data: MiningData, item: Mined) -> Iterator[dict[str, object]]:
     """FlagEmbedding's; scores where every candidate of the line has one."""
     query, positives, negatives = _texts(data, item)
-    record: dict[str, Any] = {"id": data.queries[item.query].id, "query": query, "pos": positives, "neg": negatives}
+    record: dict[str, object] = {"id": data.queries[item.query].id, "query": query, "pos": positives, "neg": negatives}
     scores = [*item.positives.tolist(), *(negative.score for negative in item.negatives)]
     if all(math.isfinite(score) for score in scores):
         rounded = [_rounded(score) for score in scores]
@@ -51,7 +50,7 @@ def labeled_list(data: MiningData, item: Mined) -> Iterator[dict[str, object]]:
     yield {"query": query, "documents": positives + negatives, "labels": labels, **_prompt(data, item)}
 
 
-def ids(data: MiningData, item: Mined) -> Iterator[dict[str, Any]]:
+def ids(data: MiningData, item: Mined) -> Iterator[dict[str, object]]:
     """Tevatron's."""
     query = data.queries[item.query]
     yield {
@@ -73,7 +72,7 @@ FORMATS: dict[str, Callable[[MiningData, Mined], Iterator[dict[str, object]]]] =
 }
 
 
-def meta(data: MiningData, item: Mined) -> dict[str, Any]:
+def meta(data: MiningData, item: Mined) -> dict[str, object]:
     """Where each negative of a query comes from."""
     query = data.queries[item.query]
     return {

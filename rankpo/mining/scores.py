@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from rankpo.mining.data import MiningData
-from rankpo.models.embedding.inputs import EmbeddingInputs
-from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
+from rankpo.retrieval.embeddings import TextList, cached_embeddings
+from rankpo.retrieval.stored import Embeddings, Stored
 from rankpo.runs import processes
 
 if TYPE_CHECKING:
-    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.vectors import GivesVectors
 
 Say = Callable[[str], None]
 
@@ -33,28 +33,28 @@ class PairScorer(Protocol):
 class DenseScores:
     """Embeddings of the queries, and of as many texts as some step asks for, kept under `cache_dir`."""
 
-    model: EmbeddingModel
+    model: GivesVectors
     data: MiningData
     cache_dir: Path
     say: Say
-    _queries: Embeddings | None = field(default=None, init=False)
-    _texts: Embeddings | None = field(default=None, init=False)
+    _queries: Stored | None = field(default=None, init=False)
+    _texts: Stored | None = field(default=None, init=False)
     _rows: np.ndarray | None = field(default=None, init=False)
 
     @property
-    def queries(self) -> Embeddings:
+    def queries(self) -> Stored:
         if self._queries is None:
             queries = self.data.queries
             model, texts = self.model, [query.text for query in queries]
             if any(query.prompt is not None for query in queries):
-                own = model.settings.query_prompt
+                own = model.inputs.prompt("query")
                 prompts = [own if query.prompt is None else query.prompt for query in queries]
                 model, texts = without_prompt(model), [a + b for a, b in zip(prompts, texts, strict=True)]
             listed = TextList([str(number) for number in range(len(queries))], texts)
             self._queries = cached_embeddings(self.cache_dir, model, listed, "query", self.say)
         return self._queries
 
-    def encode(self, numbers: np.ndarray | None = None) -> Embeddings:
+    def encode(self, numbers: np.ndarray | None = None) -> Stored:
         """Embeddings of all texts, or of those with the given numbers (sorted, distinct)."""
         data = self.data
         chosen = range(len(data.texts)) if numbers is None else numbers.tolist()
@@ -64,21 +64,28 @@ class DenseScores:
         return self._texts
 
     def vectors(self, numbers: np.ndarray) -> np.ndarray:
-        """[n, D] of texts that `encode` covered."""
-        assert self._texts is not None, "encode comes first"
-        return self._texts.rows(numbers if self._rows is None else np.searchsorted(self._rows, numbers))
+        """[n, D] of texts that `encode` covered, of kinds with one vector per text."""
+        assert isinstance(self._texts, Embeddings), "encode comes first"
+        return self._texts.rows(self._places(numbers))
+
+    def _places(self, numbers: np.ndarray) -> np.ndarray:
+        return numbers if self._rows is None else np.searchsorted(self._rows, numbers)
 
     def scores(self, query: int, numbers: np.ndarray) -> np.ndarray:
-        """[n] float64 inner products of one query with texts."""
-        vector = self.queries.rows(np.array([query]))[0]
-        return (self.vectors(numbers) @ vector).astype(np.float64)
+        """[n] float64 scores of one query with texts, by the model's similarity."""
+        assert self._texts is not None, "encode comes first"
+        if isinstance(self._texts, Embeddings) and not self._texts.sparse:
+            vector = self.queries.vectors(np.array([query])).rows.numpy()[0]
+            return (self.vectors(numbers) @ vector).astype(np.float64)
+        asked, given = self.queries.vectors(np.array([query])), self._texts.vectors(self._places(numbers))
+        return self.model.stored_similarity(asked, given)[0].numpy().astype(np.float64)
 
 
-def without_prompt(model: EmbeddingModel) -> EmbeddingModel:
+def without_prompt(model: GivesVectors) -> GivesVectors:
     """The same weights behind inputs that put nothing in front of a query: its texts bring their prompts."""
     plain = copy(model)
-    plain.settings = replace(model.settings, query_prompt="")
-    plain.inputs = EmbeddingInputs(model.tokenizer, plain.settings)
+    plain.settings = replace(model.settings, **{"query_prompt": ""})
+    plain.inputs = type(model.inputs)(model.tokenizer, plain.settings)
     return plain
 
 

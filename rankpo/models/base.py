@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rankpo.errors import ConfigError
-from rankpo.models.engine.body import body_of
-from rankpo.models.engine.packing import PACKED_SDPA, can_pack, packed_arguments, position_offset
+from rankpo.models.engine.body import body_of, summary
+from rankpo.models.engine.packing import packed_arguments, position_offset, switch_to_packed
 from rankpo.models.hub import push
 from rankpo.models.inputs import Inputs
-from rankpo.models.loading import LoadingError
-from rankpo.types import Batch, Labels, Sequences
+from rankpo.models.settings import Settings
+from rankpo.runs.processes import Shardable
+from rankpo.types import Batch, Labels, Prompt, Sequences
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,10 +40,10 @@ class Writer(Protocol):
     @property
     def origin(self) -> str: ...
 
-    def save(self, folder: Path, model: object, description: Mapping[str, object]) -> float: ...
+    def save(self, folder: Path, model: Any, description: Mapping[str, object]) -> float: ...
 
 
-class RankingModel(nn.Module):
+class RankingModel(Shardable):
     """A transformers backbone that processes ragged sequences chunk by chunk; one subclass per kind.
 
     A kind implements `forward`, `score` and `slot_scores`. kind: its name. inputs: converts the texts of a table to
@@ -55,11 +56,10 @@ class RankingModel(nn.Module):
     """
 
     kind: ClassVar[str]
-    sharded: bool = False
     sparsity: Sparsity | None = None  # Regularisation of a model with sparse vectors, which the trainers add.
     precision: str = "fp32"  # Precision of forward passes, set by the task; the key of stored vectors includes it.
     inputs: Inputs
-    settings: Any
+    settings: Settings
     tokenizer: PreTrainedTokenizerBase
     writer: Writer  # The kind that built the model.
     description: Mapping[str, object] = MappingProxyType({})  # How it was trained, for its card.
@@ -78,7 +78,7 @@ class RankingModel(nn.Module):
             raise ValueError(f"model.layout must be one of auto, packed, padded, got {layout!r}")
         self.chunk_tokens = chunk_tokens
         inner = body_of(backbone)
-        self.packed = layout != "padded" and _switch_to_packed(inner)
+        self.packed = layout != "padded" and switch_to_packed(inner)
         if layout == "packed" and not self.packed:
             raise ValueError(
                 f"model.layout=packed: {type(backbone).__name__} cannot be packed; set model.layout=padded"
@@ -152,7 +152,7 @@ class RankingModel(nn.Module):
         seen = mask if attended is None else places < attended.to(self.device)[:, None]
         return self._backbone(input_ids=padded, attention_mask=seen.long(), **others)[mask]
 
-    def _backbone(self, **arguments: Any) -> Tensor:
+    def _backbone(self, **arguments: object) -> Tensor:
         # The body includes the adapters, which are inside the layers; it excludes the head.
         return body_of(self.base)(**arguments, **self.constant_arguments).last_hidden_state
 
@@ -167,6 +167,10 @@ class RankingModel(nn.Module):
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
         """Returns [slots] float32 on every rank: the score of every candidate of the table for its query."""
         raise NotImplementedError(f"{type(self).__name__} must define slot_scores")
+
+    def scores_of(self, query: Prompt, candidates: Sequence[str]) -> list[float] | None:
+        """Returns the scores of a query's candidates, for judges; None for kinds that give none of single texts."""
+        return None
 
     def learning_rates(self) -> dict[str, float]:
         """Returns learning rates of parameters, by name, that differ from the optimizer's."""
@@ -218,6 +222,22 @@ class RankingModel(nn.Module):
     def has_adapters(self) -> bool:
         return hasattr(self.backbone, "peft_config")
 
+    def take_adapters(self, adapted: PeftModel) -> None:
+        """Replaces the backbone by the same one under adapters. The adapters of an unused pooler are frozen too, since
+        DDP waits for every trained weight's gradient."""
+        self.backbone = adapted
+        base = self.base
+        if body_of(base) is base:
+            freeze_pooler(base)
+
+    def summary(self, origin: str, attention: str) -> str:
+        """One line about the model. origin: of its weights. attention: its implementation."""
+        return summary(origin, self, f"{'packed' if self.packed else 'padded'} {attention}")
+
+    def compile_body(self) -> None:
+        """Compiles the body with torch.compile, for sequences of any length."""
+        body_of(self.base).compile(dynamic=True)
+
     def merge_adapters(self) -> None:
         """Adds the adapters, if there are any, to the weights that they adapt."""
         if self.has_adapters:
@@ -251,17 +271,6 @@ def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor], count: int, device
     return full.index_copy(0, places.to(device), values)
 
 
-def _switch_to_packed(backbone: PreTrainedModel) -> bool:
-    """Enables packed attention if the architecture supports it, and returns whether it does."""
-    asked = backbone.config._attn_implementation
-    if asked == "sdpa":
-        backbone.config._attn_implementation = PACKED_SDPA
-    if can_pack(backbone, asked):
-        return True
-    backbone.config._attn_implementation = asked
-    return False
-
-
 @contextmanager
 def plain_attention(backbone: PreTrainedModel, packed: bool) -> Iterator[Any]:
     """Yields the backbone with transformers' own attention, which other libraries and generation need. packed: whether
@@ -281,13 +290,3 @@ def freeze_pooler(backbone: PreTrainedModel) -> None:
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module):
         pooler.requires_grad_(False)
-
-
-def check_vocabulary(origin: str, inputs: Inputs, backbone: PreTrainedModel) -> None:
-    """Raises LoadingError for a tokenizer with more tokens than the model has embeddings."""
-    embeddings: Any = backbone.get_input_embeddings()
-    rows, size = int(embeddings.weight.shape[0]), len(inputs.tokenizer)
-    if size > rows:
-        raise LoadingError(
-            f"{origin}: the tokenizer has {size} tokens and the model {rows} embeddings; they are not of one model"
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,24 +17,29 @@ from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable
 from rankpo.data.text.long_texts import leading_ids, token_bound
 from rankpo.data.text.special_tokens import SpecialTokens
+from rankpo.errors import LoadingError
+from rankpo.models.settings import Settings
 from rankpo.types import Batch, Labels, Sequences
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class GroupKeys(NamedTuple):
+KeyT = TypeVar("KeyT", bound=Hashable)  # Of one sequence; each kind has its own form.
+
+
+class GroupKeys(NamedTuple, Generic[KeyT]):
     """Keys of the sequences of one group; equal keys denote one sequence.
 
     candidates: one key per candidate. query: the key of the query's own sequence, None for models that read the query
     jointly with its candidates.
     """
 
-    candidates: Sequence[Hashable]
-    query: Hashable | None = None
+    candidates: Sequence[KeyT]
+    query: KeyT | None = None
 
 
-class Inputs(ABC):
+class Inputs(ABC, Generic[KeyT]):
     """Base of the inputs of all kinds.
 
     A kind implements `pieces`, `keys`, `sizes` and `sequences`; all kinds share `costs` and `collate`.
@@ -42,25 +47,25 @@ class Inputs(ABC):
     """
 
     tokenizer: PreTrainedTokenizerBase
-    settings: Any
+    settings: Settings
 
     @abstractmethod
     def pieces(self) -> Pieces:
         """Returns the conversion of texts to rows of the table."""
 
     @abstractmethod
-    def keys(self, group: Group) -> GroupKeys:
+    def keys(self, group: Group) -> GroupKeys[KeyT]:
         """Returns the keys of a group's sequences."""
 
     @abstractmethod
-    def sizes(self, table: ExampleTable, keys: Sequence[Any]) -> np.ndarray:
+    def sizes(self, table: ExampleTable, keys: Sequence[KeyT]) -> np.ndarray:
         """[len(keys)] int64: tokens of each sequence."""
 
     @abstractmethod
-    def sequences(self, table: ExampleTable, keys: Sequence[Any]) -> Sequences:
+    def sequences(self, table: ExampleTable, keys: Sequence[KeyT]) -> Sequences:
         """The sequences of the keys, in their order."""
 
-    def positives(self, table: ExampleTable, group: Group) -> Sequence[Hashable]:
+    def positives(self, table: ExampleTable, group: Group) -> Sequence[KeyT]:
         """Returns keys of the texts that any example of the table marks as relevant to the group's query.
 
         Raises ValueError for models that do not encode texts separately.
@@ -74,7 +79,7 @@ class Inputs(ABC):
         """Returns the labels of the groups; kinds that score tokens add token counts."""
         return labels_of(groups)
 
-    def shared(self, table: ExampleTable, keys: Sequence[Any]) -> int:
+    def shared(self, table: ExampleTable, keys: Sequence[KeyT]) -> int:
         """Returns the number of tokens of a group's sequences that the model saves by sharing a prefix."""
         return 0
 
@@ -87,11 +92,25 @@ class Inputs(ABC):
         completions define it."""
         return []
 
+    def check_vocabulary(self, backbone: PreTrainedModel, origin: str) -> None:
+        """Raises LoadingError for a tokenizer with more tokens than the model has embeddings. origin: of the weights."""
+        size, missing = len(self.tokenizer), self.missing_embeddings(backbone)
+        if missing > 0:
+            raise LoadingError(
+                f"{origin}: the tokenizer has {size} tokens and the model {size - missing} embeddings; they are not of "
+                "one model"
+            )
+
+    def missing_embeddings(self, backbone: PreTrainedModel) -> int:
+        """Returns how many tokens the tokenizer has more than the model has embeddings; may be negative."""
+        table = cast("torch.nn.Embedding", backbone.get_input_embeddings())
+        return len(self.tokenizer) - int(table.weight.shape[0])
+
     def costs(self, table: ExampleTable, groups: Sequence[Group]) -> np.ndarray:
         """[len(groups)] int64: tokens of each group; equal candidates of a group count once."""
         return np.array([self._cost(table, self.keys(group)) for group in groups], dtype=np.int64)
 
-    def _cost(self, table: ExampleTable, keys: GroupKeys) -> int:
+    def _cost(self, table: ExampleTable, keys: GroupKeys[KeyT]) -> int:
         distinct = list(dict.fromkeys(keys.candidates))
         own = [] if keys.query is None else [keys.query]
         return int(self.sizes(table, [*own, *distinct]).sum()) - self.shared(table, distinct)
@@ -109,7 +128,7 @@ class Inputs(ABC):
         scores of the reference model.
         """
         of_groups = [self.keys(group) for group in groups]
-        index: dict[Hashable, int] = {}
+        index: dict[KeyT, int] = {}
         own = [keys.query for keys in of_groups if keys.query is not None]
         queries = [index.setdefault(key, len(index)) for key in own]
         labels = self.labels(table, groups)
@@ -127,7 +146,7 @@ class Inputs(ABC):
             reference=None if reference is None else stored_reference(groups, candidates.shape[1], reference),
         )
 
-    def _positives(self, table: ExampleTable, groups: Sequence[Group], index: dict[Hashable, int]) -> torch.Tensor:
+    def _positives(self, table: ExampleTable, groups: Sequence[Group], index: dict[KeyT, int]) -> torch.Tensor:
         """[P, 2] pairs (query, sequence) of this batch."""
         pairs = [
             (b, index[key]) for b, group in enumerate(groups) for key in self.positives(table, group) if key in index
@@ -135,7 +154,16 @@ class Inputs(ABC):
         return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
 
-class TextInputs(Inputs):
+class TextSettings(Protocol):
+    """The settings that kinds with a separate sequence for each text have. Lengths are in tokens."""
+
+    query_max_length: int
+    passage_max_length: int
+    query_prompt: str
+    passage_prompt: str
+
+
+class TextInputs(Inputs[tuple[int, str]]):
     """Inputs of models that encode each text separately: prompt, text and special tokens, cut at the role's length.
 
     The prompt is tokenised together with the text, as sentence-transformers and the servers do, so that a text has
@@ -143,7 +171,11 @@ class TextInputs(Inputs):
     if a row has the same tokens in both roles. Roles are "query" and "candidate".
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: object) -> None:
+    @property
+    def _texts(self) -> TextSettings:
+        return cast("TextSettings", self.settings)
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: Settings) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
         self.special = SpecialTokens.learn(tokenizer)
@@ -151,15 +183,15 @@ class TextInputs(Inputs):
     @property
     def roles_alike(self) -> bool:
         """Whether a row of the table has the same tokens as query and as candidate."""
-        return bool(self.settings.query_max_length == self.settings.passage_max_length)
+        return bool(self._texts.query_max_length == self._texts.passage_max_length)
 
     def prompt(self, role: str) -> str:
         """Returns the prompt of the role."""
-        return str(self.settings.query_prompt if role == "query" else self.settings.passage_prompt)
+        return str(self._texts.query_prompt if role == "query" else self._texts.passage_prompt)
 
     def max_length(self, role: str) -> int:
         """Tokens of the longest sequence of the role, special tokens included."""
-        return int(self.settings.query_max_length if role == "query" else self.settings.passage_max_length)
+        return int(self._texts.query_max_length if role == "query" else self._texts.passage_max_length)
 
     def pieces(self) -> Pieces:
         prompts = [self.prompt("query"), self.prompt("candidate")]
@@ -192,7 +224,7 @@ class TextInputs(Inputs):
     def key(self, row: int, role: str) -> tuple[int, str]:
         return int(row), "" if self.roles_alike else role
 
-    def keys(self, group: Group) -> GroupKeys:
+    def keys(self, group: Group) -> GroupKeys[tuple[int, str]]:
         candidates = [self.key(row, "candidate") for row in group.candidates]
         return GroupKeys(candidates, self.key(group.query, "query"))
 
@@ -214,7 +246,7 @@ class TextInputs(Inputs):
         return join([self.assemble(np.asarray(ids, dtype=np.int64), role) for ids in encoded])
 
 
-def tokenizer_state(tokenizer: Any) -> str:
+def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
     """Returns a text that changes with the tokenizer's ids, including those of its special tokens.
 
     A fast tokenizer's own state does not include the choice of eos and bos, so this function adds it.

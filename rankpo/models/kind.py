@@ -10,11 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, cast
 
-from rankpo.errors import ConfigError, unknown
-from rankpo.models.adapters import LoraSettings, add_adapters
-from rankpo.models.architectures import is_decoder
+from rankpo.errors import ConfigError, LoadingError
+from rankpo.models.adapters import LoraSettings
 from rankpo.models.frozen import WeightForm, keep_layout
 from rankpo.models.saved import Stated, own_statement
 from rankpo.models.settings import Settings
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from rankpo.models.base import RankingModel
+    from rankpo.models.families import Family
     from rankpo.models.inputs import Inputs
     from rankpo.models.loading import Source
     from rankpo.models.saving import FolderFormat
@@ -32,10 +33,17 @@ LAYOUTS = ("auto", "packed", "padded")
 GIVES = ("vectors", "token_logps", "lists", "pairs", "rewards", "text")
 Say = Callable[[str], None]
 
+# Covariant, so that each kind is an `AnyKind`; its methods are called with the objects that it made itself.
+SettingsT_co = TypeVar("SettingsT_co", bound=Settings, covariant=True)
+InputsT_co = TypeVar("InputsT_co", bound="Inputs", covariant=True)
+ModelT_co = TypeVar("ModelT_co", bound="RankingModel", covariant=True)
+
 
 @dataclass(frozen=True, kw_only=True)
-class ModelKind(ABC):
+class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
     """The source of the weights and the kind of model to build. Subclasses inherit the settings of their kind.
+
+    The type parameters are the `Settings`, the `Inputs` and the `RankingModel` of the kind.
 
     kind: the name of the kind and of its folder. gives: the outputs of its models, out of `GIVES`; losses, tasks and
     evaluators declare their needs. logps: the conversion of scores to log-probabilities ("candidates": a softmax over
@@ -67,7 +75,7 @@ class ModelKind(ABC):
     quantization: str | None = None
     trust_remote_code: bool = False
     use_peft: bool = False
-    peft: Mapping[str, Any] = field(default_factory=dict)
+    peft: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.random is None and self.name_or_path is None and self.load_from is None:
@@ -85,13 +93,8 @@ class ModelKind(ABC):
 
     @property
     def lora(self) -> LoraSettings:
-        """Raises ValueError for a key that `LoraSettings` does not have, with a separate message for peft's keys."""
-        known = {item.name for item in fields(LoraSettings)}
-        for name in self.peft:
-            if name not in known:
-                ours = f"lora_{name}" if f"lora_{name}" in known else ""
-                raise ValueError(unknown("peft", str(name), known, f"; here it is peft.{ours}" if ours else ""))
-        return LoraSettings(**self.peft)
+        """The settings of adapters. Raises ValueError for an unknown key, and for a value that they refuse."""
+        return LoraSettings.of(self.peft)
 
     @property
     def weight_form(self) -> WeightForm:
@@ -99,9 +102,15 @@ class ModelKind(ABC):
         return WeightForm(self.dtype, self.quantization, self.use_peft, self.is_random)
 
     @property
-    def settings(self) -> Any:
+    def settings(self) -> SettingsT_co:
         """The checked settings of the kind from the yaml and the command line."""
-        return self.settings_class(**{item.name: getattr(self, item.name) for item in fields(self.settings_class)})
+        values = {item.name: getattr(self, item.name) for item in fields(self.settings_class)}
+        return cast("SettingsT_co", self.settings_class(**values))
+
+    @property
+    def continues_adapters(self) -> bool:
+        """Whether training goes on with adapters of an earlier run."""
+        return False
 
     @property
     def is_random(self) -> bool:
@@ -120,32 +129,32 @@ class ModelKind(ABC):
 
     def decodes(self) -> bool:
         """Whether the architecture of the weights is a decoder with causal attention."""
-        from rankpo.models import loading
+        from rankpo.models import architectures, loading
 
         if self.random is not None and self.is_random:
-            return is_decoder(str(self.random.get("model_type")))
-        return is_decoder(loading.model_type(self.source()))
+            return architectures.is_decoder(str(self.random.get("model_type")))
+        return architectures.is_decoder(loading.model_type(self.source()))
 
     # Each kind implements the following methods.
 
     @abstractmethod
-    def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: Any, say: Say) -> Inputs:
+    def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: SettingsT_co, say: Say) -> InputsT_co:  # type: ignore[misc]
         """Returns the inputs of the kind. Raises ValueError for settings that the tokenizer does not support."""
 
     @abstractmethod
-    def load(self, inputs: Any, say: Say) -> PreTrainedModel:
+    def load(self, inputs: InputsT_co, say: Say) -> PreTrainedModel:  # type: ignore[misc]
         """Loads the weights with the head of the kind, by `backbone`."""
 
     @abstractmethod
-    def wrap(self, backbone: PreTrainedModel, inputs: Any) -> Any:
+    def wrap(self, backbone: PreTrainedModel, inputs: InputsT_co) -> ModelT_co:  # type: ignore[misc]
         """Returns the `RankingModel` of the kind. Raises ValueError for an unsuitable backbone."""
 
     @abstractmethod
-    def adapt(self, model: Any) -> object:
+    def adapt(self, model: ModelT_co) -> PeftModel:  # type: ignore[misc]
         """The backbone of the model under new adapters, by `adapted`."""
 
     @abstractmethod
-    def folder_format(self) -> FolderFormat[Any]:
+    def folder_format(self) -> FolderFormat[ModelT_co]:  # type: ignore[type-var]
         """How the models of the kind are saved."""
 
     def stated(self, folder: Path) -> Stated | None:
@@ -156,7 +165,7 @@ class ModelKind(ABC):
         """Returns the keys that win over those of a saved folder. explicit: the keys of the command line."""
         return explicit
 
-    def decided(self, settings: Any) -> object:
+    def decided(self, settings: SettingsT_co) -> SettingsT_co:  # type: ignore[misc]
         """Returns the settings with every `auto` resolved by the architecture of the weights.
 
         Raises ConfigError for an architecture that this kind does not support.
@@ -173,12 +182,12 @@ class ModelKind(ABC):
                 ]
             )
 
-    def finish(self, model: Any, needs: frozenset[str], say: Say) -> None:  # noqa: B027 (most kinds add nothing)
+    def finish(self, model: ModelT_co, needs: frozenset[str], say: Say) -> None:  # type: ignore[misc]
         """Adds the parts that the loss needs to the built model."""
 
     # All kinds share the following methods.
 
-    def open_inputs(self, say: Say, explicit: Collection[str] = ()) -> Any:
+    def open_inputs(self, say: Say, explicit: Collection[str] = ()) -> InputsT_co:
         """Returns the `Inputs` of the kind without loading weights, so that the data can be checked first.
 
         explicit: keys of the command line, which win over those of a `load_from` folder. Raises LoadingError
@@ -186,9 +195,9 @@ class ModelKind(ABC):
         """
         from rankpo.models import loading, random_weights, tokenizers
 
-        settings, stated = self.settings, None
+        stated = None
         if self.is_random:
-            tokenizer: Any = random_weights.byte_tokenizer()
+            tokenizer: PreTrainedTokenizerBase = random_weights.byte_tokenizer()
         else:
             source = self.source()
             loading.check_folder(source)
@@ -197,18 +206,16 @@ class ModelKind(ABC):
             if stated is not None and stated.lower_case:
                 tokenizers.lower_case(tokenizer)
         try:
-            if stated is not None:  # Keys of the command line may contradict those of the folder.
-                settings = self._with_stated(settings, stated, explicit, say)
+            # Keys of the command line may contradict those of the folder.
+            settings = self.settings if stated is None else self._with_stated(stated, explicit, say)
             return self.make_inputs(tokenizer, self.decided(settings), say)
         except ConfigError:
             raise
         except ValueError as error:
-            raise loading.LoadingError(f"{self.origin}: {error}") from error
+            raise LoadingError(f"{self.origin}: {error}") from error
 
     def _statement(self, folder: Path) -> Stated | None:
         """What the folder states. Raises ConfigError or LoadingError for files that cannot be read."""
-        from rankpo.models.loading import LoadingError
-
         try:
             return self.stated(folder)
         except ConfigError:
@@ -216,47 +223,46 @@ class ModelKind(ABC):
         except (ValueError, KeyError, TypeError) as error:
             raise LoadingError(str(error)) from error
 
-    def _with_stated(self, settings: Any, stated: Stated, explicit: Collection[str], say: Say) -> object:
+    def _with_stated(self, stated: Stated, explicit: Collection[str], say: Say) -> SettingsT_co:
         """Merges the folder's settings, except for keys of the command line, and reports the sources."""
-        settings, lines = settings.preferring(stated.values, self.asked(explicit), self.origin)
+        settings, lines = self.settings.preferring(stated.values, self.asked(explicit), self.origin)
         for line in (*lines, *stated.notes):
             say(line)
         say(f"{self.origin}: {settings.in_words()} (from {stated.source})")
         return settings
 
     def build(
-        self, inputs: Any, say: Say, gradient_checkpointing: bool = False, needs: frozenset[str] = frozenset()
-    ) -> Any:
+        self,
+        inputs: InputsT_co,  # type: ignore[misc]
+        say: Say,
+        gradient_checkpointing: bool = False,
+        needs: frozenset[str] = frozenset(),
+    ) -> ModelT_co:
         """The model on the CPU in float32. needs: what the loss needs, as `Loss.needs` names it.
 
         Raises LoadingError where weights cannot be found, read or used.
         """
-        from rankpo.models import base, loading
-        from rankpo.models.engine.body import body_of, summary
-
-        backbone: Any = self.load(inputs, say)
+        backbone = self.load(inputs, say)
         keep_layout(backbone)
-        base.check_vocabulary(self.origin, inputs, backbone)
+        inputs.check_vocabulary(backbone, self.origin)
         try:
             model = self.wrap(backbone, inputs)
         except ConfigError:
             raise
         except ValueError as error:
-            raise loading.LoadingError(f"{self.origin}: {error}") from error
+            raise LoadingError(f"{self.origin}: {error}") from error
         if gradient_checkpointing:
             backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.use_peft:
-            model.backbone = self.adapt(model)
-            if body_of(backbone) is backbone:
-                base.freeze_pooler(backbone)  # Its adapters too: DDP waits for every trained weight's gradient.
+            model.take_adapters(self.adapt(model))
         if self.compile:
-            body_of(model.base).compile(dynamic=True)
+            model.compile_body()
         self.finish(model, needs, say)
         model.writer = self
-        say(summary(self.origin, model, f"{'packed' if model.packed else 'padded'} {self.attn_implementation}"))
+        say(model.summary(self.origin, self.attn_implementation))
         return model
 
-    def save(self, folder: Path, model: object, description: Mapping[str, object]) -> float:
+    def save(self, folder: Path, model: ModelT_co, description: Mapping[str, object]) -> float:  # type: ignore[misc]
         """Writes a model of this kind as a folder atomically; see `saving.save`. Returns the largest difference
         seen after loading it again."""
         from rankpo.models.saving import save
@@ -265,17 +271,14 @@ class ModelKind(ABC):
         of_a_user = {} if own.startswith("rankpo.") else {"kind_class": f"{own}.{type(self).__name__}"}
         return save(folder, model, self.folder_format(), {**description, **of_a_user})
 
-    def backbone(self, family: Any = None, say: Say | None = None) -> PreTrainedModel:
+    def backbone(self, family: Family | None = None, say: Say | None = None) -> PreTrainedModel:
         """Loads the weights with the head of a transformers family; None: without a head. On the CPU in float32, unless
         dtype or quantization asks for less.
 
         say: takes a line about an unused head of the checkpoint.
         """
-        from transformers import AutoModel
-
         from rankpo.models import loading, random_weights
 
-        family = family or AutoModel
         if self.is_random:
             return random_weights.random_backbone(self.random or {}, self.attn_implementation, family)
         return loading.load_backbone(
@@ -287,6 +290,11 @@ class ModelKind(ABC):
             say=say,
         )
 
-    def adapted(self, backbone: PreTrainedModel, task_type: str, **more: Any) -> PeftModel:
-        """Wraps the backbone in new adapters. task_type: peft's; more: further keys of its LoraConfig."""
-        return add_adapters(backbone, self.lora, task_type, **more)
+    def adapted(self, backbone: PreTrainedModel, task_type: str, modules_to_save: list[str] | None = None) -> PeftModel:
+        """Wraps the backbone in new adapters. task_type: peft's; modules_to_save: names of modules that are trained whole."""
+        from rankpo.models.adapting import add_adapters
+
+        return add_adapters(backbone, self.lora, task_type, modules_to_save)
+
+
+AnyKind: TypeAlias = "ModelKind[Settings, Inputs, RankingModel]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import isabstract
 from pathlib import Path
 
 from rankpo.config import packages
@@ -27,7 +28,7 @@ def kind_class(name: str, target: str | None = None) -> type[ModelKind]:
         raise ValueError(unknown("kind", name, kind_names()))
     module = import_module(f"rankpo.models.{name}.config")
     found = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
-    (kind,) = [item for item in found if issubclass(item, ModelKind)]
+    (kind,) = [item for item in found if issubclass(item, ModelKind) and not isabstract(item)]
     return kind
 
 

@@ -7,13 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 TABLE = Path(__file__).with_name("known.yaml")
 
 
 @cache
 def table() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
     """Hub id to kind to keys of that kind."""
-    import yaml
 
     found: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     return found

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from rankpo.errors import ConfigError
+from rankpo.models.base import RankingModel
 from rankpo.models.kinds import kind_class
 from rankpo.models.loading import LoadingError, resolve
 from rankpo.models.saved import RECORD, read_json, saved_class, saved_kind
@@ -15,7 +15,7 @@ from rankpo.models.saved import RECORD, read_json, saved_class, saved_kind
 OF_THE_FORMAT = ("kind", "kind_class", "format", "settings")  # Entries of rankpo.json that saving writes by itself.
 
 
-def load_saved(path: str, device: str | None = None) -> Any:
+def load_saved(path: str, device: str | None = None) -> RankingModel:
     """See `rankpo.load`."""
     is_folder = Path(path).is_dir()
     if not is_folder and (path.startswith((".", "/", "~")) or path.count("/") != 1):

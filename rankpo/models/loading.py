@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
+from huggingface_hub import snapshot_download
 from transformers import (
-    AutoModel,
-    AutoModelForTextEncoding,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as huggingface_logging
 
-from rankpo.errors import ConfigError, InputError
+from rankpo.errors import ConfigError
+from rankpo.errors import LoadingError as LoadingError
+from rankpo.models.families import Family, headless
 from rankpo.models.frozen import WeightForm
 from rankpo.models.saved import RECORD, read_json
 from rankpo.models.st_folders import transformer_folder
 from rankpo.storage.folders import MANIFEST, damage
+
+if TYPE_CHECKING:
+    import torch
+
+    pass
 
 huggingface_logging.disable_progress_bar()  # The logger decides what to print.
 
@@ -34,10 +40,6 @@ EXACT = WeightForm(dtype="float32")
 DOWNLOADED = (  # Configuration, tokenizer and weights; no pickles.
     *("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "*.vocab", "*.tiktoken", "artifact.metadata"),
 )
-
-
-class LoadingError(InputError, RuntimeError):
-    """Raised for a model that cannot be loaded; the message names the source and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,6 @@ def snapshot(name: str, revision: str | None = None) -> str:
 
     Raises LoadingError if the hub has no such repository or is unreachable.
     """
-    from huggingface_hub import snapshot_download
-
     try:
         return snapshot_download(
             name,
@@ -130,18 +130,18 @@ def load_backbone(
     attn_implementation: str = "sdpa",
     form: WeightForm = EXACT,
     trust_remote_code: bool = False,
-    family: object = AutoModel,
+    family: Family | None = None,
     say: Callable[[str], None] | None = None,
 ) -> PreTrainedModel:
-    """Loads the model of a family (AutoModel: without a head) from safetensors.
+    """Loads the model of a family (None: without a head) from safetensors.
 
     form: the type and quantisation; float32 for trained weights, since an update of 5e-6 on a bfloat16 weight of 0.02
-    rounds to zero. say: takes a line about an unused head of the checkpoint. Raises LoadingError, also for missing tensors and for tensors without a place in
-    the config's architecture.
+    rounds to zero. say: takes a line about an unused head of the checkpoint. Raises LoadingError, also for missing
+    tensors and for tensors without a place in the config's architecture.
     """
     dtype = form.torch_dtype(_stored_dtype(_read(source)))
     quantization = form.quantized(dtype)
-    arguments: dict[str, Any] = {
+    arguments: dict[str, object] = {
         "dtype": dtype,
         **({} if quantization is None else {"quantization_config": quantization}),
         "attn_implementation": attn_implementation,
@@ -154,7 +154,7 @@ def load_backbone(
         model, found = _family(family, source).from_pretrained(
             source.path, use_safetensors=True, output_loading_info=True, **arguments
         )
-    unused = check_tensors(model, found, source, family is AutoModel)
+    unused = check_tensors(model, found, source, family is None)
     if unused and say is not None:
         say(f"{source.name}: its head is not used ({', '.join(unused[:3])}{', …' if len(unused) > 3 else ''})")
     return model
@@ -166,29 +166,25 @@ def _stored_dtype(config: Mapping[str, object]) -> str | None:
     return stored if isinstance(stored, str) else None
 
 
-def _family(family: Any, source: Source) -> Any:
+def _family(family: Family | None, source: Source) -> Family:
     """Selects the encoder of an encoder-decoder without a head. Raises LoadingError if a head is requested."""
     config = _read(source)
-    if family is AutoModel:
+    if family is None:
         return headless(config)
     if config.get("is_encoder_decoder"):
         raise LoadingError(f"{source.name} is an encoder-decoder; rankpo uses its encoder alone: add kind=embedding")
     return family
 
 
-def headless(config: Mapping[str, Any]) -> Any:
-    """Returns the headless family for a config.json; for encoder-decoders, the encoder."""
-    encoder = any(name.endswith("EncoderModel") for name in config.get("architectures") or [])
-    return AutoModelForTextEncoding if encoder or config.get("is_encoder_decoder") else AutoModel
-
-
-def check_tensors(model: PreTrainedModel, found: Mapping[str, Any], source: Source, headless: bool) -> list[str]:
+def check_tensors(
+    model: PreTrainedModel, found: Mapping[str, Collection[str]], source: Source, headless: bool
+) -> list[str]:
     """Returns the names of the checkpoint's head tensors that the model does not use.
 
     found: transformers' report on loading. Raises LoadingError for missing tensors, except those of a new head or an
     encoder's pooler, and for tensors of unknown layers.
     """
-    body: Any = model.base_model
+    body = cast("torch.nn.Module", model.base_model)
     prefix = "" if body is model else f"{model.base_model_prefix}."
     new_head = type(model).__name__.endswith("ForSequenceClassification")
     missing = [
@@ -219,7 +215,7 @@ def _adapter_config(source: Source) -> dict[str, object]:
 
 
 def _merged(
-    source: Source, adapters: Mapping[str, object], family: object, arguments: Mapping[str, Any]
+    source: Source, adapters: Mapping[str, object], family: Family | None, arguments: dict[str, object]
 ) -> PreTrainedModel:
     """The base model that a folder of adapters names, with the adapters merged into it."""
     from peft import PeftModel
@@ -234,10 +230,13 @@ def _merged(
         raise LoadingError(
             f"{source.name} holds adapters alone; write it whole by task=export, then quantise that folder"
         )
-    attention, trust = arguments["attn_implementation"], arguments["trust_remote_code"]
-    model = load_backbone(base, family=family, attn_implementation=attention, trust_remote_code=trust)
-    merged: Any = PeftModel.from_pretrained(model, source.path)
-    return merged.merge_and_unload()
+    model = load_backbone(
+        base,
+        attn_implementation=str(arguments["attn_implementation"]),
+        trust_remote_code=bool(arguments["trust_remote_code"]),
+        family=family,
+    )
+    return PeftModel.from_pretrained(model, source.path).merge_and_unload()
 
 
 @contextmanager

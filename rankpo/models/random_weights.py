@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -14,18 +14,20 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
-from rankpo.models.loading import LoadingError, Source, advised
+from rankpo.errors import LoadingError
+from rankpo.models.families import Family
+from rankpo.models.loading import Source, advised
 
 
 def random_backbone(
-    config: Mapping[str, Any], attn_implementation: str = "sdpa", family: type[Any] = AutoModel
+    config: Mapping[str, object], attn_implementation: str = "sdpa", family: Family | None = None
 ) -> PreTrainedModel:
     """A model with random weights; `config` holds `model_type` and any key of that type's configuration.
 
     Raises LoadingError for a type unknown to transformers.
     """
     settings = dict(config)
-    model_type = settings.pop("model_type", None)
+    model_type = str(settings.pop("model_type", None))
     if model_type not in CONFIG_MAPPING:
         raise LoadingError(f"model.random.model_type={model_type} is no model type of transformers; try bert or llama")
     vocabulary = byte_tokenizer()
@@ -34,13 +36,11 @@ def random_backbone(
         settings.setdefault(name, getattr(vocabulary, name))
     built = AutoConfig.for_model(model_type, **settings)
     with advised(Source(f"a random {model_type}", "", ""), attn_implementation):
-        return family.from_config(built, attn_implementation=attn_implementation, dtype=torch.float32)
+        return (family or AutoModel).from_config(built, attn_implementation=attn_implementation, dtype=torch.float32)
 
 
 def byte_tokenizer() -> FastTokenizer:
     """Returns a tokenizer without training or files: [CLS], one token per byte, [SEP]."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(special + alphabet)}

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rankpo.data.table import ExampleTable
 from rankpo.errors import ConfigError, StorageError
+from rankpo.models.base import RankingModel
 from rankpo.models.engine.token_logps import ReferenceStates
 from rankpo.runs import processes
 from rankpo.runs.computed_once import must_compute
@@ -58,10 +59,16 @@ class StoredReference(Reference):
         return batch.reference
 
 
+class GivesStates(Protocol):
+    """A model that can be the reference of token log-probabilities."""
+
+    def reference_states(self, sequences: Sequences) -> ReferenceStates: ...
+
+
 class LiveReference(Reference):
     """A frozen copy of the start model, which scores every micro-batch."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: RankingModel) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -72,13 +79,13 @@ class LiveReference(Reference):
 
     def states(self, sequences: Sequences) -> ReferenceStates:
         with self.autocast():
-            return self.model.reference_states(sequences)
+            return cast("GivesStates", self.model).reference_states(sequences)
 
 
 class AdapterReference(Reference):
     """The policy with disabled adapters, which needs one copy of the weights."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: RankingModel) -> None:
         self.model = model
 
     @torch.no_grad()
@@ -90,11 +97,11 @@ class AdapterReference(Reference):
 
     def states(self, sequences: Sequences) -> ReferenceStates:
         with self.model.adapters_off(), self.autocast():
-            return self.model.reference_states(sequences)
+            return cast("GivesStates", self.model).reference_states(sequences)
 
 
 def stored_scores(
-    model: Any,
+    model: RankingModel,
     table: ExampleTable,
     cache_dir: str | Path,
     say: Callable[[str], None],
@@ -128,7 +135,7 @@ def _forward_under(model: nn.Module, autocast: Callable[[], AbstractContextManag
     """Runs only the forward pass under autocast, as the accelerator does for the policy."""
     forward, own = model.forward, model.__dict__.get("forward")
 
-    def wrapped(*arguments: Any, **named: object) -> object:
+    def wrapped(*arguments: object, **named: object) -> object:
         with autocast():
             return forward(*arguments, **named)
 
@@ -141,7 +148,7 @@ def _forward_under(model: nn.Module, autocast: Callable[[], AbstractContextManag
             model.forward = own  # type: ignore[method-assign]
 
 
-def _write(path: Path, scores: np.ndarray, table: ExampleTable, settings: Any) -> None:
+def _write(path: Path, scores: np.ndarray, table: ExampleTable, settings: object) -> None:
     """Writes the scores and their provenance atomically on rank 0, while the other ranks wait."""
     if processes.rank() == 0:
         with replacing(path) as temporary:

@@ -46,11 +46,11 @@ class FolderFormat(ABC, Generic[Model]):
         """Returns the tokenizer to save."""
         return model.tokenizer
 
-    def settings(self, model: Model) -> Mapping[str, Any]:
+    def settings(self, model: Model) -> Mapping[str, object]:
         """The settings of rankpo.json."""
         return dict(model.settings.to_json())
 
-    def record(self, model: Model) -> Mapping[str, Any]:
+    def record(self, model: Model) -> Mapping[str, object]:
         """Further entries of rankpo.json."""
         return {}
 

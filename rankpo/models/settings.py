@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from rankpo.errors import unknown
 
@@ -32,7 +32,7 @@ class Settings:
         )
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], place: str = "") -> Self:
+    def from_json(cls, values: Mapping[str, object], place: str = "") -> Self:
         """Settings from `to_json`'s form. place: the file that they stand in, for messages.
 
         Raises ValueError for a key that this version does not know.
@@ -42,7 +42,9 @@ class Settings:
             raise ValueError("; ".join(unknown(f"{place or 'saved'} settings", name, known) for name in strange))
         return cls(**values)
 
-    def preferring(self, stated: Mapping[str, Any], explicit: Collection[str], folder: str) -> tuple[Self, list[str]]:
+    def preferring(
+        self, stated: Mapping[str, object], explicit: Collection[str], folder: str
+    ) -> tuple[Self, list[str]]:
         """Returns these settings updated by a folder's values, except for keys of the command line, and one line per
         difference.
 

@@ -112,7 +112,7 @@ def read_general(folder: Path, more: Collection[str] = ()) -> dict[str, object]:
     return general
 
 
-def check_transformer(module: Module, allowed: Mapping[str, tuple[Any, ...]] = NEUTRAL) -> None:
+def check_transformer(module: Module, allowed: Mapping[str, tuple[object, ...]] = NEUTRAL) -> None:
     """Raises ConfigError for an unknown key of a Transformer and for unsupported values."""
     check_keys(module.folder / TRANSFORMER_CONFIGS[0], module.config, (*TRANSFORMER_KEYS, *NEUTRAL))
     for key, value in module.config.items():
@@ -140,7 +140,7 @@ def length_of(module: Module) -> int | None:
     return min(stated) if stated else None
 
 
-def positions_of(config: Mapping[str, Any]) -> int | None:
+def positions_of(config: Mapping[str, object]) -> int | None:
     """Tokens of the longest sequence that an architecture's config.json allows, or None."""
     limit = config.get("max_position_embeddings", config.get("n_positions"))
     if not isinstance(limit, int) or limit <= 0 or limit > 1_000_000:

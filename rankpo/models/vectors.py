@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class GivesVectors(RankingModel):
     """
 
     inputs: TextInputs
+    pools: ClassVar[bool] = False  # Whether `pool_tokens` is there.
 
     @property
     @abstractmethod
@@ -66,6 +67,13 @@ class GivesVectors(RankingModel):
 
     # Encoded texts are kept in the following form, which a kind overrides if its vectors are too large to keep whole.
 
+    stored_form: ClassVar[str] = "dense"  # Of `FORMS` in rankpo/retrieval/shards.py.
+
+    @property
+    def typical_size(self) -> int:
+        """Numbers that one stored text holds, for estimates of memory."""
+        return self.dim
+
     @property
     def stored_dim(self) -> int:
         """Columns of the rows that `encode_vectors` returns."""
@@ -74,6 +82,22 @@ class GivesVectors(RankingModel):
     def encode_vectors(self, sequences: Sequences, on_progress: OnProgress | None = None) -> Vectors:
         """Returns the vectors of the sequences on the CPU in stored form; see `encode_sequences`."""
         return Vectors(self.encode_sequences(sequences, on_progress), self.counts(sequences))
+
+    def encode_stored(self, texts: Sequence[str], role: str, on_progress: OnProgress | None = None) -> Vectors:
+        """The vectors of texts on the CPU in stored form, in their order; equal texts are encoded once.
+
+        role: "query" or "passage". on_progress: as of `encode_sequences`.
+        """
+        distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        sequences = self.inputs.sequences_of(list(distinct), "query" if role == "query" else "candidate")
+        vectors = self.encode_vectors(sequences, on_progress)
+        if len(distinct) == len(texts):
+            return vectors
+        return vectors.select(torch.tensor([distinct[text] for text in texts], dtype=torch.int64))
+
+    def pool_tokens(self, vectors: Vectors, factor: float) -> Vectors:
+        """Fewer token vectors for each text, by about `factor`, of kinds that have them."""
+        raise NotImplementedError(f"{type(self).__name__} has no token vectors")
 
     def stored_similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
         """[q, c] float32 scores of every query with every candidate, both in stored form, without gradient."""

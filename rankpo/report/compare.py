@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from rankpo.report import palette
+from rankpo.retrieval.exact import search_blocks
 
 if TYPE_CHECKING:
     from rankpo.models.embedding.model import EmbeddingModel
@@ -52,9 +55,6 @@ class Searcher:
         return {"models": models}
 
     def _hits(self, index: Index, query: str) -> list[dict[str, object]]:
-        import torch
-
-        from rankpo.retrieval.exact import search_blocks
 
         vector = torch.from_numpy(index.model.encode([query], role="query"))
         scores, numbers = search_blocks(vector, index.corpus.blocks(), self.top_k)

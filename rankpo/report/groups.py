@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from rankpo.report.runs import Run, flat
 
@@ -41,7 +40,7 @@ class Group:
     title: str
     number: int
     runs: Sequence[Run]
-    differs: Mapping[str, Any]
+    differs: Mapping[str, object]
 
     @property
     def key(self) -> str:
@@ -128,7 +127,7 @@ def _apart(members: Sequence[Sequence[Run]]) -> list[dict[str, object]]:
     return found
 
 
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
+def _differing(one: Mapping[str, object], other: Mapping[str, object]) -> set[str]:
     """The keys of which two configs have different values, or one has none."""
     keys = set(one) | set(other)
     return {key for key in keys if json.dumps(one.get(key), default=str) != json.dumps(other.get(key), default=str)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import DictLoader, Environment
 from markupsafe import Markup
 
 from rankpo.data.dataset import Dataset
@@ -96,7 +96,6 @@ def render_main(content: Content) -> str:
 
 
 def _environment() -> Environment:
-    from jinja2 import DictLoader
 
     files = {"page": "page.html", "main": "main.html"}
     sources = {name: (HERE / file).read_text(encoding="utf-8") for name, file in files.items()}
@@ -113,7 +112,7 @@ def as_data(value: object) -> Markup:
     return Markup(text)
 
 
-def number(value: Any) -> str:
+def number(value: object) -> str:
     """A number as it is read: four decimals, or three digits for the very large and small."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return str(value)

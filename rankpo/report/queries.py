@@ -66,7 +66,7 @@ def _set(
     }
 
 
-def _model(system: System) -> dict[str, Any]:
+def _model(system: System) -> dict[str, object]:
     runs = system.group.runs
     note = f"the hits of {runs[0].name}, the first of {len(runs)} seeds" if len(runs) > 1 else ""
     return {"name": system.name, "colour": palette.colour(system.group.number), "note": note}
@@ -156,7 +156,7 @@ def within(sets: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     return sets
 
 
-def _size(item: Mapping[str, Any]) -> int:
+def _size(item: Mapping[str, object]) -> int:
     return len(json.dumps(item, ensure_ascii=False).encode())
 
 

@@ -31,7 +31,7 @@ class Evaluation:
     metrics: Mapping[str, float]
     items: Mapping[str, Mapping[str, float]]
     ranking: Path | None = None
-    source: Mapping[str, Any] | None = None
+    source: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Run:
     steps: Sequence[Mapping[str, float]]
     config: Mapping[str, Any]
     evaluations: Sequence[Evaluation]
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, object] = field(default_factory=dict)
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
         """(step, value) of a metric."""
@@ -124,7 +124,7 @@ def flat(tree: object, prefix: str = "") -> dict[str, object]:
     """A config as {dotted key: value}."""
     if not isinstance(tree, Mapping):
         return {prefix: tree}
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, value in tree.items():
         found.update(flat(value, f"{prefix}.{name}" if prefix else str(name)))
     return found

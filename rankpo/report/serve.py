@@ -14,10 +14,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from rankpo.report.compare import Searcher
@@ -85,8 +86,6 @@ class Live:
         try:
             return render_main(self.read())
         except (ValueError, OSError, KeyError) as error:  # json.JSONDecodeError is a ValueError: a half-written file
-            from html import escape
-
             return f'<p role="status">Nothing to show yet: {escape(str(error))}</p>'
 
 
@@ -134,7 +133,7 @@ def _main(live: Live, query: dict[str, list[str]]) -> Answer:
 
 def _search(searcher: Searcher, query: dict[str, list[str]]) -> Answer:
     try:
-        found: Any = searcher(query.get("q", [""])[0])
+        found: object = searcher(query.get("q", [""])[0])
     except ValueError as error:
         body = json.dumps({"error": str(error)})
         return Answer(status=HTTPStatus.BAD_REQUEST, body=body, kind="application/json")

@@ -132,7 +132,7 @@ class OwnTexts:
                 yield identity, text
 
 
-def dataset_files(datasets: Sequence[Any]) -> list[Path]:
+def dataset_files(datasets: Sequence[object]) -> list[Path]:
     """The files that datasets are read from, as far as they say."""
     found: list[Path] = []
     for dataset in datasets:
@@ -150,7 +150,7 @@ def check_source(value: str, key: str) -> None:
         files.find(value, key)
 
 
-def open_source(value: str, role: str, datasets: Sequence[Any]) -> TextSource:
+def open_source(value: str, role: str, datasets: Sequence[object]) -> TextSource:
     """The texts that a config names. Raises ConfigError where they come from datasets and there are none."""
     if value not in (POOL, OWN):
         return FileTexts(value, role)

@@ -9,12 +9,15 @@ import numpy as np
 import psutil
 import torch
 
+from rankpo.errors import ConfigError
 from rankpo.retrieval.embeddings import Embeddings
 from rankpo.retrieval.exact import QUERIES_PER_CHUNK, estimate_memory, search_blocks
 from rankpo.retrieval.faiss_index import FaissIndex, FaissSettings
+from rankpo.retrieval.sparse import InvertedIndex, search_products
+from rankpo.retrieval.stored import Stored
 from rankpo.runs import processes
 
-BACKENDS = ("exact", "faiss")
+BACKENDS = ("exact", "inverted", "faiss")
 
 Say = Callable[[str], None]
 
@@ -41,12 +44,14 @@ class DenseSearch:
     """A search for the best `top_k` documents of every query.
 
     device: of the exact search. say: takes progress lines. faiss: the settings of an index; None: exact search.
+    inverted: an inverted index for sparse vectors, whose results are exact.
     """
 
     top_k: int
     device: torch.device
     say: Say
     faiss: FaissSettings | None = None
+    inverted: bool = False
 
     def check_memory(self, num_queries: int, num_documents: int, dim: int) -> int:
         """Bytes that the search will hold on `device`, said before it starts; it comes before anything is encoded.
@@ -57,19 +62,18 @@ class DenseSearch:
         if self.faiss is not None:
             rescored = 24 * num_queries * self.top_k * max(1, self.faiss.rescore)
             needed = self.faiss.memory(num_documents, dim) + rescored
-        on_gpu = self.device.type == "cuda" and self.faiss is None
-        free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else psutil.virtual_memory().available
-        self.say(f"search: {num_queries} queries, {num_documents} documents: {_size(needed)} of {_size(free)} free")
-        if needed > free:
-            raise TooLargeError(
-                f"the search needs {_size(needed)} and {_size(free)} are free; lower top_k, "
-                "or use backend=faiss with faiss.kind=ivf_pq"
-            )
+        place = torch.device("cpu") if self.faiss is not None else self.device
+        check_free(needed, place, num_queries, num_documents, self.say)
         return needed
 
-    def hits(self, queries: Embeddings, corpus: Embeddings, num_documents: int | None = None) -> Hits:
+    def hits(self, queries: Stored, corpus: Stored, num_documents: int | None = None) -> Hits:
         """The same on every rank. num_documents: only so many first rows of the corpus."""
+        assert isinstance(queries, Embeddings) and isinstance(corpus, Embeddings)
         limit = len(corpus) if num_documents is None else num_documents
+        if corpus.sparse:
+            return self._sparse(queries, corpus, limit)
+        if self.inverted:
+            raise ConfigError([f"{corpus.folder} holds dense vectors, and backend=inverted is of kind=sparse"])
         vectors = torch.from_numpy(queries.rows(np.arange(len(queries))))
         if self.faiss is None:
             return self._exact(vectors, corpus, limit)
@@ -84,6 +88,23 @@ class DenseSearch:
             scores = processes.place_rows(scores.to(self.device), own, len(vectors))
             numbers = processes.place_rows(numbers.to(self.device), own, len(vectors))
         return Hits(scores.cpu().numpy(), numbers.cpu().numpy())
+
+    def _sparse(self, queries: Embeddings, corpus: Embeddings, limit: int) -> Hits:
+        """Chunks of queries go round the ranks, as in `_exact`; on the CPU."""
+        if self.faiss is not None:
+            raise ConfigError([f"{corpus.folder} holds sparse vectors; set backend=exact or backend=inverted"])
+        dim, count = corpus.encoding.dim, len(queries)
+        chunk = torch.arange(count) // QUERIES_PER_CHUNK
+        own = torch.nonzero(chunk % processes.world_size() == processes.rank())[:, 0]
+        vectors = queries.sparse_rows(own.numpy())
+        if self.inverted:
+            scores, numbers = InvertedIndex(corpus.sparse_blocks(limit), dim).search(vectors, self.top_k)
+        else:
+            scores, numbers = search_products(vectors, corpus.sparse_blocks(limit), dim, self.top_k)
+        if processes.world_size() > 1:
+            scores = processes.place_rows(scores.to(self.device), own, count).cpu()
+            numbers = processes.place_rows(numbers.to(self.device), own, count).cpu()
+        return Hits(scores.numpy(), numbers.numpy())
 
     def _by_index(self, vectors: np.ndarray, corpus: Embeddings, settings: FaissSettings, limit: int) -> Hits:
         """The main process builds and searches; faiss uses all its threads."""
@@ -113,6 +134,17 @@ class DenseSearch:
         _, exact = search_blocks(torch.from_numpy(vectors).to(self.device), corpus.blocks(limit), depth)
         found = [len(np.intersect1d(own, best)) for own, best in zip(numbers, exact.cpu().numpy(), strict=True)]
         return float(np.mean(found)) / depth
+
+
+def check_free(needed: int, device: torch.device, num_queries: int, num_documents: int, say: Say) -> None:
+    """Says what a search needs of a device. Raises TooLargeError if so many bytes are not free."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    say(f"search: {num_queries} queries, {num_documents} documents: {_size(needed)} of {_size(free)} free")
+    if needed > free:
+        raise TooLargeError(
+            f"the search needs {_size(needed)} and {_size(free)} are free; lower top_k, "
+            "or use backend=faiss with faiss.kind=ivf_pq"
+        )
 
 
 def _size(number: int) -> str:

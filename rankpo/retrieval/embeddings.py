@@ -12,25 +12,28 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 import xxhash
-from torch import Tensor
 
 from rankpo.errors import StorageError
 from rankpo.models.inputs import tokenizer_state
+from rankpo.models.reference import fingerprint_weights
 from rankpo.retrieval.shards import (
     META,
     Encoding,
     EncodingError,
-    ids_path,
     read_meta,
     save_shard,
+    save_sparse_shard,
+    save_token_shard,
     shard_fault,
     shard_path,
     write_meta,
 )
+from rankpo.retrieval.stored import Embeddings as Embeddings
+from rankpo.retrieval.stored import TokenEmbeddings, open_stored
 from rankpo.runs import processes
 
 if TYPE_CHECKING:
-    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.vectors import GivesVectors
 
 SHARD_SIZE = 16384  # texts; small enough that several processes share a corpus of a few shards
 
@@ -54,64 +57,17 @@ class TextList:
         yield from zip(self.ids, self.values, strict=True)
 
 
-class Embeddings:
-    """A complete folder: [rows, D] vectors in shards, opened as memory maps, and the ids of the rows."""
-
-    def __init__(self, folder: Path) -> None:
-        """Raises EncodingError for a folder that is none, or is not complete."""
-        self.folder = folder
-        saved = read_meta(folder)
-        if saved is None:
-            raise EncodingError(f"{folder} holds no embeddings; make them with task=encode")
-        self.encoding, complete = saved
-        if not complete:
-            raise EncodingError(f"{folder} is not complete; run the same task=encode again to continue it")
-
-    def __len__(self) -> int:
-        return self.encoding.num_rows
-
-    def blocks(self, limit: int | None = None) -> Iterator[Tensor]:
-        """[c, D] shard by shard, of the first `limit` rows; a block is read from disk when it is used."""
-        left = len(self) if limit is None else limit
-        for shard in range(self.encoding.num_shards):
-            if left <= 0:
-                return
-            yield torch.from_numpy(self._shard(shard)[:left])
-            left -= self.encoding.rows_of(shard)
-
-    def _shard(self, shard: int) -> np.ndarray:
-        """[rows, D]. Raises EncodingError for files that are not as they were written."""
-        path = shard_path(self.folder, shard)
-        if fault := shard_fault(self.folder, self.encoding, shard):
-            raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
-        # copy on write: torch wants a writable array, and the file stays as it is
-        return np.load(path, mmap_mode="c", allow_pickle=False)
-
-    def rows(self, numbers: np.ndarray) -> np.ndarray:
-        """[len(numbers), D] float32, in that order."""
-        output = np.empty((len(numbers), self.encoding.dim), dtype=np.float32)
-        shards = numbers // self.encoding.shard_size
-        for shard in np.unique(shards):
-            places = np.flatnonzero(shards == shard)
-            output[places] = self._shard(int(shard))[numbers[places] % self.encoding.shard_size]
-        return output
-
-    def ids(self) -> list[str]:
-        """Of all rows. Raises EncodingError for files that are not as they were written."""
-        found: list[str] = []
-        for shard in range(self.encoding.num_shards):
-            path = ids_path(self.folder, shard)
-            if fault := shard_fault(self.folder, self.encoding, shard):
-                raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
-            found.extend(path.read_bytes().decode("utf-8").split("\n")[:-1])
-        return found
-
-
 def describe_encoding(
-    model: EmbeddingModel, source: Texts, role: str, shard_size: int = SHARD_SIZE, dtype: str = "float32"
+    model: GivesVectors,
+    source: Texts,
+    role: str,
+    shard_size: int = SHARD_SIZE,
+    dtype: str = "float32",
+    pool_factor: float = 1.0,
 ) -> Encoding:
-    """Reads every text once. Raises EncodingError for an id that a line cannot hold."""
-    from rankpo.models.reference import fingerprint_weights
+    """Reads every text once. pool_factor: of `GivesVectors.pool_tokens`. Raises EncodingError for an id that a line
+    cannot hold.
+    """
 
     settings = model.settings
     inputs = [tokenizer_state(model.tokenizer), role, settings.to_json()]
@@ -133,10 +89,14 @@ def describe_encoding(
         dtype=dtype,
         shard_size=shard_size,
         settings=settings.to_json(),
+        form=model.stored_form,
+        pool_factor=pool_factor,
     )
 
 
-def encode_texts(folder: Path, encoding: Encoding, model: EmbeddingModel, source: Texts, say: Say) -> Embeddings:
+def encode_texts(
+    folder: Path, encoding: Encoding, model: GivesVectors, source: Texts, say: Say
+) -> Embeddings | TokenEmbeddings:
     """Writes the shards that are missing; each is one process's work, and there whole or not at all.
 
     What a shard holds does not depend on the number of processes. Raises EncodingError where the folder holds
@@ -167,12 +127,12 @@ def encode_texts(folder: Path, encoding: Encoding, model: EmbeddingModel, source
     if processes.rank() == 0:
         write_meta(folder, encoding, complete=True)
     processes.barrier()
-    return Embeddings(folder)
+    return open_stored(folder)
 
 
 def cached_embeddings(
-    cache_dir: str | Path, model: EmbeddingModel, source: Texts, role: str, say: Say, shard_size: int = SHARD_SIZE
-) -> Embeddings:
+    cache_dir: str | Path, model: GivesVectors, source: Texts, role: str, say: Say, shard_size: int = SHARD_SIZE
+) -> Embeddings | TokenEmbeddings:
     """Embeddings under `cache_dir`, which later runs with the same model, texts, prompt and length find again."""
     encoding = describe_encoding(model, source, role, shard_size)
     folder = Path(cache_dir) / "embeddings" / encoding.key
@@ -206,15 +166,24 @@ def _enter(folder: Path, encoding: Encoding) -> None:
 
 
 def _write_shard(
-    folder: Path, shard: int, part: Sequence[tuple[str, str]], model: EmbeddingModel, encoding: Encoding
+    folder: Path, shard: int, part: Sequence[tuple[str, str]], model: GivesVectors, encoding: Encoding
 ) -> None:
     if len(part) != encoding.rows_of(shard):
         raise EncodingError(f"the texts changed while they were read: shard {shard} has {len(part)} of them now")
-    vectors = model.encode([text for _, text in part], encoding.role)
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(bad):
-        raise EncodingError(f"the embedding of {part[bad[0]][0]} is not finite; {len(bad)} of its shard are not")
-    save_shard(folder, shard, [identity for identity, _ in part], vectors, encoding.dtype)
+    texts, ids = [text for _, text in part], [identity for identity, _ in part]
+    stored = model.encode_stored(texts, encoding.role)
+    if encoding.pool_factor > 1:
+        stored = model.pool_tokens(stored, encoding.pool_factor)
+    finite = stored.rows.isfinite().all(1)
+    bad = torch.arange(len(stored)).repeat_interleave(stored.counts)[~finite].unique().tolist()
+    if bad:
+        raise EncodingError(f"the embedding of {ids[bad[0]]} is not finite; {len(bad)} of its shard are not")
+    if encoding.form == "sparse":
+        save_sparse_shard(folder, shard, ids, stored, encoding.dtype)
+    elif encoding.form == "tokens":
+        save_token_shard(folder, shard, ids, stored, encoding.dtype)
+    else:
+        save_shard(folder, shard, ids, stored.rows.numpy(), encoding.dtype)
 
 
 def write_folder(folder: Path, encoding: Encoding, vectors: Callable[[int], np.ndarray]) -> Embeddings:

@@ -6,22 +6,26 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import xxhash
 
 from rankpo.errors import StorageError
 from rankpo.storage.atomic import replacing
 from rankpo.storage.folders import checksum
 from rankpo.storage.json_files import read_json, write_json
-
-if TYPE_CHECKING:
-    pass
-
+from rankpo.types import Vectors
 
 META, FORMAT_VERSION = "meta.json", 1
 LOCKS = (".lock", ".lock.holder", ".lock.soft")
+# dense: one vector a text. sparse: its active entries and their weights, text after text. tokens: its token vectors.
+FORMS = ("dense", "sparse", "tokens")
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "dense": (),
+    "sparse": ("entries", "counts"),
+    "tokens": ("counts",),
+}  # Further files.
 WRITTEN = ("shard-*.npy", "shard-*.ids.txt", "shard-*.sums.json", "faiss-*.index", "meta.json")
 DTYPES = {"float32": np.float32, "float16": np.float16}
 HEADER_BYTES = 128  # of a .npy file with two axes
@@ -36,7 +40,7 @@ class Encoding:
     """What a folder of embeddings is: two with equal fields hold the same vectors.
 
     model: fingerprint of the weights. inputs: of tokenizer, prompt, length, pooling and precision. texts: of ids and texts.
-    role: "query" or "passage". settings: the model's, for people and for `task=search`.
+    role: "query" or "passage". pool_factor: by how much token vectors were pooled, 1 for not at all. settings: the model's, for people and for `task=search`.
     """
 
     model: str
@@ -47,12 +51,17 @@ class Encoding:
     dim: int
     dtype: str
     shard_size: int
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     format: int = FORMAT_VERSION
+    form: str = "dense"
+    pool_factor: float = 1.0
 
     @property
     def key(self) -> str:
-        return xxhash.xxh3_128_hexdigest(json.dumps(asdict(self), sort_keys=True).encode())
+        values = asdict(self)
+        if self.form == "dense":  # Folders of earlier versions do not state it.
+            del values["form"]
+        return xxhash.xxh3_128_hexdigest(json.dumps(values, sort_keys=True).encode())
 
     @property
     def num_shards(self) -> int:
@@ -87,6 +96,48 @@ def save_shard(folder: Path, shard: int, ids: Sequence[str], vectors: np.ndarray
         write_json(_sums_path(folder, shard), sums)
 
 
+def save_sparse_shard(folder: Path, shard: int, ids: Sequence[str], vectors: Vectors, dtype: str) -> None:
+    """Writes the shard's entries [nnz] and counts [rows], and then its weights [nnz] as `save_shard` writes vectors."""
+    parts = {"entries": vectors.rows[:, 0].numpy().astype(np.int32), "counts": vectors.counts.numpy()}
+    _save_with_parts(folder, shard, ids, vectors.rows[:, 1].numpy(), dtype, parts)
+
+
+def save_token_shard(folder: Path, shard: int, ids: Sequence[str], vectors: Vectors, dtype: str) -> None:
+    """Writes the counts [texts] of the shard's token vectors, and then the vectors as `save_shard` writes them."""
+    parts = {"counts": vectors.counts.numpy().astype(np.int32)}
+    _save_with_parts(folder, shard, ids, vectors.rows.numpy(), dtype, parts)
+
+
+def _save_with_parts(
+    folder: Path, shard: int, ids: Sequence[str], vectors: np.ndarray, dtype: str, parts: Mapping[str, np.ndarray]
+) -> None:
+    for name, values in parts.items():
+        with replacing(part_path(folder, shard, name)) as temporary, temporary.open("wb") as file:
+            np.save(file, values, allow_pickle=False)
+    save_shard(folder, shard, ids, vectors, dtype)
+    sums = read_json(_sums_path(folder, shard))
+    further = {name: checksum(part_path(folder, shard, name)) for name in parts}
+    write_json(_sums_path(folder, shard), {**sums, **further})
+
+
+def load_sparse_shard(folder: Path, shard: int) -> Vectors:
+    """The stored form of a sparse shard: rows [nnz, 2] of entry and weight."""
+    entries = np.load(part_path(folder, shard, "entries"), allow_pickle=False).astype(np.float32)
+    weights = np.load(shard_path(folder, shard), allow_pickle=False).astype(np.float32)
+    counts = np.load(part_path(folder, shard, "counts"), allow_pickle=False)
+    return Vectors(torch.from_numpy(np.stack([entries, weights], 1)), torch.from_numpy(counts))
+
+
+def read_counts(folder: Path, shard: int) -> np.ndarray:
+    """[texts] int64 rows of each text of a shard."""
+    counts: np.ndarray = np.load(part_path(folder, shard, "counts"), allow_pickle=False)
+    return counts.astype(np.int64)
+
+
+def part_path(folder: Path, shard: int, part: str) -> Path:
+    return folder / f"shard-{shard:05d}.{part}.npy"
+
+
 _sound: dict[Path, tuple[tuple[int, int], ...]] = {}  # sizes and times of the shards that this process has read through
 
 
@@ -96,15 +147,16 @@ def shard_fault(folder: Path, encoding: Encoding, shard: int) -> str | None:
     Shards of earlier versions have no checksums; of those the sizes and the number of ids are compared.
     """
     vectors, ids = shard_path(folder, shard), ids_path(folder, shard)
-    for path in (vectors, ids):
+    parts = {name: part_path(folder, shard, name) for name in PARTS[encoding.form]}
+    for path in (vectors, ids, *parts.values()):
         if not path.is_file():
             return f"{path.name} is missing"
-    stamp = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in (vectors, ids))
+    stamp = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in (vectors, ids, *parts.values()))
     if _sound.get(vectors) == stamp:
         return None
     rows = encoding.rows_of(shard)
     size = HEADER_BYTES + rows * encoding.dim * np.dtype(DTYPES[encoding.dtype]).itemsize
-    if stamp[0][0] != size:
+    if encoding.form == "dense" and stamp[0][0] != size:
         return f"it has {stamp[0][0]} bytes instead of {size}"
     if (count := ids.read_bytes().count(b"\n")) != rows:
         return f"{ids.name} has {count} ids instead of {rows}"
@@ -114,7 +166,7 @@ def shard_fault(folder: Path, encoding: Encoding, shard: int) -> str | None:
         sums = {}
     except StorageError:
         return f"{_sums_path(folder, shard).name} is damaged"
-    for path, name in ((vectors, "vectors"), (ids, "ids")):
+    for name, path in {"vectors": vectors, "ids": ids, **parts}.items():
         if sums and sums.get(name) != checksum(path):
             return f"{path.name} has another content than was written"
     _sound[vectors] = stamp

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from rankpo.errors import StorageError
 from rankpo.storage import locks
@@ -141,7 +140,7 @@ def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[st
 def _flat(tree: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(tree, dict):
         return {prefix: tree}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in tree.items():
         flat.update(_flat(value, f"{prefix}.{name}" if prefix else str(name)))
     return flat

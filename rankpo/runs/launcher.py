@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
+import yaml
 
 from rankpo.errors import ConfigError
 
@@ -77,8 +78,6 @@ def _asked_on(parent: psutil.Process | None) -> int:
         return int(options["num_processes"])
     file = Path(options["config_file"]) if "config_file" in options else _default_config(options)
     if file is not None and file.is_file():
-        import yaml
-
         return int((yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("num_processes", 1))
     return 1
 

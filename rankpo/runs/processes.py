@@ -155,7 +155,9 @@ def build_whole_models() -> None:
 
 
 @contextmanager
-def own_state(values: Sequence[Mapping[str, object]] | None = None) -> Iterator[Callable[[], list[Mapping[str, object]]]]:
+def own_state(
+    values: Sequence[Mapping[str, object]] | None = None,
+) -> Iterator[Callable[[], list[Mapping[str, object]]]]:
     """Gives accelerate's global state a value of its own inside, and restores it afterwards: that of an earlier run in
     this process, or of a program that uses accelerate itself.
 
@@ -242,14 +244,20 @@ def part_of(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value
 
 
+class Shardable(nn.Module):
+    """A module whose parameters may be split over ranks; sharded: whether they are."""
+
+    sharded: bool = False
+
+
 @contextmanager
-def in_step(model: nn.Module, make_idle: Callable[[], object]) -> Iterator[None]:
+def in_step(model: Shardable, make_idle: Callable[[], object]) -> Iterator[None]:
     """Every rank makes equally many forward calls of `model` inside: who is done makes idle ones until all are.
 
     Parameters that are split over ranks are gathered in each forward pass: a rank without work would leave the
     others waiting. make_idle: arguments of the smallest call. Does nothing where parameters are whole on every rank.
     """
-    if not getattr(model, "sharded", False):
+    if not model.sharded:
         yield
         return
 
@@ -269,12 +277,12 @@ def in_step(model: nn.Module, make_idle: Callable[[], object]) -> Iterator[None]
 
 
 @contextmanager
-def units_in_step(model: nn.Module, idle: Callable[[], object]) -> Iterator[Callable[[], object]]:
+def units_in_step(model: Shardable, idle: Callable[[], object]) -> Iterator[Callable[[], object]]:
     """As `in_step`, for work whose units are not single forward calls: what is yielded is called before each unit.
 
     idle: the smallest unit, with the same forward calls in the same order.
     """
-    if not getattr(model, "sharded", False):
+    if not model.sharded:
         yield lambda: None
         return
     yield lambda: any_rank(True)

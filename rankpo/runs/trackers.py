@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rankpo.errors import ConfigError, unknown
@@ -98,10 +99,17 @@ def _missing(name: str, settings: Mapping[str, object]) -> list[str]:
     return [f"tracker={name} needs {name}: pip install 'rankpo[{name}]'"] if find_spec(name) is None else []
 
 
+def _tracking() -> ModuleType:
+    """accelerate's trackers; importing them takes seconds, and most tasks have none."""
+    from accelerate import tracking
+
+    return tracking
+
+
 class _Run:
     """Identity of a run in trackers: name, project, and the identifier that the tracker assigned."""
 
-    def __init__(self, settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, object], run_dir: Path, config: Mapping[str, object]) -> None:
         self.settings, self.run_dir, self.config = settings, run_dir, config
         self.project = str(settings.get("project") or "rankpo")
         self.name = str(settings.get("name") or default_name(run_dir, config))
@@ -116,10 +124,8 @@ class _Run:
         return opened
 
     def _wandb(self) -> GeneralTracker:
-        from accelerate.tracking import WandBTracker
-
         more = {"entity": self.settings["entity"]} if self.settings.get("entity") else {}
-        tracker = WandBTracker(
+        tracker = _tracking().WandBTracker(
             self.project,
             name=self.name,
             id=identity(self.run_dir),
@@ -133,18 +139,16 @@ class _Run:
         return tracker
 
     def _tensorboard(self, first_step: int) -> GeneralTracker:
-        from accelerate.tracking import TensorBoardTracker
-
         # A resumed run sends the lines after its last checkpoint again.
-        tracker = TensorBoardTracker("tensorboard", self.run_dir, purge_step=first_step + 1 if first_step else 0)
+        tracker = _tracking().TensorBoardTracker(
+            "tensorboard", self.run_dir, purge_step=first_step + 1 if first_step else 0
+        )
         tracker.start()
         return tracker
 
     def _mlflow(self) -> GeneralTracker:
-        from accelerate.tracking import MLflowTracker
-
         known = self._known("mlflow")
-        tracker = MLflowTracker(experiment_name=self.project, run_name=self.name, run_id=known)
+        tracker = _tracking().MLflowTracker(experiment_name=self.project, run_name=self.name, run_id=known)
         tracker.start()
         if known is None:
             tracker.store_init_configuration(_flat(self.config))
@@ -152,13 +156,11 @@ class _Run:
         return tracker
 
     def _trackio(self) -> GeneralTracker:
-        from accelerate.tracking import TrackioTracker
-
         known = self._known("trackio")
         more = {"space_id": self.settings["space_id"]} if self.settings.get("space_id") else {}
         # trackio renames our run if a foreign run of this name exists.
         resume = "never" if known is None else "allow"
-        tracker = TrackioTracker(
+        tracker = _tracking().TrackioTracker(
             self.project, name=known or self.name, resume=resume, config=_flat(self.config), **more
         )
         tracker.start()
@@ -201,7 +203,7 @@ def _flat(tree: object, prefix: str = "") -> dict[str, object]:
     """Flattens a config to {dotted key: value}, with lists as text."""
     if not isinstance(tree, Mapping):
         return {prefix: tree if isinstance(tree, bool | int | float | str) else str(tree)}
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, value in tree.items():
         found.update(_flat(value, f"{prefix}.{name}" if prefix else str(name)))
     return found

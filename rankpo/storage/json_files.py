@@ -52,7 +52,7 @@ def read_json(path: Path, hint: str = HINT) -> dict[str, Any]:
     return values
 
 
-def read_cache(path: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+def read_cache(path: Path, say: Callable[[str], None]) -> dict[str, object] | None:
     """Returns the object in a cache file; None for a missing file, and, with a notice, for a damaged one."""
     try:
         return read_json(path, "it is made again")

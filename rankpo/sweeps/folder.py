@@ -6,17 +6,19 @@ import csv
 import json
 import os
 import statistics
-import sys
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from omegaconf import DictConfig, OmegaConf
 
+from rankpo.config.check import check, plain_tree
+from rankpo.config.moved import comparable
 from rankpo.errors import ConfigError
 from rankpo.runs import origin
 from rankpo.runs.folder import differences
+from rankpo.runs.logger import MetricsLogger
 from rankpo.storage.atomic import replacing
 from rankpo.storage.json_files import read_json, write_json
 from rankpo.storage.json_lines import read_lines
@@ -27,7 +29,6 @@ from rankpo.sweeps.names import (
     hashed_job_name,
     job_name,
     key_of,
-    varied,
 )
 
 SWEEP_FILE = "sweep.json"
@@ -87,7 +88,6 @@ def _is_of_another(folder: Path, changes: Sequence[str]) -> bool:
 
 def config_hash(config: object) -> str:
     """Of everything that a job's result depends on: the composed config without Hydra's own part and where it is put."""
-    import xxhash
 
     tree: Any = OmegaConf.to_container(config, resolve=False)
     left_out = ("hydra", "runs_dir", "run_dir", "overwrite", "resume", "allow_changes", "tracker", "search", "packages")
@@ -95,7 +95,7 @@ def config_hash(config: object) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(kept, sort_keys=True).encode())
 
 
-def write_job(folder: Path, values: Mapping[str, Any]) -> None:
+def write_job(folder: Path, values: Mapping[str, object]) -> None:
     """Writes a job's overrides, state (running, finished, pruned, failed), seconds and error."""
     write_json(folder / JOB_FILE, values)
 
@@ -119,7 +119,6 @@ def is_finished(folder: Path, digest: str, config: DictConfig, overrides: Sequen
 
 def _changes(folder: Path, config: DictConfig, overrides: Sequence[str]) -> list[str]:
     """What data or weights of a finished job have changed since; the job runs again then, and is refused by name."""
-    from rankpo.config.check import check
     from rankpo.config.origin import origin_of
 
     placed: Any = OmegaConf.merge(config, {"run_dir": str(folder)})
@@ -129,8 +128,6 @@ def _changes(folder: Path, config: DictConfig, overrides: Sequence[str]) -> list
 
 def _is_same_run(folder: Path, config: DictConfig, overrides: Sequence[str]) -> bool:
     """Whether the run in this folder has this config; only a training keeps its own there."""
-    from rankpo.config.check import plain_tree
-    from rankpo.config.moved import comparable
 
     saved = folder / "config.json"
     if not saved.exists():
@@ -239,57 +236,8 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     return folder / TABLE_FILE
 
 
-def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., None]) -> None:
-    """Runs one job of a sweep in this process, unless it is finished; its folder is named by what it varies.
-
-    Raises what the job raises; the sweep goes on with its other jobs, unless this process was asked to end.
-    """
-    from rankpo.config.check import check
-    from rankpo.runs.logger import MetricsLogger
-    from rankpo.runs.signals import REQUEUE, Interrupted
-
-    main = os.environ.get("RANK", "0") == "0"  # Slurm starts several processes.
-    parent = Path(str(config.run_dir))
-    changes = varied(overrides, read_note(parent)["arguments"])
-    digest = config_hash(config)
-    folder = job_folder(parent, changes)
-    OmegaConf.update(config, "run_dir", str(folder))
-    if not config.overwrite and is_finished(folder, digest, config, overrides):
-        MetricsLogger(main=main).say(f"{folder.name}: finished before")
-        return
-    if not config.overwrite:
-        OmegaConf.update(config, "resume", "auto")
-    MetricsLogger(main=main).say(f"\n{folder.name}")
-    started = time.monotonic()
-
-    def note(state: str, **more: str) -> None:
-        seconds = round(time.monotonic() - started, 1)
-        write_job(folder, {"overrides": changes, "config": digest, "state": state, "seconds": seconds, **more})
-
-    if main:
-        note("running")
-    try:
-        run(check(config, overrides=overrides))
-    except Interrupted:  # The run has reported it; the state stays.
-        sys.exit(REQUEUE)
-    except ConfigError as error:  # All ranks raise it, before collectives.
-        if main:
-            note("failed", error=str(error))
-        raise
-    except Exception as error:
-        if main and (read_job(folder) or {}).get("state") != "failed":
-            note("failed", error=str(error))
-        elif not main:  # rank 0 can only say that it lost another; ended with 1, Slurm ends it too
-            note("failed", error=f"rank {os.environ['RANK']}: {error}")
-            sys.exit(1)
-        raise
-    if main:
-        note("finished")
-
-
 def close_all() -> None:
     """Writes the CSV and prints the table of the sweep that this process ran, if any."""
-    from rankpo.runs.logger import MetricsLogger
 
     for folder in _folders:
         rows = results(folder)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from rankpo.config.places import PROGRAM, accelerate_file
@@ -189,7 +190,7 @@ class Started:
     def conclude(self) -> tuple[str, str | None]:
         """How it ended (finished, pruned, failed) and why, also noted in its folder."""
         code = self.process.returncode
-        more: dict[str, Any] = {"seconds": round(self.seconds, 1)}
+        more: dict[str, object] = {"seconds": round(self.seconds, 1)}
         if code == 0:  # This includes a stop that came too late.
             write_job(self.job.folder, {**self.noted, "state": "finished", **more})
             return "finished", None
@@ -234,7 +235,6 @@ def command(config_file: str | None, num_processes: int | None) -> list[str]:
 
     accelerate 1.15 starts one process for MULTI_CPU, whatever is asked for: on CPUs torchrun is taken instead.
     """
-    import yaml
 
     settings: dict[str, Any] = {}
     if config_file is not None:

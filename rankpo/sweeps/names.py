@@ -6,6 +6,11 @@ import re
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
+import xxhash
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import HydraException
+
 MAX_NAME = 120  # characters; file systems allow 255 bytes
 NOT_VARIED = ("search", "overwrite", "resume")  # These keys do not identify a job.
 PLAIN = re.compile(r"[a-z0-9_.=,+-]+")
@@ -15,9 +20,6 @@ NUMBER = re.compile(r"(?<![\w.])[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-
 @lru_cache(maxsize=4096)
 def canonical(override: str) -> str:
     """An override with its value as Hydra reads it: 1e-4 and 0.0001 are one value, and so are 'a' and a."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import QuotedString
-    from hydra.errors import HydraException
 
     parse = OverridesParser.create().parse_override
     try:
@@ -66,7 +68,6 @@ def job_name(overrides: Sequence[str]) -> str:
 
 def hashed_job_name(overrides: Sequence[str]) -> str:
     """The beginning of the overrides and their hash."""
-    import xxhash
 
     text = ",".join(canonical_changes(overrides)) or "job"
     name = re.sub(r"[^A-Za-z0-9_.=,+-]+", "_", text)
@@ -83,6 +84,5 @@ def earlier_job_name(overrides: Sequence[str]) -> str:
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(overrides)) or "job"
     if len(name) <= MAX_NAME:
         return name
-    import xxhash
 
     return f"{name[:MAX_NAME]}-{xxhash.xxh3_64_hexdigest(','.join(overrides).encode())[:8]}"

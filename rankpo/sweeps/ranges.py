@@ -1,15 +1,14 @@
-"""The ranges of a search: which overrides have one, and Optuna's form of it."""
+"""The ranges of a search: which overrides have one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rankpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
-    from optuna.distributions import BaseDistribution
 
 
 NO_RANGE = ("seed", "exp_name", "runs_dir", "cache_dir", "run_dir")
@@ -41,38 +40,6 @@ def split(
     return fixed, ranges
 
 
-def distribution(item: Override) -> BaseDistribution:
-    """Optuna's form of a range as Hydra writes it.
-
-    `range` is without its end, as in any other sweep. Raises ConfigError for one that is empty or has no logarithm.
-    """
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    value: Any = item.value()
-    try:
-        if item.is_interval_sweep():
-            whole = isinstance(value.start, int) and isinstance(value.end, int)
-            kind = IntDistribution if whole else FloatDistribution
-            return kind(value.start, value.end, log="log" in value.tags)
-        if item.is_range_sweep() and not value.shuffle:
-            steps = list(value.range())
-            kind = IntDistribution if isinstance(steps[0], int) else FloatDistribution
-            return kind(steps[0], steps[-1], step=type(steps[0])(value.step))
-        return CategoricalDistribution(list(dict.fromkeys(item.sweep_string_iterator())))
-    except (ValueError, IndexError) as error:
-        raise ConfigError([f"{item.input_line}: {error}"]) from error
-
-
 def text_of(value: object) -> str:
     """A value as part of an override: choices are that already, numbers have the digits that a name should have."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def any_of(space: BaseDistribution) -> object:
-    """Some value of a distribution."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(space, CategoricalDistribution):
-        return space.choices[0]
-    assert isinstance(space, FloatDistribution | IntDistribution)  # `distribution` makes no other
-    return space.low

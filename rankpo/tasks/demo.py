@@ -1,11 +1,12 @@
-"""The whole story, small: contrastive training, mining, a second round, a judge's preferences, RankPO over three seeds,
-evaluation, report. `./install.sh demo`; scripts/two_stage.sh tells the same at any size.
+"""The whole story, small: stage one, a judge's preferences, RankPO alone, RankPO that keeps what was learned, one table.
+
+`./install.sh demo` takes one seed, `./install.sh demo full` three and a report; scripts/two_stage.sh tells the same at any
+size.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 import sys
 import time
@@ -14,18 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from rankpo.config.compose import compose
+from rankpo.evaluation.jobs_oracle import oracle
 from rankpo.runs.logger import MetricsLogger
 from rankpo.storage.atomic import replace_text
 
-SEEDS = (1, 2, 3)
-FIRST_ROUND, STAGE_ONE = "jobs_round1", "jobs_stage1"
-# name of the runs: what it is, and the experiment's overrides
-STAGE_TWO = {
-    "plain": ("RankPO alone", ("replay_datasets=[]", "loss.replay_weight=0")),
-    "replayed": ("RankPO, stage one replayed", ("replay_datasets=[rankpo]", "replay_datasets.rankpo.path={mined}")),
-}
-INTERPOLATED = "RankPO replayed, 70 % of its way"
-ALPHA = 0.7  # share of RankPO's weights, the rest are stage one's
+FULL = "full"
+SEEDS, QUICK_SEEDS = (1, 2, 3), (1,)
+FIRST_ROUND, STAGE_ONE, GRADED = "jobs_round1", "jobs_stage1", "jobs_graded"
+ORACLE_WEIGHT = 1.5  # of the rules' grade beside the judge's own utility
 EVALUATION = (
     "eval_datasets=[jobs_test,jobs_preferences_test]",
     "eval_datasets.jobs_test.num_profiles=500",
@@ -34,105 +31,193 @@ EVALUATION = (
     "eval_datasets.jobs_preferences_test.num_posts=60",
     "eval_datasets.jobs_preferences_test.num_pairs=15",
 )
-RULES, KEPT, RECALL, JUDGE = "nDCG@20 (rules)", "of stage one", "recall@100 (rules)", "agreement (judge)"
+CHOICE = tuple(key.replace("_test", "_dev") for key in EVALUATION)  # the dev world: of other posts and profiles
+RULES, KEPT, RECALL, JUDGE = "nDCG@20 (rules)", "kept", "recall@100 (rules)", "agreement (judge)"
+GIVEN = {  # what each row of the table has learned from
+    "base": "nothing",
+    "stage one (binary)": "binary labels",
+    "stage one (graded)": "grades",
+    "RankPO alone": "binary labels, 1,800 judged pairs",
+    "RankPO that keeps": "binary labels, 1,800 judged pairs",
+    "RankPO that keeps (graded)": "grades, 1,800 judged pairs",
+    "oracle": "the hidden judge and the rules themselves",
+}
 
 
 class Demo:
     """Runs launch.py's own tasks in this process, saying each command. overrides: added to all of them."""
 
-    def __init__(self, overrides: Sequence[str]) -> None:
-        self.overrides = list(overrides)
+    def __init__(self, overrides: Sequence[str], seeds: Sequence[int]) -> None:
+        self.overrides, self.seeds = list(overrides), seeds
         self.logger = MetricsLogger()
         self.runs = compose(self.overrides).runs_dir
         self.mined = self.runs / "jobs_mined" / "mined.jsonl"
+        self.pairs = self.runs / "jobs_judged" / "annotate" / "preferences.jsonl"
 
-    def run(self, title: str, *command: str) -> Any:
-        self.logger.say(f"\n{title}: python launch.py {' '.join(command)}")
+    def run(self, title: str, seconds: int, *command: str) -> Any:
+        """Says what the step does and about how many seconds it takes on two cores, and does it."""
+        self.logger.say(f"\n{title} (about {seconds} s)\n  python launch.py {' '.join(command)}")
         experiment = compose([*command, *self.overrides])
         return experiment.task(experiment)
 
+    def start(self, run: str) -> str:
+        return f"model.load_from={self.runs}/{run}/FINAL"
+
     def train(self) -> dict[str, list[str]]:
         """All trainings; names of the runs by what they are."""
-        self.contrastive()
-        preferences = self.annotate()
-        runs = {"base": ["jobs_base"], "first round": [FIRST_ROUND], "stage one": [STAGE_ONE]}
-        for name, (title, options) in STAGE_TWO.items():
-            runs[title] = [f"jobs_{name}_{seed}" for seed in SEEDS]
-            for seed, run in zip(SEEDS, runs[title], strict=True):
-                data = ("datasets=[rankpo]", f"datasets.rankpo.path={preferences}")
-                replay = [option.format(mined=self.mined) for option in options]
-                options_of_seed = (f"exp_name={run}", f"seed={seed}", "overwrite=true")
-                self.run(f"{title}, seed {seed}", "experiment=jobs_stage2", *data, *replay, *options_of_seed)
-        runs[INTERPOLATED] = [f"jobs_aligned_{seed}" for seed in SEEDS]
-        for seed, run in zip(SEEDS, runs[INTERPOLATED], strict=True):
-            source = ("task=export", f"task.run={self.runs}/jobs_replayed_{seed}", f"task.alphas=[{ALPHA}]")
-            self.run(f"{INTERPOLATED}, seed {seed}", *source, f"exp_name={run}", "overwrite=true")
-        return runs
+        self.stage_one()
+        self.annotate()
+        rows = {"base": ["jobs_base"], "stage one (binary)": [STAGE_ONE], "stage one (graded)": [GRADED]}
+        rows["RankPO alone"] = [self.alone(seed) for seed in self.seeds]
+        rows["RankPO that keeps"] = [self.keeping(seed, STAGE_ONE) for seed in self.seeds]
+        if len(self.seeds) > 1:
+            rows["RankPO that keeps (graded)"] = [self.keeping(seed, GRADED) for seed in self.seeds]
+        return rows
 
-    def contrastive(self) -> None:
-        """Stage one in two rounds, the second on negatives that the first finds hard."""
+    def stage_one(self) -> None:
+        """Two rounds on binary labels, the second on negatives that the first finds hard; and a round on grades."""
         self.run(
-            "first round", "experiment=jobs_stage1", f"exp_name={FIRST_ROUND}", "trainer.epochs=1", "overwrite=true"
+            "Stage one learns the rules from binary labels: first round",
+            30,
+            "experiment=jobs_stage1",
+            f"exp_name={FIRST_ROUND}",
+            "trainer.epochs=1",
+            "overwrite=true",
         )
-        first = f"model.load_from={self.runs}/{FIRST_ROUND}/FINAL"
-        mined = ("task=mine", "mining=positive_aware", "mining.corpus=own", "datasets=[jobs]", "exp_name=jobs_mined")
-        self.run("hard negatives", *mined, "model=minilm", first, "overwrite=true")
-        data = ("datasets=[rankpo]", f"datasets.rankpo.path={self.mined}")
-        options = (f"exp_name={STAGE_ONE}", "trainer.epochs=1", "optimizer.lr=5e-5", "overwrite=true")
-        self.run("second round", "experiment=jobs_stage1", first, *data, *options)
+        first = self.start(FIRST_ROUND)
+        self.run(
+            "Negatives that the first round finds hard",
+            10,
+            *("task=mine", "mining=positive_aware", "mining.corpus=own", "datasets=[jobs]", "model=minilm", first),
+            *("exp_name=jobs_mined", "overwrite=true"),
+        )
+        self.run(
+            "Stage one, second round, on these negatives",
+            30,
+            *("experiment=jobs_stage1", first, "datasets=[rankpo]", f"datasets.rankpo.path={self.mined}"),
+            *(f"exp_name={STAGE_ONE}", "trainer.epochs=1", "optimizer.lr=5e-5", "overwrite=true"),
+        )
+        self.run(
+            "The same model after a round on grades, as the other baseline",
+            40,
+            *("loss=graded_margin", "model=minilm", self.start(STAGE_ONE), "datasets=[jobs_graded]"),
+            *("dataloader.group_size=8", "trainer.batch_size=16", "trainer.max_steps=12", "optimizer.lr=1.5e-4"),
+            *(f"exp_name={GRADED}", "overwrite=true"),
+        )
 
-    def annotate(self) -> Path:
-        """The judge's preferences in 120 rankings: 15 pairs of the first twelve."""
-        shutil.rmtree(self.runs / "jobs_judged", ignore_errors=True)
-        model = ("model=minilm", f"model.load_from={self.runs}/{STAGE_ONE}/FINAL", "datasets=[jobs]")
-        texts = (
-            "task.queries=own",
-            "task.corpus=own",
-            "task.pairs.top_k=12",
-            "task.pairs.per_query=15",
-            "task.limit=1800",
+    def annotate(self) -> None:
+        """The judge's preferences on 1,800 pairs of the model's own top 100: six of every post."""
+        self.run(
+            "A judge compares 1,800 pairs of the model's own rankings",
+            15,
+            *("task=annotate", "judge=rules", "model=minilm", self.start(STAGE_ONE), "datasets=[jobs]"),
+            *("task.queries=own", "task.corpus=own", "task.limit=1800", "exp_name=jobs_judged"),
         )
-        self.run("preferences", "task=annotate", "judge=rules", *model, *texts, "exp_name=jobs_judged")
-        return self.runs / "jobs_judged" / "annotate" / "preferences.jsonl"
+
+    def alone(self, seed: int) -> str:
+        name = f"jobs_alone_{seed}"
+        self.run(
+            f"RankPO alone on the judge's pairs, seed {seed}",
+            40,
+            *(
+                "experiment=jobs_stage2",
+                self.start(STAGE_ONE),
+                "datasets=[rankpo]",
+                f"datasets.rankpo.path={self.pairs}",
+            ),
+            *("replay_datasets=[]", "loss.replay_weight=0", "trainer.max_steps=20"),
+            *(f"exp_name={name}", f"seed={seed}", "overwrite=true"),
+        )
+        return name
+
+    def keeping(self, seed: int, start: str) -> str:
+        """RankPO with a prior for the judge while stage one is replayed; the prior's last fit; the choice between."""
+        name = f"{'graded' if start == GRADED else 'binary'}_{seed}"
+        grades = start == GRADED
+        replay = (
+            REPLAYED_GRADES if grades else ("replay_datasets=[rankpo]", f"replay_datasets.rankpo.path={self.mined}")
+        )
+        pairs = ("datasets=[rankpo]", f"datasets.rankpo.path={self.pairs}")
+        what = "grades" if grades else "binary labels"
+        self.run(
+            f"RankPO that keeps: the judge is learned by a prior of the passages, and {what} are replayed, seed {seed}",
+            60,
+            *("experiment=jobs_stage2", self.start(start), *pairs, *replay, *KEEPING),
+            *(f"exp_name=jobs_keeping_{name}", f"seed={seed}", "overwrite=true"),
+        )
+        self.run(
+            "The prior, fitted once more with all other weights frozen",
+            30,
+            *("task=prior", "model=minilm", self.start(f"jobs_keeping_{name}"), *pairs),
+            *(f"exp_name=jobs_prior_{name}", "overwrite=true"),
+        )
+        self.run(
+            "The most aligned model that keeps 98 % on the dev world",
+            40,
+            *("task=frontier", f"task.runs=[{self.runs}/jobs_keeping_{name}]", "task.alphas=[1]"),
+            *(f"task.priors=[{self.runs}/jobs_prior_{name}]", f"task.start={self.runs}/{STAGE_ONE}/FINAL", *CHOICE),
+            *(f"exp_name=jobs_kept_{name}", "overwrite=true"),
+        )
+        return f"jobs_kept_{name}"
 
     def evaluate(self, run: str) -> dict[str, float]:
-        folder = [] if run == "jobs_base" else [f"model.load_from={self.runs}/{run}/FINAL"]
+        folder = [] if run == "jobs_base" else [self.start(run)]
         command = ("task=evaluate", "model=minilm", *folder, f"exp_name={run}", *EVALUATION)
-        return self.run(run, *command)[0]
+        found: dict[str, float] = self.run(f"{run} on the test world", 10, *command)[0]
+        return found
 
     def report(self, runs: Sequence[str]) -> Path:
-        folders = ",".join(f"{self.runs}/{run}" for run in runs)
-        return self.run(
-            "report",
+        page: Path = self.run(
+            "Report of all runs",
+            5,
             "task=report",
-            f"task.runs=[{folders}]",
+            f"task.runs=[{','.join(f'{self.runs}/{run}' for run in runs)}]",
             "task.metrics=[ndcg@20,recall@100,accuracy]",
             f"task.baseline={STAGE_ONE}",
             "task.title=RankPO on the job-talent world",
             f"task.output={self.runs}/demo/report.html",
             *EVALUATION[:3],
         )
+        return page
 
 
-def main(overrides: Sequence[str]) -> int:
-    """Trains, evaluates, reports. overrides: added to every launch."""
+KEEPING = (
+    *("model.prior_layers=[2,3,4]", "model.prior_lr=0.01", "model.prior_weight=0.05"),
+    *("loss.prior_weight=1", "loss.rankpo_weight=0", "loss.replay_weight=1", "trainer.max_steps=24"),
+)
+REPLAYED_GRADES = (
+    *("replay_datasets=[jobs_graded]", "replay_dataloader=listwise", "~replay_dataloader.num_negatives"),
+    *("replay_dataloader.group_size=8", "loss.replay_kind=graded_margin"),
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Trains, evaluates, reports. arguments: `full` for three seeds, and overrides that are added to every launch."""
     started = time.monotonic()
-    demo = Demo(overrides)
+    overrides = [argument for argument in arguments if argument != FULL]
+    seeds = SEEDS if FULL in arguments else QUICK_SEEDS
+    demo = Demo(overrides, seeds)
+    minutes = 20 if FULL in arguments else 6
+    demo.logger.say(f"The demo takes about {minutes} minutes on two cores. Every step says what it does.")
     runs = demo.train()
     found = {title: [demo.evaluate(name) for name in names] for title, names in runs.items()}
+    found["oracle"] = [oracle(compose([*EVALUATION, *overrides]).eval_datasets, ORACLE_WEIGHT)]
     page = demo.report([name for names in runs.values() for name in names])
     folder = page.parent
     replace_text(folder / "results.json", json.dumps(found, indent=1))
-    seeds = f"mean ± deviation over seeds {', '.join(map(str, SEEDS))}"
-    title = f"\nRules: held-out corpus, graded. Judge: agreement on held-out pairs. Stage two: {seeds}."
+    spread_over = f"mean ± deviation over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    title = (
+        "\nRules: a test world of other posts and profiles, graded; kept: share of stage one (binary). Judge: agreement on "
+        f"pairs of the test world. Stage two: {spread_over}."
+    )
     replace_text(folder / "table.txt", demo.logger.table(summary(found), title))
     demo.logger.say(f"\nreport: {page}, after {time.monotonic() - started:.0f} s")
     return 0
 
 
 def summary(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, str]]:
-    """The columns to look at: what the rules want beside what the judge wants."""
-    base = found["stage one"][0]["jobs_test/ndcg@20"]
+    """The columns to look at: what the rules want beside what the judge wants, and what each model was given."""
+    base = found["stage one (binary)"][0]["jobs_test/ndcg@20"]
     rows = []
     for title, members in found.items():
         ndcg = [row["jobs_test/ndcg@20"] for row in members]
@@ -143,6 +228,7 @@ def summary(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str
                 KEPT: f"{100 * statistics.fmean(ndcg) / base:.1f} %",
                 RECALL: spread([row["jobs_test/recall@100"] for row in members]),
                 JUDGE: spread([row["jobs_preferences_test/accuracy"] for row in members]),
+                "given": GIVEN[title],
             }
         )
     return rows

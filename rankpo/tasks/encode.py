@@ -8,6 +8,7 @@ from typing import ClassVar
 from rankpo.retrieval.corpus import OWN, POOL, check_source
 from rankpo.tasks.base import Task
 
+ENGINES = ("elasticsearch", "opensearch", "vespa", "qdrant")
 ROLES = ("passage", "query")
 DTYPES = ("float32", "float16")
 
@@ -17,6 +18,7 @@ class Encode(Task):
     """Writes `output`: shard-NNNNN.npy, their ids, and meta.json with the fingerprints of model, texts and inputs.
 
     corpus: "own" (that of the datasets), "pool" (all passages of their examples), or a file, folder or glob.
+    pool_factor: of kinds with token vectors, about 1/factor of each passage's vectors are kept, as means of clusters.
     Starting again continues an interrupted encoding; another model or corpus is refused without overwrite=true.
     The call returns the table's row.
     """
@@ -25,6 +27,8 @@ class Encode(Task):
     role: str = "passage"
     shard_size: int = 16384
     dtype: str = "float32"
+    pool_factor: float = 1.0
+    engine: str | None = None
     output: str = "embeddings"
 
     work: ClassVar[str] = "rankpo.tasks.work.encode"
@@ -35,8 +39,12 @@ class Encode(Task):
         for name, allowed in (("role", ROLES), ("dtype", DTYPES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.engine is not None and self.engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(ENGINES)} or null, got {self.engine!r}")
         if self.shard_size < 1:
             raise ValueError(f"shard_size must be >= 1, got {self.shard_size}")
+        if self.pool_factor < 1 or (self.pool_factor > 1 and self.role != "passage"):
+            raise ValueError(f"pool_factor must be >= 1, and 1 with role=query, got {self.pool_factor}")
         check_source(self.corpus, "corpus")
 
     def reads_datasets(self) -> bool:

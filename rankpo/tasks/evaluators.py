@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
     from rankpo.evaluation.base import Evaluator
     from rankpo.losses.base import Loss
-    from rankpo.models.kind import ModelKind
+    from rankpo.models.kind import AnyKind
 
 
 def make_evaluators(
@@ -25,7 +25,7 @@ def make_evaluators(
 
 
 def evaluators_of(
-    kind: ModelKind,
+    kind: AnyKind,
     loss: Loss,
     experiment: Experiment,
     metrics: Sequence[str],

@@ -17,7 +17,7 @@ class Frontier(Task):
     `floor` of the start model's quality: `output`/FINAL, with frontier.json and frontier.html beside it.
 
     runs: run directories. soups: lists of run directories, each mixed to the mean of its FINALs. priors: folders of models
-    with a prior, such as those of task=prior, whose prior is added to the models that have none. start: the model whose
+    with a prior, such as those of task=prior, whose prior is tried in every model, in place of its own if it has one. start: the model whose
     quality is kept; None takes what the runs started from.
     alphas: weights (1 - α)·start + α·trained; with layer_groups, each group of layers takes every one. prior_weights: in
     multiples of the weight that a prior was saved with; 0 leaves it out.

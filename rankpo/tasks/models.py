@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from rankpo.config.construct import build
 from rankpo.errors import ConfigError, StorageError
+from rankpo.models.causal_lm.config import CausalKind
 from rankpo.models.reward_model.config import RewardKind
 from rankpo.runs.checkpoints import Checkpoint, CheckpointStore
 from rankpo.storage.folders import damage
@@ -20,28 +21,28 @@ from rankpo.tasks.seeds import seed_everything
 if TYPE_CHECKING:
     from rankpo.losses.base import Loss
     from rankpo.models.base import RankingModel
-    from rankpo.models.kind import ModelKind
+    from rankpo.models.kind import AnyKind
 
 Say = Callable[[str], None]
 NONE: frozenset[str] = frozenset()
 
 
-def build_model(kind: ModelKind, explicit: Collection[str], say: Say, needs: frozenset[str] = NONE) -> RankingModel:
+def build_model(kind: AnyKind, explicit: Collection[str], say: Say, needs: frozenset[str] = NONE) -> RankingModel:
     """The model on the CPU. explicit: keys of the command line. needs: what a loss needs of it, such as a critic."""
     return kind.build(kind.open_inputs(say, explicit), say, needs=needs)
 
 
-def trained_kind(chosen: ModelKind, needs: frozenset[str]) -> ModelKind:
+def trained_kind(chosen: AnyKind, needs: frozenset[str]) -> AnyKind:
     """The kind of the trained model: loss=bradley-terry makes a reward model of a causal language model.
 
     needs: the loss's.
     """
-    if "reward_head" not in needs or chosen.kind != "causal_lm":
+    if "reward_head" not in needs or not isinstance(chosen, CausalKind):
         return chosen
     return RewardKind(**{item.name: getattr(chosen, item.name) for item in fields(chosen)})
 
 
-def plain(kind: ModelKind, folder: str | None) -> ModelKind:
+def plain(kind: AnyKind, folder: str | None) -> AnyKind:
     """The same kind without adapters, from a folder or, for None, from name_or_path."""
     if folder is None:
         return replace(kind, load_from=None, use_peft=False, quantization=None)
@@ -53,7 +54,7 @@ class ModelOfRun:
     """The model with which a run was started. kind: with the head of its loss. seed: of random weights and new heads.
     needs: of the losses of all its datasets."""
 
-    kind: ModelKind
+    kind: AnyKind
     loss: Loss
     seed: int
     needs: frozenset[str] = NONE
@@ -65,7 +66,7 @@ class ModelOfRun:
             raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])
         config = read_json(folder / "config.json")
         loss: Loss = build(config["loss"], f"{folder}/config.json: loss")
-        chosen: ModelKind = build(config["model"], f"{folder}/config.json: model")
+        chosen: AnyKind = build(config["model"], f"{folder}/config.json: model")
         own: list[Loss] = [
             build(node["loss"], f"{folder}/config.json: objectives.{name}.loss")
             for name, node in config.get("objectives", {}).items()

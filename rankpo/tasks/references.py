@@ -78,7 +78,7 @@ class StartModel:
             return experiment.settings.reference
         live = "live" if "live_reference" in loss.needs_with(experiment.model.gives) else "stored"
         # Adapters of an earlier run belong to the start model, so disabling them would give a different reference.
-        fresh = self.model.has_adapters and not getattr(experiment.model, "load_lora_from", None)
+        fresh = self.model.has_adapters and not experiment.model.continues_adapters
         return "adapters" if fresh and not experiment.cache_reference_logprobs else live
 
     def teacher(self, loss: Loss, table: ExampleTable, datasets: Sequence[Dataset]) -> TeacherEmbeddings | None:

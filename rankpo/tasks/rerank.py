@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from rankpo.evaluation.metrics import parse_metric
 from rankpo.evaluation.rules import Rules
-from rankpo.models.engine.vllm import check_backend
+from rankpo.models.engine.backends import check_backend
 from rankpo.tasks.base import Task
 
 

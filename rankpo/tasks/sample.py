@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rankpo.data.readers import files
-from rankpo.models.engine.vllm import check_backend
+from rankpo.models.engine.backends import check_backend
 from rankpo.tasks.base import Task
 
 

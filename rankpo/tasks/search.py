@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
+from rankpo.retrieval.bm25 import Bm25Settings
 from rankpo.retrieval.corpus import OWN, POOL, check_source
 from rankpo.retrieval.faiss_index import FaissSettings
 from rankpo.tasks.base import Task
 
-BACKENDS = ("exact", "faiss")
+BACKENDS = ("exact", "inverted", "faiss", "plaid")
+BM25 = "bm25"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Task):
     """index: a folder of task=encode. queries: "own" or "pool" of the datasets, or a file, folder or glob.
 
-    backend: "exact", or "faiss" with its settings. ignore_identical_ids: a hit whose id is the query's is dropped;
+    backend: "exact"; "inverted", an inverted index of sparse vectors; "faiss" with its settings; or "plaid" for token
+    vectors, which needs fast-plaid. candidates: the
+    first stage of a search in two stages, whose documents alone are scored: "bm25" over the texts of `corpus`, or the
+    file of a TREC run, such as one of task=search with another model. candidate_depth: documents of the first stage for
+    each query. ignore_identical_ids: a hit whose id is the query's is dropped;
     None: as the datasets of queries=own say, else it is kept. Writes run.trec, hits.jsonl and search.json. The call
     returns the table's row.
     """
@@ -26,6 +33,10 @@ class Search(Task):
     top_k: int = 100
     backend: str = "exact"
     faiss: FaissSettings = field(default_factory=FaissSettings)
+    candidates: str | None = None
+    candidate_depth: int = 1000
+    corpus: str = "own"
+    bm25: Bm25Settings = field(default_factory=Bm25Settings)
     ignore_identical_ids: bool | None = None
     output: str = "search"
 
@@ -39,6 +50,16 @@ class Search(Task):
         if self.top_k < 1:
             raise ValueError(f"top_k must be >= 1, got {self.top_k}")
         check_source(self.queries, "queries")
+        if self.candidates is None:
+            return
+        if self.backend != "exact":
+            raise ValueError(f"candidates={self.candidates} are scored exactly; backend={self.backend} must be exact")
+        if self.candidate_depth < self.top_k:
+            raise ValueError(f"candidate_depth={self.candidate_depth} must be >= top_k={self.top_k}")
+        if self.candidates == BM25:
+            check_source(self.corpus, "corpus")
+        elif not Path(self.candidates).is_file():
+            raise ValueError(f"candidates must be {BM25} or the file of a TREC run, got {self.candidates!r}")
 
     def reads_datasets(self) -> bool:
-        return self.queries in (OWN, POOL)
+        return self.queries in (OWN, POOL) or (self.candidates == BM25 and self.corpus in (OWN, POOL))

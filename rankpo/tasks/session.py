@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rankpo.config.experiment import Experiment
     from rankpo.models.base import RankingModel
-    from rankpo.models.kind import ModelKind
+    from rankpo.models.kind import AnyKind
 
 Model = TypeVar("Model", bound="RankingModel")
 Given = ParamSpec("Given")
@@ -104,7 +104,7 @@ def in_precision(forward: Callable[Given, Output], accelerator: Accelerator) -> 
     return cast("Callable[Given, Output]", convert_outputs_to_fp32(run))
 
 
-def require(model: ModelKind, needs: frozenset[str], who: str) -> None:
+def require(model: AnyKind, needs: frozenset[str], who: str) -> None:
     """Raises ConfigError if the model's kind gives none of `needs`. who: the name of the consumer, for the message."""
     if needs and not needs & model.gives:
         kinds = " or ".join(f"kind={GIVERS[need]}" for need in sorted(needs, key=list(GIVERS).index))

@@ -10,10 +10,10 @@ from rankpo.tasks.session import Session, require
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
-    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.vectors import GivesVectors
 
 
-def vector_model(experiment: Experiment, session: Session, who: str = "this task") -> EmbeddingModel:
+def vector_model(experiment: Experiment, session: Session, who: str = "this task") -> GivesVectors:
     """The model of the config, ready to encode. Raises ConfigError before weights are loaded if it gives no vectors.
 
     who: needs it, in the message.
@@ -21,4 +21,4 @@ def vector_model(experiment: Experiment, session: Session, who: str = "this task
     require(experiment.model, frozenset({"vectors"}), who)
     seed_everything(experiment.seed)
     model = build_model(experiment.model, experiment.explicit, session.logger.say)
-    return session.prepared(cast("EmbeddingModel", model))
+    return session.prepared(cast("GivesVectors", model))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import xxhash
 from accelerate import Accelerator
 
 from rankpo.evaluation.base import Evaluator
+from rankpo.models.base import RankingModel
 from rankpo.models.reference import fingerprint_weights
 from rankpo.runs import processes
 from rankpo.runs.computed_once import must_compute
@@ -17,10 +17,10 @@ from rankpo.storage.json_files import read_cache, read_json, write_json
 
 FORMAT_VERSION = 1  # Raise this number with every change that alters the metrics of the same model.
 
-Measure = Callable[[Evaluator, object], Mapping[str, float]]
+Measure = Callable[[Evaluator, RankingModel], Mapping[str, float]]
 
 
-def measured(evaluator: Evaluator, model: Any) -> Mapping[str, float]:
+def measured(evaluator: Evaluator, model: RankingModel) -> Mapping[str, float]:
     """Evaluates the model with its current weights and returns the metrics."""
     return evaluator.evaluate(model).metrics
 
@@ -33,13 +33,15 @@ class Baseline:
     before a strategy shards the weights, and call it on all ranks.
     """
 
-    def __init__(self, model: Any, accelerator: Accelerator, cache_dir: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, model: RankingModel, accelerator: Accelerator, cache_dir: Path, say: Callable[[str], None]
+    ) -> None:
         launch = (accelerator.distributed_type, accelerator.num_processes, accelerator.mixed_precision)
         self.start = [FORMAT_VERSION, fingerprint_weights(model), repr(model.settings), str(model.device.type), *launch]
         self.folder = cache_dir / "baselines"
         self.say = say
 
-    def __call__(self, evaluator: Evaluator, model: Any) -> Mapping[str, float]:
+    def __call__(self, evaluator: Evaluator, model: RankingModel) -> Mapping[str, float]:
         """Returns the evaluator's metrics of `model`. The weights of `model` must still be those of the start model."""
         if not evaluator.cached:
             return measured(evaluator, model)

@@ -6,8 +6,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +47,7 @@ class BasicTrainer(Parts):
     def check(self) -> None:
         """Raises ValueError if this trainer does not support the loss or the data."""
 
-    def prepare(self, step: int) -> Any:
+    def prepare(self, step: int) -> Prepared:
         """Prepares this rank's work for update `step` in a background thread. The result depends on `step` alone."""
         groups = self.loader.groups(step)
         micro_batches = self.micro_batches(groups)
@@ -72,23 +70,15 @@ class BasicTrainer(Parts):
     def collate(self, groups: Sequence[Group]) -> Batch:
         return self.policy.inputs.collate(self.loader.table, groups, reference=self.stored)
 
-    def begin(self, update: Any) -> Any:
+    def begin(self, update: Prepared) -> Prepared:
         """Adds the quantities over all ranks and micro-batches that the first backward pass of the update needs."""
         sparsity = self.policy.sparsity
         if sparsity is None or not isinstance(update, Update):
             return update
-        counted = [item.batch for item in update.micro_batches if item.counts]
-        texts = regularisation.texts_of(counted, self.policy.device, over_ranks=True)
-        alone = processes.world_size() == 1 and len(update.micro_batches) == 1
-        activity = None if alone else regularisation.measured(sparsity, self.model, self.policy, update.micro_batches)
-        self.regularisation = Regularisation(sparsity, self.regularisation_factor, activity)
-        return replace(update, denominators={**update.denominators, **sparsity.denominators(texts)})
-
-    @property
-    def regularisation_factor(self) -> float:
-        """The share of the weights of the regularisation in the current update."""
-        run = self.within or self
-        return 0.0 if self.policy.sparsity is None else self.policy.sparsity.factor(self.state.step, run.total_steps)
+        self.regularisation, update = regularisation.of_update(
+            sparsity, self.regularisation_factor, self.model, self.policy, update
+        )
+        return update
 
     has_held_out_loss = True  # Whether the loss has a value on data that the update does not train on.
 
@@ -97,8 +87,9 @@ class BasicTrainer(Parts):
         """The number of optimizer steps on each update. Together they count as one step of the run."""
         return 1
 
-    def backward(self, update: Any, last: bool = True) -> None:
+    def backward(self, update: Prepared, last: bool = True) -> None:
         """Accumulates the gradient of the whole update. With `last`, ranks synchronise gradients once, at its end."""
+        assert isinstance(update, Update)
         for number, item in enumerate(update.micro_batches):
             final = last and number == len(update.micro_batches) - 1
             with nullcontext() if final else self.no_sync():
@@ -175,29 +166,6 @@ class BasicTrainer(Parts):
         self.state.tokens += update.num_tokens
         self.state.queries += update.num_queries
         self.logger.tick(self.state.step, update.num_tokens, time.perf_counter() - started)
-
-    def loss_state_of(self, name: str) -> dict[str, float]:
-        """Returns the numbers that the loss of the dataset `name` carries now."""
-        return self.state.loss_state
-
-    def next_loss_state(self, num_queries: int) -> None:
-        """Advances the numbers that the loss carries from update to update, if it carries any."""
-        if self.state.loss_state:
-            means = self.observed.result(processes.sum_over_ranks)
-            self.state.loss_state = self.loss.next_state(self.state.loss_state, means, num_queries)
-
-    def observed_means(self) -> dict[str, float]:
-        """Returns the means of the metrics of the current update over all ranks, which must all call it."""
-        return self.observed.result(processes.sum_over_ranks)
-
-    def _check_sparsity(self) -> None:
-        """Raises CollapseError for sparse vectors that became zero, or stay dense after the warm-up."""
-        if self.policy.sparsity is not None:
-            state, settled = self.state.sparsity_state, self.regularisation_factor == 1
-            vocabulary: int = self.policy.vocabulary
-            self.state.sparsity_state = self.policy.sparsity.next_state(
-                state, self.observed_means(), vocabulary, settled
-            )
 
     def _optimize(self, update: Prepared) -> None:
         """Runs one pass over the update: gradient, clipping, optimizer step."""

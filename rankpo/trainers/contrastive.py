@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from rankpo.data.loaders.ranking import Group
 from rankpo.losses.in_batch import InBatchLoss
@@ -31,7 +30,7 @@ class ContrastiveTrainer(BasicTrainer):
         if self.teacher is not None:
             self.loss.check_sizes(self.policy.dim, self.teacher.dim)
 
-    def prepare(self, step: int) -> Any:
+    def prepare(self, step: int) -> Prepared:
         if not self._in_batch:
             return super().prepare(step)
         groups = self.loader.groups(step)
@@ -40,7 +39,7 @@ class ContrastiveTrainer(BasicTrainer):
         counts = self.policy.counts(update.batch.sequences)
         return replace(update, counts=counts, similarity=self.policy.similarity)
 
-    def begin(self, update: Any) -> Any:
+    def begin(self, update: Prepared) -> Prepared:
         sparsity = self.policy.sparsity
         if sparsity is None or not isinstance(update, in_batch.InBatchUpdate):
             return super().begin(update)
@@ -61,9 +60,7 @@ class ContrastiveTrainer(BasicTrainer):
         if not isinstance(update, in_batch.InBatchUpdate):
             super().backward(update, last)
             return
-        output, value = in_batch.backward(
-            self.loss, self.model, update, self.strategy.backward, self.no_sync, last=last
-        )
+        output, value = in_batch.backward(self.loss, self.model, update, self.strategy, last=last)
         self.record(output, value, update.denominators)
 
     def loss_value(self, update: Prepared) -> float:

@@ -10,9 +10,9 @@ before the backward passes. The parameters therefore receive the same gradient a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -120,19 +120,26 @@ def prepare(
     )
 
 
+class Backward(Protocol):
+    """The backward pass of a strategy, and the context in which ranks do not synchronise gradients."""
+
+    def backward(self, value: Tensor) -> None: ...
+
+    def no_sync(self) -> AbstractContextManager[None]: ...
+
+
 def backward(
     loss: InBatchLoss,
     model: nn.Module,
     update: InBatchUpdate,
-    backward_step: Callable[[Tensor], None],
-    no_sync: Callable[[], AbstractContextManager[None]],
+    strategy: Backward,
     *,
     scale: float = 1.0,
     last: bool = True,
 ) -> tuple[LossOutput, float]:
     """Accumulates the gradient of scale · loss. Returns the loss output and this rank's share of the loss value.
 
-    model: the wrapped policy. backward_step: the accelerator's backward. last: whether ranks synchronise gradients.
+    model: the wrapped policy. last: whether ranks synchronise gradients.
     """
     parts = [part if len(part) else _shortest(update.batch) for part in update.parts]
     kept = len(parts) - 1  # The last part keeps its graph, so it needs no second forward pass.
@@ -140,22 +147,23 @@ def backward(
     embedded: list[Tensor] = []
     for number, part in enumerate(parts):
         states.append(_random_state())
-        with nullcontext() if number == kept else torch.no_grad(), no_sync() if kept or not last else nullcontext():
+        quiet = strategy.no_sync() if kept or not last else nullcontext()
+        with nullcontext() if number == kept else torch.no_grad(), quiet:
             embedded.append(model(select(update.batch.sequences, part)))
     end = _random_state()
     sizes = [update.rows_of(part) for part in update.parts]
-    own = torch.cat([block[:size] for block, size in zip(embedded, sizes, strict=True)])
+    own = torch.cat([block[:size] for block, size in zip(embedded, sizes, strict=True)]).detach().float()
     rows = _rows(update)
-    output, value, gradient = _loss_gradient(loss, update, own.detach().float(), rows)
-    gradient = gradient[rows] * (scale * processes.world_size())  # The factor undoes DDP's mean over ranks.
-    shares = gradient.split(sizes)
+    output, value, gradient = _loss_gradient(loss, update, own, rows)
+    # The factor undoes DDP's mean over ranks.
+    shares = (gradient[rows] * (scale * processes.world_size())).split(sizes)
     for number in (kept, *range(kept)):
         final = last and number == (kept - 1 if kept else kept)
-        with nullcontext() if final else no_sync():
+        with nullcontext() if final else strategy.no_sync():
             block = embedded.pop() if number == kept else _again(model, update, parts[number], states[number])
             # A part with weight 0 keeps the number of collectives equal on all ranks.
             share = shares[number] if len(shares[number]) else torch.zeros_like(block)
-            backward_step((block.float() * share).sum())
+            strategy.backward((block.float() * share).sum())
         del block
     _restore(end)
     return output, value

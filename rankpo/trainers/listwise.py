@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from rankpo.data.loaders.listwise_prompts import ListwisePromptDataLoader
+from rankpo.models.listwise.model import ListwiseModel
 from rankpo.trainers.basic import BasicTrainer
 
 
@@ -21,18 +20,17 @@ class ListwiseTrainer(BasicTrainer):
                 f"{type(self.loss).__name__} learns from teacher scores, and the data has none for some candidate; "
                 "give records with scores and set datasets.<name>.scores_are=teacher"
             )
-        if self.policy.kind == "listwise":
-            self._check_prompts()
+        if isinstance(self.policy, ListwiseModel):
+            self._check_prompts(self.policy)
 
-    def _check_prompts(self) -> None:
+    def _check_prompts(self, policy: ListwiseModel) -> None:
         """Raises ValueError for a loader order by relevance: prompts keep that order, so it would reveal the answer."""
         if not isinstance(self.loader, ListwisePromptDataLoader):
             raise ValueError(
                 f"{type(self.loader).__name__} sorts candidates by relevance, and a listwise reranker reads them in "
                 "that order; add dataloader=listwise_prompts"
             )
-        policy: Any = self.policy
-        window: int = policy.settings.window
+        window = policy.settings.window
         longest = int(np.diff(self.loader.table.offsets).max())
         if min(self.loader.max_candidates, longest) > window:
             raise ValueError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from rankpo.models.listwise.model import ListwiseModel
+from rankpo.losses.listwise_lm import ListwiseLMLoss
+from rankpo.models.base import RankingModel
+from rankpo.models.listwise.model import ListwiseModel, ListwiseOutput
 from rankpo.trainers.listwise import ListwiseTrainer
 from rankpo.types import Batch, LossOutput
 
@@ -12,10 +12,12 @@ from rankpo.types import Batch, LossOutput
 class ListwiseLMTrainer(ListwiseTrainer):
     """Trains the generation, ranking and combined objectives; one forward pass yields answers and identifier logits."""
 
+    policy: ListwiseModel
+    loss: ListwiseLMLoss
     main_term = "generation"
 
     def check(self) -> None:
-        policy: Any = self.policy
+        policy: RankingModel = self.policy
         if not isinstance(policy, ListwiseModel):
             raise ValueError(
                 f"loss=listwise_… trains listwise rerankers, not a model of kind {policy.kind}; add kind=listwise"
@@ -25,10 +27,9 @@ class ListwiseLMTrainer(ListwiseTrainer):
         policy.inputs.answers = "answers" in self.loss.needs
 
     def compute_loss(self, batch: Batch) -> LossOutput:
-        policy: Any = self.policy
-        loss: Any = self.loss
+        policy, loss = self.policy, self.loss
         policy.noise_key = (self.loader.seed, self.state.step)
-        output = self.model(batch.sequences)
+        output: ListwiseOutput = self.model(batch.sequences)
         reference = None
         if "reference" in loss.needs and self.reference is not None:
             reference = self.reference.scores(batch)

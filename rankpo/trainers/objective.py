@@ -13,7 +13,7 @@ from rankpo.data.loaders.ranking import DataLoader
 from rankpo.losses.base import Loss
 from rankpo.models.reference import Reference
 from rankpo.runs import processes
-from rankpo.runs.logger import RunningMetrics
+from rankpo.runs.running import RunningMetrics
 from rankpo.trainers.teacher import TeacherEmbeddings
 
 if TYPE_CHECKING:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rankpo.losses.rankpo import RankPOLoss
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
-from rankpo.trainers.update import Update
+from rankpo.trainers.update import Prepared, Update
 from rankpo.types import Batch, LossOutput
 
 
@@ -50,10 +49,11 @@ class PairedPreferenceTrainer(BasicTrainer):
             self.replay_loss = replay_loss
             in_batch.check_loader(replay_loss, self.replay, "replay_dataloader")
 
-    def prepare(self, step: int) -> Any:
+    def prepare(self, step: int) -> Prepared:
         pairs = super().prepare(step)
         if self.replay is None:
             return pairs
+        assert isinstance(pairs, Update)
         groups = self.replay.groups(step)
         inputs = self.policy.inputs
         replayed = in_batch.prepare(self.replay_loss, inputs, self.replay.table, groups, self.settings.max_tokens)
@@ -61,11 +61,13 @@ class PairedPreferenceTrainer(BasicTrainer):
             replayed = replace(replayed, similarity=self.policy.topic_similarity)
         return ReplayedUpdate(pairs, replayed)
 
-    def begin(self, update: Any) -> Any:
+    def begin(self, update: Prepared) -> Prepared:
         """Texts of replayed groups are not regularised: the pairs' own texts are."""
         if not isinstance(update, ReplayedUpdate):
             return super().begin(update)
-        return replace(update, pairs=super().begin(update.pairs))
+        pairs = super().begin(update.pairs)
+        assert isinstance(pairs, Update)
+        return replace(update, pairs=pairs)
 
     def compute_loss(self, batch: Batch) -> LossOutput:
         """The loss of the scores; with loss.prior_weight, of the scores without the prior, and of the priors."""
@@ -75,7 +77,7 @@ class PairedPreferenceTrainer(BasicTrainer):
         scores, priors = self.policy.score_parts(self.model(batch.sequences), batch)
         return loss(scores, batch.labels, priors=priors)
 
-    def backward(self, update: object, last: bool = True) -> None:
+    def backward(self, update: Prepared, last: bool = True) -> None:
         if not isinstance(update, ReplayedUpdate):
             super().backward(update, last)
             return
@@ -83,8 +85,7 @@ class PairedPreferenceTrainer(BasicTrainer):
             self.replay_loss,
             self.model,
             update.replayed,
-            self.strategy.backward,
-            self.no_sync,
+            self.strategy,
             scale=self.loss.replay_weight,
             last=False,
         )

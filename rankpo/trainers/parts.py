@@ -21,7 +21,8 @@ from rankpo.models.reference import Reference
 from rankpo.runs import processes
 from rankpo.runs.callbacks import Callback
 from rankpo.runs.checkpoints import CheckpointStore
-from rankpo.runs.logger import MetricsLogger, RunningMetrics
+from rankpo.runs.logger import MetricsLogger
+from rankpo.runs.running import RunningMetrics
 from rankpo.trainers.baseline import Measure, measured
 from rankpo.trainers.schedules import Schedule
 from rankpo.trainers.settings import TrainerSettings
@@ -137,3 +138,32 @@ class Parts:
             self.running.add(f"{prefix}{name}", values)
             if self.state.loss_state or self.policy.sparsity is not None:
                 self.observed.add(f"{prefix}{name}", values)
+
+    @property
+    def regularisation_factor(self) -> float:
+        """The share of the weights of the regularisation in the current update."""
+        run = self.within or self
+        return 0.0 if self.policy.sparsity is None else self.policy.sparsity.factor(self.state.step, run.total_steps)
+
+    def loss_state_of(self, name: str) -> dict[str, float]:
+        """Returns the numbers that the loss of the dataset `name` carries now."""
+        return self.state.loss_state
+
+    def next_loss_state(self, num_queries: int) -> None:
+        """Advances the numbers that the loss carries from update to update, if it carries any."""
+        if self.state.loss_state:
+            means = self.observed.result(processes.sum_over_ranks)
+            self.state.loss_state = self.loss.next_state(self.state.loss_state, means, num_queries)
+
+    def observed_means(self) -> dict[str, float]:
+        """Returns the means of the metrics of the current update over all ranks, which must all call it."""
+        return self.observed.result(processes.sum_over_ranks)
+
+    def _check_sparsity(self) -> None:
+        """Raises CollapseError for sparse vectors that became zero, or stay dense after the warm-up."""
+        if self.policy.sparsity is not None:
+            state, settled = self.state.sparsity_state, self.regularisation_factor == 1
+            vocabulary: int = self.policy.vocabulary
+            self.state.sparsity_state = self.policy.sparsity.next_state(
+                state, self.observed_means(), vocabulary, settled
+            )

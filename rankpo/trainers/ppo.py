@@ -20,10 +20,11 @@ from rankpo.losses.ppo import (
     whitened,
 )
 from rankpo.models.causal_lm.language_model import scored_counts
+from rankpo.models.causal_lm.model import CausalLanguageModel
 from rankpo.models.engine.token_logps import TokenRequest, TokenValues
 from rankpo.runs import processes
 from rankpo.trainers.basic import BasicTrainer
-from rankpo.trainers.update import MicroBatch, Update
+from rankpo.trainers.update import MicroBatch, Prepared, Update
 from rankpo.types import Batch, LossOutput
 
 
@@ -64,7 +65,8 @@ class TokenPolicyTrainer(BasicTrainer):
     def num_passes(self) -> int:
         return self.loss.num_passes
 
-    def begin(self, update: Update) -> Update:
+    def begin(self, update: Prepared) -> Update:
+        assert isinstance(update, Update)
         items = [self._remember(item) for item in update.micro_batches]
         return replace(update, micro_batches=items)
 
@@ -127,7 +129,7 @@ class PPOTrainer(TokenPolicyTrainer):
 
     loss: PPOLoss
 
-    def begin(self, update: Update) -> Update:
+    def begin(self, update: Prepared) -> Update:
         update = super().begin(update)
         moments = torch.zeros(3, dtype=torch.float64, device=self.policy.device)  # count, sum, sum of squares
         for item in update.micro_batches:
@@ -183,13 +185,14 @@ class GRPOTrainer(TokenPolicyTrainer):
 
     loss: GRPOLoss
 
-    def begin(self, update: Update) -> Update:
+    def begin(self, update: Prepared) -> Update:
+        assert isinstance(update, Update)
         return super().begin(update) if self.acts_on_tokens else update
 
     @property
     def acts_on_tokens(self) -> bool:
         """Whether the model yields token log-probabilities."""
-        return bool(self.policy.kind == "causal_lm")
+        return isinstance(self.policy, CausalLanguageModel)
 
     def compute_loss(self, batch: Batch) -> LossOutput:
         return super().compute_loss(batch) if self.acts_on_tokens else BasicTrainer.compute_loss(self, batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rankpo.losses.sparsity import Activity, Sparsity
 from rankpo.models.base import RankingModel
 from rankpo.runs import processes
-from rankpo.trainers.update import MicroBatch
+from rankpo.trainers.update import MicroBatch, Update
 from rankpo.types import Batch, LossOutput
 
 
@@ -38,6 +38,18 @@ class Regularisation:
             if self.over_ranks:
                 activity = activity.over_ranks(processes.sum_over_ranks)
         return self.sparsity.added(output, rows, batch, activity, self.factor, queries)
+
+
+def of_update(
+    sparsity: Sparsity, factor: float, model: nn.Module, policy: RankingModel, update: Update
+) -> tuple[Regularisation, Update]:
+    """The regularisation of an update, and the update with its denominators. All ranks must call it."""
+    counted = [item.batch for item in update.micro_batches if item.counts]
+    texts = texts_of(counted, policy.device, over_ranks=True)
+    alone = processes.world_size() == 1 and len(update.micro_batches) == 1
+    activity = None if alone else measured(sparsity, model, policy, update.micro_batches)
+    denominators = {**update.denominators, **sparsity.denominators(texts)}
+    return Regularisation(sparsity, factor, activity), replace(update, denominators=denominators)
 
 
 @torch.no_grad()

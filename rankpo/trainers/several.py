@@ -87,7 +87,8 @@ class SeveralTrainer(BasicTrainer):
         number, own_step = self.loader.turns.update(step)
         return UpdateOfOne(number, self.parts[number].prepare(own_step))
 
-    def begin(self, update: UpdateOfOne) -> UpdateOfOne:
+    def begin(self, update: Prepared) -> UpdateOfOne:
+        assert isinstance(update, UpdateOfOne)
         part = self.parts[update.number]
         part.state.step = self.state.step
         part.state.loss_state = self.loss_state_of(self.objectives[update.number].name)
@@ -95,7 +96,8 @@ class SeveralTrainer(BasicTrainer):
         self.current = update.number
         return UpdateOfOne(update.number, part.begin(update.update))
 
-    def backward(self, update: UpdateOfOne, last: bool = True) -> None:
+    def backward(self, update: Prepared, last: bool = True) -> None:
+        assert isinstance(update, UpdateOfOne)
         part = self.parts[update.number]
         part.finite_loss = True
         part.backward(update.update, last)

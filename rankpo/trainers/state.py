@@ -15,7 +15,7 @@ from torch import Tensor
 from rankpo.errors import StorageError
 from rankpo.runs import processes
 from rankpo.runs.checkpoints import CheckpointStore
-from rankpo.runs.logger import RunningMetrics
+from rankpo.runs.running import RunningMetrics
 from rankpo.storage.folders import damage
 from rankpo.storage.json_files import read_json, write_json
 from rankpo.trainers.settings import TrainerSettings

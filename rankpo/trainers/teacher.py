@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,8 @@ from rankpo.data.dataset import Dataset
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable, open_table
 from rankpo.errors import ConfigError
+from rankpo.models.embedding.model import EmbeddingModel
+from rankpo.models.load import load_saved
 from rankpo.models.reference import fingerprint_weights
 from rankpo.models.vectors import GivesVectors, encode_table
 from rankpo.runs import processes
@@ -89,13 +90,10 @@ def teacher_embeddings(path: str | None, start: Teaching, say: Callable[[str], N
 
 
 def _loaded(path: str, device: torch.device) -> GivesVectors:
-    from rankpo import load
-
-    model: Any = load(path, str(device))
-    if model.kind != "embedding":
+    model = load_saved(path, str(device))
+    if not isinstance(model, EmbeddingModel):
         raise ConfigError([f"{path} holds a model of kind {model.kind}; a guide or teacher must be an embedding model"])
-    frozen: GivesVectors = model.requires_grad_(False)
-    return frozen
+    return model.requires_grad_(False)
 
 
 def _write(folder: Path, model: GivesVectors, table: ExampleTable, rows: dict[str, np.ndarray]) -> None:

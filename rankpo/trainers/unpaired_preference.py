@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from rankpo.data.loaders.unpaired_preference import UnpairedPreferenceDataLoader
 from rankpo.losses.kto import BALANCED, KTOLoss, reference_point
 from rankpo.runs import processes
 from rankpo.trainers.basic import BasicTrainer
-from rankpo.trainers.update import MicroBatch, Update
+from rankpo.trainers.update import MicroBatch, Prepared, Update
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,15 @@ class UnpairedPreferenceTrainer(BasicTrainer):
             )
         return pairs
 
-    def prepare(self, step: int) -> Any:
+    def prepare(self, step: int) -> Prepared:
         update = super().prepare(step)
         if not self.loss.needs_reference_point:
             return update
+        assert isinstance(update, Update)
         pairs = self._mismatched(step, self.loader.groups(step))
         return UnpairedUpdate(**vars(update), mismatched=self.micro_batches(pairs))
 
-    def begin(self, update: Any) -> Any:
+    def begin(self, update: Prepared) -> Prepared:
         if isinstance(update, UnpairedUpdate):
             ratios = torch.zeros(2, dtype=torch.float64, device=self.policy.device)  # sum and count
             for item in update.mismatched:

@@ -13,7 +13,7 @@ Made = TypeVar("Made")
 
 
 class Prepared(Protocol):
-    """What the loop asks of an update of any trainer; see `Update`."""
+    """What an update of any trainer tells the loop: queries over all ranks, this rank's tokens, and ids of examples."""
 
     @property
     def num_queries(self) -> int: ...

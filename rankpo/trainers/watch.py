@@ -10,7 +10,8 @@ from rankpo.evaluation.means import with_means
 from rankpo.models.base import RankingModel
 from rankpo.runs import processes
 from rankpo.runs.callbacks import Callback, Run
-from rankpo.runs.logger import MetricsLogger, RunningMetrics
+from rankpo.runs.logger import MetricsLogger
+from rankpo.runs.running import RunningMetrics
 from rankpo.runs.signals import Interrupted, Notice
 from rankpo.trainers.baseline import Measure, measured
 from rankpo.trainers.settings import TrainerSettings

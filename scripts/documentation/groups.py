@@ -109,6 +109,20 @@ def _keys(tree: Mapping[str, Any], below: str, said: Mapping[str, str], package:
             yield Key(name=package + path, default=_written(value), type=written, comment=comment)
 
 
+@cache
+def words() -> Mapping[str, Mapping[str, str]]:
+    """Meanings of keys without a comment, by group and last part of the key."""
+    found: dict[str, dict[str, str]] = yaml.safe_load(
+        (Path(__file__).parent / "words.yaml").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def meaning(group: str, key: Key) -> str:
+    """The comment of a key in its yaml, or else the words of its last part."""
+    return key.comment or words().get(group, {}).get(key.name.rpartition(".")[2], "")
+
+
 def _written(value: object) -> str:
     """A value as it is written on the command line."""
     if value is None:

@@ -14,11 +14,11 @@ def listing(config: MkDocsConfig) -> str:
     """The text of llms.txt: every page of the navigation with its first sentence."""
     lines = [f"# {config.site_name}", "", f"> {config.site_description}", ""]
     for entry in config.nav or []:
-        lines += [*_section(entry, Path(config.docs_dir), (config.site_url or "").rstrip("/"))]
+        lines += [*_section(entry, Path(config.docs_dir))]
     return "\n".join(lines) + "\n"
 
 
-def _section(entry: dict[str, object] | str, docs: Path, site: str) -> Iterator[str]:
+def _section(entry: dict[str, object] | str, docs: Path) -> Iterator[str]:
     title, below = next(iter(entry.items())) if isinstance(entry, dict) else (None, entry)
     items = below if isinstance(below, list) else [{title: below} if title else below]
     if isinstance(below, list):
@@ -26,7 +26,8 @@ def _section(entry: dict[str, object] | str, docs: Path, site: str) -> Iterator[
     for item in items:
         name, path = next(iter(item.items())) if isinstance(item, dict) else (None, item)
         words = description(docs, str(path))
-        yield f"- [{name or words[0]}]({site}/{str(path).removesuffix('.md')}/): {words[1]}"
+        address = re.sub(r"(^|/)index$", r"\1", str(path).removesuffix(".md"))
+        yield f"- [{name or words[0]}]({address or '.'}): {words[1]}"
 
 
 def description(docs: Path, path: str) -> tuple[str, str]:
@@ -35,9 +36,9 @@ def description(docs: Path, path: str) -> tuple[str, str]:
         return GROUPS[Path(path).stem]
     file = docs / path
     if not file.exists():
-        return Path(path).stem, "Generated from the code."
+        return "Overview", "Every group and every key of a run, generated from the code."
     text = re.sub(r"^---\n.*?\n---\n", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
     title = re.search(r"^# (.+)$", text, flags=re.MULTILINE)
     paragraphs = [part for part in re.split(r"\n\s*\n", text) if re.match(r"[A-Za-z`*\[]", part.strip())]
     words = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", " ".join(paragraphs[0].split())) if paragraphs else ""
-    return (title[1] if title else Path(path).stem), re.split(r"(?<=[.:]) (?=[A-Z])", words)[0]
+    return (title[1] if title else Path(path).stem), re.split(r"(?<=[.]) (?=[A-Z`])", words)[0]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import yaml
-from groups import ROOT, Key, Option, groups, located, options, read
+from groups import ROOT, Key, Option, groups, located, meaning, options, read
 
 from rankpo.config.construct import build
 from rankpo.losses.base import Loss
@@ -59,7 +60,7 @@ def overview() -> str:
             "",
             "## Keys of a run",
             "",
-            *table(read(ROOT / "config" / "config.yaml").keys),
+            *table(read(ROOT / "config" / "config.yaml").keys, ""),
         ]
     )
 
@@ -87,7 +88,7 @@ def section(option: Option) -> Iterator[str]:
     if option.target and option.target.startswith("rankpo.") and (words := inspect.getdoc(located(option.target))):
         yield from ["```text", words, "```", ""]
     if option.keys:
-        yield from table(option.keys)
+        yield from table(option.keys, option.group)
 
 
 def chosen(option: Option) -> Iterator[str]:
@@ -101,19 +102,18 @@ def chosen(option: Option) -> Iterator[str]:
         yield ""
 
 
-def table(keys: Sequence[Key]) -> Iterator[str]:
-    """A table of keys."""
+def table(keys: Sequence[Key], group: str) -> Iterator[str]:
+    """A table of keys of a group's option."""
     yield "| key | default | type | meaning |"
     yield "|---|---|---|---|"
     for key in keys:
         default = "required" if key.default == "???" else code(key.default)
-        yield f"| `{key.name}` | {default} | {code(key.type) if key.type else ''} | {cell(prose(key.comment))} |"
+        yield f"| `{key.name}` | {default} | {code(key.type) if key.type else ''} | {cell(prose(meaning(group, key)))} |"
 
 
 def code(text: str) -> str:
-    """Inline code that may hold backticks and, in a table, bars."""
-    fence = "``" if "`" in text else "`"
-    return f"{fence}{cell(text)}{fence}"
+    """Inline code in a table, where neither backticks nor bars are safe in Markdown's own form."""
+    return f"<code>{escape(text).replace('|', '&#124;').replace('`', '&#96;')}</code>"
 
 
 def cell(text: str) -> str:
@@ -182,7 +182,7 @@ def _loss(option: Option, loss: Loss, papers: Mapping[str, list[str]]) -> Iterat
     yield f"**Needs:** {needs or 'scores and labels only'}."
     yield ""
     yield from chosen(option)
-    yield from table(option.keys)
+    yield from table(option.keys, option.group)
 
 
 def first(text: str) -> str:

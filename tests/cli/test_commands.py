@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -122,3 +125,13 @@ def test_a_shipped_file_of_accelerate_is_found_from_any_folder(tmp_path, monkeyp
     assert accelerate_file("other/fsdp.yaml") is None and accelerate_file("none.yaml") is None
     (tmp_path / "fsdp.yaml").touch()
     assert accelerate_file("fsdp.yaml") == Path("fsdp.yaml")
+
+
+def test_help_into_a_closed_pipe_has_no_trace():
+    """`rankpo --help | head -1`: the reader is gone before the writer is done."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "rankpo", "--help"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == b""

@@ -64,9 +64,9 @@ def test_jobs_of_an_old_sweep_are_finished(old_runs):
     assert done.stderr.count("finished before") == 2, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("run", ["contrastive", "sft", "reranker", "listwise"])
+@pytest.mark.parametrize("run", ["contrastive", "sft", "reranker", "listwise", "ppo", "bradley-terry"])
 def test_old_runs_are_evaluated(old_runs, run, capsys):
-    data = {"sft": "toy_chat", "listwise": "toy_lists"}.get(run, "toy_pairs")
+    data = {"listwise": "toy_lists", "contrastive": "toy_pairs", "reranker": "toy_pairs"}.get(run, "toy_chat")
     train(
         "task=evaluate", f"task.run={old_runs / run}", f"eval_datasets=[{data}]", f"cache_dir={old_runs}", "exp_name=e"
     )

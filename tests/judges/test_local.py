@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from rankpo.judges.base import JudgeStopped
-from rankpo.judges.local import LocalJudge, letter_ids
+from rankpo.judges.letters import letter_ids
+from rankpo.judges.local import LocalJudge
 from rankpo.judges.templates import Template
 from rankpo.models.random_weights import byte_tokenizer
 from tests.judges import language_model

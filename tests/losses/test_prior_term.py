@@ -11,7 +11,8 @@ from torch import float64, tensor
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from rankpo.losses.rankpo import RankPOLoss, soft_bradley_terry
+from rankpo.losses.pairs import soft_bradley_terry
+from rankpo.losses.rankpo import RankPOLoss
 from tests.losses.tables import labels
 
 PRIORS = tensor([[1.0, 0.0], [0.5, 2.5], [3.0, 3.0]], dtype=float64)  # gaps 1, -2, 0

@@ -103,12 +103,22 @@ def test_rows_of_a_table_are_encoded_in_the_order_that_is_asked_for(model, table
     assert_close(found.rows, torch.cat(alone), atol=1e-5, rtol=0)
 
 
+class OneProcess:
+    """The backward pass of one process, as a strategy."""
+
+    def backward(self, value):
+        value.backward()
+
+    def no_sync(self):
+        return nullcontext()
+
+
 def gradients(model, table, loss, max_tokens):
     loader = ContrastiveDataLoader(table=table, batch_size=3, seed=1, shuffle=False, num_negatives=1)
     update = in_batch.prepare(loss, model.inputs, table, loader.groups(0), max_tokens)
     update = replace(update, counts=model.counts(update.batch.sequences), similarity=model.similarity)
     model.zero_grad()
-    _, value = in_batch.backward(loss, model, update, lambda part: part.backward(), nullcontext)
+    _, value = in_batch.backward(loss, model, update, OneProcess())
     return (
         len(update.parts),
         value,

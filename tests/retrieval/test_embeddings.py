@@ -20,6 +20,7 @@ from rankpo.retrieval.embeddings import (
 from rankpo.retrieval.exact import search, search_blocks
 from rankpo.retrieval.faiss_index import FaissError, FaissIndex, FaissSettings
 from rankpo.retrieval.shards import Encoding, EncodingError
+from rankpo.types import Vectors
 
 TEXTS = [f"text number {number} {'and more ' * (number % 4)}" for number in range(11)]
 LIST = TextList([f"d{number}" for number in range(11)], TEXTS)
@@ -59,7 +60,7 @@ def test_rows_ids_and_blocks_are_those_of_the_texts(tmp_path, model, role, dtype
 
 def test_an_interrupted_encoding_is_continued_not_repeated(tmp_path, model, monkeypatch):
     encoding = describe_encoding(model, LIST, "passage", shard_size=4)
-    real, calls = model.encode, []
+    real, calls = model.encode_stored, []
 
     def stops(texts, role):
         if calls:
@@ -67,21 +68,21 @@ def test_an_interrupted_encoding_is_continued_not_repeated(tmp_path, model, monk
         calls.append(texts)
         return real(texts, role)
 
-    monkeypatch.setattr(model, "encode", stops)
+    monkeypatch.setattr(model, "encode_stored", stops)
     with pytest.raises(KeyboardInterrupt):
         encode_texts(tmp_path, encoding, model, LIST, silent)
     with pytest.raises(EncodingError, match="is not complete; run the same task=encode again"):
         Embeddings(tmp_path)
     calls.clear()
-    monkeypatch.setattr(model, "encode", lambda texts, role: calls.append(texts) or real(texts, role))
+    monkeypatch.setattr(model, "encode_stored", lambda texts, role: calls.append(texts) or real(texts, role))
     found = encode_texts(tmp_path, encoding, model, LIST, silent)
     assert calls == [TEXTS[4:8], TEXTS[8:]]
-    np.testing.assert_allclose(found.rows(np.arange(11)), real(TEXTS, "passage"), atol=1e-6)
+    np.testing.assert_allclose(found.rows(np.arange(11)), real(TEXTS, "passage").rows, atol=1e-6)
 
 
 def test_the_cache_is_shared_by_equal_encodings_only(tmp_path, model, monkeypatch):
     first = cached_embeddings(tmp_path, model, LIST, "passage", silent)
-    monkeypatch.setattr(model, "encode", None)  # would fail if it were asked again
+    monkeypatch.setattr(model, "encode_stored", None)  # would fail if it were asked again
     assert cached_embeddings(tmp_path, model, LIST, "passage", silent).folder == first.folder
     monkeypatch.undo()
     other = [
@@ -107,7 +108,11 @@ def test_another_encoding_in_the_folder_is_refused_by_name(tmp_path, model):
 def test_an_embedding_that_is_not_finite_names_its_text(tmp_path, model, monkeypatch):
     vectors = np.ones((11, 32), dtype=np.float32)
     vectors[7, 3] = np.nan
-    monkeypatch.setattr(model, "encode", lambda texts, role: vectors)
+    monkeypatch.setattr(
+        model,
+        "encode_stored",
+        lambda texts, role: Vectors(torch.from_numpy(vectors), torch.ones(11, dtype=torch.int64)),
+    )
     with pytest.raises(EncodingError, match="the embedding of d7 is not finite"):
         encode_texts(tmp_path, describe_encoding(model, LIST, "passage"), model, LIST, silent)
     assert not list(tmp_path.glob("*.npy"))

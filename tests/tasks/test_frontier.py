@@ -146,7 +146,6 @@ def test_a_prior_is_added_to_runs_and_to_the_start_model(runs):
     [
         ((), "runs, soups and priors are all empty"),
         (("task.priors=[{}/start/FINAL]", "model.load_from={}/start/FINAL"), "has no prior; make one with task=prior"),
-        (("task.runs=[{}/p]", "task.priors=[{}/fitted]"), "p has a prior; task.priors are for models that have none"),
         (("task.runs=[{}/r1]", "task.test=[other]"), "task.test names other, and eval_datasets holds jobs_dev"),
         (("task.runs=[{}/r1]", "task.kept=ndcg"), "task.kept=ndcg is not measured; allowed: jobs_dev/ndcg@20"),
         (

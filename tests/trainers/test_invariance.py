@@ -121,6 +121,7 @@ IN_CI = {
     "lambdarank": CORPUS,
     "sparse": CORPUS,
     "sparse, static queries": CORPUS,
+    "sparse, pairs": (),
     "listwise_combined": LISTS,
     "reranker of lists": CORPUS,
     "dpo, tokens": ANSWERS,

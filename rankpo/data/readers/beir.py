@@ -11,8 +11,10 @@ from pathlib import Path
 import orjson
 import xxhash
 
+from rankpo.data.grade_pairs import as_preferences, check_preferences
 from rankpo.data.readers.fields import BadRecord, check_id
 from rankpo.data.readers.files import NotARecord, content_fingerprint, records
+from rankpo.data.readers.trec import read_qrels
 from rankpo.data.shape import Declares
 from rankpo.types import Example
 
@@ -24,7 +26,8 @@ class Beir(Declares):
     split: of the judgements; None for a folder that is read without them (`qrels` and `examples` are then refused).
     document_format: `{title}` and `{text}`; the result is stripped. missing_ids: judged ids that corpus or queries
     lack are an `error` (the first ten are named) or left out (`drop`, counted in `dropped`). ignore_identical_ids: a
-    hit whose id equals the query's is dropped, as ArguAna and Quora need it.
+    hit whose id equals the query's is dropped, as ArguAna and Quora need it. preferences: `grades` makes preference pairs
+    of relevant documents of different grades, see `grade_pairs.py`.
     Raises FileNotFoundError at construction for a file that is not there; ValueError with file and line, as soon as
     it is read, for a line without `_id` and `text` and for an id that stands twice.
     """
@@ -37,9 +40,12 @@ class Beir(Declares):
     ignore_identical_ids: bool = True
     relevant_from: int = 1
     gain: str = "linear"
+    preferences: str | None = None
+    pairs_per_query: int = 6
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_preferences(self.preferences, self.pairs_per_query)
         if self.missing_ids not in ("error", "drop"):
             raise ValueError(f"missing_ids must be one of error, drop, got {self.missing_ids!r}")
         if self.gain not in ("exp", "linear"):
@@ -58,15 +64,16 @@ class Beir(Declares):
         self.dropped = 0
 
     @property
-    def judgements(self) -> Beir:
-        return self
+    def judgements(self) -> Beir | None:
+        return None if self.preferences else self
 
     @property
     def relevant_label(self) -> float:
         return self.relevant_from
 
     def fingerprint(self) -> str:
-        settings = json.dumps([self.document_format, self.missing_ids, self.split])
+        pairs = [self.preferences, self.pairs_per_query, self.relevant_from] if self.preferences else []
+        settings = json.dumps([self.document_format, self.missing_ids, self.split, *pairs])
         return xxhash.xxh3_128_hexdigest((content_fingerprint(self._files) + settings).encode())
 
     def corpus(self) -> Iterator[tuple[str, str]]:
@@ -96,7 +103,6 @@ class Beir(Declares):
                 raise ValueError(f"{where}: {error}") from error
 
     def qrels(self) -> dict[str, dict[str, int]]:
-        from rankpo.data.readers.trec import read_qrels
 
         if self.split is None:
             raise ValueError(f"datasets.{self.name}.split is null: there are no judgements; set it to one such as test")
@@ -116,6 +122,9 @@ class Beir(Declares):
         return {query: judged for query, judged in kept.items() if judged}
 
     def examples(self) -> Iterator[Example]:
+        return as_preferences(self._graded(), self.preferences, self.pairs_per_query, self.name)
+
+    def _graded(self) -> Iterator[Example]:
         texts = dict(self.corpus())
         qrels = self.qrels()
         for query_id, text in self.queries():

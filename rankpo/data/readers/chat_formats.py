@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rankpo.data.readers.chat_prompts import (
     alpaca_turns,
@@ -24,7 +23,7 @@ from rankpo.data.readers.chat_turns import answer, flagged, needed, turns
 from rankpo.data.readers.fields import BadRecord, number
 from rankpo.types import Prompt
 
-Record = Mapping[str, Any]
+Record = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ def imdb(record: Record, prompt_words: int = 8) -> Chat:
     return Chat(kept, _completions([text[len(kept) :]]), (_label(needed(record, "label")),))
 
 
-def _prompt(value: Any) -> str:
+def _prompt(value: object) -> str:
     if not isinstance(value, str):
         raise BadRecord(f"prompt must be a text as the completions are, got {type(value).__name__}")
     return value
@@ -212,7 +211,7 @@ def _completions(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _label(value: Any) -> float:
+def _label(value: object) -> float:
     if value not in (0, 1, True, False):
         raise BadRecord(f"label is {value!r}; allowed: true, false, 1, 0")
     return float(value)

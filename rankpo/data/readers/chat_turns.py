@@ -9,7 +9,7 @@ from rankpo.data.readers.fields import BadRecord
 from rankpo.data.text.conversations import role
 from rankpo.types import Turn
 
-Record = Mapping[str, Any]
+Record = Mapping[str, object]
 
 ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
 # Names of the flag that marks an assistant's turn as trained: OpenAI, Axolotl, ms-swift.
@@ -48,7 +48,7 @@ def needed(record: Record, key: str) -> Any:
     return record[key]
 
 
-def turns(value: Any, key: str) -> tuple[Turn, ...]:
+def turns(value: object, key: str) -> tuple[Turn, ...]:
     """A list of {"role", "content"} (or {"from", "value"}), or one such object, as turns; a text is a user's turn.
 
     Raises BadRecord.
@@ -56,7 +56,7 @@ def turns(value: Any, key: str) -> tuple[Turn, ...]:
     return tuple(message.turn for message in flagged(value, key))
 
 
-def flagged(value: Any, key: str) -> tuple[Message, ...]:
+def flagged(value: object, key: str) -> tuple[Message, ...]:
     """The same with what each turn says of being trained."""
     if isinstance(value, str):
         return (Message(("user", value), None),)

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import xxhash
 
+from rankpo.data.grade_pairs import as_preferences, check_preferences
 from rankpo.data.readers import files
 from rankpo.data.readers.compression import opened
 from rankpo.data.readers.fields import check_id
 from rankpo.data.readers.texts import TextsById, read_texts
 from rankpo.data.readers.trec import read_qrels, read_run
+from rankpo.data.shape import Declares
 from rankpo.types import Example
 
 NAMES = {  # how the files of a folder are called
@@ -33,14 +35,14 @@ VERSION = 1
 
 
 @dataclass(kw_only=True)
-class Collection:
+class Collection(Declares):
     """A corpus, queries, and what is known of them.
 
     path: a folder whose files are found by their names (collection.tsv, queries.train.tsv, qrels.train.tsv, …); split:
     the part of a name that tells them apart, such as train. corpus, queries, qrels, triples, run: files in place of
     those. Tables have no header or one; topics may be TREC's `<top>`. As training data: triples, one example a line; else,
     for each query with judgements, the judged documents and the first `depth` of the run, which are not relevant unless
-    judged so. Without a corpus, triples are texts. relevant_from, gain, ignore_identical_ids: as of a BEIR folder.
+    judged so. Without a corpus, triples are texts. preferences: as of a BEIR folder. relevant_from, gain, ignore_identical_ids: as of a BEIR folder.
     Raises FileNotFoundError at construction for what is not there, ValueError for names that fit several files.
     """
 
@@ -57,9 +59,12 @@ class Collection:
     relevant_from: int = 1
     gain: str = "linear"
     ignore_identical_ids: bool = False
+    preferences: str | None = None
+    pairs_per_query: int = 6
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_preferences(self.preferences, self.pairs_per_query)
         if self.gain not in ("exp", "linear"):
             raise ValueError(f"gain must be one of exp, linear, got {self.gain!r}")
         for key in ("relevant_from", "depth"):
@@ -103,8 +108,13 @@ class Collection:
         """What is read, which nothing may overwrite."""
         return list(self.parts.values())
 
+    @property
+    def judgements(self) -> Collection | None:
+        return None if self.preferences else self
+
     def fingerprint(self) -> str:
-        settings = [VERSION, self.depth, self.limit, self.relevant_from, sorted(self.parts)]
+        settings: list[object] = [VERSION, self.depth, self.limit, self.relevant_from, sorted(self.parts)]
+        settings += [self.preferences, self.pairs_per_query] if self.preferences else []
         return xxhash.xxh3_128_hexdigest((files.content_fingerprint(self.files) + json.dumps(settings)).encode())
 
     def corpus(self) -> Iterator[tuple[str, str]]:
@@ -148,7 +158,8 @@ class Collection:
 
     def examples(self) -> Iterator[Example]:
         """Raises ValueError naming the line or query of an id without a text."""
-        yield from islice(self._of_triples() if "triples" in self.parts else self._of_judgements(), self.limit)
+        found = self._of_triples() if "triples" in self.parts else self._of_judgements()
+        yield from as_preferences(islice(found, self.limit), self.preferences, self.pairs_per_query, self.name)
 
     def _of_triples(self) -> Iterator[Example]:
         queries = dict(self.queries()) if "queries" in self.parts else {}

@@ -108,7 +108,7 @@ class Options:
         near = get_close_matches(role, free, n=1, cutoff=0.5)
         return f"set {self.key}.{role}={near[0] if near else '<one of these>'}"
 
-    def optional(self, record: Record, role: str, default: str | None = None) -> Any:
+    def optional(self, record: Record, role: str, default: str | None = None) -> object:
         spec = self.fields.get(role) or default or role
         value = extract(record, spec)
         self.use(spec)

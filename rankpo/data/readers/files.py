@@ -14,6 +14,7 @@ import orjson
 import xxhash
 
 from rankpo.data.readers.compression import errors, opened
+from rankpo.data.readers.not_a_record import NotARecord as NotARecord
 from rankpo.data.readers.remote import fetched, is_address
 from rankpo.storage.printable import one_line
 
@@ -21,13 +22,8 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 COMPRESSED = (".gz", ".zst")  # of the four text formats
 EXTRAS = {".zst": ("zstandard", "zstd"), ".parquet": ("pyarrow", "parquet"), ".arrow": ("pyarrow", "parquet")}
 FINETUNE_KEYS = ("queries", "corpus", "relevant_docs")  # of LlamaIndex's one JSON object
-ROWS_PER_BATCH = 1024  # of Parquet: bounds memory, where a row group may hold a million rows
 BOM = b"\xef\xbb\xbf"
 ENVELOPE_KEY = "data"  # of a JSON file that is one object with its records under this key
-
-
-class NotARecord(ValueError):
-    """A line that is not a JSON object, or a row that does not fit its header."""
 
 
 def find(path: str | Sequence[str], key: str) -> list[Path]:
@@ -113,10 +109,10 @@ def records(path: Path, quoted_tsv: bool = False) -> Iterator[tuple[str, Any]]:
     quotation mark is a letter like any other.
     """
     form = kind(path)
-    if form == ".parquet":
-        yield from _parquet(path)
-    elif form == ".arrow":
-        yield from _arrow(path)
+    if form in (".parquet", ".arrow"):
+        from rankpo.data.readers import columnar
+
+        yield from columnar.parquet(path) if form == ".parquet" else columnar.arrow(path)
     elif is_table(path):
         yield from _table(path, quoted_tsv)
     else:
@@ -275,40 +271,3 @@ def _table(path: Path, quoted_tsv: bool) -> Iterator[tuple[str, object]]:
 def _without_bom(file: IO[bytes]) -> Iterator[bytes]:
     yield file.readline().removeprefix(BOM)
     yield from file
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, object]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=ROWS_PER_BATCH)
-        yield from _rows(one_line(path.name), batches)
-    except pyarrow.ArrowInvalid as error:
-        yield one_line(path.name), NotARecord(f"not Parquet: {error}")
-
-
-def _arrow(path: Path) -> Iterator[tuple[str, object]]:
-    """Arrow's file form, or its stream form, in which the datasets library keeps its tables."""
-    import pyarrow
-
-    try:
-        with pyarrow.memory_map(str(path)) as source:
-            is_file = source.read(6) == b"ARROW1"
-            source.seek(0)
-            if is_file:
-                reader = pyarrow.ipc.open_file(source)
-                batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
-                yield from _rows(one_line(path.name), batches)
-            else:
-                yield from _rows(one_line(path.name), iter(pyarrow.ipc.open_stream(source)))
-    except pyarrow.ArrowInvalid as error:
-        yield one_line(path.name), NotARecord(f"not Arrow: {error}")
-
-
-def _rows(name: str, batches: Iterator[Any]) -> Iterator[tuple[str, object]]:
-    index = 0
-    for batch in batches:
-        for row in batch.to_pylist():
-            yield f"{name}[{index}]", row
-            index += 1

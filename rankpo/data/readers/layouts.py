@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from rankpo.data.readers.fields import BadRecord, Options, Record, filled, number, numbers, text, texts
 from rankpo.data.readers.parsed import Parsed, labelled, of_lists
@@ -172,7 +171,7 @@ def text_set(record: Record, options: Options) -> Parsed:
     return of_lists(first, others, [])
 
 
-def passage(item: Any, place: str) -> str:
+def passage(item: object, place: str) -> str:
     """A text, or {"title"?, "text"}."""
     if not isinstance(item, Mapping):
         return text(item, place)

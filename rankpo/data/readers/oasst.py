@@ -20,7 +20,7 @@ def ranked_replies(
     records: (place, message) with message_id, parent_id, text, role, lang and rank (0 is best; None where unranked).
     All messages stay in memory: a message's parents may stand anywhere in the file.
     """
-    of_id: dict[str, Mapping[str, Any]] = {}
+    of_id: dict[str, Mapping[str, object]] = {}
     replies: dict[str, list[tuple[int, str, str]]] = {}
     for place, record in records:
         if needed(record, "lang") != language:

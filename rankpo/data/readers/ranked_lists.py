@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import xxhash
 
@@ -85,7 +84,7 @@ class RankedLists(HubRecords):
         return tuple(values)
 
 
-def native(record: Mapping[str, Any]) -> RankedRecord:
+def native(record: Mapping[str, object]) -> RankedRecord:
     """Our own form. Raises BadRecord naming what is wrong."""
     for key in ("query", "passages"):
         if key not in record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rankpo.data.grade_pairs import check_preferences
 from rankpo.data.readers import formats
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 def check_keys(records: Records) -> None:
     """Raises ValueError for a key that is not allowed, and completes the range of labels."""
+    check_preferences(records.preferences, records.pairs_per_query)
     of_hub = {name: getattr(records, name) for name in ("config", "split", "revision")}
     given = [f"{name}={value}" for name, value in of_hub.items() if value is not None]
     if records.path is not None and (given or records.streaming):

@@ -11,6 +11,7 @@ from typing import Any
 
 import xxhash
 
+from rankpo.data.grade_pairs import as_preferences
 from rankpo.data.readers import files, formats, layouts
 from rankpo.data.readers.corpus_lines import CorpusLines
 from rankpo.data.readers.examples import example_of, sees_own_negatives_alone
@@ -31,6 +32,7 @@ NO_SETTINGS = {
     *("files", "report", "path", "corpus", "weight", "_corpus_files", "_lines"),
     *("_found", "_used", "_texts"),
 }
+OF_PREFERENCES = ("preferences", "pairs_per_query")  # Settings without effect unless preferences are made.
 BY_ID = ("ids", "nemo")  # formats that name documents
 ID_NAMES = {  # of a record, where it is not `id`; a line of one text has its candidate's id, not the query's
     "flat": (),
@@ -59,6 +61,7 @@ class Records(FieldMap, Declares):
     corpus: the file or folder whose documents records name by id (without it, one that stands beside them), or whose
     lines (from 0) `positives.index` of raw records names: text and line must agree. quoted_tsv: cells of TSV files are
     quoted as those of CSV.
+    preferences: `grades` makes preference pairs of relevant candidates with different labels, see `grade_pairs.py`.
     where: path -> allowed values. limit: the first so many examples. on_bad_record: `error` collects up to twenty and
     raises BadRecords once, `skip` leaves them out and lists them in `report`. conflicts: a text that is both positive
     and negative of its query stays as the positive (`merge`, counted), or is an `error`.
@@ -80,8 +83,10 @@ class Records(FieldMap, Declares):
     scores_are: str = "relevance"
     corpus: str | None = None
     min_confidence: float = 0
-    where: Mapping[str, Sequence[Any]] | None = None
+    where: Mapping[str, Sequence[object]] | None = None
     limit: int | None = None
+    preferences: str | None = None
+    pairs_per_query: int = 6
     weight: float = 1.0
     on_bad_record: str = "error"
     conflicts: str = "merge"
@@ -109,7 +114,8 @@ class Records(FieldMap, Declares):
         return None if self.relevant_from is None else self.relevant_from - (self.min_label or 0.0)
 
     def fingerprint(self) -> str:
-        settings = {name: value for name, value in self.__dict__.items() if name not in NO_SETTINGS}
+        unused = NO_SETTINGS if self.preferences else {*NO_SETTINGS, *OF_PREFERENCES}
+        settings = {name: value for name, value in self.__dict__.items() if name not in unused}
         corpora = dict.fromkeys(chain.from_iterable(self._corpora(path, self._format_of(path)) for path in self.files))
         content = self._source.content([*self._corpus_files, *corpora])
         whole = [VERSION, content, settings, [sees_own_negatives_alone(path) for path in self.files]]
@@ -121,7 +127,8 @@ class Records(FieldMap, Declares):
         self._found.clear()
         self._used.clear()
         count = 0
-        for example in islice(chain.from_iterable(map(self._of_file, self.files)), self.limit):
+        found = islice(chain.from_iterable(map(self._of_file, self.files)), self.limit)
+        for example in as_preferences(found, self.preferences, self.pairs_per_query, self.name):
             count += 1
             yield example
         self.report.name_unused(self._used)
@@ -232,7 +239,7 @@ class Records(FieldMap, Declares):
         self, good: Iterable[tuple[str, Mapping[str, object]]], options: Options, path: Path
     ) -> Iterator[Example]:
         """Lines of equal query, also where they are not adjacent, as one example each."""
-        groups: dict[str, tuple[str, Mapping[str, Any], list[tuple[str, float]]]] = {}
+        groups: dict[str, tuple[str, Mapping[str, object], list[tuple[str, float]]]] = {}
         for place, record in good:
             try:
                 query, pair = formats.labelled_line(record, options)
@@ -255,7 +262,7 @@ class Records(FieldMap, Declares):
         names = [self.id] if self.id else ID_NAMES.get(form, ("id",))
         options.use(*names)
         name = next((value for key in names if (value := extract(record, key)) is not None), None)
-        extras: dict[str, Any] = {
+        extras: dict[str, object] = {
             "id": f"{self.name}:{'_'.join(place.split())}" if name is None else check_id(name),
             "source": place,
             "query_prompt": options.prompt(record),

@@ -111,7 +111,7 @@ def _request(name: str, query: str, parsed: Sequence[tuple[str, str, float | Non
 def _candidate(item: object, place: str, document_format: str) -> tuple[str, str, float | None]:
     """(id, text, score)."""
     outer: dict[str, object] = dict(item) if isinstance(item, Mapping) else {"doc": item}
-    document: Any = outer.get("doc", outer)
+    document: object = outer.get("doc", outer)
     text, title = document, outer.get("title")
     if isinstance(document, Mapping):
         text = next((document[key] for key in TEXT_KEYS if isinstance(document.get(key), str)), None)

@@ -7,7 +7,6 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -74,7 +73,7 @@ def of_record(place: str, record: object, role: str) -> tuple[str | None, str]:
     return None if identity is None else _id(identity, place), f"{title or ''} {text}".strip()
 
 
-def _id(value: Any, place: str) -> str:
+def _id(value: object, place: str) -> str:
     try:
         return check_id(value)
     except ValueError as error:

@@ -114,82 +114,85 @@ def prove(
 ) -> Identifiers:
     """Identifiers of a scheme as ids. Raises SchemeError where one of them is not a token of its own."""
 
-    def encode(text: str) -> tuple[int, ...]:
-        return fixed_ids(tokenizer, text)
-
-    forbidden = {*tokenizer.all_special_ids, tokenizer.unk_token_id}
-    marks = ("", "") if scheme == "bare_letters" else (template.open, template.close)
-    labels = labels_of_scheme(scheme, count)
-    if scheme == "pieces":
-        return _from_pieces(encode, labels, marks, template.separator, forbidden)
-    return _canonical(encode, labels, marks, template.separator, header, forbidden, scheme)
-
-
-def _from_pieces(
-    encode: Encode, labels: tuple[str, ...], marks: tuple[str, str], separator: str, forbidden: set[int | None]
-) -> Identifiers:
-    """Bracket and letter as separate ids in training and scoring alike: valid by construction."""
-    encoded = [encode(label) for label in labels]
-    failing = [label for label, ids in zip(labels, encoded, strict=True) if len(ids) != 1 or ids[0] in forbidden]
-    ids = tuple(found[0] for found in encoded if found)
-    if failing or len(set(ids)) < len(labels):
-        raise SchemeError(f"{', '.join(failing) or 'some'} are not single tokens of their own", failing)
-    begin, end = marks
-    between, tail = encode(end + separator + begin), encode(end)
-    return Identifiers("pieces", labels, begin, end, separator, encode(begin), ids, between, ids, tail, False)
+    scheme_of = _Scheme(
+        encode=lambda text: fixed_ids(tokenizer, text),
+        labels=labels_of_scheme(scheme, count),
+        marks=("", "") if scheme == "bare_letters" else (template.open, template.close),
+        separator=template.separator,
+        forbidden={*tokenizer.all_special_ids, tokenizer.unk_token_id},
+    )
+    return scheme_of.from_pieces() if scheme == "pieces" else scheme_of.canonical(header, scheme)
 
 
-def _canonical(
-    encode: Encode,
-    labels: tuple[str, ...],
-    marks: tuple[str, str],
-    separator: str,
-    header: str,
-    forbidden: set[int | None],
-    scheme: str,
-) -> Identifiers:
-    begin, end = marks
-    more = separator.rstrip()
-    base = encode(header)
-    first, place = _single(encode, [f"{header}{begin}{label}{end}{more}" for label in labels], labels, base, forbidden)
-    prefix = encode(f"{header}{begin}{labels[0]}{end}{more}")[len(base) : place]
-    found = []
-    for start in labels[:2]:
-        context = f"{header}{begin}{start}{end}{separator}"
-        texts = [f"{context}{begin}{label}{end}" for label in labels]
-        later, second = _single(encode, [text + more for text in texts], labels, base, forbidden)
-        whole = encode(texts[0])
-        found.append((whole[place + 1 : second], later, whole[second + 1 :]))
-    if found[0] != found[-1]:
-        raise SchemeError(f"what follows an identifier depends on it: {labels[0]} and {labels[1]}", labels[:2])
-    between, later, tail = found[0]
-    made = Identifiers(scheme, labels, begin, end, separator, prefix, first, between, later, tail, True)
-    for order in (range(len(labels)), range(len(labels) - 1, -1, -1)):
-        if encode(header + made.text(order)) != (*base, *prefix, *made.answer(order)):
-            raise SchemeError("a whole answer is tokenised otherwise than its parts", labels)
-    return made
+@dataclass(frozen=True, kw_only=True)
+class _Scheme:
+    """Labels between marks as a tokenizer encodes them. forbidden: ids that are no identifier."""
 
+    encode: Encode
+    labels: tuple[str, ...]
+    marks: tuple[str, str]
+    separator: str
+    forbidden: set[int | None]
 
-def _single(
-    encode: Encode, texts: Sequence[str], labels: Sequence[str], base: tuple[int, ...], forbidden: set[int | None]
-) -> tuple[tuple[int, ...], int]:
-    """The one token in which the texts differ, for each of them, and its place.
+    def from_pieces(self) -> Identifiers:
+        """Bracket and letter as separate ids in training and scoring alike: valid by construction."""
+        labels, (begin, end), encode = self.labels, self.marks, self.encode
+        encoded = [encode(label) for label in labels]
+        pairs = zip(labels, encoded, strict=True)
+        failing = [label for label, ids in pairs if len(ids) != 1 or ids[0] in self.forbidden]
+        ids = tuple(found[0] for found in encoded if found)
+        if failing or len(set(ids)) < len(labels):
+            raise SchemeError(f"{', '.join(failing) or 'some'} are not single tokens of their own", failing)
+        between, tail = encode(end + self.separator + begin), encode(end)
+        return Identifiers("pieces", labels, begin, end, self.separator, encode(begin), ids, between, ids, tail, False)
 
-    Raises SchemeError naming the labels that do not look like the others.
-    """
-    rows = [encode(text) for text in texts]
-    kept = [row[: len(base)] == base for row in rows]
-    usual = Counter(len(row) for row, fits in zip(rows, kept, strict=True) if fits).most_common(1)
-    failing = [
-        label for label, row, fits in zip(labels, rows, kept, strict=True) if not fits or len(row) != usual[0][0]
-    ]
-    if failing:
-        raise SchemeError(f"{', '.join(failing)} are not tokenised like the others", failing)
-    places = [place for place in range(usual[0][0]) if len({row[place] for row in rows}) > 1]
-    if len(places) != 1:
-        raise SchemeError(f"identifiers differ in {len(places)} tokens, not in one", labels)
-    ids = tuple(row[places[0]] for row in rows)
-    failing = [label for label, token in zip(labels, ids, strict=True) if token in forbidden or ids.count(token) > 1]
-    if failing:
-        raise SchemeError(f"{', '.join(failing)} are unknown, special or equal tokens", failing)
-    return ids, places[0]
+    def canonical(self, header: str, scheme: str) -> Identifiers:
+        """Identifiers as the tokenizer writes them behind the header, proved in whole answers."""
+        labels, (begin, end), encode = self.labels, self.marks, self.encode
+        more = self.separator.rstrip()
+        base = encode(header)
+        first, place = self._single([f"{header}{begin}{label}{end}{more}" for label in labels], base)
+        prefix = encode(f"{header}{begin}{labels[0]}{end}{more}")[len(base) : place]
+        found = []
+        for start in labels[:2]:
+            context = f"{header}{begin}{start}{end}{self.separator}"
+            texts = [f"{context}{begin}{label}{end}" for label in labels]
+            later, second = self._single([text + more for text in texts], base)
+            whole = encode(texts[0])
+            found.append((whole[place + 1 : second], later, whole[second + 1 :]))
+        if found[0] != found[-1]:
+            raise SchemeError(f"what follows an identifier depends on it: {labels[0]} and {labels[1]}", labels[:2])
+        between, later, tail = found[0]
+        made = Identifiers(scheme, labels, begin, end, self.separator, prefix, first, between, later, tail, True)
+        for order in (range(len(labels)), range(len(labels) - 1, -1, -1)):
+            if encode(header + made.text(order)) != (*base, *prefix, *made.answer(order)):
+                raise SchemeError("a whole answer is tokenised otherwise than its parts", labels)
+        return made
+
+    def _single(self, texts: Sequence[str], base: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+        """The one token in which the texts differ, for each of them, and its place.
+
+        Raises SchemeError naming the labels that do not look like the others.
+        """
+        rows = [self.encode(text) for text in texts]
+        kept = [row[: len(base)] == base for row in rows]
+        usual = Counter(len(row) for row, fits in zip(rows, kept, strict=True) if fits).most_common(1)
+        failing = [
+            label
+            for label, row, fits in zip(self.labels, rows, kept, strict=True)
+            if not fits or len(row) != usual[0][0]
+        ]
+        if failing:
+            raise SchemeError(f"{', '.join(failing)} are not tokenised like the others", failing)
+        places = [place for place in range(usual[0][0]) if len({row[place] for row in rows}) > 1]
+        if len(places) != 1:
+            raise SchemeError(f"identifiers differ in {len(places)} tokens, not in one", self.labels)
+        ids = tuple(row[places[0]] for row in rows)
+        failing = [
+            label
+            for label, token in zip(self.labels, ids, strict=True)
+            if token in self.forbidden or ids.count(token) > 1
+        ]
+        if failing:
+            raise SchemeError(f"{', '.join(failing)} are unknown, special or equal tokens", failing)
+        return ids, places[0]

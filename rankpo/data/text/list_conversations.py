@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rankpo.data.readers.fields import BadRecord
 from rankpo.data.text.conversations import role
@@ -39,7 +38,7 @@ def written(scheme: str, count: int) -> Identifiers:
     return Identifiers(scheme, labels_of_scheme(scheme, count), "[", "]", " > ", (), (), (), (), (), True)
 
 
-def from_conversation(record: Mapping[str, Any]) -> RankedRecord:
+def from_conversation(record: Mapping[str, object]) -> RankedRecord:
     """The list of a conversation. Raises BadRecord unless its answer is a whole permutation of its passages."""
     turns = _turns(record["conversations"])
     for name in ("user", "assistant"):

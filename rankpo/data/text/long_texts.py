@@ -26,7 +26,7 @@ def leading_ids(
     bound: tokens. A text of at most `CHARACTERS_PER_TOKEN * bound` characters keeps all of its tokens.
     split_special: whether a special token's name inside a text is plain text.
     """
-    options: dict[str, Any] = {"add_special_tokens": False, "truncation": False, "verbose": False}
+    options: dict[str, object] = {"add_special_tokens": False, "truncation": False, "verbose": False}
     if split_special:
         options["split_special_tokens"] = True
     first = CHARACTERS_PER_TOKEN * bound
@@ -37,7 +37,7 @@ def leading_ids(
     return [_leading(tokenizer, text, bound, options) if n in long else next(rest) for n, text in enumerate(texts)]
 
 
-def _leading(tokenizer: PreTrainedTokenizerBase, text: str, bound: int, options: dict[str, Any]) -> list[int]:
+def _leading(tokenizer: PreTrainedTokenizerBase, text: str, bound: int, options: dict[str, object]) -> list[int]:
     """Returns the first `bound` ids of a text from the shortest prefix, doubled each time, that decides them."""
     size = CHARACTERS_PER_TOKEN * bound
     while size < len(text):
@@ -49,7 +49,7 @@ def _leading(tokenizer: PreTrainedTokenizerBase, text: str, bound: int, options:
     return list(ids[:bound])
 
 
-def _decided(tokenizer: PreTrainedTokenizerBase, prefix: str, options: dict[str, Any]) -> list[int]:
+def _decided(tokenizer: PreTrainedTokenizerBase, prefix: str, options: dict[str, object]) -> list[int]:
     """Returns the ids of a prefix that no text behind it can change.
 
     A tokenizer converts the words of its pre-tokenizer one by one, so a word is decided once another word follows it.

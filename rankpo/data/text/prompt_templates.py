@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 FOLDER = Path(__file__).parents[2] / "prompts"
 SCHEMES = ("auto", "letters", "numbers", "bare_letters", "pieces")
 PLACES = {
@@ -160,7 +162,6 @@ def shipped() -> list[str]:
 
 def read_template(prompt: str) -> PromptTemplate:
     """The template of a shipped name or a yaml file. Raises ValueError with the file and the key that is wrong."""
-    import yaml
 
     path = FOLDER / f"{prompt}.yaml" if prompt in shipped() else Path(prompt).expanduser()
     if not path.is_file():

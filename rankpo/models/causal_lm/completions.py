@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from rankpo.data.table import ExampleTable
 from rankpo.models.base import RankingModel
 from rankpo.models.causal_lm.inputs import CompletionInputs
 from rankpo.models.causal_lm.settings import CausalSettings
+from rankpo.models.engine.positions import check_positions
 from rankpo.runs import processes
 from rankpo.types import Batch, Prompt, Sequences
 
@@ -25,6 +25,10 @@ class CompletionModel(RankingModel):
 
     inputs: CompletionInputs
     settings: CausalSettings
+
+    def check_positions(self) -> None:
+        """Raises ConfigError for model.max_length above the positions of the backbone."""
+        check_positions(self.settings.max_length, self.base, self.position_offset)
 
     def score(self, output: Tensor, batch: Batch) -> Tensor:
         """[B, G] scores of the completions; 0 where masked."""
@@ -62,5 +66,5 @@ class CompletionModel(RankingModel):
         """[n] float32 scores of completions, each behind its prompt: text, or (role, content) turns."""
         sequences = self.inputs.sequences_of(prompts, completions)
         with self.evaluating():
-            scores: Any = self(sequences)
-        return np.asarray(scores.float().cpu().numpy())
+            scores: Tensor = self(sequences)
+        return scores.float().cpu().numpy()

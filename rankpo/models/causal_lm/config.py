@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from rankpo.data.text.rendering import template_text
 from rankpo.errors import ConfigError
@@ -14,26 +14,28 @@ from rankpo.models.kind import ModelKind, Say
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from rankpo.models.causal_lm.completions import CompletionModel
     from rankpo.models.causal_lm.inputs import CompletionInputs
     from rankpo.models.causal_lm.model import CausalLanguageModel
     from rankpo.models.saving import FolderFormat
 
 
-@dataclass(frozen=True, kw_only=True)
-class CausalKind(CausalSettings, ModelKind):
-    """A causal language model: its scores are log-probabilities of completions.
+CompletionT_co = TypeVar("CompletionT_co", bound="CompletionModel", covariant=True)
 
-    chat_template: jinja, or a file of it. load_lora_from: a folder of adapters to go on training. share_prompts: a prompt is computed once for all its
-    completions, where the layout is packed. Settings that a folder states (rankpo.json) win over the yaml, and the
-    command line over both.
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionKind(CausalSettings, ModelKind["CausalSettings", "CompletionInputs", CompletionT_co]):
+    """The keys of decoders that read a prompt and a completion: the kinds causal_lm and reward_model.
+
+    chat_template: jinja, or a file of it. load_lora_from: a folder of adapters to go on training. share_prompts: a
+    prompt is computed once for all its completions, where the layout is packed. Settings that a folder states
+    (rankpo.json) win over the yaml, and the command line over both.
     """
 
-    kind: ClassVar[str] = "causal_lm"
     decoders_only: ClassVar[bool] = True
-    gives: ClassVar[frozenset[str]] = frozenset({"token_logps", "text"})
-    logps: ClassVar[str] = "none"  # scores are log-probabilities
     settings_class: ClassVar[type[Settings]] = CausalSettings
 
     share_prompts: bool = True
@@ -44,6 +46,10 @@ class CausalKind(CausalSettings, ModelKind):
         ModelKind.__post_init__(self)
         if self.load_lora_from is not None and not self.use_peft:
             raise ValueError("load_lora_from needs use_peft=true")
+
+    @property
+    def continues_adapters(self) -> bool:
+        return self.load_lora_from is not None
 
     def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: CausalSettings, say: Say) -> CompletionInputs:
         from rankpo.models.causal_lm.inputs import CompletionInputs
@@ -58,11 +64,10 @@ class CausalKind(CausalSettings, ModelKind):
         return settings
 
     def load(self, inputs: CompletionInputs, say: Say) -> PreTrainedModel:
-        from transformers import AutoModelForCausalLM
+        from rankpo.models.families import CAUSAL_LM
 
-        backbone = self.backbone(AutoModelForCausalLM)
-        embeddings: Any = backbone.get_input_embeddings()
-        count = len(inputs.tokenizer) - int(embeddings.num_embeddings)
+        backbone = self.backbone(CAUSAL_LM)
+        count = inputs.missing_embeddings(backbone)
         if count > 0:  # control tokens; checkpoints often hold more rows than tokens, which are kept
             if self.use_peft:
                 self._refuse_new_rows(inputs, count)
@@ -81,26 +86,14 @@ class CausalKind(CausalSettings, ModelKind):
             why = "model.control_tokens adds rows to the embeddings"
         raise ConfigError([f"{why}, and adapters leave embeddings frozen; set model.use_peft=false"])
 
-    def wrap(self, backbone: PreTrainedModel, inputs: CompletionInputs) -> object:
-        from rankpo.models.causal_lm.model import CausalLanguageModel
-        from rankpo.models.engine.positions import check_positions
+    def adapt(self, model: CompletionModel) -> PeftModel:
+        if self.load_lora_from is None:
+            return self.adapted(model.base, "CAUSAL_LM")
+        from rankpo.models.adapting import open_adapters
 
-        model = CausalLanguageModel(
-            backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens, share_prompts=self.share_prompts
-        )
-        check_positions(inputs.settings.max_length, backbone, model.position_offset)
-        return model
-
-    def adapt(self, model: Any) -> Any:
-        from peft import PeftModel
-
-        from rankpo.models import loading
-
-        if self.load_lora_from is not None:
-            loading.check_adapters(self.load_lora_from)
-            self._refuse_merged()
-            return PeftModel.from_pretrained(model.base, self.load_lora_from, is_trainable=True)
-        return self.adapted(model.base, "CAUSAL_LM")
+        adapted = open_adapters(model.base, self.load_lora_from)
+        self._refuse_merged()
+        return adapted
 
     def _refuse_merged(self) -> None:
         """Raises ConfigError for adapters that the weights already have inside: FINAL with its own adapter/ folder."""
@@ -120,6 +113,24 @@ class CausalKind(CausalSettings, ModelKind):
         """The loss may ask for control tokens too, not only the command line."""
         return {*explicit, *(["control_tokens"] if self.control_tokens is not None else [])}
 
+
+@dataclass(frozen=True, kw_only=True)
+class CausalKind(CompletionKind["CausalLanguageModel"]):
+    """A causal language model: its scores are log-probabilities of completions."""
+
+    kind: ClassVar[str] = "causal_lm"
+    gives: ClassVar[frozenset[str]] = frozenset({"token_logps", "text"})
+    logps: ClassVar[str] = "none"  # scores are log-probabilities
+
+    def wrap(self, backbone: PreTrainedModel, inputs: CompletionInputs) -> CausalLanguageModel:
+        from rankpo.models.causal_lm.model import CausalLanguageModel
+
+        model = CausalLanguageModel(
+            backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens, share_prompts=self.share_prompts
+        )
+        model.check_positions()
+        return model
+
     def finish(self, model: CausalLanguageModel, needs: frozenset[str], say: Say) -> None:
         """With "value_head" in needs, a critic: that of the `load_from` folder if it holds one, else a new one."""
         if "value_head" in needs:
@@ -127,7 +138,7 @@ class CausalKind(CausalSettings, ModelKind):
 
             attach_value_head(model, None if self.load_from is None else Path(self.load_from) / VALUE_HEAD_FILE)
 
-    def folder_format(self) -> FolderFormat[Any]:
+    def folder_format(self) -> FolderFormat[CausalLanguageModel]:
         from rankpo.models.causal_lm.saving import CausalFolder
 
         return CausalFolder()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from transformers import GenerationConfig
 
 from rankpo.data.text.rendering import ended_at, with_generation_prompt
 
@@ -14,23 +16,23 @@ if TYPE_CHECKING:
     from rankpo.models.causal_lm.inputs import CompletionInputs
 
 
-def final_tokenizer(inputs: CompletionInputs, kind: str) -> PreTrainedTokenizerBase:
+def final_tokenizer(inputs: CompletionInputs, whole_conversations: bool = False) -> PreTrainedTokenizerBase:
     """A copy of the tokenizer with the template of training.
 
-    Its generation prompt ends with the desirable control token, where there is one. A reward model's template ends a
-    whole conversation where the reward was trained, also where the tokenizer's puts a line break behind the end token.
+    Its generation prompt ends with the desirable control token, where there is one. whole_conversations: the template
+    ends a whole conversation where a reward was trained, also where the tokenizer's puts a line break behind the end token.
     """
     tokenizer = copy.deepcopy(inputs.tokenizer)
     template = inputs.chat.template
     if inputs.control is not None:
         template = with_generation_prompt(template, str(tokenizer.convert_ids_to_tokens(inputs.control[0])))
-    if kind == "reward_model" and inputs.chat.tail != inputs.chat.ending:
+    if whole_conversations and inputs.chat.tail != inputs.chat.ending:
         template = ended_at(template, inputs.chat.tail, inputs.chat.ending)
     tokenizer.chat_template = template
     return tokenizer
 
 
-def final_settings(inputs: CompletionInputs, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def final_settings(inputs: CompletionInputs, tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
     """The settings as rankpo.json holds them, with the template of training where FINAL's tokenizer has another."""
     settings = inputs.settings.to_json()
     differs = tokenizer.chat_template != inputs.chat.template
@@ -41,8 +43,6 @@ def final_generation_config(backbone: PreTrainedModel, inputs: CompletionInputs)
     """Returns the model's generation config with the end tokens of training added."""
     config = copy.deepcopy(backbone.generation_config)
     if config is None:
-        from transformers import GenerationConfig
-
         config = GenerationConfig()
     own = config.eos_token_id
     ends = sorted({*inputs.stops, *([own] if isinstance(own, int) else own or [])})

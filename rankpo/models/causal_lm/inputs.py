@@ -40,7 +40,7 @@ class Piece(NamedTuple):
     control: int
 
 
-class CompletionInputs(Inputs):
+class CompletionInputs(Inputs[Piece]):
     """How a causal language model reads examples.
 
     Plain prompts and completions stand as they are, eos behind the completion; conversations get the chat format,
@@ -49,6 +49,8 @@ class CompletionInputs(Inputs):
     the beginning of its longest turn, whose frame stays; a plain one loses its beginning. A completion is cut at
     max_length.
     """
+
+    settings: CausalSettings
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: CausalSettings) -> None:
         self.tokenizer = tokenizer
@@ -215,7 +217,7 @@ class CompletionInputs(Inputs):
             parts.append((given, scored[: self.settings.max_length - len(given)]))
         return _labelled(parts, prefixes)
 
-    def keys(self, group: Group) -> GroupKeys:
+    def keys(self, group: Group) -> GroupKeys[Piece]:
         return GroupKeys(self._pieces(group))
 
     def shared(self, table: ExampleTable, keys: Sequence[Piece]) -> int:

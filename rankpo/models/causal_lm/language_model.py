@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -44,7 +42,7 @@ class LanguageModel(RankingModel):
 
     @property
     def head(self) -> Head:
-        output: Any = self.base.get_output_embeddings()
+        output: object = self.base.get_output_embeddings()
         if not isinstance(output, nn.Linear):
             raise ValueError(
                 f"the output head is a {type(output).__name__}, not a linear layer; leave it out of peft.target_modules"

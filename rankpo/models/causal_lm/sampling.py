@@ -197,7 +197,7 @@ class TransformersWriter(Writer):
         sampling = self.sampling
         if sampling.temperature == 0:
             return LogitsProcessorList()
-        chosen: list[Any] = [TemperatureLogitsWarper(float(sampling.temperature))]
+        chosen: list[object] = [TemperatureLogitsWarper(float(sampling.temperature))]
         if sampling.top_p < 1:
             chosen.append(TopP(float(sampling.top_p)))
         numbers = sampling.numbers(draws).to(self.model.device)
@@ -233,7 +233,7 @@ class VllmWriter(Writer):
     name = "vllm"
 
     def __init__(
-        self, config: CausalKind, inputs: CompletionInputs, sampling: Sampling, arguments: Mapping[str, Any]
+        self, config: CausalKind, inputs: CompletionInputs, sampling: Sampling, arguments: Mapping[str, object]
     ) -> None:
         self.sampling = sampling
         self.reader = Reader(inputs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -36,9 +35,9 @@ class CausalFolder(FolderFormat[CausalLanguageModel]):
     output = "log-probabilities"
 
     def tokenizer(self, model: CausalLanguageModel) -> PreTrainedTokenizerBase:
-        return final_tokenizer(model.inputs, self.kind)
+        return final_tokenizer(model.inputs)
 
-    def settings(self, model: CausalLanguageModel) -> Mapping[str, Any]:
+    def settings(self, model: CausalLanguageModel) -> Mapping[str, object]:
         return final_settings(model.inputs, self.tokenizer(model))
 
     def beside(self, folder: Path, model: CausalLanguageModel) -> None:

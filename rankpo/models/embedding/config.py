@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from rankpo.errors import LoadingError
 from rankpo.models.embedding.reading import layer_folders, read_folder
 from rankpo.models.embedding.settings import AUTO, EmbeddingSettings
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.embedding.inputs import EmbeddingInputs
@@ -23,7 +25,7 @@ PRIOR_KEYS = ("prior_layers", "prior_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingKind(EmbeddingSettings, ModelKind):
+class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "EmbeddingInputs", "EmbeddingModel"]):
     """A bi-encoder: one vector per text.
 
     Settings that a folder states (rankpo.json, or sentence-transformers' files) win over the yaml, and the command
@@ -63,7 +65,6 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
 
     def load(self, inputs: EmbeddingInputs, say: Say) -> PreTrainedModel:
         from rankpo.models.engine.two_way import make_two_way
-        from rankpo.models.loading import LoadingError
 
         backbone = self.backbone(say=say)
         if inputs.settings.bidirectional:
@@ -74,23 +75,22 @@ class EmbeddingKind(EmbeddingSettings, ModelKind):
         return backbone
 
     def wrap(self, backbone: PreTrainedModel, inputs: EmbeddingInputs) -> EmbeddingModel:
-        from rankpo.models import layers
-        from rankpo.models.embedding import model, prior
+        from rankpo.models.embedding.model import EmbeddingModel
 
-        made = model.EmbeddingModel(
+        made = EmbeddingModel(
             backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens, prior_lr=self.prior_lr
         )
         if self.is_random:
             return made
         folder = Path(self.source().folder)
         stated = self._statement(folder)
-        if made.prior is not None and stated is not None and stated.values.get("prior_layers"):
-            prior.read_prior(made.prior, folder)
+        if stated is not None and stated.values.get("prior_layers"):
+            made.read_prior(folder)
         if folders := layer_folders(folder, len(made.layers)):
-            layers.read_weights(made.layers, folders)
+            made.read_layers(folders)
         return made
 
-    def adapt(self, model: EmbeddingModel) -> object:
+    def adapt(self, model: EmbeddingModel) -> PeftModel:
         return self.adapted(model.base, "FEATURE_EXTRACTION")
 
     def folder_format(self) -> EmbeddingFolder:

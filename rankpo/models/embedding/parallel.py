@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,13 +16,24 @@ from rankpo.data.loaders.planner import deal
 from rankpo.types import Sequences
 
 if TYPE_CHECKING:
-    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.vectors import GivesVectors
 
 SECONDS_BETWEEN_LOOKS = 0.5  # Polling interval of progress.
 
 
+@dataclass(frozen=True)
+class Work:
+    """What every process is given. shares: rows of the sequences of each process. threads: of all of them together."""
+
+    model: GivesVectors
+    sequences: Sequences
+    shares: list[np.ndarray]
+    devices: list[str]
+    threads: int
+
+
 def encode_in_processes(
-    model: EmbeddingModel,
+    model: GivesVectors,
     sequences: Sequences,
     devices: Sequence[str],
     on_progress: Callable[[int], None] | None = None,
@@ -38,7 +50,7 @@ def encode_in_processes(
     try:
         context = processes.start_processes(
             _encode_share,
-            args=(model, sequences, shares, list(devices), output, done, torch.get_num_threads()),
+            args=(Work(model, sequences, shares, list(devices), torch.get_num_threads()), output, done),
             nprocs=len(devices),
             join=False,
             start_method="spawn",
@@ -55,20 +67,13 @@ def encode_in_processes(
     return output.clone()
 
 
-def _encode_share(
-    number: int,
-    model: EmbeddingModel,
-    sequences: Sequences,
-    shares: list[np.ndarray],
-    devices: list[str],
-    output: Tensor,
-    done: Tensor,
-    threads: int,
-) -> None:
+def _encode_share(number: int, work: Work, output: Tensor, done: Tensor) -> None:
+    """Encodes the share of process `number`. output, done: shared by all processes."""
+
     def count(finished: int) -> None:
         done[number] += finished
 
-    if devices[number] == "cpu":
-        torch.set_num_threads(max(1, threads // len(devices)))
-    rows = shares[number]
-    output[torch.from_numpy(rows)] = model.to(devices[number]).encode_sequences(select(sequences, rows), count)
+    if work.devices[number] == "cpu":
+        torch.set_num_threads(max(1, work.threads // len(work.devices)))
+    rows, model = work.shares[number], work.model.to(work.devices[number])
+    output[torch.from_numpy(rows)] = model.encode_sequences(select(work.sequences, rows), count)

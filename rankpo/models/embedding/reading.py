@@ -81,7 +81,7 @@ def layer_folders(folder: Path, count: int) -> list[Path]:
     return [module.folder for module in read_modules(folder)[2 : 2 + count]]
 
 
-def _pooling(module: Module) -> dict[str, Any]:
+def _pooling(module: Module) -> dict[str, object]:
     config = module.config
     place = module.folder / "config.json"
     known = ("word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt", *POOLING_KEYS)

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from rankpo.types import Vectors
 
-BLOCK_ROWS = 2048  # Document rows of a block; their vectors fit the second-level cache of a CPU.
-BLOCK_SCORES = 1 << 20  # Inner products of a block.
+ROWS = {"cpu": 1024}  # Document rows of a block; on a CPU, their vectors fit the second-level cache.
+SCORES = {"cpu": 1 << 18}  # Inner products of a block of query rows with them.
+MANY_ROWS, MANY_SCORES = 1 << 16, 1 << 25  # On other devices, where a block costs the start of several kernels.
+PAIRED = 8  # Blocks of pairs have so many times as many document rows, since each meets one query alone.
 EMPTY = -1e9  # Score of a document without vectors, as in sentence-transformers: below every other.
 
 
@@ -68,7 +70,7 @@ class _Block:
         return (torch.arange(self.width, device=self.counts.device) < self.counts[:, None]).flatten()
 
 
-def _blocks(counts: Tensor, budget: int = BLOCK_ROWS) -> Iterator[_Block]:
+def _blocks(counts: Tensor, budget: int) -> Iterator[_Block]:
     """Blocks of at most `budget` rows, padded, at least one document each; documents without rows are left out."""
     starts = counts.cumsum(0) - counts
     order = torch.argsort(counts, descending=True, stable=True)
@@ -82,36 +84,47 @@ def _blocks(counts: Tensor, budget: int = BLOCK_ROWS) -> Iterator[_Block]:
         begin += len(chosen)
 
 
+class _Context(Protocol):
+    """What forward leaves for backward. places: [Q, n] for each block."""
+
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, ...]
+    places: list[Tensor]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
 class _MaxSim(torch.autograd.Function):
     """`maxsim`, with the place of every maximum kept for backward."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, documents: Tensor, query_counts: Tensor, counts: Tensor) -> Tensor:
+    def forward(ctx: _Context, queries: Tensor, documents: Tensor, query_counts: Tensor, counts: Tensor) -> Tensor:
         needed = any(ctx.needs_input_grad[:2])
         scores = queries.new_full((len(query_counts), len(counts)), EMPTY)
         places = []
-        for block in _blocks(counts):
+        for block in _blocks(counts, _rows(queries)):
             here = block.to(queries.device)
             maxima, best = _block_maxima(queries, documents[here.rows], here, needed)
             scores[:, here.columns] = _sums(maxima, query_counts)
-            places.append(best)
+            if best is not None:
+                places.append(best)
         ctx.save_for_backward(queries, documents, query_counts, counts)
         ctx.places = places
         return scores
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
         queries, documents, query_counts, counts = ctx.saved_tensors
         of_queries, of_documents = torch.zeros_like(queries), torch.zeros_like(documents)
         repeated = query_counts.to(queries.device)
-        for block, best in zip(_blocks(counts), ctx.places, strict=True):
+        for block, best in zip(_blocks(counts, _rows(queries)), ctx.places, strict=True):
             here = block.to(queries.device)
             weights = gradient[:, here.columns].repeat_interleave(repeated, 0)  # [Q, n]
             rows, real = documents[here.rows], here.real()
             of_rows = torch.zeros_like(rows)
             offsets = torch.arange(len(here.columns), device=rows.device) * here.width
-            for part in _row_blocks(len(queries), len(rows)):
+            for part in _row_blocks(queries, len(rows)):
                 spread = rows.new_zeros(len(queries[part]), len(rows))
                 spread.scatter_(1, best[part].long() + offsets, weights[part])
                 of_queries[part].addmm_(spread, rows)
@@ -120,10 +133,15 @@ class _MaxSim(torch.autograd.Function):
         return of_queries, of_documents, None, None
 
 
-def _row_blocks(count: int, width: int) -> Iterator[slice]:
-    """Query rows, so that each block has about `BLOCK_SCORES` inner products with `width` document rows."""
-    size = max(1, BLOCK_SCORES // width)
-    for start in range(0, count, size):
+def _rows(queries: Tensor) -> int:
+    """Document rows of a block on the device of the queries."""
+    return ROWS.get(queries.device.type, MANY_ROWS)
+
+
+def _row_blocks(queries: Tensor, width: int) -> Iterator[slice]:
+    """Query rows, so many at once that their inner products with `width` document rows fit the device's `SCORES`."""
+    size = max(1, SCORES.get(queries.device.type, MANY_SCORES) // width)
+    for start in range(0, len(queries), size):
         yield slice(start, start + size)
 
 
@@ -135,7 +153,7 @@ def _block_maxima(queries: Tensor, rows: Tensor, block: _Block, with_places: boo
     shape = len(queries), len(block.columns)
     maxima = queries.new_empty(shape)
     places = torch.empty(shape, dtype=torch.int32, device=queries.device) if with_places else None
-    for part in _row_blocks(len(queries), len(rows)):
+    for part in _row_blocks(queries, len(rows)):
         products = (queries[part] @ rows.T).view(-1, len(block.columns), block.width)
         if places is None:
             maxima[part] = products.amax(2)
@@ -151,7 +169,7 @@ def _best_places(queries: Vectors, documents: Vectors) -> Tensor:
     places = torch.full((len(queries.rows),), -1, dtype=torch.int64, device=device)
     starts = documents.counts.cumsum(0) - documents.counts
     first = queries.counts.cumsum(0) - queries.counts
-    for block in _blocks(documents.counts, BLOCK_ROWS * 8):
+    for block in _blocks(documents.counts, _rows(queries.rows) * PAIRED):
         asked = queries.counts[block.columns]
         width = int(asked.max())
         if width == 0:

@@ -197,3 +197,14 @@ def _plain(backbone: PreTrainedModel, ids: Tensor) -> Tensor:
 
 
 AttentionInterface.register(PACKED_SDPA, packed_sdpa)
+
+
+def switch_to_packed(backbone: PreTrainedModel) -> bool:
+    """Enables packed attention if the architecture supports it, and returns whether it does."""
+    asked = backbone.config._attn_implementation
+    if asked == "sdpa":
+        backbone.config._attn_implementation = PACKED_SDPA
+    if can_pack(backbone, asked):
+        return True
+    backbone.config._attn_implementation = asked
+    return False

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
+
+import torch
 
 from rankpo.errors import ConfigError
+from rankpo.models.loading import resolve
+from rankpo.runs import processes
 
-BACKENDS = ("auto", "transformers", "vllm")
-
-
-def check_backend(backend: str) -> None:
-    """Raises ValueError for a name outside BACKENDS."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+if TYPE_CHECKING:
+    from vllm import LLM
 
 
-def choose_backend(asked: str, config: Any, further: Mapping[str, bool] | None = None) -> str:
+class Weights(Protocol):
+    """The keys of a model's config that tell where its weights come from."""
+
+    @property
+    def is_random(self) -> bool: ...
+    @property
+    def use_peft(self) -> bool: ...
+    @property
+    def name_or_path(self) -> str | None: ...
+    @property
+    def load_from(self) -> str | None: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def trust_remote_code(self) -> bool: ...
+
+
+def choose_backend(asked: str, config: Weights, further: Mapping[str, bool] | None = None) -> str:
     """Returns transformers or vllm; `auto` selects vLLM if there is a GPU and no obstacle.
 
     config: the model's config. further: further obstacles by name, and whether each applies.
     Raises ConfigError if vLLM is requested and cannot run.
     """
-    import torch
-
-    from rankpo.runs import processes
-
     hindrances = {
         "it is not installed (pip install vllm)": find_spec("vllm") is None,
         "it loads weights from a folder or hub, and these are random": config.is_random,
@@ -43,14 +55,12 @@ def choose_backend(asked: str, config: Any, further: Mapping[str, bool] | None =
     return "vllm" if asked == "vllm" or (asked == "auto" and usable) else "transformers"
 
 
-def open_engine(config: Any, seed: int, max_model_len: int, arguments: Mapping[str, Any]) -> Any:
+def open_engine(config: Weights, seed: int, max_model_len: int, arguments: Mapping[str, object]) -> LLM:
     """Opens vllm.LLM with the weights of the model's config. arguments: further arguments, which win over ours."""
     from vllm import LLM  # An optional package.
 
-    from rankpo.models.loading import resolve
-
     source = resolve(config.name_or_path or "", config.load_from, config.revision)
-    given = {
+    given: dict[str, object] = {
         "model": source.path,
         "trust_remote_code": config.trust_remote_code,
         "seed": seed,

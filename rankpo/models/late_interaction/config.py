@@ -11,6 +11,7 @@ from rankpo.models.late_interaction.settings import INLINE, LateInteractionSetti
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.late_interaction.inputs import LateInteractionInputs
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LateInteractionKind(LateInteractionSettings, ModelKind):
+class LateInteractionKind(
+    LateInteractionSettings, ModelKind["LateInteractionSettings", "LateInteractionInputs", "LateInteractionModel"]
+):
     """A multi-vector encoder (ColBERT): one vector per token.
 
     Settings that a folder states (rankpo.json, or the files of sentence-transformers, PyLate and Stanford ColBERT) win
@@ -62,7 +65,7 @@ class LateInteractionKind(LateInteractionSettings, ModelKind):
             reading.read_projection(Path(self.source().folder), made.layers)
         return made
 
-    def adapt(self, model: LateInteractionModel) -> object:
+    def adapt(self, model: LateInteractionModel) -> PeftModel:
         return self.adapted(model.base, "FEATURE_EXTRACTION")
 
     def folder_format(self) -> LateInteractionFolder:

@@ -16,6 +16,7 @@ from rankpo.losses.base import at_least_float32
 from rankpo.models.engine.maxsim import maxsim, paired_maxsim
 from rankpo.models.engine.positions import usable_positions
 from rankpo.models.late_interaction.inputs import LateInteractionInputs
+from rankpo.models.late_interaction.pooling import pool_vectors
 from rankpo.models.late_interaction.settings import LateInteractionSettings
 from rankpo.models.layers import make_layers
 from rankpo.models.vectors import GivesVectors
@@ -29,6 +30,8 @@ class LateInteractionModel(GivesVectors):
     """Hidden states, projected and normalised: `forward(sequences)` gives [R, D] float32, the kept tokens in order."""
 
     kind: ClassVar[str] = "late_interaction"
+    stored_form: ClassVar[str] = "tokens"
+    pools: ClassVar[bool] = True
     inputs: LateInteractionInputs
     settings: LateInteractionSettings
 
@@ -90,6 +93,16 @@ class LateInteractionModel(GivesVectors):
     def paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
         return self._scaled(paired_maxsim(_exact(queries), _exact(candidates)), queries, (-1,))
 
+    @torch.no_grad()
+    def stored_similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        """[q, c] MaxSim on the device of the model, returned on the CPU."""
+        left, right = (Vectors(item.rows.to(self.device), item.counts) for item in (queries, candidates))
+        return self.similarity(left, right).cpu()
+
+    def pool_tokens(self, vectors: Vectors, factor: float) -> Vectors:
+        """Fewer vectors for each text; see `pool_vectors`."""
+        return pool_vectors(vectors, factor)
+
     def _scaled(self, scores: Tensor, queries: Vectors, shape: tuple[int, ...]) -> Tensor:
         if not self.settings.normalize_scores:
             return scores
@@ -121,18 +134,14 @@ class LateInteractionModel(GivesVectors):
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"texts[{index}] must be a string, got {type(text).__name__}")
-        distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        sequences = self.inputs.sequences_of(list(distinct), "query" if role == "query" else "candidate")
-        with counting("encode", len(sequences), shown=progress) as advance:
-            rows = self.encode_sequences(sequences, advance)
-        vectors = Vectors(rows, self.counts(sequences))
-        return vectors.select(torch.tensor([distinct[text] for text in texts], dtype=torch.int64))
+        with counting("encode", len(set(texts)), shown=progress) as advance:
+            return self.encode_stored(texts, role, advance)
 
     @torch.no_grad()
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
         """[queries, documents] float32 MaxSim scores of texts."""
         left, right = self.encode_packed(queries, "query"), self.encode_packed(documents, "passage")
-        return self.similarity(left, right).numpy()
+        return self.stored_similarity(left, right).numpy()
 
 
 def _exact(vectors: Vectors) -> Vectors:

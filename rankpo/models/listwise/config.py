@@ -14,6 +14,7 @@ from rankpo.models.saved import Stated, own_statement, saved_kind
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.listwise.inputs import ListwiseInputs
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListwiseKind(ListwiseKeys, ModelKind):
+class ListwiseKind(ListwiseKeys, ModelKind["ListwiseSettings", "ListwiseInputs", "ListwiseModel"]):
     """A listwise reranker: how it reads lists and answers.
 
     prompt: the name of a shipped template or a yaml file, ours or RankLLM's. neftune_alpha: noise on input embeddings
@@ -68,9 +69,9 @@ class ListwiseKind(ListwiseKeys, ModelKind):
         return settings
 
     def load(self, inputs: ListwiseInputs, say: Say) -> PreTrainedModel:
-        from transformers import AutoModelForCausalLM
+        from rankpo.models.families import CAUSAL_LM
 
-        return self.backbone(AutoModelForCausalLM)
+        return self.backbone(CAUSAL_LM)
 
     def wrap(self, backbone: PreTrainedModel, inputs: ListwiseInputs) -> ListwiseModel:
         from rankpo.models.listwise.model import ListwiseModel
@@ -83,7 +84,7 @@ class ListwiseKind(ListwiseKeys, ModelKind):
             neftune_alpha=self.neftune_alpha,
         )
 
-    def adapt(self, model: ListwiseModel) -> object:
+    def adapt(self, model: ListwiseModel) -> PeftModel:
         return self.adapted(model.base, "CAUSAL_LM")
 
     def stated(self, folder: Path) -> Stated | None:

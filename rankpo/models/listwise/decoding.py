@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from rankpo.data.batch import join
 from rankpo.models.base import plain_attention
@@ -64,7 +65,6 @@ def write(model: ListwiseModel, prompts: Sequence[np.ndarray], budget: int) -> l
 
     It ignores the checkpoint's sampling settings, since an unintended temperature of 1 costs points of nDCG.
     """
-    from transformers import GenerationConfig
 
     end = model.inputs.layout.end[-1]
     ids, mask = left_padded(prompts, model.device)

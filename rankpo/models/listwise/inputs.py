@@ -39,13 +39,15 @@ class _OneList:
     group: Group
 
 
-class ListwiseInputs(Inputs):
+class ListwiseInputs(Inputs[_OneList]):
     """How a listwise reranker reads a query and its passages, in the order in which they are given.
 
     answers: whether `collate` puts the answer behind the prompt, for objectives that generate. One sequence per group;
     its labels are -100 on the prompt and the answer's ids behind it, so that the score position, the last of the
     prompt, is known by construction.
     """
+
+    settings: ListwiseSettings
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ListwiseSettings) -> None:
         self.tokenizer = tokenizer
@@ -125,7 +127,7 @@ class ListwiseInputs(Inputs):
         order = np.argsort(-relevance, kind="stable").tolist()
         return np.array([*self.layout.identifiers.answer(order), *self.layout.end], dtype=np.int64)
 
-    def keys(self, group: Group) -> GroupKeys:
+    def keys(self, group: Group) -> GroupKeys[_OneList]:
         """Returns one key per group, shared by its candidates."""
         return GroupKeys([_OneList(group)] * len(group.candidates))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -79,11 +79,21 @@ class _State:
     settled: bool = False
 
 
+class Ordering(TypedDict, total=False):
+    """Settings of `ListwiseSettings` that a reranker may change; None keeps the model's."""
+
+    decode: str | None
+    window: int | None
+    stride: int | None
+    passes: int | None
+    top_k: int | None
+
+
 class ListwiseReranker:
     """Orders documents with a listwise model, by default as its settings say.
 
     model: a `ListwiseModel`, or one in vLLM, which can only `generate`.
-    decode, window, stride, passes, top_k: in place of the model's settings. on_window_error: "raise", or "keep": a
+    changed: values in place of the model's settings. on_window_error: "raise", or "keep": a
     window whose forward pass raises RuntimeError keeps its order and is marked as failed.
     Raises ValueError for a window that is larger than the identifiers allow.
     """
@@ -92,20 +102,16 @@ class ListwiseReranker:
         self,
         model: ListwiseModel | VllmListwiseModel,
         *,
-        decode: str | None = None,
-        window: int | None = None,
-        stride: int | None = None,
-        passes: int | None = None,
-        top_k: int | None = None,
         on_window_error: str = "raise",
+        **changed: Unpack[Ordering],
     ) -> None:
         settings = model.settings
-        self.model: Any = model
-        self.decode = decode or settings.decode
-        self.window = window or settings.window
-        self.stride = stride or min(settings.stride, self.window)
-        self.passes = passes or settings.passes
-        self.top_k = top_k or settings.top_k
+        self.model = model
+        self.decode = changed.get("decode") or settings.decode
+        self.window = changed.get("window") or settings.window
+        self.stride = changed.get("stride") or min(settings.stride, self.window)
+        self.passes = changed.get("passes") or settings.passes
+        self.top_k = changed.get("top_k") or settings.top_k
         self.on_window_error = on_window_error
         if self.decode not in model.decode_modes:
             raise ValueError(f"decode must be one of {', '.join(model.decode_modes)}, got {self.decode!r}")
@@ -213,10 +219,10 @@ class ListwiseReranker:
     def _answers(self, prompts: list[np.ndarray], counts: list[int]) -> list[_Answer]:
         model, layout = self.model, self.model.inputs.layout
         if self.decode == "first_token":
-            rows = decoding.first_logits(model, prompts).float().cpu().tolist()
+            rows = decoding.first_logits(cast("ListwiseModel", model), prompts).float().cpu().tolist()
             return [_by_logits(row[:count]) for row, count in zip(rows, counts, strict=True)]
         if self.decode == "constrained":
-            orders = decoding.constrained(model, prompts, counts)
+            orders = decoding.constrained(cast("ListwiseModel", model), prompts, counts)
             return [(Permutation(tuple(order), "ok"), layout.identifiers.text(order), None) for order in orders]
         budget = max(layout.reserve(count) for count in counts) + model.settings.reasoning_tokens
         written = model.write(prompts, budget)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ class ListwiseFolder(FolderFormat[ListwiseModel]):
         other.chat_template = model.inputs.layout.chat.template
         return other
 
-    def record(self, model: ListwiseModel) -> Mapping[str, Any]:
+    def record(self, model: ListwiseModel) -> Mapping[str, object]:
         own = model.inputs.layout.identifiers
         names = ("scheme", "first", "later", "between", "prefix")
         return {"identifiers": {name: getattr(own, name) for name in names}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rankpo.data.text.prompt_templates import PromptTemplate
 from rankpo.models.settings import Settings
@@ -72,7 +72,7 @@ class ListwiseSettings(ListwiseKeys):
 
     yaml_keys: ClassVar[Mapping[str, str]] = {"template": "prompt"}
 
-    template: Mapping[str, Any] = field(default_factory=dict)
+    template: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()

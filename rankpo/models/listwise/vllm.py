@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,10 +30,12 @@ class VllmListwiseModel:
     decode_modes = ("generate",)
     wave_tokens = 1 << 40  # vLLM forms its own batches.
 
-    def __init__(self, config: ListwiseKind, inputs: ListwiseInputs, seed: int, arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self, config: ListwiseKind, inputs: ListwiseInputs, seed: int, arguments: Mapping[str, object]
+    ) -> None:
         self.inputs = inputs
         self.settings = inputs.settings
-        self.tokenizer: Any = inputs.tokenizer
+        self.tokenizer = inputs.tokenizer
         longest = self.settings.max_length + self.settings.reasoning_tokens
         self.llm = open_engine(config, seed, longest, arguments)
 

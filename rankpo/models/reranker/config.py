@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.reranker.reading import read_folder
@@ -12,6 +12,7 @@ from rankpo.models.reranker.settings import AUTO, RerankerSettings
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.reranker.inputs import RerankerInputs
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RerankerKind(RerankerSettings, ModelKind):
+class RerankerKind(RerankerSettings, ModelKind["RerankerSettings", "RerankerInputs", "RerankerModel"]):
     """A reranker: one score per pair of query and candidate.
 
     export_one_label: FINAL of a causal language model holds one linear head instead of the two answers. Settings that
@@ -57,10 +58,10 @@ class RerankerKind(RerankerSettings, ModelKind):
         return replace(settings, head="decoder" if self.decodes() else "encoder")
 
     def load(self, inputs: RerankerInputs, say: Say) -> PreTrainedModel:
-        from transformers import AutoModelForCausalLM
+        from rankpo.models.reranker.families import CAUSAL_LM, OneLabelFamily
 
         if inputs.settings.head == "causal_lm":
-            backbone = self.backbone(AutoModelForCausalLM)
+            backbone = self.backbone(CAUSAL_LM)
         else:
             family = OneLabelFamily()
             backbone = self.backbone(family)
@@ -74,7 +75,7 @@ class RerankerKind(RerankerSettings, ModelKind):
 
         return RerankerModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
 
-    def adapt(self, model: RerankerModel) -> object:
+    def adapt(self, model: RerankerModel) -> PeftModel:
         task = "CAUSAL_LM" if model.settings.head == "causal_lm" else "SEQ_CLS"
         return self.adapted(model.base, task, modules_to_save=list(model.head.modules) or None)
 
@@ -86,34 +87,6 @@ class RerankerKind(RerankerSettings, ModelKind):
     def stated(self, folder: Path) -> Stated | None:
         """From rankpo.json, reranker.json of older versions, or the files of a CrossEncoder."""
         return read_folder(folder)
-
-
-class OneLabelFamily:
-    """AutoModelForSequenceClassification, asked for one label where the checkpoint has no head of its own.
-
-    missing: after loading, the names of weights that the checkpoint does not hold.
-    """
-
-    def __init__(self) -> None:
-        self.missing: list[str] = []
-
-    def from_pretrained(self, path: str, **arguments: object) -> tuple[PreTrainedModel, Any]:
-        """The model and transformers' report on loading."""
-        from transformers import AutoConfig, AutoModelForSequenceClassification
-
-        shared = {name: arguments[name] for name in ("trust_remote_code", "token")}
-        config = AutoConfig.from_pretrained(path, **shared)
-        if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
-            config.num_labels = 1
-        model, found = AutoModelForSequenceClassification.from_pretrained(path, config=config, **arguments)
-        self.missing = list(found["missing_keys"])
-        return model, found
-
-    def from_config(self, config: Any, **arguments: object) -> PreTrainedModel:
-        from transformers import AutoModelForSequenceClassification
-
-        config.num_labels = 1
-        return AutoModelForSequenceClassification.from_config(config, **arguments)
 
 
 def ensure_pad(tokenizer: PreTrainedTokenizerBase, say: Say) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,14 @@ class ScoreHead(ABC):
 
     modules: tuple[str, ...] = ()
 
-    def fits(self, model: Any) -> bool:
+    def fits(self, model: PreTrainedModel) -> bool:
         """Whether the model has the head's modules."""
         return all(hasattr(model, name) or hasattr(model.base_model, name) for name in self.modules)
 
     @abstractmethod
-    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor: ...
+    def scores(self, model: PreTrainedModel, hidden: Tensor, lengths: Tensor) -> Tensor: ...
 
-    def plain(self, model: Any, ids: Tensor) -> Tensor:
+    def plain(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
         """[] score of one sequence [T] by the architecture's own forward pass."""
         return model(input_ids=ids[None]).logits[0, 0]
 
@@ -39,9 +39,9 @@ class PooledHead(ScoreHead):
 
     modules = ("head", "classifier")
 
-    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
+    def scores(self, model: PreTrainedModel, hidden: Tensor, lengths: Tensor) -> Tensor:
         pooled = pool(hidden, lengths, model.config.classifier_pooling).to(model.dtype)  # [n, D]
-        return model.classifier(model.drop(model.head(pooled)))[:, 0]
+        return model.get_submodule("classifier")(model.get_submodule("drop")(model.get_submodule("head")(pooled)))[:, 0]
 
 
 class PoolerHead(ScoreHead):
@@ -51,10 +51,10 @@ class PoolerHead(ScoreHead):
         self.in_backbone = in_backbone
         self.modules = ("pooler", "classifier")
 
-    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
+    def scores(self, model: PreTrainedModel, hidden: Tensor, lengths: Tensor) -> Tensor:
         first = pool(hidden, lengths, "cls").to(model.dtype)[:, None]  # [n, 1, D]
-        pooler = (model.base_model if self.in_backbone else model).pooler
-        return model.classifier(model.dropout(pooler(first)))[:, 0]
+        pooler = (cast("nn.Module", model.base_model) if self.in_backbone else model).get_submodule("pooler")
+        return model.get_submodule("classifier")(model.get_submodule("dropout")(pooler(first)))[:, 0]
 
 
 class TwoLayerHead(ScoreHead):
@@ -62,9 +62,9 @@ class TwoLayerHead(ScoreHead):
 
     modules = ("pre_classifier", "classifier")
 
-    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
-        first = relu(model.pre_classifier(pool(hidden, lengths, "cls").to(model.dtype)))
-        return model.classifier(model.dropout(first))[:, 0]
+    def scores(self, model: PreTrainedModel, hidden: Tensor, lengths: Tensor) -> Tensor:
+        first = relu(model.get_submodule("pre_classifier")(pool(hidden, lengths, "cls").to(model.dtype)))
+        return model.get_submodule("classifier")(model.get_submodule("dropout")(first))[:, 0]
 
 
 class FirstTokenHead(ScoreHead):
@@ -72,9 +72,9 @@ class FirstTokenHead(ScoreHead):
 
     modules = ("classifier",)
 
-    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
+    def scores(self, model: PreTrainedModel, hidden: Tensor, lengths: Tensor) -> Tensor:
         first = pool(hidden, lengths, "cls").to(model.dtype)[:, None]  # [n, 1, D]
-        return model.classifier(first)[:, 0]
+        return model.get_submodule("classifier")(first)[:, 0]
 
 
 class LastTokenHead(ScoreHead):
@@ -82,8 +82,8 @@ class LastTokenHead(ScoreHead):
 
     modules = ("score",)
 
-    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
-        return model.score(pool(hidden, lengths, "last").to(model.dtype))[:, 0]
+    def scores(self, model: PreTrainedModel, hidden: Tensor, lengths: Tensor) -> Tensor:
+        return model.get_submodule("score")(pool(hidden, lengths, "last").to(model.dtype))[:, 0]
 
 
 class AnswerHead(ScoreHead):
@@ -96,8 +96,8 @@ class AnswerHead(ScoreHead):
     def __init__(self, ids: tuple[int, ...]) -> None:
         self.ids = ids
 
-    def scores(self, model: Any, hidden: Tensor, lengths: Tensor) -> Tensor:
-        output = model.get_output_embeddings()
+    def scores(self, model: PreTrainedModel, hidden: Tensor, lengths: Tensor) -> Tensor:
+        output = cast("nn.Linear", model.get_output_embeddings())
         rows = torch.tensor(self.ids, device=hidden.device)
         bias = None if getattr(output, "bias", None) is None else output.bias[rows].float()
         logits = linear(pool(hidden, lengths, "last"), output.weight[rows].float(), bias)  # [n, 1 or 2]
@@ -106,7 +106,7 @@ class AnswerHead(ScoreHead):
             logits = cap * torch.tanh(logits / cap)
         return logits[:, 0] if len(self.ids) == 1 else logits[:, 0] - logits[:, 1]
 
-    def plain(self, model: Any, ids: Tensor) -> Tensor:
+    def plain(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
         logits = model(input_ids=ids[None]).logits[0, -1].float()  # [V]
         return logits[self.ids[0]] - (logits[self.ids[1]] if len(self.ids) == 2 else 0)
 
@@ -129,7 +129,7 @@ def find_head(model: PreTrainedModel, kind: str, answers: tuple[int, ...] = ()) 
     return head
 
 
-def _encoder(model: Any) -> ScoreHead:
+def _encoder(model: PreTrainedModel) -> ScoreHead:
     if hasattr(model, "head") and hasattr(model.config, "classifier_pooling"):
         return PooledHead()
     if hasattr(model, "pre_classifier"):

@@ -48,11 +48,13 @@ class Truncation:
         )
 
 
-class RerankerInputs(Inputs):
+class RerankerInputs(Inputs[tuple[int, int]]):
     """How a reranker reads a pair: before · query · between · document · after, at most `max_length` tokens.
 
     Raises ValueError if the fixed tokens leave no room for a short query and the shortest document.
     """
+
+    settings: RerankerSettings
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings) -> None:
         self.tokenizer = tokenizer
@@ -108,7 +110,7 @@ class RerankerInputs(Inputs):
         before, of_query, between, of_document, after = layout.types
         return ids, np.array([*before, *[of_query] * first, *between, *[of_document] * second, *after], dtype=np.int64)
 
-    def keys(self, group: Group) -> GroupKeys:
+    def keys(self, group: Group) -> GroupKeys[tuple[int, int]]:
         """A key is (row of the query, row of the candidate)."""
         return GroupKeys([(group.query, row) for row in group.candidates.tolist()])
 

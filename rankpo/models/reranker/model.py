@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from rankpo.data.batch import select
 from rankpo.data.loaders.planner import deal
+from rankpo.data.text.conversations import plain_text
 from rankpo.data.text.tokens import answer_ids
 from rankpo.models.base import RankingModel
 from rankpo.models.engine.positions import check_positions
@@ -20,7 +21,7 @@ from rankpo.models.reranker.heads import ScoreHead, find_head
 from rankpo.models.reranker.inputs import RerankerInputs
 from rankpo.models.reranker.settings import RerankerSettings
 from rankpo.runs import processes
-from rankpo.types import Batch, Sequences
+from rankpo.types import Batch, Prompt, Sequences
 
 if TYPE_CHECKING:
     from rankpo.data.readers.requests import Request
@@ -90,6 +91,10 @@ class RerankerModel(RankingModel):
         scores = self.score_many(sizes, lambda rows: self.score_texts([texts[row] for row in rows]))
         flat = scores[[distinct[pair] for pair in pairs]] if pairs else scores
         return np.split(flat, np.cumsum([len(request.documents) for request in requests])[:-1]) if requests else []
+
+    def scores_of(self, query: Prompt, candidates: Sequence[str]) -> list[float]:
+        """Scores as of `compute_score`; a conversation is read as plain text."""
+        return self._scores([(plain_text(query), text) for text in candidates], None, BATCH_TOKENS)
 
     def score_many(self, sizes: np.ndarray, score: Callable[[np.ndarray], Tensor]) -> np.ndarray:
         """[n] float32 scores of n pairs, on every rank. sizes: [n], to sort and deal them by; score: of numbers."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -20,6 +21,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from rankpo.data.text.special_tokens import SpecialTokens
@@ -80,11 +82,11 @@ class RerankerFolder(FolderFormat[RerankerModel]):
     def tokenizer(self, model: RerankerModel) -> PreTrainedTokenizerBase:
         return pair_tokenizer(model.inputs)
 
-    def settings(self, model: RerankerModel) -> Mapping[str, Any]:
+    def settings(self, model: RerankerModel) -> Mapping[str, object]:
         settings = replace(model.settings, head="decoder") if self.one_label else model.settings
         return settings.to_json()
 
-    def record(self, model: RerankerModel) -> Mapping[str, Any]:
+    def record(self, model: RerankerModel) -> Mapping[str, object]:
         layout = model.inputs.layout
         parts = {"before": layout.before, "between": layout.between, "after": layout.after}
         return {"layout": parts, "answers": model.answers}
@@ -178,8 +180,6 @@ def pair_tokenizer(inputs: RerankerInputs) -> PreTrainedTokenizerBase:
         return tokenizer
     if not tokenizer.is_fast:
         raise ExportError(f"{type(tokenizer).__name__} cannot be given a layout of pairs; set model.separator=null")
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
 
     around = SpecialTokens.learn(tokenizer)
     parts = {"before": layout.before, "between": layout.between, "after": layout.after}

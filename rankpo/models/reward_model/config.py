@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from rankpo.models.causal_lm.config import CausalKind
+from rankpo.models.causal_lm.config import CompletionKind
 from rankpo.models.causal_lm.settings import CausalSettings
-from rankpo.models.kind import ModelKind, Say
+from rankpo.models.kind import Say
 from rankpo.models.saved import Stated, has_classification_head, own_statement
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardKind(CausalKind):
+class RewardKind(CompletionKind["RewardModel"]):
     """A reward model. It starts from a causal language model, with a new head, or from a saved reward model."""
 
     kind: ClassVar[str] = "reward_model"
@@ -36,32 +36,25 @@ class RewardKind(CausalKind):
         """Loads the decoder with an output head, which a reward model does not use."""
         if not self._has_reward_head:
             return super().load(inputs, say)
-        from transformers import AutoModelForCausalLM
+        from rankpo.models.families import CAUSAL_LM
 
         classifier = self._classifier()
-        model: Any = AutoModelForCausalLM.from_config(
+        model = CAUSAL_LM.from_config(
             classifier.config, attn_implementation=self.attn_implementation, dtype=classifier.dtype
         )
         model.base_model.load_state_dict(classifier.base_model.state_dict())
         return model
 
     def wrap(self, backbone: PreTrainedModel, inputs: CompletionInputs) -> RewardModel:
-        import torch
-
-        from rankpo.models.engine.positions import check_positions
         from rankpo.models.reward_model.model import RewardModel
 
         model = RewardModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
-        check_positions(inputs.settings.max_length, backbone, model.position_offset)
+        model.check_positions()
         if self._has_reward_head:
-            with torch.no_grad():
-                model.reward_head.linear.weight.copy_(self._classifier().score.weight)
+            model.take_head(self._classifier())
         return model
 
-    def finish(self, model: object, needs: frozenset[str], say: Say) -> None:
-        ModelKind.finish(self, model, needs, say)
-
-    def folder_format(self) -> FolderFormat[Any]:
+    def folder_format(self) -> FolderFormat[RewardModel]:
         from rankpo.models.reward_model.saving import RewardFolder
 
         return RewardFolder()
@@ -70,7 +63,7 @@ class RewardKind(CausalKind):
     def _has_reward_head(self) -> bool:
         return not self.is_random and has_classification_head(Path(self.source().path))
 
-    def _classifier(self) -> Any:
-        from transformers import AutoModelForSequenceClassification
+    def _classifier(self) -> PreTrainedModel:
+        from rankpo.models.families import CLASSIFIER
 
-        return self.backbone(AutoModelForSequenceClassification)
+        return self.backbone(CLASSIFIER)

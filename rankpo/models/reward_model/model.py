@@ -40,6 +40,11 @@ class RewardModel(CompletionModel):
         if self._unread is not None:
             self._unread.requires_grad_(False)
 
+    @torch.no_grad()
+    def take_head(self, classifier: PreTrainedModel) -> None:
+        """Copies the head of a saved reward model, as AutoModelForSequenceClassification loads it."""
+        self.reward_head.linear.weight.copy_(classifier.get_parameter("score.weight"))
+
     def forward(self, sequences: Sequences) -> Tensor:
         rows, last = [], []
         for chunk, hidden, lengths in self.hidden_states(sequences):
@@ -58,6 +63,9 @@ class RewardModel(CompletionModel):
         """The weight of the output head, on which no reward depends; None where it is the input embedding too."""
         output = self.base.get_output_embeddings().weight
         return None if output is self.base.get_input_embeddings().weight else output
+
+    def scores_of(self, query: Prompt, candidates: Sequence[str]) -> list[float]:
+        return [float(value) for value in self.rewards([query] * len(candidates), candidates)]
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> np.ndarray:
         """[n] float32 rewards of completions, each behind its prompt: text, or (role, content) turns."""

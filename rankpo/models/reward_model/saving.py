@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
@@ -48,9 +47,9 @@ class RewardFolder(FolderFormat[RewardModel]):
         return classifier
 
     def tokenizer(self, model: RewardModel) -> PreTrainedTokenizerBase:
-        return final_tokenizer(model.inputs, self.kind)
+        return final_tokenizer(model.inputs, whole_conversations=True)
 
-    def settings(self, model: RewardModel) -> Mapping[str, Any]:
+    def settings(self, model: RewardModel) -> Mapping[str, object]:
         return final_settings(model.inputs, self.tokenizer(model))
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from rankpo.models.sparse.reading import read_folder
 from rankpo.models.sparse.settings import SparseSettings
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.saved import Stated
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseKind(SparseSettings, ModelKind):
+class SparseKind(SparseSettings, ModelKind["SparseSettings", "SparseInputs", "SparseModel"]):
     """A sparse encoder (SPLADE): weights over the vocabulary by a masked-language head, compared by inner products.
 
     query_weights: a JSON file with the weight of each token, such as OpenSearch's idf.json, from which static queries
@@ -83,7 +84,7 @@ class SparseKind(SparseSettings, ModelKind):
         model.sparsity = replace(self.regularizer, query_weight=0.0) if inputs.static else self.regularizer
         return model
 
-    def adapt(self, model: SparseModel) -> object:
+    def adapt(self, model: SparseModel) -> PeftModel:
         return self.adapted(model.base, "FEATURE_EXTRACTION")
 
     def folder_format(self) -> SparseFolder:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TEXTS_AT_ONCE = 256  # Dense rows of the vocabulary's size in memory while a corpus is encoded.
 TOKENS_AT_ONCE = 16384
+TYPICAL_ENTRIES = 256  # Active entries of a trained model's passages.
 
 
 class SparseModel(GivesVectors):
@@ -121,6 +122,12 @@ class SparseModel(GivesVectors):
         assert batch.queries is not None
         scores = output[batch.queries].float() @ output.float().T  # [B, N]
         return scores.gather(1, batch.candidates)
+
+    stored_form: ClassVar[str] = "sparse"
+
+    @property
+    def typical_size(self) -> int:
+        return COLUMNS * (self.max_active or TYPICAL_ENTRIES)
 
     @property
     def stored_dim(self) -> int:

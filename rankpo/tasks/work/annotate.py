@@ -16,6 +16,8 @@ from rankpo.judges import rankings
 from rankpo.judges.annotation import Annotator, answers_file, asked, equal_texts
 from rankpo.judges.costs import Costs
 from rankpo.judges.estimate import estimate, say_cut
+from rankpo.judges.forms import Annotation as Record
+from rankpo.judges.forms import Answer, Paid
 from rankpo.judges.grades import EqualGrades, equal_grades
 from rankpo.judges.outcome import Chosen, Outcome
 from rankpo.judges.pairs import Pair, draw, in_rounds
@@ -170,9 +172,9 @@ class Annotation:
         self.task, self.judge, self.pairs, self.logger = task, judge, pairs, logger
         self.seed = experiment.seed
         self.folder = Path(task.output)
-        self.annotations = Records(self.folder / "annotations.jsonl", "asked")
-        self.answers = Records(answers_file(experiment.cache_dir, judge), "prompt_hash", shared=True)
-        self.spent = Records(self.folder / "cost.jsonl", "call")
+        self.annotations: Records[Record] = Records(self.folder / "annotations.jsonl", "asked")
+        self.answers: Records[Answer] = Records(answers_file(experiment.cache_dir, judge), "prompt_hash", shared=True)
+        self.spent: Records[Paid] = Records(self.folder / "cost.jsonl", "call")
         self.costs = Costs(judge.price, self.spent)
         self.names = [asked(judge, pair, pairs.queries, pairs.texts, task.order) for pair in pairs.drawn]
 
@@ -230,7 +232,7 @@ class Annotation:
         with counting("annotate", len(todo), shown=True) as advance:
             assert advance is not None
 
-            def done(number: int, record: dict[str, object]) -> None:
+            def done(number: int, record: Record) -> None:
                 self.annotations.add({"asked": names[number], **record})
                 advance(1)
 

@@ -6,9 +6,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rankpo.errors import ConfigError
 from rankpo.retrieval.corpus import open_source
 from rankpo.retrieval.embeddings import describe_encoding, encode_texts
+from rankpo.retrieval.engine_files import write_engine_file
 from rankpo.retrieval.shards import remove_embeddings
+from rankpo.retrieval.stored import Embeddings
 from rankpo.tasks.vector_models import vector_model
 
 if TYPE_CHECKING:
@@ -27,13 +30,25 @@ def run(task: Encode, experiment: Experiment) -> dict[str, object]:
             f"warning: the id {blank!r} has white space: task=search writes run.trec, a TREC file, which cannot hold it"
         )
     model = vector_model(experiment, session)
+    if task.pool_factor > 1 and not model.pools:
+        raise ConfigError(
+            [f"task.pool_factor={task.pool_factor:g} pools token vectors, and kind={model.kind} has none"]
+        )
     folder = Path(task.output)
     with session.claimed(folder):
         if logger.main and experiment.overwrite:
             remove_embeddings(folder)
         started = time.monotonic()
-        encoding = describe_encoding(model, source, task.role, task.shard_size, task.dtype)
+        encoding = describe_encoding(model, source, task.role, task.shard_size, task.dtype, task.pool_factor)
         embeddings = encode_texts(folder, encoding, model, source, logger.say)
+    if task.engine is not None and logger.main:
+        if not (isinstance(embeddings, Embeddings) and embeddings.sparse):
+            raise ConfigError([f"task.engine={task.engine} takes sparse vectors; add kind=sparse"])
+        file = folder / f"{task.engine}.jsonl"
+        tokens = model.tokenizer.convert_ids_to_tokens(list(range(len(model.tokenizer))))
+        names = [*tokens, *(f"entry_{number}" for number in range(len(tokens), model.dim))]
+        write_engine_file(embeddings, task.engine, names, file)
+        logger.say(f"{file} written")
     row = {
         "embeddings": str(folder),
         "texts": len(embeddings),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
     from rankpo.evaluation.base import Evaluator, Result
     from rankpo.models.base import RankingModel
-    from rankpo.models.kind import ModelKind
+    from rankpo.models.kind import AnyKind
     from rankpo.runs.logger import MetricsLogger
     from rankpo.tasks.evaluate import Evaluate
 
@@ -109,7 +109,7 @@ def retention(values: Values, start: Values, names: Sequence[str]) -> dict[str, 
     return {f"retention/{name}": own / before for name, own, before in pairs if own is not None and before}
 
 
-def started_from(config: ModelKind, start: str) -> ModelKind:
+def started_from(config: AnyKind, start: str) -> AnyKind:
     """The settings of a start model: a saved folder's own, or those of the config for a hub id."""
     if Path(start).is_dir():
         return replace(config, load_from=start, random=None, use_peft=False)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from rankpo.config.experiment import Experiment
     from rankpo.models.base import RankingModel
-    from rankpo.models.kind import ModelKind
+    from rankpo.models.kind import AnyKind
     from rankpo.tasks.export import Export
 
 Say = Callable[[str], None]
@@ -114,7 +114,7 @@ def _source(task: Export) -> str:
     return f"task.soup: {task.soup[0]}" if task.soup else f"task.run={task.run}"
 
 
-def _description(task: Export, experiment: Experiment, config: ModelKind) -> dict[str, object]:
+def _description(task: Export, experiment: Experiment, config: AnyKind) -> dict[str, object]:
     """What rankpo.json and the card say: the run's own words where it has a FINAL."""
     run = task.soup[0] if task.soup else task.run
     folder = Path(run) / FINAL if run else Path(experiment.model.load_from or "")
@@ -126,7 +126,7 @@ def _description(task: Export, experiment: Experiment, config: ModelKind) -> dic
 
 
 def _write(
-    task: Export, model: RankingModel, config: ModelKind, target: Path, description: Mapping[str, object]
+    task: Export, model: RankingModel, config: AnyKind, target: Path, description: Mapping[str, object]
 ) -> float:
     """Writes and loads again. Returns the largest difference of an output that the model's own export found."""
     if task.dtype == "float32":
@@ -146,7 +146,7 @@ def ignored(line: str) -> None:
     """Ignores progress lines: this is a second build."""
 
 
-def check_round_trip(model: RankingModel, config: ModelKind, folder: Path, needs: frozenset[str] = NONE) -> None:
+def check_round_trip(model: RankingModel, config: AnyKind, folder: Path, needs: frozenset[str] = NONE) -> None:
     """Raises InterpolationError unless the folder, loaded as a model, has exactly the weights of `model`."""
     loaded = build_model(plain(config, str(folder)), (), ignored, needs).saved_state()
     for name, tensor in model.saved_state().items():

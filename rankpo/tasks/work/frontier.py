@@ -122,7 +122,7 @@ class Search:
         return self.session.prepared(model).eval()
 
     def sources(self) -> Iterator[Source]:
-        """Every trained model, with its own prior, or without one and with each of the priors."""
+        """Every trained model as it is, and with each of the priors."""
         short = len({Path(folder).name for folder in self.task.runs}) == len(self.task.runs)
         trained = [Source(name=Path(folder).name if short else folder, folders=(folder,)) for folder in self.task.runs]
         trained += [
@@ -147,8 +147,6 @@ class Search:
         if source.prior is not None:
             if not isinstance(model, EmbeddingModel):
                 raise ConfigError([f"{source.name} is of kind {model.kind}; task.priors need models of kind embedding"])
-            if model.prior is not None:
-                raise ConfigError([f"{source.name} has a prior; task.priors are for models that have none"])
             model.replace_prior(source.prior.prior, source.prior.settings.prior_weight)
         return self.prepared(model)
 

@@ -45,7 +45,7 @@ def run(task: Mine, experiment: Experiment) -> dict[str, object]:
     logger.say(f"{len(data.queries)} queries, {data.num_candidates} texts to mine from")
     work = Work(experiment, settings, data, session)
     candidates = work.candidates()
-    vectors = None if work.dense is None else work.dense.vectors
+    vectors = None if work.dense is None or work.dense.model.stored_form == "tokens" else work.dense.vectors
     mined = mine_all(settings, data, candidates, vectors, work.found, experiment.seed)
     report: dict[str, object] = {"settings": asdict(settings), "recall_against_exact": work.recall, "files": {}}
     if logger.main:
@@ -102,6 +102,12 @@ class Work:
         self.dense: DenseScores | None = None
         if settings.needs_dense:
             model = vector_model(experiment, session, "mining by vectors")
+            if model.stored_form == "tokens" and settings.sampling == "cluster":
+                raise ConfigError(
+                    [
+                        f"mining.sampling=cluster needs one vector per text, and kind={model.kind} has several; set top or softmax"
+                    ]
+                )
             self.dense = DenseScores(model, data, experiment.cache_dir, self.say)
         tokenize = None
         if settings.bm25.tokenizer == "model":
@@ -116,7 +122,7 @@ class Work:
             say=self.say,
         )
         if self.dense is not None:
-            search.check_memory(self.dense.model.dim)
+            search.check_memory(self.dense.model.typical_size)
         searched = search.run()
         self.found, self.recall = searched.found, searched.recall
         self._scorer: PairScorer | None = None

@@ -15,7 +15,7 @@ from rankpo.data.readers.trec import read_qrels, write_run
 from rankpo.errors import ConfigError
 from rankpo.models.engine.vllm import choose_backend
 from rankpo.models.listwise.config import ListwiseKind
-from rankpo.models.listwise.settings import ListwiseSettings
+from rankpo.models.listwise.inputs import ListwiseInputs
 from rankpo.models.listwise.vllm import VllmListwiseModel
 from rankpo.runs import processes
 from rankpo.storage.atomic import replace_text
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 class Reranks(Protocol):
     """A model that scores the documents of requests: `rerank` gives [documents] float32 for each, on every rank."""
 
-    settings: Settings
+    @property
+    def settings(self) -> Settings: ...
 
     def rerank(self, requests: Sequence[Request]) -> list[np.ndarray]: ...
 
@@ -80,7 +81,7 @@ def run(task: Rerank, experiment: Experiment) -> dict[str, float]:
 def _model(task: Rerank, experiment: Experiment, device: torch.device, say: Callable[[str], None]) -> Reranks:
     config = experiment.model
     inputs = config.open_inputs(say, experiment.explicit)
-    if isinstance(config, ListwiseKind) and isinstance(inputs.settings, ListwiseSettings):
+    if isinstance(config, ListwiseKind) and isinstance(inputs, ListwiseInputs):
         hindrances = {"it hands out no logits; set model.decode=generate": inputs.settings.decode != "generate"}
         if choose_backend(task.backend, config, hindrances) == "vllm":
             say("answers by vllm")

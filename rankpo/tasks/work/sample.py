@@ -104,7 +104,7 @@ class Completions:
         # a batch with anything left is written again as a whole, so that every row meets the same padding
         todo = [batch for batch in own if any(_key(draws[n]) not in known for n in batch)]
         self.logger.say(f"{len(draws)} completions of {len(self.asked)} prompts, {len(known)} of them written before")
-        records = Records(self.folder / PARTS.replace("*", str(processes.rank())), "key")
+        records: Records[Record] = Records(self.folder / PARTS.replace("*", str(processes.rank())), "key")
         try:
             with counting("sample", sum(map(len, todo)), shown=self.logger.main) as advance:
                 for batch in todo:

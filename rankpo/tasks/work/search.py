@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,53 +15,87 @@ from rankpo.errors import ConfigError
 from rankpo.models.reference import fingerprint_weights
 from rankpo.retrieval.corpus import OWN, open_source
 from rankpo.retrieval.dense import DenseSearch, Hits
-from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
+from rankpo.retrieval.embeddings import TextList, cached_embeddings
+from rankpo.retrieval.plaid import PlaidSearch, check_installed
+from rankpo.retrieval.ragged import RaggedSearch, make_search, rescored
+from rankpo.retrieval.stored import Stored, open_stored
 from rankpo.runs import processes
 from rankpo.storage.atomic import replace_text, replacing
 from rankpo.tasks.vector_models import vector_model
+from rankpo.tasks.work.first_stage import candidates_of
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
     from rankpo.data.dataset import Dataset
-    from rankpo.models.embedding.model import EmbeddingModel
+    from rankpo.models.vectors import GivesVectors
     from rankpo.tasks.search import Search
+    from rankpo.tasks.session import Session
 
-SAME_SETTINGS = ("pooling", "normalize", "truncate_dim")
+SAME_SETTINGS = ("pooling", "normalize", "truncate_dim", "activation", "query_encoder")
 
 
 def run(task: Search, experiment: Experiment) -> dict[str, object]:
     """The table's row."""
+    if task.backend == "plaid":
+        check_installed()
     session = task.open(experiment)
     logger = session.logger
-    corpus = Embeddings(Path(task.index))
+    corpus = open_stored(Path(task.index))
     queries = dict(open_source(task.queries, "query", experiment.datasets).texts())
     if not queries:
         raise ConfigError([f"task.queries={task.queries} holds no query"])
-    _check_names(task, queries, corpus.ids())
+    names = corpus.ids()
+    _check_names(task, queries, names)
+    first_stage = None if task.candidates is None else candidates_of(task, experiment, queries, names)
     model = vector_model(experiment, session)
     check_model(corpus, model)
-    faiss = task.faiss if task.backend == "faiss" else None
     own_id = _ignores_identical_ids(task, experiment.datasets)
-    depth = task.top_k + own_id
-    search = DenseSearch(top_k=depth, device=session.device, say=logger.say, faiss=faiss)
-    memory = search.check_memory(len(queries), len(corpus), corpus.encoding.dim)
+    search = _search(task, model, task.top_k + own_id, session)
+    memory = search.check_memory(len(queries), len(corpus), model.typical_size)
     texts = TextList(list(queries), list(queries.values()))
     vectors = cached_embeddings(experiment.cache_dir, model, texts, "query", logger.say)
     started = time.monotonic()
-    hits = search.hits(vectors, corpus)
-    seconds = time.monotonic() - started
+    if first_stage is None:
+        hits = search.hits(vectors, corpus)
+    else:
+        scored = (first_stage, model.stored_similarity, task.top_k + own_id, session.device)
+        hits = rescored(vectors, corpus, *scored)
     row = {
         "queries": len(queries),
         "documents": len(corpus),
-        "backend": task.backend if faiss is None else f"faiss {faiss.kind}",
-        "seconds": seconds,
+        "backend": _backend(task),
+        "seconds": time.monotonic() - started,
         "recall against exact": hits.recall,
     }
     if logger.main:
-        _write(task, hits, queries, corpus.ids(), own_id, {**row, "checked": hits.checked, "estimated_bytes": memory})
+        summary = {**row, "checked": hits.checked, "estimated_bytes": memory}
+        _write(task, hits, queries, names, own_id, summary)
     logger.table([row])
     processes.barrier()
     return row
+
+
+def _search(
+    task: Search, model: GivesVectors, depth: int, session: Session
+) -> DenseSearch | RaggedSearch | PlaidSearch:
+    """Raises ConfigError for a backend that does not search vectors of this kind."""
+    if task.backend != "plaid":
+        faiss = task.faiss if task.backend == "faiss" else None
+        search = make_search(model, depth, session.device, session.logger.say, faiss)
+        if task.backend != "inverted":
+            return search
+        if not isinstance(search, DenseSearch):
+            raise ConfigError([f"backend=inverted is of kind=sparse, and kind={model.kind} gives token vectors"])
+        return replace(search, inverted=True)
+    if not model.pools:
+        raise ConfigError([f"backend=plaid searches token vectors, and kind={model.kind} has none; set exact or faiss"])
+    return PlaidSearch(top_k=depth, scores=model.stored_similarity, device=session.device, say=session.logger.say)
+
+
+def _backend(task: Search) -> str:
+    if task.candidates is not None:
+        return f"{Path(task.candidates).name}, then exact"
+    return f"faiss {task.faiss.kind}" if task.backend == "faiss" else task.backend
 
 
 def _ignores_identical_ids(task: Search, datasets: Sequence[Dataset]) -> bool:
@@ -112,12 +146,12 @@ def _write(
     )
 
 
-def check_model(corpus: Embeddings, model: EmbeddingModel) -> None:
+def check_model(corpus: Stored, model: GivesVectors) -> None:
     """Raises ConfigError where queries would be encoded otherwise than the corpus was."""
     if fingerprint_weights(model) != corpus.encoding.model:
         raise ConfigError([f"{corpus.folder} was encoded by another model; set model.load_from to that one"])
     settings = model.settings.to_json()
-    different = [name for name in SAME_SETTINGS if settings[name] != corpus.encoding.settings[name]]
+    different = [name for name in SAME_SETTINGS if settings.get(name) != corpus.encoding.settings.get(name)]
     if different:
         wanted = ", ".join(f"model.{name}={corpus.encoding.settings[name]}" for name in different)
         raise ConfigError([f"{corpus.folder} was encoded with other settings; set {wanted}"])

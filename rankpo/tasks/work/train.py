@@ -100,5 +100,5 @@ def refuse_unfit(experiment: Experiment, accelerator: Accelerator) -> None:
         raise ConfigError(
             [f"model.quantization={quantization} cannot be split over processes; start it without {name}"]
         )
-    if problem := unfit(name, experiment.model.kind, experiment.loss, evaluated):
+    if problem := unfit(name, experiment.model.gives, experiment.loss, evaluated):
         raise ConfigError([problem])

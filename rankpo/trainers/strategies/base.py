@@ -9,14 +9,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rankpo.models.base import RankingModel
 from rankpo.runs import processes
 
+Value = TypeVar("Value")
 OptimizerState = dict[str, dict[str, object]]  # by parameter name, then by the optimizer's own key
 
 
@@ -26,7 +28,11 @@ class Strategy:
     sharded = False
 
     def __init__(
-        self, accelerator: Accelerator, model: Any, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
+        self,
+        accelerator: Accelerator,
+        model: RankingModel,
+        optimizer: torch.optim.Optimizer,
+        max_grad_norm: float | None,
     ) -> None:
         self.accelerator = accelerator
         self.model = model
@@ -36,7 +42,7 @@ class Strategy:
         # This keeps the parameters by name, since FSDP2 temporarily replaces them by gathered tensors.
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
-    def prepare(self, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+    def prepare(self, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Returns the wrapped model and optimizer."""
         return self.accelerator.prepare(self.model, optimizer)
 
@@ -92,7 +98,7 @@ class Strategy:
             whole[names[id(parameter)]] = complete
         return on_rank_0(whole)
 
-    def load_optimizer_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+    def load_optimizer_state(self, state: Mapping[str, Mapping[str, object]]) -> None:
         """Restores the result of `optimizer_state`, of any strategy, by parameter name."""
         inner = inner_optimizer(self.optimizer)
         for name, parameter in self.trained.items():
@@ -100,22 +106,22 @@ class Strategy:
                 inner.state[parameter] = {key: _beside(value, parameter) for key, value in state[name].items()}
 
 
-def keep_in_step(model: Any) -> None:
+def keep_in_step(model: RankingModel) -> None:
     """Makes each forward pass one backbone call, and equal numbers of evaluation passes on all ranks."""
     model.chunk_tokens = sys.maxsize
     model.sharded = True
 
 
-def in_order(tensors: Mapping[str, object]) -> Iterator[tuple[str, Any]]:
+def in_order(tensors: Mapping[str, Value]) -> Iterator[tuple[str, Value]]:
     """Yields the tensors sorted by name, since gathering is a collective that needs one order on all ranks."""
-    return iter(sorted(tensors.items()))
+    return iter(sorted(tensors.items(), key=lambda item: item[0]))
 
 
-def on_rank_0(values: Any) -> Any:
+def on_rank_0(values: dict[str, Value]) -> dict[str, Value]:
     """Returns the values with tensors on the CPU on rank 0, {} elsewhere."""
     if processes.rank() != 0:
         return {}
-    return {name: _on_cpu(value) for name, value in values.items()}
+    return {name: cast("Value", _on_cpu(value)) for name, value in values.items()}
 
 
 def _on_cpu(value: object) -> object:
@@ -131,7 +137,7 @@ def _beside(value: object, parameter: Tensor) -> object:
     return processes.part_of(value, parameter)
 
 
-def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Returns torch's optimizer inside the wrappers of accelerate and DeepSpeed."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer

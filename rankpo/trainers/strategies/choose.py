@@ -6,25 +6,26 @@ import torch
 from accelerate import Accelerator
 
 from rankpo.losses.base import Loss
+from rankpo.models.base import RankingModel
 from rankpo.trainers.strategies.base import Strategy
 from rankpo.trainers.strategies.fully_sharded import FullyShardedStrategy
 from rankpo.trainers.strategies.zero import ZeroStrategy
 
 
 def make_strategy(
-    accelerator: Accelerator, model: object, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
+    accelerator: Accelerator, model: RankingModel, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
 ) -> Strategy:
     """Builds the launched strategy. With sharded weights, each forward pass of the model makes one backbone call."""
     kinds = {"FSDP": FullyShardedStrategy, "DEEPSPEED": ZeroStrategy}
     return kinds.get(accelerator.distributed_type.value, Strategy)(accelerator, model, optimizer, max_grad_norm)
 
 
-def unfit(strategy: str, kind: str, loss: Loss, evaluated: bool) -> str | None:
+def unfit(strategy: str, gives: frozenset[str], loss: Loss, evaluated: bool) -> str | None:
     """Returns why this combination is unsupported and what to use instead, or None if it is supported.
 
-    strategy: `name_of`; kind: the model's; evaluated: whether there are eval_datasets.
+    strategy: `name_of`; gives: of the model's kind; evaluated: whether there are eval_datasets.
     """
-    if strategy in ("DEEPSPEED-3", "FSDP") and evaluated and kind == "listwise":
+    if strategy in ("DEEPSPEED-3", "FSDP") and evaluated and "lists" in gives:
         return (
             "eval_datasets are ranked by a listwise reranker window after window, which split weights cannot; "
             "use accelerate_config/deepspeed_zero2.yaml, or leave eval_datasets out"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from rankpo.trainers.strategies.base import Strategy, in_order, keep_in_step, on_rank_0
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 
 class FullyShardedStrategy(Strategy):
@@ -16,7 +19,7 @@ class FullyShardedStrategy(Strategy):
 
     sharded = True
 
-    def prepare(self, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+    def prepare(self, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         plugin: Any = self.accelerator.state.fsdp_plugin
         plugin.transformer_cls_names_to_wrap = repeated_blocks(self.model)
         keep_in_step(self.model)
@@ -27,7 +30,7 @@ class FullyShardedStrategy(Strategy):
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         super().load_weights(weights)
-        self.model.reshard()  # Parameters that an earlier evaluation gathered are stale.
+        cast("FSDPModule", self.model).reshard()  # Parameters that an earlier evaluation gathered are stale.
 
 
 def repeated_blocks(model: nn.Module) -> list[str]:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rankpo.models.base import RankingModel
 from rankpo.runs import processes
 from rankpo.trainers.strategies.base import OptimizerState, Strategy, in_order, inner_optimizer, keep_in_step, on_rank_0
+
+
+def _library() -> ModuleType:
+    """DeepSpeed, an optional package."""
+    import deepspeed
+
+    return deepspeed
 
 
 class ZeroStrategy(Strategy):
@@ -21,14 +30,18 @@ class ZeroStrategy(Strategy):
     """
 
     def __init__(
-        self, accelerator: Accelerator, model: object, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
+        self,
+        accelerator: Accelerator,
+        model: RankingModel,
+        optimizer: torch.optim.Optimizer,
+        max_grad_norm: float | None,
     ) -> None:
         plugin: Any = accelerator.state.deepspeed_plugin
         self.sharded = plugin.zero_stage == 3
         plugin.deepspeed_config["gradient_clipping"] = max_grad_norm or 0.0  # DeepSpeed reads 0 as no clipping.
         super().__init__(accelerator, model, optimizer, max_grad_norm)
 
-    def prepare(self, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+    def prepare(self, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         if self.sharded:
             keep_in_step(self.model)
         self.engine: Any
@@ -58,14 +71,11 @@ class ZeroStrategy(Strategy):
         """Does nothing, because `clip` steps."""
 
     def whole(self, parameter: Tensor) -> Tensor:
-        import deepspeed
-        from deepspeed.utils import safe_get_full_fp32_param
-
         if parameter.requires_grad:  # The float32 master copy is more precise than a bfloat16 parameter.
-            return safe_get_full_fp32_param(parameter)
+            return _library().utils.safe_get_full_fp32_param(parameter)
         if not hasattr(parameter, "ds_id"):
             return parameter.detach()
-        with deepspeed.zero.GatheredParameters([parameter]):
+        with _library().zero.GatheredParameters([parameter]):
             return parameter.detach().clone()
 
     def plain_weights(self) -> dict[str, Tensor] | None:
@@ -75,40 +85,33 @@ class ZeroStrategy(Strategy):
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        import deepspeed
-        from deepspeed.utils import safe_set_full_fp32_param
-
         for name, parameter in self.trained.items():
             value = weights[name].to(self.accelerator.device)
-            safe_set_full_fp32_param(parameter, value)  # This sets the optimizer's master copy.
+            _library().utils.safe_set_full_fp32_param(parameter, value)  # This sets the optimizer's master copy.
             if hasattr(parameter, "ds_id"):
-                with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                with _library().zero.GatheredParameters([parameter], modifier_rank=0):
                     parameter.copy_(value)
             else:
                 parameter.copy_(value)
 
     def optimizer_state(self) -> OptimizerState:
-        from deepspeed.utils import safe_get_full_optimizer_state
-
         tensors, common = self._state_keys()
         if tensors:
             self._link_state()
         whole: OptimizerState = {}
         for name, parameter in in_order(self.trained):
-            values = {key: safe_get_full_optimizer_state(parameter, key) for key in tensors}
+            values = {key: _library().utils.safe_get_full_optimizer_state(parameter, key) for key in tensors}
             whole[name] = {**values, **common}
         return on_rank_0(whole if tensors or common else {})
 
     def load_optimizer_state(self, state: Mapping[str, Mapping[str, object]]) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state
-
         if not state:
             return
         self._begin_state(next(iter(state.values())))
         for name, parameter in self.trained.items():
             for key, value in state[name].items():
                 if isinstance(value, Tensor) and value.dim():
-                    safe_set_full_optimizer_state(parameter, value.to(self.accelerator.device), key)
+                    _library().utils.safe_set_full_optimizer_state(parameter, value.to(self.accelerator.device), key)
 
     def _flat_parameters(self) -> list[Tensor]:
         """Returns the flat tensors that the optimizer steps on: this rank's shards, joined per parameter group."""

@@ -35,11 +35,11 @@ def test_the_score_by_hand():
     assert paired_maxsim(queries, documents.select(torch.tensor([1]))).tolist() == [-10.0]
 
 
-@pytest.mark.parametrize("scores_per_block", [1, 40, 1 << 20])
-@pytest.mark.parametrize("rows_per_block", [1, 8, 2048])
+@pytest.mark.parametrize("scores_per_block", [1, 40, 1 << 18])
+@pytest.mark.parametrize("rows_per_block", [1, 8, 1024])
 def test_scores_and_gradients_are_those_of_the_naive_form(monkeypatch, rows_per_block, scores_per_block):
-    monkeypatch.setattr(engine._blocks, "__defaults__", (rows_per_block,))
-    monkeypatch.setattr(engine, "BLOCK_SCORES", scores_per_block)
+    monkeypatch.setitem(engine.ROWS, "cpu", rows_per_block)
+    monkeypatch.setitem(engine.SCORES, "cpu", scores_per_block)
     queries, documents = vectors(QUERIES, 1), vectors(DOCUMENTS, 2)
     weights = torch.randn(len(queries), len(documents), generator=torch.Generator().manual_seed(3)).double()
     found = []
@@ -123,9 +123,9 @@ def allocated(form, queries, documents):
 
 
 def test_no_tensor_of_all_token_pairs_is_made():
-    """Sixty documents of 150 rows with 320 query rows: 2.9 million token pairs, of which a block of a million is held."""
+    """Sixty documents of 150 rows with 320 query rows: 2.9 million token pairs, of which a block of a quarter million is held."""
     queries, documents = vectors((32,) * 10, 12, torch.float32, 8), vectors((150,) * 60, 13, torch.float32, 8)
     pairs = 320 * 150 * 60
-    assert allocated(maxsim, queries, documents) <= engine.BLOCK_SCORES < pairs / 2
+    assert allocated(maxsim, queries, documents) <= engine.SCORES["cpu"] < pairs / 2
     twice = vectors((300,) * 60, 14, torch.float32, 8)
-    assert allocated(maxsim, queries, twice) <= engine.BLOCK_SCORES
+    assert allocated(maxsim, queries, twice) <= engine.SCORES["cpu"]

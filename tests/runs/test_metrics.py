@@ -7,7 +7,8 @@ import shutil
 import pytest
 import torch
 
-from rankpo.runs.logger import MetricsLogger, RunningMetrics, counting
+from rankpo.runs.logger import MetricsLogger, counting
+from rankpo.runs.running import RunningMetrics
 from tests.runs import RANKPO, curve, launch, train
 
 

@@ -21,7 +21,7 @@ from rankpo.runs import processes
 from rankpo.runs.logger import MetricsLogger
 from rankpo.tasks.work.assemble import assemble
 
-CONFIG = Path(__file__).resolve().parents[1] / "config"
+CONFIG = Path(__file__).resolve().parents[2] / "config"
 LINKED = ("eval_datasets", "replay_datasets", "replay_dataloader")  # the same files under another name
 
 
@@ -78,7 +78,10 @@ def test_losses(tmp_path, loss):
     assert trainer.state.step == 1
 
 
-ENCODERS = ("minilm", "modernbert", "bge_m3", "e5", "bge_reranker", "modernbert_reranker", "tiny_bert")
+ENCODERS = (
+    *("minilm", "modernbert", "bge_m3", "e5", "bge_reranker", "modernbert_reranker", "tiny_bert"),
+    *("colbert", "gte_moderncolbert", "jina_colbert"),
+)
 OF_DECODERS = ("causal_lm", "reward_model", "listwise")
 PAIRS = [
     (model, kind)
@@ -102,6 +105,8 @@ def test_models_as_every_kind(model, kind):
     policy = config.build(config.open_inputs(say), say)
     if kind == "embedding":
         assert policy.encode(["a text", "another"], role="query").shape == (2, 32)
+    elif kind == "late_interaction":
+        assert [rows.shape[1] for rows in policy.encode(["a text", "another"], role="query")] == [128, 128]
     elif kind == "reranker":
         assert len(policy.compute_score([("query", "a text"), ("query", "another")])) == 2
     elif kind == "listwise":

@@ -12,12 +12,13 @@ from omegaconf import OmegaConf
 
 from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
-from rankpo.sweeps import optuna as module
+from rankpo.sweeps import search as module
 from rankpo.sweeps.curve import Curve
 from rankpo.sweeps.folder import job_name, write_job
 from rankpo.sweeps.jobs import Job
-from rankpo.sweeps.optuna import Search, SearchSettings
+from rankpo.sweeps.optuna import SearchSettings
 from rankpo.sweeps.ranges import split
+from rankpo.sweeps.search import Search
 from tests.runs import launch
 from tests.sweeps import JOBS, swept
 

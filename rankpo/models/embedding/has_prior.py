@@ -1,0 +1,155 @@
+"""HasPrior: the prior of passages in the vectors of a bi-encoder, see prior.py; without one, nothing changes."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankpo.data.batch import select
+from rankpo.models.embedding.prior import Prior, make_prior, read_prior
+from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.models.engine.body import body_of
+from rankpo.models.engine.pooling import pool
+from rankpo.models.vectors import ENCODE_TOKENS, GivesVectors, by_tokens
+from rankpo.types import Batch, Sequences, Vectors
+
+if TYPE_CHECKING:
+    from rankpo.data.table import ExampleTable
+
+
+class HasPrior(GivesVectors):
+    """Base of `EmbeddingModel`: sizes, pooling, and a last dimension for the prior if there is one.
+
+    full_dim: the dimensions of a vector before it is cut. prior_lr: the learning rate of the prior, None for the
+    optimizer's.
+    """
+
+    settings: EmbeddingSettings
+    full_dim: int
+    prior: Prior | None
+    prior_lr: float | None
+
+    def add_prior(self, prior_lr: float | None) -> None:
+        """Makes the prior of model.prior_layers. Raises ConfigError for layers that the backbone does not have."""
+        chosen = self.settings.prior_layers
+        self.prior = make_prior(chosen, self.width, self.depth) if chosen else None
+        self.prior_lr = prior_lr
+
+    def read_prior(self, folder: Path) -> None:
+        """Reads the weights of the prior, if the model has one."""
+        if self.prior is not None:
+            read_prior(self.prior, folder)
+
+    @property
+    def width(self) -> int:
+        """H, the size of a hidden state."""
+        return int(self.base.config.get_text_config().hidden_size)
+
+    @property
+    def depth(self) -> int:
+        """The number of layers of the backbone."""
+        return int(self.base.config.get_text_config().num_hidden_layers)
+
+    @property
+    def dim(self) -> int:
+        return self.topic_dim + (self.prior is not None)
+
+    @property
+    def topic_dim(self) -> int:
+        """The dimensions of a vector without that of the prior."""
+        return self.settings.truncate_dim or self.full_dim
+
+    @property
+    def pooled_width(self) -> int:
+        """The size of what `pooled` gives for a text."""
+        further = 0 if self.prior is None else self.prior.weight.numel()
+        return self.own_width + further
+
+    @property
+    def own_width(self) -> int:
+        """The size of a text's pooled states without those of the prior's layers."""
+        return self.width * len(self.settings.pooling.split("+"))
+
+    def _backbone(self, **arguments: object) -> Tensor:
+        """The last hidden states, with those of the prior's layers beside them: [1, S, (1 + K)·H]."""
+        if self.prior is None:
+            return super()._backbone(**arguments)
+        output = body_of(self.base)(**arguments, **self.constant_arguments, output_hidden_states=True)
+        return torch.cat([output.last_hidden_state, *self.prior.selected(output.hidden_states)], dim=-1)
+
+    def pooled(self, hidden: Tensor, lengths: Tensor, skipped: Tensor | None) -> Tensor:
+        """The pooled last hidden states, and the means of the prior's layers beside them."""
+        if self.prior is None:
+            return pool(hidden, lengths, self.settings.pooling, skipped)
+        last, others = hidden[:, : self.width], hidden[:, self.width :]
+        ways = (pool(last, lengths, self.settings.pooling, skipped), pool(others, lengths, "mean", skipped))
+        return torch.cat(ways, dim=1)
+
+    @abstractmethod
+    def parts(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """[N, topic_dim] vectors without the prior, and the prior's features [N, K·H]; [N, 0] without a prior."""
+
+    def with_prior(self, vectors: Tensor, features: Tensor, sequences: Sequences) -> Tensor:
+        """[N, D] the vectors with a last dimension for the prior, if there is one: 1 for queries, λ·t for passages."""
+        if self.prior is None:
+            return vectors
+        if sequences.prefixes is None:
+            raise ValueError("a model with a prior needs the roles of its sequences: make them with its own inputs")
+        queries = sequences.prefixes[:, 0].to(vectors.device).bool()
+        with torch.autocast(vectors.device.type, enabled=False):
+            values = self.prior(features.float()) * self.settings.prior_weight
+        return torch.cat([vectors, torch.where(queries, 1.0, values)[:, None]], dim=1)
+
+    def topic_similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        """[q, c] `similarity` without the prior."""
+        size = self.topic_dim
+        return queries.rows[:, :size] @ candidates.rows[:, :size].T
+
+    def score_parts(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """[B, G] each: the scores without the prior, and t of every candidate, so that `score` is the first + λ·second.
+
+        Raises ValueError for a model without a prior.
+        """
+        if self.prior is None:
+            raise ValueError("the model has no prior; set model.prior_layers")
+        values = output[:, self.topic_dim][batch.candidates] / self.settings.prior_weight
+        return self.score(output[:, : self.topic_dim], batch), values
+
+    def learning_rates(self) -> dict[str, float]:
+        return {} if self.prior is None or self.prior_lr is None else {"prior.weight": self.prior_lr}
+
+    @torch.no_grad()
+    def frozen_parts(self, table: ExampleTable, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """`parts` of passages of a table, on the CPU, in evaluation mode. rows: [n] of the table."""
+        keys = [self.inputs.key(row, "candidate") for row in rows.tolist()]
+        sequences = self.inputs.sequences(table, keys)
+        order = torch.argsort(sequences.lengths, descending=True, stable=True)
+        vectors, features = [], []
+        with self.evaluating():
+            for block in by_tokens(order, sequences.lengths, ENCODE_TOKENS):
+                of_block = self.parts(select(sequences, block.numpy()))
+                vectors.append(of_block[0].float().cpu())
+                features.append(of_block[1].float().cpu())
+        back = torch.argsort(order)
+        return torch.cat(vectors)[back], torch.cat(features)[back]
+
+    def set_prior(self, weights: Tensor, weight: float) -> None:
+        """Replaces the prior's weights and λ. weights: [K, H], or as many in one row. Raises ValueError without a prior."""
+        if self.prior is None:
+            raise ValueError("the model has no prior; set model.prior_layers")
+        with torch.no_grad():
+            self.prior.weight.copy_(weights.to(self.prior.weight).view_as(self.prior.weight))
+        self.settings = self.inputs.settings = replace(self.settings, prior_weight=weight)
+
+    def replace_prior(self, prior: Prior | None, weight: float = 1.0) -> None:
+        """Gives the model a copy of another prior, or none. weight: λ."""
+        self.prior = None if prior is None else copy.deepcopy(prior).to(self.device)
+        layers = () if prior is None else prior.layers
+        self.settings = self.inputs.settings = replace(self.settings, prior_layers=layers, prior_weight=weight)

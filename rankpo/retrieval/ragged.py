@@ -1,0 +1,125 @@
+"""Search over texts with several stored rows each, by a model's own score: MaxSim of token vectors, sparse products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankpo.errors import ConfigError
+from rankpo.models.vectors import GivesVectors
+from rankpo.retrieval.dense import DenseSearch, Hits, check_free
+from rankpo.retrieval.exact import BYTES_PER_HIT, best, search_vectors
+from rankpo.retrieval.faiss_index import FaissSettings
+from rankpo.retrieval.stored import Stored, TokenEmbeddings
+from rankpo.runs import processes
+from rankpo.types import Vectors
+
+Say = Callable[[str], None]
+Similarity = Callable[[Vectors, Vectors], Tensor]  # [q, c] scores of queries with documents, in stored form
+BYTES_OF_BLOCK = 256 * 2**20  # Products of one block with a chunk of queries, and the block itself.
+QUERIES_PER_TURN = 16  # Queries that a rank takes at once.
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaggedSearch:
+    """An exact search for the best `top_k` documents of every query.
+
+    similarity: `GivesVectors.stored_similarity` of the model. device: where ranks exchange results. say: takes progress
+    lines.
+    """
+
+    top_k: int
+    similarity: Similarity
+    device: torch.device
+    say: Say
+
+    def check_memory(self, num_queries: int, num_documents: int, dim: int) -> int:
+        """Bytes that the search will hold, said before it starts. Raises TooLargeError if they are not free.
+
+        Documents are read from disk, shard by shard.
+        """
+        depth = min(self.top_k, num_documents)
+        needed = BYTES_PER_HIT * num_queries * depth + BYTES_OF_BLOCK
+        check_free(needed, torch.device("cpu"), num_queries, num_documents, self.say)
+        return needed
+
+    def hits(self, queries: Stored, corpus: Stored, num_documents: int | None = None) -> Hits:
+        """The same on every rank. num_documents: only so many first documents of the corpus."""
+        assert isinstance(corpus, TokenEmbeddings)
+        limit = len(corpus) if num_documents is None else num_documents
+        own = _own_rows(len(queries))
+        scores, numbers = search_stored(queries.vectors(own.numpy()), corpus.blocks(limit), self.similarity, self.top_k)
+        return _gathered(scores, numbers, own, len(queries), self.device)
+
+
+def make_search(
+    model: GivesVectors, top_k: int, device: torch.device, say: Say, faiss: FaissSettings | None = None
+) -> DenseSearch | RaggedSearch:
+    """The search of a kind's vectors. Raises ConfigError for an index of one vector per text and a kind with several."""
+    if model.stored_form != "tokens":
+        return DenseSearch(top_k=top_k, device=device, say=say, faiss=faiss)
+    if faiss is not None:
+        raise ConfigError([f"backend=faiss indexes one vector per text, and kind={model.kind} has several; set exact"])
+    return RaggedSearch(top_k=top_k, similarity=model.stored_similarity, device=device, say=say)
+
+
+def search_stored(
+    queries: Vectors, blocks: Iterable[Vectors], similarity: Similarity, top_k: int
+) -> tuple[Tensor, Tensor]:
+    """Scores [q, k] and document numbers [q, k], best first, ties by number upwards; k is at most the corpus's size.
+
+    blocks: the documents' vectors, read once, one block after another.
+    """
+    scores, numbers = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+    start = 0
+    for block in blocks:
+        found, columns = search_vectors(queries, block, similarity, top_k)
+        # Earlier documents stand in front, so that position rises with the number among equal scores.
+        candidates = torch.cat([numbers, columns + start], 1)
+        scores, places = best(torch.cat([scores, found], 1), top_k)
+        numbers = candidates.gather(1, places)
+        start += len(block)
+    return scores, numbers
+
+
+def rescored(
+    queries: Stored,
+    corpus: Stored,
+    candidates: Sequence[np.ndarray],
+    similarity: Similarity,
+    top_k: int,
+    device: torch.device,
+) -> Hits:
+    """The second stage of a search, on every rank: each query's own candidates, best first, at most `top_k`.
+
+    candidates: of each query, numbers of documents in the first stage's order, which decides between equal scores.
+    device: where ranks exchange results.
+    """
+    own = _own_rows(len(queries))
+    depth = min(top_k, max((len(item) for item in candidates), default=0))
+    scores = torch.full((len(own), depth), -torch.inf)
+    numbers = torch.full((len(own), depth), -1, dtype=torch.int64)
+    for row, query in enumerate(own.tolist()):
+        if len(chosen := candidates[query]):
+            found = similarity(queries.vectors(np.array([query])), corpus.vectors(chosen)).float()
+            values, places = best(found, min(depth, len(chosen)))
+            scores[row, : values.shape[1]] = values[0]
+            numbers[row, : values.shape[1]] = torch.from_numpy(chosen)[places[0]]
+    return _gathered(scores, numbers, own, len(queries), device)
+
+
+def _own_rows(count: int) -> Tensor:
+    """The queries of this rank: chunks go round the ranks."""
+    chunk = torch.arange(count) // QUERIES_PER_TURN
+    return torch.nonzero(chunk % processes.world_size() == processes.rank())[:, 0]
+
+
+def _gathered(scores: Tensor, numbers: Tensor, own: Tensor, count: int, device: torch.device) -> Hits:
+    if processes.world_size() > 1:
+        scores = processes.place_rows(scores.to(device), own, count)
+        numbers = processes.place_rows(numbers.to(device), own, count)
+    return Hits(scores.cpu().numpy(), numbers.cpu().numpy())

@@ -1,0 +1,171 @@
+"""Encoded texts on disk: the complete folders that task=encode writes, opened as memory maps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankpo.models.sparse.vectors import joined, to_csr
+from rankpo.retrieval.shards import (
+    Encoding,
+    EncodingError,
+    ids_path,
+    load_sparse_shard,
+    read_counts,
+    read_meta,
+    shard_fault,
+    shard_path,
+)
+from rankpo.types import Vectors
+
+
+class Stored(ABC):
+    """A complete folder: shards of vectors, and the ids of the texts. forms: those that the class reads."""
+
+    forms: ClassVar[tuple[str, ...]]
+    encoding: Encoding
+
+    def __init__(self, folder: Path) -> None:
+        """Raises EncodingError for a folder that is none, is not complete, or has vectors of another form."""
+        self.folder = folder
+        saved = read_meta(folder)
+        if saved is None:
+            raise EncodingError(f"{folder} holds no embeddings; make them with task=encode")
+        self.encoding, complete = saved
+        if not complete:
+            raise EncodingError(f"{folder} is not complete; run the same task=encode again to continue it")
+        if self.encoding.form not in self.forms:
+            raise EncodingError(
+                f"{folder} holds {self.encoding.form} vectors, and {' or '.join(self.forms)} are needed here"
+            )
+
+    def __len__(self) -> int:
+        return self.encoding.num_rows
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the folder holds sparse vectors."""
+        return self.encoding.form == "sparse"
+
+    @abstractmethod
+    def vectors(self, numbers: np.ndarray) -> Vectors:
+        """The vectors of texts, float32, in that order."""
+
+    def _shard(self, shard: int) -> np.ndarray:
+        """[rows, D]. Raises EncodingError for files that are not as they were written."""
+        path = shard_path(self.folder, shard)
+        self._check(shard)
+        # copy on write: torch wants a writable array, and the file stays as it is
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+
+    def _check(self, shard: int) -> None:
+        if fault := shard_fault(self.folder, self.encoding, shard):
+            path = shard_path(self.folder, shard)
+            raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
+
+    def ids(self) -> list[str]:
+        """Of all texts. Raises EncodingError for files that are not as they were written."""
+        found: list[str] = []
+        for shard in range(self.encoding.num_shards):
+            path = ids_path(self.folder, shard)
+            if fault := shard_fault(self.folder, self.encoding, shard):
+                raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
+            found.extend(path.read_bytes().decode("utf-8").split("\n")[:-1])
+        return found
+
+
+class Embeddings(Stored):
+    """[rows, D] vectors, one for each text; or sparse vectors, which `sparse_blocks` and `sparse_rows` give."""
+
+    forms: ClassVar[tuple[str, ...]] = ("dense", "sparse")
+
+    def blocks(self, limit: int | None = None) -> Iterator[Tensor]:
+        """[c, D] shard by shard, of the first `limit` rows; a block is read from disk when it is used."""
+        left = len(self) if limit is None else limit
+        for shard in range(self.encoding.num_shards):
+            if left <= 0:
+                return
+            yield torch.from_numpy(self._shard(shard)[:left])
+            left -= self.encoding.rows_of(shard)
+
+    def sparse_blocks(self, limit: int | None = None) -> Iterator[Vectors]:
+        """Shard by shard, of the first `limit` texts."""
+        left = len(self) if limit is None else limit
+        for shard in range(self.encoding.num_shards):
+            if left <= 0:
+                return
+            self._check(shard)
+            block = load_sparse_shard(self.folder, shard)
+            yield block if len(block) <= left else block.select(torch.arange(left))
+            left -= self.encoding.rows_of(shard)
+
+    def sparse_rows(self, numbers: np.ndarray) -> Vectors:
+        """The vectors of the given texts, in that order."""
+        shards = numbers // self.encoding.shard_size
+        order, parts = [], []
+        for shard in np.unique(shards):
+            places = np.flatnonzero(shards == shard)
+            self._check(int(shard))
+            chosen = torch.from_numpy(numbers[places] % self.encoding.shard_size)
+            parts.append(load_sparse_shard(self.folder, int(shard)).select(chosen))
+            order.append(places)
+        return joined(parts).select(torch.from_numpy(np.argsort(np.concatenate([[], *order]))))
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """[len(numbers), D] float32, in that order."""
+        if self.sparse:
+            return np.asarray(to_csr(self.sparse_rows(numbers), self.encoding.dim).toarray())
+        output = np.empty((len(numbers), self.encoding.dim), dtype=np.float32)
+        shards = numbers // self.encoding.shard_size
+        for shard in np.unique(shards):
+            places = np.flatnonzero(shards == shard)
+            output[places] = self._shard(int(shard))[numbers[places] % self.encoding.shard_size]
+        return output
+
+    def vectors(self, numbers: np.ndarray) -> Vectors:
+        if self.sparse:
+            return self.sparse_rows(numbers)
+        return Vectors(torch.from_numpy(self.rows(numbers)), torch.ones(len(numbers), dtype=torch.int64))
+
+
+class TokenEmbeddings(Stored):
+    """Token vectors: several rows for a text, one text after another."""
+
+    forms: ClassVar[tuple[str, ...]] = ("tokens",)
+
+    def blocks(self, limit: int | None = None) -> Iterator[Vectors]:
+        """The vectors shard by shard, of the first `limit` texts; a block is read from disk when it is used."""
+        left = len(self) if limit is None else limit
+        for shard in range(self.encoding.num_shards):
+            if left <= 0:
+                return
+            rows = self._shard(shard)
+            counts = torch.from_numpy(read_counts(self.folder, shard)[:left])
+            yield Vectors(torch.from_numpy(rows[: int(counts.sum())]), counts)
+            left -= self.encoding.rows_of(shard)
+
+    def vectors(self, numbers: np.ndarray) -> Vectors:
+        parts: dict[int, Tensor] = {}
+        shards = numbers // self.encoding.shard_size
+        for shard in np.unique(shards).tolist():
+            rows, counts = self._shard(shard), read_counts(self.folder, shard)
+            ends = counts.cumsum()
+            for place in np.flatnonzero(shards == shard).tolist():
+                text = int(numbers[place]) % self.encoding.shard_size
+                parts[place] = torch.from_numpy(rows[ends[text] - counts[text] : ends[text]]).float()
+        found = [parts[place] for place in range(len(numbers))]
+        sizes = torch.tensor([len(part) for part in found], dtype=torch.int64)
+        return Vectors(torch.cat(found) if found else torch.zeros(0, self.encoding.dim), sizes)
+
+
+def open_stored(folder: Path) -> Embeddings | TokenEmbeddings:
+    """The folder in the form in which it was written. Raises EncodingError as `Stored` does."""
+    saved = read_meta(folder)
+    tokens = saved is not None and saved[0].form in TokenEmbeddings.forms
+    return TokenEmbeddings(folder) if tokens else Embeddings(folder)

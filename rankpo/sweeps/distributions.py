@@ -1,0 +1,40 @@
+"""Distributions of Optuna for the ranges of a search. This module needs optuna."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from rankpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+
+def distribution(item: Override) -> BaseDistribution:
+    """Optuna's form of a range as Hydra writes it.
+
+    `range` is without its end, as in any other sweep. Raises ConfigError for one that is empty or has no logarithm.
+    """
+    value: Any = item.value()
+    try:
+        if item.is_interval_sweep():
+            whole = isinstance(value.start, int) and isinstance(value.end, int)
+            kind = IntDistribution if whole else FloatDistribution
+            return kind(value.start, value.end, log="log" in value.tags)
+        if item.is_range_sweep() and not value.shuffle:
+            steps = list(value.range())
+            kind = IntDistribution if isinstance(steps[0], int) else FloatDistribution
+            return kind(steps[0], steps[-1], step=type(steps[0])(value.step))
+        return CategoricalDistribution(list(dict.fromkeys(item.sweep_string_iterator())))
+    except (ValueError, IndexError) as error:
+        raise ConfigError([f"{item.input_line}: {error}"]) from error
+
+
+def any_of(space: BaseDistribution) -> object:
+    """Some value of a distribution."""
+    if isinstance(space, CategoricalDistribution):
+        return space.choices[0]
+    assert isinstance(space, FloatDistribution | IntDistribution)  # `distribution` makes no other
+    return space.low
