@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
 import yaml
@@ -133,12 +133,12 @@ def main() -> int:
     return 0
 
 
-def leave(code: Any) -> NoReturn:
+def leave(code: str | int | None) -> NoReturn:
     """Ends this process. One of several leaves the interpreter as it is: torch's threads now and then abort its end."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code or 0)
+        os._exit(code if isinstance(code, int) else int(code is not None))
     sys.exit(code)
 
 

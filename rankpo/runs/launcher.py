@@ -121,7 +121,9 @@ def second_fsdp(environment: MutableMapping[str, str]) -> str | None:
         environment.pop(name, None)
     environment["FSDP_VERSION"] = "2"
     environment["FSDP_RESHARD_AFTER_FORWARD"] = RESHARDS[sharding]
-    environment["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # Every process builds the model; see accelerate_config/fsdp.yaml.
+    environment["FSDP_CPU_RAM_EFFICIENT_LOADING"] = (
+        "false"  # Every process builds the model; see accelerate_config/fsdp.yaml.
+    )
     return (
         f"fsdp_version 1 with {sharding} was asked for and runs as version 2 with "
         f"fsdp_reshard_after_forward={RESHARDS[sharding]}; accelerate_config/fsdp.yaml asks for it directly"
