@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from rankpo.errors import ConfigError
-from rankpo.runs.launcher import second_fsdp
-from rankpo.runs.processes import settle_auto
+from rankpo.runs.launcher import second_fsdp, settle_auto
 from tests.runs import CONTRASTIVE, ROOT, curve, train
 
 # the file that RankLLM's accelerate configuration names, but for sizes

@@ -146,7 +146,7 @@ def start(program: Callable[[], int]) -> NoReturn:
     """Runs a program as this process's only work, with its result as the exit code."""
     sys.excepthook = say_trace
     try:
-        ended: object = program()
+        ended: str | int | None = program()
     except SystemExit as ending:
         ended = ending.code
     except BrokenPipeError:  # The reader of our output has closed it, such as `| head`.

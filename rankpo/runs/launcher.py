@@ -128,3 +128,17 @@ def second_fsdp(environment: MutableMapping[str, str]) -> str | None:
         f"fsdp_version 1 with {sharding} was asked for and runs as version 2 with "
         f"fsdp_reshard_after_forward={RESHARDS[sharding]}; accelerate_config/fsdp.yaml asks for it directly"
     )
+
+
+def settle_auto(config: dict[str, object]) -> None:
+    """Gives the values "auto" of a DeepSpeed configuration, which transformers' Trainer fills in from its arguments.
+
+    Sizes of buckets keep DeepSpeed's own defaults: accelerate would derive them from a `model.config` that our models do
+    not have. The trainer clips gradients and counts batches itself, so that the batch size scales nothing.
+    """
+    config["train_micro_batch_size_per_gpu"] = 1
+    if config.get("gradient_accumulation_steps") == "auto":
+        config["gradient_accumulation_steps"] = 1
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key in [key for key, value in part.items() if value == "auto" and key != "enabled"]:
+            del part[key]

@@ -23,7 +23,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rankpo.errors import ConfigError
 from rankpo.runs import threads
-from rankpo.runs.launcher import PRECISIONS, contradiction, precision_asked, processes_asked, strategy_asked
+from rankpo.runs.launcher import (
+    PRECISIONS,
+    contradiction,
+    precision_asked,
+    processes_asked,
+    settle_auto,
+    strategy_asked,
+)
 
 
 class LaunchError(RuntimeError):
@@ -127,20 +134,6 @@ def thread_advice() -> str | None:
     """Returns one line if this machine's processes of the run have more threads than cores are free, else None."""
     own = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return threads.advice(torch.get_num_threads(), own, threads.cores(), threads.load())
-
-
-def settle_auto(config: dict[str, object]) -> None:
-    """Gives the values "auto" of a DeepSpeed configuration, which transformers' Trainer fills in from its arguments.
-
-    Sizes of buckets keep DeepSpeed's own defaults: accelerate would derive them from a `model.config` that our models do
-    not have. The trainer clips gradients and counts batches itself, so that the batch size scales nothing.
-    """
-    config["train_micro_batch_size_per_gpu"] = 1
-    if config.get("gradient_accumulation_steps") == "auto":
-        config["gradient_accumulation_steps"] = 1
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for key in [key for key, value in part.items() if value == "auto" and key != "enabled"]:
-            del part[key]
 
 
 def build_whole_models() -> None:
