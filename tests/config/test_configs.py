@@ -209,14 +209,17 @@ TASK_KEYS = {
     "rerank": ("task.requests=launch.py", "model=tiny_bert"),
     "sample": ("model=tiny_pythia", "datasets=[toy_chat]"),
     "export": ("task.run=.",),
+    "push": ("task.folder=SAVED", "task.repo=me/x"),
     "frontier": ("task.priors=[.]",),
 }
 
 
 @pytest.mark.parametrize("task", options("task"))
-def test_tasks(task, monkeypatch):
+def test_tasks(task, monkeypatch, tmp_path):
     monkeypatch.chdir(CONFIG.parent)
-    assert callable(compose([f"task={task}", *TASK_KEYS.get(task, ())]).task)
+    (tmp_path / "rankpo.json").touch()
+    keys = [key.replace("SAVED", str(tmp_path)) for key in TASK_KEYS.get(task, ())]
+    assert callable(compose([f"task={task}", *keys]).task)
 
 
 @pytest.mark.parametrize("option", options("mining"))
