@@ -7,11 +7,13 @@ from benchmarks import (
     cross_encoder_step,
     dpo_memory,
     encode,
+    late_interaction,
     listwise,
     planning,
     preference_step,
     search,
     short_texts,
+    sparse,
     startup,
 )
 from benchmarks.report import load, parse, publish
@@ -22,10 +24,12 @@ BENCHMARKS = (
     short_texts,
     dpo_memory,
     cross_encoder_step,
+    late_interaction,
     listwise,
     encode,
     search,
     planning,
+    sparse,
     startup,
 )
 

@@ -92,6 +92,68 @@ def sentence_transformers_update(
     return _training(model, rows, batch_size, loss_of)
 
 
+def sparse_encoder_update(
+    *,
+    folder: str,
+    rows: Sequence[Row],
+    batch_size: int,
+    max_length: int,
+    scale: float,
+    weights: tuple[float, float],
+) -> Update:
+    """A step of sentence-transformers' SparseEncoder with SpladeLoss over SparseMultipleNegativesRankingLoss.
+
+    weights: of the FLOPS terms of queries and documents.
+    """
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.sparse_encoder import losses
+
+    from rankpo.tasks.work.assemble import disable_dropout
+
+    model = SparseEncoder(folder, device="cpu")
+    model.max_seq_length = max_length
+    disable_dropout(model)
+    loss = losses.SpladeLoss(
+        model,
+        losses.SparseMultipleNegativesRankingLoss(model, scale=scale),
+        query_regularizer_weight=weights[0],
+        document_regularizer_weight=weights[1],
+    )
+
+    def loss_of(chunk: Sequence[Row]) -> Tensor:
+        columns = [[row.query for row in chunk], *map(list, zip(*(row.candidates for row in chunk), strict=True))]
+        parts: list[Tensor] = list(loss([model.preprocess(texts) for texts in columns]).values())
+        return sum(parts[1:], parts[0])
+
+    return _training(model, rows, batch_size, loss_of)
+
+
+def multi_vector_update(*, folder: str, rows: Sequence[Row], batch_size: int, mini_batch: int | None = None) -> Update:
+    """A step of sentence-transformers' MultiVectorEncoder with MultiVectorMultipleNegativesRankingLoss, or its cached
+    form if `mini_batch` is given; as `sentence_transformers_update`."""
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.multi_vector_encoder import losses
+
+    from rankpo.tasks.work.assemble import disable_dropout
+
+    model = MultiVectorEncoder(folder, device="cpu")
+    disable_dropout(model)
+    if mini_batch is None:
+        loss: nn.Module = losses.MultiVectorMultipleNegativesRankingLoss(model)
+    else:
+        loss = losses.CachedMultiVectorMultipleNegativesRankingLoss(model, mini_batch_size=mini_batch)
+
+    def loss_of(chunk: Sequence[Row]) -> Tensor:
+        columns = [[row.query for row in chunk], *map(list, zip(*(row.candidates for row in chunk), strict=True))]
+        tasks = ["query", *["document"] * (len(columns) - 1)]
+        features = [
+            {**model.preprocess(texts, task=task), "task": task} for texts, task in zip(columns, tasks, strict=True)
+        ]
+        return loss(features, None)
+
+    return _training(model, rows, batch_size, loss_of)
+
+
 def cross_encoder_update(*, folder: str, rows: Sequence[Row], batch_size: int, max_length: int) -> Update:
     """A step of sentence-transformers' CrossEncoder with BinaryCrossEntropyLoss: the first candidate of a row is
     relevant. What its trainer does for an update, called directly: one padded batch of all pairs."""
