@@ -28,12 +28,14 @@ class Task:
     needs: outputs of which the kind of the model must give at least one; empty means no requirement.
     trains: whether the loss is checked against the model and the data.
     several_processes: whether the task supports more than one process.
+    in_place_of_datasets: the key of a file that the task can read in place of datasets.
     """
 
     work: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[bool] = False
     several_processes: ClassVar[bool] = True
+    in_place_of_datasets: ClassVar[str] = ""
 
     def reads_datasets(self) -> bool:
         """Whether the task reads texts or records from `datasets`, given the values of its keys."""
@@ -58,9 +60,10 @@ def require_data(task: Task, experiment: Experiment) -> None:
     if experiment.datasets or not task.reads_datasets():
         return
     name, holds, generated = DATA_BY_KIND.get(experiment.model.kind, OTHER_DATA)
+    other = f"; or set {task.in_place_of_datasets}=FILE" if task.in_place_of_datasets else ""
     raise ConfigError(
         [
-            f"datasets is not set, and task={type(task).__name__.lower()} reads it; add datasets={name} datasets.{name}.path=FILE, a file with "
-            f"{holds}; datasets={generated} is generated data to try"
+            f"datasets is not set, and task={type(task).__name__.lower()} reads it; add datasets={name} "
+            f"datasets.{name}.path=FILE, a file with {holds}{other}; datasets={generated} is generated data to try"
         ]
     )
