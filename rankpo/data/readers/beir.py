@@ -107,7 +107,7 @@ class Beir(Declares):
             if identity is None or not isinstance(text, str) or not isinstance(title, str):
                 raise ValueError(f"{where}: needs _id and a text under text (found: {', '.join(record) or 'nothing'})")
             if str(identity) in seen:
-                raise ValueError(f"{where}: the id {str(identity)!r} stands twice")
+                raise ValueError(f"{where}: the id {str(identity)!r} appears more than once")
             seen.add(str(identity))
             try:
                 yield check_id(identity), text, title
@@ -116,7 +116,9 @@ class Beir(Declares):
 
     def qrels(self) -> dict[str, dict[str, int]]:
         if self.split is None:
-            raise ValueError(f"datasets.{self.name}.split is null: there are no judgements; set it to one such as test")
+            raise ValueError(
+                f"datasets.{self.name}.split is null, so there are no judgements; set it to a split such as test"
+            )
         qrels = self._parts.qrels()
         queries = {name for name, _ in self.queries()}
         documents = {name for name, _ in self.corpus()}
@@ -126,7 +128,7 @@ class Beir(Declares):
             shown = ", ".join(strange[:10])
             raise ValueError(
                 f"datasets.{self.name}: {len(strange)} judged ids are in neither corpus nor queries: {shown}; "
-                f"set datasets.{self.name}.missing_ids=drop to leave them out"
+                f"set datasets.{self.name}.missing_ids=drop to exclude them"
             )
         kept = {q: {d: g for d, g in judged.items() if d in documents} for q, judged in qrels.items() if q in queries}
         self.dropped = sum(map(len, qrels.values())) - sum(map(len, kept.values()))
@@ -151,7 +153,7 @@ class Beir(Declares):
 
 
 def document_text(form: str, title: str, text: str) -> str:
-    """`form` with its `{title}` and `{text}` filled in, stripped. A title may itself hold the word {text}."""
+    """`form` with `{title}` and `{text}` replaced, stripped. A title can itself contain the string {text}."""
     values = {"{title}": title, "{text}": text}
     return "".join(values.get(piece, piece) for piece in re.split(r"(\{title\}|\{text\})", form)).strip()
 
@@ -163,7 +165,7 @@ def write_beir(
     qrels: Mapping[str, Mapping[str, int]],
     split: str = "test",
 ) -> None:
-    """Writes a BEIR folder; titles are left empty. Raises ValueError for a judged id with white space."""
+    """Writes a BEIR folder with empty titles. Raises ValueError for a judged id with white space."""
     folder = Path(path)
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
     for name, rows in (("corpus", corpus), ("queries", queries)):
