@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rankpo.data.loaders.ranking import DataLoader
+from rankpo.data.loaders.stream import StreamLoader
 from rankpo.data.random_keys import random_keys
 from rankpo.evaluation.base import Evaluator
 from rankpo.losses.base import Loss
@@ -51,7 +52,7 @@ class Parts:
     accelerator: Accelerator
     policy: RankingModel
     loss: Loss
-    loader: DataLoader
+    loader: DataLoader | StreamLoader
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     logger: MetricsLogger
@@ -73,6 +74,8 @@ class Parts:
             self.reference.autocast = self.accelerator.autocast
         self.strategy: Strategy = self._strategy() if self.within is None else self.within.strategy
         self.model: nn.Module = self.strategy.wrapped
+        if not self.strategy.sharded:  # Gathered parameters are gone when the backward pass computes again.
+            self.policy.part_tokens = self.settings.max_tokens
         self.optimizer = self.strategy.optimizer
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.total_steps = self.settings.total_steps(self.loader.updates_per_epoch)

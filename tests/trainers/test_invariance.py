@@ -119,6 +119,7 @@ IN_CI = {
     "replay": (),
     "bco": (),
     "lambdarank": CORPUS,
+    "m3": CORPUS,
     "late interaction": CORPUS,
     "sparse": CORPUS,
     "sparse, static queries": CORPUS,
