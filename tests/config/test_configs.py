@@ -215,12 +215,15 @@ TASK_KEYS = {
     "sample": ("model=tiny_pythia", "datasets=[toy_chat]"),
     "export": ("task.run=.",),
     "frontier": ("task.priors=[.]",),
+    "mteb": ("task.tasks=[SciFact]",),
 }
 
 
 @pytest.mark.parametrize("task", options("task"))
 def test_tasks(task, monkeypatch):
     monkeypatch.chdir(CONFIG.parent)
+    if task == "mteb":
+        pytest.importorskip("mteb")
     assert callable(compose([f"task={task}", *TASK_KEYS.get(task, ())]).task)
 
 
