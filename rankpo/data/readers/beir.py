@@ -17,7 +17,7 @@ from rankpo.data.readers.fields import BadRecord, check_id
 from rankpo.data.shape import Declares
 from rankpo.types import Example
 
-SETS = (  # of BEIR on the hub
+SETS = (  # The datasets of BEIR on the hub.
     *("arguana", "climate-fever", "cqadupstack", "dbpedia-entity", "fever", "fiqa", "hotpotqa", "msmarco", "nfcorpus"),
     *("nq", "quora", "scidocs", "scifact", "trec-covid", "webis-touche2020"),
 )
@@ -25,16 +25,19 @@ SETS = (  # of BEIR on the hub
 
 @dataclass(kw_only=True)
 class Beir(Declares):
-    """A corpus with graded judgements; as training data, every judged document of a query.
+    """A corpus with graded judgements. As training data, an example holds every judged document of a query.
 
-    path: a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv; None: `name` is a set of the hub's BeIR.
-    split: of the judgements; None for a folder that is read without them (`qrels` and `examples` are then refused).
-    document_format: `{title}` and `{text}`; the result is stripped. missing_ids: judged ids that corpus or queries
-    lack are an `error` (the first ten are named) or left out (`drop`, counted in `dropped`). ignore_identical_ids: a
-    hit whose id equals the query's is dropped, as ArguAna and Quora need it. preferences: `grades` makes preference pairs
-    of relevant documents of different grades, see `grade_pairs.py`.
-    Raises FileNotFoundError at construction for a file that is not there; ValueError with file and line, as soon as
-    it is read, for a line without `_id` and `text` and for an id that stands twice.
+    path: a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv. With None, `name` is a dataset of BeIR on the
+    hub.
+    split: the split of the qrels. None reads a folder without qrels; `qrels` and `examples` then raise ValueError.
+    document_format: a template with `{title}` and `{text}`; the result is stripped.
+    missing_ids: `error` raises ValueError, with the first ten ids, if judged ids are missing in the corpus or the
+    queries; `drop` excludes them and counts them in `dropped`.
+    ignore_identical_ids: removes a hit with the id of its query, as ArguAna and Quora require.
+    preferences: `grades` makes preference pairs of relevant documents of different grades, see `grade_pairs.py`.
+
+    Raises FileNotFoundError at construction for a missing file. Raises ValueError, with file and line, when it reads a
+    line without `_id` or `text`, or a duplicate id.
     """
 
     name: str

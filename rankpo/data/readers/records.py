@@ -42,10 +42,10 @@ VERSION = 2  # raise it with any change of what a record becomes
 
 @dataclass(kw_only=True)
 class Records(FieldMap, RecordKeys, Declares):
-    """Records of files or of a hub dataset, in a format of `formats.py`, told apart by their keys unless `format` says.
+    """Records of files or of a hub dataset, in a format of `formats.py`, detected by their keys if `format` is None.
 
-    path: files, folders, globs or addresses; None: `name` is a dataset of the hub or a folder, `alias` what metrics stand
-    under. streaming: it is read as it comes, shuffled in windows of so many examples.
+    path: files, folders, globs or addresses. With None, `name` is the id of a hub dataset or a folder, and `alias` is the
+    prefix of metrics. streaming: reads the data without a copy on disk and shuffles it in windows of this size.
 
     The roles of `FieldMap` map other field names of a file.
     min_confidence: the lowest confidence of a preference, from 0 to 100.
