@@ -20,7 +20,9 @@ class Export(Task):
     run: a run directory; None exports the model of the config. checkpoint: "FINAL" or "step-N". soup: run directories,
     such as seeds of one recipe, whose FINALs' mean is the trained model, in place of run. alphas: weights
     (1 - α)·start + α·trained; 1 is the trained model. start: a folder or hub id; None takes what the run started from,
-    and of a soup's runs what all of them did. The call returns the table's rows, one for each folder.
+    and of a soup's runs what all of them did. format: "onnx" adds FINAL/onnx, the backbone of an embedding model as ONNX,
+    with weights of 8 bits for quantize=int8; the table then has its largest difference from torch and what it loses of
+    `metrics` on eval_datasets. The call returns the table's rows, one for each folder.
     """
 
     run: str | None = None
@@ -30,12 +32,21 @@ class Export(Task):
     start: str | None = None
     output: str = "export"
     soup: Sequence[str] = ()
+    format: str = "folder"
+    quantize: str | None = None
+    metrics: Sequence[str] = ("ndcg@10",)
 
     work: ClassVar[str] = "rankpo.tasks.work.export"
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.format not in ("folder", "onnx"):
+            raise ValueError(f"format must be one of folder, onnx, got {self.format!r}")
+        if self.quantize not in (None, "int8"):
+            raise ValueError(f"quantize must be int8 or null, got {self.quantize!r}")
+        if self.quantize is not None and self.format != "onnx":
+            raise ValueError(f"quantize={self.quantize} needs format=onnx")
         if not self.alphas or not all(0 <= alpha <= 1 for alpha in self.alphas):
             raise ValueError(f"alphas must be numbers in [0, 1], got {list(self.alphas)}")
         if len(set(self.alphas)) < len(self.alphas):
