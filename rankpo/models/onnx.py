@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rankpo.models.base import RankingModel, plain_attention
 from rankpo.models.engine.body import body_of
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-NAMES = {None: "model.onnx", "int8": "model_qint8.onnx", "fp16": "model_fp16.onnx"}  # in FINAL/onnx
+NAMES = {None: "model.onnx", "int8": "model_qint8.onnx"}  # in FINAL/onnx
 
 
 def require_packages() -> None:
@@ -63,10 +64,9 @@ def write_onnx(model: RankingModel, folder: Path, quantize: str | None) -> Path:
         )
     if quantize != "int8":
         return path
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
+    library = import_module("onnxruntime.quantization")
     small = folder / NAMES["int8"]
-    quantize_dynamic(path, small, weight_type=QuantType.QInt8)
+    library.quantize_dynamic(path, small, weight_type=library.QuantType.QInt8)
     path.unlink()
     return small
 
@@ -74,9 +74,7 @@ def write_onnx(model: RankingModel, folder: Path, quantize: str | None) -> Path:
 @contextmanager
 def run_by_onnx(model: RankingModel, path: Path) -> Iterator[None]:
     """Has the backbone of an ONNX file compute the model's hidden states inside the block."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = import_module("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def backbone(input_ids: Tensor, attention_mask: Tensor | None = None, **more: object) -> Tensor:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask

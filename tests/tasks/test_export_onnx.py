@@ -50,7 +50,7 @@ def test_onnx_beside_the_weights(tmp_path, capsys, monkeypatch):
 
 
 def test_what_has_no_onnx(tmp_path):
-    with pytest.raises(ConfigError, match="exports embedding models, and this model is of kind reranker"):
+    with pytest.raises(ConfigError, match="exports models that give vectors, and this one is of kind reranker"):
         train(
             "task=export", "model=tiny_bert", "kind=reranker", "task.format=onnx", f"cache_dir={tmp_path}", "exp_name=x"
         )

@@ -68,7 +68,7 @@ def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path],
     run = None if first is None else ModelOfRun.of(Path(first))
     config = experiment.model if run is None else run.kind
     if task.format == "onnx":
-        check_onnx(config.kind)
+        check_onnx(config)
     needs = NONE if run is None else run.loss.needs
     if task.soup:
         if any(alpha < 1 for alpha in task.alphas):
