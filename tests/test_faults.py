@@ -194,7 +194,7 @@ def continued(run: Path) -> None:
         (flip, "state.json", "has another content than was written"),
         (Path.unlink, "random.safetensors", "random.safetensors is missing"),
         (Path.unlink, "manifest.json", "manifest.json is missing"),
-        (cut, "manifest.json", "manifest.json is no list of files"),
+        (cut, "manifest.json", "manifest.json is not a list of files"),
     ],
 )
 def test_a_damaged_checkpoint_costs_the_updates_since_the_one_before(unfinished, capsys, spoil, name, why):

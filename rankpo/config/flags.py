@@ -38,7 +38,7 @@ OPTIONS = frozenset(  # flags without a value whose place here is the value of a
     ]
 )
 
-VALUE_FLAGS = frozenset(  # those of Hydra that take the next word
+VALUE_FLAGS = frozenset(  # Flags of Hydra that are followed by a value.
     [
         *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
     ]
@@ -46,11 +46,19 @@ VALUE_FLAGS = frozenset(  # those of Hydra that take the next word
 
 
 def flag_refusal(arguments: Sequence[str]) -> str | None:
-    """The message for `--key value`, a syntax that Hydra does not support, with a line for each; None if there is none."""
+    """The message for `--key value`, a syntax that Hydra does not support, with a line for each; None if there is none.
+
+    --experimental-rerun is rejected too, because Hydra unpickles the file that it names.
+    """
     lines = []
     for place, argument in enumerate(arguments):
         name, _, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or name in HYDRA_FLAGS:
+            continue
+        if name == "experimental-rerun":
+            lines.append(
+                "--experimental-rerun is not allowed: it opens a pickle, which can run code; repeat the keys instead"
+            )
             continue
         follows = arguments[place + 1] if place + 1 < len(arguments) else ""
         value = value or (follows if follows and not follows.startswith("-") and "=" not in follows else "")

@@ -45,7 +45,7 @@ class Records(FieldMap, RecordKeys, Declares):
     """Records of files or of a hub dataset, in a format of `formats.py`, detected by their keys if `format` is None.
 
     path: files, folders, globs or addresses. With None, `name` is the id of a hub dataset or a folder, and `alias` is the
-    prefix of metrics. streaming: reads the data without a copy on disk and shuffles it in windows of this size.
+    prefix of metrics. streaming: reads the data without a copy on disk and shuffles it in windows.
 
     The roles of `FieldMap` map other field names of a file.
     min_confidence: the lowest confidence of a preference, from 0 to 100.

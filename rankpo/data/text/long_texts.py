@@ -28,7 +28,7 @@ class Tokens(NamedTuple):
 
 
 def token_bound(max_length: int) -> int:
-    """Returns a number of tokens, at least `max_length`, at which long texts may be cut: a power of two."""
+    """Returns a power of two, at least `max_length`, as the number of tokens to which long texts are truncated."""
     return max(SMALLEST_BOUND, 1 << (max_length - 1).bit_length())
 
 
