@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rankpo.data.batch import select
-from rankpo.models.embedding.prior import Prior, make_prior, read_prior
+from rankpo.models.embedding.prior import Prior, check_layers, make_prior, read_prior
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.pooling import pool
@@ -39,6 +39,8 @@ class HasPrior(GivesVectors):
     def add_prior(self, prior_lr: float | None) -> None:
         """Makes the prior of model.prior_layers. Raises ConfigError for layers that the backbone does not have."""
         chosen = self.settings.prior_layers
+        if self.settings.pooled_layers:
+            check_layers("pooled_layers", self.settings.pooled_layers, self.depth)
         self.prior = make_prior(chosen, self.width, self.depth) if chosen else None
         self.prior_lr = prior_lr
 
@@ -75,22 +77,29 @@ class HasPrior(GivesVectors):
     @property
     def own_width(self) -> int:
         """The size of a text's pooled states without those of the prior's layers."""
-        return self.width * len(self.settings.pooling.split("+"))
+        return self.width * self.settings.num_pooled
+
+    @property
+    def read_layers_of(self) -> tuple[int, ...]:
+        """The layers whose hidden states stand beside the last ones: the pooled ones, and then the prior's."""
+        return (*self.settings.pooled_layers, *self.settings.prior_layers)
 
     def _backbone(self, **arguments: object) -> Tensor:
-        """The last hidden states, with those of the prior's layers beside them: [1, S, (1 + K)·H]."""
-        if self.prior is None:
+        """The last hidden states, with those of `read_layers_of` beside them: [1, S, (1 + K)·H]."""
+        if not self.read_layers_of:
             return super()._backbone(**arguments)
         output = body_of(self.base)(**arguments, **self.constant_arguments, output_hidden_states=True)
-        return torch.cat([output.last_hidden_state, *self.prior.selected(output.hidden_states)], dim=-1)
+        states = [output.hidden_states[layer] for layer in self.read_layers_of]
+        return torch.cat([output.last_hidden_state, *states], dim=-1)
 
     def pooled(self, hidden: Tensor, lengths: Tensor, skipped: Tensor | None) -> Tensor:
-        """The pooled last hidden states, and the means of the prior's layers beside them."""
-        if self.prior is None:
+        """The pooled states of the last layer or of the pooled ones, and the means of the prior's layers beside them."""
+        if not self.read_layers_of:
             return pool(hidden, lengths, self.settings.pooling, skipped)
-        last, others = hidden[:, : self.width], hidden[:, self.width :]
-        ways = (pool(last, lengths, self.settings.pooling, skipped), pool(others, lengths, "mean", skipped))
-        return torch.cat(ways, dim=1)
+        count = len(self.settings.pooled_layers)
+        first, middle = (0, self.width) if not count else (self.width, self.width * (1 + count))
+        own = pool(hidden[:, first:middle], lengths, self.settings.pooling, skipped)
+        return torch.cat([own, pool(hidden[:, self.width * (1 + count) :], lengths, "mean", skipped)], dim=1)
 
     @abstractmethod
     def parts(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
