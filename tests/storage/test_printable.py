@@ -19,9 +19,9 @@ from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.runs.logger import MetricsLogger
 from rankpo.storage.atomic import replacing, unwritten
 from rankpo.storage.printable import markdown, one_line, printable
+from tests.cli.test_launch import stopped
 from tests.runs import RANKPO, TINY, train
 from tests.starts import ROOT
-from tests.test_launch import stopped
 
 EVIL = "a\x1b[2J\x1b]0;owned\x07\r\x00\x9b31m\u202eevil\u2028x\ud800\U000e0041"
 

@@ -119,6 +119,7 @@ IN_CI = {
     "replay": (),
     "bco": (),
     "lambdarank": CORPUS,
+    "late interaction": CORPUS,
     "sparse": CORPUS,
     "sparse, static queries": CORPUS,
     "sparse, pairs": (),

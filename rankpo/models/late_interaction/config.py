@@ -66,6 +66,7 @@ class LateInteractionKind(
         return made
 
     def adapt(self, model: LateInteractionModel) -> PeftModel:
+        model.keep_start()
         return self.adapted(model.base, "FEATURE_EXTRACTION")
 
     def folder_format(self) -> LateInteractionFolder:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
@@ -48,6 +50,8 @@ class LateInteractionModel(GivesVectors):
         width = int(self.base.config.get_text_config().hidden_size)
         layers, self._dim = self.settings.sized(width)
         self.layers = make_layers(layers)
+        self._at_start = False
+        self._of_start: tuple[nn.ModuleList, ...] = ()  # In a tuple, so that it is no part of the weights.
         _check(self.settings, backbone, usable_positions(backbone, self.position_offset))
 
     @property
@@ -82,9 +86,25 @@ class LateInteractionModel(GivesVectors):
         """[r, D] vectors of hidden states, in float32."""
         with torch.autocast(hidden.device.type, enabled=False):
             vectors = hidden.float()
-            for layer in self.layers:
+            for layer in self._of_start[0] if self._at_start else self.layers:
                 vectors = layer(vectors)
             return normalize(vectors, dim=1) if self.settings.normalize else vectors
+
+    def keep_start(self) -> None:
+        """Keeps a copy of the projection for `adapters_off`, since it is trained beside the adapters."""
+        self._of_start = (copy.deepcopy(self.layers).requires_grad_(False),)
+
+    @contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """The model that the adapters were added to: without them, and with the projection of that time."""
+        with super().adapters_off():
+            self._at_start = bool(self._of_start)
+            for layers in self._of_start:
+                layers.to(self.device)
+            try:
+                yield
+            finally:
+                self._at_start = False
 
     def similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
         """[q, c] MaxSim; with normalize_scores divided by the number of the query's vectors."""

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 import rankpo
 from rankpo.config.compose import compose
+from tests.distributed.test_strategies import cut_off
 from tests.runs import curve, train, trainer_of
 
 LATE = (
@@ -138,3 +139,35 @@ def test_the_memory_of_the_loss_holds_no_tensor_of_all_token_pairs(tmp_path):
     trainer = trainer_of(*CONTRASTIVE, f"cache_dir={tmp_path}")
     queries, documents = vectors((32,) * 12, 1, torch.float32, 8), vectors((200,) * 60, 2, torch.float32, 8)
     assert allocated(trainer.policy.similarity, queries, documents) <= 1 << 18 < 12 * 32 * 60 * 200 / 4
+
+
+def test_the_reference_of_adapters_is_the_start_with_its_projection(tmp_path):
+    """The projection is trained beside the adapters: a live copy of the start gives the same losses."""
+    lora = (*LATE, "loss=dpo", "datasets=[toy_pairs]", "loss.temperature=0.1", "loss.beta=5", "model.use_peft=true")
+    for reference in ("adapters", "live"):
+        train(
+            *lora,
+            "trainer.max_steps=3",
+            f"trainer.reference={reference}",
+            f"cache_dir={tmp_path}",
+            f"exp_name={reference}",
+        )
+    adapters, live = curve(tmp_path / "adapters"), curve(tmp_path / "live")
+    assert adapters == pytest.approx(live, abs=1e-6) and len(adapters) == 3
+    moved = curve(tmp_path / "live", "train/rewards/chosen")
+    assert abs(moved[-1]) > 1e-6
+    model = rankpo.load(tmp_path / "adapters" / "FINAL", "cpu")
+    start = trainer_of(*lora, f"cache_dir={tmp_path}").policy
+    assert not torch.equal(model.layers[0].linear.weight, start.layers[0].linear.weight)
+    assert not any("_of_start" in name for name in start.state_dict())
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path):
+    """Killed after two of four updates, with momentum and the gradient cache."""
+    long = (*CONTRASTIVE, "trainer.max_steps=4", "trainer.save_every=2", "trainer.max_tokens=200", "optimizer=adamw")
+    train(*long, f"cache_dir={tmp_path}", "exp_name=whole")
+    train(*long, "trainer.max_steps=2", f"cache_dir={tmp_path}", "exp_name=cut")
+    cut_off(tmp_path / "cut")
+    train(*long, "resume=auto", f"cache_dir={tmp_path}", "exp_name=cut")
+    for name in ("model.safetensors", "1_Dense/model.safetensors"):
+        assert (tmp_path / "cut/FINAL" / name).read_bytes() == (tmp_path / "whole/FINAL" / name).read_bytes()

@@ -11,9 +11,9 @@ import pytest
 
 from rankpo.runs.signals import REQUEUE, SIGNALS, leaving_at_once, noticed
 from rankpo.trainers.basic import BasicTrainer
+from tests.cli.test_launch import stopped
 from tests.runs import CONTRASTIVE, final_weights, train
 from tests.starts import ROOT, Started, waiting_at
-from tests.test_launch import stopped
 
 LONG = (*CONTRASTIVE, "trainer.max_steps=60", "trainer.log_every=1")
 

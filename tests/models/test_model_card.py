@@ -9,7 +9,7 @@ from rankpo.models.embedding.saving import embedding_card as card
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.model_card import public_name
 from tests.models.saved import saved
-from tests.test_export import model_of
+from tests.models.test_export import model_of
 
 DESCRIPTION = {
     "exp_name": "field trial: 3",

@@ -21,10 +21,10 @@ from rankpo.judges.server import ServerJudge
 from rankpo.judges.templates import Template
 from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.storage.folders import MANIFEST, checksum
+from tests.cli.test_launch import stopped
 from tests.judges.server import Handler, serving
 from tests.runs import RANKPO, TINY, train
 from tests.starts import ROOT
-from tests.test_launch import stopped
 
 SOURCES = [ROOT / "launch.py", *(path for name in ("rankpo", "hydra_plugins") for path in (ROOT / name).rglob("*.py"))]
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}

@@ -21,7 +21,7 @@ from rankpo.runs import processes
 from rankpo.runs.logger import MetricsLogger
 from rankpo.tasks.work.assemble import assemble
 
-CONFIG = Path(__file__).resolve().parents[1] / "config"
+CONFIG = Path(__file__).resolve().parents[2] / "config"
 LINKED = ("eval_datasets", "replay_datasets", "replay_dataloader")  # the same files under another name
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from rankpo.config.guard import TYPED, foreign
 from rankpo.storage.secrets import is_secret_key, is_secret_name, known, looks_secret, redact
+from tests.cli.test_launch import stopped
 from tests.judges.server import serving
 from tests.runs import RANKPO, TINY
 from tests.starts import ROOT
-from tests.test_launch import stopped
 
 AWS = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 JUDGE = (*TINY, "task=annotate", "judge=openai", "judge.model=m", "judge.max_retries=0")

@@ -337,7 +337,7 @@ def test_the_fingerprint_is_the_same_in_another_process(tmp_path):
     for salt in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", program],
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             env={"PYTHONHASHSEED": salt},
             capture_output=True,
             text=True,

@@ -16,7 +16,7 @@ from rankpo.models.loading import LoadingError
 from tests.runs import curve, final_weights, launch, train
 from tests.toy_kind.records import CountingTrainer
 
-CONF = Path(__file__).parent / "toy_kind" / "conf"
+CONF = Path(__file__).parents[1] / "toy_kind" / "conf"
 TOY = (
     f"hydra.searchpath=[file://{CONF}]",
     "packages=[tests.toy_kind]",

@@ -17,10 +17,10 @@ from rankpo.errors import ConfigError
 from rankpo.runs.signals import Interrupted
 from rankpo.sweeps import folder, jobs
 from rankpo.sweeps.jobs import Job, Launching, Overseer, command, own_words, quoted
+from tests.cli.test_launch import stopped
 from tests.runs import RANKPO, curve, launch
 from tests.starts import Started
 from tests.sweeps import JOBS, swept
-from tests.test_launch import stopped
 
 
 def test_a_job_is_named_by_what_it_varies():

@@ -14,7 +14,7 @@ from rankpo.errors import ConfigError
 from rankpo.trainers.settings import TrainerSettings
 from tests.runs import compose
 
-CONFIG = Path(__file__).parents[1] / "config"
+CONFIG = Path(__file__).parents[2] / "config"
 
 
 @pytest.mark.parametrize(

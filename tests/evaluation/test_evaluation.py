@@ -187,7 +187,7 @@ import json, sys
 from pathlib import Path
 from rankpo.runs import processes
 from tests.runs import CONTRASTIVE, trainer_of
-from tests.test_evaluation import METRICS, dev
+from tests.evaluation.test_evaluation import METRICS, dev
 from rankpo.evaluation.preferences import PreferenceEvaluator
 from rankpo.evaluation.retrieval import RetrievalEvaluator
 folder = Path(sys.argv[1])

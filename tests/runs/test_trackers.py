@@ -166,7 +166,7 @@ def test_every_tracker_has_a_yaml():
 
     import yaml
 
-    folder = Path(__file__).parents[1] / "config" / "tracker"
+    folder = Path(__file__).parents[2] / "config" / "tracker"
     read = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yaml")}
     assert read.pop("none") == {"backends": {}}
     assert {name: set(node) - {"backends"} for name, node in read.items()} == {
