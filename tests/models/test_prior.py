@@ -261,6 +261,13 @@ def test_a_frozen_backbone_encodes_each_text_once(tmp_path, monkeypatch):
     second = model(model.inputs.sequences_of([TEXTS[2], "new", TEXTS[0]], "candidate"))
     assert calls == [4, 1]
     assert_close(second[[0, 2]], first[[2, 0]])
+    model.load_state_dict(
+        {name: 2 * tensor if "word_embeddings" in name else tensor for name, tensor in model.state_dict().items()}
+    )
+    changed = model(model.inputs.sequences_of(TEXTS, "candidate"))
+    assert calls == [4, 1, 4] and float((changed - first).abs().max()) > 1e-3
+    model.replace_prior(None)
+    assert model(model.inputs.sequences_of(TEXTS, "candidate")).shape == (4, 24)
     first.sum().backward()
     assert model.layers[0].linear.weight.grad is not None
     with pytest.raises(ConfigError, match="freeze_backbone=true leaves nothing to train; add layers"):

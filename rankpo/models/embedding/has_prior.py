@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rankpo.data.batch import select
+from rankpo.models.base import in_order
+from rankpo.models.embedding.pooled_states import PooledStates
 from rankpo.models.embedding.prior import Prior, check_layers, make_prior, read_prior
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.pooling import pool
+from rankpo.models.layers import Dense
 from rankpo.models.vectors import ENCODE_TOKENS, GivesVectors, by_tokens
 from rankpo.types import Batch, Sequences, Vectors
 
@@ -34,6 +37,8 @@ class HasPrior(GivesVectors):
     settings: EmbeddingSettings
     full_dim: int
     prior: Prior | None
+    layers: nn.ModuleList
+    memory: PooledStates | None = None
     prior_lr: float | None
 
     def add_prior(self, prior_lr: float | None) -> None:
@@ -101,6 +106,41 @@ class HasPrior(GivesVectors):
         own = pool(hidden[:, first:middle], lengths, self.settings.pooling, skipped)
         return torch.cat([own, pool(hidden[:, self.width * (1 + count) :], lengths, "mean", skipped)], dim=1)
 
+    def start_layers(self) -> None:
+        """Makes new layers change nothing at first where they can: a linear Dense begins as the identity on the last
+        dimensions that it reads, which are the pooled states of the last of several layers."""
+        with torch.no_grad():
+            for layer in self.layers:
+                if isinstance(layer, Dense) and isinstance(layer.activation, nn.Identity) and not layer.adds:
+                    rows, columns = layer.linear.weight.shape
+                    kept = torch.eye(min(rows, columns))
+                    layer.linear.weight.zero_()
+                    layer.linear.weight[: len(kept), columns - len(kept) :] = kept
+                    if layer.linear.bias is not None:
+                        layer.linear.bias.zero_()
+
+    def freeze_backbone(self) -> None:
+        """Trains the layers after the pooling and the prior alone; the pooled states of each text are computed once."""
+        self.base.requires_grad_(False)
+        self.memory = memory = PooledStates(self._pooled_states, self)
+        self.register_load_state_dict_post_hook(lambda *_: memory.forget())
+
+    def _pooled_states(self, sequences: Sequences) -> Tensor:
+        """[N, pooled_width] pooled states."""
+        rows, pooled = [], []
+        for chunk, hidden, lengths in self.hidden_states(sequences):
+            rows.append(chunk)
+            skipped = None if sequences.prefixes is None else sequences.prefixes[chunk, 1]
+            pooled.append(self.pooled(hidden, lengths, skipped))
+        vectors = in_order(pooled, rows, len(sequences), self.device)
+        if vectors is None:  # All sequences are empty.
+            vectors = torch.zeros(len(sequences), self.pooled_width, device=self.device)
+        return vectors
+
+    def pooled_states(self, sequences: Sequences) -> Tensor:
+        """[N, pooled_width] pooled states; those of a frozen backbone are computed once for each text."""
+        return self._pooled_states(sequences) if self.memory is None else self.memory.of(sequences)
+
     @abstractmethod
     def parts(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """[N, topic_dim] vectors without the prior, and the prior's features [N, K·H]; [N, 0] without a prior."""
@@ -161,4 +201,6 @@ class HasPrior(GivesVectors):
         """Gives the model a copy of another prior, or none. weight: λ."""
         self.prior = None if prior is None else copy.deepcopy(prior).to(self.device)
         layers = () if prior is None else prior.layers
+        if self.memory is not None:
+            self.memory.forget()
         self.settings = self.inputs.settings = replace(self.settings, prior_layers=layers, prior_weight=weight)

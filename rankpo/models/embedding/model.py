@@ -8,20 +8,18 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
 from rankpo.data.text.conversations import plain_text
 from rankpo.losses.vectors import inner_products
-from rankpo.models.base import in_order
 from rankpo.models.embedding.encoding import encode
 from rankpo.models.embedding.has_prior import HasPrior
 from rankpo.models.embedding.inputs import EmbeddingInputs
-from rankpo.models.embedding.pooled_states import PooledStates
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.embedding.sizes import check_sizes
-from rankpo.models.layers import Dense, make_layers, read_weights
+from rankpo.models.layers import make_layers, read_weights
 from rankpo.types import Batch, Prompt, Sequences, Vectors
 
 
@@ -46,7 +44,6 @@ class EmbeddingModel(HasPrior):
         super().__init__(backbone, inputs, layout=layout, chunk_tokens=chunk_tokens)
         layers, self.full_dim = self.settings.sized(self.width)
         self.layers = make_layers(layers)
-        self.memory: PooledStates | None = None
         self.add_prior(prior_lr)
         check_sizes(self.settings, backbone, self.position_offset, self.full_dim)
 
@@ -54,44 +51,14 @@ class EmbeddingModel(HasPrior):
         """Reads the weights of the layers after the pooling, each from its own folder."""
         read_weights(self.layers, folders)
 
-    def start_layers(self) -> None:
-        """Makes new layers change nothing at first where they can: a linear Dense begins as the identity on the last
-        dimensions that it reads, which are the pooled states of the last of several layers."""
-        with torch.no_grad():
-            for layer in self.layers:
-                if isinstance(layer, Dense) and isinstance(layer.activation, nn.Identity) and not layer.adds:
-                    rows, columns = layer.linear.weight.shape
-                    kept = torch.eye(min(rows, columns))
-                    layer.linear.weight.zero_()
-                    layer.linear.weight[: len(kept), columns - len(kept) :] = kept
-                    if layer.linear.bias is not None:
-                        layer.linear.bias.zero_()
-
     def forward(self, sequences: Sequences) -> Tensor:
         vectors, features = self.parts(sequences)
         return self.with_prior(vectors, features, sequences)
 
     def parts(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """[N, topic_dim] vectors without the prior, and the prior's features [N, K·H]; [N, 0] without a prior."""
-        vectors = self._pooled_states(sequences) if self.memory is None else self.memory.of(sequences)
+        vectors = self.pooled_states(sequences)
         return self._finished(vectors[:, : self.own_width]), vectors[:, self.own_width :]
-
-    def freeze_backbone(self) -> None:
-        """Trains the layers after the pooling and the prior alone; the pooled states of each text are computed once."""
-        self.base.requires_grad_(False)
-        self.memory = PooledStates(self._pooled_states, self)
-
-    def _pooled_states(self, sequences: Sequences) -> Tensor:
-        """[N, pooled_width] pooled states."""
-        rows, pooled = [], []
-        for chunk, hidden, lengths in self.hidden_states(sequences):
-            rows.append(chunk)
-            skipped = None if sequences.prefixes is None else sequences.prefixes[chunk, 1]
-            pooled.append(self.pooled(hidden, lengths, skipped))
-        vectors = in_order(pooled, rows, len(sequences), self.device)
-        if vectors is None:  # All sequences are empty.
-            vectors = torch.zeros(len(sequences), self.pooled_width, device=self.device)
-        return vectors
 
     def _finished(self, vectors: Tensor) -> Tensor:
         """[N, D] embeddings of pooled vectors: through the layers, cut and normalised."""

@@ -23,6 +23,10 @@ class PooledStates:
         self._compute, self._model = compute, model
         self._known: dict[bytes, Tensor] = {}
 
+    def forget(self) -> None:
+        """Drops what is known, since the weights or the pooled layers have changed."""
+        self._known.clear()
+
     def of(self, sequences: Sequences) -> Tensor:
         """[N, W] on the device of the model."""
         keys = _keys(sequences)
