@@ -13,6 +13,7 @@ from benchmarks import (
     preference_step,
     search,
     short_texts,
+    sparse,
     startup,
 )
 from benchmarks.report import load, parse, publish
@@ -28,6 +29,7 @@ BENCHMARKS = (
     encode,
     search,
     planning,
+    sparse,
     startup,
 )
 

@@ -1,6 +1,6 @@
 """One GPU: agreement with the CPU first, then updates of real shapes with random weights, and their peers.
 
-    python -m benchmarks.gpu --minutes 10     # writes benchmarks/results/DATE.md
+    python -m benchmarks.gpu --minutes 10     # writes benchmarks/results/<date>.md
     python -m benchmarks.gpu --quick          # the same code on tiny shapes, on any device; no file
 
 Nothing is downloaded: weights are random, texts are random letters with the lengths of web search (T2Ranking) and of

@@ -92,6 +92,40 @@ def sentence_transformers_update(
     return _training(model, rows, batch_size, loss_of)
 
 
+<<<<<<< HEAD
+def sparse_encoder_update(
+    *,
+    folder: str,
+    rows: Sequence[Row],
+    batch_size: int,
+    max_length: int,
+    scale: float,
+    weights: tuple[float, float],
+) -> Update:
+    """A step of sentence-transformers' SparseEncoder with SpladeLoss over SparseMultipleNegativesRankingLoss.
+
+    weights: of the FLOPS terms of queries and documents.
+    """
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.sparse_encoder import losses
+
+    from rankpo.tasks.work.assemble import disable_dropout
+
+    model = SparseEncoder(folder, device="cpu")
+    model.max_seq_length = max_length
+    disable_dropout(model)
+    loss = losses.SpladeLoss(
+        model,
+        losses.SparseMultipleNegativesRankingLoss(model, scale=scale),
+        query_regularizer_weight=weights[0],
+        document_regularizer_weight=weights[1],
+    )
+
+    def loss_of(chunk: Sequence[Row]) -> Tensor:
+        columns = [[row.query for row in chunk], *map(list, zip(*(row.candidates for row in chunk), strict=True))]
+        parts: list[Tensor] = list(loss([model.preprocess(texts) for texts in columns]).values())
+        return sum(parts[1:], parts[0])
+=======
 def multi_vector_update(*, folder: str, rows: Sequence[Row], batch_size: int, mini_batch: int | None = None) -> Update:
     """A step of sentence-transformers' MultiVectorEncoder with MultiVectorMultipleNegativesRankingLoss, or its cached
     form if `mini_batch` is given; as `sentence_transformers_update`."""
@@ -114,6 +148,7 @@ def multi_vector_update(*, folder: str, rows: Sequence[Row], batch_size: int, mi
             {**model.preprocess(texts, task=task), "task": task} for texts, task in zip(columns, tasks, strict=True)
         ]
         return loss(features, None)
+>>>>>>> main
 
     return _training(model, rows, batch_size, loss_of)
 

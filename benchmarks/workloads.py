@@ -124,6 +124,22 @@ def minilm(folder: Path, tiny: bool = False) -> str:
     return _write_random(folder / "bert", "bert", **sizes)
 
 
+def masked_minilm(folder: Path, tiny: bool = False) -> str:
+    """MiniLM with a new masked-language head, the same for all sides."""
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+    source = minilm(folder, tiny)
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(source)
+    model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+    body = AutoModel.from_pretrained(source, dtype=torch.float32).state_dict()
+    model.base_model.load_state_dict({name: tensor for name, tensor in body.items() if "pooler" not in name})
+    model.save_pretrained(folder / "masked")
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder / "masked")
+    return str(folder / "masked")
+
+
 def llama(folder: Path, tiny: bool = False) -> str:
     """A folder with a random Llama of 11 M parameters, 7.8 M of them embeddings, and MiniLM's tokenizer."""
     layers, hidden, intermediate, heads = (1, 32, 64, 2) if tiny else (4, 256, 688, 4)

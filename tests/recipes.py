@@ -45,6 +45,7 @@ GRADED_MARGIN = (*GRADED, "loss=graded_margin", "loss.temperature=0.5", "dataloa
 AWAY = ("loss.triplet_weight=20", "loss.dims=[8]", "dataloader.group_size=3")
 REGULARISED = ("model.regularizer.query_weight=0.02", "model.regularizer.document_weight=0.03")
 SPARSE = (*(key for key in TINY if key != "kind=embedding"), "kind=sparse", *REGULARISED)
+HYBRID = (*(key for key in TINY if key != "kind=embedding"), "kind=hybrid", "model.colbert_dim=16")
 SPARSE_CONTRASTIVE = (*SPARSE, "loss=contrastive", "loss.temperature=1", "optimizer.lr=0.01", *CONTRASTIVE[-1:])
 OF_SCORED_PAIRS = ("cosent", "angle", "cosine_mse")
 OF_LABELLED_PAIRS = ("contrastive_pairs", "online_contrastive")
@@ -80,6 +81,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
     **{name: (*GRADED, f"loss={name}", *AWAY) for name in ("embed_distill", "jasper")},
     **{name: (*GRADED, f"loss={name}") for name in OF_SCORED_PAIRS},
     **{name: (*GRADED, f"loss={name}", "loss.margin=0.9", *BINARY) for name in OF_LABELLED_PAIRS},
+    "m3": (*HYBRID, "loss=m3", "loss.temperature=0.1", CONTRASTIVE[-1]),
     "rankpo": RANKPO,
     **{name: (*PAIRS, f"loss={name}", *STRONG.get(name, ())) for name in OF_PAIRS},
     **{name: (*GRADED, f"loss={name}") for name in OF_LISTS},
@@ -132,6 +134,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "grpo, two passes": (*CHAT, "loss=grpo", "loss.beta=0.1", "loss.epochs=2"),
     "grpo, by sequence": (*CHAT, "loss=grpo", "loss.normalise=sequence", "loss.old_policy=batch", "loss.epochs=2"),
     "grpo, embeddings": (*PAIRS, "loss=grpo", "loss.beta=0.1", "loss.epochs=2"),
+    "hybrid, pairs": (*HYBRID, "loss=rankpo", "datasets=[toy_pairs]"),
     "sparse": SPARSE_CONTRASTIVE,
     "sparse, static queries": (*SPARSE_CONTRASTIVE, "model.query_encoder=static", "model.activation=log1p_relu"),
     "sparse, l1, own": (*SPARSE_CONTRASTIVE, "loss.negatives=own", "model.regularizer.kind=l1"),

@@ -12,6 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from rankpo.config.aliases import modern
+from rankpo.config.named_datasets import OWN_KEYS
 from rankpo.config.places import CONFIG, ROOT
 from tests.documents import DOCS, MARKS, blocks, overrides, pages, run_page
 
@@ -142,6 +143,8 @@ def exists(word: str, keys: set[str], heads: set[str]) -> bool:
         folder = CONFIG / head
         chosen = re.sub(r"[\[\]]", "", value).split(",") if equals and folder.is_dir() else []
         return all((folder / f"{item}.yaml").is_file() for item in chosen if re.fullmatch(r"[a-z][\w-]*", item))
+    if head in ("datasets", "eval_datasets") and rest.rpartition(".")[2] in OWN_KEYS:
+        return True  # a key that every dataset has
     if rest.startswith("NAME."):
         return any(re.fullmatch(rf"{head}\.[a-z_]+\.{re.escape(rest[5:])}", key) for key in keys)
     return any(

@@ -16,7 +16,15 @@ from rankpo.config.experiment import Experiment
 from rankpo.config.guard import leaves, secrets
 from rankpo.config.messages import elsewhere, unknown
 from rankpo.config.run_folder import CACHE, RUNS, runs_of
-from rankpo.config.several import datasets_of, expanded, key_problems, mixing_of, objectives, own_objective
+from rankpo.config.several import (
+    datasets_of,
+    expanded,
+    key_problems,
+    mixing_of,
+    objectives,
+    own_objective,
+    stream_problems,
+)
 from rankpo.config.value_types import type_problem
 from rankpo.config.weights import settled
 from rankpo.errors import ConfigError
@@ -140,7 +148,7 @@ def _objects(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     made["schedule"] = made.pop("scheduler")
     if made["loss"] is not None and made["model"] is not None:
         made["loss"] = made["loss"].fitted(made["model"].logps)
-    problems.extend(key_problems(tree))
+    problems.extend([*key_problems(tree), *stream_problems(tree)])
     for group in ("eval_datasets", "replay_datasets"):
         nodes = tree.get(group) or {}
         made[group] = [data for name in nodes for data in attempt(partial(datasets_of, nodes, group, name)) or [None]]

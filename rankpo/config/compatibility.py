@@ -29,6 +29,7 @@ GIVEN_BY_KINDS = {
         "embeddings",
         "Add kind=embedding; or try loss=softmax, which compares a positive with the candidates of its own list.",
     ),
+    "parts": Given("scores of several parts", "Add kind=hybrid."),
     "lists": Given(
         "rankings of whole lists", "Add kind=listwise with a decoder, such as model=llama, qwen or mistral."
     ),

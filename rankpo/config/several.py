@@ -18,6 +18,7 @@ from rankpo.config.value_types import type_problem
 from rankpo.data.mixing import TOGETHER, Mixing
 from rankpo.data.prompted import Prompted
 from rankpo.data.readers.by_file import by_file
+from rankpo.data.readers.named_collections import HoldsSets
 from rankpo.data.readers.records import Records
 from rankpo.errors import ConfigError
 
@@ -141,6 +142,12 @@ def datasets_of(nodes: Mapping[str, Node], group: str, name: str) -> list[Datase
             parts = list(by_file(dataset))
         except ValueError as error:
             raise ConfigError([f"{key}.{error}"]) from error
+    if isinstance(dataset, HoldsSets):
+        if group != "eval_datasets":
+            raise ConfigError(
+                [f"{key}: {type(dataset).__name__} stands for sets to evaluate on; use it in eval_datasets"]
+            )
+        parts = list(dataset.sets())
     query, passage = own.get("query_prompt"), own.get("passage_prompt")
     return parts if query is None and passage is None else [Prompted(part, query, passage) for part in parts]
 
@@ -179,6 +186,31 @@ def mixing_of(tree: Node) -> Mixing:
     keys_of = [own_keys("datasets", node) for node in nodes.values()]
     prompts = {tuple(keys.get(key) for key in OWN_PROMPTS) for keys in keys_of}
     return mixing.settled(bool(own) or len(prompts) > 1 or any(keys.get("by_file") for keys in keys_of))
+
+
+def stream_problems(tree: Node) -> list[str]:
+    """One line for each choice that a streamed dataset does not allow."""
+    nodes = tree.get("datasets") or {}
+    streamed = [f"datasets.{name}" for name, node in nodes.items() if node.get("streaming")]
+    for group in ("eval_datasets", "replay_datasets"):
+        streamed += [f"{group}.{name}" for name, node in (tree.get(group) or {}).items() if node.get("streaming")]
+    if not streamed:
+        return []
+    trainer = tree["trainer"]
+    refused = {
+        "only training data is streamed": any(not key.startswith("datasets.") for key in streamed),
+        "a streamed dataset is trained alone, without others beside it": len(nodes) > 1,
+        "it has no epoch; set trainer.max_steps to the number of updates": trainer.get("max_steps") is None,
+        "trainer.holdout draws from all queries; leave it out, and evaluate on a file": trainer.get("holdout")
+        is not None,
+        "reference scores of all data cannot be stored; leave trainer.reference=stored out": trainer.get("reference")
+        == "stored",
+        "cache_reference_logprobs stores scores of all data; leave it out": bool(tree["cache_reference_logprobs"]),
+        "only task=train reads a stream: mining, encoding and inspection need all texts; set streaming=false, or a limit": (
+            not str(tree["task"]["_target_"]).endswith(".Train")
+        ),
+    }
+    return [f"{streamed[0]}.streaming=true: {why}" for why, holds in refused.items() if holds]
 
 
 def own_training(node: Node) -> list[str]:

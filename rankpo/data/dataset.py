@@ -16,7 +16,8 @@ Tokenize = Callable[[Sequence[str]], list[list[int]]]
 class Dataset(Protocol):
     """What a dataset must offer: a name, a fingerprint of contents and settings, and a stream of examples."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def fingerprint(self) -> str: ...
 

@@ -76,6 +76,12 @@ class Evaluable(Dataset, Protocol):
     """A dataset with the declarations of `Declares`."""
 
     @property
+    def collection(self) -> str | None: ...
+    @property
+    def streaming(self) -> bool: ...
+    @property
+    def window(self) -> int: ...
+    @property
     def shape(self) -> Shape: ...
     @property
     def judgements(self) -> EvaluationSet | None: ...
@@ -89,6 +95,9 @@ class Declares:
     """The declarations of a dataset that a yaml names; datasets inherit them and override what they know better."""
 
     weight: float
+    collection: str | None = None  # The collection whose means its metrics join.
+    streaming: bool = False  # Whether its examples are read as they come.
+    window: int = 10_000  # Examples that are shuffled together where it is streamed.
 
     def examples(self) -> Iterator[Example]:
         raise TypeError(f"{type(self).__name__} must yield examples")

@@ -19,6 +19,8 @@ class WrappedDataset(Declares):
         self.name = dataset.name
         self.weight = weight_of(dataset)
         self._declared = declared(dataset)
+        self.collection = self._declared.collection
+        self.streaming, self.window = self._declared.streaming, self._declared.window
 
     @property
     def report(self) -> PassReport:

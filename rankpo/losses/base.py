@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # A loss may need:
 #   vectors         one embedding of each text: the loss compares texts of the whole update, or truncates vectors
+#   parts           scores of several parts of a model, and their sum
 #   token_logps     log-probabilities of the tokens of a completion
 #   lists           a model that reads all candidates of a query in one prompt
 #   answers         the written order of such a list behind the prompt, and its log-probability
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 NEEDS = frozenset(
     [
         "vectors",
+        "parts",
         "token_logps",
         "lists",
         "answers",

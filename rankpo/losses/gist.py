@@ -9,14 +9,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from rankpo.losses.base import at_least_float32, require_choice, require_not_negative, require_positive
-from rankpo.losses.in_batch import InBatchLoss
+from rankpo.losses.matryoshka import matryoshka
+from rankpo.losses.nested import NestedInBatchLoss
 from rankpo.losses.pool import Pool, build_pool
 from rankpo.losses.vectors import Similarity, inner_products, one_each
 from rankpo.types import Batch, LossOutput, TeacherVectors, Vectors
 
 
 @dataclass(frozen=True, kw_only=True)
-class GISTLoss(InBatchLoss):
+class GISTLoss(NestedInBatchLoss):
     """-s_p/τ + log Σ_j e^{s_j/τ} of cosines s, over candidates that the guide finds less similar than the positive.
 
     https://arxiv.org/abs/2402.16829 eqs. 3 to 7. guide: folder of an embedding model, or None for the model that
@@ -35,6 +36,7 @@ class GISTLoss(InBatchLoss):
     contrast_positives: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(temperature=self.temperature)
         require_not_negative(margin=self.margin)
         require_choice(("absolute", "relative"), margin_strategy=self.margin_strategy)
@@ -58,13 +60,16 @@ class GISTLoss(InBatchLoss):
         queries: Tensor | None = None,
         similarity: Similarity = inner_products,
     ) -> LossOutput:
-        if batch.teacher is None:
+        teacher = batch.teacher
+        if teacher is None:
             raise ValueError("GISTLoss needs the guide's embeddings, Batch.teacher, got None")
         pool = build_pool(batch, queries, deduplicate=True)
         positives = torch.searchsorted(pool.rows, batch.candidates[:, 0].unique())  # [columns]
         rows = one_each(embeddings, type(self).__name__)
         with torch.autocast(rows.device.type, enabled=False):
-            return self._against(normalize(rows, dim=1), pool, positives, batch.teacher)
+            return matryoshka(
+                lambda cut: self._against(normalize(cut, dim=1), pool, positives, teacher), rows, self.matryoshka
+            )
 
     def _against(self, vectors: Tensor, pool: Pool, positives: Tensor, teacher: TeacherVectors) -> LossOutput:
         texts, asked = vectors[pool.rows], vectors[pool.query_rows]

@@ -10,15 +10,16 @@ from torch import Tensor
 
 from rankpo.losses.base import at_least_float32, require_choice, require_not_negative, require_positive
 from rankpo.losses.graded_pool import GradedPool, graded_pool
-from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.lists import list_metrics, mean_over, ordered_pairs
 from rankpo.losses.maths import negative_log_sigmoid
+from rankpo.losses.matryoshka import matryoshka
+from rankpo.losses.nested import NestedInBatchLoss
 from rankpo.losses.vectors import Similarity, as_vectors, inner_products
 from rankpo.types import Batch, Labels, LossOutput, Vectors
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradedMarginLoss(InBatchLoss):
+class GradedMarginLoss(NestedInBatchLoss):
     """Mean over cuts g of mean over {y_j ≥ g} of softplus(margin + log Σ_{y_i < g} e^{s_i} - s_j), s = score/τ.
 
     The cuts of a query are all its grades but the lowest, so that the loss ranks grade 1 above grade 0; InfoNCE treats
@@ -36,6 +37,7 @@ class GradedMarginLoss(InBatchLoss):
     unknown: str = "masked"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(temperature=self.temperature)
         require_not_negative(margin=self.margin)
         require_choice(("in_batch", "own"), negatives=self.negatives)
@@ -51,10 +53,10 @@ class GradedMarginLoss(InBatchLoss):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"vectors"}) if self.in_batch_wanted else frozenset()
+        return frozenset({"vectors"}) if self.in_batch_wanted or self.matryoshka is not None else frozenset()
 
     def asked_by(self, need: str) -> str:
-        return "loss.negatives=in_batch"
+        return "loss.negatives=in_batch" if self.in_batch_wanted else "loss.matryoshka_dims"
 
     @property
     def knows(self) -> frozenset[str]:
@@ -89,10 +91,14 @@ class GradedMarginLoss(InBatchLoss):
         # A half-precision product, multiplied by 1/τ, would have an error of about one nat.
         vectors = as_vectors(embeddings)
         with torch.autocast(vectors.rows.device.type, enabled=False):
-            scores = similarity(vectors.select(pool.query_rows), vectors.select(pool.rows))  # [b, P]
-            return self._against(scores, pool)
+            return matryoshka(
+                lambda cut: self._against(Vectors(cut, vectors.counts), pool, similarity),
+                vectors.rows,
+                self.matryoshka,
+            )
 
-    def _against(self, scores: Tensor, pool: GradedPool) -> LossOutput:
+    def _against(self, vectors: Vectors, pool: GradedPool, similarity: Similarity) -> LossOutput:
+        scores = similarity(vectors.select(pool.query_rows), vectors.select(pool.rows))  # [b, P]
         losses = graded_margin(scores / self.temperature, pool.grades, pool.known, self.margin)
         own = scores.detach().gather(1, pool.own)  # [b, G]
         metrics = list_metrics(own, pool.grades.gather(1, pool.own).to(own.dtype), pool.own_mask, graded=True)

@@ -23,6 +23,7 @@ class ContrastivePairsLoss(PairwiseInBatchLoss):
     distance: str = "cosine"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(margin=self.margin)
         require_choice(DISTANCES, distance=self.distance)
 
@@ -56,6 +57,7 @@ class OnlineContrastiveLoss(PairwiseInBatchLoss):
     reduction: str = "sum"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(margin=self.margin)
         require_choice(DISTANCES, distance=self.distance)
         require_choice(("sum", "mean"), reduction=self.reduction)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from rankpo.losses.base import at_least_float32
-from rankpo.losses.in_batch import InBatchLoss
+from rankpo.losses.matryoshka import matryoshka
+from rankpo.losses.nested import NestedInBatchLoss
 from rankpo.losses.vectors import Similarity, inner_products, one_each
 from rankpo.types import Batch, LossOutput, Vectors
 
@@ -39,7 +40,7 @@ def pairs_of(batch: Batch) -> Pairs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairwiseInBatchLoss(InBatchLoss):
+class PairwiseInBatchLoss(NestedInBatchLoss):
     """Base: subclasses compute the terms of pairs and check the labels.
 
     The value of an update depends only on its set of pairs, not on their grouping by query.
@@ -72,15 +73,19 @@ class PairwiseInBatchLoss(InBatchLoss):
         chosen = torch.zeros(len(batch), dtype=torch.bool, device=pairs.owner.device)
         chosen[slice(None) if queries is None else queries] = True
         asked = chosen[pairs.owner]  # [n]
+        counts = batch.labels.mask.sum(1)  # [B]
+        kept = slice(None) if queries is None else queries
+
+        def of(rows: Tensor) -> LossOutput:
+            losses, scores = self.of_update(rows, pairs, asked)
+            sums = torch.zeros_like(counts, dtype=losses.dtype).index_add(0, pairs.owner[asked], losses[asked])
+            weights = counts.to(losses.dtype)
+            means = sums / weights.clamp(min=1)
+            return LossOutput(means[kept], weights[kept], {"scores/mean": scores.detach()[asked]})
+
         rows = one_each(embeddings, type(self).__name__)
         with torch.autocast(rows.device.type, enabled=False):
-            losses, scores = self.of_update(rows, pairs, asked)
-        counts = batch.labels.mask.sum(1).to(losses.dtype)  # [B]
-        sums = torch.zeros_like(counts).index_add(0, pairs.owner[asked], losses[asked])
-        means = sums / counts.clamp(min=1)
-        kept = slice(None) if queries is None else queries
-        metrics = {"scores/mean": scores.detach()[asked]}
-        return LossOutput(means[kept], counts[kept], metrics)
+            return matryoshka(of, rows, self.matryoshka)
 
 
 def cosines(left: Tensor, right: Tensor) -> Tensor:

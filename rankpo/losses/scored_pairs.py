@@ -22,6 +22,7 @@ class CoSENTLoss(PairwiseInBatchLoss):
     temperature: float = 0.05
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(temperature=self.temperature)
 
     def similarity(self, left: Tensor, right: Tensor) -> Tensor:

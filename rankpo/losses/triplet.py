@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rankpo.losses.base import require_choice, require_positive
-from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.lists import mean_over
+from rankpo.losses.matryoshka import matryoshka
+from rankpo.losses.nested import NestedInBatchLoss
 from rankpo.losses.pairs_of_update import DISTANCES, all_distances
 from rankpo.losses.pool import Pool, build_pool
 from rankpo.losses.vectors import Similarity, inner_products, one_each
@@ -18,7 +19,7 @@ from rankpo.types import Batch, LossOutput, Vectors
 
 
 @dataclass(frozen=True, kw_only=True)
-class TripletLoss(InBatchLoss):
+class TripletLoss(NestedInBatchLoss):
     """Mean over triplets of max(0, d(q, p) - d(q, n) + margin). https://arxiv.org/abs/1503.03832 eq. 3.
 
     distance: `euclidean`, `manhattan`, or `cosine` (1 - cosine). negatives: `own`, the query's; `in_batch`, the
@@ -31,6 +32,7 @@ class TripletLoss(InBatchLoss):
     negatives: str = "own"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(margin=self.margin)
         require_choice(DISTANCES, distance=self.distance)
         require_choice(("own", "in_batch"), negatives=self.negatives)
@@ -62,7 +64,7 @@ class TripletLoss(InBatchLoss):
         pool = build_pool(batch, queries, deduplicate=True)
         rows = one_each(embeddings, type(self).__name__)
         with torch.autocast(rows.device.type, enabled=False):
-            return self._against(rows, pool)
+            return matryoshka(lambda cut: self._against(cut, pool), rows, self.matryoshka)
 
     def _against(self, embeddings: Tensor, pool: Pool) -> LossOutput:
         kept = self._triplets(pool)

@@ -65,9 +65,9 @@ class VectorDistillLoss(InBatchLoss):
     def check_sizes(self, model: int, teacher: int) -> None:
         if self.weight and model != teacher:
             raise ValueError(
-                f"the teacher's embeddings have {teacher} dimensions and the model's {model}; take loss.weight=0 with "
-                "loss.similarity_weight and loss.triplet_weight, which compare similarities, or a model of as many "
-                "dimensions"
+                f"the teacher's embeddings have {teacher} dimensions and the model's {model}; add a projection, which is "
+                f"trained and kept in FINAL: model.layers=[{{type: Dense, out_features: {teacher}}}]; or set loss.weight=0 "
+                "with loss.similarity_weight and loss.triplet_weight, which compare similarities"
             )
         if self.dims is not None and max(self.dims) > model:
             raise ValueError(f"loss.dims must be <= {model}, the embedding size, got {list(self.dims)}")

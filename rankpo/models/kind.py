@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
 LAYOUTS = ("auto", "packed", "padded")
-GIVES = ("vectors", "token_logps", "lists", "pairs", "rewards", "text")
+GIVES = ("vectors", "parts", "token_logps", "lists", "pairs", "rewards", "text")
 Say = Callable[[str], None]
 
 # Covariant, so that each kind is an `AnyKind`; its methods are called with the objects that it made itself.

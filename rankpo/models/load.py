@@ -39,4 +39,4 @@ def description_of(folder: Path) -> dict[str, object]:
 
 
 def ignore(line: str) -> None:
-    """Ignores progress lines of opening and building a model."""
+    """Ignores progress lines of a build that nobody has asked for: the second of a model, or that of `rankpo.load`."""

@@ -61,6 +61,10 @@ class GivesVectors(RankingModel):
     def similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
         """[q, c] scores of every query with every candidate, in float32, with gradient: inner product, MaxSim, …"""
 
+    def part_similarities(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        """[1 + parts, q, c] scores: `similarity`, and those of each part of which it is the sum."""
+        raise TypeError(f"{type(self).__name__} has one score of a query and a candidate")
+
     @abstractmethod
     def paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
         """[n] float32 scores of query i with candidate i, with gradient."""

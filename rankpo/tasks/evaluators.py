@@ -34,7 +34,12 @@ def evaluators_of(
 ) -> list[Evaluator]:
     """`make_evaluators` for another kind and loss than the experiment's: those of a run, say."""
     choice = Choice(cache_dir=experiment.cache_dir, say=say, metrics=metrics, top_k=top_k)
-    return [choice.evaluator(declared(dataset), kind.gives, loss) for dataset in experiment.eval_datasets]
+    made = []
+    for dataset in map(declared, experiment.eval_datasets):
+        evaluator = choice.evaluator(dataset, kind.gives, loss)
+        evaluator.collection = dataset.collection
+        made.append(evaluator)
+    return made
 
 
 def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -52,11 +53,14 @@ def plain(kind: AnyKind, folder: str | None) -> AnyKind:
 @dataclass(frozen=True, kw_only=True)
 class ModelOfRun:
     """The model with which a run was started. kind: with the head of its loss. seed: of random weights and new heads.
-    needs: of the losses of all its datasets."""
+    needs: of the losses of all its datasets. start_key: equal for runs that
+    begin with the same model."""
 
+    folder: Path
     kind: AnyKind
     loss: Loss
     seed: int
+    start_key: str
     needs: frozenset[str] = NONE
 
     @classmethod
@@ -74,7 +78,14 @@ class ModelOfRun:
         needs = frozenset[str]().union(*(item.needs for item in [loss, *own]))
         # FINAL and exports hold adapters merged into float32 weights, also where training held those rounded.
         kind = replace(trained_kind(chosen, needs), dtype="float32", quantization=None)
-        return cls(kind=kind, loss=loss.fitted(kind.logps), seed=int(config["seed"]), needs=needs)
+        return cls(
+            folder=folder,
+            kind=kind,
+            loss=loss.fitted(kind.logps),
+            seed=int(config["seed"]),
+            needs=needs,
+            start_key=json.dumps([config["model"], config["seed"], sorted(needs)], sort_keys=True),
+        )
 
     def start(self, say: Say) -> RankingModel:
         """The model as the run began, with the random weights that it drew."""

@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True)
 class StartModel:
     """The model before its first update. autocast: the policy's. whole: whether one table holds all training data,
-    which stored scores of an earlier run need."""
+    which stored scores of an earlier run need. streamed: whether the data comes window by window."""
 
     experiment: Experiment
     model: RankingModel
     say: Callable[[str], None]
     autocast: Callable[[], AbstractContextManager[None]]
     whole: bool = True
+    streamed: bool = False
     _live: Reference | None = field(default=None, init=False)  # A copy of the model, one for all losses.
 
     def reference(
@@ -76,7 +77,7 @@ class StartModel:
         experiment = self.experiment
         if experiment.settings.reference != "auto":
             return experiment.settings.reference
-        live = "live" if "live_reference" in loss.needs_with(experiment.model.gives) else "stored"
+        live = "live" if self.streamed or "live_reference" in loss.needs_with(experiment.model.gives) else "stored"
         # Adapters of an earlier run belong to the start model, so disabling them would give a different reference.
         fresh = self.model.has_adapters and not experiment.model.continues_adapters
         return "adapters" if fresh and not experiment.cache_reference_logprobs else live
@@ -85,6 +86,12 @@ class StartModel:
         """Embeddings of the data by the guide or teacher of the loss, or None where it has none."""
         if not isinstance(loss, InBatchLoss) or "teacher" not in loss.knows:
             return None
+        if self.streamed:
+            raise ConfigError(
+                [
+                    f"{type(loss).__name__} takes embeddings of all texts by another model; set streaming=false, or a limit"
+                ]
+            )
         start = Teaching(
             model=cast("GivesVectors", self.model),
             table=table,

@@ -136,6 +136,7 @@ class BasicTrainer(Parts):
     def train(self) -> Mapping[str, float]:
         """Trains to the end, from the newest checkpoint if any, and returns the metrics of the FINAL weights."""
         self.policy.train()
+        self.loader.continue_from(self.state.stream)
         ahead = Ahead(self.prepare, self.total_steps)
         try:
             self.watch.start(self.baseline, self.schedule.remark(self.total_steps))
@@ -163,6 +164,7 @@ class BasicTrainer(Parts):
         self.next_loss_state(update.num_queries)
         self._check_sparsity()
         self.state.step += 1
+        self.state.stream = self.loader.position(self.state.step)
         self.state.tokens += update.num_tokens
         self.state.queries += update.num_queries
         self.logger.tick(self.state.step, update.num_tokens, time.perf_counter() - started)

@@ -26,7 +26,7 @@ class ContrastiveTrainer(BasicTrainer):
         return self.loss.in_batch_wanted
 
     def check(self) -> None:
-        in_batch.check_loader(self.loss, self.loader, "dataloader")
+        in_batch.check_loader(self.loss, self.loader.current, "dataloader")
         if self.teacher is not None:
             self.loss.check_sizes(self.policy.dim, self.teacher.dim)
 
@@ -37,7 +37,10 @@ class ContrastiveTrainer(BasicTrainer):
         inputs, table, max_tokens = self.policy.inputs, self.loader.table, self.settings.max_tokens
         update = in_batch.prepare(self.loss, inputs, table, groups, max_tokens, self.teacher)
         counts = self.policy.counts(update.batch.sequences)
-        return replace(update, counts=counts, similarity=self.policy.similarity)
+        parts = "parts" in self.loss.needs
+        return replace(
+            update, counts=counts, similarity=self.policy.part_similarities if parts else self.policy.similarity
+        )
 
     def begin(self, update: Prepared) -> Prepared:
         sparsity = self.policy.sparsity

@@ -25,16 +25,17 @@ class ListwiseTrainer(BasicTrainer):
 
     def _check_prompts(self, policy: ListwiseModel) -> None:
         """Raises ValueError for a loader order by relevance: prompts keep that order, so it would reveal the answer."""
-        if not isinstance(self.loader, ListwisePromptDataLoader):
+        loader = self.loader.current
+        if not isinstance(loader, ListwisePromptDataLoader):
             raise ValueError(
-                f"{type(self.loader).__name__} sorts candidates by relevance, and a listwise reranker reads them in "
+                f"{type(loader).__name__} sorts candidates by relevance, and a listwise reranker reads them in "
                 "that order; add dataloader=listwise_prompts"
             )
         window = policy.settings.window
         longest = int(np.diff(self.loader.table.offsets).max())
-        if min(self.loader.max_candidates, longest) > window:
+        if min(loader.max_candidates, longest) > window:
             raise ValueError(
-                f"dataloader.max_candidates={self.loader.max_candidates} is more than the model.window={window} "
+                f"dataloader.max_candidates={loader.max_candidates} is more than the model.window={window} "
                 f"passages of a prompt, and a list has {longest}; lower it to {window}"
             )
         if "reference" in self.loss.needs and self.stored is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rankpo.data.loaders.ranking import DataLoader
+from rankpo.data.loaders.stream import StreamLoader
 from rankpo.losses.base import Loss
 from rankpo.models.reference import Reference
 from rankpo.runs import processes
@@ -30,7 +31,7 @@ class Objective:
     name: str
     trainer: type[BasicTrainer]
     loss: Loss
-    loader: DataLoader
+    loader: DataLoader | StreamLoader
     reference: Reference | None = None
     stored: np.ndarray | None = None
     teacher: TeacherEmbeddings | None = None

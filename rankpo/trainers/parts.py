@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rankpo.data.loaders.ranking import DataLoader
+from rankpo.data.loaders.stream import StreamLoader
 from rankpo.data.random_keys import random_keys
 from rankpo.evaluation.base import Evaluator
 from rankpo.losses.base import Loss
@@ -51,7 +52,7 @@ class Parts:
     accelerator: Accelerator
     policy: RankingModel
     loss: Loss
-    loader: DataLoader
+    loader: DataLoader | StreamLoader
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     logger: MetricsLogger

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -45,6 +45,16 @@ class SeveralLoaders:
     @property
     def updates_per_epoch(self) -> int:
         return self.turns.per_epoch
+
+    @property
+    def described(self) -> str:
+        return f"{self.num_items:,} items an epoch"
+
+    def position(self, step: int) -> dict[str, int]:
+        return {}
+
+    def continue_from(self, position: Mapping[str, int]) -> None:
+        """Every update follows from its number alone."""
 
     def groups(self, step: int) -> NoReturn:
         raise TypeError("an update of several datasets is prepared by the trainer of its dataset")

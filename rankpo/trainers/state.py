@@ -24,7 +24,8 @@ from rankpo.trainers.strategies.base import OptimizerState, Strategy
 
 @dataclass
 class TrainerState:
-    """The progress of a run. step: completed updates, which alone determine the next data."""
+    """The progress of a run. step: completed updates, which alone determine the next data, but for streamed data, where
+    `stream` is the position that the loader keeps."""
 
     step: int = 0
     tokens: int = 0
@@ -36,6 +37,7 @@ class TrainerState:
     stopped: bool = False
     loss_state: dict[str, float] = field(default_factory=dict)
     sparsity_state: dict[str, float] = field(default_factory=dict)
+    stream: dict[str, int] = field(default_factory=dict)
     start_metrics: dict[str, float] | None = None
     last_metrics: dict[str, float] | None = None
 

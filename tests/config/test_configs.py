@@ -161,7 +161,10 @@ SAMPLES = {  # a record of the form that each hub or chat data set has
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dataset", options("datasets"))
+BY_NAME = ("nanobeir", "hub_collection", "ir_datasets")  # to evaluate on; tests/data/test_named_collections.py
+
+
+@pytest.mark.parametrize("dataset", [name for name in options("datasets") if name not in BY_NAME])
 def test_datasets(dataset, files, tmp_path):
     """Each dataset yields examples; those of files and hubs from local files of their form."""
     given = []
@@ -170,6 +173,12 @@ def test_datasets(dataset, files, tmp_path):
         path.write_text("".join(json.dumps(record) + "\n" for record in SAMPLES[dataset]))
         hub = "hub:" in (CONFIG / "datasets" / f"{dataset}.yaml").read_text()
         given = [f"datasets.{dataset}.path={path}", *([f"datasets.{dataset}.hub=null"] if hub else [])]
+    elif dataset == "hub":
+        datasets = pytest.importorskip("datasets")
+        datasets.load_dataset("json", data_files=str(files / "contrastive.jsonl"), cache_dir=str(tmp_path / "hf"))[
+            "train"
+        ].save_to_disk(str(tmp_path / "saved"))
+        given = [f"datasets.hub.name={tmp_path}/saved"]
     elif dataset in ("beir", "jsonl", "rankpo"):
         given = [f"datasets.{dataset}.path={files / 'test' if dataset == 'beir' else files / 'contrastive.jsonl'}"]
     elif dataset == "collection":

@@ -98,6 +98,20 @@ def test_agreement_alone_says_how_to_see_what_it_cost(run, capsys):
         rows_of(f"task.run={run}", "task.start=x/y", *SETS)
 
 
+def test_a_sweep_is_one_table(run, tmp_path):
+    """FINAL of every job, by its folder, against the model that it started from."""
+    import shutil
+
+    for job in ("beta=1", "deep/beta=2"):
+        shutil.copytree(run, tmp_path / "sweep" / job, ignore=shutil.ignore_patterns("checkpoints"))
+    rows = rows_of(f"task.run={tmp_path}/sweep", f"cache_dir={tmp_path}", f"task.output={tmp_path}/out", *SETS)
+    assert [row["model"] for row in rows] == ["beta=1/FINAL", "deep/beta=2/FINAL"]
+    whole = rows_of(f"task.run={run}", f"cache_dir={run.parent}", "exp_name=e", *SETS)[-1]
+    for row in rows:
+        assert {**row, "model": "FINAL"} == whole and "retention/jobs_test/ndcg@10" in row
+    assert (tmp_path / "out" / "deep/beta=2" / "FINAL" / "jobs_test" / "run.trec").is_file()
+
+
 def test_retention_by_hand():
     row, start = {"d/ndcg@10": 0.3, "d/mrr@10": 0.2}, {"d/ndcg@10": 0.6, "d/mrr@10": 0.0}
     assert retention(row, start, ["d/ndcg@10", "d/mrr@10"]) == {"retention/d/ndcg@10": 0.5}

@@ -95,8 +95,22 @@ def test_a_student_comes_near_its_teacher(tmp_path, guide):
     train(*distill, *compared, "trainer.max_steps=12", "exp_name=student")
     losses = curve(tmp_path / "student")
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
-    with pytest.raises(ConfigError, match="the teacher's embeddings have 64 dimensions and the model's 32; take"):
+    with pytest.raises(ConfigError, match="the teacher's embeddings have 64 dimensions and the model's 32; add"):
         trainer_of(*distill)
+
+
+def test_a_projection_takes_a_student_to_a_teacher_of_another_size(tmp_path, guide):
+    """As in Stella and Jasper; it is trained, and FINAL holds it for sentence-transformers too."""
+    distill = (*TINY, "loss=embed_distill", f"loss.teacher={guide}", *DATA, f"cache_dir={tmp_path}")
+    projection = "model.layers=[{type: Dense, out_features: 64}]"
+    train(*distill, projection, "optimizer=adamw", "optimizer.lr=1e-2", "trainer.max_steps=12", "exp_name=student")
+    losses = curve(tmp_path / "student")
+    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+    final = tmp_path / "student" / "FINAL"
+    own = rankpo.load(final).encode(["a text", "another one"])
+    theirs = pytest.importorskip("sentence_transformers").SentenceTransformer(str(final), device="cpu")
+    assert own.shape == (2, 64)
+    np.testing.assert_allclose(theirs.encode_document(["a text", "another one"]), own, atol=1e-5)
 
 
 def test_what_cannot_be_a_guide_is_refused_by_name(tmp_path):

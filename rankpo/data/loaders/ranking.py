@@ -5,7 +5,7 @@ A group is one row of a batch, still as row numbers of the text store: nothing i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -77,6 +77,23 @@ class DataLoader:
     def num_items(self) -> int:
         """The number of items of an epoch."""
         return len(self.items)
+
+    @property
+    def described(self) -> str:
+        """How much data it deals, in words."""
+        return f"{self.num_items:,} items an epoch"
+
+    @property
+    def current(self) -> DataLoader:
+        """The loader of the data at hand, which is all of it unless it is streamed."""
+        return self
+
+    def position(self, step: int) -> dict[str, int]:
+        """What must be kept to go on with update `step`; nothing where the step says it all."""
+        return {}
+
+    def continue_from(self, position: Mapping[str, int]) -> None:
+        """Goes to what `position` has returned, before the first update of a continued run."""
 
     @property
     def updates_per_epoch(self) -> int:

@@ -1,4 +1,4 @@
-"""BEIR folders: corpus.jsonl, queries.jsonl, qrels/<split>.tsv."""
+"""BEIR collections: a corpus, queries and judgements, in a folder or by the name of a set on the hub."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ import orjson
 import xxhash
 
 from rankpo.data.grade_pairs import as_preferences, check_preferences
+from rankpo.data.readers.collection_parts import FolderParts, HubParts, Parts
 from rankpo.data.readers.fields import BadRecord, check_id
-from rankpo.data.readers.files import NotARecord, content_fingerprint, records
-from rankpo.data.readers.trec import read_qrels
 from rankpo.data.shape import Declares
 from rankpo.types import Example
+
+SETS = (  # of BEIR on the hub
+    *("arguana", "climate-fever", "cqadupstack", "dbpedia-entity", "fever", "fiqa", "hotpotqa", "msmarco", "nfcorpus"),
+    *("nq", "quora", "scidocs", "scifact", "trec-covid", "webis-touche2020"),
+)
 
 
 @dataclass(kw_only=True)
 class Beir(Declares):
     """A corpus with graded judgements; as training data, every judged document of a query.
 
+    path: a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv; None: `name` is a set of the hub's BeIR.
     split: of the judgements; None for a folder that is read without them (`qrels` and `examples` are then refused).
     document_format: `{title}` and `{text}`; the result is stripped. missing_ids: judged ids that corpus or queries
     lack are an `error` (the first ten are named) or left out (`drop`, counted in `dropped`). ignore_identical_ids: a
@@ -33,7 +38,7 @@ class Beir(Declares):
     """
 
     name: str
-    path: str
+    path: str | None = None
     split: str | None = "test"
     document_format: str = "{title} {text}"
     missing_ids: str = "error"
@@ -54,14 +59,21 @@ class Beir(Declares):
             raise ValueError(f"relevant_from must be >= 1, got {self.relevant_from}")
         if "{text}" not in self.document_format:
             raise ValueError(f"document_format must have {{text}}, got {self.document_format!r}")
-        folder = Path(self.path)
-        self._files = [folder / "corpus.jsonl", folder / "queries.jsonl"]
-        if self.split is not None:
-            self._files.append(folder / "qrels" / f"{self.split}.tsv")
-        for file in self._files:
-            if not file.exists():
-                raise FileNotFoundError(f"path: {file} does not exist")
+        self._parts = self._open()
         self.dropped = 0
+
+    def _open(self) -> Parts:
+        """The parts of the collection. Raises FileNotFoundError or ValueError."""
+        if self.path is not None:
+            return FolderParts(Path(self.path), self.split)
+        if self.name not in SETS:
+            raise ValueError(
+                f"path is not set, and name={self.name} is no set of BEIR; set path to a folder, or name to one of "
+                f"{', '.join(SETS)}"
+            )
+        split = self.split or "test"
+        key = f"datasets.{self.name}"
+        return HubParts(name=f"BeIR/{self.name}", qrels_name=f"BeIR/{self.name}-qrels", split=split, key=key)
 
     @property
     def judgements(self) -> Beir | None:
@@ -74,22 +86,22 @@ class Beir(Declares):
     def fingerprint(self) -> str:
         pairs = [self.preferences, self.pairs_per_query, self.relevant_from] if self.preferences else []
         settings = json.dumps([self.document_format, self.missing_ids, self.split, *pairs])
-        return xxhash.xxh3_128_hexdigest((content_fingerprint(self._files) + settings).encode())
+        return xxhash.xxh3_128_hexdigest((self._parts.content() + settings).encode())
 
     def corpus(self) -> Iterator[tuple[str, str]]:
-        for identity, text, title in self._texts(self._files[0]):
+        for identity, text, title in self._texts("corpus"):
             yield identity, document_text(self.document_format, title, text)
 
     def queries(self) -> Iterator[tuple[str, str]]:
-        for identity, text, _ in self._texts(self._files[1]):
+        for identity, text, _ in self._texts("queries"):
             yield identity, text
 
-    def _texts(self, path: Path) -> Iterator[tuple[str, str, str]]:
-        """(id, text, title) of each line."""
+    def _texts(self, part: str) -> Iterator[tuple[str, str, str]]:
+        """(id, text, title) of each record of corpus or queries."""
         seen: set[str] = set()
-        for place, record in records(path):
+        for place, record in self._parts.records(part):
             where = f"datasets.{self.name}: {place}"
-            if isinstance(record, NotARecord):
+            if not isinstance(record, Mapping):
                 raise ValueError(f"{where}: {record}")
             identity, text, title = record.get("_id"), record.get("text"), record.get("title") or ""
             if identity is None or not isinstance(text, str) or not isinstance(title, str):
@@ -103,10 +115,9 @@ class Beir(Declares):
                 raise ValueError(f"{where}: {error}") from error
 
     def qrels(self) -> dict[str, dict[str, int]]:
-
         if self.split is None:
             raise ValueError(f"datasets.{self.name}.split is null: there are no judgements; set it to one such as test")
-        qrels = read_qrels(self._files[2])
+        qrels = self._parts.qrels()
         queries = {name for name, _ in self.queries()}
         documents = {name for name, _ in self.corpus()}
         strange = [q for q in qrels if q not in queries]

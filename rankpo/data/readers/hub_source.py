@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,3 +100,16 @@ class HubSource:
 
     def _of_saved(self, found: datasets.Dataset) -> datasets.Dataset | datasets.IterableDataset:
         return found.to_iterable_dataset() if self.streaming else found
+
+
+def parts_of(name: str, revision: str | None, key: str) -> dict[str, list[str]]:
+    """The splits of each config of a dataset of the hub, or of a folder with a copy of it. Raises ValueError."""
+    datasets = import_module("datasets")
+    try:
+        configs = datasets.get_dataset_config_names(name, revision=revision)
+        return {config: datasets.get_dataset_split_names(name, config, revision=revision) for config in configs}
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"{key}: {name} cannot be loaded: {reason}; without a network, give the folder of a copy as {key}.path"
+        ) from error

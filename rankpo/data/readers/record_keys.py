@@ -10,6 +10,15 @@ from rankpo.data.readers import formats
 if TYPE_CHECKING:
     from rankpo.data.readers.records import Records
 
+# settings of where the records are
+OF_HUB = (*("hub", "alias", "config", "split", "revision"), *("streaming", "window", "_source"))
+NO_SETTINGS = {
+    *OF_HUB,
+    *("files", "report", "path", "corpus", "weight", "_corpus_files", "_lines"),
+    *("_found", "_used", "_texts"),
+}
+OF_PREFERENCES = ("preferences", "pairs_per_query")  # Settings without effect unless preferences are made.
+
 
 def check_keys(records: Records) -> None:
     """Raises ValueError for a key that is not allowed, and completes the range of labels."""
@@ -35,6 +44,12 @@ def check_keys(records: Records) -> None:
         raise ValueError(f"max_label must be > min_label, got {records.min_label} and {records.max_label}")
     if records.limit is not None and records.limit < 1:
         raise ValueError(f"limit must be >= 1 or null, got {records.limit}")
+    if records.window < 1:
+        raise ValueError(f"window must be >= 1, got {records.window}")
+    if records.streaming and records.weight != 1:
+        raise ValueError(
+            f"weight={records.weight:g} counts the examples of an epoch, and streaming=true has none; set 1"
+        )
     if not records.weight >= 0:
         raise ValueError(f"weight must be >= 0, got {records.weight}")
     for key, values in (records.where or {}).items():

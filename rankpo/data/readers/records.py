@@ -18,7 +18,7 @@ from rankpo.data.readers.examples import example_of, sees_own_negatives_alone
 from rankpo.data.readers.fields import BadRecord, FieldMap, Options, check_id, extract
 from rankpo.data.readers.parsed import Parsed, labelled
 from rankpo.data.readers.passes import MAX_SHOWN, BadRecords, PassReport
-from rankpo.data.readers.record_keys import check_keys
+from rankpo.data.readers.record_keys import NO_SETTINGS, OF_PREFERENCES, check_keys
 from rankpo.data.readers.sources import source_of
 from rankpo.data.readers.texts import TextsById, corpus_beside, nemo_corpora
 from rankpo.data.shape import Declares
@@ -26,13 +26,6 @@ from rankpo.types import Example
 
 # a record may lack these, not all records
 OPTIONAL_ROLES = ("negatives", "confidence_score", "pos_scores", "neg_scores", "prompt")
-OF_HUB = ("hub", "alias", "config", "split", "revision", "streaming", "_source")  # Settings of where the records are.
-NO_SETTINGS = {
-    *OF_HUB,
-    *("files", "report", "path", "corpus", "weight", "_corpus_files", "_lines"),
-    *("_found", "_used", "_texts"),
-}
-OF_PREFERENCES = ("preferences", "pairs_per_query")  # Settings without effect unless preferences are made.
 BY_ID = ("ids", "nemo")  # formats that name documents
 ID_NAMES = {  # of a record, where it is not `id`; a line of one text has its candidate's id, not the query's
     "flat": (),
@@ -51,8 +44,8 @@ VERSION = 2  # raise it with any change of what a record becomes
 class Records(FieldMap, Declares):
     """Records of files or of a hub dataset, in a format of `formats.py`, told apart by their keys unless `format` says.
 
-    path: files, folders, globs or addresses; None: `name` is a dataset of the hub or the folder of a copy, and metrics
-    stand under `alias`, or the end of its name. streaming: the dataset is read as it comes.
+    path: files, folders, globs or addresses; None: `name` is a dataset of the hub or a folder, `alias` what metrics stand
+    under. streaming: it is read as it comes, shuffled in windows of so many examples.
 
     The roles of `FieldMap` say where a file keeps what under other names. min_confidence: 0 to 100, of preferences.
     min_label, max_label: the range that labels are scaled from, to 0 to 1; max_label alone counts from 0. relevant_from:
@@ -76,6 +69,7 @@ class Records(FieldMap, Declares):
     split: str | None = None
     revision: str | None = None
     streaming: bool = False
+    window: int = 10_000
     format: str = "auto"
     min_label: float | None = None
     max_label: float | None = None

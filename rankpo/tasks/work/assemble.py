@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from rankpo.data.report import Report, data_report, lines, write_report
+from rankpo.data.shape import declared
 from rankpo.data.table import open_table
 from rankpo.models.inputs import TextInputs
+from rankpo.models.load import ignore
 from rankpo.runs import processes
 from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.tasks.description import describe
@@ -64,7 +66,14 @@ def assemble(
         report_data(experiment, inputs, materials, evaluators, logger.say)
     model = _on_device(experiment, inputs, [item.table for item in materials], accelerator, logger.say)
     whole = len(materials) == 1
-    start = StartModel(experiment=experiment, model=model, say=logger.say, autocast=accelerator.autocast, whole=whole)
+    start = StartModel(
+        experiment=experiment,
+        model=model,
+        say=logger.say,
+        autocast=accelerator.autocast,
+        whole=whole,
+        streamed=any(declared(dataset).streaming for dataset in experiment.datasets),
+    )
     objectives = [objective(start, item) for item in materials]
     reference = next((item.reference for item in objectives if item.reference is not None), None)
     for evaluator in evaluators:
@@ -227,7 +236,7 @@ def complete(experiment: Experiment, inputs: Inputs, weights: Mapping[str, Tenso
     or its frozen weights are rounded; of the latter, the trained parameters are taken alone."""
     exact = experiment.model.weight_form.exact
     kind = replace(experiment.model, dtype="float32", quantization=None)
-    model = build_model(replace(experiment, model=kind), inputs, _silent)
+    model = build_model(replace(experiment, model=kind), inputs, ignore)
     names = model.state_dict().keys() if exact else trained_parameters(model).keys()
     model.load_state_dict({name: weights[name] for name in names}, strict=exact)
     if not experiment.settings.dropout:
@@ -238,7 +247,3 @@ def complete(experiment: Experiment, inputs: Inputs, weights: Mapping[str, Tenso
 def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters that training changes, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def _silent(line: str) -> None:
-    """Ignores progress lines: this is a second build."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rankpo.data.readers.trec import check_names, write_run
 from rankpo.errors import ConfigError
+from rankpo.evaluation.means import with_means
 from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.storage.atomic import replace_text
 from rankpo.tasks.evaluators import evaluators_of
@@ -18,6 +19,7 @@ from rankpo.tasks.models import ModelOfRun, build_model, load_weights
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
     from rankpo.evaluation.base import Evaluator, Result
+    from rankpo.losses.base import Loss
     from rankpo.models.base import RankingModel
     from rankpo.models.kind import AnyKind
     from rankpo.runs.logger import MetricsLogger
@@ -32,26 +34,66 @@ def run(task: Evaluate, experiment: Experiment) -> list[dict[str, object]]:
     """The table's rows, one for each model."""
     if not experiment.eval_datasets:
         raise ConfigError(["eval_datasets is empty; choose some, such as eval_datasets=[jobs_test]"])
-    run = None if task.run is None else ModelOfRun.of(Path(task.run))
-    kind, loss = (experiment.model, experiment.loss) if run is None else (run.kind, run.loss)
+    runs: Mapping[str, ModelOfRun | None] = {"": None} if task.run is None else runs_of(Path(task.run))
     session = task.open(experiment)
     logger = session.logger
-    metrics = [*task.metrics, *(RANKPO_METRICS if task.rankpo else ())]
-    evaluators = evaluators_of(kind, loss, experiment, metrics, logger.say, task.top_k)
-    check_names_of(evaluators)
-    measured: dict[str, dict[str, float]] = {}
-    for name, model in _models(task, experiment, run, logger.say):
-        session.prepared(model)
-        written = logger.main and not (name == START and task.start is not None)  # a run's report shows its models
-        folder = Path(task.output) / name if written else None
-        measured[name] = _evaluate(model, evaluators, folder, experiment.config["eval_datasets"])
-    kept = [f"{evaluator.name}/{name}" for evaluator in evaluators if evaluator.retained for name in task.metrics]
-    start = measured.get(START, {})
-    rows = [{"model": name, **values, **retention(values, start, kept)} for name, values in measured.items()]
+    rows: list[dict[str, object]] = []
+    started: dict[str, Values] = {}  # Jobs of a sweep may begin with the same model.
+    for job, run in runs.items():
+        kind, loss = (experiment.model, experiment.loss) if run is None else (run.kind, run.loss)
+        evaluators = _evaluators(task, experiment, kind, loss, logger)
+        measured: dict[str, Values] = {}
+        for name, make in _models(task, experiment, run, logger.say, sweep=bool(job)):
+            known = "" if run is None or name != START else run.start_key
+            if known and known in started:
+                measured[name] = started[known]
+                continue
+            model = make()
+            session.prepared(model)
+            written = logger.main and not (name == START and task.start is not None)  # a run's report shows its models
+            folder = Path(task.output) / job / name if written else None
+            measured[name] = _evaluate(model, evaluators, folder, experiment.config["eval_datasets"])
+            started |= {known: measured[name]} if known else {}
+        kept = [f"{evaluator.name}/{name}" for evaluator in evaluators if evaluator.retained for name in task.metrics]
+        rows += _rows(job, measured, kept)
     logger.table(rows)
     if any("accuracy" in evaluator.metrics for evaluator in evaluators) and "vectors" in kind.gives:
         _remind(task, kept, logger)
     return rows
+
+
+def _evaluators(
+    task: Evaluate, experiment: Experiment, kind: AnyKind, loss: Loss, logger: MetricsLogger
+) -> list[Evaluator]:
+    metrics = [*task.metrics, *(RANKPO_METRICS if task.rankpo else ())]
+    evaluators = evaluators_of(kind, loss, experiment, metrics, logger.say, task.top_k)
+    check_names_of(evaluators)
+    return evaluators
+
+
+def _rows(job: str, measured: Mapping[str, Values], kept: Sequence[str]) -> list[dict[str, object]]:
+    """The rows of one run. job: its name in a sweep, whose start models have no row of their own."""
+    start = measured.get(START, {})
+    return [
+        {"model": f"{job}/{name}" if job else name, **values, **retention(values, start, kept)}
+        for name, values in measured.items()
+        if not (job and name == START)
+    ]
+
+
+def runs_of(folder: Path) -> dict[str, ModelOfRun | None]:
+    """The run of a folder under the name "", or the jobs of a sweep's folder by their names. Raises ConfigError."""
+    if (folder / "config.json").exists():
+        return {"": ModelOfRun.of(folder)}
+    found = sorted(path.parent for path in folder.rglob("config.json") if (path.parent / "FINAL").is_dir())
+    if not found:
+        raise ConfigError(
+            [
+                f"task.run={folder} is no run with checkpoints or FINAL, and no sweep with finished jobs; give a run "
+                "directory, or a sweep's"
+            ]
+        )
+    return {str(job.relative_to(folder)): ModelOfRun.of(job) for job in found}
 
 
 def _remind(task: Evaluate, kept: Sequence[str], logger: MetricsLogger) -> None:
@@ -69,22 +111,26 @@ def _remind(task: Evaluate, kept: Sequence[str], logger: MetricsLogger) -> None:
 
 
 def _models(
-    task: Evaluate, experiment: Experiment, run: ModelOfRun | None, say: Callable[[str], None]
-) -> Iterator[tuple[str, RankingModel]]:
-    """The model of the config, after `start`; or of a run: what it started from, each checkpoint by step, FINAL."""
+    task: Evaluate, experiment: Experiment, run: ModelOfRun | None, say: Callable[[str], None], sweep: bool
+) -> Iterator[tuple[str, Callable[[], RankingModel]]]:
+    """The model of the config, after `start`; or of a run: what it started from, each checkpoint by step, FINAL.
+
+    sweep: the run is one of several, of which only the start and FINAL are shown.
+    """
     if run is None:
         if task.start is not None:
-            yield START, build_model(started_from(experiment.model, task.start), (), say)
-        yield "model", build_model(experiment.model, experiment.explicit, say)
+            start = started_from(experiment.model, task.start)
+            yield START, lambda: build_model(start, (), say)
+        yield "model", lambda: build_model(experiment.model, experiment.explicit, say)
         return
-    folder = Path(str(task.run))
     model = run.start(say)
-    yield START, model
-    for checkpoint in CheckpointStore(folder).list():
+    yield START, lambda: model
+    for checkpoint in [] if sweep else CheckpointStore(run.folder).list():
         load_weights(model, checkpoint)
-        yield checkpoint.path.name, model
-    if (folder / "FINAL").is_dir():
-        yield "FINAL", run.final(folder / "FINAL", say)
+        yield checkpoint.path.name, lambda: model
+    final = run.folder / "FINAL"
+    if final.is_dir():
+        yield "FINAL", lambda: run.final(final, say)
 
 
 def _evaluate(
@@ -100,7 +146,11 @@ def _evaluate(
         values.update({f"{evaluator.name}/{name}": value for name, value in result.metrics.items()})
         if folder is not None:
             write_result(folder / evaluator.name, result, model, source_of(evaluator.name, datasets))
-    return values
+    whole = with_means(values, evaluators)
+    if folder is not None and len(whole) > len(values):
+        means = {name: value for name, value in whole.items() if name not in values}
+        replace_text(folder / "means.json", json.dumps(means, indent=1))
+    return whole
 
 
 def retention(values: Values, start: Values, names: Sequence[str]) -> dict[str, float]:
@@ -126,8 +176,8 @@ def check_names_of(evaluators: Sequence[Evaluator]) -> None:
 
 
 def source_of(name: str, datasets: Mapping[str, Mapping[str, object]]) -> Mapping[str, object] | None:
-    """The config node of a data set by its `name` key, so that a report can read its texts again; None if unknown."""
-    return next((node for node in datasets.values() if node.get("name") == name), None)
+    """The config node of a data set by its `name` or `alias`, so that a report can read its texts again; None if unknown."""
+    return next((node for node in datasets.values() if name in (node.get("alias"), node.get("name"))), None)
 
 
 def write_result(folder: Path, result: Result, model: RankingModel, source: Mapping[str, object] | None = None) -> None:

@@ -18,6 +18,7 @@ from rankpo.models.interpolation import (
     round_weights,
     shared_names,
 )
+from rankpo.models.load import ignore
 from rankpo.runs import processes
 from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.storage.json_files import read_json
@@ -142,13 +143,9 @@ def _write(
     return difference
 
 
-def ignored(line: str) -> None:
-    """Ignores progress lines: this is a second build."""
-
-
 def check_round_trip(model: RankingModel, config: AnyKind, folder: Path, needs: frozenset[str] = NONE) -> None:
     """Raises InterpolationError unless the folder, loaded as a model, has exactly the weights of `model`."""
-    loaded = build_model(plain(config, str(folder)), (), ignored, needs).saved_state()
+    loaded = build_model(plain(config, str(folder)), (), ignore, needs).saved_state()
     for name, tensor in model.saved_state().items():
         if name not in loaded or not torch.equal(loaded[name], tensor.cpu()):
             raise InterpolationError(f"{folder}: loaded again, {name} is another one than was written")

@@ -9,6 +9,7 @@ import numpy as np
 
 from rankpo.data.readers.trec import order, read_run
 from rankpo.errors import ConfigError
+from rankpo.models.load import ignore
 from rankpo.retrieval.bm25 import Bm25Index
 from rankpo.retrieval.corpus import open_source
 from rankpo.tasks.search import BM25
@@ -56,7 +57,7 @@ def _by_words(
         )
     tokenize = None
     if task.bm25.tokenizer == "model":
-        tokenize = experiment.model.open_inputs(lambda line: None, experiment.explicit).tokenizer.tokenize
+        tokenize = experiment.model.open_inputs(ignore, experiment.explicit).tokenizer.tokenize
     index = Bm25Index(list(texts.values()), task.bm25, tokenize)
     found = []
     for query in queries.values():

@@ -7,9 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import xxhash
+
 from rankpo.config.construct import Maker
+from rankpo.data.loaders.stream import StreamLoader, Window
 from rankpo.data.loaders.turns import Turns
-from rankpo.data.shape import weight_of
+from rankpo.data.loaders.unpaired_preference import UnpairedPreferenceDataLoader
+from rankpo.data.shape import Evaluable, declared, weight_of
 from rankpo.data.table import open_table
 from rankpo.errors import ConfigError
 from rankpo.trainers.empty_updates import check
@@ -50,7 +54,7 @@ class Material:
 
     lesson: Lesson
     table: ExampleTable
-    loader: DataLoader
+    loader: DataLoader | StreamLoader
 
 
 def lessons_of(experiment: Experiment, datasets: Sequence[Dataset]) -> list[Lesson]:
@@ -84,6 +88,9 @@ def all_needs(experiment: Experiment) -> frozenset[str]:
 
 def material(experiment: Experiment, inputs: Inputs, lesson: Lesson, say: Say) -> Material:
     """The training data of a lesson. Raises ConfigError for data that its loss cannot use."""
+    streamed = next((dataset for dataset in map(declared, lesson.datasets) if dataset.streaming), None)
+    if streamed is not None:
+        return _streamed(experiment, inputs, lesson, streamed, say)
     table = open_table(experiment.cache_dir, lesson.datasets, inputs.pieces(), say)
     loader = lesson.dataloader.make(
         table=table,
@@ -92,11 +99,50 @@ def material(experiment: Experiment, inputs: Inputs, lesson: Lesson, say: Say) -
         batch_size=experiment.settings.batch_size,
         seed=experiment.seed,
     )
+    _check_teaches(lesson, loader, say)
+    return Material(lesson=lesson, table=table, loader=loader)
+
+
+def _check_teaches(lesson: Lesson, loader: DataLoader, say: Say) -> None:
+    """Raises ConfigError for data without a training signal, and reports the share of data without one."""
     try:
         check(lesson.loss, loader, say)
     except ValueError as error:
         raise ConfigError([str(error) if lesson.name == "all" else f"datasets.{lesson.name}: {error}"]) from error
-    return Material(lesson=lesson, table=table, loader=loader)
+
+
+def _streamed(experiment: Experiment, inputs: Inputs, lesson: Lesson, dataset: Evaluable, say: Say) -> Material:
+    """The training data of a lesson whose dataset is streamed: the first window of it, so far."""
+    if issubclass(lesson.dataloader.load(), UnpairedPreferenceDataLoader):
+        name = type(lesson.loss).__name__
+        raise ConfigError([f"datasets.{dataset.name}.streaming=true: {name} must count all its completions; set false"])
+    run = xxhash.xxh3_64_hexdigest(str(experiment.run_dir.resolve()).encode())
+    folder = experiment.cache_dir / "streams" / run  # Another run may read the same stream, and is elsewhere in it.
+
+    def opened(window: Window) -> DataLoader | None:
+        table = open_table(folder, [window], inputs.pieces(), _silent)
+        left_out = _equal_pairs(inputs, lesson, table, _silent)
+        sizes = {"batch_size": experiment.settings.batch_size, "seed": experiment.seed}
+        try:
+            made: DataLoader = lesson.dataloader.make(table=table, left_out=left_out, **sizes)
+        except ConfigError as error:
+            if "no usable example" in str(error):
+                return None
+            raise
+        return made
+
+    updates = experiment.settings.max_steps or 1
+    loader = StreamLoader(dataset, dataset.window, updates, experiment.seed, opened)
+    say(
+        f"data {dataset.name} is streamed: drawn in windows of {dataset.window:,} examples; order, equal texts and known "
+        "positives reach as far as a window. What is reported here is the first one"
+    )
+    _check_teaches(lesson, loader.current, say)
+    return Material(lesson=lesson, table=loader.table, loader=loader)
+
+
+def _silent(line: str) -> None:
+    """Ignores a line about one window of many."""
 
 
 def held_out_material(experiment: Experiment, inputs: Inputs, lesson: Lesson, say: Say) -> Material:

@@ -30,7 +30,7 @@ def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
     rate = experiment.optimizer.arguments.get("lr")
     optimizer = experiment.optimizer.target.rpartition(".")[2]
     yield (
-        f"data {names}: {trainer.loader.num_items:,} items an epoch, trainer.batch_size={settings.batch_size}, "
+        f"data {names}: {trainer.loader.described}, trainer.batch_size={settings.batch_size}, "
         f"{trainer.total_steps:,} update{'s' if trainer.total_steps != 1 else ''} in all · {optimizer}, learning rate "
         f"{rate}, {experiment.schedule.kind}"
     )
