@@ -92,7 +92,6 @@ def sentence_transformers_update(
     return _training(model, rows, batch_size, loss_of)
 
 
-<<<<<<< HEAD
 def sparse_encoder_update(
     *,
     folder: str,
@@ -125,7 +124,10 @@ def sparse_encoder_update(
         columns = [[row.query for row in chunk], *map(list, zip(*(row.candidates for row in chunk), strict=True))]
         parts: list[Tensor] = list(loss([model.preprocess(texts) for texts in columns]).values())
         return sum(parts[1:], parts[0])
-=======
+
+    return _training(model, rows, batch_size, loss_of)
+
+
 def multi_vector_update(*, folder: str, rows: Sequence[Row], batch_size: int, mini_batch: int | None = None) -> Update:
     """A step of sentence-transformers' MultiVectorEncoder with MultiVectorMultipleNegativesRankingLoss, or its cached
     form if `mini_batch` is given; as `sentence_transformers_update`."""
@@ -148,7 +150,6 @@ def multi_vector_update(*, folder: str, rows: Sequence[Row], batch_size: int, mi
             {**model.preprocess(texts, task=task), "task": task} for texts, task in zip(columns, tasks, strict=True)
         ]
         return loss(features, None)
->>>>>>> main
 
     return _training(model, rows, batch_size, loss_of)
 

@@ -16,11 +16,7 @@ import psutil
 import pytest
 from torch.testing import assert_close
 
-<<<<<<< HEAD
-from tests.recipes import SPARSE, SPARSE_CONTRASTIVE
-=======
-from tests.recipes import LATE
->>>>>>> main
+from tests.recipes import LATE, SPARSE, SPARSE_CONTRASTIVE
 from tests.runs import CONTRASTIVE, RANKPO, curve, final_weights, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,18 +58,15 @@ RECIPES = {
     "one query": (*CONTRASTIVE, *EVALUATED, *ONE_QUERY),
     "rankpo": (*RANKPO, *EVALUATED, *PAIRS, "trainer.max_tokens=200"),
     "rankpo, LoRA": (*RANKPO, *EVALUATED, "model.use_peft=true", "loss.reference_free=false"),
-<<<<<<< HEAD
     "sparse": (*SPARSE_CONTRASTIVE, *EVALUATED, *CORPUS, "trainer.max_tokens=300"),
     "sparse, static queries": (*SPARSE_CONTRASTIVE, *EVALUATED, "model.query_encoder=static"),
     "sparse, LoRA": (*SPARSE_PAIRS, *EVALUATED, "model.use_peft=true", "loss.reference_free=false"),
-=======
     "late interaction": (*LATE, "loss=contrastive", *IN_BATCH, *EVALUATED, *CORPUS, "trainer.max_tokens=100000"),
     "late interaction, cache": (*LATE, "loss=contrastive", *IN_BATCH, *EVALUATED, "trainer.max_tokens=200"),
     "late interaction, LoRA": (
         *(*LATE, "loss=rankpo", "datasets=[toy_pairs]", *EVALUATED, *PAIRS),
         *("model.use_peft=true", "loss.reference_free=false"),
     ),
->>>>>>> main
     "reranker": (*RERANKER, "loss=softmax", *PAIRS),
     "listwise reranker": (*LISTWISE, "loss=listwise_combined", "trainer.max_tokens=200", *LISTS),
     "sft": (*CHAT, "loss=sft", *ANSWERS),

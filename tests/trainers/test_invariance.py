@@ -119,11 +119,8 @@ IN_CI = {
     "replay": (),
     "bco": (),
     "lambdarank": CORPUS,
-<<<<<<< HEAD
     "m3": CORPUS,
-=======
     "late interaction": CORPUS,
->>>>>>> main
     "sparse": CORPUS,
     "sparse, static queries": CORPUS,
     "sparse, pairs": (),
