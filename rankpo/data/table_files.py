@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import xxhash
 
 from rankpo.data.dataset import CollectsBadRecords, Dataset, Pieces, ReportsPasses
+from rankpo.data.digest_table import DigestTable, digest_array
 from rankpo.data.readers.fields import BadRecord
 from rankpo.data.relevance import UNKNOWN, completed
 from rankpo.storage.folders import written_whole
@@ -21,6 +22,8 @@ from rankpo.types import Example
 
 FORMAT_VERSION = 8
 TEXTS_PER_CALL = 2048  # enough to keep the tokenizer's threads busy, little enough to hold in memory
+TEXTS_AT_ONCE = 1 << 15  # that wait to be looked up among all others
+BYTES_AT_ONCE = 1 << 23
 BYTES_PER_CALL = 1 << 20  # a tokenizer needs 100 to 400 bytes of memory for each byte of text
 
 
@@ -49,20 +52,22 @@ class Builder:
     def __init__(self, pieces: Pieces, file: IO[bytes]) -> None:
         self.pieces = pieces
         self.file = file
-        self.rows: dict[bytes, int] = {}  # numbers of texts, in the order in which they come
-        self.row_of_text = array("q")  # texts of equal tokens are one row
-        self.by_tokens: dict[bytes, int] = {}
-        self.waiting: list[str] = []
+        self.rows = DigestTable()  # of texts
+        self.by_tokens = DigestTable()  # texts of equal tokens are one row
+        self.num_rows = 0
+        self.waiting: dict[bytes, str] = {}  # distinct texts of the occurrences below, by digest
         self.waiting_bytes = 0
-        self.token_counts: list[np.ndarray] = []
+        self.occurrences: list[bytes] = []  # digests of each example's query and candidates, in order
+        # arrays of machine numbers: lists of Python's take four times the memory, for millions of examples
+        self.found = array("i")  # rows of the occurrences that are tokenised
+        self.token_counts = array("i")
         self.names: list[str] = []
         self.has_grades = False
-        # arrays of machine numbers: lists of Python's take four times the memory, for millions of examples
-        self.query, self.counts, self.candidates = array("q"), array("q"), array("q")
+        self.counts = array("i")
         self.relevance, self.grades, self.teacher, self.confidence = (array("f") for _ in range(4))
         self.stated, self.dataset = array("b"), array("h")
         self.own_negatives, self.max_negatives = array("b"), array("h")
-        self.ids: list[bytes] = []
+        self.ids, self.id_lengths, self.example_keys = bytearray(), array("i"), array("Q")
 
     def add(self, number: int, dataset: Dataset) -> None:
         self.names.append(dataset.name)
@@ -72,8 +77,8 @@ class Builder:
             except BadRecord as error:
                 _refuse(dataset, example, error)
                 continue
-            self.query.append(self._row(query))
-            self.candidates.extend(self._row(text) for text in candidates)
+            for text in (query, *candidates):
+                self._wait(text)
             self.counts.append(len(example.candidates))
             self.relevance.extend(example.relevance)
             self.grades.extend(example.relevance if example.grades is None else example.grades)
@@ -84,35 +89,54 @@ class Builder:
             self.dataset.append(number)
             self.own_negatives.append(example.own_negatives)
             self.max_negatives.append(-1 if example.max_negatives is None else example.max_negatives)
-            self.ids.append(example.id.encode())
+            name = example.id.encode()
+            self.ids += name
+            self.id_lengths.append(len(name))
+            self.example_keys.append(xxhash.xxh3_64_intdigest(name))
+            if self.waiting_bytes > BYTES_AT_ONCE or len(self.occurrences) > TEXTS_AT_ONCE:
+                self._flush()
 
-    def _row(self, text: str) -> int:
+    def _wait(self, text: str) -> None:
         encoded = text.encode()
         digest = xxhash.xxh3_128_digest(encoded)
-        row = self.rows.get(digest)
-        if row is None:
-            row = self.rows[digest] = len(self.rows)
-            if self.waiting_bytes + len(encoded) > BYTES_PER_CALL or len(self.waiting) >= TEXTS_PER_CALL:
-                self._flush()
-            self.waiting.append(text)
+        self.occurrences.append(digest)
+        if digest not in self.waiting:
+            self.waiting[digest] = text
             self.waiting_bytes += len(encoded)
-        return row
 
     def _flush(self) -> None:
-        if not self.waiting:
-            return
-        fresh = []
-        for ids in self.pieces.tokenize(self.waiting):
-            tokens = np.asarray(ids, dtype="<i4")
-            count = len(self.by_tokens)
-            row = self.by_tokens.setdefault(xxhash.xxh3_128_digest(tokens.tobytes()), count)
-            self.row_of_text.append(row)
-            if row == count:
-                fresh.append(tokens)
-        self.token_counts.append(np.array([len(tokens) for tokens in fresh], dtype=np.int64))
-        np.concatenate([*fresh, np.zeros(0, dtype="<i4")]).tofile(self.file)
+        """Gives every waiting text its row."""
+        digests = list(self.waiting)
+        keys = digest_array(digests)
+        rows = self.rows.find(keys)
+        new = np.flatnonzero(rows < 0)
+        rows[new] = self._tokenised([self.waiting[digests[number]] for number in new])
+        self.rows.add(keys[new], rows[new])
+        row_of = dict(zip(digests, rows.tolist(), strict=True))
+        self.found.extend(row_of[digest] for digest in self.occurrences)
         self.waiting.clear()
+        self.occurrences.clear()
         self.waiting_bytes = 0
+
+    def _tokenised(self, texts: Sequence[str]) -> list[int]:
+        """Rows of new texts, whose tokens are written unless another text has the same."""
+        rows: list[int] = []
+        for call in _calls(texts):
+            tokens = [np.asarray(ids, dtype="<i4") for ids in self.pieces.tokenize(call)]
+            digests = [xxhash.xxh3_128_digest(ids.tobytes()) for ids in tokens]
+            known = self.by_tokens.find(digest_array(digests)).tolist()
+            row_of: dict[bytes, int] = {}
+            fresh: list[np.ndarray] = []
+            for digest, ids, row in zip(digests, tokens, known, strict=True):
+                if row < 0 and digest not in row_of:
+                    row_of[digest] = self.num_rows + len(fresh)
+                    fresh.append(ids)
+                rows.append(row if row >= 0 else row_of[digest])
+            self.by_tokens.add(digest_array(list(row_of)), np.array(list(row_of.values())))
+            self.num_rows += len(fresh)
+            self.token_counts.extend(map(len, fresh))
+            np.concatenate([*fresh, np.zeros(0, dtype="<i4")]).tofile(self.file)
+        return rows
 
     def finish(self, folder: Path, reports: Mapping[str, Mapping[str, object]]) -> None:
         """Writes the arrays. reports: what each dataset met while it was read (`records.PassReport`), by name."""
@@ -137,28 +161,29 @@ class Builder:
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """The arrays of `ExampleTable`, by the names of their files."""
-        relevance = np.array(self.relevance, dtype=np.float32)
-        owners = np.repeat(np.array(self.dataset, dtype=np.int16), np.array(self.counts, dtype=np.int64))
-        stated = np.array(self.stated, dtype=np.int8)
-        rows = np.array(self.row_of_text, dtype=np.int64)
+        relevance, counts = _view(self.relevance, np.float32), np.array(self.counts, dtype=np.int64)
+        owners = np.repeat(_view(self.dataset, np.int16), counts)
+        rows = _view(self.found, np.int32)
+        is_query = np.zeros(len(rows), dtype=bool)
+        is_query[_offsets(counts + 1)[:-1]] = True
         arrays = {
-            "token_offsets": _offsets(np.concatenate(self.token_counts) if self.token_counts else np.zeros(0, int)),
-            "query": rows[np.array(self.query, dtype=np.int64)],
-            "offsets": _offsets(np.array(self.counts, dtype=np.int64)),
-            "candidates": rows[np.array(self.candidates, dtype=np.int64)],
+            "token_offsets": _offsets(_view(self.token_counts, np.int32)),
+            "query": rows[is_query].astype(np.int64),
+            "offsets": _offsets(counts),
+            "candidates": rows[~is_query].astype(np.int64),
             "relevance": relevance,
-            "stated": completed(stated, relevance, owners),
-            "teacher": np.array(self.teacher, dtype=np.float32),
-            "confidence": np.array(self.confidence, dtype=np.float32),
-            "dataset": np.array(self.dataset, dtype=np.int16),
-            "own_negatives": np.array(self.own_negatives, dtype=bool),
-            "max_negatives": np.array(self.max_negatives, dtype=np.int16),
-            "example_keys": np.array([xxhash.xxh3_64_intdigest(name) for name in self.ids], dtype=np.uint64),
-            "id_offsets": _offsets(np.array([len(name) for name in self.ids], dtype=np.int64)),
-            "ids": np.frombuffer(b"".join(self.ids), dtype=np.uint8),
+            "stated": completed(_view(self.stated, np.int8), relevance, owners),
+            "teacher": _view(self.teacher, np.float32),
+            "confidence": _view(self.confidence, np.float32),
+            "dataset": _view(self.dataset, np.int16),
+            "own_negatives": _view(self.own_negatives, np.bool_),
+            "max_negatives": _view(self.max_negatives, np.int16),
+            "example_keys": _view(self.example_keys, np.uint64),
+            "id_offsets": _offsets(_view(self.id_lengths, np.int32)),
+            "ids": np.frombuffer(self.ids, dtype=np.uint8),
         }
         if self.has_grades:
-            arrays["grades"] = np.array(self.grades, dtype=np.float32)
+            arrays["grades"] = _view(self.grades, np.float32)
         return arrays
 
 
@@ -167,6 +192,24 @@ def _refuse(dataset: Dataset, example: Example, error: BadRecord) -> None:
     if not isinstance(dataset, CollectsBadRecords):
         raise BadRecord(f"datasets.{dataset.name}: {example.source or example.id}: {error}") from error
     dataset.note(example.source, error)
+
+
+def _calls(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in parts that one call of the tokenizer takes; a text larger than a part has one of its own."""
+    start = size = 0
+    for number, text in enumerate(texts):
+        length = len(text.encode())
+        if number > start and (number - start >= TEXTS_PER_CALL or size + length > BYTES_PER_CALL):
+            yield texts[start:number]
+            start, size = number, 0
+        size += length
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _view(values: array[Any], dtype: type[np.generic]) -> np.ndarray:
+    """The numbers of an array without a copy."""
+    return np.frombuffer(values, dtype=dtype) if len(values) else np.zeros(0, dtype)
 
 
 def _offsets(counts: np.ndarray) -> np.ndarray:

@@ -58,6 +58,9 @@ class RankingModel(Shardable):
     kind: ClassVar[str]
     sparsity: Sparsity | None = None  # Regularisation of a model with sparse vectors, which the trainers add.
     precision: str = "fp32"  # Precision of forward passes, set by the task; the key of stored vectors includes it.
+    part_tokens: int | None = (
+        None  # Tokens for which one forward pass keeps activations, where a kind can compute again.
+    )
     inputs: Inputs
     settings: Settings
     tokenizer: PreTrainedTokenizerBase

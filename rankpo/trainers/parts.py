@@ -74,6 +74,8 @@ class Parts:
             self.reference.autocast = self.accelerator.autocast
         self.strategy: Strategy = self._strategy() if self.within is None else self.within.strategy
         self.model: nn.Module = self.strategy.wrapped
+        if not self.strategy.sharded:  # Gathered parameters are gone when the backward pass computes again.
+            self.policy.part_tokens = self.settings.max_tokens
         self.optimizer = self.strategy.optimizer
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.total_steps = self.settings.total_steps(self.loader.updates_per_epoch)

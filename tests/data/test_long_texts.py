@@ -3,10 +3,19 @@
 import random
 import subprocess
 import sys
+from functools import partial
 
+import numpy as np
 import pytest
 
-from rankpo.data.text.long_texts import MARGIN, leading_ids, token_bound
+from rankpo.data.text import long_texts
+from rankpo.data.text.long_texts import MARGIN, leading_ids, token_bound, trailing_tokens
+from rankpo.models.causal_lm.inputs import CompletionInputs
+from rankpo.models.causal_lm.settings import CausalSettings
+from rankpo.models.listwise.inputs import PASSAGE, QUERY, ListwiseInputs
+from rankpo.models.listwise.settings import ListwiseSettings
+from rankpo.models.reranker.inputs import RerankerInputs
+from rankpo.models.reranker.settings import RerankerSettings
 from tests import tokenizers
 
 ALPHABETS = {
@@ -54,6 +63,91 @@ def test_a_long_text_is_not_tokenised_whole(make, monkeypatch):
     (ids,) = leading_ids(tokenizer, ["how deep do moles dig? " * 50_000], 2 * MARGIN, False)
     assert len(ids) == 2 * MARGIN
     assert seen and max(seen) <= 16 * 2 * MARGIN
+
+
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+@pytest.mark.parametrize("make", FAMILIES)
+def test_the_end_has_the_ids_of_the_whole_text(make, alphabet):
+    tokenizer = make()
+    for seed in range(4):
+        text = random_text(seed, alphabet) + random_text(seed + 1, "words")
+        for bound in (16, 100):
+            found = trailing_tokens(tokenizer, text, bound)
+            assert found.ids == whole(tokenizer, text, False)[-bound:]
+            offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            assert found.starts == [start for start, _ in offsets[-bound:]]
+
+
+# every kind reads long texts as it would read them whole
+
+
+def reranker(tokenizer):
+    inputs = RerankerInputs(tokenizer, RerankerSettings(max_length=80))
+    return lambda texts: inputs.sequences_of([(texts[0], texts[1]), (texts[1], texts[2])])
+
+
+def listwise(tokenizer):
+    template = {"introduction": "{num}: {query}\n", "passage": "{identifier} {text}\n", "instruction": "{example}."}
+    settings = ListwiseSettings(template=template, max_length=1200, window=2, stride=1, max_passage_tokens=40)
+    inputs = ListwiseInputs(tokenizer, settings)
+
+    def read(texts):
+        rows = inputs.tokenize([QUERY + texts[0], *(PASSAGE + text for text in texts[1:])])
+        return inputs.prompt(np.array(rows[0]), [np.array(row) for row in rows[1:]])
+
+    return read
+
+
+def causal(tokenizer, turns=False):
+    inputs = CompletionInputs(tokenizer, CausalSettings(max_length=160, max_prompt_length=90))
+
+    def read(texts):
+        prompts = [(("system", texts[0]), ("user", texts[1])) if turns else texts[1], texts[2]]
+        return inputs.sequences_of([*prompts, ""], [texts[0], texts[2], texts[1]])
+
+    return read
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+@pytest.mark.parametrize("kind", [reranker, listwise, causal, partial(causal, turns=True)],
+                         ids=["reranker", "listwise", "causal", "conversation"])  # fmt: skip
+def test_every_kind_reads_long_texts_as_if_whole(kind, make, monkeypatch):
+    tokenizer = make()
+    if tokenizer.eos_token is None and kind is not reranker:
+        pytest.skip("a causal language model needs an end token")
+    for seed in range(6):
+        texts = [random_text(3 * seed + n, "words") + f" [{n}] " + random_text(n, "words") for n in range(3)]
+        texts = [text.replace("\r\n", " ") for text in texts]
+        monkeypatch.setattr(long_texts, "SMALLEST_BOUND", 1 << 20)
+        expected = kind(tokenizer)(texts)
+        monkeypatch.setattr(long_texts, "SMALLEST_BOUND", 16)
+        monkeypatch.setattr(long_texts, "CHARACTERS_PER_TOKEN", 2)
+        found = kind(tokenizer)(texts)
+        for one, other in zip(values(expected), values(found), strict=True):
+            assert one == other
+
+
+@pytest.mark.parametrize("kind", [reranker, listwise, causal, partial(causal, turns=True)],
+                         ids=["reranker", "listwise", "causal", "conversation"])  # fmt: skip
+def test_no_kind_tokenises_a_long_text_whole(kind, monkeypatch):
+    tokenizer, seen = tokenizers.qwen(), []
+    read = kind(tokenizer)
+    owner, encode = type(tokenizer), type(tokenizer).__call__
+
+    def counting(self, text, **options):
+        seen.append(sum(map(len, [text] if isinstance(text, str) else text)))
+        return encode(self, text, **options)
+
+    monkeypatch.setattr(owner, "__call__", counting)
+    read([f"how deep do moles dig? {letter} " * 40_000 for letter in "abc"])
+    assert seen and max(seen) < 200_000 < 40_000 * 24
+
+
+def values(read):
+    """What inputs have made of texts, as lists."""
+    if isinstance(read, np.ndarray):
+        return [read.tolist()]
+    return [part.tolist() for part in (read.input_ids, read.lengths, read.labels) if part is not None]
 
 
 def test_usual_maximum_lengths_share_a_bound():

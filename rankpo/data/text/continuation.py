@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rankpo.data.text.long_texts import CHARACTERS_PER_TOKEN, leading_ids, leading_tokens, trailing_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,11 +20,14 @@ class Continuation:
 
     Some tokenizers (Llama 2, Mistral) put a blank in front of every text, so that a completion tokenised on its own
     would decode with a blank that its text does not have. There, texts are tokenised behind a short context whose
-    tokens are taken off again.
+    tokens are taken off again. bound: tokens of a long text that are kept, from its beginning.
+    num_first: tokens that `ends` keeps of it besides the last `bound`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer: Any = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, bound: int, num_first: int = 1) -> None:
+        self.tokenizer = tokenizer
+        self.bound = bound
+        self.num_first = num_first
         self._bases = {context: self.whole([context])[0] for context in CONTEXTS}
         behind = self._behind(list(PROBES), CONTEXTS[0])
         self.changes_starts = any(ids != alone for ids, alone in zip(behind, self.whole(PROBES), strict=True))
@@ -41,13 +46,17 @@ class Continuation:
 
     def whole(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns token ids of texts without a preceding context."""
-        if not texts:
-            return []
-        # verbose: no warning for texts longer than the model, which are cut later
-        encoded = self.tokenizer(
-            list(texts), add_special_tokens=False, truncation=False, return_attention_mask=False, verbose=False
-        )
-        return encoded["input_ids"]
+        return leading_ids(self.tokenizer, texts, self.bound, split_special=False)
+
+    def ends(self, texts: Sequence[str]) -> list[list[int]]:
+        """`whole` for texts that are cut at their beginning: of a long one the first tokens and the last."""
+        long = {n for n, text in enumerate(texts) if len(text) > CHARACTERS_PER_TOKEN * self.bound}
+        rest = iter(self.whole([text for n, text in enumerate(texts) if n not in long]))
+        return [self._ends_of(text) if n in long else next(rest) for n, text in enumerate(texts)]
+
+    def _ends_of(self, text: str) -> list[int]:
+        first = leading_tokens(self.tokenizer, text, self.bound).ids[: self.num_first]
+        return [*first, *trailing_tokens(self.tokenizer, text, self.bound).ids]
 
     def _behind(self, texts: Sequence[str], context: str) -> list[list[int] | None]:
         """Ids of texts behind a context; None where a token covers the border."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rankpo.data.text.long_texts import leading_tokens, token_bound, trailing_tokens
 from rankpo.types import Turn
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def cut_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], budget:
 
     A system's turn keeps its beginning, any other its end.
     """
-    starts = [_token_starts(tokenizer, content) for _, content in turns]
+    starts = [_token_starts(tokenizer, content, budget, at_end=name != "system") for name, content in turns]
     kept, _ = fit(np.array([len(places) for places in starts]), budget, budget)
     return tuple(
         (name, _part(content, places, count, at_end=name != "system"))
@@ -48,12 +49,15 @@ def cut_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], budget:
     )
 
 
-def _token_starts(tokenizer: Any, content: str) -> list[int]:
-    """The character at which each token begins. Without a fast tokenizer, characters stand for tokens."""
+def _token_starts(tokenizer: PreTrainedTokenizerBase, content: str, budget: int, *, at_end: bool) -> list[int]:
+    """The characters at which tokens begin, of a long text only those that a cut to `budget` tokens may keep.
+
+    Without a fast tokenizer, characters stand for tokens.
+    """
     if not tokenizer.is_fast:
         return list(range(len(content)))
-    encoded = tokenizer(content, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return [start for start, _ in encoded["offset_mapping"]]
+    tokens_of = trailing_tokens if at_end else leading_tokens
+    return tokens_of(tokenizer, content, token_bound(budget + 1)).starts
 
 
 def _part(content: str, starts: Sequence[int], count: int, *, at_end: bool) -> str:

@@ -1,16 +1,30 @@
-"""Token ids of the beginnings of long texts, equal to those of the whole texts, without tokenising the rest."""
+"""Token ids of the beginnings and ends of long texts, equal to those of the whole texts, without tokenising the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SMALLEST_BOUND = 8192  # tokens; equal for all usual maximum lengths, so that runs that differ in them share a store
-CHARACTERS_PER_TOKEN = 4  # of the first prefix; English text has 4 to 5, and a prefix that is too short is doubled
-MARGIN = 256  # characters at the end of a prefix that are never used: a special token may be cut there
+CHARACTERS_PER_TOKEN = 4  # of the first part; English text has 4 to 5, and a part that is too short is doubled
+MARGIN = 256  # characters at the cut end of a part that are never used: a special token may be cut there
+ROOM_FOR_ENDS = 64  # tokens that are taken off a text: its first token, a context in front
+# Between a letter or digit and the blank behind it every pre-tokenizer ends a word, whatever stands before.
+BORDER = re.compile(r"[^\W_](?= )")
+
+Prepare = Callable[[int, str], str]  # The number of a text and a part of it -> what is tokenised in its place.
+
+
+class Tokens(NamedTuple):
+    """Ids, and the character of the text at which each token begins."""
+
+    ids: list[int]
+    starts: list[int]
 
 
 def token_bound(max_length: int) -> int:
@@ -19,38 +33,89 @@ def token_bound(max_length: int) -> int:
 
 
 def leading_ids(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], bound: int, split_special: bool
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    bound: int,
+    split_special: bool,
+    prepare: Prepare = lambda _, text: text,
 ) -> list[list[int]]:
     """Returns the token ids of each text, without special tokens around it; of a long text the first `bound` ids.
 
     bound: tokens. A text of at most `CHARACTERS_PER_TOKEN * bound` characters keeps all of its tokens.
-    split_special: whether a special token's name inside a text is plain text.
+    split_special: whether a special token's name inside a text is plain text. prepare: rewrites a text, and the
+    beginning of a text, cut at white space, into the beginning of the whole's form.
     """
-    options: dict[str, object] = {"add_special_tokens": False, "truncation": False, "verbose": False}
-    if split_special:
-        options["split_special_tokens"] = True
-    first = CHARACTERS_PER_TOKEN * bound
-    long = {n for n, text in enumerate(texts) if len(text) > first} if tokenizer.is_fast else set()
-    short = [text for n, text in enumerate(texts) if n not in long]
+    options = _options(split_special)
+    long = {n for n, text in enumerate(texts) if _is_long(tokenizer, text, bound)}
+    short = [prepare(n, text) for n, text in enumerate(texts) if n not in long]
     encoded: Any = tokenizer(short, return_attention_mask=False, **options)["input_ids"] if short else []
     rest = iter(encoded)
-    return [_leading(tokenizer, text, bound, options) if n in long else next(rest) for n, text in enumerate(texts)]
+    return [
+        _leading(tokenizer, text, bound, options, partial(prepare, n)).ids if n in long else next(rest)
+        for n, text in enumerate(texts)
+    ]
 
 
-def _leading(tokenizer: PreTrainedTokenizerBase, text: str, bound: int, options: dict[str, object]) -> list[int]:
-    """Returns the first `bound` ids of a text from the shortest prefix, doubled each time, that decides them."""
+def leading_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bound: int) -> Tokens:
+    """Returns the first `bound` tokens of a long text, all of another; special tokens in it are special."""
+    if not _is_long(tokenizer, text, bound):
+        return _all(tokenizer, text, _options(False))
+    return _leading(tokenizer, text, bound, _options(False), lambda part: part)
+
+
+def trailing_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bound: int) -> Tokens:
+    """Returns the last `bound` tokens of a long text, all of another; special tokens in it are special."""
+    options = _options(False)
+    if _is_long(tokenizer, text, bound):
+        for size in _sizes(text, bound):
+            begins = BORDER.search(text, len(text) - size, len(text) - MARGIN)
+            ids, starts = _without_first_word(tokenizer, text[begins.end() :], options) if begins else ([], [])
+            if begins and len(ids) >= bound:
+                return Tokens(ids[-bound:], [begins.end() + start for start in starts[-bound:]])
+    ids, starts = _all(tokenizer, text, options)
+    return Tokens(ids[-bound:], starts[-bound:])
+
+
+def _options(split_special: bool) -> dict[str, object]:
+    options: dict[str, object] = {"add_special_tokens": False, "truncation": False, "verbose": False}
+    return {**options, "split_special_tokens": True} if split_special else options
+
+
+def _is_long(tokenizer: PreTrainedTokenizerBase, text: str, bound: int) -> bool:
+    return len(text) > CHARACTERS_PER_TOKEN * bound and tokenizer.is_fast
+
+
+def _sizes(text: str, bound: int) -> Iterator[int]:
+    """Sizes of parts of a text in characters, each twice the one before."""
     size = CHARACTERS_PER_TOKEN * bound
     while size < len(text):
-        ids = _decided(tokenizer, text[:size], options)
-        if len(ids) >= bound:
-            return ids[:bound]
+        yield size
         size *= 2
-    ids = tokenizer(text, return_attention_mask=False, **options)["input_ids"]
-    return list(ids[:bound])
 
 
-def _decided(tokenizer: PreTrainedTokenizerBase, prefix: str, options: dict[str, object]) -> list[int]:
-    """Returns the ids of a prefix that no text behind it can change.
+def _leading(
+    tokenizer: PreTrainedTokenizerBase, text: str, bound: int, options: dict[str, object], prepare: Callable[[str], str]
+) -> Tokens:
+    """Returns the first `bound` tokens of a text from the shortest prefix, doubled each time, that decides them."""
+    for size in _sizes(text, bound):
+        blank = max(text.rfind(letter, size // 2, size) for letter in " \n")
+        ids, starts = _decided(tokenizer, prepare(text[: blank if blank > 0 else size]), options)
+        if len(ids) >= bound:
+            return Tokens(ids[:bound], starts[:bound])
+    ids, starts = _all(tokenizer, prepare(text), options)
+    return Tokens(ids[:bound], starts[:bound])
+
+
+def _all(tokenizer: PreTrainedTokenizerBase, text: str, options: dict[str, object]) -> Tokens:
+    """Every token of a text; without a fast tokenizer, characters stand for the places of tokens."""
+    if not tokenizer.is_fast:
+        return Tokens(tokenizer(text, return_attention_mask=False, **options)["input_ids"], list(range(len(text))))
+    encoding = tokenizer(text, return_attention_mask=False, **options).encodings[0]
+    return Tokens(list(encoding.ids), [start for start, _ in encoding.offsets])
+
+
+def _decided(tokenizer: PreTrainedTokenizerBase, prefix: str, options: dict[str, object]) -> Tokens:
+    """Returns the tokens of a prefix that no text behind it can change.
 
     A tokenizer converts the words of its pre-tokenizer one by one, so a word is decided once another word follows it.
     Without a pre-tokenizer the whole text is one word, and nothing is decided.
@@ -62,4 +127,15 @@ def _decided(tokenizer: PreTrainedTokenizerBase, prefix: str, options: dict[str,
         end -= 1
     while 0 < end < len(words) and words[end - 1] == words[end]:
         end -= 1
-    return list(encoding.ids[:end])
+    return Tokens(list(encoding.ids[:end]), [start for start, _ in offsets[:end]])
+
+
+def _without_first_word(tokenizer: PreTrainedTokenizerBase, suffix: str, options: dict[str, object]) -> Tokens:
+    """Returns the tokens of a suffix, which begins at a border of words, behind its first word.
+
+    The first word of a text may get a blank in front, which it has not inside of one.
+    """
+    encoding = tokenizer(suffix, return_attention_mask=False, **options).encodings[0]
+    words, offsets = encoding.word_ids, encoding.offsets
+    first = next((n for n, place in enumerate(offsets) if place[0] > MARGIN and words[n] != words[n - 1]), len(words))
+    return Tokens(list(encoding.ids[first:]), [start for start, _ in offsets[first:]])

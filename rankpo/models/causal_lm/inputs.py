@@ -19,6 +19,7 @@ from rankpo.data.table import ExampleTable
 from rankpo.data.text.continuation import Continuation
 from rankpo.data.text.conversations import ChatFormat, shortened
 from rankpo.data.text.cutting import cut_turns
+from rankpo.data.text.long_texts import ROOM_FOR_ENDS, token_bound
 from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.models.causal_lm.settings import CausalSettings
 from rankpo.models.inputs import GroupKeys, Inputs, tokenizer_state
@@ -53,12 +54,11 @@ class CompletionInputs(Inputs[Piece]):
     settings: CausalSettings
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: CausalSettings) -> None:
-        self.tokenizer = tokenizer
-        self.settings = settings
+        self.tokenizer, self.settings = tokenizer, settings
         self.chat = ChatFormat.learn(tokenizer, settings.chat_template)
-        self.continuation = Continuation(tokenizer)
-        # a causal model's tokenizer may put a beginning in front; an end is eos's and the chat format's business
+        self.bound = token_bound(settings.max_length + ROOM_FOR_ENDS)
         self.head = SpecialTokens.learn(tokenizer).head
+        self.continuation = Continuation(tokenizer, self.bound, num_first=max(1, len(self.head)))
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.empty = self.head or (first,)  # Empty prompts need a context token.
         self.control = self._control_ids()
@@ -83,8 +83,8 @@ class CompletionInputs(Inputs[Piece]):
         return tuple(sorted({int(last), int(self.tokenizer.eos_token_id)}))
 
     def pieces(self) -> Pieces:
-        state = tokenizer_state(self.tokenizer)
-        parts = [VERSION, state, self.chat.template, self.head, self.empty, self.settings.max_prompt_length]
+        own = [self.head, self.empty, self.settings.max_prompt_length, self.bound]
+        parts = [VERSION, tokenizer_state(self.tokenizer), self.chat.template, *own]
         return Pieces(
             tokenize=self.tokenize,
             query_prefix="",
@@ -119,8 +119,10 @@ class CompletionInputs(Inputs[Piece]):
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of marked texts; prompts already cut to max_prompt_length."""
         rows: list[list[int]] = [[] for _ in texts]
-        for marks, encode in (((COMPLETION,), self.continuation.ids), ((), self.continuation.whole)):
-            numbers = [n for n, text in enumerate(texts) if (text[:2] == COMPLETION) == bool(marks)]
+        encodes = {COMPLETION: self.continuation.ids, PLAIN_PROMPT: self.continuation.ends}
+        chosen = [encodes.get(text[:2], self.continuation.whole) for text in texts]
+        for encode in set(chosen):
+            numbers = [n for n, own in enumerate(chosen) if own == encode]
             encoded = encode([_bare(texts[n]) for n in numbers])
             for number, ids in zip(numbers, encoded, strict=True):
                 rows[number] = self._fit(texts[number], ids)

@@ -155,11 +155,14 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
     if model.prior is not None:
         write_prior(model.prior, folder)
         write_routes(paths[-1], model.prior, settings, model.topic_dim, model.depth)
-    lengths: dict[str, object] = {"max_seq_length": settings.passage_max_length, "do_lower_case": False}
-    if model.read_layers_of:
-        lengths["config_args"] = {"output_hidden_states": True}  # Modules behind the Transformer then find all layers.
-    write_json(folder / "sentence_bert_config.json", lengths)
+    write_json(folder / "sentence_bert_config.json", _transformer_keys(model))
     write_json(folder / "config_sentence_transformers.json", _general(settings, cut))
+
+
+def _transformer_keys(model: EmbeddingModel) -> dict[str, object]:
+    """Keys of the Transformer; modules behind it find the states of all layers where the model reads them."""
+    keys: dict[str, object] = {"max_seq_length": model.settings.passage_max_length, "do_lower_case": False}
+    return {**keys, "config_args": {"output_hidden_states": True}} if model.read_layers_of else keys
 
 
 def _pooling_keys(settings: EmbeddingSettings, width: int) -> dict[str, object]:

@@ -18,7 +18,7 @@ from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable
 from rankpo.data.text.conversations import plain_text
 from rankpo.data.text.cutting import fit
-from rankpo.data.text.tokens import plain_ids
+from rankpo.data.text.long_texts import leading_ids, token_bound
 from rankpo.models.inputs import GroupKeys, Inputs, tokenizer_state
 from rankpo.models.listwise.layout import ListwiseLayout
 from rankpo.models.listwise.settings import ListwiseSettings
@@ -68,7 +68,7 @@ class ListwiseInputs(Inputs[_OneList]):
         state = tokenizer_state(self.tokenizer)
         layout, own = self.layout, self.layout.identifiers
         escaping = [own.scheme, own.open, own.close, self.settings.escape_identifiers]
-        parts = [VERSION, state, layout.query_prefix, layout.text_prefix, escaping]
+        parts = [VERSION, state, layout.query_prefix, layout.text_prefix, escaping, self.bound]
         return Pieces(
             tokenize=self.tokenize,
             query_prefix=QUERY,
@@ -83,16 +83,29 @@ class ListwiseInputs(Inputs[_OneList]):
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of marked texts: white space of the template in front, special tokens as plain letters."""
-        return plain_ids(self.tokenizer, [self._clean(text[:2], text[2:]) for text in texts])
+        escaped: dict[int, int] = {}  # by number: of a long text, in the beginning that is used
 
-    def _clean(self, mark: str, text: str) -> str:
-        words = " ".join(text.split())
+        def clean(number: int, text: str) -> str:
+            words, escaped[number] = self._clean(text[:2], text[2:])
+            return words
+
+        ids = leading_ids(self.tokenizer, texts, self.bound, split_special=True, prepare=clean)
+        self.escaped += sum(escaped.values())
+        return ids
+
+    @property
+    def bound(self) -> int:
+        """Tokens of a long text that the store keeps; no list ever uses more."""
+        return token_bound(self.settings.max_length)
+
+    def _clean(self, mark: str, text: str) -> tuple[str, int]:
+        """A marked text as the template shows it, and how many identifiers in it were escaped."""
+        words, found = " ".join(text.split()), 0
         if mark == QUERY:
-            return self.layout.query_prefix + words
+            return self.layout.query_prefix + words, 0
         if self.settings.escape_identifiers and self.lookalike is not None:
             words, found = self.lookalike.subn(r"(\1)", words)
-            self.escaped += found
-        return self.layout.text_prefix + words
+        return self.layout.text_prefix + words, found
 
     def kept(self, query: int, passages: np.ndarray, name: str = "") -> tuple[int, np.ndarray]:
         """Tokens kept of a query and passages of these lengths. name: of the query, for messages.

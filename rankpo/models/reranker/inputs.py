@@ -15,6 +15,7 @@ from rankpo.data.batch import join
 from rankpo.data.dataset import Pieces
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable
+from rankpo.data.text.long_texts import leading_ids, token_bound
 from rankpo.data.text.tokens import plain_ids
 from rankpo.models.inputs import GroupKeys, Inputs, tokenizer_state
 from rankpo.models.reranker.layout import PairLayout, make_layout
@@ -29,7 +30,10 @@ MAX_OVERLAP = 80  # Maximum overlap of two slices in tokens.
 
 @dataclass(frozen=True)
 class Truncation:
-    """Truncation over a table: pairs with a truncated document or query, lost tokens, longest pair."""
+    """Truncation over a table: pairs with a truncated document or query, lost tokens, longest pair.
+
+    at_least: whether some texts are so long that the table holds their beginnings alone.
+    """
 
     pairs: int
     documents_cut: int
@@ -37,13 +41,15 @@ class Truncation:
     tokens_dropped: int
     longest: int
     first_cut: str | None
+    at_least: bool = False
 
     def summary(self) -> str:
-        text = f"{self.pairs} pairs, the longest {self.longest} tokens: "
+        least = "at least " if self.at_least else ""
+        text = f"{self.pairs} pairs, the longest {least}{self.longest} tokens: "
         if not (self.documents_cut or self.queries_cut):
             return text + "none is cut"
         return text + (
-            f"{self.documents_cut} documents and {self.queries_cut} queries are cut, {self.tokens_dropped} tokens lost; "
+            f"{self.documents_cut} documents and {self.queries_cut} queries are cut, {least}{self.tokens_dropped} tokens lost; "
             f"the first of example {self.first_cut}"
         )
 
@@ -74,7 +80,12 @@ class RerankerInputs(Inputs[tuple[int, int]]):
             )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        return plain_ids(self.tokenizer, texts)
+        return leading_ids(self.tokenizer, texts, self.bound, split_special=True)
+
+    @property
+    def bound(self) -> int:
+        """Tokens of a long text that the store keeps; no pair ever uses more."""
+        return token_bound(self.settings.max_length)
 
     def pieces(self) -> Pieces:
         state = tokenizer_state(self.tokenizer)
@@ -83,7 +94,9 @@ class RerankerInputs(Inputs[tuple[int, int]]):
             tokenize=self.tokenize,
             query_prefix=prefixes[0],
             candidate_prefix=prefixes[1],
-            fingerprint=xxhash.xxh3_128_hexdigest(json.dumps([state, prefixes, "special tokens are text"]).encode()),
+            fingerprint=xxhash.xxh3_128_hexdigest(
+                json.dumps([state, prefixes, "special tokens are text", self.bound]).encode()
+            ),
         )
 
     def cut(self, query: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +153,7 @@ class RerankerInputs(Inputs[tuple[int, int]]):
         """Token sequences of pairs of texts, long documents in slices; and the number of the pair of each sequence."""
         pieces = [
             (query, part, number)
-            for number, (query, document) in enumerate(self._pieces(pairs))
+            for number, (query, document) in enumerate(self._pieces(pairs, whole=True))
             for part in self.slices(query, document)
         ]
         owners = torch.tensor([number for _, _, number in pieces], dtype=torch.int64)
@@ -150,12 +163,16 @@ class RerankerInputs(Inputs[tuple[int, int]]):
         """Token sequences of pairs of texts, in their order, cut at the maximum length."""
         return _joined([self.assemble(query, document) for query, document in self._pieces(pairs)])
 
-    def _pieces(self, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Token ids of each pair's texts with their heads; every distinct text is tokenised once."""
+    def _pieces(self, pairs: Sequence[tuple[str, str]], whole: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Token ids of each pair's texts with their heads; every distinct text is tokenised once.
+
+        whole: also the tokens of long texts that a cut never keeps.
+        """
         queries = {self.layout.query_prefix + query.strip(): None for query, _ in pairs}
         documents = {self.layout.document_prefix + document.strip(): None for _, document in pairs}
         texts = list({**queries, **documents})
-        ids = {text: np.asarray(row, dtype=np.int64) for text, row in zip(texts, self.tokenize(texts), strict=True)}
+        rows = plain_ids(self.tokenizer, texts) if whole else self.tokenize(texts)
+        ids = {text: np.asarray(row, dtype=np.int64) for text, row in zip(texts, rows, strict=True)}
         for query, document in pairs:
             yield ids[self.layout.query_prefix + query.strip()], ids[self.layout.document_prefix + document.strip()]
 
@@ -175,6 +192,7 @@ class RerankerInputs(Inputs[tuple[int, int]]):
             tokens_dropped=int((query - kept[0] + document - kept[1]).sum()),
             longest=int((query + document).max(initial=0)) + self.layout.num_fixed,
             first_cut=table.id(int(example[cut.argmax()])) if cut.any() else None,
+            at_least=bool((table.lengths >= self.bound).any()),
         )
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from rankpo.data.batch import select
-from rankpo.data.loaders.planner import deal
+from rankpo.data.loaders.planner import cut, deal
 from rankpo.data.text.conversations import plain_text
 from rankpo.data.text.tokens import answer_ids
 from rankpo.models.base import RankingModel
@@ -58,6 +59,19 @@ class RerankerModel(RankingModel):
         check_positions(settings.max_length, backbone, self.position_offset)
 
     def forward(self, sequences: Sequences) -> Tensor:
+        """[N] float32 logits. With a gradient and more than `part_tokens` tokens, which only one long list of candidates
+        has, parts are computed one after the other, and again in the backward pass.
+        """
+        limit = self.part_tokens
+        if limit is None or sequences.num_tokens <= limit or not torch.is_grad_enabled():
+            return self._logits(sequences)
+        order = torch.argsort(sequences.lengths, descending=True, stable=True)
+        parts = cut(order.numpy(), sequences.lengths.numpy(), limit)
+        scores = [checkpoint(self._logits, select(sequences, rows), use_reentrant=False) for rows in parts]
+        place = torch.argsort(torch.from_numpy(np.concatenate(parts)))
+        return torch.cat(scores)[place.to(self.device)]
+
+    def _logits(self, sequences: Sequences) -> Tensor:
         rows, scores = [], []
         for chunk, hidden, lengths in self.hidden_states(sequences):
             rows.append(chunk)
