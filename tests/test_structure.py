@@ -190,3 +190,28 @@ def test_the_counts_see_what_they_count():
         "a has 9, more than 5",
         "b keeps the limit now: remove it from the exceptions",
     ]
+
+
+def imported(path: str, tree: ast.Module, modules: frozenset[str]) -> set[str]:
+    """The modules of the package that a module imports anywhere in it, for types too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & modules
+            found |= inside or ({node.module} & modules)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & modules
+    return found - {module_of(path)}
+
+
+def module_of(path: str) -> str:
+    return "rankpo." + path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Also for types and inside functions. Modules that import nothing of the rest are taken away until none is left."""
+    modules = frozenset(map(module_of, trees()))
+    left = {module_of(path): imported(path, tree, modules) for path, tree in trees().items()}
+    while free := {module for module, others in left.items() if not others & left.keys()}:
+        left = {module: others for module, others in left.items() if module not in free}
+    assert sorted(left) == [], "these modules import each other in circles, or import such modules"

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rankpo.losses.matryoshka import Matryoshka
 from rankpo.types import Labels, LossOutput
-
-if TYPE_CHECKING:
-    from rankpo.losses.in_batch import InBatchLoss
 
 # A loss may need:
 #   vectors         one embedding of each text: the loss compares texts of the whole update, or truncates vectors
@@ -82,7 +79,7 @@ class Loss:
         return self
 
     @property
-    def replay_loss(self) -> InBatchLoss | None:
+    def replay_loss(self) -> Loss | None:
         """The loss on `replay_datasets`, which the trainer multiplies by `replay_weight`; None without replay."""
         return None
 
@@ -178,8 +175,3 @@ def require_reference(loss: object, reference: Tensor | None) -> Tensor:
     if reference is None:
         raise ValueError(f"{type(loss).__name__} needs reference scores [B, G], got None")
     return reference
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Converts the tensor to float32; float64 stays, for gradcheck."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()

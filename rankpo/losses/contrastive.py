@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from rankpo.losses.base import (
-    at_least_float32,
     require_choice,
     require_not_negative,
     require_positive,
 )
 from rankpo.losses.in_batch import InBatchLoss
+from rankpo.losses.maths import at_least_float32
 from rankpo.losses.matryoshka import Matryoshka, matryoshka, matryoshka_of
 from rankpo.losses.pool import Pool, build_pool, own_candidates
 from rankpo.losses.vectors import Similarity, as_vectors, inner_products

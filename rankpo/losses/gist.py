@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rankpo.losses.base import at_least_float32, require_choice, require_not_negative, require_positive
+from rankpo.losses.base import require_choice, require_not_negative, require_positive
+from rankpo.losses.maths import at_least_float32
 from rankpo.losses.matryoshka import matryoshka
 from rankpo.losses.nested import NestedInBatchLoss
 from rankpo.losses.pool import Pool, build_pool

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankpo.losses.base import at_least_float32, require_choice, require_not_negative, require_positive
+from rankpo.losses.base import require_choice, require_not_negative, require_positive
 from rankpo.losses.graded_pool import GradedPool, graded_pool
 from rankpo.losses.lists import list_metrics, mean_over, ordered_pairs
-from rankpo.losses.maths import negative_log_sigmoid
+from rankpo.losses.maths import at_least_float32, negative_log_sigmoid
 from rankpo.losses.matryoshka import matryoshka
 from rankpo.losses.nested import NestedInBatchLoss
 from rankpo.losses.vectors import Similarity, as_vectors, inner_products

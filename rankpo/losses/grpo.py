@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from rankpo.losses.base import (
-    at_least_float32,
     require_below,
     require_choice,
     require_not_negative,
     require_positive,
     require_reference,
 )
-from rankpo.losses.maths import LOGPS, logps_from_scores
+from rankpo.losses.maths import LOGPS, at_least_float32, logps_from_scores
 from rankpo.losses.ppo import PolicyTokens, TokenPolicyLoss, clipped_policy_loss, k3, ratio_metrics, scored_tokens
 from rankpo.types import Labels, LossOutput, Term
 

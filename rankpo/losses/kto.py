@@ -8,8 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from rankpo.losses.base import Loss, at_least_float32, require_choice, require_positive, require_reference
-from rankpo.losses.maths import LOGPS, negative_log_sigmoid
+from rankpo.losses.base import Loss, require_choice, require_positive, require_reference
+from rankpo.losses.maths import LOGPS, at_least_float32, negative_log_sigmoid
 from rankpo.types import Labels, LossOutput
 
 BALANCED = (1.0, 4 / 3)  # Advised range of w_D n_D : w_U n_U, https://arxiv.org/abs/2402.01306 section 4.2.

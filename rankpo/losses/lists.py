@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rankpo.losses.base import Loss, at_least_float32, require_choice, require_positive
+from rankpo.losses.base import Loss, require_choice, require_positive
+from rankpo.losses.maths import at_least_float32
 from rankpo.types import Labels, LossOutput
 
 NDCG_DEPTH = 10

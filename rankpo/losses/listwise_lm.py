@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankpo.losses.base import Loss, at_least_float32, require_choice, require_positive
+from rankpo.losses.base import Loss, require_choice, require_positive
 from rankpo.losses.lists import list_metrics, ordered_pairs
+from rankpo.losses.maths import at_least_float32
 from rankpo.types import Labels, LossOutput, Term
 
 

@@ -7,6 +7,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Converts the tensor to float32; float64 stays, for gradcheck."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def negative_log_sigmoid(x: Tensor) -> Tensor:
     """ℓ(x) = -log σ(x) in nats, exact for large |x|."""
     return softplus(-x)

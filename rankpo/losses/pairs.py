@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rankpo.losses.base import at_least_float32, require_below, require_choice, require_reference
-from rankpo.losses.maths import negative_log_sigmoid
+from rankpo.losses.base import require_below, require_choice, require_reference
+from rankpo.losses.maths import at_least_float32, negative_log_sigmoid
 from rankpo.types import Labels
 
 KINDS = ("sigmoid", "hinge")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rankpo.losses.base import at_least_float32
+from rankpo.losses.maths import at_least_float32
 from rankpo.losses.matryoshka import matryoshka
 from rankpo.losses.nested import NestedInBatchLoss
 from rankpo.losses.vectors import Similarity, inner_products, one_each

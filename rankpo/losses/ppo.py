@@ -15,12 +15,12 @@ from torch import Tensor
 
 from rankpo.losses.base import (
     Loss,
-    at_least_float32,
     require_below,
     require_choice,
     require_not_negative,
     require_positive,
 )
+from rankpo.losses.maths import at_least_float32
 from rankpo.losses.risk import reverse_kl
 from rankpo.types import Labels, LossOutput, Term
 

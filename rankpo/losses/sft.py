@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rankpo.losses.base import Loss, at_least_float32
+from rankpo.losses.base import Loss
+from rankpo.losses.maths import at_least_float32
 from rankpo.types import Labels, LossOutput
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rankpo.losses.base import Loss, at_least_float32, require_not_negative, require_positive
-from rankpo.losses.maths import negative_log_sigmoid
+from rankpo.losses.base import Loss, require_not_negative, require_positive
+from rankpo.losses.maths import at_least_float32, negative_log_sigmoid
 from rankpo.losses.pairs import fixed_reference, gap, pair_metrics, pair_scores
 from rankpo.losses.risk import RiskMeasure, kl
 from rankpo.types import Labels, LossOutput

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rankpo.losses.base import at_least_float32, require_choice, require_not_negative
+from rankpo.losses.base import require_choice, require_not_negative
 from rankpo.losses.in_batch import InBatchLoss
+from rankpo.losses.maths import at_least_float32
 from rankpo.losses.vectors import Similarity, inner_products, one_each
 from rankpo.types import Batch, LossOutput, Term, Vectors
 

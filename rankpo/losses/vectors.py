@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rankpo.losses.base import at_least_float32
+from rankpo.losses.maths import at_least_float32
 from rankpo.types import Vectors
 
 Similarity = Callable[[Vectors, Vectors], Tensor]  # Returns scores [q, c] with gradient.

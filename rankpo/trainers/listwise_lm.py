@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rankpo.losses.listwise_lm import ListwiseLMLoss
 from rankpo.models.base import RankingModel
-from rankpo.models.listwise.model import ListwiseModel, ListwiseOutput
+from rankpo.models.listwise.model import ListwiseModel
+from rankpo.models.listwise.ranked import ListwiseOutput
 from rankpo.trainers.listwise import ListwiseTrainer
 from rankpo.types import Batch, LossOutput
 

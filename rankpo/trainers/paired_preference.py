@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.rankpo import RankPOLoss
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.trainers import in_batch
@@ -45,7 +46,7 @@ class PairedPreferenceTrainer(BasicTrainer):
             raise ValueError("loss.replay_weight > 0 needs replay_datasets=[…], such as the data of stage one")
         if weight == 0 and self.replay is not None:
             raise ValueError("replay_datasets are given, but loss.replay_weight is 0; set it to .1 to 1")
-        if replay_loss is not None and self.replay is not None:
+        if isinstance(replay_loss, InBatchLoss) and self.replay is not None:
             self.replay_loss = replay_loss
             in_batch.check_loader(replay_loss, self.replay, "replay_dataloader")
 

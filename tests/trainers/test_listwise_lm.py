@@ -16,7 +16,7 @@ from rankpo.data.text.permutations import Permutation
 from rankpo.losses.listwise_lm import ListwiseLMLoss
 from rankpo.losses.ranknet import RankNetLoss
 from rankpo.losses.reduction import denominators, total
-from rankpo.models.listwise.reranking import RankedList, WindowRecord
+from rankpo.models.listwise.ranked import RankedList, WindowRecord
 from rankpo.runs.logger import MetricsLogger
 from rankpo.tasks.work.rerank_windows import FailedWindowsError, report_windows
 from rankpo.types import Labels

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import xxhash
 
 from rankpo.data.generated.jobs_judge import judge, utility
+from rankpo.data.generated.jobs_people import Post as Post
+from rankpo.data.generated.jobs_people import Profile as Profile
 from rankpo.data.generated.jobs_texts import (
     DEPTH,
     DUTIES,
@@ -40,30 +42,6 @@ LETTERS = {"profiles": "p", "posts": "j"}
 PARTS = ("contrastive", "preferences", "graded", "dev", "test", "preferences_dev", "preferences_test")
 NOW = 2026
 VERSION = 4  # raise it with any change of what is generated
-
-
-@dataclass(frozen=True)
-class Post:
-    """A job post; level is what the rules do not see."""
-
-    id: str
-    text: str
-    field: str
-    region: str
-    level: str
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A candidate; years of experience, year of the last work on it, and depth (0 to 3) are what the rules do not see."""
-
-    id: str
-    text: str
-    field: str
-    region: str
-    years: int
-    last_year: int
-    depth: int
 
 
 T = TypeVar("T", Post, Profile)

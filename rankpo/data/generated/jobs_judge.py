@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rankpo.data.generated.jobs_texts import LEVELS
 
 if TYPE_CHECKING:
-    from rankpo.data.generated.jobs import Post, Profile
+    from rankpo.data.generated.jobs_people import Post, Profile
 
 # weights of the utility, in logits: seniority fit, recency, depth, and a smaller share for the rules' grade
 FIT, RECENCY, DEPTH, RULES = 1.0, 2.0, 3.0, 1.5

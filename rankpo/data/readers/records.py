@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from rankpo.data.readers.examples import example_of, sees_own_negatives_alone
 from rankpo.data.readers.fields import BadRecord, FieldMap, Options, check_id, extract
 from rankpo.data.readers.parsed import Parsed, labelled
 from rankpo.data.readers.passes import MAX_SHOWN, BadRecords, PassReport
-from rankpo.data.readers.record_keys import NO_SETTINGS, OF_PREFERENCES, check_keys
+from rankpo.data.readers.record_keys import NO_SETTINGS, OF_PREFERENCES, RecordKeys
 from rankpo.data.readers.sources import source_of
 from rankpo.data.readers.texts import TextsById, corpus_beside, nemo_corpora
 from rankpo.data.shape import Declares
@@ -41,7 +41,7 @@ VERSION = 2  # raise it with any change of what a record becomes
 
 
 @dataclass(kw_only=True)
-class Records(FieldMap, Declares):
+class Records(FieldMap, RecordKeys, Declares):
     """Records of files or of a hub dataset, in a format of `formats.py`, told apart by their keys unless `format` says.
 
     path: files, folders, globs or addresses; None: `name` is a dataset of the hub or a folder, `alias` what metrics stand
@@ -61,33 +61,8 @@ class Records(FieldMap, Declares):
     Raises FileNotFoundError at construction for a path that is not there.
     """
 
-    name: str
-    path: str | Sequence[str] | None = None
-    hub: str | None = None
-    alias: str | None = None
-    config: str | None = None
-    split: str | None = None
-    revision: str | None = None
-    streaming: bool = False
-    window: int = 10_000
-    format: str = "auto"
-    min_label: float | None = None
-    max_label: float | None = None
-    relevant_from: float | None = None
-    scores_are: str = "relevance"
-    corpus: str | None = None
-    min_confidence: float = 0
-    where: Mapping[str, Sequence[object]] | None = None
-    limit: int | None = None
-    preferences: str | None = None
-    pairs_per_query: int = 6
-    weight: float = 1.0
-    on_bad_record: str = "error"
-    conflicts: str = "merge"
-    quoted_tsv: bool = False
-
     def __post_init__(self) -> None:
-        check_keys(self)
+        self.check()
         if self.path is None and self.hub is None:  # else a copy of a dataset that has taken its names
             self.hub, self.name = self.name, self.alias or self.name.rstrip("/").rpartition("/")[2]
         self._source = source_of(self)

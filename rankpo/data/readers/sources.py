@@ -11,7 +11,7 @@ from rankpo.data.readers.hub_source import HubSource
 from rankpo.data.readers.texts import without_corpora
 
 if TYPE_CHECKING:
-    from rankpo.data.readers.records import Records
+    from rankpo.data.readers.record_keys import RecordKeys
 
 
 class Source(Protocol):
@@ -46,15 +46,15 @@ class FileSource:
         return files.content_fingerprint([*self.files, *corpora])
 
 
-def source_of(records: Records) -> Source:
+def source_of(keys: RecordKeys) -> Source:
     """The source that the keys of records name. Raises FileNotFoundError or ValueError."""
-    if records.path is not None:
-        return FileSource(records.path, records.quoted_tsv)
+    if keys.path is not None:
+        return FileSource(keys.path, keys.quoted_tsv)
     return HubSource(
-        name=str(records.hub),
-        key=f"datasets.{records.name}",
-        config=records.config,
-        split=records.split,
-        revision=records.revision,
-        streaming=records.streaming,
+        name=str(keys.hub),
+        key=f"datasets.{keys.name}",
+        config=keys.config,
+        split=keys.split,
+        revision=keys.revision,
+        streaming=keys.streaming,
     )

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
 from rankpo.errors import ConfigError
-from rankpo.losses.base import at_least_float32
+from rankpo.losses.maths import at_least_float32
 from rankpo.models.engine.maxsim import maxsim, paired_maxsim
 from rankpo.models.engine.positions import usable_positions
 from rankpo.models.late_interaction.inputs import LateInteractionInputs

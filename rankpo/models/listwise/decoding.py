@@ -19,10 +19,10 @@ from rankpo.models.engine.body import body_of
 from rankpo.models.engine.decoding import left_padded, until
 
 if TYPE_CHECKING:
-    from rankpo.models.listwise.model import ListwiseModel
+    from rankpo.models.listwise.ranked import ReadsIdentifiers
 
 
-def first_logits(model: ListwiseModel, prompts: Sequence[np.ndarray]) -> Tensor:
+def first_logits(model: ReadsIdentifiers, prompts: Sequence[np.ndarray]) -> Tensor:
     """[n, window] identifier logits, one pass over each prompt; what all begin with is read once where that is less.
 
     The packed pass reads every token; the shared one reads the common prefix once and pads what follows it.
@@ -41,7 +41,7 @@ def common_prefix(prompts: Sequence[np.ndarray]) -> int:
     return size if equal.all() else int(np.argmin(equal))
 
 
-def _behind_prefix(model: ListwiseModel, prompts: Sequence[np.ndarray], common: int) -> Tensor:
+def _behind_prefix(model: ReadsIdentifiers, prompts: Sequence[np.ndarray], common: int) -> Tensor:
     rest = [prompt[common:] for prompt in prompts]
     lengths = torch.tensor([len(ids) for ids in rest], device=model.device)
     ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(part) for part in rest], batch_first=True)
@@ -60,7 +60,7 @@ def _behind_prefix(model: ListwiseModel, prompts: Sequence[np.ndarray], common: 
     return model.identifier_logits(last)
 
 
-def write(model: ListwiseModel, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]:
+def write(model: ReadsIdentifiers, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]:
     """Greedy continuations of at most `budget` tokens, without the end token.
 
     It ignores the checkpoint's sampling settings, since an unintended temperature of 1 costs points of nDCG.
@@ -74,7 +74,7 @@ def write(model: ListwiseModel, prompts: Sequence[np.ndarray], budget: int) -> l
     return [until(end, row) for row in output[:, ids.shape[1] :].tolist()]
 
 
-def constrained(model: ListwiseModel, prompts: Sequence[np.ndarray], counts: Sequence[int]) -> list[list[int]]:
+def constrained(model: ReadsIdentifiers, prompts: Sequence[np.ndarray], counts: Sequence[int]) -> list[list[int]]:
     """Returns permutations of the identifiers: greedy among the remaining ones, with fixed separators.
 
     counts: passages of each prompt. The last passage needs no choice.

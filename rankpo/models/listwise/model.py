@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from rankpo.models.causal_lm.language_model import LanguageModel, scored_counts,
 from rankpo.models.engine.positions import usable_positions
 from rankpo.models.engine.token_logps import TokenRequest, token_values
 from rankpo.models.listwise.inputs import ListwiseInputs
+from rankpo.models.listwise.ranked import ListwiseOutput, RankedList
 from rankpo.models.listwise.settings import DECODE, ListwiseSettings
 from rankpo.models.ranked import Ranked, record
 from rankpo.types import Batch, Sequences
@@ -22,15 +23,6 @@ from rankpo.types import Batch, Sequences
 if TYPE_CHECKING:
     from rankpo.data.readers.requests import Request
     from rankpo.data.table import ExampleTable
-    from rankpo.models.listwise.reranking import RankedList
-
-
-class ListwiseOutput(NamedTuple):
-    """logits [N, window] float32 of the identifiers at the score position; answer_logps [N] summed log-probabilities
-    of the answers in nats, or None where the sequences hold no answer."""
-
-    logits: Tensor
-    answer_logps: Tensor | None
 
 
 class ListwiseModel(LanguageModel):

@@ -13,57 +13,14 @@ from rankpo.data.loaders.planner import cut, deal
 from rankpo.data.text.permutations import Permutation, parse
 from rankpo.models.listwise import decoding as decoding
 from rankpo.models.listwise.inputs import PASSAGE, QUERY
+from rankpo.models.listwise.ranked import RankedList, WindowRecord
 from rankpo.models.listwise.windows import windows
 from rankpo.runs import processes
 
 if TYPE_CHECKING:
     from rankpo.data.readers.requests import Request
     from rankpo.data.table import ExampleTable
-    from rankpo.models.listwise.model import ListwiseModel
-    from rankpo.models.listwise.vllm import VllmListwiseModel
-
-
-@dataclass(frozen=True)
-class WindowRecord:
-    """One window: places [start, end) of the list as it was then; number of the pass; what became of it.
-
-    response: what the model wrote, or None where nothing was written. scores: logits by place of the window, or None.
-    """
-
-    start: int
-    end: int
-    number: int
-    permutation: Permutation
-    response: str | None = None
-    logits: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class RankedList:
-    """order: numbers of the documents as they were given, best first. scores: in that order, strictly decreasing.
-
-    logits: by document number, of the last window that held it, or None; those of different windows are not
-    comparable, and are the scores only where one window covered the list and no two are equal. held: by document
-    number, the place of that window in `windows`, or None. decode: what was used.
-    """
-
-    order: tuple[int, ...]
-    scores: tuple[float, ...]
-    logits: tuple[float | None, ...]
-    held: tuple[int | None, ...]
-    windows: tuple[WindowRecord, ...]
-    decode: str
-
-    def by_document(self) -> np.ndarray:
-        """[documents] float32 scores in the order in which the documents were given."""
-        values = np.empty(len(self.order), dtype=np.float32)
-        values[list(self.order)] = self.scores
-        return values
-
-    @property
-    def failed(self) -> int:
-        """The number of windows with an unreadable answer, which kept their order."""
-        return sum(record.permutation.status == "failed" for record in self.windows)
+    from rankpo.models.listwise.ranked import ReadsIdentifiers, ReadsWindows
 
 
 @dataclass
@@ -100,7 +57,7 @@ class ListwiseReranker:
 
     def __init__(
         self,
-        model: ListwiseModel | VllmListwiseModel,
+        model: ReadsWindows,
         *,
         on_window_error: str = "raise",
         **changed: Unpack[Ordering],
@@ -219,10 +176,10 @@ class ListwiseReranker:
     def _answers(self, prompts: list[np.ndarray], counts: list[int]) -> list[_Answer]:
         model, layout = self.model, self.model.inputs.layout
         if self.decode == "first_token":
-            rows = decoding.first_logits(cast("ListwiseModel", model), prompts).float().cpu().tolist()
+            rows = decoding.first_logits(cast("ReadsIdentifiers", model), prompts).float().cpu().tolist()
             return [_by_logits(row[:count]) for row, count in zip(rows, counts, strict=True)]
         if self.decode == "constrained":
-            orders = decoding.constrained(cast("ListwiseModel", model), prompts, counts)
+            orders = decoding.constrained(cast("ReadsIdentifiers", model), prompts, counts)
             return [(Permutation(tuple(order), "ok"), layout.identifiers.text(order), None) for order in orders]
         budget = max(layout.reserve(count) for count in counts) + model.settings.reasoning_tokens
         written = model.write(prompts, budget)
@@ -259,7 +216,7 @@ def _by_logits(logits: Sequence[float]) -> _Answer:
 
 
 @torch.inference_mode()
-def slot_scores(model: ListwiseModel, table: ExampleTable) -> np.ndarray:
+def slot_scores(model: ReadsIdentifiers, table: ExampleTable) -> np.ndarray:
     """[slots] float32 scores of every list of the table, on every rank; each list is ranked by one of them.
 
     They order the candidates of one query; between queries they are not comparable.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rankpo.data.readers.requests import Request
     from rankpo.models.listwise.config import ListwiseKind
     from rankpo.models.listwise.inputs import ListwiseInputs
-    from rankpo.models.listwise.reranking import RankedList
+    from rankpo.models.listwise.ranked import RankedList
 
 
 class VllmListwiseModel:

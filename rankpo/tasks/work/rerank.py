@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rankpo.config.experiment import Experiment
     from rankpo.evaluation.metrics import Evaluation
-    from rankpo.models.listwise.reranking import RankedList
+    from rankpo.models.listwise.ranked import RankedList
     from rankpo.models.settings import Settings
     from rankpo.runs.logger import MetricsLogger
     from rankpo.tasks.rerank import Rerank

@@ -12,7 +12,7 @@ from rankpo.storage.atomic import replace_text
 
 if TYPE_CHECKING:
     from rankpo.data.readers.requests import Request
-    from rankpo.models.listwise.reranking import RankedList, WindowRecord
+    from rankpo.models.listwise.ranked import RankedList, WindowRecord
     from rankpo.runs.logger import MetricsLogger
 
 

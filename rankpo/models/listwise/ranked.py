@@ -1,0 +1,101 @@
+"""Ranked lists: the records of windows and of whole lists, and the interfaces of models that rank them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankpo.data.text.permutations import Permutation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rankpo.models.listwise.inputs import ListwiseInputs
+    from rankpo.models.listwise.settings import ListwiseSettings
+    from rankpo.types import Sequences
+
+
+@dataclass(frozen=True)
+class WindowRecord:
+    """One window: places [start, end) of the list as it was then; number of the pass; what became of it.
+
+    response: what the model wrote, or None where nothing was written. scores: logits by place of the window, or None.
+    """
+
+    start: int
+    end: int
+    number: int
+    permutation: Permutation
+    response: str | None = None
+    logits: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """order: numbers of the documents as they were given, best first. scores: in that order, strictly decreasing.
+
+    logits: by document number, of the last window that held it, or None; those of different windows are not
+    comparable, and are the scores only where one window covered the list and no two are equal. held: by document
+    number, the place of that window in `windows`, or None. decode: what was used.
+    """
+
+    order: tuple[int, ...]
+    scores: tuple[float, ...]
+    logits: tuple[float | None, ...]
+    held: tuple[int | None, ...]
+    windows: tuple[WindowRecord, ...]
+    decode: str
+
+    def by_document(self) -> np.ndarray:
+        """[documents] float32 scores in the order in which the documents were given."""
+        values = np.empty(len(self.order), dtype=np.float32)
+        values[list(self.order)] = self.scores
+        return values
+
+    @property
+    def failed(self) -> int:
+        """The number of windows with an unreadable answer, which kept their order."""
+        return sum(record.permutation.status == "failed" for record in self.windows)
+
+
+class ListwiseOutput(NamedTuple):
+    """logits [N, window] float32 of the identifiers at the score position; answer_logps [N] summed log-probabilities
+    of the answers in nats, or None where the sequences hold no answer."""
+
+    logits: Tensor
+    answer_logps: Tensor | None
+
+
+class ReadsWindows(Protocol):
+    """A model that writes the order of a window. decode_modes: the ways in which it can give one. wave_tokens: the
+    tokens of the prompts that it reads at once."""
+
+    inputs: ListwiseInputs
+    settings: ListwiseSettings
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def decode_modes(self) -> tuple[str, ...]: ...
+    @property
+    def wave_tokens(self) -> int: ...
+    def evaluating(self) -> AbstractContextManager[None]: ...
+    def write(self, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]: ...
+
+
+class ReadsIdentifiers(ReadsWindows, Protocol):
+    """A model in this process, which also gives the logits of a window's identifiers."""
+
+    packed: bool
+
+    @property
+    def base(self) -> PreTrainedModel: ...
+    @property
+    def device(self) -> torch.device: ...
+    def __call__(self, sequences: Sequences) -> ListwiseOutput: ...
+    def identifier_logits(self, hidden: Tensor) -> Tensor: ...
