@@ -118,11 +118,7 @@ def _lengths(prepared: Any) -> list[int]:
 
 def _gflop(model: EmbeddingModel | RerankerModel, lengths: Sequence[int]) -> float:
     settings: Any = model.settings
-<<<<<<< HEAD
-    if model.kind in ("sparse", "late_interaction"):
-=======
     if model.kind in ("late_interaction", "sparse"):
->>>>>>> main
         return training_gflop(model.base, lengths, causal=False)
     causal = settings.pooling == "last" if model.kind == "embedding" else settings.head != "encoder"
     return training_gflop(model.base, lengths, causal)
