@@ -23,8 +23,13 @@ from tests.runs import launch, train
 
 DOCS = ROOT / "docs"
 RUN_TINY = ("Needs a GPU", "Needs several GPUs")  # marks of blocks that run here all the same, with tiny models
+FAILS, MESSAGE = (
+    "Fails",
+    "Message",
+)  # a command that is refused, and the block behind it with what it says; … is any text
 MARKS = (
     *RUN_TINY,
+    FAILS,
     "Needs Slurm",
     "Needs a server",
     "Needs the hub",
@@ -144,8 +149,8 @@ def check_launcher(words: Sequence[str]) -> None:
 
 def at_search_path(words: Sequence[str]) -> list[str]:
     """--config-dir FOLDER as Hydra's search path, which `compose` takes."""
-    words = flags_last(list(words))
     if "--config-dir" in words:
+        words = flags_last(list(words))
         place = words.index("--config-dir")
         folder = Path(words[place + 1]).resolve()
         words = [*words[:place], *words[place + 2 :], f"hydra.searchpath=[file://{folder}]"]
@@ -210,11 +215,26 @@ def run_command(command: str) -> None:
             train(*tiny(given))
 
 
+def refused(command: str, message: str) -> None:
+    """Runs a command that must end with a message. Fails where it says something else, or works."""
+    words = overrides(command)
+    assert words is not None
+    done = launch(*tiny(words))
+    wanted = ".*".join(re.escape(part) for part in message.strip().split("…"))
+    assert done.returncode in (1, 2) and re.search(wanted, done.stderr, re.DOTALL), f"{command}\n{done.stderr}"
+
+
 def run_page(page: Path) -> int:
     """Runs the blocks of a page in the current folder; returns how many commands and Python blocks ran."""
     ran = 0
     namespace: dict[str, object] = {"__name__": "__main__"}
+    failing = ""
     for block in blocks(page):
+        if block.title == FAILS:
+            (failing,) = block.commands
+        if block.title == MESSAGE:
+            refused(failing, block.text)
+            ran += 1
         if block.is_file:
             path = Path(block.title)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,4 +255,4 @@ def run_page(page: Path) -> int:
     return ran
 
 
-__all__ = ["CONFIG", "Block", "blocks", "overrides", "pages", "run_page", "tiny"]
+__all__ = ["CONFIG", "FAILS", "Block", "blocks", "overrides", "pages", "run_page", "tiny"]

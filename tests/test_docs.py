@@ -14,10 +14,12 @@ from hydra import initialize_config_dir
 from rankpo.config.aliases import modern
 from rankpo.config.named_datasets import OWN_KEYS
 from rankpo.config.places import CONFIG, ROOT
-from tests.documents import DOCS, MARKS, blocks, overrides, pages, run_page
+from rankpo.losses.base import NEEDS as LOSS_NEEDS
+from tests.documents import DOCS, FAILS, MARKS, blocks, overrides, pages, run_page
 
 sys.path.insert(0, str(ROOT / "scripts" / "documentation"))
 from groups import all_keys, comments, groups, meaning, options, read, words
+from pages import NEEDS
 
 PAGES = [path.relative_to(DOCS).as_posix() for path in pages()]
 IN_DEFAULT_SUITE = ("start.md",)
@@ -27,7 +29,7 @@ OTHERS = ("pip", "docker", "curl", "vllm", "infinity_emb", "sbatch", "source", "
 
 def commands() -> list[tuple[str, str]]:
     """Each command of every bash block, with its place."""
-    found = [block for page in pages() for block in blocks(page) if block.language == "bash"]
+    found = [b for page in pages() for b in blocks(page) if b.language == "bash" and b.title != FAILS]
     return [(block.place, command) for block in found for command in block.commands]
 
 
@@ -195,6 +197,10 @@ def test_every_key_of_the_reference_has_a_meaning():
     ]
     missing = [key.name for group, key in shown if not meaning(group, key) and not FREE_PARTS.search(key.name)]
     assert missing == [], "add a comment behind the key in its yaml"
+
+
+def test_every_need_of_a_loss_is_explained():
+    assert set(NEEDS) == set(LOSS_NEEDS)
 
 
 def test_no_word_is_left_over():

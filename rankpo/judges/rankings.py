@@ -25,9 +25,12 @@ def searched(
     cache_dir: Path,
     say: Callable[[str], None],
 ) -> dict[str, Ranking]:
-    """{query id: (ids, scores), best first} by exact search; embeddings are cached under `cache_dir`."""
+    """{query id: (ids, scores), best first} by exact search; embeddings are cached under `cache_dir`.
+
+    A document whose id is the query's is left out, as in `evaluation.rules`: it is the query itself.
+    """
     ids = list(texts)
-    search = make_search(model, min(top_k, len(ids)), model.device, say)
+    search = make_search(model, min(top_k + 1, len(ids)), model.device, say)
     search.check_memory(len(queries), len(ids), model.stored_dim)
     corpus = cached_embeddings(cache_dir, model, TextList(ids, list(texts.values())), "passage", say)
     asked = TextList(list(queries), list(queries.values()))
@@ -35,7 +38,8 @@ def searched(
     hits = search.hits(vectors, corpus)
     found: dict[str, Ranking] = {}
     for query, numbers, scores in zip(queries, hits.numbers.tolist(), hits.scores.tolist(), strict=True):
-        kept = [(ids[number], score) for number, score in zip(numbers, scores, strict=True) if number >= 0]
+        named = [(ids[number], score) for number, score in zip(numbers, scores, strict=True) if number >= 0]
+        kept = [(name, score) for name, score in named if name != query][:top_k]
         found[query] = [name for name, _ in kept], [score for _, score in kept]
     return found
 
@@ -51,7 +55,7 @@ def of_run(
         if query not in queries:
             unknown += 1
             continue
-        ids = [name for name in order(scores) if name in texts][:top_k]
+        ids = [name for name in order(scores) if name in texts and name != query][:top_k]
         found[query] = ids, [scores[name] for name in ids]
     if not any(len(ids) > 1 for ids, _ in found.values()):
         raise ConfigError([f"task.run={path} shares no query with two documents with task.queries and task.corpus"])

@@ -132,6 +132,7 @@ def prose(comment: str) -> str:
 NEEDS = {
     "vectors": "an embedding model (`kind=embedding`, `late_interaction`, `sparse`)",
     "token_logps": "log-probabilities of tokens (`kind=causal_lm`)",
+    "parts": "a model with several parts (`kind=hybrid`)",
     "lists": "a model that reads whole lists (`kind=listwise`)",
     "answers": "ranked lists whose order is written as an answer",
     "reference": "a reference model: the model at the start of the run",

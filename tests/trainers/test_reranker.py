@@ -15,6 +15,7 @@ from rankpo.evaluation.lists import ListwiseEvaluator
 from rankpo.types import Example
 from tests.rerankers import RERANKERS
 from tests.runs import curve, final_weights, launch, train, trainer_of
+from tests.thinning import thinned
 
 WORDS = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]
 SMALL = (
@@ -73,7 +74,7 @@ def on_lists(folder, *overrides):
     )
 
 
-@pytest.mark.parametrize("loss", ["pointwise", "ranknet", "softmax", "lambdarank"])
+@pytest.mark.parametrize("loss", thinned(["pointwise", "ranknet", "softmax", "lambdarank"], keep=["softmax"]))
 def test_each_loss_learns_to_rank_held_out_queries(tmp_path, lists, loss):
     train(*on_lists(lists, f"loss={loss}", "trainer.epochs=8", "exp_name=x", f"cache_dir={tmp_path}"))
     ndcg = curve(tmp_path / "x", "eval/held_out/ndcg@10")
@@ -81,7 +82,7 @@ def test_each_loss_learns_to_rank_held_out_queries(tmp_path, lists, loss):
     assert curve(tmp_path / "x", "eval/held_out/auc")[-1] > 0.97
 
 
-@pytest.mark.parametrize("head", ["decoder", "yes_no"])
+@pytest.mark.parametrize("head", thinned(["decoder", "yes_no"], keep=["yes_no"]))
 def test_decoders_learn_too(tmp_path, lists, head):
     keys = (*RERANKERS[head], "loss=ranknet", "trainer.epochs=8", "exp_name=x", f"cache_dir={tmp_path}")
     train(*on_lists(lists, *keys))
@@ -132,7 +133,7 @@ def teacher(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("loss", ["kl_distill", "margin_mse", "pointwise"])
+@pytest.mark.parametrize("loss", thinned(["kl_distill", "margin_mse", "pointwise"], keep=["kl_distill"]))
 def test_a_student_takes_its_teachers_order(tmp_path, teacher, loss):
     """Held-out lists, in the teacher's order: pairs that the student orders alike."""
     own = {
@@ -154,7 +155,7 @@ def test_a_student_takes_its_teachers_order(tmp_path, teacher, loss):
     assert agree / total > 0.95
 
 
-@pytest.mark.parametrize("loss", ["rankpo", "dpo", "simpo"])
+@pytest.mark.parametrize("loss", thinned(["rankpo", "dpo", "simpo"], keep=["rankpo"]))
 def test_preference_losses_run_on_rerankers(tmp_path, lists, loss):
     """Pairs of every list; held-out pairs come out in the right order."""
     more = {"rankpo": ("loss.reference_free=false", "loss.temperature=1")}.get(loss, ())
