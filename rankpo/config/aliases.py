@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rankpo.config.choices import chosen as chosen_options
 from rankpo.config.named_datasets import named
 from rankpo.errors import ConfigError
 
@@ -59,7 +60,7 @@ def modern(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     chosen = {item.partition("=")[0] for item in overrides}
     made: list[str] = []
     notes = []
-    for item in named(overrides):
+    for item in named(chosen_options(overrides)):
         key, _, value = item.partition("=")
         if key != "model" or not {*value.split(",")} & {*ALIASES}:
             made.append(item)

@@ -87,11 +87,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     if absent := _absent(config):
         raise ConfigError(absent)
     tree = plain_tree(config, overrides)
-    problems = [
-        unknown("the config", name, (*RUN_KEYS, *GROUPS), [key for key in elsewhere(tree, name) if key != name])
-        for name in tree
-        if name not in (*RUN_KEYS, *GROUPS)
-    ]
+    problems = [line for name in tree if name not in (*RUN_KEYS, *GROUPS) for line in _unknown(tree, name)]
     problems += filter(None, (type_problem(annotation, tree[name], name) for name, annotation in RUN_KEYS.items()))
     made = _objects(tree, problems)
     problems += incompatible(made, tree, overrides)
@@ -107,6 +103,20 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
         run_dir=Path(tree["run_dir"]),
         **{name: tree[name] for name in RUN_KEYS if name not in ("runs_dir", "cache_dir", "run_count", "run_dir")},
     )
+
+
+def _unknown(tree: Mapping[str, object], name: str) -> list[str]:
+    """A line for a key that a `++` has added and that nothing reads, or for each key below it."""
+    value, allowed = tree[name], (*RUN_KEYS, *GROUPS)
+    if not isinstance(value, Mapping) or not value:
+        return [unknown("the config", name, allowed, [key for key in elsewhere(tree, name) if key != name])]
+    rest = {key: item for key, item in tree.items() if key != name}
+    below = [key for key, _ in leaves(value, name)]
+    return [
+        unknown(f"{key}: the config", name, allowed, elsewhere(rest, last), last)
+        for key in below
+        for last in [key.rpartition(".")[2]]
+    ]
 
 
 def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:

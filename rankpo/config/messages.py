@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from rankpo import errors
 from rankpo.config.aliases import ALIASES
+from rankpo.config.choices import options_of
 from rankpo.config.places import CONFIG
-from rankpo.config.renamed import RENAMED
+from rankpo.config.renamed import NO_KEY, RENAMED
 from rankpo.errors import ConfigError, ManyLines
 from rankpo.storage.atomic import UNWRITTEN, remedy, room
 from rankpo.storage.printable import one_line
@@ -32,37 +33,18 @@ NO_MEMORY = re.compile(
     re.IGNORECASE,
 )
 
-HYDRA_FLAGS = frozenset(
-    [
-        "help",
-        "hydra-help",
-        "version",
-        "cfg",
-        "resolve",
-        "package",
-        "run",
-        "multirun",
-        "shell-completion",
-        "config-path",
-        "config-name",
-        "config-dir",
-        "info",
-    ]
-)
 
-VALUE_FLAGS = frozenset(  # those of Hydra that take the next word
-    [
-        *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
-    ]
-)
-
-
-def unknown(name: str, value: str, allowed: Iterable[str], found: Sequence[str] = ()) -> str:
+def unknown(name: str, value: str, allowed: Iterable[str], found: Sequence[str] = (), leaf: str | None = None) -> str:
     """As `errors.unknown`; a key of one of the systems that rankpo replaces is answered with its name here.
 
-    found: keys elsewhere in the config with the same last part, which are named too.
+    found: keys elsewhere in the config with the same last part, which are named too. leaf: the last part of a longer key
+    that begins with `value`.
     """
-    here = RENAMED.get(value) or " or ".join(found)
+    asked = leaf or value
+    if asked in NO_KEY and not found:
+        return errors.unknown(name, value, allowed, f", and needs none: {NO_KEY[asked]}")
+    renamed = RENAMED.get(asked)
+    here = renamed if renamed and renamed.split()[0] not in found else " or ".join(found)
     # The renamed key must not be the one that is missing at this very place, such as another optimizer's.
     known = here and not name.startswith(f"{here.split()[0]}:")
     return errors.unknown(name, value, allowed, f"; here it is {here}" if known else "")
@@ -155,14 +137,10 @@ def null_group(error: Exception, arguments: Sequence[str]) -> str | None:
     given = [argument.lstrip("+").partition("=") for argument in arguments]
     for name, _, value in given:
         if name in groups and value.lower() in ("true", "false"):
-            return f"{name}={value}: {name} is a group; choose one of its options: {', '.join(_options(name))}"
+            return f"{name}={value}: {name} is a group; choose one of its options: {', '.join(options_of(name))}"
     names = [name for name, _, value in given if value in ("null", "") and name in groups]
     name = names[0] if names else "a group"
-    return f"{name}=null: a run needs one of its options; allowed: {', '.join(_options(name)) or 'see config/'}"
-
-
-def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
+    return f"{name}=null: a run needs one of its options; allowed: {', '.join(options_of(name)) or 'see config/'}"
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -177,6 +155,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
             return f"model={option} is an old name, which a yaml cannot use; write {ALIASES[option].spelling}"
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         return unknown(f"{group}={option}: the group {group!r}", option, options)
+    if added := re.search(r"force-add of config groups is not supported: '\++([\w/]+)=", text):
+        group = added.group(1)
+        return f"{group} is a group; write {group}=… without ++, one of: {', '.join(options_of(group))}"
     unknown_key = re.search(r"Could not override '([^']+)'", text)
     if unknown_key:
         return _explain_key(unknown_key.group(1), arguments)
@@ -187,7 +168,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     unlisted = re.search(r"Could not load '([\w@/]+)/([^'/]+)'", text)
     if unlisted:
         group, option = unlisted.groups()
-        return unknown(f"{group}=[{option}]: the group {group!r}", option, _options(group))
+        return unknown(f"{group}=[{option}]: the group {group!r}", option, options_of(group))
     if "does not support sweep type" in text:
         return "interval(…) has no end of values to list; add search=optuna, which chooses among them"
     no_group = re.search(r"Could not override '?([\w@/]+)'?\. No match in the defaults list", text)
@@ -223,7 +204,8 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
     if parent == "model" and (kinds := _kinds_with(leaf)):
         return f"{bare}: this kind has no {leaf!r}; {', '.join(kinds)} ha{'ve' if kinds[1:] else 's'} it: add kind={kinds[0]}"
     tree: Any = OmegaConf.to_container(config, resolve=False)
-    return unknown(f"{bare}: {parent or 'the config'}", leaf, names, elsewhere(tree, leaf))
+    last = bare.rpartition(".")[2]
+    return unknown(f"{bare}: {parent or 'the config'}", leaf, names, elsewhere(tree, last), last)
 
 
 def elsewhere(tree: Mapping[str, object], leaf: str) -> list[str]:
@@ -245,35 +227,3 @@ def _kinds_with(key: str) -> list[str]:
         for path in sorted((CONFIG / "kind").glob("*.yaml"))
         if f"\n{key}:" in path.read_text(encoding="utf-8")
     ]
-
-
-def flag_refusal(arguments: Sequence[str]) -> str | None:
-    """The message for the first `--key value`, which other systems take and Hydra does not; None where there is none.
-
-    --experimental-rerun is refused too: Hydra opens the pickle that it names.
-    """
-    for place, argument in enumerate(arguments):
-        name, _, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or name in HYDRA_FLAGS:
-            continue
-        follows = arguments[place + 1] if place + 1 < len(arguments) else ""
-        value = value or (follows if follows and not follows.startswith("-") and "=" not in follows else "VALUE")
-        if name == "experimental-rerun":
-            return (
-                "--experimental-rerun is not allowed: it opens a pickle, which can run code; give the same keys again"
-            )
-        here = RENAMED.get(name, name).split()[0]
-        return f"--{name}: keys are set without dashes; write {here}={value}"
-    return None
-
-
-def flags_last(arguments: Sequence[str]) -> list[str]:
-    """The arguments with Hydra's flags and their values behind the keys: argparse takes keys from one place alone."""
-    keys: list[str] = []
-    flags: list[str] = []
-    for place, argument in enumerate(arguments):
-        is_flag = argument.startswith("-") or (place > 0 and arguments[place - 1] in VALUE_FLAGS)
-        (flags if is_flag or (place > 0 and arguments[place - 1] == "--info" and "=" not in argument) else keys).append(
-            argument
-        )
-    return [*keys, *flags]

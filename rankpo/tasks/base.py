@@ -26,13 +26,14 @@ class Task:
     work: the name of the module whose `run(task, experiment)` does the work. The call imports it, since it needs torch
     and transformers, and the check of a config must not wait for them. needs: what the kind of the model must give, one
     of these; empty: nothing. trains: whether the loss is checked against the model and the data. several_processes:
-    whether it may be started with more than one.
+    whether it may be started with more than one. in_place_of_datasets: the key that names a file instead.
     """
 
     work: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     trains: ClassVar[bool] = False
     several_processes: ClassVar[bool] = True
+    in_place_of_datasets: ClassVar[str] = ""
 
     def reads_datasets(self) -> bool:
         """Whether the task, with the values of its keys, takes texts or records from `datasets`."""
@@ -57,9 +58,10 @@ def require_data(task: Task, experiment: Experiment) -> None:
     if experiment.datasets or not task.reads_datasets():
         return
     name, holds, generated = DATA_BY_KIND.get(experiment.model.kind, OTHER_DATA)
+    other = f"; or set {task.in_place_of_datasets}=FILE" if task.in_place_of_datasets else ""
     raise ConfigError(
         [
-            f"datasets is not set, and task={type(task).__name__.lower()} reads it; add datasets={name} datasets.{name}.path=FILE, a file with "
-            f"{holds}; datasets={generated} is generated data to try"
+            f"datasets is not set, and task={type(task).__name__.lower()} reads it; add datasets={name} "
+            f"datasets.{name}.path=FILE, a file with {holds}{other}; datasets={generated} is generated data to try"
         ]
     )

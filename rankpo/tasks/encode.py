@@ -32,6 +32,7 @@ class Encode(Task):
     output: str = "embeddings"
 
     work: ClassVar[str] = "rankpo.tasks.work.encode"
+    in_place_of_datasets: ClassVar[str] = "task.corpus"
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ class Sample(Task):
     output: str = "sample"
 
     work: ClassVar[str] = "rankpo.tasks.work.sample"
+    in_place_of_datasets: ClassVar[str] = "task.prompts"
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ class Search(Task):
     output: str = "search"
 
     work: ClassVar[str] = "rankpo.tasks.work.search"
+    in_place_of_datasets: ClassVar[str] = "task.queries"
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
 
     def __post_init__(self) -> None:

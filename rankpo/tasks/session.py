@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from accelerate.utils import convert_outputs_to_fp32
 from rankpo.errors import ConfigError
 from rankpo.runs import processes
 from rankpo.runs.folder import claim
+from rankpo.runs.launcher import second_fsdp
 from rankpo.runs.logger import MetricsLogger
 from rankpo.tasks.seeds import seed_everything
 
@@ -76,12 +78,15 @@ def open_session(experiment: Experiment, who: str, needs: frozenset[str], severa
     require(experiment.model, needs, who)
     settings = experiment.settings
     precision = processes.settled_precision(settings.precision)
+    upgraded = second_fsdp(os.environ)
     accelerator = processes.make_accelerator(precision, settings.timeout_minutes)
     if processes.world_size() > 1 and not several_processes:
         processes.shut_down()
         raise ConfigError([f"{who} is one process; start it with python launch.py"])
     seed_everything(experiment.seed)  # random weights and new heads are the same on every rank and in every task
     logger = MetricsLogger(main=processes.rank() == 0)
+    if upgraded:
+        logger.say(upgraded)
     if settings.precision == "auto" and precision != "fp32":
         logger.say(f"precision {precision}, and TF32 on a GPU in float32 products; trainer.precision=fp32 is exact")
     if accelerator.device.type == "cpu" and (line := processes.thread_advice()):

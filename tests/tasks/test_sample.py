@@ -241,7 +241,7 @@ def test_what_ends_a_turn_is_no_part_of_a_completion():
         (["task.max_new_tokens=2000"], "more than the model's 1024 positions"),
         (["task.backend=vllm"], "these are random"),
         (["model=tiny_bert"], "model=llama"),
-        (["datasets=[]"], "task.prompts is null"),
+        (["datasets=[]"], "or set task.prompts=FILE"),
     ],
 )
 def test_faults_say_what_to_change(tmp_path, overrides, message):
