@@ -86,7 +86,7 @@ def _only_place(name: str) -> str:
 
 
 def flags_last(arguments: Sequence[str]) -> list[str]:
-    """The arguments with Hydra's flags and their values behind the keys: argparse takes keys from one place alone."""
+    """The arguments with Hydra's flags and their values after the keys, because argparse needs contiguous keys."""
     keys: list[str] = []
     flags: list[str] = []
     for place, argument in enumerate(arguments):

@@ -1,11 +1,11 @@
-"""Keys of the systems that rankpo replaces, and where the same is set here: said beside "there is no such key"."""
+"""Keys of the systems that rankpo replaces, and the corresponding keys of rankpo, for messages about unknown keys."""
 
 from __future__ import annotations
 
-MAX_TOKENS = "trainer.max_tokens (an update of trainer.batch_size is cut under it by itself)"
+MAX_TOKENS = "trainer.max_tokens (an update of trainer.batch_size is split into micro-batches automatically)"
 CHAT_TEMPLATE = "model.chat_template"
 
-# their name, wherever it stood: ours
+# The old name in any group, and the key of rankpo.
 RENAMED = {
     # HALOs and Ra-DPO
     "lr": "optimizer.lr",

@@ -220,12 +220,15 @@ TASK_KEYS = {
     "export": ("task.run=.",),
     "push": ("task.folder=SAVED", "task.repo=me/x"),
     "frontier": ("task.priors=[.]",),
+    "mteb": ("task.tasks=[SciFact]",),
 }
 
 
 @pytest.mark.parametrize("task", options("task"))
 def test_tasks(task, monkeypatch, tmp_path):
     monkeypatch.chdir(CONFIG.parent)
+    if task == "mteb":
+        pytest.importorskip("mteb")
     (tmp_path / "rankpo.json").touch()
     keys = [key.replace("SAVED", str(tmp_path)) for key in TASK_KEYS.get(task, ())]
     assert callable(compose([f"task={task}", *keys]).task)
