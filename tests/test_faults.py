@@ -223,7 +223,7 @@ def test_a_final_that_was_moved_aside_comes_back(unfinished, capsys):
     """Killed between the two renames of overwriting: what stood there before is the finished run."""
     shutil.copytree(unfinished.parent / "good" / "FINAL", unfinished / "FINAL.old-12345")
     continued(unfinished)
-    assert "is finished already; its FINAL stays as it is" in capsys.readouterr().err
+    assert "is already finished; its FINAL is unchanged" in capsys.readouterr().err
 
 
 # servers

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from rankpo import errors
 from rankpo.cli import program
-from rankpo.config.messages import HYDRA_FLAGS, VALUE_FLAGS
+from rankpo.config.flags import HYDRA_FLAGS, VALUE_FLAGS
 from rankpo.config.places import CONFIG
 from rankpo.errors import ConfigError
 
@@ -52,7 +52,29 @@ def translated(words: Sequence[str]) -> list[str]:
         raise ConfigError(
             [f"rankpo {name} sets task={name}; leave {other} out, or write rankpo {other} without {name}"]
         )
+    if name in ("serve", "report"):
+        rest = with_runs(name, rest)
     return [f"task={name}", *(word for word in rest if word != f"task={name}")]
+
+
+def with_runs(name: str, words: Sequence[str]) -> list[str]:
+    """`rankpo serve RUN…` and `rankpo report RUN…` as their key task.runs. Raises ConfigError for what is no folder."""
+    values = {place + 1 for place, word in enumerate(words) if word in VALUE_FLAGS}
+    runs = [
+        word
+        for place, word in enumerate(words)
+        if place not in values and not word.startswith(("-", "~", "+")) and "=" not in word
+    ]
+    if missing := [run for run in runs if not Path(run).expanduser().is_dir()]:
+        raise ConfigError([f"rankpo {name} {missing[0]}: no such run directory"])
+    listed = ",".join(escaped(run) for run in runs)
+    return [*([f"task.runs=[{listed}]"] if runs else []), *(word for word in words if word not in runs)]
+
+
+def escaped(path: str) -> str:
+    """A path as Hydra's grammar of overrides reads it."""
+    doubled = path.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{doubled}'"
 
 
 def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -91,10 +113,9 @@ def of_file(words: Sequence[str]) -> list[str]:
     if not path.exists():
         raise ConfigError([f"rankpo data {files[0]}: no such file or folder"])
     kind = "beir" if all((path / name).is_file() for name in BEIR) else "jsonl"
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
     keys = [word for word in words if word != files[0]]
     name = [] if any(word.startswith("exp_name=") for word in keys) else ["exp_name=data"]
-    return ["task=inspect", f"datasets=[{kind}]", f"datasets.{kind}.path='{escaped}'", *name, *keys]
+    return ["task=inspect", f"datasets=[{kind}]", f"datasets.{kind}.path={escaped(str(path))}", *name, *keys]
 
 
 def _environment(words: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
 import yaml
@@ -21,12 +21,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rankpo.config.aliases import modern
+from rankpo.config.flags import flag_refusal, flags_last
 from rankpo.config.guard import announced, guarded
 from rankpo.config.messages import (
     about_records,
     explain,
-    flag_refusal,
-    flags_last,
     multirun_refusal,
     null_group,
     run_error,
@@ -134,12 +133,12 @@ def main() -> int:
     return 0
 
 
-def leave(code: Any) -> NoReturn:
+def leave(code: str | int | None) -> NoReturn:
     """Ends this process. One of several leaves the interpreter as it is: torch's threads now and then abort its end."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code or 0)
+        os._exit(code if isinstance(code, int) else int(code is not None))
     sys.exit(code)
 
 
@@ -147,7 +146,7 @@ def start(program: Callable[[], int]) -> NoReturn:
     """Runs a program as this process's only work, with its result as the exit code."""
     sys.excepthook = say_trace
     try:
-        ended: object = program()
+        ended: str | int | None = program()
     except SystemExit as ending:
         ended = ending.code
     except BrokenPipeError:  # The reader of our output has closed it, such as `| head`.

@@ -23,7 +23,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rankpo.errors import ConfigError
 from rankpo.runs import threads
-from rankpo.runs.launcher import PRECISIONS, contradiction, precision_asked, processes_asked, strategy_asked
+from rankpo.runs.devices import check_precision, device_kind
+from rankpo.runs.launcher import (
+    PRECISIONS,
+    contradiction,
+    precision_asked,
+    processes_asked,
+    settle_auto,
+    strategy_asked,
+)
 
 
 class LaunchError(RuntimeError):
@@ -40,7 +48,7 @@ def settled_precision(asked: str) -> str:
 
 
 def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Accelerator:
-    """The Accelerator of this run, on CUDA where there is a device, else on CPUs with gloo.
+    """The Accelerator of this run, on CUDA or Apple's GPU where there is one, else on CPUs with gloo.
 
     Accelerate's and DeepSpeed's own accumulation are left at 1: the loop counts globally and steers synchronisation
     itself. Raises LaunchError where fewer processes work together than were asked for, or with another strategy: each
@@ -49,8 +57,7 @@ def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Ac
     precision = settled_precision(precision)
     if precision not in PRECISIONS:
         raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError(["trainer.precision=fp16 needs a GPU and there is none; set trainer.precision=bf16 or fp32"])
+    check_precision(precision, device_kind())
     if problem := contradiction(os.environ, precision):
         raise ConfigError([problem])
     strategy = strategy_asked(os.environ)
@@ -98,7 +105,7 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
     - DeepSpeed anywhere: `prepare` wants the batch size of a torch DataLoader, and there is none. So one is written
       into its configuration; it scales nothing while accumulation is 1.
     """
-    cpu = not torch.cuda.is_available()
+    cpu = device_kind() == "cpu"
     group: dict[str, object] = {"timeout": timeout}
     if cpu:  # accelerate imports DeepSpeed where it is installed, and DeepSpeed looks for a GPU and says so
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -109,7 +116,7 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
             group["backend"] = "gloo"
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(**group)])
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
+        settle_auto(accelerator.state.deepspeed_plugin.deepspeed_config)
         build_whole_models()
         return accelerator
     handlers: list[object] = [InitProcessGroupKwargs(**group), DistributedDataParallelKwargs(broadcast_buffers=False)]

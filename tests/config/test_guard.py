@@ -165,7 +165,7 @@ def test_shell_lines_of_a_launcher_are_typed_by_hand(launched, tmp_path):
 @pytest.mark.parametrize("text", ["a: {b: ${c}}", "a: [", "\t: x", "a: \x07", "&a [*a, *b]"])
 def test_a_file_that_is_no_yaml_is_one_line(launched, tmp_path, text):
     code, said = launched(experiment(tmp_path, text), "experiment=foreign")
-    assert code == 2 and len(said.splitlines()) == 1 and "is no YAML" in said, said
+    assert code == 2 and len(said.splitlines()) == 1 and "is not valid YAML" in said, said
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_no_pickle_of_hydra_is_opened(launched, tmp_path, monkeypatch, flag):
     (tmp_path / "job.pickle").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
     code, said = launched(flag, *(["job.pickle"] if "=" not in flag else []))
-    assert code == 2 and said.startswith("--experimental-rerun is not allowed: it opens a pickle"), said
+    assert code == 2 and said.startswith("--experimental-rerun is not allowed, because it opens a pickle"), said
 
 
 def test_the_benchmarks_do_not_run_a_git_of_a_relative_folder(tmp_path, monkeypatch):

@@ -146,7 +146,7 @@ def test_requests_of_both_forms(folder):
         ('{"query": "q"}', r"requests.jsonl:1: needs a list of candidates or documents \(found: query\)"),
         ('{"text": "q", "documents": []}', "needs a query with a text"),
         ('{"query": "q", "documents": ["a", {"docid": "x"}]}', r"candidates\[1\] has no text"),
-        ('{"query": "q", "documents": ["a", "a"]}', "stands twice"),
+        ('{"query": "q", "documents": ["a", "a"]}', "appears more than once"),
     ],
 )
 def test_bad_requests_are_named_by_line(tmp_path, record, message):

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from rankpo.data.random_keys import permutation
+from rankpo.data.random_keys import permutation, random_keys
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def _epoch(turns: Turns, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """The dataset of each update of an epoch, [n], and how many updates of that dataset the epoch had before, [n]."""
     shares = turns.shares
     if turns.order == "round_robin":
-        rounds = [permutation(len(shares), turns.seed, epoch, number) for number in range(shares[0])]
-        datasets = np.concatenate(rounds)
+        keys = random_keys(shares[0] * len(shares), turns.seed, epoch).reshape(shares[0], len(shares))
+        datasets = keys.argsort(axis=1, kind="stable").reshape(-1)  # Each row is a round.
     elif turns.order == "proportional":
         datasets = _spread(shares, permutation(len(shares), turns.seed, epoch))
     else:

@@ -39,7 +39,7 @@ def read_texts(path: Path, role: str) -> Iterator[tuple[str, str | None, str]]:
         yield from _of_rows(path)
         return
     for place, record in files.records(path):
-        yield place, *_of_record(place, record, role)
+        yield place, *of_record(place, record, role)
 
 
 def _has_header(path: Path, role: str) -> bool:
@@ -60,7 +60,7 @@ def _of_rows(path: Path) -> Iterator[tuple[str, str | None, str]]:
         yield place, _id(row[0], place), text.strip()
 
 
-def _of_record(place: str, record: object, role: str) -> tuple[str | None, str]:
+def of_record(place: str, record: object, role: str) -> tuple[str | None, str]:
     if not isinstance(record, Mapping):
         raise ValueError(f"{place}: {record}")
     keys = TEXT_KEYS[role]
