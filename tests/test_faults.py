@@ -128,7 +128,7 @@ def test_a_text_store_that_was_damaged_is_built_again(tmp_path, capsys, name, sp
     spoil(folder / name)
     train(*options, "exp_name=after")
     said = capsys.readouterr().err
-    assert f"{folder} is damaged ({name} " in said and "it is built again" in said
+    assert f"{folder} is damaged ({name} " in said and "is built again" in said
     assert content(folder) == before
     assert curve(tmp_path / "after") == curve(tmp_path / "before")
 

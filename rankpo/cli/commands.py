@@ -1,4 +1,4 @@
-"""Commands of `rankpo`: a task's name in front of its keys, and data, env and init, which need no config."""
+"""Commands of `rankpo`: the name of a task followed by keys, and data, env and init, which need no config."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ BEIR = ("corpus.jsonl", "queries.jsonl")  # the files that make a folder a BEIR 
 
 
 def main() -> NoReturn:
-    """`rankpo`, `python -m rankpo`, `accelerate launch -m rankpo` and `torchrun -m rankpo`."""
+    """The entry point of `rankpo`, `python -m rankpo`, `accelerate launch -m rankpo` and `torchrun -m rankpo`."""
     program.start(run)
 
 
 def run() -> int:
-    """Runs this process's command line; returns the exit code of `program.main`."""
+    """Runs the command line of this process. Returns the exit code of `program.main`."""
     try:
         words = sys.argv[1:]
         name, rest = split(words)
@@ -39,9 +39,10 @@ def run() -> int:
 
 
 def translated(words: Sequence[str]) -> list[str]:
-    """The words that launch.py takes for those of `rankpo`. Raises ConfigError.
+    """Translates the arguments of `rankpo` to those of launch.py. Raises ConfigError.
 
-    `rankpo TASK …` is `task=TASK …`; `rankpo data FILE …` is task=inspect on the file; nothing at all asks for help.
+    `rankpo TASK …` becomes `task=TASK …`, `rankpo data FILE …` becomes task=inspect on the file, and `rankpo` without
+    arguments prints the help.
     """
     name, rest = split(words)
     if name is None:
@@ -78,15 +79,15 @@ def escaped(path: str) -> str:
 
 
 def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The command, or None where the words are keys and flags alone; and the other words. Raises ConfigError."""
-    skipped = False  # the value of a flag
+    """Returns the command, or None if there are only keys and flags, and the other arguments. Raises ConfigError."""
+    skipped = False  # Whether the next word is the value of a flag.
     for place, word in enumerate(words):
         if skipped or word.startswith(("-", "~")) or "=" in word:
             skipped = not skipped and word in VALUE_FLAGS
             continue
         before = words[place - 1] if place else ""
         if before.startswith("--") and before.removeprefix("--") not in HYDRA_FLAGS:
-            return None, list(words)  # `--loss dpo`, which program.main answers
+            return None, list(words)  # program.main prints the message for `--loss dpo`.
         if word not in (*tasks(), *OWN):
             raise ConfigError([errors.unknown("rankpo", word, (*tasks(), *OWN))])
         return word, [*words[:place], *words[place + 1 :]]

@@ -1,4 +1,4 @@
-"""Flags of the command line: Hydra's own, which go behind the keys, and those of other systems, answered with keys."""
+"""Flags of the command line: those of Hydra, which follow the keys, and those of other systems, with their keys here."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ VALUE_FLAGS = frozenset(  # those of Hydra that take the next word
 
 
 def flag_refusal(arguments: Sequence[str]) -> str | None:
-    """The message for `--key value`, which other systems take and Hydra does not: a line for each; None for none."""
+    """The message for `--key value`, a syntax that Hydra does not support, with a line for each; None if there is none."""
     lines = []
     for place, argument in enumerate(arguments):
         name, _, value = argument.removeprefix("--").partition("=")
@@ -59,7 +59,7 @@ def flag_refusal(arguments: Sequence[str]) -> str | None:
 
 
 def _in_place_of(name: str, value: str) -> str:
-    """What to write instead of a flag. value: "" for a flag without one."""
+    """The advice for a flag. value: its value, or "" for a flag without one."""
     if name in NO_KEY:
         return f"leave it out; {NO_KEY[name]}"
     said = RENAMED.get(name) or _only_place(name)
@@ -72,7 +72,7 @@ def _in_place_of(name: str, value: str) -> str:
 
 
 def _only_place(name: str) -> str:
-    """The key of the configs whose last part the name is, if there is one alone; else the name."""
+    """The only key of the configs whose last part is `name`, or `name` if there are several or none."""
     found = {
         f"{'model' if path.parent.name == 'kind' else path.parent.name}.{name}"
         for path in CONFIG.glob("*/*.yaml")

@@ -121,6 +121,12 @@ def _manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(entries, indent=0), encoding="utf-8")
 
 
+def note_files(folder: Path) -> None:
+    """Writes the manifest of a folder again, with files that were added after `written_whole`."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    _manifest(folder)
+
+
 def read_manifest(folder: Path) -> dict[str, tuple[int, str]] | None:
     """Size and checksum of each file that `written_whole` wrote, by its relative path; None for any other content."""
     try:

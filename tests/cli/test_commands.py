@@ -108,7 +108,7 @@ def test_a_project_is_written_once_and_over_nothing(tmp_path):
     rows = [json.loads(line) for path in written if path.suffix == ".jsonl" for line in path.read_text().splitlines()]
     assert len(rows) == 20 and all(row["query"] and row["positives"] and row["negatives"] for row in rows)
     (tmp_path / "data" / "train.jsonl").write_text("mine")
-    with pytest.raises(ConfigError, match="writes over nothing"):
+    with pytest.raises(ConfigError, match="does not overwrite files"):
         project.write(tmp_path)
     assert (tmp_path / "data" / "train.jsonl").read_text() == "mine"
 

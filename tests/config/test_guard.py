@@ -209,7 +209,7 @@ def test_no_pickle_of_hydra_is_opened(launched, tmp_path, monkeypatch, flag):
     (tmp_path / "job.pickle").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
     code, said = launched(flag, *(["job.pickle"] if "=" not in flag else []))
-    assert code == 2 and said.startswith("--experimental-rerun is not allowed, because it opens a pickle"), said
+    assert code == 2 and said.startswith("--experimental-rerun is not allowed: it opens a pickle"), said
 
 
 def test_the_benchmarks_do_not_run_a_git_of_a_relative_folder(tmp_path, monkeypatch):

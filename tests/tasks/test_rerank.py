@@ -172,7 +172,7 @@ def test_titles_stand_in_front_of_texts(tmp_path):
 
 def test_a_query_id_that_stands_twice_is_refused(folder):
     (folder / "requests.jsonl").write_text('{"id": "a", "query": "q", "documents": ["x"]}\n' * 2)
-    with pytest.raises(ConfigError, match="the query id 'a' stands twice"):
+    with pytest.raises(ConfigError, match="the query id 'a' appears more than once"):
         train(*task(folder, f"task.requests={folder}/requests.jsonl"))
 
 

@@ -204,7 +204,7 @@ def test_prompts_of_a_file(tmp_path):
     assert found[0]["prompt"] == [{"role": "user", "content": "Sky?"}]
     assert found[1]["prompt"] == "The sky is"
     path.write_text('{"prompt": "a", "id": 1}\n{"prompt": "b", "id": 1}\n')
-    with pytest.raises(ValueError, match="'1' names two prompts"):
+    with pytest.raises(ValueError, match="'1' has two prompts"):
         sample(tmp_path, "other", f"task.prompts={path}")
     path.write_text('{"question": "a"}\n')
     with pytest.raises(ValueError, match=r"prompts.jsonl:1: no field 'prompt'"):

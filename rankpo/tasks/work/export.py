@@ -24,6 +24,7 @@ from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.storage.json_files import read_json
 from rankpo.tasks.export import FINAL
 from rankpo.tasks.models import NONE, ModelOfRun, build_model, load_weights, plain
+from rankpo.tasks.work.export_onnx import check_onnx, onnx_row
 from rankpo.tasks.work.mixing import check_one_start, copied, mean_model, start_model
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path],
     first = task.soup[0] if task.soup else task.run
     run = None if first is None else ModelOfRun.of(Path(first))
     config = experiment.model if run is None else run.kind
+    if task.format == "onnx":
+        check_onnx(config)
     needs = NONE if run is None else run.loss.needs
     if task.soup:
         if any(alpha < 1 for alpha in task.alphas):
@@ -89,7 +92,8 @@ def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path],
         model.load_state_dict(interpolate(start, trained, alpha) if alpha < 1 else trained)
         difference = _write(task, model, config, target, _described(task, description, alpha))
         check_round_trip(model, config, target, needs)
-        rows.append({"folder": str(target), "alpha": alpha, "dtype": task.dtype, "difference": f"{difference:.0e}"})
+        row = {"folder": str(target), "alpha": alpha, "dtype": task.dtype, "difference": f"{difference:.0e}"}
+        rows.append({**row, **(onnx_row(task, experiment, model, target, say) if task.format == "onnx" else {})})
     return rows
 
 
