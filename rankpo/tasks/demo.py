@@ -1,6 +1,6 @@
-"""Demo of the two-stage recipe on a small generated world: contrastive training, a judge's preferences, and RankPO.
+"""Demo of the two-stage recipe on a small generated world: stage one, a judge's preferences, RankPO, a prior and a head.
 
-RankPO is trained alone and with replay of stage one; one table compares all models. `./install.sh demo` runs one seed,
+RankPO is trained alone; a prior and a head learn the judge and keep stage one; one table compares all models. `./install.sh demo` runs one seed,
 `./install.sh demo full` three seeds and a report. scripts/two_stage.sh runs the same steps at any size.
 """
 
@@ -38,8 +38,8 @@ GIVEN = {  # The training data of each row of the table.
     "stage one (binary)": "binary labels",
     "stage one (graded)": "grades",
     "RankPO alone": "binary labels, 1,800 judged pairs",
-    "RankPO that keeps": "binary labels, 1,800 judged pairs",
-    "RankPO that keeps (graded)": "grades, 1,800 judged pairs",
+    "prior and head": "binary labels, 1,800 judged pairs",
+    "prior and head (graded)": "grades, 1,800 judged pairs",
     "oracle": "the hidden judge and the rules themselves",
 }
 
@@ -69,9 +69,9 @@ class Demo:
         self.annotate()
         rows = {"base": ["jobs_base"], "stage one (binary)": [STAGE_ONE], "stage one (graded)": [GRADED]}
         rows["RankPO alone"] = [self.alone(seed) for seed in self.seeds]
-        rows["RankPO that keeps"] = [self.keeping(seed, STAGE_ONE) for seed in self.seeds]
+        rows["prior and head"] = [self.keeping(seed, STAGE_ONE) for seed in self.seeds]
         if len(self.seeds) > 1:
-            rows["RankPO that keeps (graded)"] = [self.keeping(seed, GRADED) for seed in self.seeds]
+            rows["prior and head (graded)"] = [self.keeping(seed, GRADED) for seed in self.seeds]
         return rows
 
     def stage_one(self) -> None:
@@ -100,8 +100,8 @@ class Demo:
         self.run(
             "Second baseline: the same model after a round on grades",
             40,
-            *("loss=graded_margin", "model=minilm", self.start(STAGE_ONE), "datasets=[jobs_graded]"),
-            *("dataloader.group_size=8", "trainer.batch_size=16", "trainer.max_steps=12", "optimizer.lr=1.5e-4"),
+            *(*graded_lists(), "model=minilm", self.start(STAGE_ONE)),
+            *("trainer.batch_size=16", "trainer.max_steps=12", "optimizer.lr=1e-4"),
             *(f"exp_name={GRADED}", "overwrite=true"),
         )
 
@@ -131,34 +131,35 @@ class Demo:
         return name
 
     def keeping(self, seed: int, start: str) -> str:
-        """Trains RankPO with a prior and replay of stage one, fits the prior again, and chooses with task=frontier."""
+        """Fits a prior to the judge, trains a head on frozen layers, and chooses with task=frontier."""
         name = f"{'graded' if start == GRADED else 'binary'}_{seed}"
         grades = start == GRADED
-        replay = (
-            REPLAYED_GRADES if grades else ("replay_datasets=[rankpo]", f"replay_datasets.rankpo.path={self.mined}")
-        )
-        pairs = ("datasets=[rankpo]", f"datasets.rankpo.path={self.pairs}")
+        rules = graded_lists() if grades else ("loss=contrastive", "loss.temperature=0.05", *self.mined_data)
         what = "grades" if grades else "binary labels"
         self.run(
-            f"RankPO that keeps: a prior of the passages learns the judge, and {what} are replayed, seed {seed}",
-            60,
-            *("experiment=jobs_stage2", self.start(start), *pairs, *replay, *KEEPING),
-            *(f"exp_name=jobs_keeping_{name}", f"seed={seed}", "overwrite=true"),
+            f"A prior of the passages learns the judge by Bradley-Terry, all else frozen, seed {seed}",
+            30,
+            *("task=prior", "model=minilm", self.start(STAGE_ONE), PRIOR, "datasets=[rankpo]"),
+            *(f"datasets.rankpo.path={self.pairs}", f"exp_name=jobs_prior_{name}", f"seed={seed}", "overwrite=true"),
         )
         self.run(
-            "The prior, fitted once more with all other weights frozen",
-            30,
-            *("task=prior", "model=minilm", self.start(f"jobs_keeping_{name}"), *pairs),
-            *(f"exp_name=jobs_prior_{name}", "overwrite=true"),
+            f"A head on several frozen layers learns {what} once more, seed {seed}",
+            40,
+            *(*rules, "model=minilm", self.start(STAGE_ONE), *HEAD, "trainer.max_steps=60"),
+            *(f"exp_name=jobs_head_{name}", f"seed={seed}", "overwrite=true"),
         )
         self.run(
             "The model with the best agreement among those that keep 98 % of the start model's NDCG on the dev world",
             40,
-            *("task=frontier", f"task.runs=[{self.runs}/jobs_keeping_{name}]", "task.alphas=[1]"),
+            *("task=frontier", f"task.runs=[{self.runs}/jobs_head_{name}]", "task.alphas=[0.5,1]"),
             *(f"task.priors=[{self.runs}/jobs_prior_{name}]", f"task.start={self.runs}/{STAGE_ONE}/FINAL", *CHOICE),
-            *(f"exp_name=jobs_kept_{name}", "overwrite=true"),
+            *("task.prior_weights=[0,0.1,0.15,0.2,0.25,0.3,0.4,0.5]", f"exp_name=jobs_kept_{name}", "overwrite=true"),
         )
         return f"jobs_kept_{name}"
+
+    @property
+    def mined_data(self) -> tuple[str, ...]:
+        return ("datasets=[rankpo]", f"datasets.rankpo.path={self.mined}", "dataloader.num_negatives=3")
 
     def evaluate(self, run: str) -> dict[str, float]:
         folder = [] if run == "jobs_base" else [self.start(run)]
@@ -181,14 +182,20 @@ class Demo:
         return page
 
 
-KEEPING = (
-    *("model.prior_layers=[2,3,4]", "model.prior_lr=0.01", "model.prior_weight=0.05"),
-    *("loss.prior_weight=1", "loss.rankpo_weight=0", "loss.replay_weight=1", "trainer.max_steps=24"),
+PRIOR = "model.prior_layers=[2,3,4]"
+HEAD = (
+    *("model.freeze_backbone=true", "model.pooled_layers=[2,3,4,5,6]", "trainer.batch_size=64", "optimizer.lr=5e-4"),
+    *("model.layers=[{type:Dense,out_features:384,activation:Identity,bias:false}]", "trainer.max_tokens=100000"),
 )
-REPLAYED_GRADES = (
-    *("replay_datasets=[jobs_graded]", "replay_dataloader=listwise", "~replay_dataloader.num_negatives"),
-    *("replay_dataloader.group_size=8", "loss.replay_kind=graded_margin"),
-)
+CANDIDATES = 2000  # graded candidates of each post and grade: all, so that every passage of an update has a known grade
+
+
+def graded_lists() -> tuple[str, ...]:
+    """Overrides for graded margin on lists of eight, four of them relevant."""
+    return (
+        *("loss=graded_margin", "datasets=[jobs_graded]", f"datasets.jobs_graded.num_negatives={CANDIDATES}"),
+        *("dataloader.group_size=8", "dataloader.groups_per_query=one", "dataloader.num_positives=4"),
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
