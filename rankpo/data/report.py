@@ -46,35 +46,51 @@ def data_report(
 
 
 def dataset_report(table: ExampleTable, number: int, kept: Kept | None = None) -> Report:
-    """The part of one dataset; `number` as in `table.dataset`."""
-    examples = np.flatnonzero(np.asarray(table.dataset) == number)
+    """The part of one dataset; `number` as in `table.dataset`.
+
+    A million records have some million candidates, so arrays of candidates are kept few and small.
+    """
+    mine = np.asarray(table.dataset) == number  # [examples]
     counts = np.diff(table.offsets)
-    slots = np.flatnonzero(np.repeat(np.asarray(table.dataset) == number, counts))
-    queries, candidates = np.asarray(table.query)[examples], np.asarray(table.candidates)[slots]
-    owners = np.repeat(np.arange(len(table)), counts)[slots]
-    relevance, stated = np.asarray(table.relevance)[slots], np.asarray(table.stated)[slots]
-    distinct, repeats = np.unique(queries, return_counts=True)
+    slots = np.repeat(mine, counts)  # [candidates of all datasets]
+    queries, candidates = np.asarray(table.query)[mine], np.asarray(table.candidates)[slots]
+    times = np.bincount(queries, minlength=table.num_rows)
+    asked, shown = times > 0, _occurring(candidates, table.num_rows)
     report: Report = {
-        "examples": len(examples),
-        "candidates": len(slots),
-        "distinct_queries": len(distinct),
-        "distinct_candidates": len(np.unique(candidates)),
-        "distinct_texts": len(np.unique(np.concatenate([queries, candidates]))),
-        "queries_in_several_examples": int((repeats > 1).sum()),
-        "candidates_per_example": quantiles(counts[examples]),
+        "examples": len(queries),
+        "candidates": len(candidates),
+        "distinct_queries": int(asked.sum()),
+        "distinct_candidates": int(shown.sum()),
+        "distinct_texts": int((asked | shown).sum()),
+        "queries_in_several_examples": int((times > 1).sum()),
+        "candidates_per_example": quantiles(counts[mine]),
         "tokens": {
             "query": _lengths(np.asarray(table.lengths)[queries], "query", kept),
             "candidate": _lengths(np.asarray(table.lengths)[candidates], "candidate", kept),
         },
-        "labels": histogram(relevance),
-        "confidence": histogram(np.asarray(table.confidence)[examples]),
-        "without_relevant": len(examples) - len(np.unique(owners[stated != IRRELEVANT])),
+        "labels": histogram(np.asarray(table.relevance)[slots]),
+        "confidence": histogram(np.asarray(table.confidence)[mine]),
+        "without_relevant": int((mine & ~_has_relevant(table)).sum()),
     }
-    if len(examples) and (counts[examples] == 2).all():
-        report["pairs_also_reversed"] = _reversed_pairs(table, examples)
+    if len(queries) and (counts[mine] == 2).all():
+        report["pairs_also_reversed"] = _reversed_pairs(table, np.flatnonzero(mine))
     else:
-        report["positive_and_negative"] = _contradictions(table, owners, candidates, stated)
+        report["positive_and_negative"] = _contradictions(table, np.flatnonzero(slots))
     return report
+
+
+def _occurring(rows: np.ndarray, num_rows: int) -> np.ndarray:
+    """[num_rows] whether each row occurs among `rows`."""
+    found = np.zeros(num_rows, dtype=bool)
+    found[rows] = True
+    return found
+
+
+def _has_relevant(table: ExampleTable) -> np.ndarray:
+    """[examples] whether some candidate of the example is not stated to be irrelevant."""
+    before = np.zeros(len(table.candidates) + 1, dtype=np.int32)
+    np.cumsum(np.asarray(table.stated) != IRRELEVANT, out=before[1:])
+    return before[table.offsets[1:]] > before[table.offsets[:-1]]
 
 
 def quantiles(values: np.ndarray) -> dict[str, int]:
@@ -103,25 +119,31 @@ def _lengths(lengths: np.ndarray, role: str, kept: Kept | None) -> Report:
     return report
 
 
-def _contradictions(table: ExampleTable, owners: np.ndarray, candidates: np.ndarray, stated: np.ndarray) -> Report:
+def _contradictions(table: ExampleTable, slots: np.ndarray) -> Report:
     """Candidates that are relevant in one example of a query and not in another."""
-    pairs = np.asarray(table.query)[owners].astype(np.int64) * table.num_rows + candidates
+    counts = np.diff(table.offsets)
+    pairs = np.repeat(np.asarray(table.query, dtype=np.int64), counts)[slots] * table.num_rows
+    pairs += np.asarray(table.candidates)[slots]
+    stated = np.asarray(table.stated)[slots]
     both = np.intersect1d(pairs[stated == RELEVANT], pairs[stated == IRRELEVANT])
-    places = np.flatnonzero(np.isin(pairs, both[:MAX_NAMED]))
-    named = list(dict.fromkeys(table.id(int(owner)) for owner in owners[places]))
+    places = slots[np.isin(pairs, both[:MAX_NAMED])] if len(both) else slots[:0]
+    owners = np.searchsorted(table.offsets, places, side="right") - 1
+    named = list(dict.fromkeys(table.id(int(owner)) for owner in owners))
     return {"count": len(both), "first_examples": named}
 
 
 def _reversed_pairs(table: ExampleTable, examples: np.ndarray) -> int:
     """The number of pairs of a query that the data holds in both directions, which is label noise."""
-    slots = np.asarray(table.offsets)[examples][:, None] + np.arange(2)  # [E, 2]
-    relevance = np.asarray(table.relevance)[slots]
-    order = np.argsort(-relevance, axis=1, kind="stable")
-    rows = np.take_along_axis(np.asarray(table.candidates)[slots], order, axis=1)
-    triples = np.column_stack([np.asarray(table.query)[examples], rows])[relevance[:, 0] != relevance[:, 1]]
-    given = np.unique(triples, axis=0)
-    _, counts = np.unique(np.concatenate([given, given[:, [0, 2, 1]]]), axis=0, return_counts=True)
-    return int((counts == 2).sum()) // 2
+    first = np.asarray(table.offsets)[examples]
+    above, below = np.asarray(table.candidates)[first], np.asarray(table.candidates)[first + 1]
+    relevance, other = np.asarray(table.relevance)[first], np.asarray(table.relevance)[first + 1]
+    decided = relevance != other
+    forwards = ((above < below) == (relevance > other))[decided]  # the smaller row is the better one
+    queries = np.asarray(table.query)[examples][decided]
+    pairs = (np.minimum(above, below).astype(np.int64) * table.num_rows + np.maximum(above, below))[decided]
+    order = np.lexsort((forwards, pairs, queries))
+    same = (np.diff(queries[order]) == 0) & (np.diff(pairs[order]) == 0)
+    return int((same & (np.diff(forwards[order].astype(np.int8)) != 0)).sum())
 
 
 def all_pairs(table: ExampleTable) -> np.ndarray:
