@@ -55,8 +55,8 @@ def strategy_asked(environment: Mapping[str, str]) -> str | None:
 def processes_asked(environment: Mapping[str, str]) -> int:
     """Returns the requested number of processes.
 
-    accelerate's plain launcher, which it takes for MULTI_CPU and for --cpu, starts one and says to nobody how many
-    were asked for: only its own command line knows. Tasks of one Slurm step, or of mpirun, are processes too.
+    For MULTI_CPU and --cpu, accelerate's simple launcher starts one process, and the requested number is only on its
+    command line. Tasks of one Slurm step, or of mpirun, are processes too.
     """
     if "WORLD_SIZE" in environment:
         return int(environment["WORLD_SIZE"])
@@ -83,14 +83,14 @@ def _asked_on(parent: psutil.Process | None) -> int:
 
 
 def _default_config(options: Mapping[str, str]) -> Path | None:
-    """What `accelerate config` has written, which its launcher reads where no file is named; not with --cpu."""
+    """The file of `accelerate config`, which its launcher reads if no file is given; None with --cpu."""
     from accelerate.commands.config.config_args import default_config_file
 
     return None if "cpu" in options else Path(default_config_file)
 
 
 def launcher_options(words: Sequence[str]) -> dict[str, str]:
-    """The options of `accelerate launch`, those in front of the script or of `-m rankpo`, by name with underscores."""
+    """The options of `accelerate launch` before the script or `-m rankpo`, by name with underscores."""
     options: dict[str, str] = {}
     for word, following in pairwise([*words, ""]):
         if word.endswith(".py") or (word == "rankpo" and {"-m", "--module"} & set(words)):
