@@ -105,7 +105,7 @@ class Collection(Declares):
         if len(fit) > 1:
             names = ", ".join(file.name for file in fit)
             raise ValueError(
-                f"{key}: {len(fit)} files of {folder} match ({names}); set split, or set {key} to one of them"
+                f"{key}: {len(fit)} files of {folder} match ({names}); set split, or name one of them"
             )
         return fit[0] if fit else None
 
