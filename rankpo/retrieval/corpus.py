@@ -127,7 +127,9 @@ class OwnTexts:
                 raise ConfigError([f"datasets.{dataset.name} has no {what} of its own; choose {POOL} or a file"])
             for identity, text in own():
                 if identity in seen:
-                    raise ConfigError([f"datasets.{dataset.name}: the id {identity!r} of its {what} appears more than once"])
+                    raise ConfigError(
+                        [f"datasets.{dataset.name}: the id {identity!r} of its {what} appears more than once"]
+                    )
                 seen.add(identity)
                 yield identity, text
 
