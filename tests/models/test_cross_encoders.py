@@ -128,7 +128,7 @@ def test_hub_ids_are_read_as_folders_are(tmp_path, monkeypatch):
         asked.append(allow_patterns)
         return str(folders[name])
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("rankpo.models.loading.snapshot_download", download)
     snapshot.cache_clear()
     try:
         embedding, pairs = rankpo.load("owner/embedding", "cpu"), rankpo.load("owner/pairs", "cpu")
