@@ -103,7 +103,7 @@ def test_rank_speaks_of_the_input_list(model):
     assert sorted(index for index, _, _ in ranked) == [0, 1, 2, 3]
     assert all(["same", "", "same", "x"][index] == text for index, _, text in ranked)
     assert len(model.rank("q", ["a", "b", "c"], top_k=2)) == 2
-    with pytest.raises(TypeError, match="documents must be a list of texts, got one text"):
+    with pytest.raises(TypeError, match="documents must be a list of strings, got one string"):
         model.rank("q", "text")
     with pytest.raises(ValueError, match=r"requests\[0\]: the query is empty"):
         model.rank(" ", ["a", "b"])

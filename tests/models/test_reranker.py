@@ -184,10 +184,10 @@ def test_compute_score_takes_one_pair_or_many():
 @pytest.mark.parametrize(
     ("pairs", "error", "message"),
     [
-        ([("a", "b"), ("a", "b", "c")], TypeError, r"pairs\[1\] must be two texts"),
-        ([("a", 3)], TypeError, r"pairs\[0\] must be two texts"),
-        ([("a", "b"), "ab"], TypeError, r"pairs\[1\] must be two texts"),
-        ("ab", TypeError, "got one text"),
+        ([("a", "b"), ("a", "b", "c")], TypeError, r"pairs\[1\] must be two strings"),
+        ([("a", 3)], TypeError, r"pairs\[0\] must be two strings"),
+        ([("a", "b"), "ab"], TypeError, r"pairs\[1\] must be two strings"),
+        ("ab", TypeError, "got one string"),
         ([("a", "b"), ("  ", "b")], ValueError, r"pairs\[1\]: the query is empty"),
     ],
 )
@@ -299,7 +299,7 @@ def test_a_new_head_is_announced_and_drawn_from_the_seed(tmp_path):
         torch.manual_seed(seed)
         config = RerankerKind(name_or_path=str(tmp_path), head="decoder", max_length=70, separator="\n")
         heads.append(config.build(config.open_inputs(said.append), said.append).base.score.weight.detach().clone())
-    assert "new, drawn with the run's seed: score.weight" in said
+    assert "initialised at random from the run's seed: score.weight" in said
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
     assert 0.005 < heads[0].std() < 0.05  # N(0, 0.02)
@@ -378,7 +378,9 @@ def test_a_saved_model_needs_no_key_and_says_which_it_did_not_take(tmp_path):
     assert config.open_inputs(said.append, explicit={"min_document_tokens"}).settings == RerankerSettings(
         **{**model.settings.to_json(), "min_document_tokens": 20}
     )
-    assert any("was saved with max_length=200: that is used, not the yaml's 512" in message for message in said)
+    assert any(
+        "was saved with max_length=200; this value is used instead of the yaml's 512" in message for message in said
+    )
     assert any("model.min_document_tokens=20 instead of 16" in message for message in said)
     with pytest.raises(ValueError, match="settings has no 'beta'"):
         RerankerSettings.from_json({"beta": 1})
@@ -451,8 +453,8 @@ def test_half_precision_scores_are_float32_and_close(name):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({}, "name_or_path or load_from, or else random, must say"),
-        ({"name_or_path": "x", "random": {"model_type": "bert"}}, "name_or_path and random both say"),
+        ({}, "no source of weights is set"),
+        ({"name_or_path": "x", "random": {"model_type": "bert"}}, "name_or_path and random are both set"),
         ({"name_or_path": "x", "trust_remote_code": "false"}, "trust_remote_code must be true or false, got 'false'"),
         ({"name_or_path": "x", "export_one_label": True}, "it needs head=causal_lm, got auto"),
         ({"name_or_path": "x", "chunk_tokens": 0}, "chunk_tokens must be >= 1 or null, got 0"),

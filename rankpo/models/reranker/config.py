@@ -66,7 +66,7 @@ class RerankerKind(RerankerSettings, ModelKind["RerankerSettings", "RerankerInpu
             family = OneLabelFamily()
             backbone = self.backbone(family)
             if family.missing:
-                say(f"new, drawn with the run's seed: {', '.join(sorted(family.missing))}")
+                say(f"initialised at random from the run's seed: {', '.join(sorted(family.missing))}")
         align_pad(inputs.tokenizer, backbone, say)
         return backbone
 

@@ -157,7 +157,7 @@ def test_folders_there_and_back_and_pickles_are_refused(tmp_path):
     assert kind(new_layers=True).colbert_linear.out_features == 8
     for name in ("sparse_linear", "colbert_linear"):
         torch.save(model.get_submodule(name).state_dict(), folder / f"{name}.pt")
-    with pytest.raises(LoadingError, match="pickle can run code") as refused:
+    with pytest.raises(LoadingError, match="they can run code") as refused:
         kind()
     assert CONVERT in str(refused.value)
     words = shlex.split(CONVERT)
@@ -174,7 +174,7 @@ def test_folders_there_and_back_and_pickles_are_refused(tmp_path):
             r"parts must be a list of some of dense, sparse, colbert, got \['dense', 'bm25'\]",
         ),
         ({"parts": []}, "parts must be a list"),
-        ({"sparse_weight": 0}, "sparse_weight must be > 0, got 0; leave a part out"),
+        ({"sparse_weight": 0}, "sparse_weight must be > 0, got 0; to exclude this part"),
         ({"colbert_dim": 0}, "colbert_dim must be >= 1 or null, got 0"),
     ],
 )
