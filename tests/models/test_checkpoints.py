@@ -244,7 +244,7 @@ def test_windows_are_not_made_two_way(tmp_path):
     byte_tokenizer().save_pretrained(tmp_path)
     kind = EmbeddingKind(name_or_path=str(tmp_path), bidirectional=True, query_max_length=60, passage_max_length=60)
     with pytest.raises(
-        LoadingError, match=r"MistralModel reads in windows of 5 tokens; set model\.bidirectional=false"
+        LoadingError, match=r"MistralModel has sliding windows of 5 tokens, .* set model\.bidirectional=false"
     ):
         kind.build(kind.open_inputs(print), print)
 
@@ -426,7 +426,9 @@ def test_a_pooling_that_nobody_states_is_said_to_be_a_guess(tmp_path, family, po
     byte_tokenizer().save_pretrained(tmp_path)
     said = []
     assert EmbeddingKind(name_or_path=str(tmp_path)).open_inputs(said.append).settings.pooling == pooling
-    assert any(f"{pooling} pooling is a guess by the architecture; model.pooling sets another" in line for line in said)
+    assert any(
+        f"states no pooling, so {pooling} is used for its architecture; set model.pooling" in line for line in said
+    )
     said.clear()
     EmbeddingKind(name_or_path=str(tmp_path), pooling="cls").open_inputs(said.append)
     assert not any("guess" in line for line in said)

@@ -9,21 +9,20 @@ from rankpo.models.layer_keys import Keys, checked_layer, sized_layers
 from rankpo.models.settings import Settings
 
 POOLING = ("cls", "mean", "last", "max", "mean_sqrt_len", "weighted_mean")
-AUTO = "auto"  # Value of a config key that the architecture decides.
+AUTO = "auto"  # Value of a key that is resolved by the architecture.
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingSettings(Settings):
     """Settings of the encoding of a text.
 
-    pooling: cls, mean, last, max, mean_sqrt_len (the sum over √length) or weighted_mean (token i weighs i); several
-    joined by "+" stand one after another. include_prompt: whether the tokens of the prompt are pooled. layers: what
-    follows the pooling, in order, each a mapping with `type` (Dense, LayerNorm, Normalize, Dropout) and its keys in
-    `layer_keys.LAYERS`. normalize: vectors of length 1 at the end. Lengths in tokens, special tokens included.
-    truncate_dim: the first dimensions are kept (Matryoshka), None for all. bidirectional: every token of a decoder sees
-    the whole text.
-    prior_layers: layers (0: the embeddings) whose pooled hidden states give a passage's prior, () for no prior.
-    prior_weight: λ of the score s(q, p) + λ·t(p), see `prior.py`.
+    pooling: cls, mean, last, max, mean_sqrt_len (the sum divided by √length) or weighted_mean (token i has weight i);
+    several joined by "+" are concatenated. include_prompt: whether the tokens of the prompt are pooled. layers: the
+    layers after the pooling, in order, each a mapping with `type` (Dense, LayerNorm, Normalize, Dropout) and its keys
+    in `layer_keys.LAYERS`. normalize: scales the final vectors to length 1. Lengths are in tokens, including special
+    tokens. truncate_dim: the number of first dimensions to keep (Matryoshka); None keeps all. bidirectional: every
+    token of a decoder attends to the whole text. prior_layers: layers (0: the embeddings) whose pooled hidden states
+    give a passage's prior; () means no prior. prior_weight: λ of the score s(q, p) + λ·t(p), see `prior.py`.
     """
 
     pooling: str = "mean"
@@ -58,13 +57,15 @@ class EmbeddingSettings(Settings):
         if len(set(layers)) < len(layers) or not all(isinstance(layer, int) and layer >= 0 for layer in layers):
             raise ValueError(f"prior_layers must be different numbers of layers >= 0, got {list(layers)}")
         if not self.prior_weight > 0:
-            raise ValueError(f"prior_weight must be > 0, got {self.prior_weight}; prior_layers=[] leaves the prior out")
+            raise ValueError(
+                f"prior_weight must be > 0, got {self.prior_weight}; to remove the prior, set prior_layers=[]"
+            )
         object.__setattr__(self, "prior_layers", layers)
 
     def sized(self, width: int) -> tuple[list[Keys], int]:
-        """The layers with their sizes, and the size of the vectors before truncation. width: of the hidden states.
+        """Returns the layers with their sizes, and the size of vectors before truncation. width: of the hidden states.
 
-        Raises ValueError for layers that do not fit on each other.
+        Raises ValueError for layers with incompatible sizes.
         """
         return sized_layers(self.layers, width * len(self.pooling.split("+")))
 

@@ -100,7 +100,7 @@ def test_scores_are_theirs_and_theirs_are_those_of_final(tmp_path, case):
     lines = []
     kind = LateInteractionKind(load_from=str(folder))
     model = kind.build(kind.open_inputs(lines.append), lines.append).eval()
-    assert ("mole" in CASES[case][2]) == any("model.skip names mole" in line for line in lines)
+    assert ("mole" in CASES[case][2]) == any("model.skip lists mole" in line for line in lines)
     compare(model, folder)
     kind.save(tmp_path / "FINAL", model, {})
     compare(rankpo.load(tmp_path / "FINAL", "cpu"), tmp_path / "FINAL")
@@ -257,7 +257,7 @@ def test_pooling_within_the_model_and_other_code_are_refused(tmp_path):
 
 
 def test_metadata_of_another_interaction_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"similarity='l2'; rankpo reads similarity=cosine"):
+    with pytest.raises(ConfigError, match=r"similarity='l2' is not supported; rankpo needs similarity=cosine"):
         rankpo.load(stanford(tmp_path, {"similarity": "l2"}), "cpu")
 
 
