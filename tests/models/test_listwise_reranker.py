@@ -264,7 +264,7 @@ def test_requests_and_tables_get_the_same_scores(model, tmp_path):
     ("keys", "message"),
     [
         ({"decode": "beam"}, "decode must be one of first_token, generate, constrained, got 'beam'"),
-        ({"window": 11}, "window must be in 2 to 10, for which identifiers are proved, got 11"),
+        ({"window": 11}, "window must be in 2 to 10, the number of identifiers, got 11"),
         ({"window": 4, "stride": 5}, "stride must be in 1 to window=4, got 5"),
         ({"on_window_error": "hide"}, "on_window_error must be raise or keep, got 'hide'"),
     ],
