@@ -119,7 +119,7 @@ def test_chat_template_is_cut_at_the_texts():
         (None, "the tokenizer has none"),
         ("{{ messages[0]['content'] | upper }} {{ messages[0]['content'] }}", "omits, repeats or reorders"),
         ("{{ messages[0]['content'][9:] }}", "omits, repeats or reorders"),
-        ("{{ messages[0]['content'] | replace(' ', '_') }}", "alters model.query_format"),
+        ("{{ messages[0]['content'] | replace(' ', '_') }}", "changes the text of model.query_format"),
     ],
 )
 def test_chat_templates_that_alter_the_texts_are_refused(template, message):

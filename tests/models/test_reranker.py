@@ -456,7 +456,7 @@ def test_half_precision_scores_are_float32_and_close(name):
         ({}, "no source of weights is set"),
         ({"name_or_path": "x", "random": {"model_type": "bert"}}, "name_or_path and random are both set"),
         ({"name_or_path": "x", "trust_remote_code": "false"}, "trust_remote_code must be true or false, got 'false'"),
-        ({"name_or_path": "x", "export_one_label": True}, "export_one_label=true needs head=causal_lm, .* got auto"),
+        ({"name_or_path": "x", "export_one_label": True}, "export_one_label=true needs head=causal_lm, .*got auto"),
         ({"name_or_path": "x", "chunk_tokens": 0}, "chunk_tokens must be >= 1 or null, got 0"),
         ({"name_or_path": "x", "layout": "flat"}, "layout must be one of auto, packed, padded, got 'flat'"),
         ({"name_or_path": "x", "peft": {"lora_r": 0}}, r"peft.lora_r must be >= 1, got 0"),

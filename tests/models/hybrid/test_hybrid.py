@@ -134,7 +134,7 @@ def test_the_loss_is_that_of_the_paper(distillation):
 def test_other_numbers_of_weights_are_refused():
     model, given = hybrid(parts=["dense", "sparse"]), batch()
     vectors = Vectors(model(given.sequences), model.counts(given.sequences))
-    with pytest.raises(ValueError, match="part_weights has 3 weights, and the model 2 parts"):
+    with pytest.raises(ValueError, match="part_weights has 3 weights, but the model has 2 parts"):
         SelfDistillationLoss(temperature=1.0).in_batch(vectors, given, None, model.part_similarities)
 
 
