@@ -215,7 +215,7 @@ def test_other_prompts_are_named(tmp_path):
     said = []
     settings = EmbeddingKind(name_or_path=str(folder)).open_inputs(said.append).settings
     assert settings.passage_prompt == "p: "
-    assert any("its prompts sts are not used" in line for line in said)
+    assert any("the prompts sts are not used" in line for line in said)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gpt2", "gpt_neox"])

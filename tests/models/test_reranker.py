@@ -315,7 +315,7 @@ def test_the_tokenizers_pad_id_wins_and_no_token_is_added(tmp_path):
     keys = {"head": "decoder", "max_length": 70, "separator": "\n", "suffix": "."}
     config = RerankerKind(name_or_path=str(tmp_path / "base"), **keys)
     model = config.build(config.open_inputs(said.append), said.append).eval()
-    assert any("no pad token; '<|reserved_0|>' is used" in message for message in said)
+    assert any("no pad token, so '<|reserved_0|>' is used" in message for message in said)
     assert model.base.config.pad_token_id == model.tokenizer.pad_token_id == 2
     saved(model, tmp_path / "FINAL", {})
     assert len(AutoTokenizer.from_pretrained(tmp_path / "FINAL")) == len(tokenizer) == len(llama())
