@@ -2,6 +2,17 @@
 # ./install.sh          the environment: .venv in this folder, with the extras that this machine can use
 # ./install.sh demo     the main job: contrastive training, RankPO, evaluation, one table; demo full: three seeds
 # ./install.sh test     linters, types, the documentation and the suite; further arguments go to pytest
+# . install.sh          the environment, and then activates it in your shell (bash, zsh)
+if (return 0 2>/dev/null); then # sourced: options, variables and folder of the user's shell stay as they are
+  _rankpo_file=${BASH_SOURCE:-}
+  if [ -z "$_rankpo_file" ] && [ -n "${ZSH_VERSION:-}" ]; then eval '_rankpo_file=${(%):-%x}'; fi
+  _rankpo_folder=$(CDPATH='' cd -- "$(dirname -- "${_rankpo_file:-./install.sh}")" && pwd)
+  bash "$_rankpo_folder/install.sh" "$@"
+  _rankpo_code=$?
+  if [ "$_rankpo_code" = 0 ] && [ -f "$_rankpo_folder/.venv/bin/activate" ]; then . "$_rankpo_folder/.venv/bin/activate"; fi
+  unset _rankpo_file _rankpo_folder
+  return "$_rankpo_code"
+fi
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -12,13 +23,13 @@ fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
 
 find_python() {
   local candidate
-  for candidate in ${RANKPO_PYTHON:-} python3.13 python3.12 python3.11 python3 python; do
+  for candidate in ${RANKPO_PYTHON:-} python3.13 python3.12 python3.11 python3.14 python3 python; do
     if command -v "$candidate" >/dev/null 2>&1 &&
-       "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+       "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
       command -v "$candidate"; return
     fi
   done
-  fail "needs Python 3.11, 3.12 or 3.13 on PATH (or RANKPO_PYTHON=/path/to/python)"
+  fail "needs Python 3.11 to 3.14 on PATH (or RANKPO_PYTHON=/path/to/python)"
 }
 
 has_gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; }
@@ -74,6 +85,6 @@ case "${1:-}" in
     export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
     exec "$python" -m pytest -n 2 "$@"
     ;;
-  help | -h | --help) sed -n '2,4s/^# //p' "$0" ;;
+  help | -h | --help) sed -n '2,5s/^# //p' "$0" ;;
   *) fail "unknown command '$1'; allowed: nothing, demo, test, help" ;;
 esac

@@ -1,9 +1,11 @@
 """Recipes of stage two on the job-talent world, as full fine-tunes by the product's own commands; LOG.md has the table.
 
-    python -m benchmarks.frontier_experiments prepare            # stage one and the judge's pairs, once
-    python -m benchmarks.frontier_experiments train NAME… [--seeds 1 2 3]
-    python -m benchmarks.frontier_experiments sweep NAME… [--seeds 1 2 3]   # task=frontier on the dev world
     python -m benchmarks.frontier_experiments list
+    python -m benchmarks.frontier_experiments train NAME… [--seeds 1 2 3]
+    python -m benchmarks.frontier_experiments sweep NAME… [--seeds 1 2 3]   # task=prior, task=frontier on the dev world
+
+The runs of stage one and the judge's pairs (jobs_mined, jobs_stage1, jobs_judged) are those of `./install.sh demo cache_dir=CACHE`;
+jobs_judged_narrow has task.pairs.top_k=12 task.pairs.per_query=15.
 
 Each row of the table is a name in `RECIPES`: what is replayed, and the keys that differ from experiment=jobs_stage2.
 """
@@ -23,7 +25,10 @@ GRADED = (
     "replay_datasets=[jobs_graded]",
     "replay_dataloader=listwise",
     "~replay_dataloader.num_negatives",
+    "replay_datasets.jobs_graded.num_negatives=2000",
     "replay_dataloader.group_size=8",
+    "replay_dataloader.groups_per_query=one",
+    "replay_dataloader.num_positives=4",
     "loss.replay_kind=graded_margin",
 )
 NARROW, WIDE = "jobs_judged_narrow", "jobs_judged"  # pairs of the top 12 of 120 posts; of the top 100 of 300
@@ -75,9 +80,24 @@ def train(cache: Path, name: str, seed: int) -> None:
     sys.stdout.flush()
 
 
+def sweep(cache: Path, name: str, seed: int) -> None:
+    """A prior on the frozen model of a run, and the frontier of the run and the prior on the dev world."""
+    pairs, run = f"{cache}/{RECIPES[name][0]}/annotate/preferences.jsonl", f"x_{name}_{seed}"
+    frozen = ("task=prior", "model=minilm", f"model.load_from={cache}/{run}/FINAL", PRIOR[0])
+    launch(
+        cache, *frozen, "datasets=[rankpo]", f"datasets.rankpo.path={pairs}", f"exp_name=prior_{run}", "overwrite=true"
+    )
+    sources = (
+        f"task.runs=[{cache}/{run}]",
+        f"task.priors=[{cache}/prior_{run}]",
+        f"task.start={cache}/jobs_stage1/FINAL",
+    )
+    launch(cache, "task=frontier", *sources, *DEV, f"exp_name=frontier_{run}", "overwrite=true")
+
+
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("train", "list"))
+    parser.add_argument("step", choices=("train", "sweep", "list"))
     parser.add_argument("names", nargs="*")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--cache", type=Path, default=CACHE)
@@ -88,7 +108,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     for seed in options.seeds:
         for name in options.names:
-            train(options.cache, name, seed)
+            (train if options.step == "train" else sweep)(options.cache, name, seed)
 
 
 if __name__ == "__main__":

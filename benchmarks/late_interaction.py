@@ -125,6 +125,7 @@ def write_vectors(folder: Path, documents: int) -> None:
     import torch
 
     from rankpo.retrieval.shards import Encoding, save_token_shard, write_meta
+    from rankpo.types import Vectors
 
     generator = torch.Generator().manual_seed(0)
     size = 8192

@@ -15,22 +15,8 @@
 set -uo pipefail
 cd "${SLURM_SUBMIT_DIR:?run this with sbatch}"
 
-# once, here: tasks that choose an address or a port for themselves do not meet
-export RANKPO_ADDRESS=${RANKPO_ADDRESS:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}
-export RANKPO_PORT=$((20000 + SLURM_JOB_ID % 20000))
-export RANKPO_PER_NODE=${RANKPO_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
-export RANKPO_CONFIG=${RANKPO_CONFIG:-accelerate_config/ddp.yaml}
-export RANKPO_PYTHON=${RANKPO_PYTHON:-$PWD/.venv/bin/python}
-export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} WANDB_MODE=${WANDB_MODE:-offline} # nothing may wait for a network or a terminal
-
-# single quotes: each node must read its own SLURM_NODEID, not that of this shell. USR1 reaches every process of the
-# step: launch.py notes it, and the launcher above it must not die of it
-srun --kill-on-bad-exit=1 bash -c '
-  trap "" USR1
-  exec "$RANKPO_PYTHON" -m accelerate.commands.accelerate_cli launch --config_file "$RANKPO_CONFIG" \
-    --num_machines "$SLURM_NNODES" --num_processes $((SLURM_NNODES * RANKPO_PER_NODE)) \
-    --machine_rank "$SLURM_NODEID" --main_process_ip "$RANKPO_ADDRESS" --main_process_port "$RANKPO_PORT" \
-    launch.py "$@"' launch "$@" resume=auto &
+# USR1 reaches every process of the step: launch.py notes it
+RANKPO_SRUN="--kill-on-bad-exit=1" bash scripts/slurm_launch.sh "$@" resume=auto &
 step=$!
 
 signalled=

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rankpo.cli import commands as program
-from rankpo.config.messages import flags_last
+from rankpo.config.flags import flags_last
 from rankpo.config.places import CONFIG, ROOT, accelerate_file
 from tests.runs import launch, train
 

@@ -128,7 +128,7 @@ def test_a_text_store_that_was_damaged_is_built_again(tmp_path, capsys, name, sp
     spoil(folder / name)
     train(*options, "exp_name=after")
     said = capsys.readouterr().err
-    assert f"{folder} is damaged ({name} " in said and "it is built again" in said
+    assert f"{folder} is damaged ({name} " in said and "is built again" in said
     assert content(folder) == before
     assert curve(tmp_path / "after") == curve(tmp_path / "before")
 
@@ -194,7 +194,7 @@ def continued(run: Path) -> None:
         (flip, "state.json", "has another content than was written"),
         (Path.unlink, "random.safetensors", "random.safetensors is missing"),
         (Path.unlink, "manifest.json", "manifest.json is missing"),
-        (cut, "manifest.json", "manifest.json is no list of files"),
+        (cut, "manifest.json", "manifest.json is not a list of files"),
     ],
 )
 def test_a_damaged_checkpoint_costs_the_updates_since_the_one_before(unfinished, capsys, spoil, name, why):
@@ -223,7 +223,7 @@ def test_a_final_that_was_moved_aside_comes_back(unfinished, capsys):
     """Killed between the two renames of overwriting: what stood there before is the finished run."""
     shutil.copytree(unfinished.parent / "good" / "FINAL", unfinished / "FINAL.old-12345")
     continued(unfinished)
-    assert "is finished already; its FINAL stays as it is" in capsys.readouterr().err
+    assert "is already finished; its FINAL is unchanged" in capsys.readouterr().err
 
 
 # servers

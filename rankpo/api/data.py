@@ -1,4 +1,4 @@
-"""Data of a caller in Python: records, files, tables of other libraries, and datasets of one's own."""
+"""Data for Python callers: records, files, tables of other libraries, and dataset objects."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rankpo.data.dataset import Dataset
 from rankpo.errors import ConfigError
 from rankpo.storage.atomic import replacing
 
-BEIR = ("corpus.jsonl", "queries.jsonl")  # The files that make a folder a BEIR dataset.
-READER_OF_KIND = {"causal_lm": "chat", "listwise": "ranked_lists"}  # Others read "jsonl".
+BEIR = ("corpus.jsonl", "queries.jsonl")  # The files of a BEIR folder.
+READER_OF_KIND = {"causal_lm": "chat", "listwise": "ranked_lists"}  # Other kinds use "jsonl".
 
 
 @runtime_checkable
@@ -31,7 +31,7 @@ class Frame(Protocol):
 
 @runtime_checkable
 class Rows(Protocol):
-    """A dataset of one's own, with the methods of `rankpo.data.dataset.Dataset`."""
+    """A dataset object of the caller, with the methods of `rankpo.data.dataset.Dataset`."""
 
     def fingerprint(self) -> str: ...
 
@@ -40,7 +40,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What a caller gave for a group of datasets: overrides for the config, or an object in their place."""
+    """The datasets of a caller for one group: overrides for the config, or a dataset object in their place."""
 
     overrides: tuple[str, ...] = ()
     own: Dataset | None = None
@@ -50,8 +50,8 @@ def given(data: object, group: str, kind: str, folder: Path) -> Given:
     """The dataset of `data=` or `eval_data=`.
 
     data: an option of the group, a path (file, folder, glob), records as mappings, a table of pandas or of the library
-    datasets, or a dataset of one's own. Records are written to `folder`, so that the run can be repeated and resumed.
-    kind: of the model, which says how records are read. Raises ConfigError for anything else.
+    datasets, or a dataset object. Records are written to `folder`, so that the run can be repeated and resumed.
+    kind: the kind of the model, which determines how records are read. Raises ConfigError for any other value.
     """
     if data is None:
         return Given()
@@ -77,22 +77,22 @@ def _of_path(path: Path, group: str, kind: str) -> tuple[str, ...]:
 
 
 def _records(data: object, group: str) -> Iterable[Mapping[str, object]]:
-    """The rows of a table or a list. Raises ConfigError for anything else."""
+    """The rows of a table or a list. Raises ConfigError for any other value."""
     if isinstance(data, Frame):
-        # What is missing in a row of pandas is NaN.
+        # pandas represents missing values as NaN.
         return ({k: v for k, v in row.items() if v == v or not isinstance(v, float)} for row in data.to_dict("records"))
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
         return cast("Iterable[Mapping[str, object]]", data)
     raise ConfigError(
         [
-            f"{group}: {type(data).__name__} is no data; give records as mappings, a path, an option of config/datasets, a "
-            "table of pandas or datasets, or an object with name, fingerprint() and examples()"
+            f"{group} does not accept {type(data).__name__}; pass records as mappings, a path, an option of "
+            "config/datasets, a table of pandas or datasets, or an object with name, fingerprint() and examples()"
         ]
     )
 
 
 def _written(records: Iterable[Mapping[str, object]], group: str, folder: Path) -> Path:
-    """A JSON Lines file of the records, named by its contents. Raises ConfigError naming the first bad record."""
+    """Writes a JSON Lines file of the records, named by its contents. Raises ConfigError with the first bad record."""
     lines = []
     for number, record in enumerate(records):
         if not isinstance(record, Mapping):
@@ -104,7 +104,7 @@ def _written(records: Iterable[Mapping[str, object]], group: str, folder: Path) 
         except (TypeError, ValueError) as error:
             raise ConfigError([f"{group}[{number}]: {error}"]) from error
     if not lines:
-        raise ConfigError([f"{group} is empty: there is no record"])
+        raise ConfigError([f"{group} is empty; pass at least one record"])
     text = "".join(lines).encode("utf-8", "surrogatepass")
     path = folder / f"{xxhash.xxh3_128_hexdigest(text)}.jsonl"
     if not path.exists():
@@ -115,7 +115,7 @@ def _written(records: Iterable[Mapping[str, object]], group: str, folder: Path) 
 
 
 def _plain(value: object) -> object:
-    """Numbers and arrays of numpy as JSON has them. Raises TypeError for others."""
+    """Converts NumPy numbers and arrays to JSON types. Raises TypeError for other types."""
     if isinstance(value, Plain):
         return value.tolist()
     raise TypeError(f"a value of type {type(value).__name__} is not JSON")

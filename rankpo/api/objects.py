@@ -1,4 +1,4 @@
-"""Losses of a caller in Python: a class or an object in the place of an option of the group `loss`."""
+"""Losses of Python callers, a class or an object in place of an option of the group `loss`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnLoss:
-    """A loss object and the option of config/loss whose kind, trainer and dataloader it takes."""
+    """A loss object, and the option of config/loss that provides the kind, the trainer and the dataloader."""
 
     loss: Loss
     option: str
 
     def put_into(self, config: DictConfig) -> None:
-        """Puts the loss in the place of the option's own, as a node with its class and the values of its fields."""
+        """Replaces the loss of the option in the config by a node with the class and the field values of this loss."""
         config.loss = node(self.loss)
 
 
 def own_loss(given: object) -> OwnLoss | None:
-    """The loss that is no name of an option; None for a name. Raises ConfigError for other objects."""
+    """The loss of a class or an object; None for the name of an option. Raises ConfigError for other objects."""
     if given is None or isinstance(given, str):
         return None
     loss = given() if isinstance(given, type) and issubclass(given, Loss) else given
@@ -49,7 +49,7 @@ def own_loss(given: object) -> OwnLoss | None:
 
 
 def nearest_option(found: type[Loss]) -> str:
-    """The option whose class the given one is or inherits; else one for losses of the same input."""
+    """The option whose class is `found` or a base of it, or else an option for losses with the same inputs."""
     by_class = _options()
     for parent in found.__mro__:
         if (name := by_class.get(f"{parent.__module__}.{parent.__qualname__}")) is not None:
@@ -61,7 +61,7 @@ def nearest_option(found: type[Loss]) -> str:
 
 @cache
 def _options() -> Mapping[str, str]:
-    """The first option of each class of config/loss, by dotted name."""
+    """The first option of config/loss for each class, by the dotted name of the class."""
     found: dict[str, str] = {}
     for path in sorted((CONFIG / "loss").glob("*.yaml")):
         node = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("loss") or {}
@@ -71,13 +71,13 @@ def _options() -> Mapping[str, str]:
 
 
 def node(value: DataclassInstance) -> dict[str, object]:
-    """A dataclass as a node of a config: its class and the values of its fields."""
+    """A dataclass object as a config node, with its class and the values of its fields."""
     values = {item.name: plain(getattr(value, item.name)) for item in fields(value)}
     return {"_target_": packages.give(type(value)), **values}
 
 
 def plain(value: object) -> object:
-    """A field's value as a config holds it. Raises ConfigError for objects."""
+    """The value of a field as a config value. Raises ConfigError for objects."""
     if is_dataclass(value) and not isinstance(value, type):
         return node(value)
     if value is None or isinstance(value, bool | int | float | str):
@@ -86,4 +86,6 @@ def plain(value: object) -> object:
         return [plain(item) for item in value]
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
-    raise ConfigError([f"a field of a loss must be a text, a number, a list or a mapping, got {type(value).__name__}"])
+    raise ConfigError(
+        [f"a field of a loss must be a string, a number, a list or a mapping, got {type(value).__name__}"]
+    )

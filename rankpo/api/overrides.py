@@ -1,4 +1,4 @@
-"""Keywords of Python as the overrides of the command line."""
+"""Overrides of the command line, made from Python keyword arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from rankpo.config.places import CONFIG
 from rankpo.config.renamed import RENAMED
 from rankpo.errors import ConfigError
 
-FIRST = ("trainer", "loss", "model", "optimizer", "scheduler")  # Where a short name stands that several groups have.
+# The order of groups for a short name that several of them have.
+FIRST = ("trainer", "loss", "model", "optimizer", "scheduler")
 GROUPS = frozenset(path.name for path in CONFIG.iterdir() if path.is_dir())
 
 
@@ -25,7 +26,7 @@ def overrides_of(keys: Mapping[str, object], chosen: Sequence[str]) -> list[str]
     """The overrides of keywords: group options, dotted keys, mappings of a group's keys, and short names.
 
     A short name is the last part of a key, such as epochs for trainer.epochs. chosen: overrides that choose the groups.
-    Raises ConfigError for names that no key has.
+    Raises ConfigError for unknown names.
     """
     choices, values = _parted(dict(_flat(keys)))
     config = _composed([*chosen, *choices])
@@ -33,7 +34,7 @@ def overrides_of(keys: Mapping[str, object], chosen: Sequence[str]) -> list[str]
 
 
 def _parted(keys: Mapping[str, object]) -> tuple[list[str], dict[str, object]]:
-    """The choices of groups, and all other keys."""
+    """Separates the choices of groups from all other keys."""
     choices = [f"{name}={_choice(value)}" for name, value in keys.items() if name in GROUPS]
     return choices, {name: value for name, value in keys.items() if name not in GROUPS}
 
@@ -67,17 +68,17 @@ def _place(name: str, config: DictConfig) -> str:
         return preferred or found[0]
     if found:
         raise ConfigError(
-            [f"{name} stands at several places; write **{{'{found[0]}': …}}, or one of {', '.join(found)}"]
+            [f"{name} is a key of several groups; write **{{'{found[0]}': …}}, or one of {', '.join(found)}"]
         )
     if name in RENAMED:
-        raise ConfigError([f"no key is called {name}; here it is {RENAMED[name]}"])
+        raise ConfigError([f"there is no key {name}; in rankpo it is {RENAMED[name]}"])
     known = {key.rpartition(".")[2] for key in keys}
     near = difflib.get_close_matches(name, known, n=1)
-    raise ConfigError([f"no key is called {name}{f'; did you mean {near[0]}?' if near else ''}"])
+    raise ConfigError([f"there is no key {name}{f'; did you mean {near[0]}?' if near else ''}"])
 
 
 def text_of(value: object) -> str:
-    """A value in Hydra's grammar. Raises TypeError for what a config cannot hold."""
+    """A value in Hydra's grammar. Raises TypeError for types that a config cannot hold."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -91,12 +92,12 @@ def text_of(value: object) -> str:
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{name}:{text_of(item)}' for name, item in value.items())}}}"
     raise TypeError(
-        f"a key's value must be a text, a number, a truth value, None or a list, got {type(value).__name__}"
+        f"the value of a key must be a string, a number, a boolean, None, a list or a mapping, got {type(value).__name__}"
     )
 
 
 def quoted(text: str) -> str:
-    """A text in single quotes: backslashes are literal there, but in front of a quote and at the end."""
+    """A string in single quotes. Backslashes inside are literal, except before a quote and at the end."""
     escaped = re.sub(r"(\\*)'", lambda found: f"{found.group(1) * 2}\\'", text)
     at_end = re.search(r"\\*$", escaped)
     return f"'{escaped}{at_end.group() if at_end else ''}'"

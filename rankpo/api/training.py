@@ -1,4 +1,4 @@
-"""Training from Python: `rankpo.train` and `rankpo.build`."""
+"""Training from Python, with the functions `rankpo.train` and `rankpo.build`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from rankpo.tasks.work import train as work
 from rankpo.trainers.basic import BasicTrainer
 
 T = TypeVar("T")
-RECORDS = "records"  # The folder of records that came from Python, in cache_dir.
+RECORDS = "records"  # The folder in cache_dir for records from Python.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """The arguments of `rankpo.train` and `rankpo.build`, which documents them."""
+    """The arguments of `rankpo.train` and `rankpo.build`; see their documentation."""
 
     model: object = None
     loss: object = None
@@ -68,10 +68,11 @@ class Arguments:
 
 @dataclass(kw_only=True)
 class Training:
-    """A training that has not begun. experiment: the checked config with its objects. trainer: has everything else as
-    attributes, such as `policy` (the model), `loss`, `loader`, `optimizer`, `schedule`, `evaluators` and `callbacks`.
+    """A training before its first update.
 
-    What is changed in the trainer before `train` counts.
+    experiment: the checked config with its objects. trainer: the trainer, whose attributes hold all other parts, such as
+    `policy` (the model), `loss`, `loader`, `optimizer`, `schedule`, `evaluators` and `callbacks`. Changes of these
+    attributes before `train` take effect.
     """
 
     experiment: Experiment
@@ -80,7 +81,7 @@ class Training:
     _state: list[Mapping[str, object]]
 
     def train(self) -> RankingModel:
-        """Trains, writes FINAL, and returns its model."""
+        """Trains, writes FINAL, and returns the model with the FINAL weights."""
         with processes.own_state(self._state), claim(self.experiment.run_dir):
             self._work.begin()
         return final(self.experiment, self.trainer)
@@ -91,7 +92,7 @@ def build(arguments: Arguments) -> Training:
     experiment = arguments.experiment()
     task = experiment.task
     if not isinstance(task, Train):
-        raise ConfigError([f"task={type(task).__name__.lower()} trains nothing; leave task out"])
+        raise ConfigError([f"task={type(task).__name__.lower()} does not train; remove task"])
     require_data(task, experiment)
     with processes.own_state() as state:
         session = task.open(experiment)
@@ -99,7 +100,7 @@ def build(arguments: Arguments) -> Training:
             prepared = work.prepare(task, experiment, session)
         kept = state()
     if prepared is None:
-        raise StorageError(f"{experiment.run_dir} holds a finished run; rankpo.load gives its model")
+        raise StorageError(f"{experiment.run_dir} holds a finished run; load its model with rankpo.load")
     return Training(experiment=prepared.experiment, trainer=prepared.trainer, _work=prepared, _state=kept)
 
 
@@ -114,7 +115,7 @@ def final(experiment: Experiment, trainer: BasicTrainer) -> RankingModel:
 
 
 def _model(model: object) -> list[str]:
-    """The overrides of `model=`: an option, a folder, a hub id, or a model that was loaded from a folder."""
+    """The overrides for `model=`: an option, a folder, a hub id, or a model that was loaded from a folder."""
     if model is None:
         return []
     if isinstance(model, RankingModel):
@@ -130,7 +131,7 @@ def _model(model: object) -> list[str]:
         return ["model=base", f"model.load_from={quoted(str(place))}"]
     if str(model).count("/") == 1 and not str(model).startswith((".", "/", "~")):
         return ["model=base", f"model.name_or_path={quoted(str(model))}"]
-    return [f"model={model}"]  # Hydra's message names the options.
+    return [f"model={model}"]  # Hydra's message lists the options.
 
 
 def _putting(own: OwnLoss | None) -> Callable[[DictConfig], object] | None:
@@ -138,7 +139,7 @@ def _putting(own: OwnLoss | None) -> Callable[[DictConfig], object] | None:
 
 
 def _answered(call: Callable[[], T], overrides: Sequence[str]) -> T:
-    """The result of a call; errors of Hydra become a ConfigError with one line."""
+    """Returns the result of a call. Converts errors of Hydra to a ConfigError with one line."""
     try:
         return call()
     except (HydraException, OmegaConfBaseException) as error:
@@ -146,7 +147,7 @@ def _answered(call: Callable[[], T], overrides: Sequence[str]) -> T:
 
 
 def _with_objects(experiment: Experiment, sets: Mapping[str, Given]) -> Experiment:
-    """The experiment with the caller's own datasets, which its config names by class and fingerprint."""
+    """The experiment with the dataset objects of the caller. The config identifies them by class and fingerprint."""
     for group, found in sets.items():
         if (own := found.own) is not None:
             node = {own.name: {"class": type(own).__qualname__, "fingerprint": own.fingerprint()}}
@@ -159,7 +160,7 @@ def _with_objects(experiment: Experiment, sets: Mapping[str, Given]) -> Experime
 
 
 def _free_name(experiment: Experiment) -> str:
-    """LOSS-NUMBER, which no run has yet: a cell of a notebook that runs again makes another run."""
+    """An unused run name LOSS-NUMBER, so that a notebook cell that is executed again starts a new run."""
     name = type(experiment.loss).__name__.removesuffix("Loss").lower() or "run"
     number = 1
     while (experiment.runs_dir / f"{name}-{number}").exists():

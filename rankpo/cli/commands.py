@@ -1,4 +1,4 @@
-"""Commands of `rankpo`: a task's name in front of its keys, and data, env and init, which need no config."""
+"""Commands of `rankpo`: the name of a task followed by keys, and data, env and init, which need no config."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from rankpo import errors
 from rankpo.cli import program
-from rankpo.config.messages import HYDRA_FLAGS, VALUE_FLAGS
+from rankpo.config.flags import HYDRA_FLAGS, VALUE_FLAGS
 from rankpo.config.places import CONFIG
 from rankpo.errors import ConfigError
 
@@ -18,12 +18,12 @@ BEIR = ("corpus.jsonl", "queries.jsonl")  # the files that make a folder a BEIR 
 
 
 def main() -> NoReturn:
-    """`rankpo`, `python -m rankpo`, `accelerate launch -m rankpo` and `torchrun -m rankpo`."""
+    """The entry point of `rankpo`, `python -m rankpo`, `accelerate launch -m rankpo` and `torchrun -m rankpo`."""
     program.start(run)
 
 
 def run() -> int:
-    """Runs this process's command line; returns the exit code of `program.main`."""
+    """Runs the command line of this process. Returns the exit code of `program.main`."""
     try:
         words = sys.argv[1:]
         name, rest = split(words)
@@ -39,9 +39,10 @@ def run() -> int:
 
 
 def translated(words: Sequence[str]) -> list[str]:
-    """The words that launch.py takes for those of `rankpo`. Raises ConfigError.
+    """Translates the arguments of `rankpo` to those of launch.py. Raises ConfigError.
 
-    `rankpo TASK …` is `task=TASK …`; `rankpo data FILE …` is task=inspect on the file; nothing at all asks for help.
+    `rankpo TASK …` becomes `task=TASK …`, `rankpo data FILE …` becomes task=inspect on the file, and `rankpo` without
+    arguments prints the help.
     """
     name, rest = split(words)
     if name is None:
@@ -52,19 +53,41 @@ def translated(words: Sequence[str]) -> list[str]:
         raise ConfigError(
             [f"rankpo {name} sets task={name}; leave {other} out, or write rankpo {other} without {name}"]
         )
+    if name in ("serve", "report"):
+        rest = with_runs(name, rest)
     return [f"task={name}", *(word for word in rest if word != f"task={name}")]
 
 
+def with_runs(name: str, words: Sequence[str]) -> list[str]:
+    """`rankpo serve RUN…` and `rankpo report RUN…` as their key task.runs. Raises ConfigError for what is no folder."""
+    values = {place + 1 for place, word in enumerate(words) if word in VALUE_FLAGS}
+    runs = [
+        word
+        for place, word in enumerate(words)
+        if place not in values and not word.startswith(("-", "~", "+")) and "=" not in word
+    ]
+    if missing := [run for run in runs if not Path(run).expanduser().is_dir()]:
+        raise ConfigError([f"rankpo {name} {missing[0]}: no such run directory"])
+    listed = ",".join(escaped(run) for run in runs)
+    return [*([f"task.runs=[{listed}]"] if runs else []), *(word for word in words if word not in runs)]
+
+
+def escaped(path: str) -> str:
+    """A path as Hydra's grammar of overrides reads it."""
+    doubled = path.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{doubled}'"
+
+
 def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The command, or None where the words are keys and flags alone; and the other words. Raises ConfigError."""
-    skipped = False  # the value of a flag
+    """Returns the command, or None if there are only keys and flags, and the other arguments. Raises ConfigError."""
+    skipped = False  # Whether the next word is the value of a flag.
     for place, word in enumerate(words):
         if skipped or word.startswith(("-", "~")) or "=" in word:
             skipped = not skipped and word in VALUE_FLAGS
             continue
         before = words[place - 1] if place else ""
         if before.startswith("--") and before.removeprefix("--") not in HYDRA_FLAGS:
-            return None, list(words)  # `--loss dpo`, which program.main answers
+            return None, list(words)  # program.main prints the message for `--loss dpo`.
         if word not in (*tasks(), *OWN):
             raise ConfigError([errors.unknown("rankpo", word, (*tasks(), *OWN))])
         return word, [*words[:place], *words[place + 1 :]]
@@ -91,10 +114,9 @@ def of_file(words: Sequence[str]) -> list[str]:
     if not path.exists():
         raise ConfigError([f"rankpo data {files[0]}: no such file or folder"])
     kind = "beir" if all((path / name).is_file() for name in BEIR) else "jsonl"
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
     keys = [word for word in words if word != files[0]]
     name = [] if any(word.startswith("exp_name=") for word in keys) else ["exp_name=data"]
-    return ["task=inspect", f"datasets=[{kind}]", f"datasets.{kind}.path='{escaped}'", *name, *keys]
+    return ["task=inspect", f"datasets=[{kind}]", f"datasets.{kind}.path={escaped(str(path))}", *name, *keys]
 
 
 def _environment(words: Sequence[str]) -> int:

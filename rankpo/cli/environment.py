@@ -1,4 +1,4 @@
-"""The environment that a bug report needs: versions, devices, places; no secret and no name of a user or machine."""
+"""Environment lines for bug reports: versions, devices and paths, without secrets and names of users or machines."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LIBRARIES = (
     *("torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "hydra-core", "omegaconf", "numpy"),
     *("scipy", "deepspeed", "flash-attn", "sentence-transformers", "datasets", "faiss-cpu", "faiss-gpu-cu12", "vllm"),
 )
-VARIABLES = (  # those whose values hold no secret
+VARIABLES = (  # Variables whose values hold no secret.
     *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM"),
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "NCCL_DEBUG", "PYTORCH_CUDA_ALLOC_CONF"),
 )
 
 
 def lines() -> list[str]:
-    """`name: value` of everything, in a fixed order."""
+    """Lines `name: value`, in a fixed order."""
     where = "installed" if INSTALLED else "checkout"
     memory = psutil.virtual_memory().total / 2**30
     facts = [
@@ -63,6 +63,6 @@ def _devices() -> list[tuple[str, str]]:
 
 
 def _from_home(path: str) -> str:
-    """The path with `~` for the home directory, whose name is a user's."""
+    """The path with `~` for the home directory, which contains the user's name."""
     home = os.path.expanduser("~")
     return f"~{path[len(home) :]}" if path.startswith(f"{home}{os.sep}") else path

@@ -1,4 +1,4 @@
-"""One job: a composed config, checked and run. The modules that this needs are imported after Hydra has composed it."""
+"""Jobs: check and run of one composed config. This module imports heavy modules, so it is imported after composition."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rankpo.sweeps.in_process import in_sweep
 
 
 def run(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Checks the config and runs its task. Raises ConfigError for one that cannot work."""
+    """Checks the config and runs its task. Raises ConfigError for an invalid config."""
     experiment.run(check.check(config, overrides=overrides))
 
 
 def run_in_sweep(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Runs one job of a sweep, also as one of several processes that submitit has started."""
+    """Runs one job of a sweep, also as one of several processes that submitit starts."""
     submitit.join()
     in_sweep(config, overrides, experiment.run)

@@ -1,6 +1,6 @@
-"""Program of launch.py, `rankpo` and `python -m rankpo`: composes the config, checks it, and runs the task.
+"""Program of launch.py, `rankpo` and `python -m rankpo`, which composes the config, checks it, and runs the task.
 
-Nothing heavy is imported before the config has been checked, so that --help and errors answer at once.
+Heavy modules are imported after the check of the config, so that --help and config errors are fast.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
 import yaml
@@ -21,12 +21,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rankpo.config.aliases import modern
+from rankpo.config.flags import flag_refusal, flags_last
 from rankpo.config.guard import announced, guarded
 from rankpo.config.messages import (
     about_records,
     explain,
-    flag_refusal,
-    flags_last,
     multirun_refusal,
     null_group,
     run_error,
@@ -54,7 +53,7 @@ def compose_and_run(config: DictConfig) -> None:
     try:
         job.run(config, overrides)
         close_processes()
-    except Interrupted:  # The run has reported it.
+    except Interrupted:  # The run has already printed the reason.
         close_processes()
         sys.exit(REQUEUE)
     except (ValueError, RuntimeError, OSError, MemoryError, ImportError) as error:
@@ -71,7 +70,7 @@ def close_processes() -> None:
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """Exits with the message only; Hydra would print another line before an exception."""
+    """Exits with the message only. For an exception, Hydra would print another line."""
     say(message)
     sys.exit(code)
 
@@ -90,14 +89,16 @@ def exit_code(error: Exception) -> int:
     return 2 if isinstance(error, InputError) or about_records(error) else 1
 
 
-CLOSED_PIPE = 128 + signal.SIGPIPE  # The exit code that a shell gives for a writer whose reader has gone.
-FORESEEN = (ValueError, RuntimeError, OSError, MemoryError, ImportError)  # Errors that may carry a message for users.
+CLOSED_PIPE = 128 + signal.SIGPIPE  # The exit code of a shell for a writer whose reader has closed the pipe.
+FORESEEN = (ValueError, RuntimeError, OSError, MemoryError, ImportError)  # Errors whose message can be for users.
 
 
 def main() -> int:
-    """Runs; returns the exit code: 0; 2 for a config that cannot work, with one line for each thing to change; 75 for
-    a run that SIGTERM or SIGUSR1 stopped and resume=auto continues; 1 for one that had to stop, with its reason. What
-    no code of ours has foreseen keeps its trace.
+    """Runs the command line and returns the exit code.
+
+    The code is 0 for success, 2 for an invalid config (with one line for each problem), 75 for a run that SIGTERM or
+    SIGUSR1 stopped and that resume=auto continues, and 1 for a failed run (with the reason). Unexpected errors print a
+    traceback.
     """
     refusal = multirun_refusal(sys.argv[1:], os.environ) or flag_refusal(sys.argv[1:])
     if refusal:
@@ -122,7 +123,7 @@ def main() -> int:
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         say(explain(error, sys.argv[1:]))
         return 2
-    except FORESEEN as error:  # A sweep raises a job's error after its other jobs.
+    except FORESEEN as error:  # A sweep raises the error of a job after all other jobs.
         if refused := null_group(error, sys.argv[1:]):
             say(refused)
             return 2
@@ -134,25 +135,25 @@ def main() -> int:
     return 0
 
 
-def leave(code: Any) -> NoReturn:
-    """Ends this process. One of several leaves the interpreter as it is: torch's threads now and then abort its end."""
+def leave(code: str | int | None) -> NoReturn:
+    """Ends this process. One of several skips the shutdown of the interpreter, which torch's threads sometimes abort."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code or 0)
+        os._exit(code if isinstance(code, int) else int(code is not None))
     sys.exit(code)
 
 
 def start(program: Callable[[], int]) -> NoReturn:
-    """Runs a program as this process's only work, with its result as the exit code."""
+    """Runs a program and exits with its result as the exit code."""
     sys.excepthook = say_trace
     try:
-        ended: object = program()
+        ended: str | int | None = program()
     except SystemExit as ending:
         ended = ending.code
-    except BrokenPipeError:  # The reader of our output has closed it, such as `| head`.
+    except BrokenPipeError:  # The reader of the output, such as `| head`, has closed the pipe.
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # Else the interpreter fails to flush at its end.
+        )  # Otherwise the flush at the end of the interpreter fails.
         ended = CLOSED_PIPE
     leave(ended)

@@ -1,4 +1,4 @@
-"""The small project that `rankpo init` writes: an experiment, twenty records, and commands that work as written."""
+"""Project that `rankpo init` writes: an experiment, twenty records, and a README with commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rankpo.data.generated.jobs import Jobs
 from rankpo.errors import ConfigError
 from rankpo.types import Example
 
-TRAINED, HELD_OUT = 16, 4  # of the twenty records
+TRAINED, HELD_OUT = 16, 4  # The numbers of training and evaluation records.
 
 EXPERIMENT = """\
 # @package _global_
@@ -48,13 +48,13 @@ rankpo evaluate --config-dir conf experiment=first task.run=runs/first
 rankpo report --config-dir conf experiment=first 'task.runs=[runs/first]'
 ```
 
-The first says what the file holds. The second trains a model, which is then in `runs/first/FINAL`. The third measures it before and after
+The first command reports the content of the file. The second trains a model, which is then in `runs/first/FINAL`. The third measures it before and after
 training, and the fourth writes `runs/first/report.html`. `rankpo --help` lists everything that can be chosen.
 """
 
 
 def write(folder: Path) -> list[Path]:
-    """Writes the project; returns its files. Raises ConfigError where one of them is there already."""
+    """Writes the project and returns its files. Raises ConfigError if one of them already exists."""
     examples = list(islice(Jobs(name="jobs", num_profiles=300, num_posts=60).examples(), TRAINED + HELD_OUT))
     texts = {
         folder / "conf" / "experiment" / "first.yaml": EXPERIMENT,
@@ -63,7 +63,9 @@ def write(folder: Path) -> list[Path]:
         folder / "README.md": README.format(trained=TRAINED, held_out=HELD_OUT),
     }
     if present := [str(path) for path in texts if path.exists()]:
-        raise ConfigError([f"rankpo init writes over nothing, and {', '.join(present)} is there; name another folder"])
+        raise ConfigError(
+            [f"rankpo init does not overwrite files, and {', '.join(present)} already exists; give another folder"]
+        )
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -71,7 +73,7 @@ def write(folder: Path) -> list[Path]:
 
 
 def records(examples: Sequence[Example]) -> str:
-    """JSON Lines of queries with positives and negatives."""
+    """The examples as JSON Lines of queries with positives and negatives."""
     rows = [
         {
             "query": example.query,

@@ -1,7 +1,7 @@
 """Old names of models, rewritten before Hydra reads the overrides; they work until the next release.
 
-A name such as `minilm_reranker` once chose a checkpoint and a kind together. Now `model` chooses the weights and `kind`
-what is made of them.
+In earlier versions, a name such as `minilm_reranker` chose a checkpoint and a kind together. Now `model` chooses the
+weights and `kind` the kind of the model.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rankpo.config.choices import chosen as chosen_options
 from rankpo.config.named_datasets import named
 from rankpo.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alias:
-    """What an old name stands for. settings: values of the kind's keys that the old yaml had."""
+    """The model, the kind and the settings of an old name. settings: values that the old yaml set for keys of the kind."""
 
     model: str
     kind: str
@@ -50,31 +51,32 @@ ALIASES = {
 
 
 def modern(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The overrides with old names of models in the new spelling, and one line for each that was rewritten; datasets
-    with names of their own as `named_datasets.named` writes them.
+    """Rewrites old names of models to the new spelling. Returns the overrides, and one line for each rewritten one.
 
-    A kind that the overrides choose stays. Raises ConfigError for an old name among several values of a sweep, which
-    could need several kinds.
+    `named_datasets.named` rewrites datasets with user-defined names. A kind that the overrides choose is kept. Raises
+    ConfigError for an old name among several values of a sweep, which could need several kinds.
     """
     chosen = {item.partition("=")[0] for item in overrides}
     made: list[str] = []
     notes = []
-    for item in named(overrides):
+    for item in named(chosen_options(overrides)):
         key, _, value = item.partition("=")
         if key != "model" or not {*value.split(",")} & {*ALIASES}:
             made.append(item)
             continue
         if value not in ALIASES:
             names = [f"{name}: {ALIASES[name].spelling}" for name in value.split(",") if name in ALIASES]
-            raise ConfigError([f"{item}: old names of models cannot be swept over; new spellings: {'; '.join(names)}"])
+            raise ConfigError(
+                [f"{item}: old names of models cannot be swept over; the new spellings are {'; '.join(names)}"]
+            )
         alias = ALIASES[value]
         made += _spelled(alias, chosen)
-        notes.append(f"{item} is an old name, which the next release drops; write {alias.spelling}")
+        notes.append(f"{item} is an old name, which the next release removes; write {alias.spelling}")
     return made, notes
 
 
 def _spelled(alias: Alias, chosen: set[str]) -> list[str]:
-    """The overrides of an alias. chosen: keys that the command line sets itself."""
+    """The overrides of an alias. chosen: keys that the command line sets, which take precedence."""
     model, *more = alias.model.split()
     made = [f"model={model}", *(item for item in more if item.partition("=")[0] not in chosen)]
     if "kind" not in chosen:
@@ -83,7 +85,7 @@ def _spelled(alias: Alias, chosen: set[str]) -> list[str]:
 
 
 def _quoted(value: object) -> str:
-    """A value as Hydra's grammar of overrides reads it; texts in quotes, since they may hold any character."""
+    """A value in Hydra's grammar of overrides. Strings are quoted, because they can contain any character."""
     if not isinstance(value, str):
         return str(value)
     escaped = value.replace("'", "\\'")

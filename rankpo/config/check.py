@@ -1,4 +1,4 @@
-"""Check of a composed config, before weights and data are loaded; it reports all problems, one per line."""
+"""Check of a composed config before weights and data are loaded. It reports all problems, one per line."""
 
 from __future__ import annotations
 
@@ -66,13 +66,11 @@ NEEDED = [name for name in GROUPS if name not in OPTIONAL]
 
 
 def _absent(config: DictConfig) -> list[str]:
-    """One line for each key and group that every run needs and that this config does not have, such as by ~scheduler."""
-    problems = [
-        f"{name} is not set, and every run needs it; leave ~{name} out" for name in RUN_KEYS if name not in config
-    ]
+    """One line for each key and group that every run needs and this config lacks, for example because of ~scheduler."""
+    problems = [f"{name} is not set, and every run needs it; remove ~{name}" for name in RUN_KEYS if name not in config]
     for name in NEEDED:
         if name not in config:
-            problems.append(f"{name} is not set, and every run needs one; leave ~{name} out, or choose {name}=…")
+            problems.append(f"{name} is not set, and every run needs one; remove ~{name}, or choose {name}=…")
         elif not isinstance(config[name], DictConfig):
             problems.append(f"{name} must be an option of its group, got {config[name]!r}; choose {name}=…")
     return problems
@@ -87,11 +85,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     if absent := _absent(config):
         raise ConfigError(absent)
     tree = plain_tree(config, overrides)
-    problems = [
-        unknown("the config", name, (*RUN_KEYS, *GROUPS), [key for key in elsewhere(tree, name) if key != name])
-        for name in tree
-        if name not in (*RUN_KEYS, *GROUPS)
-    ]
+    problems = [line for name in tree if name not in (*RUN_KEYS, *GROUPS) for line in _unknown(tree, name)]
     problems += filter(None, (type_problem(annotation, tree[name], name) for name, annotation in RUN_KEYS.items()))
     made = _objects(tree, problems)
     problems += incompatible(made, tree, overrides)
@@ -109,15 +103,28 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> Experiment:
     )
 
 
-def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """The config as a run's folder keeps it: resolved, with `~` as the home directory, and with the settings of the
-    model that follow from its weights.
+def _unknown(tree: Mapping[str, object], name: str) -> list[str]:
+    """A line for a key that a `++` has added and that nothing reads, or for each key below it."""
+    value, allowed = tree[name], (*RUN_KEYS, *GROUPS)
+    if not isinstance(value, Mapping) or not value:
+        return [unknown("the config", name, allowed, [key for key in elsewhere(tree, name) if key != name])]
+    rest = {key: item for key, item in tree.items() if key != name}
+    below = [key for key, _ in leaves(value, name)]
+    return [
+        unknown(f"{key}: the config", name, allowed, elsewhere(rest, last), last)
+        for key in below
+        for last in [key.rpartition(".")[2]]
+    ]
 
-    overrides: the command line; the packages that it declares are permitted from here on. Raises ConfigError.
+
+def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """The config for the run directory: resolved, with `~` expanded, and with settings that the weights determine.
+
+    overrides: the command line. The packages that it declares are permitted after this call. Raises ConfigError.
     """
     tree: dict[str, Any] = _at_home(OmegaConf.to_container(expanded(config), resolve=True))
     if found := secrets(list(leaves(tree))):
-        raise ConfigError(found)  # Other messages would reveal the values.
+        raise ConfigError(found)  # Stop here, because other messages would print the secret values.
     packages.declare(tree.pop("packages", None), overrides)
     tree.update({name: _where_runs_are(value) for name, value in tree.items() if name not in RUN_KEYS})
     try:
@@ -131,9 +138,9 @@ def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _objects(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    """The objects of all groups by the names that `Experiment` has for them, None where one has problems.
+    """The objects of all groups by their names in `Experiment`; None for a group with problems.
 
-    problems: is extended by those.
+    problems: a list to which the problems are appended.
     """
 
     def attempt(make: Callable[[], object]) -> Any:
@@ -170,7 +177,7 @@ def _objects(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
 
 
 def _permit_trainer(target: object) -> None:
-    """Raises ConfigError; the class is loaded with its data, since importing it takes seconds."""
+    """Raises ConfigError for a trainer outside the permitted packages. Importing the class takes seconds and is done later."""
     try:
         packages.permit(target)
     except ValueError as error:
@@ -178,7 +185,7 @@ def _permit_trainer(target: object) -> None:
 
 
 def _at_home(value: object) -> Any:
-    """The value with `~/` at the front of texts as the home directory: a shell leaves it alone behind `key.path=`."""
+    """Expands `~/` at the start of strings to the home directory. A shell does not expand it after `key.path=`."""
     if isinstance(value, dict):
         return {name: _at_home(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -187,7 +194,7 @@ def _at_home(value: object) -> Any:
 
 
 def _where_runs_are(value: object) -> object:
-    """The value with `.cache/RUN…`, the place of runs of earlier versions, as `runs/RUN…` where the file is there alone."""
+    """Replaces `.cache/RUN…`, the folder of runs in earlier versions, by `runs/RUN…` if only the latter exists."""
     if isinstance(value, dict):
         return {name: _where_runs_are(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Compatibility checks of choices that are valid separately."""
+"""Compatibility checks between choices that are valid separately."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Given(NamedTuple):
     attempt: str
 
 
-# A loss can require these outputs of the kind, by the names of `Loss.needs` and `AnyKind.gives`.
+# Outputs of a kind that a loss can require. The keys are the names in `Loss.needs` and `AnyKind.gives`.
 GIVEN_BY_KINDS = {
     "token_logps": Given(
         "token log-probabilities", "Add kind=causal_lm with a decoder, such as model=llama, qwen or pythia."
@@ -35,25 +35,27 @@ GIVEN_BY_KINDS = {
     ),
 }
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"  # model=minilm
-STORED = ("cache_reference_logprobs", "load_reference_logprobs")  # keys that ask for stored reference scores
+STORED = ("cache_reference_logprobs", "load_reference_logprobs")  # Keys that read or write stored reference scores.
 
 
 def incompatible(made: Mapping[str, Any], tree: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
-    """One line for each problem.
+    """Returns one line for each problem.
 
-    made: the objects of the config, None where one has problems of its own. tree: the config. overrides: the command
+    made: the objects of the config; None for an object that could not be built. tree: the config. overrides: the command
     line.
     """
     problems = list(_of_the_run(tree))
     model: AnyKind | None = made["model"]
     settings: TrainerSettings | None = made["settings"]
-    # The loss has a default: a task that does not train must not be refused for it.
+    # The loss has a default, so a task that does not train must accept any loss.
     task = made["task"]
     loss: Loss | None = made["loss"] if task is not None and task.trains else None
     if settings is not None:
         problems += _of_the_trainer(settings, model, loss)
     if loss is not None and tree["trainer"]["_target_"].endswith(".ContrastiveTrainer") and not _is_in_batch(loss):
-        problems.append(f"trainer=contrastive cannot train {type(loss).__name__}; leave trainer out: loss=… chooses it")
+        problems.append(
+            f"trainer=contrastive cannot train {type(loss).__name__}; remove trainer=…, because loss=… chooses the trainer"
+        )
     if model is not None and task is not None and (task.trains or task.needs) and (problem := _no_decoder(model)):
         problems.append(problem)
     if model is not None and loss is not None:
@@ -73,7 +75,7 @@ def _of_the_run(tree: Mapping[str, object]) -> Iterator[str]:
     if tree["resume"] not in (None, "auto"):
         yield f"resume must be auto or null, got {tree['resume']!r}"
     if not str(tree["exp_name"]).strip():
-        yield "exp_name must not be empty: it names the run directory"
+        yield "exp_name must not be empty, because it names the run directory"
     for group in ("datasets", "eval_datasets", "replay_datasets"):
         if not isinstance(tree.get(group) or {}, Mapping):
             yield f"{group} must be a list of options, such as {group}=[jobs]"
@@ -81,18 +83,18 @@ def _of_the_run(tree: Mapping[str, object]) -> Iterator[str]:
 
 def _of_the_trainer(settings: TrainerSettings, model: AnyKind | None, loss: Loss | None) -> Iterator[str]:
     if model is not None and settings.reference == "adapters" and not model.use_peft:
-        yield "trainer.reference=adapters needs model.use_peft=true: there are no adapters to switch off"
+        yield "trainer.reference=adapters needs adapters to disable; set model.use_peft=true"
     if loss is not None and model is not None and model.dtype == "bfloat16" and not model.use_peft:
         yield (
-            "model.dtype=bfloat16 rounds the small steps of training away; set trainer.precision=bf16, whose weights are "
+            "model.dtype=bfloat16 loses small updates by rounding; set trainer.precision=bf16, which keeps weights in "
             "float32, or add model.use_peft=true"
         )
     if loss is not None and settings.precision == "fp16" and settings.max_grad_norm is None:
-        yield "trainer.precision=fp16 needs trainer.max_grad_norm: overflowing updates are found by the norm"
+        yield "trainer.precision=fp16 needs trainer.max_grad_norm, because the norm detects overflowing updates"
 
 
 def _no_decoder(model: AnyKind) -> str | None:
-    """The question for a model where the default one, an encoder, cannot be of the kind."""
+    """The message to choose a model if the kind needs a decoder and the default model is an encoder; else None."""
     if not model.decoders_only or model.load_from is not None or model.name_or_path != DEFAULT_MODEL:
         return None
     return (
@@ -127,13 +129,13 @@ def _of_the_reference(
     name = type(loss).__name__
     for key in asked:
         if "reference" not in needs:
-            yield f"{key}: {name} has no reference; leave it out"
+            yield f"{key}: {name} has no reference; remove {key}"
         elif "live_reference" in needs:
             yield f"{key}: {name} needs the reference model itself, not stored scores"
         elif settings.reference not in ("auto", "stored"):
-            yield f"{key} stores reference scores, and trainer.reference={settings.reference} does not; set auto"
+            yield f"{key} needs stored reference scores, and trainer.reference={settings.reference}; set trainer.reference=auto"
     if len(asked) == len(STORED):
-        yield "cache_reference_logprobs would compute what load_reference_logprobs brings; set one of them"
+        yield "cache_reference_logprobs computes the scores that load_reference_logprobs loads; set only one of them"
     if settings.reference == "stored" and "live_reference" in needs:
         yield (
             f"trainer.reference=stored: {name} needs the reference model itself, not stored scores; "

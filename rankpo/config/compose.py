@@ -1,4 +1,4 @@
-"""Composition of a config from overrides, as launch.py and the tests do it."""
+"""Composition of a config from overrides, for launch.py and the tests."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ register()
 
 
 def compose(overrides: Sequence[str], change: Callable[[DictConfig], object] | None = None) -> Experiment:
-    """A checked experiment from overrides, as launch.py makes it. Raises ConfigError, and Hydra's own errors.
+    """A checked experiment from overrides, as in launch.py. Raises ConfigError, and Hydra's own errors.
 
-    change: changes the composed config before the check.
+    change: a function that modifies the composed config before the check.
     """
 
     given, notes = modern(overrides)

@@ -1,6 +1,6 @@
-"""Construction of objects from config nodes with a `_target_`: the one caller of constructors by name.
+"""Construction of objects from config nodes with a `_target_`. No other module calls constructors by name.
 
-Nothing here loads weights or data. Every refusal is a ConfigError that names the key.
+This module loads no weights and no data. Every error is a ConfigError that names the key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rankpo.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Maker:
-    """A class and its keyword arguments, kept until the objects that it also needs exist."""
+    """A class and its keyword arguments, for a constructor call once its other arguments exist."""
 
     key: str
     target: str
@@ -31,7 +31,7 @@ class Maker:
         return locate(self.target)
 
     def make(self, **more: Any) -> Any:
-        """The object. Raises ConfigError naming the key for a value that the class refuses."""
+        """Returns the object. Raises ConfigError, with the key, for a value that the class rejects."""
         try:
             return self.load()(**self.arguments, **more)
         except ValueError as error:
@@ -39,13 +39,13 @@ class Maker:
 
 
 def locate(target: Any) -> object:
-    """The class of a `_target_`. Raises ValueError for anything outside the permitted packages, or not there.
+    """The class of a `_target_`. Raises ValueError if it does not exist or is outside the permitted packages.
 
-    A name that a permitted module only imports from elsewhere is outside, and so is a function.
+    Functions, and names that a permitted module imports from another package, are not permitted either.
     """
     if (handed := given(target)) is not None:
         return handed
-    target = current(target) if isinstance(target, str) else target  # `permit` refuses what is no text
+    target = current(target) if isinstance(target, str) else target  # `permit` rejects other types.
     permit(target)
     module, _, name = target.rpartition(".")
     try:
@@ -58,7 +58,7 @@ def locate(target: Any) -> object:
 
 
 def build(node: object, key: str) -> Any:
-    """The object of a node with `_target_`, its children built first. Raises ConfigError naming `key`."""
+    """The object of a node with `_target_`; its children are built first. Raises ConfigError with `key`."""
     if isinstance(node, list):
         return tuple(build(item, f"{key}[{index}]") for index, item in enumerate(node))
     if not isinstance(node, Mapping):
@@ -74,7 +74,7 @@ def build(node: object, key: str) -> Any:
 
 
 def construct(target: Any, arguments: Mapping[str, object], key: str) -> object:
-    """target(**arguments); unknown and missing keys and refused values become a ConfigError naming them."""
+    """Returns target(**arguments). Raises ConfigError, with the keys, for unknown and missing keys and rejected values."""
     signature(target, arguments, key)
     try:
         return target(**arguments)
@@ -83,7 +83,7 @@ def construct(target: Any, arguments: Mapping[str, object], key: str) -> object:
 
 
 def maker(node: Mapping[str, Any], key: str) -> Maker:
-    """A Maker whose keys exist. Raises ConfigError."""
+    """A Maker of a node. Raises ConfigError for keys that the class does not have."""
     arguments = {name: build(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
     try:
         target = locate(node["_target_"])
@@ -94,8 +94,9 @@ def maker(node: Mapping[str, Any], key: str) -> Maker:
 
 
 def signature(target: Any, arguments: Mapping[str, object], key: str, complete: bool = True) -> None:
-    """Raises ConfigError for keys that `target` does not take or, if `complete`, needs and lacks, and for values of
-    another type than it declares.
+    """Raises ConfigError for unknown keys and for values whose type differs from the annotation of `target`.
+
+    complete: whether missing keys raise too.
     """
     parameters = inspect.signature(target).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -112,7 +113,7 @@ def signature(target: Any, arguments: Mapping[str, object], key: str, complete: 
 
 
 def _prefixed(key: str, message: str, names: Iterable[str]) -> str:
-    """The message with the group's key in front, unless it names it already. names: of the keys of the group."""
+    """The message with the group's key as prefix, unless it already has it. names: the names of the group's keys."""
     if message.startswith((f"{key}.", f"{key}:", f"{key} ", "datasets.")):
         return message
     first = re.split(r"[^\w]", message, maxsplit=1)[0]

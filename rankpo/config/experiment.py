@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnObjective:
-    """What one dataset is trained by in place of the run's loss, trainer and dataloader."""
+    """The loss, trainer and dataloader of one dataset, in place of those of the run."""
 
     loss: Loss
     trainer: Maker
@@ -31,10 +31,10 @@ class OwnObjective:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything that a task may need, checked.
+    """The checked inputs of a task.
 
-    objectives: for each of `datasets`, what it has of its own to train by, or None. mixing: of several datasets.
-    config: the resolved config, for the run directory. explicit: keys under `model` that the command line sets.
+    objectives: for each of `datasets`, its own objective, or None for that of the run. mixing: how several datasets are
+    mixed. config: the resolved config, for the run directory. explicit: keys under `model` that the command line sets.
     """
 
     task: Callable[[Experiment], object]
@@ -64,13 +64,13 @@ class Experiment:
     load_reference_logprobs: str | None
     config: Mapping[str, Any]
     explicit: frozenset[str]
-    callbacks: Sequence[Callback] = ()  # Objects of a caller in Python.
-    mining: MiningSettings | None = None  # with task=mine
-    judge: Judge | None = None  # with task=annotate
+    callbacks: Sequence[Callback] = ()  # Objects that a Python caller passes.
+    mining: MiningSettings | None = None  # Set with task=mine.
+    judge: Judge | None = None  # Set with task=annotate.
 
 
 def with_precision(experiment: Experiment, precision: str) -> Experiment:
-    """The experiment with trainer.precision settled, so that its config names the precision that the run has."""
+    """The experiment with the chosen precision, so that its config holds that precision instead of "auto"."""
     settings = replace(experiment.settings, precision=precision)
     trainer = {**experiment.config["trainer"], "precision": precision}
     return replace(experiment, settings=settings, config={**experiment.config, "trainer": trainer})

@@ -1,7 +1,7 @@
-"""Guard before Hydra: rejects configs that contain secrets, run code, or send secrets to a foreign server.
+"""Guard before Hydra, which rejects configs that contain secrets, run code, or send secrets to a foreign server.
 
-A config may come from someone else: an experiment file, a folder given with --config-dir. It may choose among this
-program's classes and set their values. What starts other code or moves a secret must be typed on the command line.
+A config can come from another person, as an experiment file or a folder of --config-dir. It can choose among this
+program's classes and set their values. Values that run other code or send a secret must be on the command line.
 """
 
 from __future__ import annotations
@@ -37,17 +37,18 @@ PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
 SAMPLER = re.compile(r"optuna\.samplers\.[A-Z]\w*Sampler")
 LOGGING = re.compile(r"logging\.(StreamHandler|FileHandler|NullHandler|Formatter|Filter)|colorlog\.[A-Z]\w*Formatter")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-LOG_FILES = ("${hydra.runtime.output_dir}/${hydra.job.name}.log", "hydra-${hydra.job.name}.log")  # Hydra's own
-BUILT = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")  # what Hydra makes objects of
+# The log files of Hydra itself.
+LOG_FILES = ("${hydra.runtime.output_dir}/${hydra.job.name}.log", "hydra-${hydra.job.name}.log")
+BUILT = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")  # Nodes that Hydra instantiates.
 OF_HYDRA_ITSELF = re.compile(r"hydra\.(overrides|runtime|help|hydra_help|job\.override_dirname)\b")
 FROM_ENVIRONMENT = re.compile(r"oc\.env:\s*['\"]?(\w+)")
-# These arguments of vllm.LLM are numbers and names; others name classes that it imports, or formats with pickles.
+# These arguments of vllm.LLM are numbers and plain names. Others name classes to import, or formats with pickles.
 PLAIN_VLLM = (
     "block_size|cpu_offload_gb|data_parallel_size|disable_custom_all_reduce|disable_log_stats|dtype|enable_chunked_prefill"
     "|enable_prefix_caching|enforce_eager|gpu_memory_utilization|kv_cache_dtype|max_model_len|max_num_batched_tokens"
     "|max_num_seqs|pipeline_parallel_size|quantization|seed|swap_space|tensor_parallel_size"
 )
-# Keys that run code which comes with a model, is given as text, or is named by a file of another program.
+# Keys that run code from a model's repository, from a string, or from a file of another program.
 TYPED = re.compile(
     r"(.*\.)?trust_remote_code|hydra\.launcher\.(setup|python|srun_args|additional_parameters|config_file)\b.*"
     rf"|hydra\.sweeper\.custom_search_space|(.*\.)?vllm\.(?!({PLAIN_VLLM})$).+"
@@ -57,11 +58,11 @@ DEFAULT_KEY = "OPENAI_API_KEY"  # The default of config/judge/openai.yaml.
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Checks every config that Hydra composes inside, before Hydra makes anything of it or writes it down.
+    """Checks every config that Hydra composes inside this context, before Hydra instantiates or writes any of it.
 
-    Hydra 1.3 calls what `hydra.callbacks` and the logging configs name before the program sees the config, allows
-    nearly any callable there, and imports what `hydra.searchpath` names while it composes. It has no hook for a check,
-    so its loader is wrapped. Raises ConfigError.
+    Hydra 1.3 calls the targets of `hydra.callbacks` and of the logging configs before the program sees the config, and
+    allows nearly any callable there. It also imports the packages of `hydra.searchpath` during composition. Hydra has no
+    hook for a check, so this function wraps its loader. Raises ConfigError.
     """
 
     load, search = ConfigLoaderImpl.load_configuration, CachingConfigRepository.initialize_sources
@@ -71,7 +72,7 @@ def guarded() -> Iterator[None]:
         try:
             config = load(*arguments, **named)
             given = signature(load).bind(*arguments, **named).arguments
-        except KeyError as error:  # env_copy reads the environment while Hydra composes
+        except KeyError as error:  # env_copy reads the environment during composition.
             raise ConfigError([f"hydra.job.env_copy is not allowed; {error} must be set in the shell"]) from error
         problems = [*foreign(config.hydra), *untyped(config), *_secrets_of(config)]
         if not problems and given["run_mode"] == RunMode.MULTIRUN:
@@ -99,7 +100,7 @@ def guarded() -> Iterator[None]:
 
 
 def _is_folder(item: SearchPathElement) -> bool:
-    """Whether an element of Hydra's search path is a folder, or comes from Hydra and its plugins."""
+    """Whether an element of Hydra's search path is a folder, or belongs to Hydra or its plugins."""
     if not item.provider.startswith(("hydra.searchpath", "command-line")):
         return True
     scheme, separator, rest = item.path.partition("://")
@@ -107,10 +108,10 @@ def _is_folder(item: SearchPathElement) -> bool:
 
 
 def foreign(hydra: Any) -> list[str]:
-    """A problem for everything in Hydra's own part that names code other than its plugins, or sets variables."""
+    """A problem for each key of the `hydra` node that names code outside its plugins, or sets environment variables."""
     node = hydra if isinstance(hydra, DictConfig) else OmegaConf.create(dict(hydra))
     problems = [f"{key} is not allowed; it must not refer to another part of the config" for key in _borrowed(node)]
-    copied = list(OmegaConf.select(node, "job.env_copy") or ())  # Hydra has put these into env_set
+    copied = list(OmegaConf.select(node, "job.env_copy") or ())  # Hydra has copied these into env_set.
     for key, value in leaves(OmegaConf.to_container(node, resolve=False), "hydra"):
         group, name = key.split(".")[1], key.rpartition(".")[2]
         if name == "_target_" and not _is_plugin(str(value), group):
@@ -119,14 +120,16 @@ def foreign(hydra: Any) -> list[str]:
         if group.endswith("logging"):
             problems += _logging_problems(key, name, str(value))
         if group == "launcher" and isinstance(value, str) and _has_control_character(node, key, value):
-            problems.append(f"{key} is not allowed; it must hold no line break: it becomes a line of a job's script")
+            problems.append(
+                f"{key} is not allowed; it must not contain a line break, because it becomes a line of a job's script"
+            )
         if key.startswith(("hydra.job.env_set", "hydra.job.env_copy")) and name not in copied:
-            problems.append(f"{key} is not allowed; a variable must be set in the shell that starts the program")
+            problems.append(f"{key} is not allowed; set the variable in the shell that starts the program")
     return problems
 
 
 def _has_control_character(hydra: DictConfig, key: str, value: str) -> bool:
-    """Whether a text has one as it is written or as it resolves."""
+    """Whether a string has a control character, before or after interpolation."""
     texts = [value]
     if "${" in value:
         with suppress(OmegaConfBaseException, ValueError):
@@ -135,13 +138,13 @@ def _has_control_character(hydra: DictConfig, key: str, value: str) -> bool:
 
 
 def _borrowed(hydra: DictConfig) -> Iterator[str]:
-    """Keys of the parts that Hydra builds whose value is a whole node from elsewhere, which the checks do not see."""
+    """Keys of the nodes that Hydra instantiates whose value is an interpolation of a whole node, which is unchecked."""
 
     def walk(node: Any, prefix: str) -> Iterator[str]:
         names: list[Any] = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
         for name in names:
             key = f"{prefix}.{name}" if isinstance(node, DictConfig) else f"{prefix}[{name}]"
-            with suppress(OmegaConfBaseException):  # what Hydra fills in later is a text
+            with suppress(OmegaConfBaseException):  # Values that Hydra fills in later are strings.
                 if OmegaConf.is_missing(node, name):
                     continue
                 value = node[name]
@@ -157,7 +160,7 @@ def _borrowed(hydra: DictConfig) -> Iterator[str]:
 
 
 def _is_plugin(target: str, group: str) -> bool:
-    """Whether a `_target_` is a class that a plugin of Hydra defines, and no name that its module has imported."""
+    """Whether a `_target_` is a class that a plugin of Hydra defines; names that its module imports are excluded."""
     if group == "callbacks":
         return target == CALLBACK
     if SAMPLER.fullmatch(target):
@@ -183,14 +186,14 @@ def _logging_problems(key: str, name: str, value: str) -> list[str]:
 
 
 def untyped(config: DictConfig) -> list[str]:
-    """A problem for each key that must stand on the command line and was set by a file instead.
+    """A problem for each key that must be on the command line and that a config file sets instead.
 
-    They are keys that run code, and the server that is sent the judge's key.
+    These are the keys that run code, and the address of the server that receives the judge's key.
     """
     tree: Any = OmegaConf.to_container(config, resolve=False)
     typed = {key: item.partition("=")[2] for key, item in _typed(tree["hydra"])}
     problems = [
-        f"{key}={value} was set by a config file and runs code that is not this program's; read that code, then set "
+        f"{key}={value} is set in a config file and runs code from outside this program; read that code, then set "
         f"{key} on the command line"
         for key, value in leaves(tree)
         if TYPED.fullmatch(key) and value not in (None, False, "false") and not _is_typed(key, typed)
@@ -203,20 +206,20 @@ def untyped(config: DictConfig) -> list[str]:
             files.append(f"judge.api_key_env={variable}")
         if files and os.environ.get(variable):
             problems.append(
-                f"{' and '.join(files)}: a config file may not say where the key in ${variable} is sent; set "
+                f"{' and '.join(files)}: a config file must not set the server that receives the key in ${variable}; set "
                 f"{' and '.join(item.partition('=')[0] for item in files)} on the command line"
             )
     return problems
 
 
 def _typed(hydra: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(key, override) of everything on the command line."""
+    """The (key, override) pairs of the command line."""
     items = [*hydra["overrides"]["task"], *hydra["overrides"]["hydra"]]
     return [(item.lstrip("+~").split("=", 1)[0].split("@")[0], item) for item in items]
 
 
 def _is_typed(key: str, typed: Mapping[str, str]) -> bool:
-    """Whether the key, or a mapping or list that holds it, stands on the command line; a choice of a group does not."""
+    """Whether the command line sets the key, or a mapping or list that holds it. The choice of a group does not count."""
     return any(
         key == given or (value.startswith(("{", "[")) and key.startswith((f"{given}.", f"{given}[")))
         for given, value in typed.items()
@@ -224,24 +227,24 @@ def _is_typed(key: str, typed: Mapping[str, str]) -> bool:
 
 
 def announced(overrides: Sequence[str]) -> str | None:
-    """The notice of a run whose command line allows a model's own code, or None."""
+    """The notice for a command line that allows code from a model's repository, or None."""
     allowed = [
         item.lstrip("+")
         for item in overrides
         if re.fullmatch(r"\+{0,2}(.*\.)?trust_remote_code=(true|yes|on|1)", item, re.IGNORECASE)
     ]
-    return f"{', '.join(allowed)}: Python code that comes with the model runs on this machine" if allowed else None
+    return f"{', '.join(allowed)}: Python code from the model's repository runs on this machine" if allowed else None
 
 
 def _secrets_of(config: DictConfig) -> list[str]:
-    """`secrets` of all parts of a config, as it is written and as it resolves, and of the command line.
+    """`secrets` of all parts of a config, before and after interpolation, and of the command line.
 
-    Of a sweep the config holds no value, and Hydra writes the command line down.
+    The command line is needed for sweeps, whose values are not in the config and which Hydra writes to a file.
     """
     tree: Any = OmegaConf.to_container(config, resolve=False)
     plain = [(key, value) for key, value in leaves(tree) if not OF_HYDRA_ITSELF.match(key)]
     if found := secrets([*plain, *_typed(tree["hydra"])]):
-        return found  # Keys that refer to these would repeat.
+        return found  # Keys that refer to these would repeat the problem.
     resolved = []
     for key, value in plain:
         if isinstance(value, str) and "${" in value:
@@ -251,14 +254,14 @@ def _secrets_of(config: DictConfig) -> list[str]:
 
 
 def secrets(values: Sequence[tuple[str, object]]) -> list[str]:
-    """A problem for each (key, value) that looks like a secret, or is one of this process's environment."""
+    """A problem for each (key, value) that looks like a secret, or equals a secret of this process's environment."""
     judge = dict(values).get("judge.api_key_env")
     if isinstance(judge, str):
         register(judge)
     held = [value for _, value in known()]
     found = [redact(key) for key, value in values if _is_secret(key, value, held, judge)]
     return [
-        f"{key} holds a secret, and a config is written into run directories and sent to trackers; set it in the "
+        f"{key} holds a secret, and configs are written to run directories and sent to trackers; set it in the "
         "environment (HF_TOKEN, WANDB_API_KEY, or the variable that judge.api_key_env names)"
         for key in dict.fromkeys(found)
     ]
@@ -279,7 +282,7 @@ def _is_secret(key: str, value: object, held: Sequence[str], judge: object) -> b
 
 
 def leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted key, value) of everything that is neither a mapping nor a list."""
+    """The (dotted key, value) pairs of all leaves, which are neither mappings nor lists."""
     if isinstance(tree, Mapping):
         for name, value in tree.items():
             yield from leaves(value, f"{prefix}.{name}" if prefix else str(name))

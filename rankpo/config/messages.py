@@ -17,62 +17,44 @@ from omegaconf import DictConfig, OmegaConf
 
 from rankpo import errors
 from rankpo.config.aliases import ALIASES
+from rankpo.config.choices import options_of
 from rankpo.config.places import CONFIG
-from rankpo.config.renamed import RENAMED
+from rankpo.config.renamed import NO_KEY, RENAMED
 from rankpo.errors import ConfigError, ManyLines
 from rankpo.storage.atomic import UNWRITTEN, remedy, room
 from rankpo.storage.printable import one_line
 
 PORT_IN_USE = re.compile(r"EADDRINUSE|address already in use", re.IGNORECASE)
 
-# what Python, torch, the C++ runtime and the dynamic loader say where the system gives no more memory
+# Messages of Python, torch, the C++ runtime and the dynamic loader for a failed memory allocation.
 NO_MEMORY = re.compile(
     r"DefaultCPUAllocator|not enough memory|cannot allocate memory|can't allocate memory|unable to allocate"
     r"|bad_alloc|failed to map segment|can't start new thread|CUDA out of memory|memory allocation of \d+ bytes failed",
     re.IGNORECASE,
 )
 
-HYDRA_FLAGS = frozenset(
-    [
-        "help",
-        "hydra-help",
-        "version",
-        "cfg",
-        "resolve",
-        "package",
-        "run",
-        "multirun",
-        "shell-completion",
-        "config-path",
-        "config-name",
-        "config-dir",
-        "info",
-    ]
-)
 
-VALUE_FLAGS = frozenset(  # those of Hydra that take the next word
-    [
-        *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
-    ]
-)
+def unknown(name: str, value: str, allowed: Iterable[str], found: Sequence[str] = (), leaf: str | None = None) -> str:
+    """Like `errors.unknown`, with the name in rankpo for a key of one of the systems that rankpo replaces.
 
-
-def unknown(name: str, value: str, allowed: Iterable[str], found: Sequence[str] = ()) -> str:
-    """As `errors.unknown`; a key of one of the systems that rankpo replaces is answered with its name here.
-
-    found: keys elsewhere in the config with the same last part, which are named too.
+    found: keys elsewhere in the config with the same last part, which the message also lists. leaf: the last part of a
+    longer key that begins with `value`.
     """
-    here = RENAMED.get(value) or " or ".join(found)
-    # The renamed key must not be the one that is missing at this very place, such as another optimizer's.
+    asked = leaf or value
+    if asked in NO_KEY and not found:
+        return errors.unknown(name, value, allowed, f", and needs none: {NO_KEY[asked]}")
+    renamed = RENAMED.get(asked)
+    here = renamed if renamed and renamed.split()[0] not in found else " or ".join(found)
+    # The suggested key must differ from the missing one; it can be missing here, e.g. for another optimizer.
     known = here and not name.startswith(f"{here.split()[0]}:")
     return errors.unknown(name, value, allowed, f"; here it is {here}" if known else "")
 
 
 def multirun_refusal(arguments: Sequence[str], environment: Mapping[str, str]) -> str | None:
-    """Why a sweep must not start inside a launcher, or None.
+    """The message for a sweep inside a launch of several processes, or None.
 
-    One process group would live through all jobs: after a failure on one rank, the ranks mix gradients of two
-    configs without an error.
+    All jobs would share one process group. After a failure on one rank, the ranks would mix gradients of two configs
+    without an error.
     """
     if not {"-m", "--multirun"} & set(arguments) or int(environment.get("WORLD_SIZE", "1")) <= 1:
         return None
@@ -81,10 +63,10 @@ def multirun_refusal(arguments: Sequence[str], environment: Mapping[str, str]) -
 
 
 def run_error(error: Exception, environment: Mapping[str, str]) -> str | None:
-    """The message of an error that our own code raised, or of one that names a file; None for any other: a bug.
+    """The message of an error that this package raised, or that names a file; None for any other error, which is a bug.
 
-    Told apart by the innermost line of the trace, which is a `raise` of this package: every such message says what to
-    change. Several processes: the rank stands in front, since only one of them may have failed.
+    If the innermost line of the trace is a `raise` of this package, the message tells what to change. With several
+    processes, the rank precedes the message, because only one of them may have failed.
     """
     several = int(environment.get("WORLD_SIZE", "1")) > 1
     message = _foreseen(error, several, environment)
@@ -101,7 +83,7 @@ def _foreseen(error: Exception, several: bool, environment: Mapping[str, str]) -
         return "\n".join(map(one_line, error.problems))
     if _is_out_of_memory(error):
         return (
-            f"no memory is left ({words.splitlines()[0][:200] if words else type(error).__name__}); lower the batch "
+            f"out of memory ({words.splitlines()[0][:200] if words else type(error).__name__}); lower the batch "
             "size, max_tokens or the maximum lengths, or raise the memory limit of the job (ulimit -v, the scheduler's)"
         )
     if PORT_IN_USE.search(words) and type(error).__name__.startswith("Dist"):
@@ -110,11 +92,11 @@ def _foreseen(error: Exception, several: bool, environment: Mapping[str, str]) -
             "such as --main_process_port 29501 of accelerate launch, or --master-port of torchrun"
         )
     if several and (type(error).__name__.startswith("Dist") or "gloo" in words):
-        return "lost another rank, whose own message says why, or which took longer than trainer.timeout_minutes"
+        return "lost another rank: see its own message, or raise trainer.timeout_minutes if it was slow"
     if isinstance(error, OSError) and error.errno in UNWRITTEN:
         return f"{room(error.errno)}; {remedy(error.errno)}, and the same command with resume=auto continues"
     if isinstance(error, ValueError) and "embedded null" in words:
-        return "a path or a name holds a NUL character; look at the config and at the files that it names"
+        return "a path or a name contains a NUL character; check the config and the files that it names"
     innermost = traceback.extract_tb(error.__traceback__)[-1]
     ours = Path(innermost.filename).is_relative_to(errors.PACKAGE) and (innermost.line or "").startswith("raise")
     if ours:
@@ -123,13 +105,13 @@ def _foreseen(error: Exception, several: bool, environment: Mapping[str, str]) -
 
 
 def about_records(error: Exception) -> bool:
-    """Whether a reader of data has refused what a file holds."""
+    """Whether a reader of data rejected the content of a file."""
     frames = traceback.extract_tb(error.__traceback__)
     return isinstance(error, ValueError) and Path(frames[-1].filename).is_relative_to(errors.PACKAGE / "data")
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, says that memory could not be allocated."""
+    """Whether an error, or one of its causes, is a failed memory allocation."""
     while error is not None:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return True
@@ -140,29 +122,25 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def _not_yaml(error: yaml.YAMLError) -> str:
-    """The message for a config file that is no YAML, in one line."""
+    """The message for a config file that is not valid YAML, in one line."""
     problem = one_line(str(getattr(error, "problem", None) or error))
     mark = getattr(error, "problem_mark", None)
     place = f"{mark.name}:{mark.line + 1}" if mark is not None else "a config file"
-    return f"{one_line(place)} is no YAML: {problem}"
+    return f"{one_line(place)} is not valid YAML: {problem}"
 
 
 def null_group(error: Exception, arguments: Sequence[str]) -> str | None:
-    """The message for a group that the command line sets to null, which Hydra refuses with a trace; else None."""
+    """The message for a group that the command line sets to null, for which Hydra prints a traceback; else None."""
     if not isinstance(error, ValueError) or "Config group override must be a string or a list" not in str(error):
         return None
     groups = {path.name for path in CONFIG.iterdir() if path.is_dir()}
     given = [argument.lstrip("+").partition("=") for argument in arguments]
     for name, _, value in given:
         if name in groups and value.lower() in ("true", "false"):
-            return f"{name}={value}: {name} is a group; choose one of its options: {', '.join(_options(name))}"
+            return f"{name}={value}: {name} is a group; choose one of its options: {', '.join(options_of(name))}"
     names = [name for name, _, value in given if value in ("null", "") and name in groups]
     name = names[0] if names else "a group"
-    return f"{name}=null: a run needs one of its options; allowed: {', '.join(_options(name)) or 'see config/'}"
-
-
-def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
+    return f"{name}=null: a run needs one of its options; allowed: {', '.join(options_of(name)) or 'see config/'}"
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -177,19 +155,22 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
             return f"model={option} is an old name, which a yaml cannot use; write {ALIASES[option].spelling}"
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         return unknown(f"{group}={option}: the group {group!r}", option, options)
+    if added := re.search(r"force-add of config groups is not supported: '\++([\w/]+)=", text):
+        group = added.group(1)
+        return f"{group} is a group; write {group}=… without ++, one of: {', '.join(options_of(group))}"
     unknown_key = re.search(r"Could not override '([^']+)'", text)
     if unknown_key:
         return _explain_key(unknown_key.group(1), arguments)
     override = getattr(error, "override", None)
     if override is not None and "=" in override:
         key, _, value = override.partition("=")
-        return f"{override}: Hydra cannot read this value; inside quotes of its own it can: \"{key}='{value}'\""
+        return f"{override}: Hydra cannot read this value; add inner quotes: \"{key}='{value}'\""
     unlisted = re.search(r"Could not load '([\w@/]+)/([^'/]+)'", text)
     if unlisted:
         group, option = unlisted.groups()
-        return unknown(f"{group}=[{option}]: the group {group!r}", option, _options(group))
+        return unknown(f"{group}=[{option}]: the group {group!r}", option, options_of(group))
     if "does not support sweep type" in text:
-        return "interval(…) has no end of values to list; add search=optuna, which chooses among them"
+        return "interval(…) has infinitely many values; add search=optuna, which chooses among them"
     no_group = re.search(r"Could not override '?([\w@/]+)'?\. No match in the defaults list", text)
     if no_group:
         return f"{no_group.group(1)} is not a group of the config"
@@ -197,13 +178,13 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _explain_key(key: str, arguments: Sequence[str]) -> str:
-    """A key that is not in the config: looks at the same config without it for the names that are."""
+    """The message for a key that is not in the config, with similar names of the same config without that key."""
 
     bare = key.split("@")[0]
     if bare.startswith("search."):
-        return f"{bare} belongs to search=optuna; add that"
+        return f"{bare} is a key of search=optuna; add search=optuna"
     kept = [item for item in arguments if "=" in item and not item.startswith("-") and "=" in item.lstrip("+~")]
-    kept = [item for item in kept if "." not in item.lstrip("+~").split("=", 1)[0]]  # choices of options only
+    kept = [item for item in kept if "." not in item.lstrip("+~").split("=", 1)[0]]  # Only choices of group options.
     kept = [item for item in kept if item.lstrip("+~").split("=", 1)[0] != key]
     GlobalHydra.instance().clear()
     try:
@@ -216,18 +197,17 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
         parent, _, leaf = parent.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     names = [str(name) for name in node if str(name) != "_target_"] if isinstance(node, DictConfig) else []
-    if leaf in names:  # a mapping of free keys, which Hydra fills only where they are added
-        return (
-            f"{bare} takes its keys one by one, each with a plus: +{bare}{'.NAME' if bare.endswith(leaf) else ''}=VALUE"
-        )
+    if leaf in names:  # A mapping with free keys, which Hydra only allows to append.
+        return f"{bare} takes keys one by one, each with a plus sign: +{bare}{'.NAME' if bare.endswith(leaf) else ''}=VALUE"
     if parent == "model" and (kinds := _kinds_with(leaf)):
         return f"{bare}: this kind has no {leaf!r}; {', '.join(kinds)} ha{'ve' if kinds[1:] else 's'} it: add kind={kinds[0]}"
     tree: Any = OmegaConf.to_container(config, resolve=False)
-    return unknown(f"{bare}: {parent or 'the config'}", leaf, names, elsewhere(tree, leaf))
+    last = bare.rpartition(".")[2]
+    return unknown(f"{bare}: {parent or 'the config'}", leaf, names, elsewhere(tree, last), last)
 
 
 def elsewhere(tree: Mapping[str, object], leaf: str) -> list[str]:
-    """Keys of a config that end with the same name, by dots."""
+    """The dotted keys of a config whose last part is `leaf`."""
     return [key for key in keys_of(tree) if key.rpartition(".")[2] == leaf][:3]
 
 
@@ -245,35 +225,3 @@ def _kinds_with(key: str) -> list[str]:
         for path in sorted((CONFIG / "kind").glob("*.yaml"))
         if f"\n{key}:" in path.read_text(encoding="utf-8")
     ]
-
-
-def flag_refusal(arguments: Sequence[str]) -> str | None:
-    """The message for the first `--key value`, which other systems take and Hydra does not; None where there is none.
-
-    --experimental-rerun is refused too: Hydra opens the pickle that it names.
-    """
-    for place, argument in enumerate(arguments):
-        name, _, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or name in HYDRA_FLAGS:
-            continue
-        follows = arguments[place + 1] if place + 1 < len(arguments) else ""
-        value = value or (follows if follows and not follows.startswith("-") and "=" not in follows else "VALUE")
-        if name == "experimental-rerun":
-            return (
-                "--experimental-rerun is not allowed: it opens a pickle, which can run code; give the same keys again"
-            )
-        here = RENAMED.get(name, name).split()[0]
-        return f"--{name}: keys are set without dashes; write {here}={value}"
-    return None
-
-
-def flags_last(arguments: Sequence[str]) -> list[str]:
-    """The arguments with Hydra's flags and their values behind the keys: argparse takes keys from one place alone."""
-    keys: list[str] = []
-    flags: list[str] = []
-    for place, argument in enumerate(arguments):
-        is_flag = argument.startswith("-") or (place > 0 and arguments[place - 1] in VALUE_FLAGS)
-        (flags if is_flag or (place > 0 and arguments[place - 1] == "--info" and "=" not in argument) else keys).append(
-            argument
-        )
-    return [*keys, *flags]

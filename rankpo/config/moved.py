@@ -1,7 +1,7 @@
-"""Old class names of saved configs, and the form in which configs of two versions are compared.
+"""Old class names in saved configs, and the normal form for the comparison of configs of two versions.
 
-The `_target_`s of a config are data: `task=evaluate task.run=` builds the model that a run's config.json names, a
-continued run compares its config with the saved one, and a sweep skips jobs whose config finished before.
+Saved `_target_`s are read again: `task=evaluate task.run=` builds the model of a run's config.json, a continued run
+compares its config with the saved one, and a sweep skips jobs whose config has finished before.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from rankpo.data.mixing import Mixing
 from rankpo.trainers.settings import TrainerSettings
 
-MODULES = {  # by release; an old module of a yaml's class and where the class lives now
+MODULES = {  # Old modules of classes that a yaml names, and their new modules, by release.
     "rankpo.data.beir": "rankpo.data.readers.beir",
     "rankpo.data.chat_records": "rankpo.data.readers.chat",
     "rankpo.data.completion_loaders": "rankpo.data.loaders.completion",
@@ -34,7 +34,7 @@ MODULES = {  # by release; an old module of a yaml's class and where the class l
     "rankpo.models.causal_config": "rankpo.models.causal_lm.config",
     "rankpo.search": "rankpo.sweeps.optuna",
 }
-CLASSES = {  # old class name in its module of today, and the name of the class today
+CLASSES = {  # Old class names with the current module, and the current class names.
     "rankpo.models.causal_lm.config.CausalModelConfig": "CausalKind",
     "rankpo.models.embedding.config.EmbeddingModelConfig": "EmbeddingKind",
     "rankpo.models.listwise.config.ListwiseModelConfig": "ListwiseKind",
@@ -43,7 +43,7 @@ CLASSES = {  # old class name in its module of today, and the name of the class 
 
 
 def current(target: str) -> str:
-    """Today's name of a `_target_`, which may have been written by an earlier version."""
+    """The current name of a `_target_`, which an earlier version may have written."""
     module, _, name = target.rpartition(".")
     if not module:
         return target
@@ -52,7 +52,7 @@ def current(target: str) -> str:
 
 
 def translated(tree: object) -> object:
-    """The config with today's name in every `_target_`."""
+    """The config with the current name in every `_target_`."""
     if isinstance(tree, list):
         return [translated(item) for item in tree]
     if not isinstance(tree, Mapping):
@@ -64,14 +64,14 @@ def translated(tree: object) -> object:
 
 
 def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with today's names, and with the default of every constructor argument that it leaves out.
+    """The config with current names, and with the default of every missing constructor argument.
 
-    A key that a later version added is no difference as long as it has the value under which nothing changes.
+    Therefore a key that a later version added makes no difference as long as it has its default value.
     """
     completed = _completed(translated(tree))
-    for name in {"dataloader", "replay_dataloader"} & {*completed}:  # so are the keys of mixing
+    for name in {"dataloader", "replay_dataloader"} & {*completed}:  # The keys of mixing are in the same node.
         completed[name] = {**dataclasses.asdict(Mixing()), **completed[name]}
-    if "trainer" in completed:  # a trainer's keys are those of TrainerSettings, not of its class
+    if "trainer" in completed:  # The keys of a trainer are those of TrainerSettings, not of its class.
         completed["trainer"] = {**dataclasses.asdict(TrainerSettings()), **completed["trainer"]}
     return json.loads(json.dumps(completed))
 
@@ -86,7 +86,7 @@ def _completed(tree: object) -> Any:
 
 
 def _defaults(target: str) -> dict[str, object]:
-    """The default arguments of a class of ours; nothing for a class that is not there."""
+    """The default arguments of a class of rankpo; empty for a class that does not exist."""
     module, _, name = target.rpartition(".")
     if not module.startswith("rankpo.") or name.endswith("Trainer"):
         return {}
@@ -109,7 +109,7 @@ def _default(field: dataclasses.Field[object]) -> object:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether JSON has the value."""
+    """Whether JSON can represent the value."""
     try:
         json.dumps(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Overrides of datasets that have names of their own, and of keys that every dataset has, as Hydra reads them."""
+"""Overrides of datasets with user-defined names, and of keys that every dataset has, in Hydra's grammar."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ LIST = re.compile(r"\[([^\[\]{}'\"]*)\]")  # A plain list of options.
 
 
 def named(overrides: Sequence[str]) -> list[str]:
-    """The overrides with `datasets=[a:jsonl,b:jsonl,rankpo]` as `datasets=[rankpo]` and two new nodes, and with `++`
-    before the keys of those and before keys that no yaml of the group has."""
+    """Rewrites `datasets=[a:jsonl,b:jsonl,rankpo]` to `datasets=[rankpo]` and two new nodes.
+
+    The keys of new nodes, and keys that no yaml of the group has, get the prefix `++`.
+    """
     made: list[str] = []
     new: set[str] = set()
     for item in overrides:
@@ -32,7 +34,7 @@ def named(overrides: Sequence[str]) -> list[str]:
 
 
 def _added(item: str, new: set[str]) -> str:
-    """An override with `++` where its key may not be there."""
+    """The override with `++` if its key may be missing in the config."""
     key = item.partition("=")[0]
     parts = key.split(".")
     if len(parts) < 3 or parts[0] not in GROUPS:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def origin_of(experiment: Experiment) -> dict[str, dict[str, str]]:
-    """Fingerprints for `runs.origin`, made from files alone: nothing is loaded."""
+    """Fingerprints for `runs.origin`, computed from files without loading data or weights."""
 
     model = experiment.model
     found = {

@@ -1,12 +1,13 @@
-"""Packages whose classes a `_target_` may name: ours, those of libraries, and those that the user declares.
+"""Packages whose classes a `_target_` can name: rankpo, some libraries, and the packages that the user declares.
 
-A config that others wrote must not run their code. So the user's own packages are declared outside of every config:
+A config from another person must not run that person's code. Therefore users declare their packages outside of configs:
 
 - in the environment, `RANKPO_PACKAGES=my_package,another`;
-- on the command line, `packages=[my_package]`; the same key in a yaml or in a saved run is refused;
-- by an installed distribution, as an entry point: `[project.entry-points."rankpo.packages"]` with `my_package = "my_package"`.
+- on the command line, `packages=[my_package]`; the same key in a yaml or in a saved run raises an error;
+- in an installed distribution, as an entry point: `[project.entry-points."rankpo.packages"]` with
+  `my_package = "my_package"`.
 
-The package must be importable: installed, or on PYTHONPATH.
+The package must be importable, so it must be installed or on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ VARIABLE = "RANKPO_PACKAGES"
 ENTRY_POINTS = "rankpo.packages"
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
-_declared: set[str] = set()  # by the command line of this process
-_given: dict[str, type] = {}  # classes that a caller in Python has handed over, by dotted name
+_declared: set[str] = set()  # Packages from the command line of this process.
+_given: dict[str, type] = {}  # Classes that a Python caller has passed, by dotted name.
 
 
 def declare(packages: Any, overrides: Sequence[str]) -> None:
     """Permits the packages of the key `packages` for this process. overrides: the command line.
 
-    Raises ConfigError for names that are not those of packages, and for a list that does not come from the command line.
+    Raises ConfigError for invalid package names, and for a list that is not on the command line.
     """
     if not packages:
         return
@@ -43,7 +44,7 @@ def declare(packages: Any, overrides: Sequence[str]) -> None:
     if not any(item.lstrip("+").startswith("packages=") for item in overrides):
         raise ConfigError(
             [
-                f"packages={','.join(names)} stands in a yaml, which must not permit code by itself; write packages="
+                f"packages={','.join(names)} is set in a yaml, which must not permit code; write packages="
                 f"[{','.join(names)}] on the command line, or set {VARIABLE}={','.join(names)}"
             ]
         )
@@ -51,28 +52,28 @@ def declare(packages: Any, overrides: Sequence[str]) -> None:
 
 
 def give(found: type) -> str:
-    """Permits a class that a caller in Python hands over, also one of a notebook; returns its `_target_`."""
+    """Permits a class that a Python caller passes, such as one of a notebook. Returns its `_target_`."""
     target = f"{found.__module__}.{found.__qualname__}"
     _given[target] = found
     return target
 
 
 def given(target: object) -> type | None:
-    """The class that a caller in Python has handed over under this name, or None."""
+    """The class that a Python caller has passed with this name, or None."""
     return _given.get(target) if isinstance(target, str) else None
 
 
 def permit(target: object) -> None:
-    """Raises ValueError for a `_target_` outside the permitted packages; imports nothing."""
+    """Raises ValueError for a `_target_` outside the permitted packages. No module is imported."""
     if not isinstance(target, str) or not permits(target):
         raise ValueError(
-            f"_target_={target} is not allowed; it must be of {', '.join((*OURS, *own_packages()))}, or of a package of "
-            f"yours that packages=[…] on the command line or {VARIABLE} names"
+            f"_target_={target} is not allowed; it must be in {', '.join((*OURS, *own_packages()))}, or in one of your "
+            f"packages that you declare with packages=[…] on the command line or {VARIABLE}"
         )
 
 
 def permits(target: str) -> bool:
-    """Whether a dotted name lies in a permitted package."""
+    """Whether a dotted name is in a permitted package."""
     return _within(target, OURS) or _within(target, own_packages())
 
 

@@ -1,11 +1,11 @@
-"""Keys of the systems that rankpo replaces, and where the same is set here: said beside "there is no such key"."""
+"""Keys of the systems that rankpo replaces, and the corresponding keys of rankpo, for messages about unknown keys."""
 
 from __future__ import annotations
 
-MAX_TOKENS = "trainer.max_tokens (an update of trainer.batch_size is cut under it by itself)"
+MAX_TOKENS = "trainer.max_tokens (an update of trainer.batch_size is split into micro-batches automatically)"
 CHAT_TEMPLATE = "model.chat_template"
 
-# their name, wherever it stood: ours
+# The old name in any group, and the key of rankpo.
 RENAMED = {
     # HALOs and Ra-DPO
     "lr": "optimizer.lr",
@@ -76,4 +76,84 @@ RENAMED = {
     "model_name_or_path": "model.name_or_path",
     "precompute_ref_log_probs": "cache_reference_logprobs",
     "neftune_noise_alpha": "model.neftune_alpha (kind=listwise)",
+    # RankPO
+    "train_data": "datasets.NAME.path",
+    "num_negatives": "dataloader.num_negatives (loss=contrastive)",
+    "use_inbatch_neg": "loss.negatives (in_batch, loss=contrastive)",
+    "negatives_cross_device": "loss.cross_device (loss=contrastive)",
+    "temperature": "loss.temperature (loss=contrastive)",
+    "normalize_embeddings": "model.normalize (kind=embedding)",
+    "normlized": "model.normalize (kind=embedding)",
+    "max_query_length": "model.query_max_length (kind=embedding)",
+    "max_passage_length": "model.passage_max_length (kind=embedding)",
+    "query_max_len": "model.query_max_length (kind=embedding)",
+    "passage_max_len": "model.passage_max_length (kind=embedding)",
+    "query_instruction_for_retrieval": "model.query_prompt (kind=embedding)",
+    "sentence_pooling_method": "model.pooling (kind=embedding)",
+    "beta": "loss.beta (loss=rankpo)",
+    "sft_weight": "loss.sft_weight (loss=rankpo)",
+    "rankpo_weight": "loss.rankpo_weight (loss=rankpo)",
+    "loss_type": "loss",
+    "wandb_project": "tracker.project (tracker=wandb)",
+    "run_name": "tracker.name (tracker=wandb)",
+    "wandb_entity": "tracker.entity (tracker=wandb)",
+    "disable_dropout": "trainer.dropout (false unless set)",
+    "save_strategy": "trainer.save_every",
+    "eval_strategy": "trainer.eval_every",
+    "use_lora": "model.use_peft",
+    "lora_rank": "model.peft.lora_r",
+    # RankLLM
+    "train_dataset_path": "datasets.NAME.path",
+    "num_warmup_steps": "scheduler.warmup",
+    "noisy_embedding_alpha": "model.neftune_alpha (kind=listwise)",
+    "objective": "loss.objective (loss=listwise_combined, or listwise_generation, listwise_ranking)",
+    "ranking_loss": "loss.ranking (ranknet, listnet or lambdarank; loss=listwise_combined)",
+    "weighted": "loss.ranking.weight (loss=listwise_combined)",
+    "context_size": "model.max_length (kind=listwise)",
+    "window_size": "model.window (kind=listwise)",
+    "top_k_candidates": "task.depth (task=rerank)",
+    "use_logits": "model.decode (first_token, kind=listwise)",
+    "prompt_template_path": "model.prompt (kind=listwise)",
+    # RAG-Retrieval
+    "train_dataset": "datasets.NAME.path",
+    "val_dataset": "eval_datasets.NAME.path",
+    "max_len": "model.max_length (kind=reranker)",
+    "epoch": "trainer.epochs",
+    "warmup_proportion": "scheduler.warmup",
+    "mixed_precision": "trainer.precision",
+    "save_on_epoch_end": "trainer.save_every (epoch)",
+    "num_max_checkpoints": "trainer.keep_checkpoints",
+    "log_interval": "trainer.log_every",
+    "log_with": "tracker",
+    "seq": "model.separator (kind=reranker)",
+    "special_token": "model.suffix (kind=reranker)",
+    "shuffle_rate": "dataloader.shuffle_candidates (loss=listwise_combined)",
+    # HALOs
+    "from_checkpoint": "resume (auto)",
+    "epsilon": "loss.epsilon (loss=grpo)",
+    "save_every": "trainer.save_every",
+    "num_samples_per_prompt": "task.num_samples (task=sample)",
+}
+
+# Names whose work is done without a key, and how.
+NO_KEY = {
+    "deepspeed": "accelerate launch --config_file accelerate_config/deepspeed_zero1.yaml launch.py … starts it",
+    "fsdp": "accelerate launch --config_file accelerate_config/fsdp.yaml launch.py … starts it",
+    "online": "task=sample, then task=annotate task.mode=samples, whose file datasets=chat reads",
+    "humanline": "rankpo has no humanline",
+    "sync_reference": "load_reference_logprobs names the run of the round before",
+    "dataloader_drop_last": "the last batch of an epoch counts by its size",
+    "dataloader_num_workers": "the next batch is prepared while one is computed",
+    "remove_unused_columns": "only the columns of a layout are read",
+    "save_only_model": "FINAL holds the model alone",
+    "overwrite_output_dir": "overwrite=true does it",
+    "dataset_num_proc": "texts are tokenised once and kept in cache_dir",
+    "log_level": "there is one level",
+    "reference_free": "losses say by themselves whether they have a reference; trainer.reference chooses its kind",
+    "nproc_per_node": "it belongs to torchrun, in front of launch.py",
+    "config": "an experiment's yaml: --config-dir FOLDER experiment=NAME",
+    "do_train": "task=train is the default",
+    "do_eval": "eval_datasets=… evaluates",
+    "ddp_timeout": "trainer.timeout_minutes",
+    "local_rank": "the launcher sets it",
 }

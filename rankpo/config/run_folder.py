@@ -1,6 +1,6 @@
 """Folder of a run: the resolver of `run_dir`.
 
-New runs are written to `runs/`. Earlier versions wrote them to the hidden cache folder: a run that began there goes on there.
+New runs are written to `runs/`. Earlier versions wrote runs to the hidden cache folder, and such a run continues there.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ SWEEP_FILE = "sweep.json"
 
 
 def runs_of(runs_dir: str | None, cache_dir: str) -> str:
-    """The folder of all runs: `runs_dir`; without it `runs`, or `cache_dir` where that is set."""
+    """The folder of all runs: `runs_dir` if set, else `cache_dir` if it differs from the default, else `runs`."""
     return runs_dir or (RUNS if cache_dir == CACHE else cache_dir)
 
 
 def run_folder(root: DictConfig) -> str:
-    """The folder of the run of a config: runs/EXP_NAME/RUN_COUNT, or the folder in `.cache` in which it began."""
+    """The folder of a run: runs/EXP_NAME/RUN_COUNT, or the folder in `.cache` if an earlier version started the run."""
     name = f"{root.exp_name}/{root.run_count}"
     folder = f"{runs_of(root.runs_dir, str(root.cache_dir))}/{name}"
     earlier = f"{CACHE}/{name}"

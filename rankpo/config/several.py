@@ -1,4 +1,4 @@
-"""Keys that every dataset of a run may have besides those of its class, and what they make of the run's loss."""
+"""Keys that every dataset can have besides those of its class, such as its own loss, negatives and prompts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rankpo.data.dataset import Dataset
     from rankpo.models.kind import ModelKind
 
-Node = Mapping[str, Any]  # Of a config: what YAML has.
+Node = Mapping[str, Any]  # A node of a config, with the types of YAML.
 Keys = dict[str, Any]
 OWN_PROMPTS = {"query_prompt": "str | None", "passage_prompt": "str | None"}
 OWN_TRAINING = {  # Keys that give a dataset an objective of its own.
@@ -35,23 +35,23 @@ OWN_TRAINING = {  # Keys that give a dataset an objective of its own.
     "num_negatives": "int | None",
     "temperature": "float | None",
 }
-OWN_KEYS = {**OWN_TRAINING, **OWN_PROMPTS, "by_file": "bool"}  # And their types.
+OWN_KEYS = {**OWN_TRAINING, **OWN_PROMPTS, "by_file": "bool"}  # The keys and their types.
 NEGATIVES = ("in_batch", "own")
-LIKE = "like"  # The option of the group whose keys a node has, for several datasets of one option.
+LIKE = "like"  # The key that names the option whose keys a dataset copies.
 GROUPS = ("datasets", "eval_datasets", "replay_datasets")
 
 
 def own_keys(group: str, node: Node) -> Keys:
     """The keys of a dataset that this module reads, by name.
 
-    A key that its class also has belongs to the class, but for negatives=in_batch and negatives=own: of records,
-    `negatives` is else the name of a field.
+    A key that the class of the dataset also has belongs to the class, except for negatives=in_batch and negatives=own.
+    With other values, `negatives` of a dataset of records is the name of a field.
     """
     allowed = OWN_KEYS if group == "datasets" else OWN_PROMPTS
     given = [name for name in allowed if name in node]
     try:
         taken = inspect.signature(locate(node["_target_"])).parameters if given else {}  # type: ignore[arg-type]
-    except ValueError:  # `build` says what is wrong with the class.
+    except ValueError:  # `build` reports the problem of the class.
         taken = {}
     return {
         name: node[name] for name in given if name not in taken or (name == "negatives" and node[name] in NEGATIVES)
@@ -59,7 +59,7 @@ def own_keys(group: str, node: Node) -> Keys:
 
 
 def expanded(config: DictConfig) -> DictConfig:
-    """The config with the keys of an option in every dataset that is `like` it. Raises ConfigError."""
+    """The config, where each dataset with the key `like` gets the keys of that option. Raises ConfigError."""
     problems: list[str] = []
     for group in GROUPS:
         nodes = config.get(group)
@@ -73,8 +73,8 @@ def expanded(config: DictConfig) -> DictConfig:
             if option is None:
                 chosen = ", ".join(str(key) for key in nodes if key != name and "_target_" in nodes[key]) or "none"
                 problems.append(
-                    f"{group}.{name} is no dataset of this run; chosen are: {chosen}. {group}=[{name}:jsonl] adds one "
-                    "of this name with the keys of jsonl"
+                    f"{group}.{name} is not a dataset of this run, which has {chosen}; add it with the keys of jsonl by "
+                    f"{group}=[{name}:jsonl]"
                 )
                 continue
             defaults = _option(group, str(option), str(name))
@@ -87,12 +87,12 @@ def expanded(config: DictConfig) -> DictConfig:
 
 
 def _name_key(defaults: Keys) -> str:
-    """The key of what a dataset is called: of a dataset of the hub, `name` is its id there."""
+    """The key with the name of a dataset. For a dataset of the hub, `name` is the hub id."""
     return "alias" if "alias" in defaults else "name"
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """The config of a few overrides, with the search path of the running program. Raises ConfigError."""
+    """The config of some overrides, with the search path of the running program. Raises ConfigError."""
     try:
         if GlobalHydra.instance().is_initialized():
             return compose("config", overrides=list(overrides))
@@ -109,7 +109,9 @@ def _option(group: str, option: str, name: str) -> Keys:
     except ConfigError as error:
         raise ConfigError([f"{group}.{name}.{LIKE}={option}: {error}"]) from error
     if len(nodes) != 1:
-        raise ConfigError([f"{group}.{name}.{LIKE}={option} is not one dataset but {', '.join(nodes)}"])
+        raise ConfigError(
+            [f"{group}.{name}.{LIKE}={option} stands for several datasets, {', '.join(nodes)}; choose one of them"]
+        )
     (node,) = nodes.values()
     return dict(node.items_ex(resolve=False))
 
@@ -130,7 +132,7 @@ def key_problems(tree: Node) -> list[str]:
 
 
 def datasets_of(nodes: Mapping[str, Node], group: str, name: str) -> list[Dataset]:
-    """The datasets of a node: one, or with by_file one of each file; with the node's prompts. Raises ConfigError."""
+    """The datasets of a node with its prompts: one, or with by_file one for each file. Raises ConfigError."""
     node, key = nodes[name], f"{group}.{name}"
     own = own_keys(group, node)
     dataset = build({name: value for name, value in node.items() if name not in own}, key)
@@ -153,7 +155,7 @@ def datasets_of(nodes: Mapping[str, Node], group: str, name: str) -> list[Datase
 
 
 def own_objective(tree: Node, name: str, model: ModelKind | None) -> OwnObjective | None:
-    """What a dataset has of its own to train by, or None. Raises ConfigError."""
+    """The objective of a dataset if it has its own, or None. Raises ConfigError."""
     node = (tree.get("objectives") or {}).get(name)
     if node is None:
         return None
@@ -169,7 +171,7 @@ def mixing_of(tree: Node) -> Mixing:
     """How updates are drawn from several datasets. Raises ConfigError."""
     replayed = tree["replay_dataloader"].get("mixing", "auto")
     if replayed not in TOGETHER:
-        raise ConfigError([f"replay_dataloader.mixing={replayed}: replay_datasets are always mixed; leave it out"])
+        raise ConfigError([f"replay_dataloader.mixing={replayed}: replay_datasets are always mixed; remove this key"])
     given = {key: value for key, value in tree["dataloader"].items() if key.startswith("mixing")}
     mixing = construct(Mixing, given, "dataloader")
     assert isinstance(mixing, Mixing)
@@ -179,8 +181,8 @@ def mixing_of(tree: Node) -> Mixing:
         name, keys = next(iter(own.items()))
         raise ConfigError(
             [
-                f"dataloader.mixing=mixed draws each update from all datasets under one loss, and "
-                f"datasets.{name}.{keys[0]} is for one of them; set dataloader.mixing=homogeneous, or leave it out"
+                f"dataloader.mixing=mixed draws each update from all datasets with one loss, and "
+                f"datasets.{name}.{keys[0]} applies to one of them; set dataloader.mixing=homogeneous, or remove it"
             ]
         )
     keys_of = [own_keys("datasets", node) for node in nodes.values()]
@@ -219,7 +221,7 @@ def own_training(node: Node) -> list[str]:
 
 
 def objectives(tree: Node) -> Keys:
-    """`loss`, `trainer` and `dataloader` of each dataset that has its own, by the dataset's key.
+    """The nodes `loss`, `trainer` and `dataloader` of each dataset with its own objective, by the dataset's key.
 
     Raises ConfigError for a key that the loss or its loader does not have.
     """
@@ -257,15 +259,17 @@ def _loss(given: object, key: str) -> tuple[str, Keys]:
     """The option of the group loss, and further keys."""
     if isinstance(given, Mapping):
         if not isinstance(given.get("name"), str):
-            raise ConfigError([f"{key} must have the key name, the option of the loss, such as {key}={{name: cosent}}"])
+            raise ConfigError(
+                [f"{key} must have the key `name` with an option of the loss, such as {key}={{name: cosent}}"]
+            )
         return str(given["name"]), {name: value for name, value in given.items() if name != "name"}
     return str(given), {}
 
 
 def _put(node: Keys, name: str, value: object, key: str) -> None:
-    """Sets a key of a loss or loader. Raises ConfigError where it has no such key."""
+    """Sets a key of a loss or loader. Raises ConfigError if it has no such key."""
     if name not in node:
         owner = str(node["_target_"]).rpartition(".")[2]
         known = ", ".join(other for other in node if other != "_target_")
-        raise ConfigError([f"{key}.{name}={value}: {owner} has no key {name}; its keys: {known or 'none'}"])
+        raise ConfigError([f"{key}.{name}={value}: {owner} has no key {name}; its keys are {known or 'none'}"])
     node[name] = value

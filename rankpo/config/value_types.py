@@ -1,6 +1,6 @@
-"""Whether the values of a config are of the types that their constructors declare.
+"""Type check of the values of a config against the annotations of constructors.
 
-Without this, `trainer.dropout=no` would be the text 'no', which counts as true, and `loss.beta=abc` a trace.
+Without it, `trainer.dropout=no` would be the string 'no', which is truthy, and `loss.beta=abc` would end in a traceback.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ SCALARS = {"bool": "true or false", "int": "a whole number", "float": "a number"
 PLURAL = {"int": "whole numbers", "float": "numbers", "str": "texts"}
 LISTS = ("Sequence", "collections.abc.Sequence", "tuple", "list")
 MAPPINGS = ("Mapping", "collections.abc.Mapping", "dict")
-NEVER_OF_YAML = ("Tensor", "torch.Tensor")  # torch's optimizers declare float | Tensor
+NEVER_OF_YAML = ("Tensor", "torch.Tensor")  # Torch's optimizers declare float | Tensor.
 
 
 def type_problems(target: Callable[..., object], arguments: Mapping[str, object], key: str) -> list[str]:
-    """One line for each argument of `target` whose value is of no type that its annotation allows."""
+    """One line for each argument of `target` whose value has a type that its annotation does not allow."""
     parameters = inspect.signature(target).parameters
     found = [
         type_problem(parameters[name].annotation, value, f"{key}.{name}")
@@ -28,10 +28,10 @@ def type_problems(target: Callable[..., object], arguments: Mapping[str, object]
 
 
 def type_problem(annotation: object, value: object, key: str) -> str | None:
-    """What is wrong with the value of a key, or None.
+    """The problem with the type of a key's value, or None.
 
-    Judged are the types that yaml has: true and false, numbers, texts, lists, mappings and null. A union that names
-    anything else, such as another class, lets every value pass. NaN is no number.
+    The types of YAML are checked: booleans, numbers, strings, lists, mappings and null. An annotation with any other
+    type, such as a class, accepts every value. NaN is not accepted as a number.
     """
     written = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     parts = [part for part in _split(written, "|") if part not in NEVER_OF_YAML]
@@ -41,19 +41,19 @@ def type_problem(annotation: object, value: object, key: str) -> str | None:
     if isinstance(value, int) and _is_long(value):
         hint = ", which has more than 64 bits"
     elif "str" in parts and isinstance(value, bool | int | float):
-        hint = f"; quoted it is one: \"{key}='{value}'\""
+        hint = f"; add quotes: \"{key}='{value}'\""
     elif isinstance(value, str) and any(_head(part) in LISTS for part in parts):
-        hint = f"; in brackets it is one: {key}=[{value}]"
+        hint = f"; add brackets: {key}=[{value}]"
     return f"{key} must be {' or '.join(_in_words(part) for part in parts)}, got {value!r}{hint}"
 
 
 def _is_long(value: int) -> bool:
-    """Whether a whole number has more than 64 bits, which torch and NumPy cannot hold."""
+    """Whether an integer has more than 64 bits, which torch and NumPy cannot represent."""
     return not -(1 << 63) <= value < 1 << 63
 
 
 def _fits(value: object, part: str) -> bool:
-    """Whether a value is of one type, written as Python writes it; always true for a type that yaml does not have."""
+    """Whether a value has a type, given in Python's notation. True for every type that YAML does not have."""
     if part == "None":
         return value is None
     if part == "bool":
@@ -85,7 +85,7 @@ def _any_fits(value: object, annotation: str) -> bool:
 
 
 def _inside(part: str) -> str:
-    """What stands in the brackets of a type."""
+    """The content of the brackets of a type."""
     return part.partition("[")[2].removesuffix("]")
 
 
@@ -94,7 +94,7 @@ def _head(part: str) -> str:
 
 
 def _split(annotation: str, separator: str) -> list[str]:
-    """The parts of an annotation between separators that stand in no bracket."""
+    """The parts of an annotation between separators outside brackets."""
     parts, depth = [""], 0
     for letter in annotation:
         depth += (letter == "[") - (letter == "]")

@@ -1,4 +1,4 @@
-"""Settings of a model that follow from its weights: those of the checkpoint's authors, and `by_kind` of its yaml."""
+"""Settings of a model that its weights determine: those of the checkpoint's authors, and `by_kind` of its yaml."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def settled(node: Mapping[str, Any], target: Any, explicit: Collection[str]) -> dict[str, Any]:
-    """The keys of `model` with what its weights say of the kind, in the place of the kind's defaults.
+    """The keys of `model`, with settings of the weights in place of the kind's defaults.
 
     node: the composed group, with `by_kind`. target: the `ModelKind` class of its `_target_`. explicit: keys under
-    `model` that the command line sets; they stay, and so does every value that differs from the kind's default, which
-    another yaml has set. Raises ConfigError for a `by_kind` that is not a mapping of mappings.
+    `model` that the command line sets. These keep their values, and so does every key whose value differs from the
+    kind's default, because another yaml has set it. Raises ConfigError if `by_kind` is not a mapping of mappings.
     """
     kept = {name: value for name, value in node.items() if name != "by_kind"}
     by_kind = node.get("by_kind") or {}
@@ -40,9 +40,9 @@ def settled(node: Mapping[str, Any], target: Any, explicit: Collection[str]) -> 
 
 
 def other_kind(model: ModelKind, overrides: Sequence[str]) -> str | None:
-    """Why a folder that a run of rankpo wrote is not what the loss or the task would make of it, or None.
+    """The message if a folder of rankpo holds another kind than the loss or the task chooses, or None.
 
-    A kind that the command line names is taken as it is: its class then reads the folder, or refuses it.
+    A kind on the command line is accepted; its class then reads the folder or raises an error.
     """
     if model.load_from is None or any(item.lstrip("+").startswith("kind=") for item in overrides):
         return None

@@ -12,13 +12,13 @@ from rankpo.types import Labels, Sequences
 
 
 def own_negatives(groups: Sequence[Group]) -> torch.Tensor | None:
-    """[B] bool: queries to which other queries' candidates are no negatives; None where there are none such."""
+    """[B] bool, true for queries that do not use other queries' candidates as negatives; None if all of them do."""
     flags = [group.own_negatives for group in groups]
     return torch.tensor(flags) if any(flags) else None
 
 
 def labels_of(groups: Sequence[Group], width: int | None = None) -> Labels:
-    """The labels of groups, padded to the longest (or `width`) with mask False."""
+    """The labels of groups, padded to the longest group (or to `width`) with mask False."""
     width = width or max((len(group.candidates) for group in groups), default=1)
     relevance = np.zeros((len(groups), width), dtype=np.float32)
     mask = np.zeros((len(groups), width), dtype=bool)
@@ -41,7 +41,7 @@ def labels_of(groups: Sequence[Group], width: int | None = None) -> Labels:
 
 
 def stored_reference(groups: Sequence[Group], width: int, scores: np.ndarray) -> torch.Tensor:
-    """[B, width] stored scores of the groups' candidates, 0 on padding. scores: [slots]."""
+    """Stored scores of the groups' candidates, [B, width] with 0 on padding. scores: [slots]."""
     reference = np.zeros((len(groups), width), dtype=np.float32)
     for b, group in enumerate(groups):
         reference[b, : len(group.slots)] = scores[group.slots]

@@ -1,4 +1,4 @@
-"""The interfaces between a dataset, the pieces that make its texts into tokens, and the table that holds them."""
+"""Interfaces of datasets, and the pieces that convert their texts to tokens for a table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Tokenize = Callable[[Sequence[str]], list[list[int]]]
 
 
 class Dataset(Protocol):
-    """What a dataset must offer: a name, a fingerprint of contents and settings, and a stream of examples."""
+    """A dataset with a name, a fingerprint of contents and settings, and a stream of examples."""
 
     @property
     def name(self) -> str: ...
@@ -40,12 +40,12 @@ class ReportsPasses(Protocol):
 
 @dataclass(frozen=True)
 class Pieces:
-    """How texts become token rows: the role's prefix goes in front, special tokens and truncation come later.
+    """The conversion of texts to token rows. A text gets the prefix of its role; special tokens are added later.
 
-    fingerprint: changes whenever `tokenize` or a prefix would give other tokens. render: an example's query and
-    candidates as `tokenize` wants them, in place of prefix + text; raises BadRecord for an example that has no such
-    form. notes: what `tokenize` counted, kept with the table. own_prompts: whether a record's own prompt takes the place
-    of the query's prefix; else it stands behind it, as a part of the query.
+    fingerprint: changes if `tokenize` or a prefix would give different tokens. render: returns an example's query and
+    candidates as input of `tokenize`, in place of prefix + text; raises BadRecord for an unsupported example. notes:
+    counts of `tokenize`, stored with the table. own_prompts: whether a record's prompt replaces the prefix of the query;
+    if not, the prompt follows the prefix as a part of the query.
     """
 
     tokenize: Tokenize
@@ -57,7 +57,7 @@ class Pieces:
     own_prompts: bool = False
 
     def texts(self, example: Example) -> tuple[str, Sequence[str]]:
-        """The texts under which an example's query and candidates stand in the store."""
+        """The texts of an example's query and candidates, as keys of the store."""
         prompt = example.query_prompt
         if self.render is not None:
             own = prompt is not None and isinstance(example.query, str)
@@ -71,7 +71,7 @@ class Pieces:
         return before + plain_text(example.query), [after + text for text in example.candidates]
 
     def _before(self, prefix: str, prompt: str | None) -> str:
-        """What stands before a text. prefix: of its role. prompt: of its record, or None."""
+        """The text before a query or candidate. prefix: the prefix of its role. prompt: of its record, or None."""
         if prompt is None:
             return prefix
         return prompt if self.own_prompts else prefix + prompt

@@ -1,7 +1,7 @@
-"""Preference pairs from graded judgements: of two relevant candidates of one query, the one of the higher grade is preferred.
+"""Preference pairs from graded judgements. Of two relevant candidates of a query, the higher grade is preferred.
 
-Binarised grades can then train stage one, and the grades within the relevant candidates play the judge of stage two, so
-that alignment and retention are measured on real data.
+Binarised grades can then train stage one, and the grades of relevant candidates replace the judge of stage two, so that
+alignment and retention can be measured on real data.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def check_preferences(preferences: str | None, pairs_per_query: int) -> None:
 def as_preferences(
     examples: Iterable[Example], preferences: str | None, pairs_per_query: int, name: str
 ) -> Iterator[Example]:
-    """The examples as they are, or with preferences=grades the pairs of each. name: of the dataset, for messages.
+    """The unchanged examples, or with preferences=grades the pairs of each. name: of the dataset, for messages.
 
-    Raises ValueError where no query has two relevant candidates of different grades.
+    Raises ValueError if no query has two relevant candidates of different grades.
     """
     if preferences is None:
         yield from examples
@@ -46,15 +46,15 @@ def as_preferences(
     if queries and not count:
         raise ValueError(
             f"datasets.{name}.preferences=grades: no query has two relevant candidates of different grades; lower "
-            "relevant_from, or leave preferences out"
+            "relevant_from, or remove preferences"
         )
 
 
 def grade_pairs(example: Example, pairs_per_query: int, name: str) -> list[Example]:
-    """Up to pairs_per_query pairs, drawn by the id of the example, so that the same data gives the same pairs.
+    """Up to pairs_per_query pairs of an example, the preferred candidate first.
 
-    The preferred candidate is first. Pairs have no confidence, since grades state none. name: of the dataset. Raises
-    UnknownRelevance where nothing says which candidates are relevant.
+    The id of the example determines the draw, so that the same data gives the same pairs. Pairs have no confidence. name:
+    the name of the dataset. Raises UnknownRelevance if the relevance of candidates is unknown.
     """
     grades = example.grades or example.relevance
     chosen = relevant(example, name, "preferences=grades")

@@ -1,7 +1,7 @@
-"""Holdout: a part of the queries of datasets that is kept out of training, and the datasets on both sides of the split.
+"""Holdout: a split of the queries of datasets into training queries and held-out queries.
 
-Queries are drawn by their texts, never by rows, so that all examples of a query are on one side, also in several
-datasets. No text that is relevant to a held-out query, and no held-out query, is a positive in training.
+Queries are drawn by their texts, so that all examples of a query, in all datasets, are on the same side of the split. A
+held-out query, or a text that is relevant to one, is not used as a positive in training.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ from rankpo.runs.computed_once import must_compute
 from rankpo.storage.folders import written_whole
 from rankpo.types import Example, Prompt
 
-VERSION = 1  # Raise it with every change of what is held out.
+VERSION = 1  # Raise this number with every change that alters the split.
 T = TypeVar("T")
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holdout:
-    """size: the share of the queries in (0, 1), or their number, of each dataset. seed: draws them. by_texts: whether positives of
-    held-out queries leave the training data; False for completions, where equal short answers belong to many prompts.
+    """The settings of the split.
 
-    Raises ValueError for a size that is neither.
+    size: the fraction of the queries in (0, 1), or their number, for each dataset. seed: the seed of the draw. by_texts:
+    whether positives of held-out queries are removed from the training data; False for completions, because many prompts
+    can have the same short answer.
+
+    Raises ValueError for an invalid size.
     """
 
     size: float
@@ -46,22 +49,22 @@ class Holdout:
 
     def __post_init__(self) -> None:
         if not (0 < self.size < 1 or (self.size >= 1 and self.size == int(self.size))):
-            raise ValueError(f"trainer.holdout must be a share in (0, 1) or a number of queries, got {self.size:g}")
+            raise ValueError(f"trainer.holdout must be a fraction in (0, 1) or a number of queries, got {self.size:g}")
 
     def count(self, queries: int) -> int:
-        """The number of held-out queries, out of `queries` of a dataset."""
+        """The number of held-out queries of a dataset with `queries` queries."""
         count = max(1, round(self.size * queries)) if self.size < 1 else int(self.size)
         if count >= queries:
             raise ValueError(
-                f"trainer.holdout={self.size:g} would hold out {count:,} of {queries:,} queries, and none would be left "
-                "to train on; lower it"
+                f"trainer.holdout={self.size:g} would hold out {count:,} of {queries:,} queries and leave none "
+                "for training; lower it"
             )
         return count
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Keys of the held-out queries, and of the texts that are no positives in training. name: of this draw."""
+    """Keys of the held-out queries, and of the texts that training must not use as positives. name: of this draw."""
 
     queries: frozenset[int]
     texts: frozenset[int]
@@ -69,7 +72,7 @@ class Drawn:
 
 
 class TrainingPart(WrappedDataset):
-    """The examples of the other queries, without positives that held-out queries know."""
+    """The examples of the training queries, without texts that are positives of held-out queries."""
 
     def __init__(self, dataset: Dataset, drawn: Drawn) -> None:
         super().__init__(dataset)
@@ -102,12 +105,12 @@ class HeldOutPart(WrappedDataset):
 
 
 def query_key(query: Prompt) -> int:
-    """A number for the text of a query; equal for texts that differ in blanks or Unicode form alone."""
+    """A key of the text of a query. Texts that differ only in white space or Unicode form have equal keys."""
     return text_key(normal(plain_text(query)))
 
 
 def positives_of(example: Example) -> list[int]:
-    """The numbers of candidates that count as relevant: as stated, else those of more than the lowest label."""
+    """The indices of relevant candidates, by stated relevance, or else those with more than the lowest label."""
     known = stated(example)
     if known is None:
         lowest = min(example.relevance) if len(example.relevance) > 1 else -np.inf
@@ -116,7 +119,7 @@ def positives_of(example: Example) -> list[int]:
 
 
 def without(example: Example, texts: frozenset[int]) -> Example | None:
-    """The example without positives out of `texts`; None where what is left teaches nothing."""
+    """The example without positives from `texts`; None if the rest has no training signal."""
     positives = positives_of(example)
     gone = {number for number in positives if text_key(normal(example.candidates[number])) in texts}
     if not gone:
@@ -140,9 +143,9 @@ def without(example: Example, texts: frozenset[int]) -> Example | None:
 
 
 def draw(datasets: Sequence[Dataset], holdout: Holdout, cache_dir: Path, say: Say) -> Drawn:
-    """The held-out queries of all datasets, drawn of each; kept in cache_dir/holdout, as the data is read for it.
+    """Draws held-out queries from each dataset. The draw is cached in cache_dir/holdout, because it reads all data.
 
-    Raises ValueError where no query would be left to train on.
+    Raises ValueError if no query would be left for training.
     """
     parts = [VERSION, repr(holdout), *(f"{dataset.name}:{dataset.fingerprint()}" for dataset in datasets)]
     name = xxhash.xxh3_128_hexdigest(json.dumps(parts).encode())
@@ -154,16 +157,18 @@ def draw(datasets: Sequence[Dataset], holdout: Holdout, cache_dir: Path, say: Sa
     queries, texts, counts = (np.load(folder / f"{kind}.npy") for kind in ("queries", "texts", "counts"))
     held, total, examples, left_out = counts.tolist()
     say(
-        f"holdout: {held:,} of {total:,} queries are kept out of training"
-        + (f"; {left_out:,} of {examples:,} examples lose positives that held-out queries know" if left_out else "")
+        f"holdout: {held:,} of {total:,} queries are held out"
+        + (f"; {left_out:,} of {examples:,} examples lose positives of held-out queries" if left_out else "")
     )
     if left_out * 2 > examples:
-        say("warning: held-out queries share positives with most of the data; a smaller trainer.holdout leaves more")
+        say(
+            "warning: held-out queries share positives with most of the data; a smaller trainer.holdout keeps more training data"
+        )
     return Drawn(frozenset(queries.tolist()), frozenset(texts.tolist()), name)
 
 
 class _Keys:
-    """Keys of one dataset: queries [E], positives of all examples one after another, and how many each has [E]."""
+    """Keys of one dataset: queries [E], the concatenated positives of all examples, and their numbers [E]."""
 
     def __init__(self) -> None:
         self.query, self.positives, self.counts = array("Q"), array("Q"), array("q")
@@ -179,7 +184,7 @@ class _Keys:
         return keys
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(query, positives, number of the example of each positive)"""
+        """Returns (query, positives, index of the example of each positive)."""
         examples = np.repeat(np.arange(len(self.counts)), np.array(self.counts, dtype=np.int64))
         return np.array(self.query, np.uint64), np.array(self.positives, np.uint64), examples
 

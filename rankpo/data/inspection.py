@@ -1,4 +1,4 @@
-"""Inspection of datasets: what a table of their examples holds, in words or tokens, and why records are bad."""
+"""Inspection of datasets: statistics of their examples, in words or tokens, and the reasons of bad records."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from rankpo.data.table import ExampleTable
 from rankpo.types import Example
 
 MAX_REASONS = 10
-IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"  # of scripts without blanks: a word each
+# Scripts without spaces, where each character counts as a word.
+IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
 WORD = re.compile(rf"[{IDEOGRAPHS}]|[^\s{IDEOGRAPHS}]+")
-MAX_SHOWN = 160  # characters of a text
-MAX_CANDIDATES = 4  # of the example that is shown
+MAX_SHOWN = 160  # The number of characters of a text to print.
+MAX_CANDIDATES = 4  # The number of candidates of the printed example.
 
 
 def words_as_tokens() -> Pieces:
-    """Pieces whose tokens are words, for datasets that are looked at without a model."""
+    """Pieces whose tokens are words, for an inspection without a model."""
 
     def tokenize(texts: Sequence[str]) -> list[list[int]]:
         return [[xxhash.xxh32_intdigest(word.encode()) >> 1 for word in WORD.findall(text)] for text in texts]
@@ -33,7 +34,7 @@ def words_as_tokens() -> Pieces:
 
 
 def inspect(table: ExampleTable, number: int, unit: str) -> Report:
-    """What one dataset of a table holds, ready for JSON; number: as in `table.dataset`. unit: words or tokens."""
+    """The statistics of one dataset of a table, for JSON. number: as in `table.dataset`. unit: words or tokens."""
     found = dataset_report(table, number)
     found["lengths"] = {"unit": unit, **found.pop("tokens")}
     examples = np.flatnonzero(np.asarray(table.dataset) == number)
@@ -49,7 +50,7 @@ def inspect(table: ExampleTable, number: int, unit: str) -> Report:
 
 
 def _repeated(table: ExampleTable, examples: np.ndarray) -> int:
-    """Examples that have the query, candidates and labels of an earlier one."""
+    """The number of examples with the same query, candidates and labels as an earlier one."""
     digests = np.empty(len(examples), dtype=np.uint64)
     candidates, relevance = np.asarray(table.candidates), np.asarray(table.relevance)
     for place, example in enumerate(examples.tolist()):
@@ -64,7 +65,7 @@ def _repeated(table: ExampleTable, examples: np.ndarray) -> int:
 
 
 def reading(met: PassReport) -> Report:
-    """What was met while a dataset was read: layout, fields, and bad records by their reason, with the first place of each."""
+    """The report of reading a dataset: layout, fields, and bad records by reason with the first place of each."""
     reasons: Counter[str] = Counter()
     first: dict[str, str] = {}
     for line in met.places:
@@ -89,13 +90,13 @@ def reading(met: PassReport) -> Report:
 
 
 def _split(line: str) -> tuple[str, str]:
-    """(file and line, reason) of `datasets.NAME: file:line: reason`."""
+    """Splits `datasets.NAME: file:line: reason` into file:line and reason."""
     parts = line.split(": ", 2)
     return (parts[1], parts[2]) if len(parts) == 3 else ("", line)
 
 
 def first_example(example: Example) -> Mapping[str, object]:
-    """An example as it was read, its texts cut short."""
+    """An example with truncated texts."""
     query = example.query if isinstance(example.query, str) else " · ".join(text for _, text in example.query)
     listed = [
         {
@@ -121,7 +122,7 @@ def _cut(text: str) -> str:
 
 
 def lines(name: str, read: Report, found: Report) -> list[str]:
-    """What is worth a line for people, beside the table."""
+    """Lines with remarks for the console, in addition to the table."""
     said = []
     if order := read["columns_in_order"]:
         said.append(f"columns in order: {', '.join(order)}")
@@ -136,17 +137,20 @@ def lines(name: str, read: Report, found: Report) -> list[str]:
         labels = f" from {low:g} to {high:g}" if low is not None and high is not None else ""
         said.append(f"labels{labels}; relevant_from is not set: losses on positives and negatives will ask for it")
     if found["own_negatives_only"]:
-        said.append(f"{found['own_negatives_only']:,} queries see their own negatives alone (no_in_batch_neg)")
+        said.append(f"{found['own_negatives_only']:,} queries use their own negatives only (no_in_batch_neg)")
     for count, what in (
-        (found["queries_in_several_examples"], "queries stand in several examples"),
+        (found["queries_in_several_examples"], "queries are in several examples"),
         (found["repeated_examples"], "examples repeat an earlier one"),
         (read["equal_candidates_merged"], "equal candidates of one query were merged"),
-        (read["both_positive_and_negative"]["count"], "candidates were both positive and negative: the positive stays"),
+        (
+            read["both_positive_and_negative"]["count"],
+            "candidates were both positive and negative and are kept as positive",
+        ),
         (
             found.get("positive_and_negative", {}).get("count", 0),
             "candidates are relevant in one example of their query only",
         ),
-        (found.get("pairs_also_reversed", 0), "pairs stand in both directions"),
+        (found.get("pairs_also_reversed", 0), "pairs are in the data in both directions"),
         (found["without_relevant"], "examples have no relevant candidate"),
     ):
         if count:

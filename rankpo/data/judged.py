@@ -1,4 +1,4 @@
-"""Grades of an update's passages in the whole data, beyond each query's own candidates."""
+"""Grades of the passages of an update from the whole data, in addition to each query's own candidates."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from rankpo.types import Batch
 
 
 def with_grades(batch: Batch, table: ExampleTable, groups: Sequence[Group]) -> Batch:
-    """The batch of these groups with `judged` and `grades`: for each query, every passage of the batch that any example
-    of the table judges for it, and how."""
-    shown = np.concatenate([group.candidates for group in groups])  # rows of the table, in the order of the mask
+    """The batch of these groups with `judged` and `grades`.
+
+    For each query, they hold every passage of the batch that any example of the table judges for it, and its grade.
+    """
+    shown = np.concatenate([group.candidates for group in groups])  # Rows of the table, in the order of the mask.
     rows, first = np.unique(shown, return_index=True)
-    placed = batch.candidates[batch.labels.mask].numpy()[first]  # their rows in the batch
+    placed = batch.candidates[batch.labels.mask].numpy()[first]  # The rows of these candidates in the batch.
     queries, candidates, grades = [], [], []
     for number, group in enumerate(groups):
         judged, relevance = table.judged(group.query)

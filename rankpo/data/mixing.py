@@ -1,23 +1,26 @@
-"""Mixing: the settings of how updates are drawn from several datasets."""
+"""Mixing: settings for drawing updates from several datasets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-ORDERS = ("homogeneous", "proportional", "round_robin", "temperature")  # One dataset an update.
-TOGETHER = ("auto", "mixed")  # All datasets in one update; auto: unless their keys or prompts differ.
+ORDERS = ("homogeneous", "proportional", "round_robin", "temperature")  # Each update draws from one dataset.
+# Each update draws from all datasets; with auto, only if their keys and prompts do not differ.
+TOGETHER = ("auto", "mixed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """mixing: `mixed` draws each update from all datasets together; the others draw it from one dataset.
+    """The settings of mixing. `mixed` draws each update from all datasets; the other values draw it from one dataset.
 
-    homogeneous: an epoch has every update of every dataset once, in random order. proportional: the same updates, those
-    of each dataset evenly spread over the epoch. round_robin: datasets take turns. temperature: a dataset's share of the
-    updates is proportional to its size to the power of mixing_temperature: 1 is its size, 0 gives all datasets equal
-    shares. auto: homogeneous once losses, prompts or negatives of datasets differ, else mixed.
-    An epoch of round_robin and temperature has as many updates as the data (round_robin: or up to one round more): small
-    datasets are repeated in it, and large ones go on in the next one.
+    homogeneous: an epoch has every update of every dataset once, in random order.
+    proportional: an epoch has the same updates, with those of each dataset evenly spread.
+    round_robin: datasets alternate.
+    temperature: a dataset's share of the updates is proportional to its size to the power of mixing_temperature; with 1,
+    to its size, and with 0, all datasets have equal shares.
+    auto: homogeneous if losses, prompts or negatives of datasets differ, else mixed.
+    An epoch of round_robin and temperature has as many updates as the data (round_robin: or up to one round more). Small
+    datasets are repeated in it, and large ones continue in the next epoch.
     """
 
     mixing: str = "auto"
@@ -30,5 +33,5 @@ class Mixing:
             raise ValueError(f"mixing_temperature must be in [0, 1], got {self.mixing_temperature:g}")
 
     def settled(self, apart: bool) -> Mixing:
-        """The settings without `auto`. apart: whether datasets have keys, prompts or files that keep them apart."""
+        """The settings with `auto` replaced. apart: whether keys, prompts or files of datasets require homogeneous."""
         return replace(self, mixing="homogeneous" if apart else "mixed") if self.mixing == "auto" else self

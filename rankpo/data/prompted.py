@@ -1,4 +1,4 @@
-"""Prompted: a dataset whose texts have prompts of their own, in training and in evaluation."""
+"""Prompted: a dataset with its own prompts, in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from rankpo.types import Example
 
 
 class Prompted(WrappedDataset):
-    """query_prompt, passage_prompt: in place of the model's; None: the model's. A record's own prompt goes first."""
+    """A dataset with prompts that replace those of the model.
+
+    query_prompt, passage_prompt: None keeps the prompt of the model. The prompt of a record takes precedence.
+    """
 
     def __init__(self, dataset: Dataset, query_prompt: str | None, passage_prompt: str | None) -> None:
         super().__init__(dataset)
@@ -36,7 +39,7 @@ class Prompted(WrappedDataset):
 
 @dataclass(frozen=True)
 class PromptedSet:
-    """A judged collection under prompts of its own."""
+    """A judged collection with its own prompts."""
 
     inner: EvaluationSet
     prompt: str | None

@@ -1,7 +1,7 @@
-"""Random numbers as a pure function of (seed, epoch, example): no generator, no state, no order of calls.
+"""Random numbers as a pure function of (seed, epoch, example), without a generator or other state.
 
-A 64-bit counter is put through SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014, fig. 16), so that results
-do not depend on a library's version, on the number of processes, or on where a run was interrupted.
+SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014, fig. 16) is applied to a 64-bit counter, so that results do not
+depend on the version of a library, on the number of processes, or on interruptions of a run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: spreads uint64 numbers, one to one."""
+    """SplitMix64's finaliser, a bijection of uint64 numbers."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

@@ -1,7 +1,7 @@
-"""Report on the training data: counts, lengths, labels, contradictions, overlap with evaluation.
+"""Report on the training data: counts, lengths, labels, contradictions, and overlap with evaluation data.
 
-Everything is computed over the arrays of the text store. Texts are equal where the tokenizer makes them so: for an
-uncased tokenizer, whatever their case.
+All values are computed from the arrays of the text store. Texts are equal if their tokens are equal; an uncased
+tokenizer therefore ignores case.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rankpo.data.table import ExampleTable
 from rankpo.storage.atomic import replace_text
 
 QUANTILES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
-MAX_VALUES = 10  # distinct labels up to which each is counted by itself
+MAX_VALUES = 10  # The largest number of distinct labels that are counted separately.
 BINS = 5
 MAX_NAMED = 3
 
@@ -33,10 +33,10 @@ def data_report(
     kept: Kept | None = None,
     evaluations: Mapping[str, tuple[ExampleTable, np.ndarray]] | None = None,
 ) -> Report:
-    """{"datasets": {name: …}, "overlap": {name: …}}, ready for JSON.
+    """Returns {"datasets": {name: …}, "overlap": {name: …}} for JSON.
 
-    kept: tokens left of texts of so many tokens in a role, as `EmbeddingInputs.kept`; None where the model cuts in
-    another way. evaluations: by name, a table and its (query, candidate) pairs as rows, [P, 2].
+    kept: a function from text lengths and a role to the lengths after truncation, as `EmbeddingInputs.kept`; None if the
+    model truncates in another way. evaluations: by name, a table and its (query, candidate) pairs as rows, [P, 2].
     """
     datasets = {name: dataset_report(table, number, kept) for number, name in enumerate(names)}
     for name, met in table.meta["reports"].items():
@@ -46,39 +46,55 @@ def data_report(
 
 
 def dataset_report(table: ExampleTable, number: int, kept: Kept | None = None) -> Report:
-    """The part of one dataset; `number` as in `table.dataset`."""
-    examples = np.flatnonzero(np.asarray(table.dataset) == number)
+    """The part of one dataset; `number` as in `table.dataset`.
+
+    A million records have some million candidates, so arrays of candidates are kept few and small.
+    """
+    mine = np.asarray(table.dataset) == number  # [examples]
     counts = np.diff(table.offsets)
-    slots = np.flatnonzero(np.repeat(np.asarray(table.dataset) == number, counts))
-    queries, candidates = np.asarray(table.query)[examples], np.asarray(table.candidates)[slots]
-    owners = np.repeat(np.arange(len(table)), counts)[slots]
-    relevance, stated = np.asarray(table.relevance)[slots], np.asarray(table.stated)[slots]
-    distinct, repeats = np.unique(queries, return_counts=True)
+    slots = np.repeat(mine, counts)  # [candidates of all datasets]
+    queries, candidates = np.asarray(table.query)[mine], np.asarray(table.candidates)[slots]
+    times = np.bincount(queries, minlength=table.num_rows)
+    asked, shown = times > 0, _occurring(candidates, table.num_rows)
     report: Report = {
-        "examples": len(examples),
-        "candidates": len(slots),
-        "distinct_queries": len(distinct),
-        "distinct_candidates": len(np.unique(candidates)),
-        "distinct_texts": len(np.unique(np.concatenate([queries, candidates]))),
-        "queries_in_several_examples": int((repeats > 1).sum()),
-        "candidates_per_example": quantiles(counts[examples]),
+        "examples": len(queries),
+        "candidates": len(candidates),
+        "distinct_queries": int(asked.sum()),
+        "distinct_candidates": int(shown.sum()),
+        "distinct_texts": int((asked | shown).sum()),
+        "queries_in_several_examples": int((times > 1).sum()),
+        "candidates_per_example": quantiles(counts[mine]),
         "tokens": {
             "query": _lengths(np.asarray(table.lengths)[queries], "query", kept),
             "candidate": _lengths(np.asarray(table.lengths)[candidates], "candidate", kept),
         },
-        "labels": histogram(relevance),
-        "confidence": histogram(np.asarray(table.confidence)[examples]),
-        "without_relevant": len(examples) - len(np.unique(owners[stated != IRRELEVANT])),
+        "labels": histogram(np.asarray(table.relevance)[slots]),
+        "confidence": histogram(np.asarray(table.confidence)[mine]),
+        "without_relevant": int((mine & ~_has_relevant(table)).sum()),
     }
-    if len(examples) and (counts[examples] == 2).all():
-        report["pairs_also_reversed"] = _reversed_pairs(table, examples)
+    if len(queries) and (counts[mine] == 2).all():
+        report["pairs_also_reversed"] = _reversed_pairs(table, np.flatnonzero(mine))
     else:
-        report["positive_and_negative"] = _contradictions(table, owners, candidates, stated)
+        report["positive_and_negative"] = _contradictions(table, np.flatnonzero(slots))
     return report
 
 
+def _occurring(rows: np.ndarray, num_rows: int) -> np.ndarray:
+    """[num_rows] whether each row occurs among `rows`."""
+    found = np.zeros(num_rows, dtype=bool)
+    found[rows] = True
+    return found
+
+
+def _has_relevant(table: ExampleTable) -> np.ndarray:
+    """[examples] whether some candidate of the example is not stated to be irrelevant."""
+    before = np.zeros(len(table.candidates) + 1, dtype=np.int32)
+    np.cumsum(np.asarray(table.stated) != IRRELEVANT, out=before[1:])
+    return before[table.offsets[1:]] > before[table.offsets[:-1]]
+
+
 def quantiles(values: np.ndarray) -> dict[str, int]:
-    """Quantiles of whole numbers, each a value that occurs; {} of none."""
+    """Quantiles of integers, each of them an element of `values`; {} for an empty array."""
     if not len(values):
         return {}
     found = np.quantile(values, list(QUANTILES.values()), method="inverted_cdf")
@@ -86,7 +102,7 @@ def quantiles(values: np.ndarray) -> dict[str, int]:
 
 
 def histogram(values: np.ndarray) -> dict[str, int]:
-    """Count by value, or by five bins of equal width where there are more than ten values; NaN is left out."""
+    """Counts by value, or by five bins of equal width if there are more than ten values. NaN is ignored."""
     values = values[~np.isnan(values)]
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) <= MAX_VALUES:
@@ -98,40 +114,46 @@ def histogram(values: np.ndarray) -> dict[str, int]:
 def _lengths(lengths: np.ndarray, role: str, kept: Kept | None) -> Report:
     report: Report = quantiles(lengths)
     if kept is not None and len(lengths):
-        # one token less would leave as many: so the last one was cut off
+        # A text was truncated if one token less would give the same length.
         report["truncated"] = float((kept(lengths, role) == kept(lengths - 1, role)).mean())
     return report
 
 
-def _contradictions(table: ExampleTable, owners: np.ndarray, candidates: np.ndarray, stated: np.ndarray) -> Report:
-    """Candidates that one example of a query calls relevant and another one not."""
-    pairs = np.asarray(table.query)[owners].astype(np.int64) * table.num_rows + candidates
+def _contradictions(table: ExampleTable, slots: np.ndarray) -> Report:
+    """Candidates that are relevant in one example of a query and not in another."""
+    counts = np.diff(table.offsets)
+    pairs = np.repeat(np.asarray(table.query, dtype=np.int64), counts)[slots] * table.num_rows
+    pairs += np.asarray(table.candidates)[slots]
+    stated = np.asarray(table.stated)[slots]
     both = np.intersect1d(pairs[stated == RELEVANT], pairs[stated == IRRELEVANT])
-    places = np.flatnonzero(np.isin(pairs, both[:MAX_NAMED]))
-    named = list(dict.fromkeys(table.id(int(owner)) for owner in owners[places]))
+    places = slots[np.isin(pairs, both[:MAX_NAMED])] if len(both) else slots[:0]
+    owners = np.searchsorted(table.offsets, places, side="right") - 1
+    named = list(dict.fromkeys(table.id(int(owner)) for owner in owners))
     return {"count": len(both), "first_examples": named}
 
 
 def _reversed_pairs(table: ExampleTable, examples: np.ndarray) -> int:
-    """Pairs of a query of which A over B and B over A both stand in the data: noise of the labels."""
-    slots = np.asarray(table.offsets)[examples][:, None] + np.arange(2)  # [E, 2]
-    relevance = np.asarray(table.relevance)[slots]
-    order = np.argsort(-relevance, axis=1, kind="stable")
-    rows = np.take_along_axis(np.asarray(table.candidates)[slots], order, axis=1)
-    triples = np.column_stack([np.asarray(table.query)[examples], rows])[relevance[:, 0] != relevance[:, 1]]
-    given = np.unique(triples, axis=0)
-    _, counts = np.unique(np.concatenate([given, given[:, [0, 2, 1]]]), axis=0, return_counts=True)
-    return int((counts == 2).sum()) // 2
+    """The number of pairs of a query that the data holds in both directions, which is label noise."""
+    first = np.asarray(table.offsets)[examples]
+    above, below = np.asarray(table.candidates)[first], np.asarray(table.candidates)[first + 1]
+    relevance, other = np.asarray(table.relevance)[first], np.asarray(table.relevance)[first + 1]
+    decided = relevance != other
+    forwards = ((above < below) == (relevance > other))[decided]  # the smaller row is the better one
+    queries = np.asarray(table.query)[examples][decided]
+    pairs = (np.minimum(above, below).astype(np.int64) * table.num_rows + np.maximum(above, below))[decided]
+    order = np.lexsort((forwards, pairs, queries))
+    same = (np.diff(queries[order]) == 0) & (np.diff(pairs[order]) == 0)
+    return int((same & (np.diff(forwards[order].astype(np.int8)) != 0)).sum())
 
 
 def all_pairs(table: ExampleTable) -> np.ndarray:
-    """[slots, 2] rows of each candidate's query and of the candidate."""
+    """The rows of each candidate's query and of the candidate, [slots, 2]."""
     queries = np.repeat(np.asarray(table.query), np.diff(table.offsets))
     return np.column_stack([queries, np.asarray(table.candidates)])
 
 
 def _overlaps(table: ExampleTable, evaluations: Mapping[str, tuple[ExampleTable, np.ndarray]]) -> Report:
-    """By evaluation: queries, (query, candidate) pairs and candidates that the training data holds too, and of how many."""
+    """For each evaluation, the queries, (query, candidate) pairs and candidates shared with the training data."""
     if not evaluations:
         return {}
     ours = _digests(table, np.arange(table.num_rows))
@@ -156,18 +178,18 @@ def _overlaps(table: ExampleTable, evaluations: Mapping[str, tuple[ExampleTable,
 
 
 def _digests(table: ExampleTable, rows: np.ndarray) -> np.ndarray:
-    """[len(rows)] uint64 of the rows' tokens, the same in every table of the same tokenizer and prompts."""
+    """Digests of the rows' tokens, [len(rows)] uint64, equal in all tables with the same tokenizer and prompts."""
     values = (xxhash.xxh3_64_intdigest(np.ascontiguousarray(table.tokens(int(row))).data) for row in rows)
     return np.fromiter(values, dtype=np.uint64, count=len(rows))
 
 
 def _joined(digests: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """[P] uint64 of (query, candidate): the order matters, so one side is multiplied by an odd number."""
+    """Digests of (query, candidate) pairs, [P] uint64. One side is multiplied by an odd number, since order matters."""
     return digests[pairs[:, 0]] * np.uint64(0x9E3779B97F4A7C15) + digests[pairs[:, 1]]
 
 
 def lines(report: Report) -> list[str]:
-    """The report for the console: one line for each dataset and each evaluation."""
+    """The report for the console, with one line for each dataset and each evaluation."""
     said = []
     for name, part in report["datasets"].items():
         said.append(
@@ -192,11 +214,11 @@ def _tokens(part: Report, role: str) -> str:
 
 
 def _notes(part: Report) -> list[str]:
-    """What is worth a line only where it occurs."""
+    """Lines about properties that are reported only if they occur."""
     notes = []
     met = part.get("read")
     if met and (bad := met["places"]):
-        notes.append(f"{len(bad)} bad records left out, the first: {bad[0]}")
+        notes.append(f"{len(bad)} bad records are excluded, the first: {bad[0]}")
     if met and met["filtered"]:
         notes.append(f"{met['filtered']:,} records filtered out")
     if met and (order := met["order"]):
@@ -208,10 +230,10 @@ def _notes(part: Report) -> list[str]:
         where = ", ".join(part["positive_and_negative"]["first_examples"])
         notes.append(f"{both:,} candidates are relevant in one example of their query and not in another ({where})")
     if part.get("pairs_also_reversed"):
-        notes.append(f"{part['pairs_also_reversed']:,} pairs stand in both directions")
+        notes.append(f"{part['pairs_also_reversed']:,} pairs are in the data in both directions")
     return notes
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Writes JSON, whole or not at all."""
+    """Writes JSON atomically."""
     replace_text(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from rankpo.data.dataset import Dataset
 from rankpo.types import Example
 
-PEEKED = 100  # examples that are read to learn the shape of a dataset
+PEEKED = 100  # The number of examples that determine the shape of a dataset.
 
 
 @runtime_checkable
@@ -33,9 +33,9 @@ class EvaluationSet(Protocol):
 
 @runtime_checkable
 class StatesPrompts(Protocol):
-    """An `EvaluationSet` with prompts of its own in place of the model's; None: the model's.
+    """An `EvaluationSet` with prompts that replace those of the model; None keeps the model's prompt.
 
-    symmetric: documents have the prompt of queries.
+    symmetric: whether documents have the prompt of queries.
     """
 
     @property
@@ -58,7 +58,7 @@ class Shape:
 
     @property
     def mostly_single(self) -> bool:
-        """Whether most queries have one candidate: there is nothing to rank, but a score to meet."""
+        """Whether most queries have one candidate, so that scores are compared with labels instead of ranked."""
         return 2 * sum(size == 1 for size in self.sizes) > len(self.sizes)
 
     @property
@@ -92,7 +92,7 @@ class Evaluable(Dataset, Protocol):
 
 
 class Declares:
-    """The declarations of a dataset that a yaml names; datasets inherit them and override what they know better."""
+    """The default declarations of datasets of yaml files; subclasses override them."""
 
     weight: float
     collection: str | None = None  # The collection whose means its metrics join.
@@ -104,27 +104,27 @@ class Declares:
 
     @property
     def shape(self) -> Shape:
-        """The numbers of candidates that examples have; reads the first of them."""
+        """The numbers of candidates of the first examples, which this property reads."""
         return Shape.of(self.examples())
 
     @property
     def judgements(self) -> EvaluationSet | None:
-        """The corpus, queries and graded judgements of a dataset that has them; None: examples alone."""
+        """The corpus, queries and graded judgements of the dataset; None if it has examples only."""
         return None
 
     @property
     def label_scale(self) -> float:
-        """The length of the range that labels were scaled from, to 0 to 1; 1 where they are as they were."""
+        """The length of the range from which labels were scaled to 0 to 1; 1 if they were not scaled."""
         return 1.0
 
     @property
     def relevant_label(self) -> float | None:
-        """The smallest relevant label, counted from the start of the range before scaling; None: nobody said."""
+        """The smallest relevant label minus the start of the range, before scaling; None if it is unknown."""
         return None
 
 
 class Undeclared(Declares):
-    """A dataset of another package that declares nothing: its examples and, where it has them, its judgements tell."""
+    """A dataset of another package without declarations; they are derived from its examples and its judgements."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -142,10 +142,10 @@ class Undeclared(Declares):
 
 
 def declared(dataset: Dataset) -> Evaluable:
-    """The dataset itself, or what stands for its declarations where it has none."""
+    """The dataset itself, or an `Undeclared` for a dataset without declarations."""
     return dataset if isinstance(dataset, Declares) else Undeclared(dataset)
 
 
 def weight_of(dataset: Dataset) -> float:
-    """How often an epoch repeats the examples of a dataset; 1 for a dataset of another package that does not say."""
+    """The number of times that an epoch repeats a dataset; 1 for a dataset of another package without a weight."""
     return float(getattr(dataset, "weight", 1.0))

@@ -1,10 +1,10 @@
-"""ExampleTable: every distinct text, tokenised once, in a memory-mapped file, and the examples as row numbers.
+"""ExampleTable: a memory-mapped file of tokenised distinct texts, and examples as row numbers.
 
-Texts of equal tokens, such as two that differ by a second blank, are one row: no text is then a negative of itself.
+Texts with equal tokens, such as two that differ by a second space, share one row, so that no text is a negative of itself.
 
-A folder per (datasets, tokenizer, formats), keyed by fingerprints, so that epochs, tasks, runs and sweep jobs share
-it. Several processes may start at once: the first to take the lock builds, the others wait and open. A store whose
-files are not as they were written is built again.
+Each combination of datasets, tokenizer and formats has a folder, keyed by fingerprints, which epochs, tasks, runs and
+sweep jobs share. If several processes start together, one takes the lock and builds the table, and the others wait. A
+damaged table is built again.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from rankpo.storage import locks
 from rankpo.storage.folders import damage
 from rankpo.storage.json_files import read_json
 
-CHECKED_BYTES = 1 << 30  # a larger file is looked at for its size alone: reading it would hold up every start
+CHECKED_BYTES = 1 << 30  # Only the size of larger files is checked, because reading them would delay every start.
 
 
 class ExampleTable:
-    """Examples as arrays over the rows of a token file; texts stay on disk.
+    """Examples as arrays over the rows of a token file. Texts are on disk.
 
-    query: [E] row. offsets: [E + 1]; example e has the slots offsets[e]:offsets[e+1] of
-    candidates (row), relevance, grades (labels for losses on labels; the relevance itself where the data has no
-    others), stated (1 relevant, 0 not, -1 the data does not say) and teacher (NaN where none). confidence: [E], NaN
-    where none. dataset: [E] number. own_negatives: [E] bool, other queries' candidates are no negatives of this one.
-    max_negatives: [E], of its own at most so many; -1 for all. lengths: [rows] tokens of each row.
+    query: [E] rows. offsets: [E + 1]; example e has the slots offsets[e]:offsets[e+1] of candidates (rows), relevance,
+    grades (labels for losses on labels, or the relevance if the data has no other labels), stated (1 relevant, 0
+    irrelevant, -1 unknown) and teacher (NaN if missing). confidence: [E], NaN if missing. dataset: [E] indices of
+    datasets. own_negatives: [E] bool, whether the query uses its own negatives only. max_negatives: [E] the largest
+    number of its own negatives, -1 for all. lengths: [rows] tokens of each row.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,7 +61,7 @@ class ExampleTable:
 
     def _open(self, name: str) -> np.ndarray:
         path = self.folder / f"{name}.npy"
-        # an empty array cannot be mapped
+        # An empty array cannot be memory-mapped.
         return np.load(path, mmap_mode="r" if path.stat().st_size > 128 else None, allow_pickle=False)
 
     def __len__(self) -> int:
@@ -77,16 +77,16 @@ class ExampleTable:
 
     @property
     def has_grades(self) -> bool:
-        """Whether some example has labels beside its lists of positives and negatives."""
+        """Whether some example has labels in addition to lists of positives and negatives."""
         return bool(self.meta["has_grades"])
 
     @property
     def notes(self) -> dict[str, int]:
-        """What was counted while the texts were tokenised, by name."""
+        """The counts of the tokenisation, by name."""
         return dict(self.meta["notes"])
 
     def tokens(self, row: int) -> np.ndarray:
-        """Token ids of one row, [length] int32, without special tokens and not truncated."""
+        """Token ids of one row, [length] int32, without special tokens and without truncation."""
         return self._tokens[self._token_offsets[row] : self._token_offsets[row + 1]]
 
     def slots(self, example: int) -> np.ndarray:
@@ -96,7 +96,7 @@ class ExampleTable:
         return bytes(self._ids[self._id_offsets[example] : self._id_offsets[example + 1]]).decode()
 
     def relevant(self, wanted_by: str) -> np.ndarray:
-        """[slots] bool: which candidates are positives. Raises UnknownRelevance naming who wants to know."""
+        """Whether each candidate is a positive, [slots] bool. Raises UnknownRelevance with `wanted_by`."""
         stated = np.asarray(self.stated)
         unknown = np.flatnonzero(stated == UNKNOWN)
         if len(unknown):
@@ -132,9 +132,9 @@ class ExampleTable:
 def open_table(
     cache_dir: str | Path, datasets: Sequence[Dataset], pieces: Pieces, say: Callable[[str], None]
 ) -> ExampleTable:
-    """The table of these datasets under these pieces, built first if no process has built it yet.
+    """The table of these datasets with these pieces, which is built unless it exists.
 
-    Raises whatever a dataset raises for bad records; nothing is left behind then.
+    Raises the errors of datasets for bad records; no files are left in this case.
     """
     fingerprints = [FORMAT_VERSION, pieces.fingerprint, *(f"{d.name}:{d.fingerprint()}" for d in datasets)]
     key = xxhash.xxh3_128_hexdigest(json.dumps(fingerprints).encode())
@@ -145,7 +145,7 @@ def open_table(
                 if folder.is_symlink() or folder.is_file():
                     folder.unlink()
                 elif folder.exists():
-                    say(f"{folder} is damaged ({fault}); it is built again")
+                    say(f"{folder} is damaged ({fault}) and is built again")
                 names = ", ".join(dataset.name for dataset in datasets)
                 say(f"tokenising {names} into {folder}")
                 build_table(folder, datasets, pieces)
@@ -156,7 +156,7 @@ _intact: dict[Path, list[tuple[str, int, int]]] = {}  # File states of the store
 
 
 def _fault(folder: Path) -> str | None:
-    """What is wrong with a store, or None. A process reads each through once, and again where a file was touched."""
+    """The damage of a store, or None. A process reads each store once, and again if a file has changed."""
     if not folder.is_dir():
         return "it is not there"
     seen = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())

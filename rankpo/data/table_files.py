@@ -1,4 +1,4 @@
-"""The builder of a table's files: examples as rows, every distinct text tokenised once."""
+"""Builder of the files of a table, which tokenises every distinct text once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from rankpo.storage.json_files import write_json
 from rankpo.types import Example
 
 FORMAT_VERSION = 8
-TEXTS_PER_CALL = 2048  # enough to keep the tokenizer's threads busy, little enough to hold in memory
+TEXTS_PER_CALL = 2048  # Enough for the threads of the tokenizer, and few enough for memory.
 TEXTS_AT_ONCE = 1 << 15  # that wait to be looked up among all others
 BYTES_AT_ONCE = 1 << 23
-BYTES_PER_CALL = 1 << 20  # a tokenizer needs 100 to 400 bytes of memory for each byte of text
+BYTES_PER_CALL = 1 << 20  # A tokenizer needs 100 to 400 bytes of memory for each byte of text.
 
 
 def build_table(folder: Path, datasets: Sequence[Dataset], pieces: Pieces) -> None:
@@ -38,7 +38,7 @@ def build_table(folder: Path, datasets: Sequence[Dataset], pieces: Pieces) -> No
 
 
 def _raw_to_npy(raw: Path, target: Path) -> None:
-    """Puts a .npy header before raw int32 numbers, block by block: the tokens never stand in memory."""
+    """Copies raw int32 numbers to a .npy file block by block, so that the tokens are never in memory together."""
     with target.open("wb") as out, raw.open("rb") as source:
         shape = (raw.stat().st_size // 4,)
         np.lib.format.write_array_header_1_0(out, {"descr": "<i4", "fortran_order": False, "shape": shape})
@@ -47,18 +47,18 @@ def _raw_to_npy(raw: Path, target: Path) -> None:
 
 
 class Builder:
-    """Collects examples as rows; tokenises texts not seen before, a few thousand at a time."""
+    """Collects examples as rows, and tokenises new texts in batches of a few thousand."""
 
     def __init__(self, pieces: Pieces, file: IO[bytes]) -> None:
         self.pieces = pieces
         self.file = file
         self.rows = DigestTable()  # of texts
-        self.by_tokens = DigestTable()  # texts of equal tokens are one row
+        self.by_tokens = DigestTable()  # Texts with equal tokens share a row.
         self.num_rows = 0
         self.waiting: dict[bytes, str] = {}  # distinct texts of the occurrences below, by digest
         self.waiting_bytes = 0
         self.occurrences: list[bytes] = []  # digests of each example's query and candidates, in order
-        # arrays of machine numbers: lists of Python's take four times the memory, for millions of examples
+        # For millions of examples, Python lists would need four times the memory of these arrays.
         self.found = array("i")  # rows of the occurrences that are tokenised
         self.token_counts = array("i")
         self.names: list[str] = []
@@ -139,7 +139,7 @@ class Builder:
         return rows
 
     def finish(self, folder: Path, reports: Mapping[str, Mapping[str, object]]) -> None:
-        """Writes the arrays. reports: what each dataset met while it was read (`records.PassReport`), by name."""
+        """Writes the arrays. reports: the report of reading each dataset (`passes.PassReport`), by name."""
         self._flush()
         self.file.flush()
         arrays = self._arrays()
@@ -160,7 +160,7 @@ class Builder:
         write_json(folder / "meta.json", meta)
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of `ExampleTable`, by the names of their files."""
+        """The arrays of `ExampleTable`, by file name."""
         relevance, counts = _view(self.relevance, np.float32), np.array(self.counts, dtype=np.int64)
         owners = np.repeat(_view(self.dataset, np.int16), counts)
         rows = _view(self.found, np.int32)
@@ -188,7 +188,7 @@ class Builder:
 
 
 def _refuse(dataset: Dataset, example: Example, error: BadRecord) -> None:
-    """Treats an example that the model's format refuses as the dataset treats its bad records. Raises BadRecord."""
+    """Treats an example that the model's format rejects as a bad record of the dataset. May raise BadRecord."""
     if not isinstance(dataset, CollectsBadRecords):
         raise BadRecord(f"datasets.{dataset.name}: {example.source or example.id}: {error}") from error
     dataset.note(example.source, error)

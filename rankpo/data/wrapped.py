@@ -12,7 +12,7 @@ from rankpo.types import Example
 
 
 class WrappedDataset(Declares):
-    """The dataset itself; subclasses override `examples` and `fingerprint`, and declarations that change with them."""
+    """A wrapper of a dataset. Subclasses override `examples`, `fingerprint`, and the declarations that differ."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.inner = dataset
@@ -24,7 +24,7 @@ class WrappedDataset(Declares):
 
     @property
     def report(self) -> PassReport:
-        """What the last pass met; empty where the dataset keeps no report."""
+        """The report of the last pass; empty if the dataset has none."""
         return self.inner.report if isinstance(self.inner, ReportsPasses) else PassReport()
 
     def fingerprint(self) -> str:
@@ -34,7 +34,7 @@ class WrappedDataset(Declares):
         return self.inner.examples()
 
     def note(self, place: str, error: ValueError) -> None:
-        """Treats a bad record as the dataset does. Raises BadRecord where it collects none."""
+        """Passes a bad record to the dataset. Raises BadRecord if the dataset does not collect bad records."""
         if not isinstance(self.inner, CollectsBadRecords):
             raise BadRecord(f"datasets.{self.name}: {place}: {error}") from error
         self.inner.note(place, error)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from rankpo.errors import ConfigError
 from rankpo.models.base import RankingModel
 from rankpo.models.kinds import kind_class
 from rankpo.models.loading import LoadingError, resolve
 from rankpo.models.saved import RECORD, read_json, saved_class, saved_kind
+from rankpo.runs.devices import device_kind
 
 OF_THE_FORMAT = ("kind", "kind_class", "format", "settings")  # Entries of rankpo.json that every save writes anew.
 
@@ -30,7 +29,7 @@ def load_saved(path: str, device: str | None = None) -> RankingModel:
         raise LoadingError(str(error)) from error
     model = kind.build(kind.open_inputs(ignore), ignore)
     model.description = description_of(folder)
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return model.to(device or device_kind()).eval()
 
 
 def description_of(folder: Path) -> dict[str, object]:

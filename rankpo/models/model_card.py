@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from rankpo.storage.printable import markdown
 
@@ -24,13 +26,49 @@ def origin(description: Mapping[str, object]) -> str:
     return f"trained with rankpo (loss {markdown(str(description.get('loss', '')))}) from {markdown(base)}"
 
 
-def base_line(description: Mapping[str, object]) -> list[str]:
-    """Returns the card header's line with the base model, if its name is a hub id with an owner.
+def header(description: Mapping[str, object], library: str, task: str, tags: Sequence[str]) -> str:
+    """The card's header, YAML that model hubs read: library, task, base model, licence, data sets and measured results.
 
-    Hubs resolve the name, so a folder's name would be a dead link.
+    Hubs resolve the name of a base model, so a folder's name would be a dead link and is left out. description: may
+    state `license` and `datasets` (hub ids), as task=push adds them.
     """
     base = str(description.get("base_model") or "")
-    return [f"base_model: {base}"] if HUB_ID.fullmatch(base) else []
+    results = list(_results(description, task))
+    data = ModelCardData(
+        model_name=str(description.get("exp_name", "rankpo model")) if results else None,
+        library_name=library,
+        pipeline_tag=task,
+        base_model=base if HUB_ID.fullmatch(base) else None,
+        license=_text(description.get("license")),
+        datasets=_names(description.get("datasets")),
+        tags=list(tags),
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _results(description: Mapping[str, object], task: str) -> Iterator[EvalResult]:
+    """The metrics of the saved weights, named DATASET/METRIC."""
+    measured = description.get("metrics_after")
+    for name, value in measured.items() if isinstance(measured, Mapping) else ():
+        dataset, _, metric = str(name).partition("/")
+        if metric and isinstance(value, int | float):
+            yield EvalResult(
+                task_type=task,
+                dataset_type=dataset,
+                dataset_name=dataset,
+                metric_type=metric.replace("@", "_at_"),
+                metric_name=metric,
+                metric_value=float(value),
+            )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _names(value: object) -> list[str] | None:
+    return [str(item) for item in value] if isinstance(value, list | tuple) and value else None
 
 
 def card_of(
@@ -41,12 +79,7 @@ def card_of(
     description: must not contain local paths.
     """
     lines = [
-        "---",
-        f"library_name: {library}",
-        f"pipeline_tag: {task}",
-        *base_line(description),
-        f"tags: [{', '.join(tags)}]",
-        "---",
+        header(description, library, task, tags),
         f"# {markdown(str(description.get('exp_name', 'rankpo model')))}",
         "",
         *about,

@@ -1,4 +1,4 @@
-"""Callbacks of a training run: objects of the caller that are told when something has happened."""
+"""Callbacks of a training run: objects of the caller whose methods the run calls at its events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(kw_only=True)
 class Run:
-    """The run that a callback is told of. folder: its run directory. step: updates done; total_steps: of the whole run."""
+    """The run that a callback observes. folder: the run directory. step: completed updates. total_steps: all updates."""
 
     folder: Path
     total_steps: int
@@ -17,27 +17,27 @@ class Run:
     stopping: bool = field(default=False, init=False)
 
     def stop(self) -> None:
-        """Ends the training after the current update; FINAL is written as at any other end."""
+        """Ends the training after the current update. FINAL is written as usual."""
         self.stopping = True
 
 
 class Callback:
-    """Base of callbacks: a subclass defines the methods that it needs. Only the first process calls them.
+    """The base class of callbacks. A subclass defines the methods that it needs. Only the first process calls them.
 
     An exception that a method raises ends the run.
     """
 
     def started(self, run: Run) -> None:
-        """Training begins, or continues at `run.step`."""
+        """Called when training begins, or continues at `run.step`."""
 
     def logged(self, run: Run, metrics: Mapping[str, float]) -> None:
-        """Metrics of training, means since the last log line: every `trainer.log_every` updates."""
+        """Called every `trainer.log_every` updates. metrics: means of training metrics since the last log line."""
 
     def evaluated(self, run: Run, metrics: Mapping[str, float]) -> None:
-        """Metrics of eval_datasets, by DATASET/METRIC."""
+        """Called after an evaluation. metrics: metrics of eval_datasets, by DATASET/METRIC."""
 
     def saved(self, run: Run, folder: Path) -> None:
-        """A checkpoint was written to `folder`."""
+        """Called after a checkpoint was written to `folder`."""
 
     def ended(self, run: Run, metrics: Mapping[str, float]) -> None:
-        """FINAL was written. metrics: of its weights on eval_datasets."""
+        """Called after FINAL was written. metrics: metrics of its weights on eval_datasets."""

@@ -36,7 +36,7 @@ class CheckpointStore:
             recover(self.folder / name)
 
     def save(self, step: int, write: Callable[[Path], None], state: Mapping[str, object]) -> Checkpoint:
-        """Writes step-N: whatever `write` puts into the folder, and `state` as JSON."""
+        """Writes step-N with the files that `write` creates in the folder, and `state` as JSON."""
         with written_whole(self.folder / f"step-{step}") as folder:
             write(folder)
             write_json(folder / "state.json", state, indent=None)
@@ -57,10 +57,10 @@ class CheckpointStore:
         return None
 
     def keep(self, step: int, newest: int, others: Collection[int] = ()) -> None:
-        """Removes all but the `newest` ones up to `step` and those of the steps in `others`.
+        """Removes all checkpoints except the `newest` ones up to `step` and those of the steps in `others`.
 
-        Those after `step` go: the run went back behind them because they were damaged, and a damaged one must not
-        take the place of a good one among the newest.
+        Checkpoints after `step` are removed, because the run skipped them as damaged, and a damaged checkpoint must not
+        count as one of the newest.
         """
         present = self.list()
         past = [checkpoint for checkpoint in present if checkpoint.step <= step]

@@ -1,4 +1,4 @@
-"""File lock for computed files: one job computes, the others wait."""
+"""Computed files with a lock: one job computes a file, and the others wait."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ POLL_SECONDS = 0.5
 def must_compute(
     path: Path, say: Callable[[str], None], is_valid: Callable[[Path], bool] = Path.exists
 ) -> Iterator[bool]:
-    """Whether this job has to write `path` inside the block, whole; the same on all its ranks, which call it together.
+    """Whether this job must write `path` inside the block. All ranks must call it and get the same result.
 
-    While one job does, others wait; where it ends without the file, the next one takes over. Rank 0 asks for the lock
-    and never waits for it: the other ranks sit in a collective call, which would time out. is_valid: whether the file is
-    there and can be used; one that cannot is computed again.
+    While one job computes, others wait. If it ends without the file, the next job computes it. Rank 0 polls the lock
+    instead of waiting for it, because the other ranks are in a collective call, which would time out. is_valid: whether
+    the file exists and can be used; an invalid file is computed again.
     """
     said = False
     with ExitStack() as lock:
@@ -34,12 +34,12 @@ def must_compute(
 
 
 def _answer(path: Path, lock: ExitStack, is_valid: Callable[[Path], bool]) -> str:
-    """`there`, `ours` or `wait`; only rank 0's counts, which then holds the lock as long as `lock` is open."""
+    """Returns `there`, `ours` or `wait`. Only the value of rank 0 is used; it holds the lock while `lock` is open."""
     if processes.rank() != 0:
         return ""
     try:
         lock.enter_context(locks.locked(path.with_name(f"{path.name}.lock"), wait=0))
     except locks.Busy:
         return "wait"
-    # looked for under the lock: whoever had it before may have written the file
+    # The check follows the lock, because the previous holder may have written the file.
     return "there" if is_valid(path) else "ours"

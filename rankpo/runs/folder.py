@@ -63,11 +63,11 @@ def enter_run_dir(
 ) -> bool:
     """Prepares the directory; returns whether work remains. Raises StorageError with the key to set.
 
-    A finished run (FINAL is there) is not overwritten without overwrite=true; an unfinished one is continued with
-    resume=auto, if its config is the same up to keys that cannot change the result. With resume=auto, a finished
-    one of the same config stays as it is: False.
+    A finished run (with FINAL) is overwritten with overwrite=true only. An unfinished run continues with resume=auto if
+    its config is equal except for keys that cannot change the result. With resume=auto, the result is False for a
+    finished run with the same config.
 
-    comparable: gives the form in which the saved config and this one are compared; see `config.moved.comparable`.
+    comparable: converts the saved config and this one to a form for comparison, see `config.moved.comparable`.
     """
     saved_path = run_dir / CONFIG
     recover(run_dir / "FINAL")
@@ -76,7 +76,7 @@ def enter_run_dir(
     begun = saved_path.exists() and any((run_dir / name).exists() for name in ("checkpoints", "metrics.jsonl"))
     if overwrite and (begun or finished):
         prove(run_dir)
-        return True  # what is there goes when the new run can begin, by `start_again`: bad data must cost nothing
+        return True  # `start_again` removes the old files once the new run can begin, so that bad data loses nothing.
     if not (begun or finished):
         write_json(saved_path, config)
         return True
@@ -93,7 +93,7 @@ def enter_run_dir(
 def start_again(run_dir: Path, config: Mapping[str, object]) -> None:
     """Removes the files of an earlier run of this name (overwrite=true) and writes the new run's config.
 
-    Files of others stay. Raises StorageError for a folder that holds no run.
+    Other files are kept. Raises StorageError for a folder without a run.
     """
     prove(run_dir)
     whole = [run_dir / "FINAL", *(run_dir / "checkpoints").glob("step-*")]
@@ -108,7 +108,7 @@ def start_again(run_dir: Path, config: Mapping[str, object]) -> None:
 
 
 def prove(run_dir: Path) -> None:
-    """Raises StorageError for a folder whose config.json, or whose FINAL's manifest, does not show that it is a run."""
+    """Raises StorageError unless config.json or the manifest of FINAL shows that the folder is a run."""
     if (run_dir / CONFIG).is_file() and {"task", "loss", "run_dir"} <= read_json(run_dir / CONFIG).keys():
         return
     if not (run_dir / CONFIG).exists() and (run_dir / "FINAL" / MANIFEST).is_file():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import yaml
+
+from rankpo.errors import ConfigError
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 # These variables of `accelerate launch` request features that the loop does not support.
@@ -53,8 +55,8 @@ def strategy_asked(environment: Mapping[str, str]) -> str | None:
 def processes_asked(environment: Mapping[str, str]) -> int:
     """Returns the requested number of processes.
 
-    accelerate's plain launcher, which it takes for MULTI_CPU and for --cpu, starts one and says to nobody how many
-    were asked for: only its own command line knows. Tasks of one Slurm step, or of mpirun, are processes too.
+    For MULTI_CPU and --cpu, accelerate's simple launcher starts one process, and the requested number is only on its
+    command line. Tasks of one Slurm step, or of mpirun, are processes too.
     """
     if "WORLD_SIZE" in environment:
         return int(environment["WORLD_SIZE"])
@@ -81,14 +83,14 @@ def _asked_on(parent: psutil.Process | None) -> int:
 
 
 def _default_config(options: Mapping[str, str]) -> Path | None:
-    """What `accelerate config` has written, which its launcher reads where no file is named; not with --cpu."""
+    """The file of `accelerate config`, which its launcher reads if no file is given; None with --cpu."""
     from accelerate.commands.config.config_args import default_config_file
 
     return None if "cpu" in options else Path(default_config_file)
 
 
 def launcher_options(words: Sequence[str]) -> dict[str, str]:
-    """The options of `accelerate launch`, those in front of the script or of `-m rankpo`, by name with underscores."""
+    """The options of `accelerate launch` before the script or `-m rankpo`, by name with underscores."""
     options: dict[str, str] = {}
     for word, following in pairwise([*words, ""]):
         if word.endswith(".py") or (word == "rankpo" and {"-m", "--module"} & set(words)):
@@ -97,3 +99,46 @@ def launcher_options(words: Sequence[str]) -> dict[str, str]:
             name, _, value = word.removeprefix("--").partition("=")
             options[name.replace("-", "_")] = value or following
     return options
+
+
+# Of FSDP's first version; the second has no such choice, or another name for it.
+OF_FSDP1 = ("FSDP_BACKWARD_PREFETCH", "FSDP_FORWARD_PREFETCH", "FSDP_USE_ORIG_PARAMS", "FSDP_SYNC_MODULE_STATES")
+RESHARDS = {"FULL_SHARD": "true", "1": "true", "SHARD_GRAD_OP": "false", "2": "false"}
+
+
+def second_fsdp(environment: MutableMapping[str, str]) -> str | None:
+    """Turns a request for FSDP's first version, which older files of `accelerate` make, into one for the second.
+
+    Returns a line that says so; None where the second was asked for. Raises ConfigError for what it does not have.
+    """
+    if strategy_asked(environment) != "FSDP" or environment.get("FSDP_VERSION", "1") == "2":
+        return None
+    sharding = environment.pop("FSDP_SHARDING_STRATEGY", "FULL_SHARD")
+    if sharding not in RESHARDS:
+        allowed = "write FULL_SHARD or SHARD_GRAD_OP, or take accelerate_config/fsdp.yaml"
+        raise ConfigError([f"fsdp_sharding_strategy={sharding} is not supported; {allowed}"])
+    for name in OF_FSDP1:
+        environment.pop(name, None)
+    environment["FSDP_VERSION"] = "2"
+    environment["FSDP_RESHARD_AFTER_FORWARD"] = RESHARDS[sharding]
+    environment["FSDP_CPU_RAM_EFFICIENT_LOADING"] = (
+        "false"  # Every process builds the model; see accelerate_config/fsdp.yaml.
+    )
+    return (
+        f"fsdp_version 1 with {sharding} was asked for and runs as version 2 with "
+        f"fsdp_reshard_after_forward={RESHARDS[sharding]}; accelerate_config/fsdp.yaml asks for it directly"
+    )
+
+
+def settle_auto(config: dict[str, object]) -> None:
+    """Gives the values "auto" of a DeepSpeed configuration, which transformers' Trainer fills in from its arguments.
+
+    Sizes of buckets keep DeepSpeed's own defaults: accelerate would derive them from a `model.config` that our models do
+    not have. The trainer clips gradients and counts batches itself, so that the batch size scales nothing.
+    """
+    config["train_micro_batch_size_per_gpu"] = 1
+    if config.get("gradient_accumulation_steps") == "auto":
+        config["gradient_accumulation_steps"] = 1
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key in [key for key, value in part.items() if value == "auto" and key != "enabled"]:
+            del part[key]

@@ -58,9 +58,9 @@ class MetricsLogger:
         self.stream.flush()
 
     def start(self, total_steps: int, first_step: int, *, afresh: bool = False) -> None:
-        """Begins the progress of a run of `total_steps`; lines of metrics.jsonl from after `first_step` are taken back.
+        """Begins the progress of a run of `total_steps`, and removes lines of metrics.jsonl after `first_step`.
 
-        afresh: all of them are: no checkpoint holds what they report.
+        afresh: removes all lines, because no checkpoint covers them.
         """
         self._total, self._first_step, self._started = total_steps, first_step, time.monotonic()
         records: list[Record] = []
@@ -80,7 +80,7 @@ class MetricsLogger:
             self._live.update(step, tokens, seconds)
 
     def log(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
-        """kind: "train" or "eval", put in front of every name."""
+        """Writes metrics. kind: "train" or "eval", the prefix of every name."""
         if not self.main:
             return
         values = dict(metrics)
@@ -112,7 +112,7 @@ class MetricsLogger:
         return f"step {step}/{self._total} · {text}{speed} · ETA {_duration(remaining)}"
 
     def table(self, rows: Sequence[Mapping[str, object]], title: str = "") -> str:
-        """Rows as aligned columns of at most 100 characters, printed to standard output and returned."""
+        """Prints rows as aligned columns of at most 100 characters to standard output, and returns the text."""
         text = shown("".join([f"{title}\n" if title else "", text_of(rows)]))
         if self.main:
             sys.stdout.write(text)

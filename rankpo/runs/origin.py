@@ -25,9 +25,9 @@ def note(run_dir: Path, origin: Origin) -> None:
 
 
 def changes(run_dir: Path, origin: Origin) -> list[str]:
-    """What differs from the origin of the run in this folder, such as "datasets.rankpo"; versions are left out.
+    """The differences from the origin of the run in this folder, such as "datasets.rankpo", without versions.
 
-    A run of an earlier version, which has no origin, has no changes.
+    A run of an earlier version has no origin, and therefore no changes.
     """
     saved = _read(run_dir)
     found = []
@@ -38,9 +38,9 @@ def changes(run_dir: Path, origin: Origin) -> list[str]:
 
 
 def compare(run_dir: Path, origin: Origin, allowed: bool, say: Callable[[str], None]) -> None:
-    """Says which versions differ from those of the run in this folder.
+    """Reports the versions that differ from those of the run in this folder.
 
-    Raises StorageError with what else differs, unless that is `allowed`; what is allowed is said.
+    Raises StorageError with all other differences, or reports them if they are `allowed`.
     """
     saved = _read(run_dir)
     if not saved:

@@ -23,7 +23,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rankpo.errors import ConfigError
 from rankpo.runs import threads
-from rankpo.runs.launcher import PRECISIONS, contradiction, precision_asked, processes_asked, strategy_asked
+from rankpo.runs.devices import check_precision, device_kind
+from rankpo.runs.launcher import (
+    PRECISIONS,
+    contradiction,
+    precision_asked,
+    processes_asked,
+    settle_auto,
+    strategy_asked,
+)
 
 
 class LaunchError(RuntimeError):
@@ -31,8 +39,8 @@ class LaunchError(RuntimeError):
 
 
 def settled_precision(asked: str) -> str:
-    """Returns trainer.precision with "auto" settled: what `accelerate launch` requests, else bf16 on a GPU that has it,
-    else fp32."""
+    """Returns trainer.precision. "auto" becomes the precision of `accelerate launch`, or else bf16 on a GPU that supports
+    it, or else fp32."""
     if asked != "auto":
         return asked
     on_device = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
@@ -40,7 +48,7 @@ def settled_precision(asked: str) -> str:
 
 
 def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Accelerator:
-    """The Accelerator of this run, on CUDA where there is a device, else on CPUs with gloo.
+    """The Accelerator of this run, on CUDA or Apple's GPU where there is one, else on CPUs with gloo.
 
     Accelerate's and DeepSpeed's own accumulation are left at 1: the loop counts globally and steers synchronisation
     itself. Raises LaunchError where fewer processes work together than were asked for, or with another strategy: each
@@ -49,8 +57,7 @@ def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Ac
     precision = settled_precision(precision)
     if precision not in PRECISIONS:
         raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError(["trainer.precision=fp16 needs a GPU and there is none; set trainer.precision=bf16 or fp32"])
+    check_precision(precision, device_kind())
     if problem := contradiction(os.environ, precision):
         raise ConfigError([problem])
     strategy = strategy_asked(os.environ)
@@ -63,7 +70,7 @@ def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Ac
             f"torchrun --nproc-per-node {processes} launch.py …"
         )
     if precision == "bf16" and torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")  # TF32 in the products that autocast leaves in float32
+        torch.set_float32_matmul_precision("high")  # TF32 for products that autocast keeps in float32.
     accelerator = _accelerator(strategy, PRECISIONS[precision], timedelta(minutes=timeout_minutes))
     if accelerator.num_processes != processes:
         raise LaunchError(f"{processes} processes were asked for, but this one sees {accelerator.num_processes}")
@@ -87,9 +94,9 @@ def _accumulation(accelerator: Accelerator) -> int:
 
 
 def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta) -> Accelerator:
-    """An Accelerator, also of FSDP2 and DeepSpeed on CPUs, where accelerate 1.15 alone does something else.
+    """An Accelerator, with workarounds for FSDP2 and DeepSpeed on CPUs with accelerate 1.15.
 
-    Measured (tests/distributed/test_shims.py fails once it is no longer so):
+    Observed behaviour (tests/distributed/test_shims.py fails if it changes):
     - FSDP on CPUs: Accelerator(cpu=True) gives DDP, Accelerator() one process each that knows of no other. So cpu=True
       makes the group, then type and plugin are set, which `prepare` reads.
     - DeepSpeed on CPUs: Accelerator(cpu=True) gives DDP, Accelerator() alone asks for nccl. So gloo is named.
@@ -98,7 +105,7 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
     - DeepSpeed anywhere: `prepare` wants the batch size of a torch DataLoader, and there is none. So one is written
       into its configuration; it scales nothing while accumulation is 1.
     """
-    cpu = not torch.cuda.is_available()
+    cpu = device_kind() == "cpu"
     group: dict[str, object] = {"timeout": timeout}
     if cpu:  # accelerate imports DeepSpeed where it is installed, and DeepSpeed looks for a GPU and says so
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -109,7 +116,7 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
             group["backend"] = "gloo"
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(**group)])
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
+        settle_auto(accelerator.state.deepspeed_plugin.deepspeed_config)
         build_whole_models()
         return accelerator
     handlers: list[object] = [InitProcessGroupKwargs(**group), DistributedDataParallelKwargs(broadcast_buffers=False)]
@@ -130,10 +137,10 @@ def thread_advice() -> str | None:
 
 
 def build_whole_models() -> None:
-    """Has transformers build models whole also under ZeRO-3, whose `zero3_init_flag: false` alone does not.
+    """Makes transformers build unsharded models under ZeRO-3, for which `zero3_init_flag: false` is not enough.
 
-    Accelerate tells transformers of ZeRO-3 whenever it makes an Accelerator and whenever it prepares a model; from
-    then on every new model comes in parts, which cannot run: to be split later, exported, or copied as a reference.
+    Accelerate registers ZeRO-3 with transformers whenever it makes an Accelerator or prepares a model. After that, new
+    models are sharded at construction, and could not be exported or copied as a reference.
     """
     from transformers.integrations import unset_hf_deepspeed_config
 
@@ -144,10 +151,9 @@ def build_whole_models() -> None:
 def own_state(
     values: Sequence[Mapping[str, object]] | None = None,
 ) -> Iterator[Callable[[], list[Mapping[str, object]]]]:
-    """Gives accelerate's global state a value of its own inside, and restores it afterwards: that of an earlier run in
-    this process, or of a program that uses accelerate itself.
+    """Replaces accelerate's global state inside the block, and restores the state of the caller afterwards.
 
-    values: the state inside, as the function that is yielded has returned it in an earlier block; None: a new one.
+    values: the state inside, as returned by the yielded function in an earlier block; None starts with a new state.
     """
     shared = [state._shared_state for state in (PartialState, AcceleratorState, GradientState)]
 
@@ -183,7 +189,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def place_rows(local: Tensor, rows: Tensor, num_rows: int) -> Tensor:
-    """[num_rows, …]: every rank's `local` at its own `rows`, the same on all ranks; without gradient.
+    """Returns [num_rows, …] with every rank's `local` at its `rows`, equal on all ranks and without gradient.
 
     Summing zero-filled buffers costs twice the traffic of a gather and needs no padding to equal counts; adding
     zeros is exact.
@@ -231,17 +237,17 @@ def part_of(value: Tensor, like: Tensor) -> Tensor:
 
 
 class Shardable(nn.Module):
-    """A module whose parameters may be split over ranks; sharded: whether they are."""
+    """A module whose parameters can be sharded over ranks. sharded: whether they are."""
 
     sharded: bool = False
 
 
 @contextmanager
 def in_step(model: Shardable, make_idle: Callable[[], object]) -> Iterator[None]:
-    """Every rank makes equally many forward calls of `model` inside: who is done makes idle ones until all are.
+    """Makes the number of forward calls of `model` inside the block equal on all ranks, by idle calls.
 
-    Parameters that are split over ranks are gathered in each forward pass: a rank without work would leave the
-    others waiting. make_idle: arguments of the smallest call. Does nothing where parameters are whole on every rank.
+    Sharded parameters are gathered in each forward pass, so a rank without work would block the others. make_idle: makes
+    the arguments of the smallest call. Has no effect if parameters are not sharded.
     """
     if not model.sharded:
         yield
@@ -264,7 +270,7 @@ def in_step(model: Shardable, make_idle: Callable[[], object]) -> Iterator[None]
 
 @contextmanager
 def units_in_step(model: Shardable, idle: Callable[[], object]) -> Iterator[Callable[[], object]]:
-    """As `in_step`, for work whose units are not single forward calls: what is yielded is called before each unit.
+    """Like `in_step`, for units of several forward calls. The yielded function must be called before each unit.
 
     idle: the smallest unit, with the same forward calls in the same order.
     """

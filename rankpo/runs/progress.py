@@ -15,7 +15,7 @@ RATE_WINDOW = 0.9  # Decay of the running rate: a mean over about ten updates.
 
 
 class LiveLine:
-    """One line that every update redraws; notices appear above it."""
+    """A line that every update redraws. Notices are printed above it."""
 
     def __init__(self, stream: TextIO, total: int, first: int) -> None:
         self._console = Console(file=stream)
@@ -61,7 +61,7 @@ class LiveLine:
 
 def memory() -> str:
     """The memory of the process: on the GPU if it uses one, else in main memory."""
-    torch = sys.modules.get("torch")  # a training has imported it; a test of this line need not
+    torch = sys.modules.get("torch")  # A training has already imported torch; tests of this line work without it.
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return f"{torch.cuda.memory_reserved() / 2**30:.1f} GiB of the GPU"
     return f"{psutil.Process().memory_info().rss / 2**30:.1f} GiB"

@@ -33,14 +33,14 @@ class RunningMetrics:
         self._touched: set[str] = set()  # Sums of the current update: with several datasets, not all of them.
 
     def add(self, name: str, values: Tensor) -> None:
-        """values: [n] or []; their mean over everything added, on all ranks, is the result."""
+        """Adds values, [n] or []. The result is the mean over all added values on all ranks."""
         values = values.detach().double()
         # One running sum in the order of addition, so that a resumed run reproduces the last digit.
         self._sums[name] = self._sums[name] + values.sum() if name in self._sums else values.sum()
         self._counts[name] = self._counts.get(name, 0) + values.numel()
 
     def add_sum(self, name: str, value: float) -> None:
-        """A rank's share of an update's value: the result is the sum over ranks, averaged over `end_update` calls."""
+        """Adds this rank's share of a value of an update. The result is the sum over ranks, averaged over updates."""
         self._totals[name] = self._totals.get(name, 0.0) + value
         self._touched.add(name)
 

@@ -1,4 +1,4 @@
-"""Handlers of SIGTERM and SIGUSR1: finish the update, write a checkpoint, and exit with a code that asks for requeue."""
+"""Handlers of SIGTERM and SIGUSR1, which finish the update, write a checkpoint, and exit with a code for requeueing."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def noticed() -> Iterator[Notice]:
 
 @contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """Signals that come inside, and outside of `noticed`, end the process with REQUEUE where it stands.
+    """Signals inside this block, but outside of `noticed`, end the process at once with the exit code REQUEUE.
 
-    Whatever is written is written whole, and what comes before the first update can be done again. Left alone, SIGUSR1
-    would be lost where a launcher has it ignored, as scripts/slurm_batch.sh must.
+    This is safe, since all writes are atomic and the work before the first update can be repeated. Without this handler,
+    SIGUSR1 would be lost if a launcher ignores it, as scripts/slurm_batch.sh must.
     """
 
     def leave(number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
-        # os: a signal may come in the middle of one of Python's own writes, which cannot be entered twice
+        # os.write is used because a signal can interrupt a write of Python's file objects, which are not reentrant.
         os.write(
             2, f"{name}: stopped. Start the same command again to continue; a training needs resume=auto.\n".encode()
         )

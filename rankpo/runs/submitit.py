@@ -11,10 +11,10 @@ FIRST_PORT, NUM_PORTS = 20000, 20000  # Same values as scripts/slurm_batch.sh.
 
 
 def join() -> None:
-    """Tells this process its rank and the others' address, if submitit started it; does nothing elsewhere.
+    """Sets the rank and the address of the main process if submitit started this process; else has no effect.
 
-    `accelerate launch` and torchrun, which would say so, have no part in such a sweep: RANK, WORLD_SIZE, LOCAL_RANK
-    and the rest come from Slurm's variables as submitit reads them.
+    `accelerate launch` and torchrun are not used in such a sweep, so RANK, WORLD_SIZE, LOCAL_RANK and other variables are
+    derived from Slurm's variables, as submitit reads them.
     """
     if os.environ.get(VARIABLE) not in ("slurm", "local") or "RANK" in os.environ:
         return
@@ -33,8 +33,8 @@ def join() -> None:
 def meeting_place(job_id: str, hosts: list[str], environment: Mapping[str, str]) -> dict[str, str]:
     """MASTER_ADDR and MASTER_PORT, equal for all tasks of a job and different for jobs that share a node.
 
-    The first node's name, this machine's own address where it is the only one, or RANKPO_ADDRESS where names do not
-    resolve. The port comes from the job's number: one that a task found free may be taken when the others arrive.
+    The address is the name of the first node, or a local address for a single node, or RANKPO_ADDRESS if names do not
+    resolve. The port is derived from the number of the job, because a free port could be taken before all tasks connect.
     """
     alone = "127.0.0.1" if len(hosts) == 1 else hosts[0]
     port = FIRST_PORT + zlib.crc32(job_id.encode()) % NUM_PORTS

@@ -17,10 +17,10 @@ MAX_TURNED = 4  # Maximum number of rows for a transposed table.
 
 
 def text_of(rows: Sequence[Mapping[str, object]]) -> str:
-    """The rows as aligned columns, one line feed at the end.
+    """The rows as aligned columns, with a final line feed.
 
-    A table that is too wide has its few rows as columns, or, with more rows, comes in parts that repeat the first
-    column. A single column that is too wide is folded.
+    A table that is too wide is transposed if it has few rows, or else split into parts that repeat the first column. A
+    single column that is too wide is wrapped.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[one_line(name) for name in names], *([_cell(row.get(name)) for name in names] for row in rows)]

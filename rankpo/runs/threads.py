@@ -1,4 +1,4 @@
-"""Threads of the processes of a run, compared with the cores that are free: an overloaded machine is many times slower."""
+"""Threads of a run compared with free cores, since a run on an overloaded machine can be many times slower."""
 
 from __future__ import annotations
 

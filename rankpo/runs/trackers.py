@@ -1,8 +1,8 @@
-"""Trackers of a run's metrics beside console and metrics.jsonl: those of accelerate, several at once.
+"""Trackers of accelerate for the metrics of a run, in addition to the console and metrics.jsonl.
 
-A run that is continued continues its curve: each service's own name of the run is noted in the run directory. What was
-sent before the interruption and is computed once more has the same values, and is not sent twice; TensorBoard, whose
-files can be taken back, gets it again.
+A continued run continues its curves, because the run directory stores the identifier of the run in each service. Metrics
+that were sent before an interruption are not sent again when they are recomputed, except to TensorBoard, whose files can be
+truncated.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Trackers:
 def trackers_of(
     settings: Mapping[str, Any], run_dir: Path, config: Mapping[str, object]
 ) -> Callable[[int, Sent], Trackers] | None:
-    """What opens the trackers when training begins, given the updates already done and what was sent; None for none.
+    """Returns a function that opens the trackers at the start of training, or None without trackers.
 
-    settings: the config's `tracker` node. Raises ConfigError, at once, for one that cannot work.
+    settings: the config's `tracker` node. Raises ConfigError, before training, for invalid settings.
     """
     chosen = [name for name, wanted in (settings.get("backends") or {}).items() if wanted]
     problems = [*_unknown(settings, chosen), *(problem for name in chosen for problem in _missing(name, settings))]

@@ -1,4 +1,4 @@
-"""Atomic file writes: a temporary file beside the target, then a rename."""
+"""Atomic file writes, by a temporary file in the same folder and a rename."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SPARE_BYTES = 1 << 20
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place to write to, which takes the name `path` once the block ends well; before, what stood there stays.
+    """Yields a temporary path, which is renamed to `path` if the block succeeds. Until then, `path` is unchanged.
 
-    Makes the folder. The file is on the disk, under the mode that the umask gives, before it takes its name. The place is
-    this process's own: several may write the same file at once, and the last one wins.
-    Raises OSError with the errno of `unwritten` where there is no room, in whatever words a library has said it.
+    The folder is created. Before the rename, the file is synced to disk and gets the mode of the umask. Each process has
+    its own temporary path; if several write the same file at once, the last one wins.
+    Raises OSError, with the errno of `unwritten`, if the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
@@ -55,9 +55,9 @@ def sync(path: Path) -> None:
 
 
 def unwritten(error: Exception, folder: Path) -> int | None:
-    """The errno where a file could not be written for want of room: ENOSPC, EDQUOT, or EFBIG for a limit of file size.
+    """The errno of a failed write without space: ENOSPC, EDQUOT, or EFBIG for a limit of the file size; else None.
 
-    safetensors and numpy say it in words only. folder: where the file was to be.
+    The errors of safetensors and numpy hold it in the message only. folder: the folder of the file.
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in UNWRITTEN else None
@@ -71,7 +71,7 @@ def unwritten(error: Exception, folder: Path) -> int | None:
 def room(number: int) -> str:
     """Describes the exhausted resource of an errno of `unwritten`."""
     return {
-        errno.EFBIG: "the file is larger than this process may write (ulimit -f)",
+        errno.EFBIG: "the file exceeds the size limit of this process (ulimit -f)",
         errno.EDQUOT: "the disk quota is used up",
     }.get(number, "the disk is full")
 
@@ -84,7 +84,7 @@ def remedy(number: int) -> str:
 def _has_size_limit() -> bool:
     try:
         import resource
-    except ImportError:  # Windows has no such limit
+    except ImportError:  # Windows has no such limit.
         return False
     return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 

@@ -21,9 +21,9 @@ MANIFEST = "manifest.json"
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the name `target` once the block ends well: fsynced, then renamed.
+    """Yields a temporary folder, which is synced to disk and renamed to `target` if the block succeeds.
 
-    Raises StorageError where the disk is full; what was there before stays.
+    Raises StorageError if the disk is full; an earlier folder is then unchanged.
     """
     recover(target)
     temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
@@ -55,9 +55,9 @@ def _open_to_umask(folder: Path) -> None:
 
 
 def recover(target: Path) -> None:
-    """Tidies up after a writing of `target` that was cut off: an old folder already moved aside takes its place again.
+    """Cleans up after an interrupted write of `target`. An old folder that was already moved aside is restored.
 
-    Only for the process that holds the run directory: another's half-written folder would go too.
+    Only the process with the lock of the run directory may call it, because it removes unfinished folders.
     """
     for old in target.parent.glob(f"{target.name}.old-*"):
         if target.exists():
@@ -80,7 +80,7 @@ def _replace(temporary: Path, target: Path) -> None:
 
 
 def _keep_foreign(old: Path, target: Path) -> None:
-    """Moves foreign files of the old folder into the new one, unless it has a file of that name."""
+    """Moves files that rankpo did not write from the old folder to the new one, unless it has a file of that name."""
     for path in sorted(old.rglob("*")) if old.exists() else ():
         place = target / path.relative_to(old)
         if path.is_file() and not place.exists():
@@ -90,9 +90,9 @@ def _keep_foreign(old: Path, target: Path) -> None:
 
 
 def remove_written(folder: Path) -> None:
-    """Removes the files that `written_whole` wrote into a folder, and the folder where nothing else is in it.
+    """Removes the files that `written_whole` wrote, and the folder if it is then empty.
 
-    A folder without a manifest is left as it is.
+    A folder without a manifest is not changed.
     """
     for name in read_manifest(folder) or {} if (folder / MANIFEST).is_file() else {}:
         path = folder / name
@@ -107,7 +107,7 @@ def remove_written(folder: Path) -> None:
 
 
 def checksum(path: Path) -> str:
-    """xxh3-128 of a file's content."""
+    """The xxh3-128 digest of a file's content."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while block := file.read(1 << 22):
@@ -119,6 +119,12 @@ def _manifest(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     entries = {path.relative_to(folder).as_posix(): [path.stat().st_size, checksum(path)] for path in files}
     (folder / MANIFEST).write_text(json.dumps(entries, indent=0), encoding="utf-8")
+
+
+def note_files(folder: Path) -> None:
+    """Writes the manifest of a folder again, with files that were added after `written_whole`."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    _manifest(folder)
 
 
 def read_manifest(folder: Path) -> dict[str, tuple[int, str]] | None:
@@ -134,13 +140,13 @@ def read_manifest(folder: Path) -> dict[str, tuple[int, str]] | None:
 def damage(folder: Path, largest: int | None = None) -> str | None:
     """Returns the damage of a folder of `written_whole`, or None.
 
-    largest: files of more bytes are compared by size alone; None compares the content of all.
+    largest: for files with more bytes, only the size is compared; None compares the content of all files.
     """
     if not (folder / MANIFEST).exists():
         return f"{MANIFEST} is missing"
     entries = read_manifest(folder)
     if entries is None:
-        return f"{MANIFEST} is no list of files"
+        return f"{MANIFEST} is not a list of files"
     for name, (size, expected) in entries.items():
         path = folder / name
         if not path.exists():

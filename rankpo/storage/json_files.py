@@ -1,7 +1,7 @@
-"""JSON files of runs and caches: one writer and one reader, with a checksum.
+"""JSON files of runs and caches, with a checksum that detects truncated and changed files.
 
-A file that was cut, emptied or changed is found by its checksum. A cache is made again then; a file of a run is refused
-in one line. Files of earlier versions have no checksum and are read without one.
+A damaged cache is computed again; a damaged file of a run raises an error. Files of earlier versions have no checksum and
+are read without a check.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ def write_json(path: Path, values: Mapping[str, object], indent: int | None = 1)
 
 
 def dumps(values: Mapping[str, object], indent: int | None = 1) -> str:
-    """What `write_json` writes. Raises ValueError for an object that has the key of the checksum itself."""
+    """The text of the file that `write_json` writes. Raises ValueError if the object has the key of the checksum."""
     if CHECKSUM in values:
-        raise ValueError(f"the key {CHECKSUM!r} is the file's own")
+        raise ValueError(f"the key {CHECKSUM!r} is reserved for the checksum of the file")
     return json.dumps({**values, CHECKSUM: _digest(values)}, indent=indent) + "\n"
 
 
 def read_json(path: Path, hint: str = HINT) -> dict[str, Any]:
     """The object that `write_json` wrote, without its checksum.
 
-    Raises StorageError, with the file's name and `hint`, for a file that cannot be read, is no JSON object, or has
-    another content than was written; FileNotFoundError where there is none.
+    Raises StorageError, with the file's name and `hint`, for a file that cannot be read, is not a JSON object, or has
+    changed since it was written. Raises FileNotFoundError for a missing file.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -48,12 +48,12 @@ def read_json(path: Path, hint: str = HINT) -> dict[str, Any]:
         raise StorageError(f"{path} is damaged (it holds a {type(values).__name__}, not an object); {hint}")
     expected = values.pop(CHECKSUM, None)
     if expected is not None and expected != _digest(values):
-        raise StorageError(f"{path} is damaged (its content is not the one that was written); {hint}")
+        raise StorageError(f"{path} is damaged (its content has changed since it was written); {hint}")
     return values
 
 
 def read_cache(path: Path, say: Callable[[str], None]) -> dict[str, object] | None:
-    """Returns the object in a cache file; None for a missing file, and, with a notice, for a damaged one."""
+    """Returns the object in a cache file, or None if the file is missing or, with a notice, damaged."""
     try:
         return read_json(path, "it is made again")
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def read_cache(path: Path, say: Callable[[str], None]) -> dict[str, object] | No
 
 
 def _digest(values: Mapping[str, object]) -> str:
-    """xxh3-128 of the values as JSON: independent of how the file is indented and of the order of its keys."""
+    """The xxh3-128 digest of the values as JSON, which does not depend on indentation and the order of keys."""
     return xxhash.xxh3_128_hexdigest(json.dumps(values, sort_keys=True, separators=(",", ":")).encode())
 
 

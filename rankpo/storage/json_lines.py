@@ -1,4 +1,4 @@
-"""JSON Lines of runs, which a process appends to: one object a line."""
+"""JSON Lines files of runs, to which a process appends one object per line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Record = dict[str, Any]
 
 
 def read_lines(path: Path, needed: Collection[str] = ()) -> list[Record]:
-    """Returns the objects of a file; [] where there is none.
+    """Returns the objects of a file, or [] for a missing file.
 
-    A last line without its end is left out: its process was killed, or still writes it. needed: keys that every object
-    must have. Raises StorageError, which names the file and the line, for any other line that is not such an object.
+    An incomplete last line is skipped, because its process was killed or is still writing. needed: keys that every object
+    must have. Raises StorageError, with the file and the line, for any other invalid line.
     """
     try:
         lines = path.read_bytes().split(b"\n")

@@ -1,7 +1,7 @@
-"""File locks: one process works on a path while others wait, or are told which process holds it.
+"""File locks: one process works on a path, while others wait or get an error with the holder of the lock.
 
-The locks are those of the package filelock, which works on Windows too. A file system without them (some network and
-FUSE mounts) gets a lock by the existence of a file, which names its process and host.
+The locks use the package filelock, which also supports Windows. On a file system without locks (some network and FUSE
+mounts), the existence of a file with the process and host is the lock.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Busy(RuntimeError):
 
 @contextmanager
 def locked(path: Path, wait: float = -1) -> Iterator[None]:
-    """Holds the lock `path`, a file that stays. wait: seconds; negative for ever, 0 for one attempt.
+    """Holds the lock `path`, a file that is not removed. wait: seconds; a negative number has no limit, 0 tries once.
 
-    The system ends a lock with its process, however that dies. Raises Busy where the lock is not free in time.
+    The system releases a lock when its process ends. Raises Busy if the lock is not free in time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = _acquired(path, wait)
@@ -55,7 +55,7 @@ def _acquired(path: Path, wait: float) -> BaseFileLock:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """`locked` in one attempt, with a file beside the lock that names this process for those who are refused."""
+    """Like `locked` with one attempt. A second file holds the name of this process for the messages of others."""
     with locked(path, wait=0):
         note = _holder_file(path)
         note.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
@@ -66,7 +66,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def holder(path: Path) -> str:
-    """The process that holds a lock which `named` took, with its host where that is another: "process 71 on node3"."""
+    """The process that holds a lock of `named`, with its host if it is another one, such as "process 71 on node3"."""
     try:
         number, _, host = _holder_file(path).read_text(encoding="utf-8").partition(" ")
     except (OSError, ValueError):

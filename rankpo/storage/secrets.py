@@ -10,19 +10,19 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from urllib.parse import quote
 
-# parts of a variable's name, which is cut at underscores
+# Parts of a variable's name between underscores.
 ANYWHERE = re.compile(r"(TOKEN|\w*(PASSWORD|PASSWD|PASSPHRASE|SECRET|APIKEY|APITOKEN|AUTHTOKEN|CREDENTIALS?))S?\d*")
 AT_THE_END = re.compile(r"(\w*KEY|PASS|PWD|PAT|AUTH|BEARER|COOKIE|DSN)S?\d*")
 NO_SECRET_AT_THE_END = re.compile(r"PATH|FILE|DIR|FOLDER|ENV|NAME|ID|URL|COUNT")
-SHORTEST, SHORTEST_WORD = 8, 12  # characters; a value of letters alone could stand in a text by chance
+SHORTEST, SHORTEST_WORD = 8, 12  # In characters. A value with letters only can occur in a text by chance.
 
-# names of config keys and of query parameters, without dots, dashes and underscores
+# Names of config keys and of query parameters, without dots, dashes and underscores.
 KEY_NAME = re.compile(
     r".*(password|passwd|passphrase|secret|apikey|accesskey|privatekey|secretkey|accountkey|authorization|credentials?"
     r"|(hf|hub|auth|access|api|bearer|refresh|session|security|github|gitlab|wandb)token)|token|pwd|cookie"
 )
 QUERY_NAME = re.compile(r"key|sig|auth|code|.*(signature|credential|token)")
-QUERY = re.compile(r"[?&;]([\w.%-]{1,60})=(?!\*\*\*)[^&;\s]+")  # but what `redact` has written
+QUERY = re.compile(r"[?&;]([\w.%-]{1,60})=(?!\*\*\*)[^&;\s]+")  # Excludes the output of `redact`.
 USER = re.compile(r"://(?!\*\*\*@)[^/\s@?#]*:[^/\s@?#]*@|\bhttps?://(?!\*\*\*@)[^/\s@?#]+@", re.IGNORECASE)
 VALUE = re.compile(
     r"\b(hf_\w{20,}|sk-[\w-]{20,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[a-z]-[\w-]{10,}"
@@ -31,7 +31,7 @@ VALUE = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
 
-_registered: set[str] = set()  # variables that a config names
+_registered: set[str] = set()  # Variables that a config names.
 
 
 @lru_cache(maxsize=4096)
@@ -59,12 +59,12 @@ def looks_secret(text: str) -> bool:
 
 
 def register(variable: str) -> None:
-    """Declares that this environment variable holds a secret, whatever its name: `judge.api_key_env` names it."""
+    """Declares that an environment variable of any name holds a secret, such as the one of `judge.api_key_env`."""
     _registered.add(variable)
 
 
 def known(environment: Mapping[str, str] = os.environ) -> Iterator[tuple[str, str]]:
-    """(variable, value) of each secret of the environment that is long enough to be told from an ordinary word."""
+    """Yields (variable, value) of each secret of the environment that is longer than an ordinary word."""
     for name, value in environment.items():
         if name in _registered or is_secret_name(name):
             bare = value.strip()
@@ -88,15 +88,15 @@ def _without_value(match: re.Match[str]) -> str:
 
 
 def _forms(value: str) -> list[str]:
-    """How a server, a library or a file may write the value: as it is, or escaped for JSON, an address or HTML."""
+    """The possible forms of the value in a text: unchanged, or escaped for JSON, an address or HTML."""
     in_json = json.dumps(value)[1:-1]
     forms = {value, in_json, in_json.replace("/", "\\/"), quote(value, safe=""), quote(value), html.escape(value)}
     return sorted(forms, key=len, reverse=True)
 
 
 def _is_path(value: str) -> bool:
-    """Whether the value names a file or folder: a variable such as SIGNING_KEY may hold the place of a key."""
+    """Whether the value is the path of a file or folder, since a variable such as SIGNING_KEY can hold a path."""
     try:
         return ("/" in value or "\\" in value) and os.path.exists(os.path.expanduser(value))
-    except ValueError:  # a NUL
+    except ValueError:  # The path contains a NUL character.
         return False

@@ -1,7 +1,7 @@
-"""Several files that belong together: a note names them until the last one is written.
+"""Several output files of one command, with a note that lists them until the last one is written.
 
-A command that stopped half-way, on a full disk or by a kill, finds the note at its next start and may write its own
-files again; files without a note are somebody's finished work.
+If a full disk or a signal stops a command, its next start finds the note and can overwrite the listed files. Files without
+a note are finished outputs, which are not overwritten.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rankpo.storage.atomic import replace_text
 
 @contextmanager
 def written_together(outputs: Collection[Path], first: Path) -> Iterator[None]:
-    """Keeps the note beside `first`, one of the outputs, while the block writes them; a block that fails leaves it."""
+    """Keeps the note in the folder of `first`, one of the outputs, during the block, and after it if the block fails."""
     note = _note(first)
     replace_text(note, json.dumps(sorted(path.name for path in outputs)))
     yield
@@ -24,7 +24,7 @@ def written_together(outputs: Collection[Path], first: Path) -> Iterator[None]:
 
 
 def left_unfinished(path: Path, first: Path) -> bool:
-    """Whether `path` is an output of a command that did not come to its end."""
+    """Whether `path` is an output of an interrupted command."""
     try:
         names = json.loads(_note(first).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The curve of one metric, read from a metrics.jsonl while its run goes on."""
+"""Curve of one metric, read from the metrics.jsonl of a running job."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Curve:
     def __init__(self, path: Path, metric: str) -> None:
         self.path = path
         self.metric = metric
-        self.place = 0  # bytes read
+        self.place = 0  # The number of bytes read.
 
     def news(self) -> list[tuple[int, float]]:
-        """(update, value) of the lines since the last call. That before the first update says nothing of a job."""
+        """Returns (update, value) of new lines since the last call, without the evaluation before the first update."""
         if not self.path.exists():
             return []
-        if self.path.stat().st_size < self.place:  # a continued run takes back what its checkpoint does not know
+        if self.path.stat().st_size < self.place:  # A continued run has removed lines after its checkpoint.
             self.place = 0
         with self.path.open("rb") as file:
             file.seek(self.place)

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def distribution(item: Override) -> BaseDistribution:
-    """Optuna's form of a range as Hydra writes it.
+    """Converts a range in Hydra's grammar to a distribution of Optuna.
 
-    `range` is without its end, as in any other sweep. Raises ConfigError for one that is empty or has no logarithm.
+    The end of `range` is exclusive, as in other sweeps. Raises ConfigError for an empty range, or a logarithmic range of
+    numbers without a logarithm.
     """
     value: Any = item.value()
     try:
@@ -33,7 +34,7 @@ def distribution(item: Override) -> BaseDistribution:
 
 
 def any_of(space: BaseDistribution) -> object:
-    """Some value of a distribution."""
+    """Returns an arbitrary value of a distribution."""
     if isinstance(space, CategoricalDistribution):
         return space.choices[0]
     assert isinstance(space, FloatDistribution | IntDistribution)  # `distribution` makes no other

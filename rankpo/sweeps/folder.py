@@ -43,8 +43,8 @@ _folders: list[Path] = []  # Folders of the sweeps that this process runs.
 def begin(config: DictConfig) -> None:
     """Writes the information that the jobs of a sweep and its table need, before the first job.
 
-    A job may run in another process, on another machine, under another command line: the folder is what they share.
-    config: composed without what is swept.
+    Jobs can run in other processes, on other machines, and with other command lines, and share only the folder. config:
+    the config without the swept overrides.
     """
     folder = Path(str(config.run_dir))
     keys = ("search.metric", "hydra.launcher.metric", "trainer.best_metric")
@@ -87,7 +87,7 @@ def _is_of_another(folder: Path, changes: Sequence[str]) -> bool:
 
 
 def config_hash(config: object) -> str:
-    """Of everything that a job's result depends on: the composed config without Hydra's own part and where it is put."""
+    """The hash of all settings that affect a job's result: the config without the `hydra` node and output folders."""
 
     tree: Any = OmegaConf.to_container(config, resolve=False)
     left_out = ("hydra", "runs_dir", "run_dir", "overwrite", "resume", "allow_changes", "tracker", "search", "packages")
@@ -106,9 +106,9 @@ def read_job(folder: Path) -> dict[str, Any] | None:
 
 
 def is_finished(folder: Path, digest: str, config: DictConfig, overrides: Sequence[str]) -> bool:
-    """Whether the job of this config has run to its end here, under this version or an earlier one.
+    """Whether the job of this config has finished in this folder, with this version or an earlier one.
 
-    digest: `config_hash` of the config. overrides: those of which it was composed.
+    digest: `config_hash` of the config. overrides: the overrides of the config.
     """
     job = read_job(folder)
     if job is None or job["state"] != "finished":
@@ -118,7 +118,7 @@ def is_finished(folder: Path, digest: str, config: DictConfig, overrides: Sequen
 
 
 def _changes(folder: Path, config: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """What data or weights of a finished job have changed since; the job runs again then, and is refused by name."""
+    """The data or weights of a finished job that have changed. The job then runs again and raises an error with them."""
     from rankpo.config.origin import origin_of
 
     placed: Any = OmegaConf.merge(config, {"run_dir": str(folder)})
@@ -127,7 +127,7 @@ def _changes(folder: Path, config: DictConfig, overrides: Sequence[str]) -> list
 
 
 def _is_same_run(folder: Path, config: DictConfig, overrides: Sequence[str]) -> bool:
-    """Whether the run in this folder has this config; only a training keeps its own there."""
+    """Whether the run in this folder has this config. Only a training stores its config there."""
 
     saved = folder / "config.json"
     if not saved.exists():
@@ -150,9 +150,9 @@ def results(folder: Path) -> list[dict[str, object]]:
 
 
 def last_metrics(run_dir: Path) -> dict[str, float]:
-    """The last value of each metric of a run, evaluation metrics without their `eval/`; those of FINAL where it is.
+    """The last value of each metric of a run, without the prefix `eval/`; the metrics of FINAL if it exists.
 
-    The two differ with trainer.final=best, which goes back to an earlier evaluation.
+    They differ with trainer.final=best, which takes the weights of an earlier evaluation.
     """
     path = run_dir / "metrics.jsonl"
     values: dict[str, float] = {}
@@ -173,10 +173,10 @@ def find_metric(name: str, known: Collection[str]) -> str | None:
 def summary(
     rows: Sequence[Mapping[str, object]], metrics: str | Sequence[str] | None, descending: bool | None = None
 ) -> list[dict[str, object]]:
-    """Jobs that differ in `seed` alone as one row (mean ± standard deviation), sorted by the first metric, best first.
+    """The table of jobs, sorted by the first metric, best first. Jobs that differ only in `seed` share a row.
 
-    metrics: None takes train/loss. descending: None for all but losses and perplexities. Unfinished jobs stand at the
-    end. Raises ValueError for a metric that no finished job has.
+    Such a row has the mean ± standard deviation. metrics: None takes train/loss. descending: None is false for losses and
+    perplexities, else true. Unfinished jobs are last. Raises ValueError for a metric that no finished job has.
     """
     finished = [row for row in rows if row["state"] == "finished"]
     known = {key for row in finished for key, value in row.items() if isinstance(value, float)}
@@ -220,14 +220,14 @@ def _means(members: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
 
 
 def table_of(folder: Path) -> list[dict[str, object]]:
-    """The table of the sweep in this folder, by its own metrics; also of one that is not at its end."""
+    """The table of a finished or running sweep in this folder, by the metrics of the sweep."""
     note = read_note(folder)
     descending = note["directions"][0] == "maximize" if note["directions"] else None
     return summary(results(folder), note["metrics"], descending)
 
 
 def write_table(folder: Path, rows: Sequence[Mapping[str, object]]) -> Path:
-    """All jobs with all metrics as `folder`/sweep.csv."""
+    """Writes all jobs with all metrics to `folder`/sweep.csv."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with replacing(folder / TABLE_FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)

@@ -21,9 +21,9 @@ from rankpo.sweeps.names import varied
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """A job of a sweep in this process, and the notes of its state in its folder.
+    """A job of a sweep in this process, which writes its state to its folder.
 
-    changes: the overrides in which it differs. digest: of its config. main: whether this process writes for all.
+    changes: its varied overrides. digest: the hash of its config. main: whether this process writes for all ranks.
     """
 
     folder: Path
@@ -42,15 +42,15 @@ class _Job:
         """Notes an error, unless another process has noted its own. Ends a process that is not the main one."""
         if self.main and (read_job(self.folder) or {}).get("state") != "failed":
             self.note("failed", error=str(error))
-        elif not self.main:  # rank 0 can only say that it lost another; ended with 1, Slurm ends it too
+        elif not self.main:  # Rank 0 only knows that it lost a rank. Exit code 1 makes Slurm end it too.
             self.note("failed", error=f"rank {os.environ['RANK']}: {error}")
             sys.exit(1)
 
 
 def in_sweep(config: DictConfig, overrides: Sequence[str], run: Callable[..., None]) -> None:
-    """Runs one job of a sweep in this process, unless it is finished; its folder is named by what it varies.
+    """Runs one job of a sweep in this process unless it is finished. Its varied overrides name its folder.
 
-    Raises what the job raises; the sweep goes on with its other jobs, unless this process was asked to end.
+    Raises the errors of the job; the sweep continues with its other jobs unless a signal asked this process to end.
     """
     main = os.environ.get("RANK", "0") == "0"  # Slurm starts several processes.
     parent = Path(str(config.run_dir))

@@ -1,4 +1,4 @@
-"""Launch of jobs as separate processes, by accelerate launch, or by torchrun on CPUs."""
+"""Jobs as separate processes, started by accelerate launch, or by torchrun on CPUs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class JobsFailed(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One config of a sweep. overrides: all of them; changes: those in which it differs; folder: its run directory."""
+    """One config of a sweep. overrides: all overrides. changes: its varied overrides. folder: its run directory."""
 
     overrides: list[str]
     changes: list[str]
@@ -68,14 +68,15 @@ class Overseer:
         return None
 
     def ended(self, job: Job) -> None:
-        """Called once the job has ended, also in an earlier start; `sweep_job.json` has its state."""
+        """Called after the job has ended, also in an earlier start. `sweep_job.json` has its state."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launching:
-    """How jobs are started. config_file: of accelerate; None for one process. num_processes: None for the file's.
+    """The settings for starting jobs. Raises ConfigError for invalid values.
 
-    jobs_at_once: side by side. on_failure: `continue` with the other jobs, or `stop`. Raises ConfigError.
+    config_file: the config file of accelerate; None starts one process. num_processes: None takes the number of the file.
+    jobs_at_once: the number of parallel jobs. on_failure: `continue` with the other jobs, or `stop`.
     """
 
     config_file: str | None = None
@@ -95,8 +96,8 @@ class Launching:
     def run(self, jobs: Iterable[Job], total: int, overseer: Overseer | None = None) -> list[str]:
         """Runs all jobs that are not finished yet; returns the names of those that failed.
 
-        jobs: one is taken whenever there is room, so that a search decides as late as it can. total: how many there
-        may be.
+        jobs: a job is taken when another can start, so that a search uses all results so far. total: the largest number
+        of jobs.
         """
         return _Runs(self, total, overseer or Overseer()).all(iter(jobs))
 
@@ -188,7 +189,7 @@ class Started:
         self.process.terminate()
 
     def conclude(self) -> tuple[str, str | None]:
-        """How it ended (finished, pruned, failed) and why, also noted in its folder."""
+        """Returns the outcome (finished, pruned, failed) and its reason, and writes both to the folder of the job."""
         code = self.process.returncode
         more: dict[str, object] = {"seconds": round(self.seconds, 1)}
         if code == 0:  # This includes a stop that came too late.
@@ -231,9 +232,9 @@ def quoted(path: Path) -> str:
 
 
 def command(config_file: str | None, num_processes: int | None) -> list[str]:
-    """What to put in front of the program. Raises ConfigError for a file that is not there.
+    """The launch command before the program. Raises ConfigError for a missing file.
 
-    accelerate 1.15 starts one process for MULTI_CPU, whatever is asked for: on CPUs torchrun is taken instead.
+    accelerate 1.15 starts one process for MULTI_CPU, regardless of num_processes, so torchrun is used on CPUs.
     """
 
     settings: dict[str, Any] = {}
@@ -253,7 +254,7 @@ def command(config_file: str | None, num_processes: int | None) -> list[str]:
 
 
 def _die_with_parent() -> None:
-    """Asks Linux to end this process if the sweep that started it is killed: no orphan may hold a run directory."""
+    """Makes Linux end this process if its sweep is killed, so that no orphan holds the lock of a run directory."""
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
     if os.getppid() == 1:

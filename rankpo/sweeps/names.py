@@ -19,7 +19,7 @@ NUMBER = re.compile(r"(?<![\w.])[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-
 
 @lru_cache(maxsize=4096)
 def canonical(override: str) -> str:
-    """An override with its value as Hydra reads it: 1e-4 and 0.0001 are one value, and so are 'a' and a."""
+    """An override with a canonical value: 1e-4 and 0.0001 are the same value, and so are 'a' and a."""
 
     parse = OverridesParser.create().parse_override
     try:
@@ -50,16 +50,16 @@ def key_of(override: str) -> str:
 
 
 def varied(overrides: Sequence[str], arguments: Collection[str]) -> list[str]:
-    """The overrides in which a job differs from its neighbours: those that the command line does not hold as they are."""
+    """The overrides that the sweep varies, which are those that are not literally on the command line."""
     common = {canonical(item) for item in arguments if "=" in item}
     return [item for item in overrides if canonical(item) not in common and key_of(item) not in NOT_VARIED]
 
 
 def job_name(overrides: Sequence[str]) -> str:
-    """A folder's name for a job. It depends on the job alone, so that a longer sweep keeps the finished jobs.
+    """The folder name of a job. It depends only on the job, so that a longer sweep keeps its finished jobs.
 
-    Where the name cannot hold all of the overrides it ends with their hash: where characters are replaced, where a
-    file system might not tell them apart (capital letters, a final dot), and where it would be too long.
+    The name ends with a hash of the overrides if characters are replaced, if some file systems cannot distinguish names
+    (capital letters, a final dot), or if the name would be too long.
     """
     text = ",".join(canonical_changes(overrides)) or "job"
     plain = PLAIN.fullmatch(text) and len(text) <= MAX_NAME and not text.endswith(".")

@@ -1,4 +1,4 @@
-"""The ranges of a search: which overrides have one."""
+"""Ranges of a search, separated from the other overrides."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ NO_RANGE = ("seed", "exp_name", "runs_dir", "cache_dir", "run_dir")
 def split(
     overrides: Sequence[Override], params: Mapping[str, str], parse: Callable[[str], Override]
 ) -> tuple[list[str], dict[str, Override]]:
-    """The overrides that all jobs have, and those with a range by key; the command line goes before `params`.
+    """Returns the overrides of all jobs, and the ranges by key. The command line takes precedence over `params`.
 
-    Raises ConfigError where nothing has a range, or what must not have one.
+    Raises ConfigError if there is no range, or a range of a key that must not have one.
     """
     fixed = [str(item.input_line) for item in overrides if not item.is_sweep_override()]
     fixed = [item for item in fixed if not item.lstrip("+~").startswith(("search=", "search."))]
@@ -41,5 +41,5 @@ def split(
 
 
 def text_of(value: object) -> str:
-    """A value as part of an override: choices are that already, numbers have the digits that a name should have."""
+    """A value as part of an override. Choices are strings already; numbers get few digits, for readable names."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """Search: the trials of an Optuna study as jobs, independent of the launcher. This module needs optuna.
 
-The storage has all that was asked and told: the same command continues from it. Values depend on (seed, number of the
-trial, results so far) alone, so that jobs run one at a time are the same whether the search was interrupted or not.
+The storage holds all trials and results, and the same command continues from it. Values depend only on (seed, number of
+the trial, results so far), so that an interrupted search with one job at a time gives the same jobs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 STUDY = "rankpo"
-NOTE = "search"  # the study's attribute that says what it searches
+NOTE = "search"  # The attribute of the study with the searched ranges.
 
 
 def open_storage(storage: str) -> BaseStorage:
@@ -46,9 +46,9 @@ def open_storage(storage: str) -> BaseStorage:
 
 
 class Search(Overseer):
-    """Trials of one study as jobs. make_job: the job of values by key; watched: whether running jobs can be pruned.
+    """Trials of one study as jobs. make_job: makes a job from values by key. watched: whether jobs can be pruned.
 
-    Raises ConfigError where the storage holds another search.
+    Raises ConfigError if the storage holds another search.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Search(Overseer):
             load_if_exists=True,
         )
         self._refuse_another({key: str(item.get_value_string()) for key, item in ranges.items()}, sample)
-        # trials that this start has room for: those that failed before do not count
+        # The number of trials for this start; trials that failed before do not count.
         self.total = max(0, settings.num_trials - len(self._finished(optuna.trial.TrialState.PRUNED)))
 
     def _pruner(self) -> BasePruner:
@@ -90,7 +90,7 @@ class Search(Overseer):
         return MedianPruner(self.settings.pruning_trials, n_warmup_steps=self.settings.pruning_steps)
 
     def _refuse_another(self, ranges: Mapping[str, str], sample: Job) -> None:
-        """Notes what is searched, or compares it with what was noted at an earlier start."""
+        """Stores the searched ranges, or compares them with those of an earlier start."""
         common = [item for item in sample.overrides if item not in sample.changes]
         now = {
             "ranges": {key: canonical_range(text) for key, text in ranges.items()},
@@ -150,13 +150,13 @@ class Search(Overseer):
             yield self.study.ask(self.space)
 
     def _sampler(self, number: int) -> object:
-        seed = int(random_keys(1, self.settings.seed, number)[0]) >> 32  # numpy's generator takes 32 bits
+        seed = int(random_keys(1, self.settings.seed, number)[0]) >> 32  # NumPy's generator takes 32 bits.
         if self.settings.sampler == "random":
             return RandomSampler(seed)
         return TPESampler(seed=seed, n_startup_trials=self.settings.startup_trials)
 
     def watch(self, job: Job) -> str | None:
-        """Hands new evaluations to the pruner; why the job should end, or None."""
+        """Reports new evaluations to the pruner. Returns the reason to end the job, or None."""
         if self.settings.pruning == "none":
             return None
         trial = self.trials[job.folder][0]
@@ -185,7 +185,7 @@ class Search(Overseer):
             self.say(f"trial {trial.number + 1}: {job.name}: {found}")
 
     def _values(self, job: Job) -> list[float] | None:
-        """The job's metrics, or None where one is not a number. Raises ConfigError for one that no job has."""
+        """The metrics of the job, or None if one is not a number. Raises ConfigError for a metric that no job has."""
         metrics = last_metrics(job.folder)
         values = []
         for name in self.settings.metrics:

@@ -21,20 +21,26 @@ DISAGREEMENT = ("drop", "keep")
 
 @dataclass(frozen=True, kw_only=True)
 class Annotate(Task):
-    """mode: `pairs` asks for preferences; `scores` (judge=scores) scores every candidate of the datasets; `samples`
-    asks about completions that task=sample wrote, and writes HALOs' feedback.jsonl.
+    """Asks a judge for preferences or scores, and writes training data to the folder `output`.
 
-    samples: their file, folder or glob. feedback: `pairwise`, or `scalar` (judge=scores): every completion's score.
-    queries, corpus: `own` or `pool` of the datasets, or files. run: a TREC run to draw pairs from; None searches
-    the corpus with the model. order: `both`, `random` or `given`. on_disagreement: pairs on which both orders differ
-    are left out (`drop`) or kept (`keep`, with p near .5). min_confidence: 0 to 100. suspicious: pairs with a passage
-    that holds marks or instructions for a judge are counted in the report (`keep`), marked in the training file too
-    (`flag`), or not asked about (`drop`). limit: pairs. dry_run: counts,
-    estimates and shows prompts, and asks nothing. max_calls: of one start; max_cost: dollars of all starts.
+    mode: `pairs` asks for preferences between passages. `scores` scores every candidate of the datasets and needs
+    judge=scores. `samples` compares completions that task=sample wrote, and writes feedback.jsonl in HALOs' format.
+    samples: the completions of mode=samples, as a file, folder or glob.
+    feedback: `pairwise`, or `scalar` (needs judge=scores), which scores every completion.
+    queries, corpus: `own` or `pool` of the datasets, or files.
+    run: a TREC run to draw pairs from; None searches the corpus with the model.
+    order: `both` asks twice, with the passages exchanged; `random` or `given` asks once.
+    on_disagreement: `drop` removes pairs on which the two orders disagree; `keep` keeps them with p near 0.5.
+    min_confidence: the lowest confidence of a kept preference, from 0 to 100.
+    suspicious: the treatment of pairs with a passage that holds marks or instructions for a judge. `keep` counts them
+    in the report, `flag` also marks them in the training file, and `drop` excludes them before the judge is called.
+    limit: the largest number of pairs.
+    dry_run: counts pairs, estimates the cost and shows prompts, without a call of the judge.
+    max_calls: the budget of this start, in calls. max_cost: the budget of all starts together, in dollars.
 
-    `output` holds annotations.jsonl and cost.jsonl (appended to, call by call), and at the end report.json,
-    failed.jsonl and preferences.jsonl (feedback.jsonl of samples). The call returns the report, and raises `Unfinished`
-    where a budget or the server ended the work before its end.
+    The task appends to annotations.jsonl and cost.jsonl after each call. At the end it writes report.json, failed.jsonl
+    and preferences.jsonl (feedback.jsonl with mode=samples). The call returns the report, and raises `Unfinished` if a
+    budget is spent or the server fails before all pairs are judged.
     """
 
     mode: str = "pairs"

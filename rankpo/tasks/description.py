@@ -44,9 +44,9 @@ def commit() -> str | None:
 
 
 def git(*arguments: str) -> str | None:
-    """What git prints in the checkout, stripped; None without git, and where it prints nothing.
+    """The output of git in the checkout, stripped; None if git is missing or prints nothing.
 
-    git is looked for in the absolute folders of PATH: one in the folder that a run is started from is not called.
+    Only absolute folders of PATH are searched for git, so that a program in the current folder is never executed.
     """
     folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_absolute()]
     program = shutil.which("git", path=os.pathsep.join(folders) or os.defpath)

@@ -15,12 +15,13 @@ DTYPES = ("float32", "float16")
 
 @dataclass(frozen=True, kw_only=True)
 class Encode(Task):
-    """Writes `output`: shard-NNNNN.npy, their ids, and meta.json with the fingerprints of model, texts and inputs.
+    """Encodes a corpus into the folder `output`: shard-NNNNN.npy, their ids, and meta.json with fingerprints.
 
     corpus: "own" (that of the datasets), "pool" (all passages of their examples), or a file, folder or glob.
-    pool_factor: of kinds with token vectors, about 1/factor of each passage's vectors are kept, as means of clusters.
-    Starting again continues an interrupted encoding; another model or corpus is refused without overwrite=true.
-    The call returns the table's row.
+    pool_factor: for kinds with token vectors, clusters the vectors of each passage and stores the means, about
+    1/pool_factor of them.
+    A second start continues an interrupted encoding. It raises an error if the model, the texts or the inputs have
+    changed, unless overwrite=true. The call returns the table's row.
     """
 
     corpus: str = "own"
@@ -32,6 +33,7 @@ class Encode(Task):
     output: str = "embeddings"
 
     work: ClassVar[str] = "rankpo.tasks.work.encode"
+    in_place_of_datasets: ClassVar[str] = "task.corpus"
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
 
     def __post_init__(self) -> None:

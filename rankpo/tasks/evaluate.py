@@ -13,10 +13,13 @@ from rankpo.tasks.base import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Task):
-    """Metrics of the model of the config; or of a `run`: its start model, its checkpoints and FINAL, with `retention/…`,
-    each retrieval metric over the start model's. start: a folder or hub id to measure retention against without a run;
-    its own numbers stand in the table only. rankpo: its own variants too. Writes metrics.json, per_query.jsonl and
-    run.trec. The call returns the table's rows, one for each model.
+    """Evaluates one model, or all models of a run, and writes metrics.json, per_query.jsonl and run.trec.
+
+    run: a run directory, whose start model, checkpoints and FINAL are evaluated; None evaluates the model of the config.
+    `retention/…` is the ratio of a retrieval metric to the same metric of the start model.
+    start: a folder or hub id to compute retention against without a run; its own metrics appear in the table only.
+    rankpo: adds rankpo's own variants of metrics. top_k: documents kept for each query.
+    The call returns the table's rows, one for each model.
     """
 
     run: str | None = None
@@ -37,5 +40,5 @@ class Evaluate(Task):
             raise ValueError(f"run={self.run}: no such run directory")
         if self.run is not None and self.start is not None:
             raise ValueError(
-                f"start must be null with run, whose own start model it is compared with, got {self.start!r}"
+                f"start must be null with run, because the run is compared with its own start model; got {self.start!r}"
             )

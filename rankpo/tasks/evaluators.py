@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def make_evaluators(
     experiment: Experiment, metrics: Sequence[str], say: Callable[[str], None], top_k: int = 100
 ) -> list[Evaluator]:
-    """The evaluator of every entry of eval_datasets. top_k: documents kept per query; more where a metric looks deeper."""
+    """The evaluator of every entry of eval_datasets. top_k: documents kept per query, more if a metric has a deeper cut."""
     return evaluators_of(experiment.model, experiment.loss, experiment, metrics, say, top_k)
 
 
@@ -32,7 +32,7 @@ def evaluators_of(
     say: Callable[[str], None],
     top_k: int,
 ) -> list[Evaluator]:
-    """`make_evaluators` for another kind and loss than the experiment's: those of a run, say."""
+    """Like `make_evaluators`, for a kind and a loss that differ from the experiment's, such as those of a run."""
     choice = Choice(cache_dir=experiment.cache_dir, say=say, metrics=metrics, top_k=top_k)
     made = []
     for dataset in map(declared, experiment.eval_datasets):
@@ -43,7 +43,7 @@ def evaluators_of(
 
 
 def check_best_metric(name: str | None, evaluators: Sequence[Evaluator]) -> None:
-    """Raises ConfigError before training for a metric without an evaluation that computes it."""
+    """Raises ConfigError, before training, if no evaluation computes the metric."""
     if name is None:
         return
     known = [f"{evaluator.name}/{metric}" for evaluator in evaluators for metric in evaluator.metrics]

@@ -15,12 +15,16 @@ FINAL = "FINAL"
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Task):
-    """Writes `output`/FINAL, or with several alphas `output`/alpha-A/FINAL, each loaded again and compared.
+    """Writes `output`/FINAL, or with several alphas `output`/alpha-A/FINAL. Each folder is loaded again and compared.
 
-    run: a run directory; None exports the model of the config. checkpoint: "FINAL" or "step-N". soup: run directories,
-    such as seeds of one recipe, whose FINALs' mean is the trained model, in place of run. alphas: weights
-    (1 - α)·start + α·trained; 1 is the trained model. start: a folder or hub id; None takes what the run started from,
-    and of a soup's runs what all of them did. The call returns the table's rows, one for each folder.
+    run: a run directory; None exports the model of the config. checkpoint: "FINAL" or "step-N".
+    soup: run directories, such as seeds of one recipe. The mean of their FINALs is the trained model, in place of run.
+    alphas: values in [0, 1]; the weights of a folder are (1 - α)·start + α·trained.
+    start: a folder or hub id; None takes the model that the run, or all runs of the soup, started from.
+    format: "onnx" adds FINAL/onnx, the backbone of a model that gives vectors as ONNX.
+    quantize: "int8" gives that file weights of 8 bits.
+    metrics: what format=onnx is compared by on eval_datasets; the table has what is lost.
+    The call returns the table's rows, one for each folder.
     """
 
     run: str | None = None
@@ -30,16 +34,25 @@ class Export(Task):
     start: str | None = None
     output: str = "export"
     soup: Sequence[str] = ()
+    format: str = "folder"
+    quantize: str | None = None
+    metrics: Sequence[str] = ("ndcg@10",)
 
     work: ClassVar[str] = "rankpo.tasks.work.export"
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.format not in ("folder", "onnx"):
+            raise ValueError(f"format must be one of folder, onnx, got {self.format!r}")
+        if self.quantize not in (None, "int8"):
+            raise ValueError(f"quantize must be int8 or null, got {self.quantize!r}")
+        if self.quantize is not None and self.format != "onnx":
+            raise ValueError(f"quantize={self.quantize} needs format=onnx")
         if not self.alphas or not all(0 <= alpha <= 1 for alpha in self.alphas):
             raise ValueError(f"alphas must be numbers in [0, 1], got {list(self.alphas)}")
         if len(set(self.alphas)) < len(self.alphas):
-            raise ValueError(f"alphas must be different, got {list(self.alphas)}: each has a folder of its own")
+            raise ValueError(f"alphas must be different, got {list(self.alphas)}; each value names a folder")
         if self.checkpoint != FINAL and not self.checkpoint.removeprefix("step-").isdigit():
             raise ValueError(f"checkpoint must be FINAL or step-N, got {self.checkpoint!r}")
         if self.run is not None and not Path(self.run).is_dir():
@@ -55,4 +68,4 @@ class Export(Task):
             raise ValueError(f"soup must name two different run directories or more, got {list(self.soup)}")
         for run in self.soup:
             if not (Path(run) / FINAL).is_dir():
-                raise ValueError(f"soup: {run} is no run directory with a {FINAL}")
+                raise ValueError(f"soup: {run} is not a run directory with a {FINAL}")

@@ -13,17 +13,22 @@ from rankpo.tasks.base import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier(Task):
-    """Measures models between a start model and trained ones on eval_datasets, and writes the most aligned one that keeps
-    `floor` of the start model's quality: `output`/FINAL, with frontier.json and frontier.html beside it.
+    """Interpolates between a start model and trained models, and writes the best of them to `output`/FINAL.
 
-    runs: run directories. soups: lists of run directories, each mixed to the mean of its FINALs. priors: folders of models
-    with a prior, such as those of task=prior, whose prior is tried in every model, in place of its own if it has one. start: the model whose
-    quality is kept; None takes what the runs started from.
-    alphas: weights (1 - α)·start + α·trained; with layer_groups, each group of layers takes every one. prior_weights: in
-    multiples of the weight that a prior was saved with; 0 leaves it out.
-    kept, agreement: metrics such as jobs_dev/ndcg@20 and pairs/accuracy; None takes the first collection's ndcg@20 and
-    the first preferences' accuracy. test: names among eval_datasets that are left out of the choice, and measured once
-    for the start model and the chosen one. The call returns the rows of the table.
+    The best model has the highest agreement among those that keep the fraction `floor` of the start model's quality.
+    frontier.json and frontier.html, in `output`, list all measured models.
+
+    runs: run directories. soups: lists of run directories; the mean of the FINALs of each list is a trained model.
+    priors: folders of models with a prior, such as those of task=prior. Each prior is added to every model, in place of
+    its own prior if it has one.
+    start: the model whose quality is kept; None takes the model that the runs started from.
+    alphas: values in [0, 1] for weights (1 - α)·start + α·trained. layer_groups: the number of groups of layers; all
+    combinations of one alpha for each group are tried.
+    prior_weights: multiples of the weight that a prior was saved with; 0 removes the prior.
+    kept, agreement: metrics such as jobs_dev/ndcg@20 and pairs/accuracy; None takes ndcg@20 of the first collection and
+    the accuracy of the first preferences among eval_datasets.
+    test: names of eval_datasets that take no part in the choice; they are measured for the start model and the chosen one.
+    The call returns the rows of the table.
     """
 
     runs: Sequence[str] = ()
@@ -47,7 +52,7 @@ class Frontier(Task):
         for name in self.metrics:
             parse_metric(name)
         if not (self.runs or self.soups or self.priors):
-            raise ValueError("runs, soups and priors are all empty: nothing lies between the start model and nothing")
+            raise ValueError("runs, soups and priors are all empty; set at least one, such as task.runs=[runs/run]")
         if not self.alphas or not all(0 <= alpha <= 1 for alpha in self.alphas):
             raise ValueError(f"alphas must be numbers in [0, 1], got {list(self.alphas)}")
         if not self.prior_weights or not all(weight >= 0 for weight in self.prior_weights):
@@ -64,9 +69,9 @@ class Frontier(Task):
                 raise ValueError(f"soups must be lists of two different run directories or more, got {soup!r}")
         for run in (*self.runs, *(run for soup in self.soups for run in soup)):
             if not (Path(run) / "FINAL").is_dir():
-                raise ValueError(f"{run} is no run directory with a FINAL")
+                raise ValueError(f"{run} is not a run directory with a FINAL")
         for prior in self.priors:
             if not Path(prior).is_dir():
-                raise ValueError(f"priors: {prior} is no folder")
+                raise ValueError(f"priors: {prior} is not a folder")
         if self.start is not None and not Path(self.start).is_dir():
             raise ValueError(f"start={self.start}: no such folder")

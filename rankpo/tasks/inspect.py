@@ -10,10 +10,11 @@ from rankpo.tasks.base import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect(Task):
-    """Reads `datasets` and says what they are; trains nothing and needs no model.
+    """Reports the content of `datasets` without training, and without the weights of a model.
 
-    tokens: lengths and equal texts by the tokenizer of `model`, which must be at hand; else by words. output: a JSON
-    file of everything that is said. Bad records are counted and listed with their reasons, whatever on_bad_record is.
+    tokens: true counts lengths in tokens and finds equal texts with the tokenizer of `model`, which must be available;
+    false counts words. output: a JSON file with the whole report.
+    Bad records are counted and listed with their reasons, for every value of on_bad_record.
     The call returns the content of `output`.
     """
 

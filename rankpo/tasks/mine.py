@@ -14,12 +14,14 @@ FORMATS = ("contrastive", "pos_neg", "triplet", "n_tuple", "labeled_list", "ids"
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Task):
-    """Negatives for every query of `datasets` that has a positive, as `mining` says.
+    """Mines hard negatives, by the settings of `mining`, for every query of `datasets` that has a positive.
 
-    output: the training file; NAME.meta.jsonl and statistics.json stand beside it, and NAME.corpus.jsonl with the texts
-    of ids. format: what a line is. Equal queries are one line with the positives of all their rows. The same command
-    writes again what a full disk or a kill left unfinished. Raises ConfigError where an input would be
-    overwritten, or, without overwrite=true, an earlier output. The call returns the content of statistics.json.
+    output: the training file. NAME.meta.jsonl and statistics.json are written to the same folder; format=ids adds
+    NAME.corpus.jsonl with the texts of the ids.
+    format: the form of a line. Equal queries are merged into one line with the positives of all their rows.
+    The same command, started again, completes the files that a full disk or a killed process left unfinished.
+    Raises ConfigError if an input would be overwritten, or an earlier output without overwrite=true. The call returns
+    the content of statistics.json.
     """
 
     output: str = "mined.jsonl"

@@ -1,4 +1,4 @@
-"""Models of tasks: that of the config, and those of a run with what its loss added to them."""
+"""Models of tasks: the model of the config, and the models of a run with the heads that its loss added."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ NONE: frozenset[str] = frozenset()
 
 
 def build_model(kind: AnyKind, explicit: Collection[str], say: Say, needs: frozenset[str] = NONE) -> RankingModel:
-    """The model on the CPU. explicit: keys of the command line. needs: what a loss needs of it, such as a critic."""
+    """The model on the CPU. explicit: keys of the command line. needs: parts that a loss requires, such as a critic."""
     return kind.build(kind.open_inputs(say, explicit), say, needs=needs)
 
 
 def trained_kind(chosen: AnyKind, needs: frozenset[str]) -> AnyKind:
-    """The kind of the trained model: loss=bradley-terry makes a reward model of a causal language model.
+    """The kind of the trained model: loss=bradley-terry turns a causal language model into a reward model.
 
-    needs: the loss's.
+    needs: parts that the loss requires of the model.
     """
     if "reward_head" not in needs or not isinstance(chosen, CausalKind):
         return chosen
@@ -52,9 +52,11 @@ def plain(kind: AnyKind, folder: str | None) -> AnyKind:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOfRun:
-    """The model with which a run was started. kind: with the head of its loss. seed: of random weights and new heads.
-    needs: of the losses of all its datasets. start_key: equal for runs that
-    begin with the same model."""
+    """The settings to rebuild the models of a run.
+
+    kind: the kind of the model, including the head of its loss. seed: the seed of random weights and new heads.
+    needs: the requirements of the losses of all datasets. start_key: equal for runs with the same start model.
+    """
 
     folder: Path
     kind: AnyKind
@@ -65,9 +67,9 @@ class ModelOfRun:
 
     @classmethod
     def of(cls, folder: Path) -> ModelOfRun:
-        """Of a run directory. Raises ConfigError where the folder is no run."""
+        """Reads a run directory. Raises ConfigError if the folder is not a run."""
         if not (folder / "config.json").exists() or not ((folder / "FINAL").is_dir() or CheckpointStore(folder).list()):
-            raise ConfigError([f"task.run={folder} is no run with checkpoints or FINAL; give a run directory"])
+            raise ConfigError([f"task.run={folder} is not a run with checkpoints or FINAL; give a run directory"])
         config = read_json(folder / "config.json")
         loss: Loss = build(config["loss"], f"{folder}/config.json: loss")
         chosen: AnyKind = build(config["model"], f"{folder}/config.json: model")
@@ -76,7 +78,7 @@ class ModelOfRun:
             for name, node in config.get("objectives", {}).items()
         ]
         needs = frozenset[str]().union(*(item.needs for item in [loss, *own]))
-        # FINAL and exports hold adapters merged into float32 weights, also where training held those rounded.
+        # FINAL and exports hold adapters merged into float32 weights, even if training used rounded weights.
         kind = replace(trained_kind(chosen, needs), dtype="float32", quantization=None)
         return cls(
             folder=folder,
@@ -88,7 +90,7 @@ class ModelOfRun:
         )
 
     def start(self, say: Say) -> RankingModel:
-        """The model as the run began, with the random weights that it drew."""
+        """The model before the first update, with the same random weights as in the run."""
         seed_everything(self.seed)
         return build_model(self.kind, (), say, self.needs)
 

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(experiment: Experiment, model: RankingModel) -> torch.optim.Optimizer:
-    """Excludes biases and norms (all one-dimensional parameters) from weight decay; some parameters have learning rates
-    of their own, see `RankingModel.learning_rates`."""
+    """The optimizer, without weight decay for biases and norms (all one-dimensional parameters).
+
+    `RankingModel.learning_rates` sets separate learning rates for some parameters.
+    """
     rates = model.learning_rates()
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     trained = [parameter for name, parameter in named.items() if name not in rates]
@@ -29,8 +31,8 @@ def make_optimizer(experiment: Experiment, model: RankingModel) -> torch.optim.O
 
 
 def _fused(optimizer: Maker, trained: Sequence[torch.nn.Parameter]) -> dict[str, bool]:
-    """Returns fused=True for an optimizer of torch that has one kernel for all tensors of a GPU, unless its yaml or the
-    command line says how the tensors are updated."""
+    """Returns fused=True for an optimizer of torch that supports it on a GPU, unless the config
+    already chooses how the optimizer updates the tensors."""
     takes = inspect.signature(optimizer.load()).parameters
     chosen = {"fused", "foreach", "capturable", "differentiable"} & optimizer.arguments.keys()
     on_gpu = all(parameter.is_cuda and parameter.is_floating_point() for parameter in trained)

@@ -11,11 +11,13 @@ from rankpo.tasks.base import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Prior(Task):
-    """Writes `output`/FINAL: the model of the config with a prior from model.prior_layers, fitted on preference pairs with
-    all other weights frozen.
+    """Fits a prior over model.prior_layers on preference pairs, and writes the model with it to `output`/FINAL.
 
-    weight: λ of the prior; None takes 1/a of the fit, with which the score is the judge's log-odds over a. ridges: to
-    choose from by cross-validation. folds: of the passages. The call returns the table's row.
+    All other weights are frozen.
+
+    weight: λ of the prior; None takes 1/a, where a is the fitted slope, so that the score is the judge's log-odds / a.
+    ridges: values of the ridge penalty; cross-validation chooses one. folds: the number of folds of the passages.
+    The call returns the table's row.
     """
 
     weight: float | None = None

@@ -8,9 +8,9 @@ from rankpo.models.embedding.settings import EmbeddingSettings
 
 
 def check_prior(settings: object, loss: Loss) -> None:
-    """Raises ConfigError for a loss that cannot train a prior, and for a loss on priors without one.
+    """Raises ConfigError if the loss cannot train the prior of the model, or needs a prior and the model has none.
 
-    settings: of the model, from the config or from the folder that it is loaded from.
+    settings: the settings of the model, from the config or from the folder that it is loaded from.
     """
     layers = settings.prior_layers if isinstance(settings, EmbeddingSettings) else ()
     name = type(loss).__name__

@@ -1,4 +1,4 @@
-"""The start model of a training run, and what losses are given of it: reference scores and teacher embeddings."""
+"""The start model of a training run: the source of reference scores, and of teacher embeddings for losses."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class StartModel:
-    """The model before its first update. autocast: the policy's. whole: whether one table holds all training data,
-    which stored scores of an earlier run need. streamed: whether the data comes window by window."""
+    """The model before its first update.
+
+    autocast: the autocast context of the policy. whole: whether one table holds all training data; scores that an
+    earlier run stored can be used only then. streamed: whether the data is read in windows.
+    """
 
     experiment: Experiment
     model: RankingModel
@@ -37,14 +40,14 @@ class StartModel:
     autocast: Callable[[], AbstractContextManager[None]]
     whole: bool = True
     streamed: bool = False
-    _live: Reference | None = field(default=None, init=False)  # A copy of the model, one for all losses.
+    _live: Reference | None = field(default=None, init=False)  # A copy of the model that all losses share.
 
     def reference(
         self, loss: Loss, table: ExampleTable, training: bool = True
     ) -> tuple[Reference | None, np.ndarray | None]:
-        """The source of reference scores of a loss, and the stored ones where that is the source.
+        """The source of reference scores of a loss, and the stored scores if they are the source.
 
-        training: whether the table is that of the training data, whose scores may be kept and loaded.
+        training: whether the table holds the training data, whose scores can be stored and loaded.
         """
         experiment = self.experiment
         if "reference" not in loss.needs:
@@ -53,8 +56,8 @@ class StartModel:
         if asked and not self.whole:
             raise ConfigError(
                 [
-                    "stored reference scores belong to one loss on all data; leave cache_reference_logprobs and "
-                    "load_reference_logprobs out where datasets have losses of their own"
+                    "stored reference scores need one loss for all data, and datasets have their own losses here; remove "
+                    "trainer.cache_reference_logprobs and trainer.load_reference_logprobs"
                 ]
             )
         if experiment.load_reference_logprobs is not None and training:
@@ -73,23 +76,23 @@ class StartModel:
         return reference.StoredReference(), scores
 
     def _chosen(self, loss: Loss) -> str:
-        """The value of trainer.reference, with `auto` decided."""
+        """The value of trainer.reference, with `auto` replaced by the choice for this loss."""
         experiment = self.experiment
         if experiment.settings.reference != "auto":
             return experiment.settings.reference
         live = "live" if self.streamed or "live_reference" in loss.needs_with(experiment.model.gives) else "stored"
-        # Adapters of an earlier run belong to the start model, so disabling them would give a different reference.
+        # Adapters that are continued from an earlier run belong to the start model: disabling them would change it.
         fresh = self.model.has_adapters and not experiment.model.continues_adapters
         return "adapters" if fresh and not experiment.cache_reference_logprobs else live
 
     def teacher(self, loss: Loss, table: ExampleTable, datasets: Sequence[Dataset]) -> TeacherEmbeddings | None:
-        """Embeddings of the data by the guide or teacher of the loss, or None where it has none."""
+        """Embeddings of the data by the guide or teacher model of the loss, or None if the loss has none."""
         if not isinstance(loss, InBatchLoss) or "teacher" not in loss.knows:
             return None
         if self.streamed:
             raise ConfigError(
                 [
-                    f"{type(loss).__name__} takes embeddings of all texts by another model; set streaming=false, or a limit"
+                    f"{type(loss).__name__} needs embeddings of all texts by another model; set streaming=false, or a limit"
                 ]
             )
         start = Teaching(

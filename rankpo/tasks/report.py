@@ -12,12 +12,15 @@ from rankpo.tasks.base import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Task):
-    """runs: run directories, or a sweep's, which stands for its jobs. metrics: shown of evaluations, [] for all.
+    """Writes one HTML report of several runs.
 
-    baseline: the evaluated model that the others are compared with, by its name or its run's; None for the start
-    model, else the run that most others were trained from. labels: {run: title}; runs of one title are one recipe.
-    Texts come from the data sets that task=evaluate noted, and from eval_datasets where given. The call returns the
-    written file.
+    runs: run directories; the directory of a sweep stands for all its jobs.
+    metrics: the metrics of evaluations to show; [] shows all.
+    baseline: the evaluated model to compare the others with, by its name or the name of its run. None takes the start
+    model, or, without one, the run that most others were trained from.
+    labels: {run: title}; runs with the same title are seeds of one recipe.
+    Texts come from the datasets that task=evaluate recorded, and from eval_datasets if it is set. The call returns the
+    path of the written file.
     """
 
     runs: Sequence[str]
@@ -34,9 +37,9 @@ class Report(Task):
 
 
 def check_runs(runs: Sequence[str]) -> None:
-    """Raises ValueError for no run, FileNotFoundError for a path that is no directory."""
+    """Raises ValueError if there is no run, and FileNotFoundError for a path that is not a directory."""
     if not runs:
         raise ValueError("runs is empty; give run directories, such as task.runs=[runs/run]")
     for path in runs:
         if not Path(path).is_dir():
-            raise FileNotFoundError(f"runs: {path} is no directory")
+            raise FileNotFoundError(f"runs: {path} is not a directory")

@@ -15,18 +15,24 @@ from rankpo.tasks.base import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Rerank(Task):
-    """Writes `output`/run.trec, and metrics.json and per_query.jsonl where judgements are known.
+    """Reranks the results of a first stage, and writes `output`/run.trec.
 
-    run: a TREC run, whose texts are in the BEIR folder `beir`; or requests: a JSON Lines file with texts of its own.
-    split: of the folder's judgements, None to do without; qrels: a file of judgements instead. depth: documents of
-    each query that are scored; those below are left out of the result. normalize: sigmoid of the scores. missing_ids:
-    ids of the run without a text are an `error`, or left out (`drop`, counted). metrics: of the new order, beside the
-    first stage's. relevant_from, gain, ignore_identical_ids: the rules of the collection, as those of
-    eval_datasets=beir; a document whose id is the query's is not scored. on_window_error: of listwise rerankers, whose
-    windows are listed in rerank.jsonl: `keep` leaves the order of a window that raised an error; more failures than
-    max_failed_windows, a fraction of all windows, end the task with an error once everything is written. backend: writes the answers of a listwise reranker with
-    decode=generate: `transformers`, `vllm`, or `auto`; vllm: arguments of vllm.LLM. The call returns the metrics of the
-    new order, or {} without judgements.
+    With qrels, the task also writes metrics.json and per_query.jsonl.
+
+    run: a TREC run, whose texts are in the BEIR folder `beir`. requests: a JSON Lines file that holds its own texts.
+    Exactly one of the two is set.
+    split: the split of the folder's qrels; None reads no qrels. qrels: a file of qrels to use instead.
+    depth: the number of documents of each query that are scored; lower ranks are left out of the result.
+    normalize: applies a sigmoid to the scores.
+    missing_ids: `error` raises if an id of the run has no text; `drop` removes and counts such ids.
+    metrics: the metrics of the new order and of the first stage.
+    relevant_from, gain, ignore_identical_ids: the rules of the collection, as for eval_datasets=beir. With
+    ignore_identical_ids, a document with the id of its query is not scored.
+    on_window_error: for listwise rerankers, whose windows are listed in rerank.jsonl. `keep` keeps the order of a window
+    that raised an error. The task raises at its end if the fraction of failed windows exceeds max_failed_windows.
+    backend: the engine that generates the answers of a listwise reranker with decode=generate: `transformers`, `vllm`
+    or `auto`. vllm: arguments of vllm.LLM.
+    The call returns the metrics of the new order, or {} without qrels.
     """
 
     run: str | None = None

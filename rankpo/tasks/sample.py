@@ -13,13 +13,16 @@ from rankpo.tasks.base import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Task):
-    """Writes `output`/samples.jsonl (HALOs' form, for task=annotate) and alpaca_eval.json (first completions).
+    """Generates completions, and writes `output`/samples.jsonl (HALOs' format) and alpaca_eval.json.
 
-    prompts: a file of prompts instead of the datasets' own; equal prompts are asked once. num_samples: completions of
-    each. max_tokens: of a batch. backend: `transformers`, `vllm`, or `auto`. vllm: arguments of vllm.LLM. generator:
-    AlpacaEval's name of the model, None for exp_name. What was written stands in draws-<rank>.jsonl before the next
-    batch begins; started again, the task goes on, also with more samples, prompts or processes. The call returns the table's
-    row; {} on other ranks than the first.
+    task=annotate reads samples.jsonl. alpaca_eval.json holds the first completion of each prompt.
+
+    prompts: a file of prompts to use instead of those of the datasets; equal prompts are used once.
+    num_samples: completions of each prompt. max_tokens: tokens of a batch.
+    backend: `transformers`, `vllm`, or `auto`. vllm: arguments of vllm.LLM.
+    generator: the name of the model in AlpacaEval's format; None takes exp_name.
+    Each batch is appended to draws-<rank>.jsonl before the next one begins. A second start continues, also with more
+    samples, prompts or processes. The call returns the table's row on the first rank, and {} on the others.
     """
 
     prompts: str | None = None
@@ -35,6 +38,7 @@ class Sample(Task):
     output: str = "sample"
 
     work: ClassVar[str] = "rankpo.tasks.work.sample"
+    in_place_of_datasets: ClassVar[str] = "task.prompts"
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def __post_init__(self) -> None:
@@ -47,7 +51,7 @@ class Sample(Task):
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be >= 0, got {self.temperature}")
         if self.temperature == 0 and self.num_samples > 1:
-            raise ValueError(f"temperature=0 writes equal completions; num_samples must be 1, got {self.num_samples}")
+            raise ValueError(f"temperature=0 gives equal completions; num_samples must be 1, got {self.num_samples}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
         if self.prompts is not None:

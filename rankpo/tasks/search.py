@@ -17,15 +17,17 @@ BM25 = "bm25"
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Task):
-    """index: a folder of task=encode. queries: "own" or "pool" of the datasets, or a file, folder or glob.
+    """Searches an encoded corpus, and writes run.trec, hits.jsonl and search.json.
 
+    index: a folder of task=encode. queries: "own" or "pool" of the datasets, or a file, folder or glob.
     backend: "exact"; "inverted", an inverted index of sparse vectors; "faiss" with its settings; or "plaid" for token
-    vectors, which needs fast-plaid. candidates: the
-    first stage of a search in two stages, whose documents alone are scored: "bm25" over the texts of `corpus`, or the
-    file of a TREC run, such as one of task=search with another model. candidate_depth: documents of the first stage for
-    each query. ignore_identical_ids: a hit whose id is the query's is dropped;
-    None: as the datasets of queries=own say, else it is kept. Writes run.trec, hits.jsonl and search.json. The call
-    returns the table's row.
+    vectors, which needs fast-plaid.
+    candidates: the first stage of a search in two stages; only its documents are scored. It is "bm25" over the texts of
+    `corpus`, or the file of a TREC run, such as one of task=search with another model.
+    candidate_depth: documents of the first stage for each query.
+    ignore_identical_ids: removes a hit with the id of its query. None takes the setting of the datasets for
+    queries=own, and false otherwise.
+    The call returns the table's row.
     """
 
     index: str
@@ -41,6 +43,7 @@ class Search(Task):
     output: str = "search"
 
     work: ClassVar[str] = "rankpo.tasks.work.search"
+    in_place_of_datasets: ClassVar[str] = "task.queries"
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
 
     def __post_init__(self) -> None:

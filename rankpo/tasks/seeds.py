@@ -9,7 +9,10 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds what libraries draw from: new adapters and heads, dropout. Data order has its own (data/random_keys.py)."""
+    """Seeds the generators of the libraries, which draw new adapters, new heads and dropout masks.
+
+    The order of the data does not depend on them, see data/random_keys.py.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -13,10 +13,13 @@ from rankpo.tasks.report import check_runs
 
 @dataclass(frozen=True, kw_only=True)
 class Serve(Task):
-    """runs, metrics, baseline, labels, title: as of task=report. seconds: between two looks for something new.
+    """Serves the report as a live page, with a search box over indexes.
 
-    indexes: folders of task=encode, with as many models, the folders that encoded them; corpus: where their texts
-    come from, as of task=encode. minutes: after which the server ends by itself; None: on Ctrl-C.
+    runs, metrics, baseline, labels, title: the keys of task=report.
+    seconds: the interval at which run directories are checked for changes.
+    indexes: folders of task=encode. models: for each index, the folder of the model that encoded it.
+    corpus: the source of their texts, as for task=encode.
+    minutes: the lifetime of the server; None runs it until Ctrl-C.
     """
 
     runs: Sequence[str]

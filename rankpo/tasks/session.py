@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from accelerate.utils import convert_outputs_to_fp32
 from rankpo.errors import ConfigError
 from rankpo.runs import processes
 from rankpo.runs.folder import claim
+from rankpo.runs.launcher import second_fsdp
 from rankpo.runs.logger import MetricsLogger
 from rankpo.tasks.seeds import seed_everything
 
@@ -28,14 +30,16 @@ Model = TypeVar("Model", bound="RankingModel")
 Given = ParamSpec("Given")
 Output = TypeVar("Output")
 
-GIVERS = {"vectors": "embedding", "pairs": "reranker", "lists": "listwise", "text": "causal_lm"}  # need: kind to try
+# For each need, the kind to suggest.
+GIVERS = {"vectors": "embedding", "pairs": "reranker", "lists": "listwise", "text": "causal_lm"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """The processes of a task. logger: of the console; only the first process prints.
+    """The processes of a task.
 
-    precision: trainer.precision, with "auto" settled.
+    logger: writes to the console of the first process only.
+    precision: trainer.precision, with "auto" replaced by the chosen precision.
     """
 
     accelerator: Accelerator
@@ -51,7 +55,7 @@ class Session:
         return self.accelerator.device
 
     def prepared(self, model: Model) -> Model:
-        """The model on the device of this process, whose forward passes run in the precision, as in training."""
+        """The model on the device of this process, with forward passes in `precision`, as in training."""
         if self.precision != model.precision:
             model.precision = self.precision
             model.forward = in_precision(model.forward, self.accelerator)  # type: ignore[method-assign]
@@ -59,7 +63,7 @@ class Session:
 
     @contextmanager
     def claimed(self, folder: Path) -> Iterator[None]:
-        """Holds the folder while the task writes there. Raises StorageError where another task has it."""
+        """Locks the folder while the task writes to it. Raises StorageError if another task holds the lock."""
         if not self.main:
             yield
             return
@@ -70,27 +74,30 @@ class Session:
 def open_session(experiment: Experiment, who: str, needs: frozenset[str], several_processes: bool) -> Session:
     """The session of this process: device, precision, random seed.
 
-    who: the task, in messages. Raises ConfigError for a kind that gives none of `needs`, and for more processes than
-    the task may have.
+    who: the name of the task in messages. Raises ConfigError for a kind that gives none of `needs`, and for several
+    processes if the task supports one only.
     """
     require(experiment.model, needs, who)
     settings = experiment.settings
     precision = processes.settled_precision(settings.precision)
+    upgraded = second_fsdp(os.environ)
     accelerator = processes.make_accelerator(precision, settings.timeout_minutes)
     if processes.world_size() > 1 and not several_processes:
         processes.shut_down()
-        raise ConfigError([f"{who} is one process; start it with python launch.py"])
+        raise ConfigError([f"{who} runs in one process only; start it with python launch.py"])
     seed_everything(experiment.seed)  # random weights and new heads are the same on every rank and in every task
     logger = MetricsLogger(main=processes.rank() == 0)
+    if upgraded:
+        logger.say(upgraded)
     if settings.precision == "auto" and precision != "fp32":
-        logger.say(f"precision {precision}, and TF32 on a GPU in float32 products; trainer.precision=fp32 is exact")
+        logger.say(f"precision {precision}, with TF32 products on a GPU; set trainer.precision=fp32 for exact float32")
     if accelerator.device.type == "cpu" and (line := processes.thread_advice()):
         logger.say(line)
     return Session(accelerator=accelerator, logger=logger, precision=precision)
 
 
 def in_precision(forward: Callable[Given, Output], accelerator: Accelerator) -> Callable[Given, Output]:
-    """The forward pass under the accelerator's autocast, its outputs in float32: what `accelerate` does to a model."""
+    """The forward pass under the accelerator's autocast, with outputs in float32, as `accelerate` prepares a model."""
 
     def run(*arguments: Given.args, **named: Given.kwargs) -> Output:
         with accelerator.autocast():

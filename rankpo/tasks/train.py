@@ -14,9 +14,9 @@ DEFAULT_METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "recall@100")
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Task):
-    """Trains and writes `run_dir`/FINAL. metrics: of corpora among eval_datasets, during training.
+    """Trains and writes `run_dir`/FINAL. The call returns the metrics of the last evaluation.
 
-    The call returns the metrics of the last evaluation.
+    metrics: the metrics that are computed during training on the corpora among eval_datasets.
     """
 
     metrics: Sequence[str] = DEFAULT_METRICS

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def vector_model(experiment: Experiment, session: Session, who: str = "this task") -> GivesVectors:
     """The model of the config, ready to encode. Raises ConfigError before weights are loaded if it gives no vectors.
 
-    who: needs it, in the message.
+    who: the name of the task or setting that needs vectors, for the message.
     """
     require(experiment.model, frozenset({"vectors"}), who)
     seed_everything(experiment.seed)

@@ -1,4 +1,4 @@
-"""Training loop. Subclasses define the loss of a batch; all trainers share the loop."""
+"""Training loop, which all trainers share; subclasses define the loss of a batch."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ from rankpo.types import Batch, LossOutput
 
 
 class BasicTrainer(Parts):
-    """train() → train_step(update) → backward(micro_batch) → compute_loss(batch).
+    """The base class of trainers, with the training loop.
 
-    regularisation: of the current update, for models with sparse vectors.
+    The order of calls is train() → train_step(update) → backward(micro_batch) → compute_loss(batch).
+
+    regularisation: the regularisation of the current update, for models with sparse vectors.
     """
 
     regularisation: Regularisation | None = None
@@ -80,7 +82,7 @@ class BasicTrainer(Parts):
         )
         return update
 
-    has_held_out_loss = True  # Whether the loss has a value on data that the update does not train on.
+    has_held_out_loss = True  # Whether the loss is defined on data that no update trains on.
 
     @property
     def num_passes(self) -> int:
@@ -127,7 +129,7 @@ class BasicTrainer(Parts):
         return {"state": self.state.loss_state} if self.state.loss_state else {}
 
     def clip(self) -> float:
-        """Returns the gradient norm over all parameters (and shards); clips it to max_grad_norm if that is set."""
+        """Returns the gradient norm over all parameters (and shards), and clips it to max_grad_norm if that is set."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         return self.strategy.clip(parameters, self.settings.max_grad_norm or math.inf)
 
@@ -183,7 +185,7 @@ class BasicTrainer(Parts):
         self.running.end_update()
 
     def finish(self) -> Mapping[str, float]:
-        """Writes FINAL; returns the metrics of its weights."""
+        """Writes FINAL and returns the metrics of its weights."""
         metrics = self.watch.finish()
         weights = self.strategy.plain_weights()
         if weights is None:

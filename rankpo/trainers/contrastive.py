@@ -16,7 +16,7 @@ from rankpo.types import Batch
 
 
 class ContrastiveTrainer(BasicTrainer):
-    """Trains losses on the texts of a whole update over all ranks, or, if the loss asks for it, on each query alone."""
+    """Trains losses on the texts of a whole update over all ranks, or, with negatives=own, on each query alone."""
 
     loss: InBatchLoss
     policy: GivesVectors

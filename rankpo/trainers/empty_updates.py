@@ -25,10 +25,12 @@ def check(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
         if seen >= MAX_LISTS and empty < seen:
             break
     if empty == seen:
-        raise ValueError(f"no list teaches {_name(loss)} anything: {_why(loss)} in all {seen:,} of them; {REMEDY}")
+        raise ValueError(
+            f"no list has a training signal for {_name(loss)}: {_why(loss)} in all {seen:,} of them; {REMEDY}"
+        )
     if empty:
         part = "" if seen >= len(loader.items) else " first"
-        say(f"{empty:,} of the{part} {seen:,} lists teach {_name(loss)} nothing: {_why(loss)}")
+        say(f"{empty:,} of the{part} {seen:,} lists have no training signal for {_name(loss)}: {_why(loss)}")
 
 
 def _check_pools(loss: ContrastiveLoss, loader: DataLoader, say: Callable[[str], None]) -> None:
@@ -44,16 +46,16 @@ def _check_pools(loss: ContrastiveLoss, loader: DataLoader, say: Callable[[str],
     size = f"trainer.batch_size={loader.batch_size}"
     if len(empty) == seen:
         raise ValueError(
-            f"no update teaches {_name(loss)} anything: with {size}, no query of any update has a negative; set a larger "
-            f"trainer.batch_size, or give queries negatives of their own: {REMEDY}"
+            f"no update has a training signal for {_name(loss)}: with {size}, no query of any update has a negative; set a "
+            f"larger trainer.batch_size, or give queries negatives of their own: {REMEDY}"
         )
     if empty == [loader.updates_per_epoch - 1]:
         say(
-            f"the last update of an epoch teaches {_name(loss)} nothing: {len(loader.items):,} examples by {size} leave "
-            "it one query without negatives"
+            f"the last update of an epoch has no training signal for {_name(loss)}: with {len(loader.items):,} examples and "
+            f"{size}, it has one query without negatives"
         )
     elif empty:
-        say(f"{len(empty):,} of {seen:,} updates teach {_name(loss)} nothing: none of their queries has a negative")
+        say(f"{len(empty):,} of {seen:,} updates have no training signal for {_name(loss)}: no query has a negative")
 
 
 def _has_negative(loss: ContrastiveLoss, loader: DataLoader, groups: Sequence[Group]) -> bool:
@@ -80,7 +82,7 @@ def _name(loss: Loss) -> str:
 
 
 def _why(loss: Loss) -> str:
-    """Returns what the data must contain for the loss to learn."""
+    """Returns the reason why a list has no training signal for the loss."""
     if isinstance(loss, ContrastiveLoss):
-        return "loss.negatives=own, and no negative stands beside the positive"
+        return "loss.negatives=own, and the positive has no negative"
     return "there is one candidate, or all labels are equal,"

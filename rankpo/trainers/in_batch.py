@@ -38,9 +38,9 @@ TOO_FEW_QUERIES = "trainer.batch_size is smaller than the number of processes; l
 
 @dataclass(frozen=True)
 class InBatchUpdate:
-    """One update, as this rank computes it.
+    """One update with this rank's share of the computation.
 
-    batch: the queries of all ranks if they share one pool, else this rank's. parts: rows of `batch.sequences` that this
+    batch: the queries of all ranks if they share one pool, else those of this rank. parts: rows of `batch.sequences` that this
     rank encodes, one array per micro-batch. queries: [b] indices of the queries whose losses this rank computes.
     counts: [N] vectors of each sequence, None for 1 each. similarity: the model's score of queries and candidates.
     regularisation: of sparse vectors, or None.
@@ -67,15 +67,15 @@ def check_loader(loss: InBatchLoss, loader: DataLoader, key: str) -> None:
     """Raises ValueError if the loader's settings remove what the loss learns from. key: the loader's config key."""
     if isinstance(loss, ContrastiveLoss) and isinstance(loader, ListwiseDataLoader):
         raise ValueError(
-            f"{key}=listwise shows lists of grades, and ContrastiveLoss needs a positive before negatives; "
-            f"set {key}=contrastive, or take graded_margin as the loss"
+            f"{key}=listwise yields graded lists, and ContrastiveLoss needs one positive followed by negatives; "
+            f"set {key}=contrastive, or loss=graded_margin"
         )
     grades = np.unique(np.asarray(loader.table.relevance))
     if "grades" in loss.knows and isinstance(loader, ContrastiveDataLoader) and len(grades) > 2:
         shown = ", ".join(f"{grade:g}" for grade in grades[:5])
         raise ValueError(
-            f"{type(loss).__name__} teaches the order of the grades {shown}{' …' if len(grades) > 5 else ''}, and "
-            f"{key}=contrastive shows one positive of whatever grade beside negatives; set {key}=listwise"
+            f"{type(loss).__name__} learns the order of the grades {shown}{' …' if len(grades) > 5 else ''}, and "
+            f"{key}=contrastive yields one positive of any grade with negatives; set {key}=listwise"
         )
 
 

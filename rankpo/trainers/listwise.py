@@ -17,30 +17,30 @@ class ListwiseTrainer(BasicTrainer):
     def check(self) -> None:
         if "teacher" in self.loss.needs and not self.loader.table.has_teacher:
             raise ValueError(
-                f"{type(self.loss).__name__} learns from teacher scores, and the data has none for some candidate; "
-                "give records with scores and set datasets.<name>.scores_are=teacher"
+                f"{type(self.loss).__name__} needs a teacher score for every candidate, and some candidates have none; "
+                "add scores to the records and set datasets.<name>.scores_are=teacher"
             )
         if isinstance(self.policy, ListwiseModel):
             self._check_prompts(self.policy)
 
     def _check_prompts(self, policy: ListwiseModel) -> None:
-        """Raises ValueError for a loader order by relevance: prompts keep that order, so it would reveal the answer."""
+        """Raises ValueError if the loader sorts by relevance, because the order in the prompt would reveal the answer."""
         loader = self.loader.current
         if not isinstance(loader, ListwisePromptDataLoader):
             raise ValueError(
-                f"{type(loader).__name__} sorts candidates by relevance, and a listwise reranker reads them in "
-                "that order; add dataloader=listwise_prompts"
+                f"{type(loader).__name__} sorts candidates by relevance, which reveals the answer to a listwise "
+                "reranker; add dataloader=listwise_prompts"
             )
         window = policy.settings.window
         longest = int(np.diff(self.loader.table.offsets).max())
         if min(loader.max_candidates, longest) > window:
             raise ValueError(
-                f"dataloader.max_candidates={loader.max_candidates} is more than the model.window={window} "
-                f"passages of a prompt, and a list has {longest}; lower it to {window}"
+                f"dataloader.max_candidates={loader.max_candidates} exceeds model.window={window}, the passages of a "
+                f"prompt, and a list has {longest}; set dataloader.max_candidates={window}"
             )
         if "reference" in self.loss.needs and self.stored is not None:
             raise ValueError(
-                "scores of a listwise reranker depend on the order of the prompt, which each epoch draws anew: they "
-                "cannot be stored; set trainer.reference=live"
+                "scores of a listwise reranker cannot be stored, because they depend on the order of the prompt, which "
+                "each epoch draws again; set trainer.reference=live"
             )
         self.logger.say(policy.inputs.shown(self.loader.table, self.loader.groups(0)[0]))

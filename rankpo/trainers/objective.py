@@ -1,4 +1,4 @@
-"""Objective: what a run trains on one dataset, or on all of them together; and the trainer of one inside of another."""
+"""Objective: a loss with its data, for one dataset or for all together, and its trainer inside the trainer of a run."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """A loss with the loader of its data and what else it is given.
+    """A loss with the loader of its data, and the inputs that it needs.
 
-    name: of the dataset. trainer: the class that trains the loss. reference, stored, teacher, replay: as in `Parts`.
+    name: the name of the dataset. trainer: the class that trains the loss. reference, stored, teacher, replay: as in
+    `Parts`.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Objective:
 
 
 class NamedMetrics(RunningMetrics):
-    """The metrics of one dataset of several: they stand under its name, and its loss also in the loss of the run."""
+    """The metrics of one of several datasets, with its name as prefix. Its loss is also added to the loss of the run."""
 
     def __init__(self, name: str, run: RunningMetrics) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class NamedMetrics(RunningMetrics):
 
 
 def trainer_within(run: BasicTrainer, objective: Objective) -> BasicTrainer:
-    """The trainer of an objective with the model, strategy and log of a run. Raises ValueError for unfit data or loss."""
+    """The trainer of an objective with the model, strategy and log of a run. Raises ValueError if loss and data do not fit."""
     return objective.trainer(
         settings=run.settings,
         accelerator=run.accelerator,
@@ -77,7 +78,7 @@ def trainer_within(run: BasicTrainer, objective: Objective) -> BasicTrainer:
 
 
 class HeldOutLoss:
-    """The mean loss over the queries of a loader's first epoch, with the weights of today. All ranks must call it."""
+    """The mean loss over the queries of a loader's first epoch, with the current weights. All ranks must call it."""
 
     def __init__(self, run: BasicTrainer, objective: Objective) -> None:
         self.run = run

@@ -45,7 +45,7 @@ class PairedPreferenceTrainer(BasicTrainer):
         if weight > 0 and self.replay is None:
             raise ValueError("loss.replay_weight > 0 needs replay_datasets=[…], such as the data of stage one")
         if weight == 0 and self.replay is not None:
-            raise ValueError("replay_datasets are given, but loss.replay_weight is 0; set it to .1 to 1")
+            raise ValueError("replay_datasets is set, but loss.replay_weight is 0; set it to a value from 0.1 to 1")
         if isinstance(replay_loss, InBatchLoss) and self.replay is not None:
             self.replay_loss = replay_loss
             in_batch.check_loader(replay_loss, self.replay, "replay_dataloader")
@@ -63,7 +63,7 @@ class PairedPreferenceTrainer(BasicTrainer):
         return ReplayedUpdate(pairs, replayed)
 
     def begin(self, update: Prepared) -> Prepared:
-        """Texts of replayed groups are not regularised: the pairs' own texts are."""
+        """Adds the global quantities to both updates. Only the texts of the pairs are regularised."""
         if not isinstance(update, ReplayedUpdate):
             return super().begin(update)
         pairs = super().begin(update.pairs)
@@ -71,7 +71,7 @@ class PairedPreferenceTrainer(BasicTrainer):
         return replace(update, pairs=pairs)
 
     def compute_loss(self, batch: Batch) -> LossOutput:
-        """The loss of the scores; with loss.prior_weight, of the scores without the prior, and of the priors."""
+        """The loss of the scores. With loss.prior_weight, it has two terms: the scores without the prior, and the priors."""
         loss = self.loss
         if not (loss.prior_weight and isinstance(loss, RankPOLoss) and isinstance(self.policy, EmbeddingModel)):
             return super().compute_loss(batch)

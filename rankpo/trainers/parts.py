@@ -44,8 +44,8 @@ class Parts:
     policy: the unwrapped model; `self.model` is the strategy's wrapped model. save_final: writes FINAL from the model,
     or from complete weights if they are not None; every rank calls it. baseline: metrics of the start model. stored:
     [slots] reference scores, or None. teacher: embeddings of the data by another model, or None. replay: a second
-    loader whose groups join every update, or None. within: the trainer that this one is a part of, for one dataset of
-    several or for the loss on held-out data: its strategy, weights and step are used; None for the trainer of a run.
+    loader whose groups join every update, or None. within: the trainer of the run, if this trainer is for one of several
+    datasets or for the loss on held-out data; it then uses the strategy, weights and step of the run. Else None.
     """
 
     settings: TrainerSettings
@@ -67,7 +67,7 @@ class Parts:
     callbacks: Sequence[Callback] = ()
     within: Parts | None = None
 
-    main_term = "preference"  # the name of the loss's main term in the log
+    main_term = "preference"  # The name of the loss's main term in the log.
 
     def __post_init__(self) -> None:
         if self.reference is not None:
@@ -144,26 +144,26 @@ class Parts:
 
     @property
     def regularisation_factor(self) -> float:
-        """The share of the weights of the regularisation in the current update."""
+        """The factor, in [0, 1], of the regularisation weights in the current update."""
         run = self.within or self
         return 0.0 if self.policy.sparsity is None else self.policy.sparsity.factor(self.state.step, run.total_steps)
 
     def loss_state_of(self, name: str) -> dict[str, float]:
-        """Returns the numbers that the loss of the dataset `name` carries now."""
+        """Returns the current state of the loss of the dataset `name`, as numbers by name."""
         return self.state.loss_state
 
     def next_loss_state(self, num_queries: int) -> None:
-        """Advances the numbers that the loss carries from update to update, if it carries any."""
+        """Updates the state of the loss after an update, if the loss has a state."""
         if self.state.loss_state:
             means = self.observed.result(processes.sum_over_ranks)
             self.state.loss_state = self.loss.next_state(self.state.loss_state, means, num_queries)
 
     def observed_means(self) -> dict[str, float]:
-        """Returns the means of the metrics of the current update over all ranks, which must all call it."""
+        """Returns the means of the metrics of the current update over all ranks. All ranks must call it."""
         return self.observed.result(processes.sum_over_ranks)
 
     def _check_sparsity(self) -> None:
-        """Raises CollapseError for sparse vectors that became zero, or stay dense after the warm-up."""
+        """Raises CollapseError if sparse vectors become zero, or are still dense after the warm-up."""
         if self.policy.sparsity is not None:
             state, settled = self.state.sparsity_state, self.regularisation_factor == 1
             vocabulary: int = self.policy.vocabulary

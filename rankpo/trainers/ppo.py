@@ -42,10 +42,10 @@ class PolicyBatch(Batch):
 
 
 def completion_tokens(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Returns the places [P] of the completions' tokens among the scored positions and the counts [n] per completion.
+    """Returns the indices [P] of the completions' tokens among the scored positions, and the counts [n] per completion.
 
-    n counts unmasked candidates. A candidate that occurs twice in the batch has its tokens twice, although the model
-    computes them once.
+    n is the number of unmasked candidates. The tokens of a candidate that occurs twice in the batch appear twice, although
+    the model computes them once.
     """
     counts = scored_counts(batch.sequences)  # [N]
     starts = torch.cumsum(counts, 0) - counts
@@ -59,7 +59,7 @@ class TokenPolicyTrainer(BasicTrainer):
 
     loss: TokenPolicyLoss
     main_term = "policy"
-    has_held_out_loss = False  # It is the gain over the weights that an update began with.
+    has_held_out_loss = False  # The loss is relative to the weights at the start of an update.
 
     @property
     def num_passes(self) -> int:
@@ -121,7 +121,7 @@ class TokenPolicyTrainer(BasicTrainer):
     def token_loss(
         self, batch: PolicyBatch, compared: PolicyTokens, tokens: TokenValues, places: Tensor, counts: Tensor
     ) -> LossOutput:
-        raise TypeError(f"{type(self).__name__} must say what the loss of tokens is")
+        raise TypeError(f"{type(self).__name__} must define token_loss")
 
 
 class PPOTrainer(TokenPolicyTrainer):

@@ -1,4 +1,4 @@
-"""Regularisation of sparse vectors in one update: the means over all texts, before the first backward pass."""
+"""Regularisation of sparse vectors in one update, with means over all texts that precede the first backward pass."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rankpo.types import Batch, LossOutput
 
 @dataclass(frozen=True)
 class Regularisation:
-    """What `Sparsity` adds to the loss of one update.
+    """The terms that `Sparsity` adds to the loss of one update.
 
-    factor: of its weights. activity: of the whole update; None: that of the batch at hand, which is the whole update of
-    this rank. over_ranks: whether the ranks' batches together are the update.
+    factor: multiplies the weights of the terms. activity: the activity of the whole update; None computes it from the
+    batch, which is then this rank's whole update. over_ranks: whether the update consists of the batches of all ranks.
     """
 
     sparsity: Sparsity
@@ -31,7 +31,7 @@ class Regularisation:
     over_ranks: bool = False
 
     def added(self, output: LossOutput, rows: Tensor, batch: Batch, queries: Tensor | None = None) -> LossOutput:
-        """The output with the terms of the batch's queries; see `Sparsity.added`. All ranks must call it."""
+        """Returns the output plus the terms of the batch's queries, see `Sparsity.added`. All ranks must call it."""
         activity = self.activity
         if activity is None:
             activity = self.sparsity.activity(rows.detach(), batch)
@@ -43,7 +43,7 @@ class Regularisation:
 def of_update(
     sparsity: Sparsity, factor: float, model: nn.Module, policy: RankingModel, update: Update
 ) -> tuple[Regularisation, Update]:
-    """The regularisation of an update, and the update with its denominators. All ranks must call it."""
+    """Returns the regularisation of an update, and the update with its denominators. All ranks must call it."""
     counted = [item.batch for item in update.micro_batches if item.counts]
     texts = texts_of(counted, policy.device, over_ranks=True)
     alone = processes.world_size() == 1 and len(update.micro_batches) == 1
@@ -54,7 +54,7 @@ def of_update(
 
 @torch.no_grad()
 def measured(sparsity: Sparsity, model: nn.Module, policy: RankingModel, parts: Sequence[MicroBatch]) -> Activity:
-    """The activity of all micro-batches of all ranks, by a forward pass over each. model: the wrapped policy."""
+    """Returns the activity of all micro-batches of all ranks, from a forward pass over each. model: the wrapped policy."""
     found = []
     with policy.evaluating():
         for item in parts:
@@ -65,7 +65,7 @@ def measured(sparsity: Sparsity, model: nn.Module, policy: RankingModel, parts: 
 
 
 def texts_of(batches: Sequence[Batch], device: torch.device, over_ranks: bool) -> Tensor:
-    """[2] queries and candidates of the batches. over_ranks: summed over the ranks, which must all call it."""
+    """Returns the numbers [2] of queries and candidates of the batches. over_ranks: sums over the ranks; all must call."""
     counts = [[len(batch), int(batch.labels.mask.sum())] for batch in batches]
     texts = torch.tensor(counts or [[0, 0]], dtype=torch.float64).sum(0).to(device)
     return processes.sum_over_ranks(texts) if over_ranks else texts

@@ -10,9 +10,10 @@ KINDS = ("constant", "linear", "cosine", "warmup_stable_decay")
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Linear warm-up, then decay by `kind` to `final` times the full rate, reached one update after the last.
+    """Linear warm-up, then decay by `kind` to `final` times the full rate, which is reached one update after the last.
 
     No update has a rate of 0, including the first of the warm-up and the last of the run.
+
     warmup, decay: updates if >= 1, else a fraction of the run. decay is the last part of warmup_stable_decay.
     """
 
@@ -36,7 +37,7 @@ class Schedule:
         if warmup + decay > total * (1 + 1e-9):  # The tolerance covers the rounding of fractions.
             raise ValueError(
                 f"scheduler.warmup={self.warmup:g} and scheduler.decay={self.decay:g} take {warmup + decay:g} updates, "
-                f"and the run has {total}; lower them, or train longer (trainer.epochs, trainer.max_steps)"
+                f"but the run has {total}; lower them, or raise trainer.epochs or trainer.max_steps"
             )
 
     def remark(self, total: int) -> str | None:
@@ -44,8 +45,8 @@ class Schedule:
         if _updates(self.warmup, total) < total or self.warmup < 1:
             return None
         return (
-            f"scheduler.warmup={self.warmup:g} updates is all of this run of {total}: the learning rate never reaches "
-            "optimizer.lr. A warm-up below 1 is a fraction of the run"
+            f"scheduler.warmup={self.warmup:g} updates covers this whole run of {total}, so the learning rate never reaches "
+            "optimizer.lr. A value below 1 is a fraction of the run"
         )
 
     def factor(self, step: int, total: int) -> float:

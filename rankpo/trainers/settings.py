@@ -16,14 +16,14 @@ class TrainerSettings:
     epochs: length of the run, or max_steps updates if that is not None. eval_every, save_every: an interval in updates,
     "epoch", or None for never (save_every None keeps only FINAL and, with best_metric, the best).
     intermediate_checkpoints: checkpoints that the run never removes, at a list of updates, or at every eval_every if
-    true. best_metric: "ndcg@20" or "jobs_dev/ndcg@20", larger is better, but for loss and
-    perplexity; null with holdout: the main metric of the held-out queries. patience: evaluations without improvement
-    before the run stops. final: FINAL holds the "last" or the "best" weights.
-    precision: of forward passes: "fp32", "bf16", "fp16", or "auto": accelerate's mixed_precision if that is set, else bf16
-    on a GPU that has it and fp32 on other devices.
+    true. best_metric: such as "ndcg@20" or "jobs_dev/ndcg@20". Larger is better, except for loss and perplexity. None
+    with holdout takes the main metric of the held-out queries. patience: evaluations without improvement before the run
+    stops. final: FINAL holds the "last" or the "best" weights.
+    precision: the precision of forward passes, "fp32", "bf16", "fp16" or "auto". "auto" takes accelerate's
+    mixed_precision if that is set, else bf16 on a GPU that supports it, and fp32 on other devices.
     reference: source of the reference scores: "stored" (computed once before the run), "live" (a frozen copy),
     "adapters" (the policy with its adapters off), or "auto" (adapters with LoRA, else stored).
-    holdout: the share of the training queries in (0, 1), or their number, that is kept out of training and evaluated.
+    holdout: the fraction of the training queries in (0, 1), or their number, that is evaluated and not trained on.
     dropout: False disables dropout, so that the curve does not depend on the division into micro-batches.
     """
 
@@ -74,11 +74,11 @@ class TrainerSettings:
         if not self.timeout_minutes > 0:
             raise ValueError(f"timeout_minutes must be > 0, got {self.timeout_minutes}")
         if self.holdout is not None and not (0 < self.holdout < 1 or (self.holdout >= 1 and self.holdout % 1 == 0)):
-            raise ValueError(f"holdout must be a share in (0, 1) or a number of queries, got {self.holdout:g}")
+            raise ValueError(f"holdout must be a fraction in (0, 1) or a number of queries, got {self.holdout:g}")
         if self.best_metric is None and self.holdout is None and (self.patience is not None or self.final == "best"):
             key = "patience" if self.patience is not None else "final=best"
             raise ValueError(
-                f"{key} needs best_metric, which is null; set it to a metric such as ndcg@20, or set holdout"
+                f"{key} needs best_metric, which is null; set best_metric to a metric such as ndcg@20, or set holdout"
             )
 
     def _require(self, name: str, allowed: tuple[str, ...]) -> None:
@@ -88,7 +88,9 @@ class TrainerSettings:
     def _check_intermediate_checkpoints(self) -> None:
         asked = self.intermediate_checkpoints
         if asked is True and self.eval_every is None:
-            raise ValueError("intermediate_checkpoints=true writes one every eval_every, which is null; set eval_every")
+            raise ValueError(
+                "intermediate_checkpoints=true writes a checkpoint every eval_every updates, and eval_every is null; set it"
+            )
         if not isinstance(asked, bool) and not all(_is_update(step) for step in asked):
             raise ValueError(f"intermediate_checkpoints must be updates >= 1, got {list(asked)}")
 

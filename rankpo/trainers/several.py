@@ -16,7 +16,7 @@ from rankpo.trainers.update import Prepared
 
 @dataclass(frozen=True)
 class UpdateOfOne:
-    """An update of one dataset. number: of the dataset. update: as its own trainer has prepared it."""
+    """An update of one dataset. number: the index of the dataset. update: the result of its trainer's `prepare`."""
 
     number: int
     update: Prepared
@@ -36,7 +36,7 @@ class UpdateOfOne:
 
 @dataclass(frozen=True)
 class SeveralLoaders:
-    """The loaders of several datasets as one, for what all trainers ask of a loader."""
+    """The loaders of several datasets, with the properties of a single loader that all trainers use."""
 
     turns: Turns
     seed: int
@@ -57,21 +57,21 @@ class SeveralLoaders:
         """Every update follows from its number alone."""
 
     def groups(self, step: int) -> NoReturn:
-        raise TypeError("an update of several datasets is prepared by the trainer of its dataset")
+        raise TypeError("the trainer of a dataset prepares its updates; call prepare")
 
 
 @dataclass(kw_only=True, eq=False)
 class SeveralTrainer(BasicTrainer):
-    """Trains every dataset by a trainer of its own, in the order of `loader.turns`, on one model.
+    """Trains one model on every dataset with a separate trainer, in the order of `loader.turns`.
 
-    Metrics stand under the name of their dataset; `loss` is that of all updates. Numbers that losses carry from update
-    to update stand in the state of the run as `dataset/number`.
+    The prefix of a metric is the name of its dataset; `loss` is the mean over all updates. The state of a loss is stored
+    in the state of the run as `dataset/number`.
     """
 
     objectives: Sequence[Objective]
     loader: SeveralLoaders  # type: ignore[assignment]
     parts: list[BasicTrainer] = field(init=False)
-    current: int = field(default=0, init=False)  # The dataset of the update that runs.
+    current: int = field(default=0, init=False)  # The index of the dataset of the current update.
 
     def check(self) -> None:
         self.parts = []
@@ -82,7 +82,9 @@ class SeveralTrainer(BasicTrainer):
             except ValueError as error:
                 raise ValueError(f"datasets.{objective.name}: {error}") from error
             if isinstance(part, TokenPolicyTrainer):
-                raise ValueError(f"datasets.{objective.name}: {type(part.loss).__name__} trains alone, on all datasets")
+                raise ValueError(
+                    f"datasets.{objective.name}: {type(part.loss).__name__} cannot be combined with other losses"
+                )
             part.running = NamedMetrics(objective.name, self.running)
             part.watch = self.watch
             self.parts.append(part)

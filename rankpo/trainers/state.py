@@ -24,8 +24,11 @@ from rankpo.trainers.strategies.base import OptimizerState, Strategy
 
 @dataclass
 class TrainerState:
-    """The progress of a run. step: completed updates, which alone determine the next data, but for streamed data, where
-    `stream` is the position that the loader keeps."""
+    """The progress of a run.
+
+    step: the number of completed updates. It determines the next data, except for streamed data. stream: the position of
+    the loader in streamed data.
+    """
 
     step: int = 0
     tokens: int = 0
@@ -110,7 +113,7 @@ class Keeper:
     def load_best(self, state: TrainerState) -> None:
         """Loads the weights of `best_step` into the model. Raises StorageError if they are missing or damaged."""
         path = self.store.folder / f"step-{state.best_step}"
-        fault = damage(path) if path.exists() else "it is not there"
+        fault = damage(path) if path.exists() else "it does not exist"
         if fault is not None:
             raise StorageError(f"trainer.final=best: {path} cannot be read ({fault}); set trainer.final=last")
         self.strategy.load_weights(load_file(path / "weights.safetensors"))

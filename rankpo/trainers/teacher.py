@@ -29,8 +29,11 @@ ROLES = {"queries": "query", "candidates": "candidate"}
 
 @dataclass(frozen=True)
 class TeacherEmbeddings:
-    """vectors: [n, D] memory-mapped, by role (`queries`, `candidates`). place: [rows of the run's table] where a row's
-    vector stands, by role; -1 for rows that the data has in the other role only."""
+    """Stored embeddings of the training texts by role (`queries`, `candidates`).
+
+    vectors: [n, D] memory-mapped arrays. place: for each row of the run's table, the index of its vector, or -1 if the
+    row has no such role.
+    """
 
     vectors: dict[str, np.ndarray]
     place: dict[str, np.ndarray]
@@ -70,8 +73,8 @@ class Teaching:
 def teacher_embeddings(path: str | None, start: Teaching, say: Callable[[str], None]) -> TeacherEmbeddings:
     """Returns embeddings by the model in the folder `path`, or by the start model if `path` is None.
 
-    The cache cache_dir/teacher is keyed by weights, settings and texts, so that runs and sweeps share it; of
-    simultaneous jobs, one computes. Raises ConfigError for a model of another kind.
+    The cache cache_dir/teacher is keyed by weights, settings and texts, so that runs and sweeps share it. A lock lets one
+    of several simultaneous jobs compute the embeddings. Raises ConfigError for a model of another kind.
     """
     model = start.model if path is None else _loaded(path, start.model.device)
     pieces = model.inputs.pieces()
@@ -84,7 +87,9 @@ def teacher_embeddings(path: str | None, start: Teaching, say: Callable[[str], N
             say(f"computing embeddings of {sum(map(len, rows.values()))} texts by {path or 'the start model'}")
             _write(folder, model, table, rows)
     if fault := damage(folder):
-        raise ConfigError([f"{folder} is damaged ({fault}); remove it, and its embeddings are computed again"])
+        raise ConfigError(
+            [f"{folder} is damaged ({fault}); remove it, and the next start computes the embeddings again"]
+        )
     vectors = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ROLES}
     return TeacherEmbeddings(vectors, _places(start.table, table, rows))
 
@@ -121,7 +126,7 @@ def _encode(model: GivesVectors, table: ExampleTable, rows: dict[str, np.ndarray
 
 
 def _places(table: ExampleTable, other: ExampleTable, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Maps rows between two tables through their slots: both hold the same examples in the same order."""
+    """Maps rows between two tables that hold the same examples in the same order."""
     made = {}
     pairs = {"queries": (table.query, other.query), "candidates": (table.candidates, other.candidates)}
     for name, (own, theirs) in pairs.items():

@@ -12,7 +12,7 @@ from rankpo.types import Batch, LossOutput
 
 
 class TokenPreferenceTrainer(PairedPreferenceTrainer):
-    """Trains tdpo and ra-dpo. Policy and reference compute the same blocks of tokens together."""
+    """Trains tdpo and ra-dpo. The policy and the reference process each block of tokens together."""
 
     loss: TokenPreferenceLoss
 

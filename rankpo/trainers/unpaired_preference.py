@@ -35,7 +35,9 @@ class UnpairedPreferenceTrainer(BasicTrainer):
 
     def check(self) -> None:
         if not isinstance(self.loader, UnpairedPreferenceDataLoader):
-            raise ValueError(f"{type(self.loss).__name__} needs dataloader=unpaired_preference: a candidate per group")
+            raise ValueError(
+                f"{type(self.loss).__name__} needs one candidate per group; set dataloader=unpaired_preference"
+            )
         self.point: Tensor | None = None
         self._warn_of_weights()
         if self.loss.needs_reference_point:
@@ -51,10 +53,10 @@ class UnpairedPreferenceTrainer(BasicTrainer):
             kinds = f"{desirable} desirable and {undesirable} undesirable completions"
             shown = "one kind is missing" if balance is None else f"weights times counts are {balance:.3g} : 1"
             self.logger.say(
-                f"{kinds}: {shown}; 1:1 to 4:3 is what KTO was made for. "
+                f"{kinds}: {shown}; the KTO paper recommends 1:1 to 4:3. "
                 f"Set loss.desirable_weight in {_advised(self.loss, desirable, undesirable)}."
                 if balance is not None
-                else f"{kinds}: {shown}; KTO needs both."
+                else f"{kinds}: {shown}; KTO needs both kinds."
             )
 
     def _mismatched(self, step: int, groups: Sequence[Group]) -> list[Group]:

@@ -13,7 +13,7 @@ Made = TypeVar("Made")
 
 
 class Prepared(Protocol):
-    """What an update of any trainer tells the loop: queries over all ranks, this rank's tokens, and ids of examples."""
+    """An update of any trainer: its queries over all ranks, this rank's tokens, and the ids of its examples."""
 
     @property
     def num_queries(self) -> int: ...
@@ -55,7 +55,7 @@ class NonFiniteError(RuntimeError):
         shown = ", ".join(ids[:8]) + (", …" if len(ids) > 8 else "")
         return cls(
             f"update {update}: the loss or its gradient is not finite; examples {shown}. No weight or checkpoint was "
-            "changed. Lower optimizer.lr, set trainer.precision=fp32 or look at the examples."
+            "changed. Lower optimizer.lr, set trainer.precision=fp32 or check the examples."
         )
 
 

@@ -26,8 +26,8 @@ class Watch:
     """The work between two updates of a run.
 
     state, running: the trainer's objects, which the watch modifies. keeper: writes and reads checkpoints.
-    learning_rate: that of the first parameter group. updates_per_epoch, total_steps: in updates. callbacks: told of what
-    happens, on the first rank. learning: whether this rank has seen a non-zero loss.
+    learning_rate: returns the rate of the first parameter group. updates_per_epoch, total_steps: in updates. callbacks:
+    called on the first rank. learning: whether this rank has seen a non-zero loss.
     """
 
     settings: TrainerSettings
@@ -84,8 +84,8 @@ class Watch:
     def _warn_of_zero_loss(self) -> None:
         if not processes.any_rank(self.learning):
             self.logger.say(
-                f"warning: the loss is exactly 0 in the first {self.state.step} updates: nothing is learned from them; "
-                "look at data_report.json, at the loss and its margins, and at trainer.batch_size"
+                f"warning: the loss is exactly 0 in the first {self.state.step} updates, which have no training signal; "
+                "check data_report.json, the loss and its margins, and trainer.batch_size"
             )
 
     def heed(self, notice: Notice) -> None:

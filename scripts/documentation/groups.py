@@ -120,7 +120,7 @@ def words() -> Mapping[str, Mapping[str, str]]:
 
 def meaning(group: str, key: Key) -> str:
     """The comment of a key in its yaml, or else the words of its last part."""
-    return key.comment or words().get(group, {}).get(key.name.rpartition(".")[2], "")
+    return key.comment or words().get(group.partition("/")[0], {}).get(key.name.rpartition(".")[2], "")
 
 
 def _written(value: object) -> str:

@@ -80,7 +80,8 @@ def page(group: str) -> str:
 
 def section(option: Option) -> Iterator[str]:
     """One option of a group."""
-    yield f"## {option.group}={option.name} {{#{option.name}}}"
+    group = option.group.replace("/", ".")
+    yield f"## {group}={option.name} {{#{group.replace('.', '-') + '-' if '/' in option.group else ''}{option.name}}}"
     yield ""
     yield prose(option.summary)
     yield ""
@@ -165,6 +166,8 @@ def losses() -> str:
     ]
     for option, loss in made:
         lines += [*_loss(option, loss, papers), ""]
+    for option in options("loss/ranking"):  # losses inside a loss
+        lines += [*section(option), ""]
     return "\n".join(lines)
 
 
@@ -198,7 +201,11 @@ def _kind(option: Option) -> str:
 
 def _built(option: Option) -> Loss:
     """The loss of a yaml with its defaults."""
-    node: dict[str, Any] = yaml.safe_load((ROOT / "config" / "loss" / f"{option.name}.yaml").read_text())["loss"]
+    tree: dict[str, Any] = yaml.safe_load((ROOT / "config" / "loss" / f"{option.name}.yaml").read_text())
+    node: dict[str, Any] = tree["loss"]
+    for group, _, name in (item.partition("=") for item in option.chooses):
+        if group.startswith("loss/"):
+            node = {**yaml.safe_load((ROOT / "config" / group / f"{name}.yaml").read_text()), **node}
     made: Loss = build(node, "loss")
     return made
 

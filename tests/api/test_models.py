@@ -95,6 +95,22 @@ def test_push_to_hub(final, hub, tmp_path):
     np.testing.assert_array_equal(rankpo.load(tmp_path).encode(TEXTS), model.encode(TEXTS))
 
 
+def test_task_push(final, hub, tmp_path):
+    """The same by a task, of a run directory, with licence and data sets in the card."""
+    card = ("task.license=apache-2.0", "task.datasets=[me/cats-data]", f"task.endpoint={hub.url}")
+    train("task=push", f"task.folder={final.parent}", "task.repo=me/pushed", "task.private=false", *card)
+    assert hub.private == {"me/pushed": False}
+    assert (hub.header["license"], hub.header["datasets"]) == ("apache-2.0", ["me/cats-data"])
+    for name, content in hub.files["me/pushed"].items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    np.testing.assert_array_equal(
+        rankpo.load(tmp_path).encode(TEXTS), rankpo.load(final).encode(TEXTS)
+    )  # and its manifest
+    with pytest.raises(ConfigError, match="is no run with a FINAL"):
+        compose(["task=push", f"task.folder={tmp_path}/none", "task.repo=me/x"])
+
+
 def test_what_a_hub_refuses(final, hub, monkeypatch):
     model = rankpo.load(final)
     with pytest.raises(ConfigError, match="a/b/c: Repo id must be"):

@@ -182,18 +182,18 @@ def test_tables_of_other_libraries():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"data": RECORDS, "epoch": 1}, "no key is called epoch; did you mean epochs"),
+        ({"data": RECORDS, "epoch": 1}, "there is no key epoch; did you mean epochs"),
         ({"data": RECORDS, "num_train_epochs": 1}, "here it is trainer.epochs"),
         ({"data": RECORDS, "trainer": {"epoch": 1}}, r"trainer\.epoch: .*did you mean epochs"),
         ({"data": RECORDS, "loss": "contrastiv"}, "did you mean contrastive"),
         ({"data": RECORDS, "loss": 3}, "loss must be an option of config/loss"),
         ({"data": RECORDS, "model": "tiny_brt"}, "did you mean tiny_bert"),
-        ({"data": 3}, "datasets: int is no data"),
+        ({"data": 3}, "datasets does not accept int"),
         ({"data": []}, "datasets is empty"),
         ({"data": ["a"]}, r"datasets\[0\] must be a mapping"),
         ({"data": [{"query": object()}]}, r"datasets\[0\]: a value of type object is not JSON"),
         ({}, "datasets is not set"),
-        ({"data": RECORDS, "task": "evaluate", "eval_data": "toy_pairs"}, "trains nothing"),
+        ({"data": RECORDS, "task": "evaluate", "eval_data": "toy_pairs"}, "does not train"),
         ({"data": "nowhere.jsonl"}, "nowhere.jsonl"),
     ],
 )

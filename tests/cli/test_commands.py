@@ -13,7 +13,7 @@ import pytest
 
 from rankpo.cli import commands, environment, project
 from rankpo.config.compose import compose
-from rankpo.config.messages import flags_last
+from rankpo.config.flags import flags_last
 from rankpo.config.places import accelerate_file
 from rankpo.errors import ConfigError
 from rankpo.runs.launcher import launcher_options
@@ -108,7 +108,7 @@ def test_a_project_is_written_once_and_over_nothing(tmp_path):
     rows = [json.loads(line) for path in written if path.suffix == ".jsonl" for line in path.read_text().splitlines()]
     assert len(rows) == 20 and all(row["query"] and row["positives"] and row["negatives"] for row in rows)
     (tmp_path / "data" / "train.jsonl").write_text("mine")
-    with pytest.raises(ConfigError, match="writes over nothing"):
+    with pytest.raises(ConfigError, match="does not overwrite files"):
         project.write(tmp_path)
     assert (tmp_path / "data" / "train.jsonl").read_text() == "mine"
 
@@ -135,3 +135,15 @@ def test_help_into_a_closed_pipe_has_no_trace():
     os.close(writer)
     assert done.returncode == 128 + signal.SIGPIPE
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("name", ["serve", "report"])
+def test_runs_are_named_as_words(tmp_path, name):
+    for folder in ("a", "it's b"):
+        (tmp_path / folder).mkdir()
+    words = [name, str(tmp_path / "a"), "task.title=x", str(tmp_path / "it's b"), "--config-dir", "conf"]
+    translated = commands.translated(words)
+    assert translated[-3:] == ["task.title=x", "--config-dir", "conf"]
+    assert list(compose(translated[:2]).task.runs) == [f"{tmp_path}/a", f"{tmp_path}/it's b"]
+    with pytest.raises(ConfigError, match=f"rankpo {name} nowhere: no such run directory"):
+        commands.translated([name, "nowhere"])

@@ -181,6 +181,10 @@ def test_datasets(dataset, files, tmp_path):
         given = [f"datasets.hub.name={tmp_path}/saved"]
     elif dataset in ("beir", "jsonl", "rankpo"):
         given = [f"datasets.{dataset}.path={files / 'test' if dataset == 'beir' else files / 'contrastive.jsonl'}"]
+    elif dataset == "corpus":
+        (tmp_path / "corpus.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+        (tmp_path / "queries.jsonl").write_text('{"query": "q", "positives": [1]}\n')
+        given = [f"datasets.corpus.{part}_file={tmp_path}/{part}.jsonl" for part in ("queries", "corpus")]
     elif dataset == "collection":
         (tmp_path / "triples.tsv").write_text("query\tpositive\tnegative\n")
         given = [f"datasets.collection.path={tmp_path}"]
@@ -214,14 +218,20 @@ TASK_KEYS = {
     "rerank": ("task.requests=launch.py", "model=tiny_bert"),
     "sample": ("model=tiny_pythia", "datasets=[toy_chat]"),
     "export": ("task.run=.",),
+    "push": ("task.folder=SAVED", "task.repo=me/x"),
     "frontier": ("task.priors=[.]",),
+    "mteb": ("task.tasks=[SciFact]",),
 }
 
 
 @pytest.mark.parametrize("task", options("task"))
-def test_tasks(task, monkeypatch):
+def test_tasks(task, monkeypatch, tmp_path):
     monkeypatch.chdir(CONFIG.parent)
-    assert callable(compose([f"task={task}", *TASK_KEYS.get(task, ())]).task)
+    if task == "mteb":
+        pytest.importorskip("mteb")
+    (tmp_path / "rankpo.json").touch()
+    keys = [key.replace("SAVED", str(tmp_path)) for key in TASK_KEYS.get(task, ())]
+    assert callable(compose([f"task={task}", *keys]).task)
 
 
 @pytest.mark.parametrize("option", options("mining"))

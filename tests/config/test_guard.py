@@ -165,7 +165,7 @@ def test_shell_lines_of_a_launcher_are_typed_by_hand(launched, tmp_path):
 @pytest.mark.parametrize("text", ["a: {b: ${c}}", "a: [", "\t: x", "a: \x07", "&a [*a, *b]"])
 def test_a_file_that_is_no_yaml_is_one_line(launched, tmp_path, text):
     code, said = launched(experiment(tmp_path, text), "experiment=foreign")
-    assert code == 2 and len(said.splitlines()) == 1 and "is no YAML" in said, said
+    assert code == 2 and len(said.splitlines()) == 1 and "is not valid YAML" in said, said
 
 
 @pytest.mark.parametrize(

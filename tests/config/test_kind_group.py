@@ -166,7 +166,7 @@ def test_old_names_compose_to_the_same_and_say_the_new_spelling(capsys, name):
     model = compose([f"model={name}", *given, "task=report", "task.runs=[.]"]).model
     assert model.kind == ALIASES[name].kind
     said = capsys.readouterr().err.splitlines()
-    assert said == [f"model={name} is an old name, which the next release drops; write {ALIASES[name].spelling}"]
+    assert said == [f"model={name} is an old name, which the next release removes; write {ALIASES[name].spelling}"]
     assert not (CONFIG / "model" / f"{name}.yaml").exists()
 
 
@@ -192,7 +192,7 @@ def test_a_kind_beside_an_old_name_stays():
 
 def test_old_names_in_a_sweep_are_refused_with_the_new_ones():
     with pytest.raises(
-        ConfigError, match=r"cannot be swept over; new spellings: minilm_reranker: model=minilm kind=reranker"
+        ConfigError, match=r"cannot be swept over; the new spellings are minilm_reranker: model=minilm kind=reranker"
     ):
         modern(["model=minilm,minilm_reranker"])
     assert modern(["model=minilm,llama", "loss=dpo"]) == (["model=minilm,llama", "loss=dpo"], [])

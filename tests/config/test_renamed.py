@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import pytest
 from hydra import compose as hydra_compose
@@ -11,8 +12,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from rankpo.config.compose import compose
-from rankpo.config.messages import explain, flag_refusal, null_group
-from rankpo.config.renamed import RENAMED
+from rankpo.config.flags import flag_refusal
+from rankpo.config.messages import explain, null_group
+from rankpo.config.renamed import NO_KEY, RENAMED
 from rankpo.errors import ConfigError
 from tests.runs import ROOT
 
@@ -22,30 +24,30 @@ def composed(*overrides: str):
         return hydra_compose("config", overrides=["datasets=[chat]", "eval_datasets=[chat]", *overrides])
 
 
-@pytest.fixture(scope="module")
-def trees():
-    chosen = {
-        "kto": composed("model=pythia", "loss=kto"),
-        "sft": composed("model=base", "kind=listwise", "loss=listwise_generation"),
-        **{loss: composed("model=pythia", f"loss={loss}") for loss in ("ppo", "tdpo", "ra-dpo")},
-    }
-    assert len({tree.loss._target_ for tree in chosen.values()}) == len(chosen)
-    return chosen
+@cache
+def tree_of(*choices: str):
+    return composed("model=base", *choices)
 
 
 @pytest.mark.parametrize("name", RENAMED)
-def test_what_is_said_exists(name, trees):
-    """Every dotted name outside of brackets, in the config of the loss that the brackets ask for, if they do."""
-    asked = re.search(r"\(loss=([\w-]+)\)", RENAMED[name])
-    tree = trees[asked[1]] if asked else trees["sft" if "kind=listwise" in RENAMED[name] else "kto"]
-    words = [
-        word for word in re.sub(r"\([^)]*\)", "", RENAMED[name]).replace(",", " ").split() if word not in ("or", "and")
-    ]
+def test_what_is_said_exists(name):
+    """Every dotted name outside of brackets, in the config of the options that the brackets ask for, if they do."""
+    brackets = " ".join(re.findall(r"\(([^)]*)\)", RENAMED[name]))
+    asked = re.findall(r"\b(?:loss|kind|tracker|task)=[\w-]+", brackets)
+    tree = tree_of(*asked) if asked else tree_of("loss=kto")
+    words = re.sub(r"\([^)]*\)", "", RENAMED[name]).replace(",", " ").split()
+    words = [word for word in words if word not in ("or", "and")]
     assert words
     for word in words:
         parent, _, leaf = word.replace("NAME", "chat").rpartition(".")
         node = OmegaConf.select(tree, parent) if parent else tree
-        assert leaf in node, f"{name}: {word}"
+        assert leaf in list(node), f"{name}: {word}"
+
+
+def test_no_name_has_a_key_and_none():
+    assert not set(NO_KEY) & set(RENAMED)
+    files = re.findall(r"accelerate_config/\w+\.yaml", " ".join(NO_KEY.values()))
+    assert files and all((ROOT / file).is_file() for file in files)
 
 
 @pytest.mark.parametrize(
@@ -115,13 +117,64 @@ def test_an_added_key_that_stands_elsewhere_is_named_there():
     ("arguments", "said"),
     [
         (["--learning_rate", "1e-5"], "--learning_rate: keys are set without dashes; write optimizer.lr=1e-5"),
-        (["loss=dpo", "--beta=2"], "--beta: keys are set without dashes; write beta=2"),
-        (["--bf16", "loss=dpo"], "--bf16: keys are set without dashes; write trainer.precision=VALUE"),
+        (["loss=dpo", "--beta=2"], "--beta: keys are set without dashes; write loss.beta=2 (loss=rankpo)"),
+        (["--bf16", "loss=dpo"], "--bf16: keys are set without dashes; write trainer.precision=bf16"),
+        (["--bf16", "True"], "--bf16: keys are set without dashes; write trainer.precision=bf16"),
+        (
+            ["--dataloader_drop_last", "True"],
+            "--dataloader_drop_last: leave it out; the last batch of an epoch counts by its size",
+        ),
+        (["--top-k", "3"], "--top-k: keys are set without dashes; write top_k=3"),
+        (
+            ["--num_negatives", "5", "--save_every", "9"],
+            "--num_negatives: keys are set without dashes; write dataloader.num_negatives=5 (loss=contrastive)\n"
+            "--save_every: keys are set without dashes; write trainer.save_every=9",
+        ),
+        (["--ndcg_at", "3"], "--ndcg_at: keys are set without dashes; write ndcg_at=3"),
+        (["--chat_template", "x"], "--chat_template: keys are set without dashes; write model.chat_template=x"),
         (["-m", "--config-dir", "x", "--multirun", "--cfg", "job", "loss=dpo"], None),
     ],
 )
 def test_flags_of_other_systems_are_answered_with_keys(arguments, said):
     assert flag_refusal(arguments) == said
+
+
+@pytest.mark.parametrize("override", ["config.intermediate_checkpoints=true", "++config.intermediate_checkpoints=true"])
+def test_a_key_below_a_name_that_does_not_exist_is_named(override):
+    """Ra-DPO's FAQ says it so."""
+    overrides = ["model=tiny_pythia", "loss=sft", "datasets=[toy_chat]", override]
+    try:
+        compose(overrides)
+    except HydraException as error:
+        said = explain(error, overrides)
+    except ConfigError as error:
+        (said,) = error.problems
+    assert said.startswith(
+        "config.intermediate_checkpoints: the config has no 'config'; here it is trainer.intermediate"
+    )
+
+
+def test_plusses_in_front_of_a_group():
+    made = compose(["++loss=rankpo", "++model=tiny_bert", "++datasets=[toy_pairs]", "+debug=smoke"])
+    assert type(made.loss).__name__ == "RankPOLoss" and made.settings.max_steps == 3
+    with pytest.raises(HydraException) as error:
+        compose(["++debug=true"])
+    assert (
+        explain(error.value, ["++debug=true"]) == "debug is a group; write debug=… without ++, one of: overfit, smoke"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "weight"),
+    [("listnet", "ListNetLoss", 0.1), ("lambdarank", "LambdaLoss", 1.0), ("ranknet", "RankNetLoss", 10.0)],
+)
+def test_the_ranking_loss_of_a_listwise_model_is_an_option(option, name, weight):
+    loss = compose(
+        ["loss=listwise_combined", f"loss.ranking={option}", "model=tiny_llama", "loss.ranking.temperature=2"]
+    ).loss
+    assert (type(loss.ranking).__name__, loss.ranking_weight, loss.ranking.temperature) == (name, weight, 2.0)
+    alone = compose(["loss=listwise_ranking", f"loss.ranking={option}", "model=tiny_llama"]).loss
+    assert (type(alone.ranking).__name__, alone.ranking_weight) == (name, 1.0)
 
 
 def test_a_group_set_to_true_is_answered_with_its_options():

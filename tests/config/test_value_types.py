@@ -59,8 +59,8 @@ def test_accepted(annotation, value):
 
 
 def test_a_remedy_is_named_where_there_is_one():
-    assert "quoted it is one: \"key='5'\"" in type_problem("str", 5, "key")
-    assert "in brackets it is one: key=[ndcg@10]" in type_problem("Sequence[str]", "ndcg@10", "key")
+    assert "add quotes: \"key='5'\"" in type_problem("str", 5, "key")
+    assert "add brackets: key=[ndcg@10]" in type_problem("Sequence[str]", "ndcg@10", "key")
 
 
 def test_of_a_constructor_and_of_torchs_optimizers():
@@ -95,7 +95,7 @@ def test_adapters_and_home(monkeypatch, tmp_path):
 
 
 def test_a_trainer_of_another_loss():
-    with pytest.raises(ConfigError, match="trainer=contrastive cannot train RankPOLoss; leave trainer out"):
+    with pytest.raises(ConfigError, match="trainer=contrastive cannot train RankPOLoss; remove trainer"):
         compose(["trainer=contrastive", "loss=rankpo", "model=tiny_bert", "datasets=[toy_pairs]"])
 
 

@@ -99,7 +99,7 @@ def test_all_queries_cannot_be_held_out(tmp_path):
     with pytest.raises(ValueError, match=r"trainer.holdout=5 would hold out 5 of 2 queries"):
         split([Listed([example("a", ["b"]), example("c", ["d"])])], tmp_path, 5)
     for size in (0, 1.5, -1):
-        with pytest.raises(ConfigError, match=r"trainer.holdout must be a share in \(0, 1\) or a number of queries"):
+        with pytest.raises(ConfigError, match=r"trainer.holdout must be a fraction in \(0, 1\) or a number of queries"):
             compose([*TINY, "datasets=[toy_contrastive]", "loss=contrastive", f"trainer.holdout={size}"])
 
 

@@ -110,7 +110,7 @@ def test_what_reading_met_is_kept_for_later_runs(tmp_path):
     report = data_report(table_of(tmp_path, load()), ["soil"])  # the second opening reads no record
     assert report["datasets"]["soil"]["read"]["filtered"] == 1
     assert lines(report)[1:] == [
-        "data soil: 1 bad records left out, the first: datasets.soil: pairs.jsonl:1: not JSON: unexpected end of data: line 1 column 2 (char 1)",
+        "data soil: 1 bad records are excluded, the first: datasets.soil: pairs.jsonl:1: not JSON: unexpected end of data: line 1 column 2 (char 1)",
         "data soil: 1 records filtered out",
     ]
 
@@ -123,7 +123,7 @@ def test_lines_name_what_is_worth_a_look(tmp_path):
         "data fixed: 1 candidates are relevant in one example of their query and not in another (a, c)",
     ]
     assert lines(data_report(table_of(tmp_path, Fixed(PAIRS, "pairs")), ["pairs"]))[1] == (
-        "data pairs: 1 pairs stand in both directions"
+        "data pairs: 1 pairs are in the data in both directions"
     )
 
 

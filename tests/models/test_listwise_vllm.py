@@ -169,7 +169,7 @@ def _on_the_cpu(precision, timeout_minutes):
     ("overrides", "message"),
     [
         (("task.backend=tgi",), "backend must be one of auto, transformers, vllm, got 'tgi'"),
-        (("task.backend=vllm", "model.decode=first_token"), "hands out no logits; set model.decode=generate"),
+        (("task.backend=vllm", "model.decode=first_token"), "gives no access to logits; set model.decode=generate"),
         (("task.backend=vllm", "model.use_peft=true"), "does not support adapters in training"),
     ],
 )
@@ -182,7 +182,7 @@ def test_what_vllm_cannot_do(tmp_path, final, vllm, overrides, message):
 def test_a_pointwise_reranker_needs_no_vllm(tmp_path, vllm):
     saved(pointwise_model_of("encoder"), tmp_path / "FINAL", {})
     (tmp_path / "r.jsonl").write_text(json.dumps({"query": "q", "documents": ["a"]}) + "\n")
-    with pytest.raises(ConfigError, match="writes answers of listwise rerankers; this one gives scores"):
+    with pytest.raises(ConfigError, match="is for listwise rerankers, and this model computes scores"):
         train(
             "task=rerank", "model=tiny_bert", "kind=reranker", f"model.load_from={tmp_path}/FINAL", "task.backend=vllm",
             f"task.requests={tmp_path}/r.jsonl", "exp_name=x", f"cache_dir={tmp_path}",

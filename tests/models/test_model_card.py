@@ -4,6 +4,7 @@ import re
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from rankpo.models.embedding.saving import embedding_card as card
 from rankpo.models.embedding.settings import EmbeddingSettings
@@ -33,6 +34,16 @@ def test_head_is_yaml():
     assert written["pipeline_tag"] == "sentence-similarity"
     assert written["base_model"] == DESCRIPTION["base_model"]
     assert "rankpo" in written["tags"]
+
+
+def test_the_head_holds_a_model_index():
+    """As the hub's own reader of cards understands it."""
+    text = card(EmbeddingSettings(), {**DESCRIPTION, "license": "apache-2.0", "datasets": ["me/jobs"]})
+    data = ModelCard(text).data
+    assert data.license == "apache-2.0" and data.datasets == ["me/jobs"] and data.model_name == "field trial: 3"
+    found = {(result.dataset_name, result.metric_name): result.metric_value for result in data.eval_results}
+    assert found == {("jobs_dev", "ndcg@20"): 0.61234, ("jobs_dev", "mrr@10"): 0.7}
+    assert "model-index" not in head(card(EmbeddingSettings(), {**DESCRIPTION, "metrics_after": {}}))
 
 
 @pytest.mark.parametrize("base", [None, "random weights", "FINAL"])

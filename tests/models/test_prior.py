@@ -49,8 +49,6 @@ def test_value_by_hand():
     with torch.no_grad():
         prior.weight.copy_(torch.tensor([[1.0, 2], [5, 0]]))
     assert prior(torch.tensor([[3.0, 4, 1, 9], [0, 0, 1, 1]])).tolist() == [16, 5]
-    states = [torch.full((1,), float(number)) for number in range(4)]
-    assert [float(state) for state in prior.selected(states)] == [1, 3]
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
@@ -196,3 +194,83 @@ def test_settings_are_checked(keys, message):
 def test_a_layer_that_the_model_lacks_is_refused():
     with pytest.raises(ConfigError, match=r"model.prior_layers=\[1, 3\]: the model has layers 0 to 2, not 3"):
         model_of(prior_layers=[1, 3])
+
+
+LAYERED = {
+    "several layers": {"pooled_layers": [0, 1, 2], "prior_layers": [], "prior_weight": 1.0},
+    "several layers, dense, prior": {
+        "pooled_layers": [0, 2],
+        "layers": [{"type": "Dense", "out_features": 9, "activation": "Identity", "bias": False}],
+    },
+    "one other layer": {"pooled_layers": [1], "pooling": "max", "prior_layers": [], "prior_weight": 1.0},
+    "prompts left out": {"pooled_layers": [1, 2], "query_prompt": "q: ", "include_prompt": False},
+}
+
+
+@pytest.mark.parametrize("form", LAYERED)
+def test_pooled_layers_in_folders_and_in_sentence_transformers(tmp_path, form):
+    model = model_of(**LAYERED[form])
+    assert saved(model, tmp_path / "FINAL") < 1e-6
+    again = rankpo.load(str(tmp_path / "FINAL"), "cpu")
+    assert again.settings == model.settings
+    st = pytest.importorskip("sentence_transformers")
+    theirs = st.SentenceTransformer(str(tmp_path / "FINAL"), device="cpu")
+    for role, encode in (("query", theirs.encode_query), ("passage", theirs.encode_document)):
+        ours = model.encode(TEXTS, role=role)
+        np.testing.assert_array_equal(again.encode(TEXTS, role=role), ours)
+        np.testing.assert_allclose(encode(TEXTS, batch_size=3), ours, atol=1e-5, rtol=0)
+
+
+def test_pooled_layers_are_the_means_of_their_hidden_states():
+    model = model_of(pooled_layers=[2, 0], prior_layers=[], normalize=False)
+    ids = model.inputs.sequences_of(TEXTS[1:2], "candidate").input_ids[None]
+    states = backbone("bert", attention="eager")(ids, output_hidden_states=True).hidden_states
+    expected = torch.cat([states[2][0].mean(0), states[0][0].mean(0)]).detach().numpy()
+    np.testing.assert_allclose(model.encode(TEXTS[1]), expected, atol=2e-5)
+    with pytest.raises(ConfigError, match=r"model.pooled_layers=\[3\]: the model has layers 0 to 2, not 3"):
+        model_of(pooled_layers=[3])
+    with pytest.raises(ValueError, match=r"pooled_layers=\[1, 2\] needs pooling=mean, got cls"):
+        EmbeddingSettings(pooled_layers=[1, 2], pooling="cls")
+
+
+HEAD = [{"type": "Dense", "out_features": 24, "activation": "Identity", "bias": False}]
+
+
+def test_a_new_linear_layer_on_a_trained_model_changes_nothing_at_first(tmp_path):
+    """The last of the pooled layers is the last one, so that the start of a head is the model itself."""
+    plain = model_of(prior_layers=[])
+    saved(plain, tmp_path / "plain")
+    headed, _ = built(tmp_path / "plain", pooled_layers=[1, 2], layers=HEAD)
+    np.testing.assert_allclose(headed.encode(TEXTS), plain.encode(TEXTS), atol=1e-6)
+    saved(headed, tmp_path / "headed")
+    again, _ = built(tmp_path / "headed")
+    assert again.settings.pooled_layers == (1, 2) and torch.equal(
+        again.layers[0].linear.weight, headed.layers[0].linear.weight
+    )
+
+
+def test_a_frozen_backbone_encodes_each_text_once(tmp_path, monkeypatch):
+    saved(model_of(prior_layers=[]), tmp_path / "plain")
+    model, _ = built(tmp_path / "plain", pooled_layers=[1, 2], layers=HEAD, freeze_backbone=True, prior_layers=[1])
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"layers.0.linear.weight", "prior.weight"}
+    calls = []
+    plain = model.hidden_states
+    monkeypatch.setattr(model, "hidden_states", lambda given: calls.append(len(given)) or plain(given))
+    first = model(model.inputs.sequences_of(TEXTS, "candidate"))
+    second = model(model.inputs.sequences_of([TEXTS[2], "new", TEXTS[0]], "candidate"))
+    assert calls == [4, 1]
+    assert_close(second[[0, 2]], first[[2, 0]])
+    model.load_state_dict(
+        {name: 2 * tensor if "word_embeddings" in name else tensor for name, tensor in model.state_dict().items()}
+    )
+    changed = model(model.inputs.sequences_of(TEXTS, "candidate"))
+    assert calls == [4, 1, 4] and float((changed - first).abs().max()) > 1e-3
+    model.replace_prior(None)
+    assert model(model.inputs.sequences_of(TEXTS, "candidate")).shape == (4, 24)
+    first.sum().backward()
+    assert model.layers[0].linear.weight.grad is not None
+    with pytest.raises(ConfigError, match="freeze_backbone=true leaves nothing to train; add layers"):
+        built(tmp_path / "plain", freeze_backbone=True)
+    with pytest.raises(ValueError, match="freeze_backbone=true trains no adapters"):
+        EmbeddingKind(name_or_path="a/b", freeze_backbone=True, use_peft=True)

@@ -110,7 +110,7 @@ def test_an_installed_distribution_declares_packages_too(monkeypatch):
 def test_a_yaml_cannot_permit_code_by_itself(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\npackages: [os]\n")
-    with pytest.raises(ConfigError, match=r"packages=os stands in a yaml, .*write packages=\[os\] on the command line"):
+    with pytest.raises(ConfigError, match=r"packages=os is set in a yaml, .*write packages=\[os\] on the command line"):
         compose([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
 
 

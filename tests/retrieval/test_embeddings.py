@@ -201,7 +201,7 @@ class TestFaiss:
     def test_too_small_a_corpus_and_a_wrong_width_are_named(self, random_sets):
         pytest.importorskip("faiss")
         queries, corpus, _ = random_sets
-        with pytest.raises(FaissError, match="needs at least 9984 rows, but the corpus has 3000; set faiss.kind=flat"):
+        with pytest.raises(FaissError, match=r"needs at least 9984 rows, but the corpus has 3000; set faiss.kind=flat"):
             dense(queries, corpus, 5, faiss=FaissSettings(kind="ivf_pq", code_bytes=8))
         with pytest.raises(FaissError, match="code_bytes=5 must divide the 32 dimensions"):
             dense(queries, corpus, 5, faiss=FaissSettings(kind="ivf_pq", code_bytes=5))

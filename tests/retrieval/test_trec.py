@@ -60,7 +60,7 @@ def test_scores_rule_and_another_rank_column_is_said(tmp_path):
     path = lines(tmp_path, "q Q0 a 2 0.9 t", "q Q0 b 1 0.5 t", "r Q0 a 1 0.9 t", "r Q0 b 2 0.9 t")
     said = []
     assert read_run(path, said.append)["q"] == {"a": 0.9, "b": 0.5}
-    assert said == [f"{path}: in 1 of 2 queries the rank column has another order than the scores, which count"]
+    assert said == [f"{path}: in 1 of 2 queries the order of the rank column differs; the order of scores is used"]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_scores_rule_and_another_rank_column_is_said(tmp_path):
         ("q Q0 b 2 high t", "file.txt:2: 'high' is not a number"),
         ("q Q0 b 2 nan t", "file.txt:2: 'nan' is not a finite number"),
         ("q Q0 b first 0.1 t", "file.txt:2: 'first' is not a number"),
-        ("q Q0 a 2 0.8 t", "file.txt:2: document a stands twice in query q"),
+        ("q Q0 a 2 0.8 t", "file.txt:2: document a appears more than once in query q"),
     ],
 )
 def test_bad_lines_of_a_run(tmp_path, row, message):

@@ -78,4 +78,4 @@ def test_a_manifest_that_is_no_list_of_files_is_damage(tmp_path, content):
         (folder / "f").write_text("x")
     assert damage(tmp_path / "folder") is None
     (tmp_path / "folder" / "manifest.json").write_text(content)
-    assert damage(tmp_path / "folder") == "manifest.json is no list of files"
+    assert damage(tmp_path / "folder") == "manifest.json is not a list of files"

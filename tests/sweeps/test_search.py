@@ -291,7 +291,7 @@ def test_ranges_without_a_search_say_what_is_missing(tmp_path, monkeypatch, caps
     assert swept(monkeypatch, *JOBS, "loss.beta=interval(1,4)", f"cache_dir={tmp_path}") == 2
     assert "add search=optuna" in capsys.readouterr().err
     assert swept(monkeypatch, *JOBS, "search.num_trials=3", f"cache_dir={tmp_path}") == 2
-    assert capsys.readouterr().err == "search.num_trials belongs to search=optuna; add that\n"
+    assert capsys.readouterr().err == "search.num_trials is a key of search=optuna; add search=optuna\n"
 
 
 def test_a_search_that_is_no_sweep_says_what_is_missing(monkeypatch):

@@ -28,14 +28,17 @@ def test_demo_from_training_to_report(tmp_path, monkeypatch, full):
         small = [item.replace("profiles=500", "profiles=80").replace("posts=60", "posts=12") for item in usual]
         assert small != list(usual)
         monkeypatch.setattr(demo, name, tuple(small))
-    monkeypatch.setattr(demo, "KEEPING", tuple(key.replace("[2,3,4]", "[1]") for key in demo.KEEPING))
+    monkeypatch.setattr(demo, "CANDIDATES", 10)
+    shallow = [key.replace("[2,3,4,5,6]", "[0,1]").replace("384", "64") for key in demo.HEAD]
+    monkeypatch.setattr(demo, "HEAD", tuple(shallow))
+    monkeypatch.setattr(demo, "PRIOR", "model.prior_layers=[1]")
     asked = [demo.FULL] if full else []
     demo.main([*asked, "model=tiny_bert", f"cache_dir={tmp_path}", "trainer.max_steps=2", "trainer.batch_size=4"])
     found = json.loads((tmp_path / "demo" / "results.json").read_text())
     runs = 2 if full else 1
     assert {title: len(rows) for title, rows in found.items()} == {
-        "base": 1, "stage one (binary)": 1, "stage one (graded)": 1, "RankPO alone": runs, "RankPO that keeps": runs,
-        **({"RankPO that keeps (graded)": 2} if full else {}), "oracle": 1,
+        "base": 1, "stage one (binary)": 1, "stage one (graded)": 1, "RankPO alone": runs, "prior and head": runs,
+        **({"prior and head (graded)": 2} if full else {}), "oracle": 1,
     }  # fmt: skip
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "jobs_alone_1" in page

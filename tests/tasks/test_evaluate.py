@@ -91,9 +91,9 @@ def test_a_saved_model_is_compared_with_the_start_that_is_named(run, tmp_path, c
 def test_agreement_alone_says_how_to_see_what_it_cost(run, capsys):
     here = (f"model.load_from={run}/FINAL", f"cache_dir={run.parent}", "exp_name=w")
     rows_of(*here, *SETS)
-    assert "set task.start to the model that training began from" in capsys.readouterr().err
+    assert "set task.start to the start model of the training" in capsys.readouterr().err
     rows_of(*here, "eval_datasets=[toy_pairs]")
-    assert "add a data set with a corpus and relevance judgements" in capsys.readouterr().err
+    assert "add a dataset with a corpus and relevance judgements" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="start must be null with run"):
         rows_of(f"task.run={run}", "task.start=x/y", *SETS)
 
@@ -129,7 +129,7 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path):
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="no run with checkpoints"):
+    with pytest.raises(ConfigError, match="not a run with checkpoints"):
         rows_of(f"task.run={tmp_path}", f"cache_dir={tmp_path}", *SETS)
     with pytest.raises(ConfigError, match="eval_datasets is empty"):
         rows_of(f"cache_dir={tmp_path}")

@@ -103,10 +103,10 @@ def test_the_model_of_the_config_with_another_start(runs):
     ("overrides", "message"),
     [
         (("task.run={runs}/second", "task.checkpoint=step-9"), "has step-1, step-2, FINAL"),
-        (("task.run={runs}/second", "exp_name=second", "overwrite=true"), "which is read; choose another"),
+        (("task.run={runs}/second", "exp_name=second", "overwrite=true"), "an input of the task; choose another"),
         (("task.run={runs}/first", "task.alphas=[0.5]"), "started from random weights; set task.start"),
         (("model.load_from={runs}/first/FINAL", "task.alphas=[0.5]"), "task.alphas need task.run, or task.start"),
-        (("exp_name=x",), "task.run or model.load_from must say what to export"),
+        (("exp_name=x",), "needs task.run or model.load_from"),
         (("task.run={runs}/first", "task.alphas=[2]"), r"task.alphas must be numbers in \[0, 1\], got \[2\]"),
         (("task.run={runs}/first", "task.dtype=int8"), "task.dtype must be one of float32, bfloat16, float16"),
         (("task.run={runs}/none",), "no such run directory"),
@@ -119,7 +119,7 @@ def test_errors_say_what_to_change(runs, overrides, message):
 
 def test_what_is_there_is_not_replaced_unasked(runs):
     export(runs, "once", f"task.run={runs}/first")
-    with pytest.raises(ConfigError, match="is there already; set overwrite=true"):
+    with pytest.raises(ConfigError, match="already exists; set overwrite=true"):
         export(runs, "once", f"task.run={runs}/first")
     export(runs, "once", f"task.run={runs}/first", "overwrite=true")
 

@@ -118,7 +118,7 @@ def test_models_between_are_measured_and_the_best_is_written(runs):
         *DEV[2:], cache, "exp_name=check",
     )  # fmt: skip
     assert evaluated[0]["jobs_preferences_dev/accuracy"] == pytest.approx(chosen["agreement"], abs=1e-9)
-    with pytest.raises(ConfigError, match="FINAL is there already; set overwrite=true"):
+    with pytest.raises(ConfigError, match="FINAL already exists; set overwrite=true"):
         run(*TASK, *options, cache, "exp_name=f")
 
 
@@ -153,7 +153,7 @@ def test_a_prior_is_added_to_runs_and_to_the_start_model(runs):
             "eval_datasets must hold a collection with relevance judgements",
         ),
         (("task.runs=[{}/r1]", "task.floor=-1"), "floor must be >= 0, got -1"),
-        (("task.runs=[{}]",), "is no run directory with a FINAL"),
+        (("task.runs=[{}]",), "is not a run directory with a FINAL"),
         (("task.soups=[[{}/r1,{}/r1]]",), "soups must be lists of two different run directories"),
         (("task.runs=[{}/r1,{}/start]",), "the runs started from .*; set task.start"),
     ],

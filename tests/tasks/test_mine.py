@@ -222,7 +222,7 @@ def test_a_run_is_a_source(rows, cache, tmp_path):
     assert mined[0]["negatives"] == [text for text in (POOL[33], POOL[8]) if text in ids]
     assert statistics["without_negatives"] == len(mined) - 1
     (tmp_path / "run.trec").write_text("someone Q0 something 1 0.5 x\n")
-    with pytest.raises(ConfigError, match="share no query and document by id"):
+    with pytest.raises(ConfigError, match="have no query and document id in common"):
         mine(rows, cache, "run none", "mining=run", f"mining.run={tmp_path}/run.trec")
 
 
@@ -263,21 +263,21 @@ def test_a_cross_encoder_filters_orders_and_audits(rows, cache, monkeypatch, tmp
 
 def test_a_folder_that_is_no_reranker_is_named(rows, cache, monkeypatch, tmp_path):
     monkeypatch.setattr("rankpo.tasks.work.mine.load_saved", lambda path, device: object())
-    with pytest.raises(ConfigError, match="is no reranker"):
+    with pytest.raises(ConfigError, match="is not a reranker"):
         mine(rows, cache, "wrong", f"mining.cross_encoder={tmp_path}", "mining.score_by=cross_encoder")
 
 
 def test_inputs_and_earlier_outputs_are_not_overwritten(rows, cache, tmp_path):
     before = rows.read_bytes()
-    with pytest.raises(ConfigError, match=r"would write .*train\.jsonl, which is read"):
+    with pytest.raises(ConfigError, match=r"would overwrite .*train\.jsonl, an input of the task"):
         mine(rows, cache, "over", f"task.output={rows}", "overwrite=true")
     assert rows.read_bytes() == before
     corpus = tmp_path / "mined.meta.jsonl"
     corpus.write_text(json.dumps({"text": "a text"}) + "\n")
-    with pytest.raises(ConfigError, match=r"would write .*mined\.meta\.jsonl, which is read"):
+    with pytest.raises(ConfigError, match=r"would overwrite .*mined\.meta\.jsonl, an input of the task"):
         mine(rows, cache, "over", f"task.output={tmp_path}/mined.jsonl", f"mining.corpus={corpus}", "overwrite=true")
     mine(rows, cache, "twice")
-    with pytest.raises(ConfigError, match="is there already; set overwrite=true"):
+    with pytest.raises(ConfigError, match="already exists; set overwrite=true"):
         mine(rows, cache, "twice")
     mine(rows, cache, "twice", "overwrite=true")
 
@@ -300,7 +300,7 @@ def test_the_same_command_goes_on_after_a_full_disk(rows, cache, monkeypatch, fu
     assert not (folder / full).exists() and not list(folder.glob("*.tmp-*"))
     assert mine(rows, cache, name) == mine(rows, cache, "undisturbed", "overwrite=true")
     assert not list(folder.glob(".*"))
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         mine(rows, cache, name)
 
 

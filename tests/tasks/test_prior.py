@@ -23,7 +23,7 @@ def test_only_the_prior_changes_and_the_pairs_agree_more(tmp_path):
     texts = ["soil", "a field of wheat"]
     np.testing.assert_array_equal(model.encode(texts)[:, :-1], start.encode(texts))
     assert abs(model.encode(texts)[:, -1]).max() > 0
-    with pytest.raises(ConfigError, match="is there already; set overwrite=true"):
+    with pytest.raises(ConfigError, match="already exists; set overwrite=true"):
         _run(*TASK, f"model.load_from={tmp_path}/start/FINAL", "task.weight=0.25", cache, "exp_name=p")
 
 
@@ -38,7 +38,7 @@ def _run(*overrides):
     ("overrides", "message"),
     [
         (("model.prior_layers=[]",), "set model.prior_layers, such as"),
-        (("datasets=[toy_contrastive]",), "datasets hold no pair of different relevance"),
+        (("datasets=[toy_contrastive]",), "datasets hold no pair with different relevance"),
         (("task.folds=1",), "folds must be >= 2, got 1"),
         (("task.ridges=[0]",), r"ridges must be numbers > 0, got \[0\]"),
         (("task.weight=-1",), "weight must be > 0 or null, got -1"),

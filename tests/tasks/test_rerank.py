@@ -146,7 +146,7 @@ def test_requests_of_both_forms(folder):
         ('{"query": "q"}', r"requests.jsonl:1: needs a list of candidates or documents \(found: query\)"),
         ('{"text": "q", "documents": []}', "needs a query with a text"),
         ('{"query": "q", "documents": ["a", {"docid": "x"}]}', r"candidates\[1\] has no text"),
-        ('{"query": "q", "documents": ["a", "a"]}', "stands twice"),
+        ('{"query": "q", "documents": ["a", "a"]}', "appears more than once"),
     ],
 )
 def test_bad_requests_are_named_by_line(tmp_path, record, message):
@@ -172,7 +172,7 @@ def test_titles_stand_in_front_of_texts(tmp_path):
 
 def test_a_query_id_that_stands_twice_is_refused(folder):
     (folder / "requests.jsonl").write_text('{"id": "a", "query": "q", "documents": ["x"]}\n' * 2)
-    with pytest.raises(ConfigError, match="the query id 'a' stands twice"):
+    with pytest.raises(ConfigError, match="the query id 'a' appears more than once"):
         train(*task(folder, f"task.requests={folder}/requests.jsonl"))
 
 

@@ -204,7 +204,7 @@ def test_prompts_of_a_file(tmp_path):
     assert found[0]["prompt"] == [{"role": "user", "content": "Sky?"}]
     assert found[1]["prompt"] == "The sky is"
     path.write_text('{"prompt": "a", "id": 1}\n{"prompt": "b", "id": 1}\n')
-    with pytest.raises(ValueError, match="'1' names two prompts"):
+    with pytest.raises(ValueError, match="'1' has two prompts"):
         sample(tmp_path, "other", f"task.prompts={path}")
     path.write_text('{"question": "a"}\n')
     with pytest.raises(ValueError, match=r"prompts.jsonl:1: no field 'prompt'"):
@@ -238,10 +238,10 @@ def test_what_ends_a_turn_is_no_part_of_a_completion():
         (["task.top_p=0"], r"top_p must be in \(0, 1\]"),
         (["task.backend=tgi"], "backend must be one of auto, transformers, vllm"),
         (["task.prompts=missing.jsonl"], "missing.jsonl does not exist"),
-        (["task.max_new_tokens=2000"], "more than the model's 1024 positions"),
+        (["task.max_new_tokens=2000"], "exceed the model's 1024 positions"),
         (["task.backend=vllm"], "cannot run random weights"),
         (["model=tiny_bert"], "model=llama"),
-        (["datasets=[]"], "task.prompts is null"),
+        (["datasets=[]"], "or set task.prompts=FILE"),
     ],
 )
 def test_faults_say_what_to_change(tmp_path, overrides, message):

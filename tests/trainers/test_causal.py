@@ -201,9 +201,9 @@ def test_reference_scores_are_kept_and_used_again(tmp_path):
         (("loss=tdpo", "load_reference_logprobs=x"), "needs the reference model itself, not stored scores"),
         (
             ("loss=dpo", "load_reference_logprobs=x", "trainer.reference=live"),
-            "trainer.reference=live does not; set auto",
+            "needs stored reference scores, and trainer.reference=live; set trainer.reference=auto",
         ),
-        (("loss=dpo", "load_reference_logprobs=x", "cache_reference_logprobs=true"), "set one of them"),
+        (("loss=dpo", "load_reference_logprobs=x", "cache_reference_logprobs=true"), "set only one of them"),
     ],
 )
 def test_reference_keys_that_contradict(overrides, message):

@@ -49,12 +49,14 @@ class Nothing(MarginMSELoss):
 
 @pytest.mark.parametrize("loss", LISTS)
 def test_lists_without_negatives_are_refused(tmp_path, loss):
-    with pytest.raises(ConfigError, match=r"no list teaches \w+ anything: there is one candidate, or all labels are"):
+    with pytest.raises(
+        ConfigError, match=r"no list has a training signal for \w+: there is one candidate, or all labels are"
+    ):
         said_by(tmp_path, alone(5), f"loss={loss}")
 
 
 def test_own_negatives_that_are_not_there(tmp_path):
-    with pytest.raises(ConfigError, match=r"no list teaches ContrastiveLoss anything: loss\.negatives=own"):
+    with pytest.raises(ConfigError, match=r"no list has a training signal for ContrastiveLoss: loss\.negatives=own"):
         said_by(tmp_path, alone(5), "loss=contrastive", "loss.negatives=own")
 
 
@@ -62,36 +64,39 @@ def test_one_query_an_update_without_negatives(tmp_path):
     with pytest.raises(ConfigError, match=r"with trainer\.batch_size=1, no query of any update has a negative"):
         said_by(tmp_path, alone(5), "loss=contrastive", "trainer.batch_size=1")
     rows = [{**row, "negatives": ["n"]} for row in alone(5)]
-    assert not [line for line in said_by(tmp_path, rows, "trainer.batch_size=1")[0] if "teach" in line]
+    assert not [line for line in said_by(tmp_path, rows, "trainer.batch_size=1")[0] if "training signal" in line]
 
 
 def test_known_positives_of_every_query_are_no_negatives(tmp_path):
     """Two rows of one query: each one's positive is known to be the other's too."""
     rows = [{"query": "q", "positives": ["a"]}, {"query": "q", "positives": ["b"]}]
-    with pytest.raises(ConfigError, match="no update teaches ContrastiveLoss anything"):
+    with pytest.raises(ConfigError, match="no update has a training signal for ContrastiveLoss"):
         said_by(tmp_path, rows, "loss=contrastive", "trainer.batch_size=2")
 
 
 def test_what_a_part_lacks_is_counted(tmp_path):
     rows = [*alone(3), {"query": "r", "positives": ["a"], "negatives": ["b"]}]
     lines, _ = said_by(tmp_path, rows, "loss=listnet")
-    assert any(line.startswith("3 of the 4 lists teach ListNetLoss nothing: there is one candidate") for line in lines)
+    assert any(
+        line.startswith("3 of the 4 lists have no training signal for ListNetLoss: there is one candidate")
+        for line in lines
+    )
 
 
 def test_the_last_update_of_an_epoch(tmp_path):
     lines, _ = said_by(tmp_path, alone(9), "loss=contrastive", "trainer.batch_size=4")
     assert any(
-        line == "the last update of an epoch teaches ContrastiveLoss nothing: 9 examples by trainer.batch_size=4 leave "
-        "it one query without negatives"
+        line == "the last update of an epoch has no training signal for ContrastiveLoss: with 9 examples and "
+        "trainer.batch_size=4, it has one query without negatives"
         for line in lines
     )
-    assert not [line for line in said_by(tmp_path, alone(8), "trainer.batch_size=4")[0] if "teach" in line]
+    assert not [line for line in said_by(tmp_path, alone(8), "trainer.batch_size=4")[0] if "training signal" in line]
 
 
 def test_losses_that_learn_from_lists_of_one_are_left_alone(tmp_path):
     """Pointwise losses learn from any label."""
     lines, _ = said_by(tmp_path, alone(4), "loss=pointwise")
-    assert not [line for line in lines if "teach" in line]
+    assert not [line for line in lines if "training signal" in line]
 
 
 def test_a_loss_of_exactly_0_is_said(tmp_path):

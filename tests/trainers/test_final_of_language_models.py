@@ -172,7 +172,7 @@ def test_dropout_of_adapters_that_does_nothing_is_said(tmp_path, capsys):
     base = checkpoint(tmp_path / "base")
     lora = ("loss=sft", "model.use_peft=true", "model.peft.lora_dropout=0.1", "trainer.max_steps=1")
     trained(tmp_path, "off", base, *lora)
-    said = "model.peft.lora_dropout=0.1 has no effect: trainer.dropout is false"
+    said = "model.peft.lora_dropout=0.1 has no effect, because trainer.dropout is false"
     assert said in capsys.readouterr().err
     trained(tmp_path, "on", base, *lora, "trainer.dropout=true")
     assert said not in capsys.readouterr().err
@@ -199,7 +199,7 @@ def test_pairs_that_are_equal_after_the_cut_are_left_out(tmp_path, capsys):
     trainer = trainer_of(*tiny, *data)
     assert trainer.loader.items[:, 0].tolist() == [3]
     train(*tiny, *data, "exp_name=run")
-    assert "3 of 4 pairs are left out: cut to model.max_length, both answers are equal" in capsys.readouterr().err
+    assert "3 of 4 pairs are excluded: truncated to model.max_length, both answers are equal" in capsys.readouterr().err
     assert len(trainer_of(*[item for item in tiny if "loss=" not in item], "loss=sft", *data).loader.items) == 4
 
 

@@ -100,7 +100,7 @@ def test_a_run_logs_each_term_and_saves(tmp_path: Path):
 
 
 def test_a_loss_of_a_teacher_refuses_data_without_one():
-    with pytest.raises(ValueError, match="KLDistillLoss needs teacher scores, but the data has none"):
+    with pytest.raises(ValueError, match="KLDistillLoss needs a teacher score for every candidate"):
         trainer_of(*TINY, "loss=kl_distill", "datasets=[toy_contrastive]")
 
 

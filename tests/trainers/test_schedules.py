@@ -73,20 +73,22 @@ def test_warm_up_and_decay_fit(warmup, decay, total):
 
 @pytest.mark.parametrize(("warmup", "decay", "total"), [(6, 5, 10), (0.6, 0.5, 10), (0.8, 3, 10), (8, 0.3, 10)])
 def test_warm_up_and_decay_longer_than_the_run_are_refused(warmup, decay, total):
-    with pytest.raises(ValueError, match=f"take 11 updates, and the run has {total}; lower them"):
+    with pytest.raises(ValueError, match=f"take 11 updates, but the run has {total}; lower them"):
         Schedule(kind="warmup_stable_decay", warmup=warmup, decay=decay).check(total)
     Schedule(kind="cosine", warmup=warmup, decay=decay).check(total)  # no decay of its own
 
 
 def test_a_warm_up_as_long_as_the_run_is_said():
     line = Schedule(kind="cosine", warmup=9).remark(9)
-    assert line is not None and line.startswith("scheduler.warmup=9 updates is all of this run of 9: the learning rate")
+    assert line is not None and line.startswith(
+        "scheduler.warmup=9 updates covers this whole run of 9, so the learning"
+    )
     assert Schedule(kind="cosine", warmup=9).remark(10) is None
 
 
 def test_a_run_says_or_refuses_what_does_not_fit(tmp_path, capsys):
     train(*CONTRASTIVE, "trainer.max_steps=2", "scheduler.warmup=5", f"cache_dir={tmp_path}", "exp_name=long")
-    assert "scheduler.warmup=5 updates is all of this run of 2" in capsys.readouterr().err
+    assert "scheduler.warmup=5 updates covers this whole run of 2" in capsys.readouterr().err
     options = ("scheduler=warmup_stable_decay", "scheduler.warmup=2", "scheduler.decay=2", "trainer.max_steps=3")
     with pytest.raises(ConfigError, match=r"scheduler.warmup=2 and scheduler.decay=2 take 4 updates"):
         train(*CONTRASTIVE, *options, f"cache_dir={tmp_path}", "exp_name=both")

@@ -29,7 +29,7 @@ from rankpo.trainers.settings import TrainerSettings
         ({"intermediate_checkpoints": ("x",)}, r"intermediate_checkpoints must be updates >= 1, got \['x'\]"),
         (
             {"intermediate_checkpoints": True, "eval_every": None},
-            "intermediate_checkpoints=true writes one every eval_every, which is null",
+            "intermediate_checkpoints=true writes a checkpoint every eval_every updates, and eval_every is null",
         ),
         ({"timeout_minutes": 0}, "timeout_minutes must be > 0, got 0"),
     ],

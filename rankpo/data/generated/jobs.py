@@ -1,7 +1,7 @@
-"""A job-talent world, generated: posts, profiles, rules that label them, and a judge who looks at other things.
+"""Generated job-talent world: posts, profiles, rules that label them, and a judge with other criteria.
 
-As in RankPO's paper, stage one learns from rules (field and place); the judge of `jobs_judge.py` sees seniority,
-recency and depth too. Everything follows from the seed: no download, no global random state.
+As in RankPO's paper, stage one learns from rules (field and place). The judge of `jobs_judge.py` also weighs seniority,
+recency and depth. The seed determines all data, without a download or global random state.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ SIZE_KEPT_APART = 2000  # of an earlier world, or as many as are drawn if that i
 LETTERS = {"profiles": "p", "posts": "j"}
 PARTS = ("contrastive", "preferences", "graded", "dev", "test", "preferences_dev", "preferences_test")
 NOW = 2026
-VERSION = 4  # raise it with any change of what is generated
+VERSION = 4  # Raise this number with every change of the generated data.
 
 
 T = TypeVar("T", Post, Profile)
 
 
 def relevance(post: Post, profile: Profile) -> int:
-    """The rules: 2 for the right field in the right region, 1 for the right field elsewhere, else 0."""
+    """The grade by the rules: 2 for the same field and region, 1 for the same field in another region, else 0."""
     if post.field != profile.field:
         return 0
     return 2 if post.region == profile.region else 1
@@ -205,7 +205,7 @@ def make_post(rng: random.Random, identity: str) -> Post:
 
 
 def make_profile(rng: random.Random, identity: str) -> Profile:
-    """A profile of one line up to several paragraphs (about 5 to 300 tokens)."""
+    """A profile with one line to several paragraphs (about 5 to 300 tokens)."""
     field, region = rng.choice(list(FIELDS)), rng.choice(list(REGIONS))
     years = rng.choice((0, 1, 2, 4, 5, 6, 7, 9, 10, 11, 13, 15, 17, 20, 23))
     last_year = NOW if rng.random() < 0.5 else rng.randint(NOW - 14, NOW - 1)
@@ -236,8 +236,9 @@ def _long_profile(rng: random.Random, core: str, field: str, words: list[str]) -
 
 @lru_cache(maxsize=16)
 def _draw(make: Callable[[random.Random, str], T], what: str, seed: int, world: str, count: int) -> tuple[T, ...]:
-    """`count` posts or profiles of a world. One whose text an earlier world has too is drawn again, from numbers of its
-    own, so that the others stay as they are: what is evaluated was never trained on.
+    """Draws `count` posts or profiles of a world. A text of an earlier world is drawn again from separate random numbers.
+
+    Therefore evaluated texts were never trained on, and other draws do not change.
     """
     rng = random.Random(f"{seed}/{world}/{what}")
     drawn = [make(rng, f"{world}-{LETTERS[what]}{number}") for number in range(count)]
@@ -253,7 +254,7 @@ def _draw(make: Callable[[random.Random, str], T], what: str, seed: int, world: 
 
 
 def write_jobs(path: str | Path, **settings: Any) -> None:
-    """The world as files: RankPO's contrastive.jsonl and preferences*.jsonl, and BEIR folders dev/ and test/."""
+    """Writes the world as files: RankPO's contrastive.jsonl and preferences*.jsonl, and BEIR folders dev/ and test/."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "contrastive.jsonl").open("w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The hidden judge of the job-talent world: what a recruiter would weigh that field and place rules do not see."""
+"""Hidden judge of the job-talent world, which weighs criteria of recruiters that the rules do not use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIT, RECENCY, DEPTH, RULES = 1.0, 2.0, 3.0, 1.5
 
 
 def utility(post: Post, profile: Profile) -> float:
-    """How well a profile suits a post, in logits; every part lies in [0, 1] before it is weighed."""
+    """The utility of a profile for a post, in logits. Every term is in [0, 1] before its weight is applied."""
     low, high, _ = LEVELS[post.level]
     distance = max(low - profile.years, profile.years - high, 0)
     fit = max(0.0, 1 - distance / 8)
@@ -26,7 +26,10 @@ def utility(post: Post, profile: Profile) -> float:
 
 
 def judge(post: Post, first: Profile, second: Profile) -> tuple[str, float]:
-    """("A" or "B", confidence in [.5, 1]): the profile of larger utility; equal ones go to the smaller id at .5."""
+    """Returns "A" or "B", the profile of larger utility, and the confidence in [0.5, 1].
+
+    For equal utilities, the smaller id wins with confidence 0.5.
+    """
     gap = utility(post, first) - utility(post, second)
     if gap == 0:
         return ("A" if first.id < second.id else "B"), 0.5

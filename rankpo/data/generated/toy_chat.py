@@ -1,4 +1,4 @@
-"""A small world of questions with a right and a wrong answer, for trying chat configs without any file."""
+"""Small generated dataset of questions with a right and a wrong answer, to try chat configs without a file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from rankpo.data.shape import Declares
 from rankpo.types import Example, Prompt
 
-VERSION = 1  # raise it with any change of what is generated
+VERSION = 1  # Raise this number with every change of the generated data.
 COLOURS = {"the sky": "Blue", "grass": "Green", "snow": "White", "blood": "Red", "coal": "Black", "a lemon": "Yellow"}
 SYSTEM = ("system", "Answer in one word.")
 
 
 @dataclass(kw_only=True)
 class ToyChat(Declares):
-    """Conversations: sums and colours, some behind an earlier exchange. The chosen answer is the right one.
+    """Conversations about sums and colours, some after an earlier exchange. The chosen answer is the right one.
 
-    num_examples: how many. Some are repeated with another wrong answer, as real preferences are.
+    num_examples: the number of examples. As in real preferences, some are repeated with another wrong answer.
     """
 
     name: str
@@ -58,5 +58,5 @@ def _colour(rng: random.Random) -> tuple[str, str, str]:
 
 
 def _worded(rng: random.Random, answer: str) -> str:
-    """Short or long, whether right or wrong: length alone must not tell the two apart."""
+    """The answer in a short or long form, drawn at random, so that the length does not reveal the right answer."""
     return rng.choice(["{}.", "I would say: {}.", "That is {}, of course."]).format(answer)

@@ -1,4 +1,4 @@
-"""Lists with a rule that a very small model can learn: passages hold a digit, and the larger it is, the better."""
+"""Generated lists that a very small model can learn to rank. Each passage holds a digit, and larger ones are better."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import xxhash
 from rankpo.data.shape import Declares
 from rankpo.types import Example
 
-VERSION = 1  # raise it with any change of what is generated
+VERSION = 1  # Raise this number with every change of the generated data.
 
 
 @dataclass(kw_only=True)
 class ToyLists(Declares):
-    """num_examples lists of num_passages distinct digits in random order, relevance digit/9, the largest relevant. part: train or test."""
+    """Lists of distinct digits in random order. The relevance is digit / 9, and the largest digit is relevant.
+
+    num_examples: the number of lists. num_passages: digits per list. part: train or test.
+    """
 
     name: str
     part: str = "train"

@@ -15,8 +15,8 @@ from rankpo.data.table import ExampleTable
 class CompletionDataLoader(DataLoader):
     """One completion per group.
 
-    completions: "best" takes the one of largest relevance of each example (the first of equals), unless the data says
-    that it is not desirable; "all" takes every one, desirable or not (loss=csft): relevance is 1 or 0 then.
+    completions: "best" takes the completion with the largest relevance of each example (the first of equals), unless the
+    data marks it as undesirable. "all" takes every completion, with relevance 1 or 0 (for loss=csft).
     """
 
     completions: str = "best"
@@ -34,7 +34,7 @@ class CompletionDataLoader(DataLoader):
             examples = np.repeat(np.arange(len(table)), counts)
             return np.stack([examples, np.arange(len(examples))], axis=1)
         alone = np.repeat(counts == 1, counts)
-        if (np.asarray(table.stated)[alone] == UNKNOWN).any():  # nothing to be the best of
+        if (np.asarray(table.stated)[alone] == UNKNOWN).any():  # A single candidate of unknown relevance.
             table.relevant("dataloader.completions=best")
         return best_slots(table)
 
@@ -46,9 +46,9 @@ class CompletionDataLoader(DataLoader):
 
 
 def best_slots(table: ExampleTable) -> np.ndarray:
-    """[n, 2] int64: each example and the slot of its most relevant candidate, the first of equals.
+    """Each example and the slot of its most relevant candidate (the first of equals), [n, 2] int64.
 
-    Examples whose best candidate is known to be irrelevant are left out.
+    Examples whose best candidate is known to be irrelevant are excluded.
     """
     relevance, stated = np.asarray(table.relevance), np.asarray(table.stated)
     items = []

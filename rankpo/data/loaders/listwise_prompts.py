@@ -12,12 +12,12 @@ from rankpo.data.random_keys import random_keys
 
 @dataclass(kw_only=True)
 class ListwisePromptDataLoader(DataLoader):
-    """One list per query and epoch, in the data's order unless it is changed; drawn from (seed, epoch, id) alone.
+    """One list per query and epoch, in the order of the data by default. Draws depend on (seed, epoch, id) only.
 
-    max_candidates: longer lists give that many, another draw each epoch. variable_size: the share of lists that is
-    cut to a random size in [min_size, n], order kept. shuffle_candidates: the share that is shown in random order,
-    after the cut. The order to learn is that of the labels. Lists of fewer than two candidates, or of equal labels,
-    teach no order and are left out.
+    max_candidates: of longer lists, each epoch draws this many candidates. variable_size: the fraction of lists that are
+    reduced to a random size in [min_size, n] without a change of order. shuffle_candidates: the fraction of lists that
+    are then shuffled. The target order is that of the labels. Lists with fewer than two candidates, or with equal labels,
+    are excluded.
     """
 
     max_candidates: int = 20
@@ -49,7 +49,7 @@ class ListwisePromptDataLoader(DataLoader):
         example = int(item[0])
         slots = self.table.slots(example)
         key = int(self.table.example_keys[example])
-        # five streams of random numbers that do not know of each other: turning one knob leaves the others' draws
+        # Five independent streams of random numbers, so that a change of one setting does not change other draws.
         chance_cut, chance_shuffle, size = (_uniform(self.seed, epoch, key, stream) for stream in (1, 2, 3))
         largest = min(len(slots), self.max_candidates)
         count = largest

@@ -1,6 +1,6 @@
-"""Planner of updates: distributes groups over ranks by tokens, in micro-batches of at most `max_tokens`.
+"""Planner of updates, which distributes groups over ranks by tokens, in micro-batches of at most `max_tokens`.
 
-Every rank computes the same plan, so that nothing has to be sent, and every rank gets equally many micro-batches:
+Every rank computes the same plan, so no communication is needed. Every rank gets the same number of micro-batches, since
 sharded strategies gather parameters in each forward pass and would hang otherwise.
 """
 
@@ -12,9 +12,9 @@ import numpy as np
 
 
 def deal(costs: np.ndarray, world_size: int) -> list[np.ndarray]:
-    """Item numbers of each rank: the longest item goes to the rank with the fewest tokens so far (LPT, Graham 1969).
+    """Item indices of each rank. The longest item goes to the rank with the fewest tokens so far (LPT, Graham 1969).
 
-    costs: [n] tokens of each item. Every item is dealt exactly once; equal inputs give equal plans.
+    costs: [n] tokens of each item. Every item is assigned exactly once, and equal inputs give equal plans.
     """
     if world_size == 1:
         return [np.arange(len(costs))]
@@ -28,9 +28,9 @@ def deal(costs: np.ndarray, world_size: int) -> list[np.ndarray]:
 
 
 def cut(items: np.ndarray, costs: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """Micro-batches of at most `max_tokens`, by decreasing length; an item larger than that has one of its own.
+    """Micro-batches of at most `max_tokens`, by decreasing length. A larger item is a micro-batch by itself.
 
-    Sorted before cutting, so that sequences of near-equal length meet in one forward pass.
+    Items are sorted first, so that a forward pass has sequences of similar length.
     """
     cuts: list[list[int]] = []
     used = 0
@@ -44,13 +44,13 @@ def cut(items: np.ndarray, costs: np.ndarray, max_tokens: int) -> list[np.ndarra
 
 
 def plan(costs: np.ndarray, world_size: int, max_tokens: int) -> list[list[np.ndarray]]:
-    """Micro-batches of item numbers for every rank; the same number on all ranks, the missing ones empty."""
+    """Micro-batches of item indices for every rank. All ranks have the same number; some micro-batches can be empty."""
     parts = [cut(items, costs, max_tokens) for items in deal(costs, world_size)]
     return pad_equal(parts)
 
 
 def pad_equal(parts: Sequence[list[np.ndarray]]) -> list[list[np.ndarray]]:
-    """Appends empty micro-batches until every rank has as many as the one with most."""
+    """Appends empty micro-batches until all ranks have the same number."""
     most = max(len(part) for part in parts)
     empty = np.empty(0, dtype=np.int64)
     return [[*part, *([empty] * (most - len(part)))] for part in parts]

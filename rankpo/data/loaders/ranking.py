@@ -1,6 +1,6 @@
-"""Base of loaders: the queries and candidates of each update, drawn from (seed, epoch, example id).
+"""Loaders of the queries and candidates of each update, drawn from (seed, epoch, example id).
 
-A group is one row of a batch, still as row numbers of the text store: nothing is tokenised, padded or copied here.
+A group is one row of a batch, as row numbers of the text store. Loaders do not tokenise, pad or copy texts.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from rankpo.data.table import ExampleTable
 class Group:
     """One query with the candidates drawn for this update.
 
-    query: row. candidates: [g] rows. slots: [g] positions in the table's candidate arrays (stored reference scores
-    are looked up by them). relevance: [g]. teacher: [g] or None. confidence: fraction of 1 (1 where none is stated).
-    grades: [g] labels that differ from the relevance, or None. own_negatives: other queries' candidates are no negatives
-    of this one.
+    query: row. candidates: [g] rows. slots: [g] positions in the table's candidate arrays and in stored
+    reference scores. relevance: [g]. teacher: [g] or None. confidence: in [0, 1], 1 if the data has none. grades: [g]
+    labels that differ from the relevance, or None. own_negatives: whether the query uses its own negatives only.
     """
 
     id: str
@@ -39,10 +38,10 @@ class Group:
 
 @dataclass(kw_only=True)
 class DataLoader:
-    """Base of the loaders: deals items to updates; subclasses say what an item is and which group it gives.
+    """The base class of loaders, which distributes items over updates. Subclasses define items and their groups.
 
-    weights: how often each dataset's examples occur in an epoch (1 = once), by dataset name. left_out: numbers of
-    examples that no update shows.
+    weights: the number of times that an epoch repeats the examples of each dataset, by name. left_out: indices of
+    excluded examples.
     """
 
     table: ExampleTable
@@ -105,11 +104,11 @@ class DataLoader:
         return [self.group(epoch, self.items[item]) for item in chosen]
 
     def make_items(self) -> np.ndarray:
-        """[n, 2] int64: example number and a number of the subclass's own (-1 where it needs none)."""
-        raise TypeError(f"{type(self).__name__} must say what an item is")
+        """Returns items, [n, 2] int64: the index of the example, and a number that the subclass defines (or -1)."""
+        raise TypeError(f"{type(self).__name__} must define make_items")
 
     def group(self, epoch: int, item: np.ndarray) -> Group:
-        raise TypeError(f"{type(self).__name__} must say how an item becomes a group")
+        raise TypeError(f"{type(self).__name__} must define group")
 
     def _weighted(self, items: np.ndarray) -> np.ndarray:
         if not len(self.weights) or all(weight == 1 for weight in self.weights):
@@ -147,8 +146,8 @@ class ContrastiveDataLoader(DataLoader):
     """A positive (column 0) and up to `num_negatives` of the query's own negatives, redrawn every epoch.
 
     positives: "one" draws one positive per query and epoch (as RankPO does); "all" makes a group of each.
-    A query with fewer negatives gives a shorter group, as does one whose record allows fewer; one without a positive is
-    left out.
+    A query with fewer negatives, or whose record allows fewer, gives a shorter group. A query without a positive is
+    excluded.
     """
 
     num_negatives: int = 5
@@ -186,10 +185,10 @@ class ContrastiveDataLoader(DataLoader):
 
 @dataclass(kw_only=True)
 class PairedPreferenceDataLoader(DataLoader):
-    """Chosen (column 0) and rejected (column 1), the pairs of one query side by side.
+    """Chosen (column 0) and rejected (column 1), with the pairs of one query in the same update.
 
-    An example of two candidates is one pair. Of longer lists, `pairs_per_example` pairs of different relevance are
-    drawn each epoch without replacement; `extra_candidates` more of the list follow them (loss.kl_weight).
+    An example of two candidates is one pair. From longer lists, each epoch draws `pairs_per_example` pairs of different
+    relevance without replacement, followed by `extra_candidates` more candidates (for loss.kl_weight).
     """
 
     pairs_per_example: int = 1
@@ -229,9 +228,9 @@ class PairedPreferenceDataLoader(DataLoader):
 class ListwiseDataLoader(DataLoader):
     """Lists of candidates of one query with graded relevance.
 
-    groups: "all" deals every candidate once per epoch into ceil(n / group_size) lists: sorted by label, ties in
-    random order, dealt round-robin, so that each list sees the spread of labels. "one" draws one list of
-    `group_size` with `num_positives` relevant ones. group_size None: the whole list.
+    groups_per_query: "all" distributes the candidates over ceil(n / group_size) lists in each epoch. They are sorted by
+    label with random ties and assigned round-robin, so that each list has the whole range of labels. "one" draws one list
+    of `group_size` with `num_positives` relevant candidates. group_size: None takes the whole list.
     """
 
     group_size: int | None = None

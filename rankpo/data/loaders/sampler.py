@@ -11,11 +11,11 @@ from rankpo.data.random_keys import permutation
 
 @dataclass(frozen=True)
 class Sampler:
-    """Deals `num_items` items into updates of `batch_size`, reshuffled every epoch.
+    """Distributes `num_items` items over updates of `batch_size`, and shuffles them in every epoch.
 
-    together: [num_items] keys; items of equal key stay side by side (the pairs of one query, so that the query and
-    shared candidates are encoded once per update). None: every item on its own.
-    The last update of an epoch may be smaller; sums are divided by what is there, so nothing is dropped.
+    together: [num_items] keys; items with equal keys are adjacent (the pairs of one query, so that the query and shared
+    candidates are encoded once per update). None shuffles all items independently.
+    The last update of an epoch can be smaller. No item is dropped, since losses are divided by the actual counts.
     """
 
     num_items: int
@@ -43,11 +43,11 @@ class Sampler:
         _, group = np.unique(self.together, return_inverse=True)
         rank_of_group = np.argsort(permutation(int(group.max()) + 1, self.seed, epoch))
         within = permutation(self.num_items, self.seed, epoch, 1)
-        # lexsort's last key is the first to sort by: groups in random order, items in random order inside
+        # The last key of lexsort is the primary one: groups are in random order, and so are the items of a group.
         return np.lexsort((np.argsort(within), rank_of_group[group]))
 
     def update(self, step: int) -> tuple[int, np.ndarray]:
-        """(epoch, items) of update `step`, counted from 0 over all epochs."""
+        """Returns (epoch, items) of update `step`, counted from 0 over all epochs."""
         epoch, position = divmod(step, self.updates_per_epoch)
         start = position * self.batch_size
         return epoch, self._order_of(epoch)[start : start + self.batch_size]

@@ -1,4 +1,4 @@
-"""Turns: which of several datasets each update is drawn from, a function of (seed, epoch) alone."""
+"""Turns: the order in which updates are drawn from several datasets, a function of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from rankpo.data.random_keys import permutation
+from rankpo.data.random_keys import permutation, random_keys
 
 
 @dataclass(frozen=True)
 class Turns:
-    """The dataset of each update. updates: of an epoch of each dataset alone, all >= 1."""
+    """The dataset of each update. updates: for each dataset, the number of updates of its own epoch, >= 1."""
 
     updates: tuple[int, ...]
     order: str
@@ -30,7 +30,7 @@ class Turns:
         return _shares(self.updates, self.order, self.temperature)
 
     def update(self, step: int) -> tuple[int, int]:
-        """(dataset, number of the update among all of the dataset's) of update `step`, counted from 0."""
+        """Returns, for update `step` counted from 0, its dataset and its number among the updates of that dataset."""
         epoch, position = divmod(step, self.per_epoch)
         datasets, earlier = _epoch(self, epoch)
         dataset = int(datasets[position])
@@ -54,11 +54,11 @@ def _shares(updates: tuple[int, ...], order: str, temperature: float) -> tuple[i
 
 @lru_cache(maxsize=4)
 def _epoch(turns: Turns, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The dataset of each update of an epoch, [n], and how many updates of that dataset the epoch had before, [n]."""
+    """The dataset of each update of an epoch, [n], and the number of earlier updates of that dataset in it, [n]."""
     shares = turns.shares
     if turns.order == "round_robin":
-        rounds = [permutation(len(shares), turns.seed, epoch, number) for number in range(shares[0])]
-        datasets = np.concatenate(rounds)
+        keys = random_keys(shares[0] * len(shares), turns.seed, epoch).reshape(shares[0], len(shares))
+        datasets = keys.argsort(axis=1, kind="stable").reshape(-1)  # Each row is a round.
     elif turns.order == "proportional":
         datasets = _spread(shares, permutation(len(shares), turns.seed, epoch))
     else:
@@ -71,7 +71,7 @@ def _epoch(turns: Turns, epoch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _spread(shares: Sequence[int], ties: np.ndarray) -> np.ndarray:
-    """Datasets [n] so that update k of a dataset's m stands at (k + 1/2) / m of the epoch; `ties` orders equal places."""
+    """Datasets [n], where update k of a dataset's m is at (k + 1/2) / m of the epoch; `ties` orders equal positions."""
     places = np.concatenate([(np.arange(count) + 0.5) / count for count in shares])
     datasets = np.repeat(np.arange(len(shares)), shares)
     rank = np.argsort(ties)

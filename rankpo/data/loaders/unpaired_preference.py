@@ -13,11 +13,11 @@ from rankpo.data.random_keys import permutation
 
 @dataclass(kw_only=True)
 class UnpairedPreferenceDataLoader(DataLoader):
-    """Every candidate for itself, desirable where the data says that it is relevant. A pair gives one unit of each kind.
+    """Groups of one candidate, which is desirable if it is relevant. A pair gives one desirable and one undesirable item.
 
-    desirable_fraction, undesirable_fraction: of each kind, the share in (0, 1] that is used, drawn once by the seed.
-    rewards: `label`, a unit's relevance is 1 or 0; `score`, it is the data's own number (loss=ppo), and scores without
-    a threshold are allowed as long as all of them are used.
+    desirable_fraction, undesirable_fraction: the fraction in (0, 1] of items of each kind that is used, drawn once by the
+    seed. rewards: with `label`, the relevance of an item is 1 or 0; with `score`, it is the number in the data (for
+    loss=ppo), and no threshold is needed as long as all items are used.
     """
 
     desirable_fraction: float = 1.0
@@ -48,12 +48,12 @@ class UnpairedPreferenceDataLoader(DataLoader):
         return np.stack([examples[slots], slots], axis=1)
 
     def counts(self) -> tuple[int, int]:
-        """How many desirable and undesirable units an epoch has."""
+        """The numbers of desirable and undesirable items of an epoch."""
         desirable = int(self._relevant[self.items[:, 1]].sum())
         return desirable, len(self.items) - desirable
 
     def first_update_of_one_prompt(self, num_updates: int) -> int | None:
-        """The first of so many updates all of whose units have the same prompt, counted from 0, or None."""
+        """The first of `num_updates` updates, counted from 0, whose items all have the same prompt, or None."""
         of_item = np.asarray(self.table.query)[self.items[:, 0]]
         size = min(self.batch_size, len(of_item))
         smallest = len(of_item) % size or size  # the last update of an epoch
@@ -75,9 +75,9 @@ def _share(slots: np.ndarray, fraction: float, *key: int) -> np.ndarray:
 
 
 def mismatched(groups: Sequence[Group]) -> list[Group]:
-    """Each query with the candidate of the next group, in a circle, whose query differs.
+    """Each query with the candidate of the next group (cyclically) whose query differs.
 
-    Empty where all have the same query. The pairs depend on the update alone, not on how it is cut or dealt.
+    The result is empty if all groups have the same query. The pairs do not depend on micro-batches and ranks.
     """
     queries = np.array([group.query for group in groups])
     pairs = []

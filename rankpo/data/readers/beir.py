@@ -17,7 +17,7 @@ from rankpo.data.readers.fields import BadRecord, check_id
 from rankpo.data.shape import Declares
 from rankpo.types import Example
 
-SETS = (  # of BEIR on the hub
+SETS = (  # The datasets of BEIR on the hub.
     *("arguana", "climate-fever", "cqadupstack", "dbpedia-entity", "fever", "fiqa", "hotpotqa", "msmarco", "nfcorpus"),
     *("nq", "quora", "scidocs", "scifact", "trec-covid", "webis-touche2020"),
 )
@@ -25,16 +25,19 @@ SETS = (  # of BEIR on the hub
 
 @dataclass(kw_only=True)
 class Beir(Declares):
-    """A corpus with graded judgements; as training data, every judged document of a query.
+    """A corpus with graded judgements. As training data, an example holds every judged document of a query.
 
-    path: a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv; None: `name` is a set of the hub's BeIR.
-    split: of the judgements; None for a folder that is read without them (`qrels` and `examples` are then refused).
-    document_format: `{title}` and `{text}`; the result is stripped. missing_ids: judged ids that corpus or queries
-    lack are an `error` (the first ten are named) or left out (`drop`, counted in `dropped`). ignore_identical_ids: a
-    hit whose id equals the query's is dropped, as ArguAna and Quora need it. preferences: `grades` makes preference pairs
-    of relevant documents of different grades, see `grade_pairs.py`.
-    Raises FileNotFoundError at construction for a file that is not there; ValueError with file and line, as soon as
-    it is read, for a line without `_id` and `text` and for an id that stands twice.
+    path: a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv. With None, `name` is a dataset of BeIR on the
+    hub.
+    split: the split of the qrels. None reads a folder without qrels; `qrels` and `examples` then raise ValueError.
+    document_format: a template with `{title}` and `{text}`; the result is stripped.
+    missing_ids: `error` raises ValueError, with the first ten ids, if judged ids are missing in the corpus or the
+    queries; `drop` excludes them and counts them in `dropped`.
+    ignore_identical_ids: removes a hit with the id of its query, as ArguAna and Quora require.
+    preferences: `grades` makes preference pairs of relevant documents of different grades, see `grade_pairs.py`.
+
+    Raises FileNotFoundError at construction for a missing file. Raises ValueError, with file and line, when it reads a
+    line without `_id` or `text`, or a duplicate id.
     """
 
     name: str
@@ -107,7 +110,7 @@ class Beir(Declares):
             if identity is None or not isinstance(text, str) or not isinstance(title, str):
                 raise ValueError(f"{where}: needs _id and a text under text (found: {', '.join(record) or 'nothing'})")
             if str(identity) in seen:
-                raise ValueError(f"{where}: the id {str(identity)!r} stands twice")
+                raise ValueError(f"{where}: the id {str(identity)!r} appears more than once")
             seen.add(str(identity))
             try:
                 yield check_id(identity), text, title
@@ -116,7 +119,9 @@ class Beir(Declares):
 
     def qrels(self) -> dict[str, dict[str, int]]:
         if self.split is None:
-            raise ValueError(f"datasets.{self.name}.split is null: there are no judgements; set it to one such as test")
+            raise ValueError(
+                f"datasets.{self.name}.split is null, so there are no judgements; set it to a split such as test"
+            )
         qrels = self._parts.qrels()
         queries = {name for name, _ in self.queries()}
         documents = {name for name, _ in self.corpus()}
@@ -126,7 +131,7 @@ class Beir(Declares):
             shown = ", ".join(strange[:10])
             raise ValueError(
                 f"datasets.{self.name}: {len(strange)} judged ids are in neither corpus nor queries: {shown}; "
-                f"set datasets.{self.name}.missing_ids=drop to leave them out"
+                f"set datasets.{self.name}.missing_ids=drop to exclude them"
             )
         kept = {q: {d: g for d, g in judged.items() if d in documents} for q, judged in qrels.items() if q in queries}
         self.dropped = sum(map(len, qrels.values())) - sum(map(len, kept.values()))
@@ -151,7 +156,7 @@ class Beir(Declares):
 
 
 def document_text(form: str, title: str, text: str) -> str:
-    """`form` with its `{title}` and `{text}` filled in, stripped. A title may itself hold the word {text}."""
+    """`form` with `{title}` and `{text}` replaced, stripped. A title can itself contain the string {text}."""
     values = {"{title}": title, "{text}": text}
     return "".join(values.get(piece, piece) for piece in re.split(r"(\{title\}|\{text\})", form)).strip()
 
@@ -163,7 +168,7 @@ def write_beir(
     qrels: Mapping[str, Mapping[str, int]],
     split: str = "test",
 ) -> None:
-    """Writes a BEIR folder; titles are left empty. Raises ValueError for a judged id with white space."""
+    """Writes a BEIR folder with empty titles. Raises ValueError for a judged id with white space."""
     folder = Path(path)
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
     for name, rows in (("corpus", corpus), ("queries", queries)):

@@ -1,4 +1,4 @@
-"""Records of each file as a dataset of its own, as FlagEmbedding trains a folder of files."""
+"""Records of each file as a separate dataset, as in FlagEmbedding's training on a folder of files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from rankpo.data.readers.records import Records
 
 
 def by_file(records: Records) -> list[Records]:
-    """One dataset for each file, whose name ends with that of the file.
+    """One dataset for each file, whose name ends with the name of the file.
 
-    Raises ValueError for two files of the same name, since metrics stand under names.
+    Raises ValueError for two files with the same name, because metrics are identified by names.
     """
     stems = [file.name.split(".")[0] for file in records.files]
     if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):

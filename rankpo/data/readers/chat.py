@@ -1,4 +1,4 @@
-"""Datasets of prompts and completions, from files or a hub: `_target_` of hh, shp, ultrabin, oasst, imdb and chat."""
+"""Datasets of prompts and completions from files or a hub, the `_target_` of hh, shp, ultrabin, oasst, imdb and chat."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FORMATS = ("auto", *chat_formats.FORMATS, "oasst")
 class ChatRecords(HubRecords):
     """Prompts with completions as `Example`s.
 
-    config: of a hub dataset that comes in several. format: one of FORMATS, or auto, decided by the keys of the first
-    record. split: records of files that name a split of their own are left out unless it is this one. train_turns: of a
-    conversation with several turns of the assistant, the `last` is trained, or `all`, each as an example behind the
-    turns before it; turns with weight 0 or train false are not. max_pairs: examples of one prompt at most, the first
-    ones. relevant_from: the smallest reward of a desirable completion, for losses that need to know. filtered: counts
-    what split, format, flags and max_pairs left out. unused: fields that no reader used, with the number of records
-    that have them.
+    config: the configuration of a hub dataset that has several. format: one of FORMATS; `auto` detects it by the keys of
+    the first record. split: records of files with the field `split` are used only if its value is this one.
+    train_turns: the assistant's turns to train on in a conversation, the `last` one or `all`. Each is the completion of
+    an example whose prompt is all turns before it; turns with weight 0 or train false are excluded.
+    max_pairs: the largest number of examples of one prompt; the first ones are used. relevant_from: the smallest reward
+    of a desirable completion, for losses that need a threshold. filtered: counts of records that split, format, flags and
+    max_pairs excluded. unused: fields that no reader used, with the number of records that have them.
     """
 
     config: str | None = None
@@ -53,18 +53,18 @@ class ChatRecords(HubRecords):
 
     @property
     def report(self) -> PassReport:
-        """What the last pass met, kept with the table and said before training."""
+        """The report of the last pass, which is stored with the table and printed before training."""
         fields = [f"{name} ({count:,} records)" for name, count in self.unused.items()]
         return PassReport(filtered=self.filtered, places=list(self.bad), unused=fields)
 
     def fingerprint(self) -> str:
-        """Of the contents and of the settings that choose and read them. A hub dataset is named by its revision."""
+        """A fingerprint of the contents and of the settings that select and read them. A hub dataset has its revision."""
         settings = [self.split, self.format, self.train_turns, self.max_pairs, self.relevant_from]
         settings += [self.limit, self.on_bad_record]
         return xxhash.xxh3_128_hexdigest(json.dumps([VERSION, self.content(), *settings]).encode())
 
     def examples(self) -> Iterator[Example]:
-        """Streams the examples. Raises BadRecords at the end of the bad ones, or after twenty."""
+        """Streams the examples. Raises BadRecords at the end if there were bad records, or after twenty of them."""
         self.bad, self.filtered, self.unused = [], 0, Counter()
         for place, chat in islice(self._kept(), self.limit):
             yield Example(
@@ -89,7 +89,7 @@ class ChatRecords(HubRecords):
             yield place, chat
 
     def _grouped(self, chats: Iterable[tuple[str, Chat]]) -> Iterator[tuple[str, Chat]]:
-        """Records of one group, wherever they stand, as one example; it comes where a stream of them ends."""
+        """Merges the records of each group, in any order, into one example."""
         groups: dict[str, tuple[str, list[Chat]]] = {}
         for place, chat in chats:
             if chat.group is None:
@@ -128,7 +128,7 @@ class ChatRecords(HubRecords):
             yield from ((place, chat) for chat in chats)
 
     def _of(self, chosen: str, record: Mapping[str, object]) -> list[Chat]:
-        """The examples of a record: none where it is left out, several where each turn of the assistant is one."""
+        """The examples of a record: none if it is excluded, several if each turn of the assistant is one."""
         if chosen == "messages" and self.train_turns == "all" and "text" not in record:
             return chat_formats.trained_turns(record, "all")
         chat = chat_formats.FORMATS[chosen](record)

@@ -1,8 +1,7 @@
-"""Chat and preference records as prompt, completions and relevance: TRL's forms, messages, ShareGPT, Alpaca, HALOs'
-JSON, and hub sets.
+"""Formats of chat and preference records: TRL, messages, ShareGPT, Alpaca, HALOs' JSON, and some hub datasets.
 
-A completion is one assistant turn's content; the prompt is text, or all turns before. Texts keep their white space: a
-completion may begin with a blank.
+Each format gives a prompt, completions and relevance. A completion is the content of one assistant turn; the prompt is a
+text, or all turns before it. Texts keep their white space, since a completion can begin with a space.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ Record = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Chat:
-    """A prompt and its completions, before they have an id. group: records of equal group are one example.
+    """A prompt and its completions, before they have an id. group: records with the same group form one example.
 
-    finished: per completion, False for one that was cut when it was written; None: all are whole. place: of the trained
-    turn in its conversation, where one record gives several examples.
+    finished: for each completion, False if it was truncated when it was generated; None means that all are complete.
+    place: the position of the trained turn in its conversation, if one record gives several examples.
     """
 
     prompt: Prompt
@@ -43,9 +42,9 @@ class Chat:
 
 
 def preference(record: Record) -> Chat:
-    """TRL's {"prompt"?, "chosen", "rejected"}, each text or turns; without a prompt it is what both begin with.
+    """TRL's {"prompt"?, "chosen", "rejected"}, each text or turns. A missing prompt is the common prefix of both.
 
-    Alpaca's `instruction` and ShareGPT's `conversations` are prompts too, whose answers are turns.
+    Alpaca's `instruction` and ShareGPT's `conversations` are also prompts, and their answers are turns.
     """
     chosen, rejected = needed(record, "chosen"), needed(record, "rejected")
     given = given_prompt(record)
@@ -61,18 +60,20 @@ def preference(record: Record) -> Chat:
     several = [flagged(value, key) for key, value in (("chosen", chosen), ("rejected", rejected))]
     for key, messages_of in zip(("chosen", "rejected"), several, strict=True):
         if messages_of[-1].trained is False:
-            raise BadRecord(f"{key} ends with a turn that is flagged not to be trained, and a pair trains both answers")
+            raise BadRecord(
+                f"{key} ends with a turn whose flag excludes it from training, and a pair trains both answers"
+            )
     common, last = common_turns(*(tuple(message.turn for message in messages_of) for messages_of in several))
     common = in_front(given, common)
     if not common:
-        raise BadRecord("chosen and rejected share no first turn, and there is no prompt")
+        raise BadRecord("chosen and rejected have no common first turn, and the record has no prompt")
     return Chat(common, _completions(last), (1.0, 0.0))
 
 
 def completion(record: Record) -> Chat | None:
-    """TRL's {"prompt", "completion", "label"?}, texts or turns; without a label the completion is desirable.
+    """TRL's {"prompt", "completion", "label"?}, texts or turns. Without a label, the completion is desirable.
 
-    None where the completion is flagged not to be trained.
+    Returns None if the flag of the completion excludes it from training.
     """
     given, written = needed(record, "prompt"), needed(record, "completion")
     if isinstance(given, str) != isinstance(written, str):
@@ -88,24 +89,23 @@ def completion(record: Record) -> Chat | None:
 
 
 def messages(record: Record) -> Chat | None:
-    """The last of `trained_turns`, None where none is trained; or {"text"}: a completion of nothing."""
+    """The last of `trained_turns`, or None if there is none. {"text"} is a completion with an empty prompt."""
     if "messages" not in record and "conversations" not in record:
         return Chat("", _completions([needed(record, "text")]), (1.0,))
     return next(iter(trained_turns(record, "last")), None)
 
 
 def trained_turns(record: Record, which: str) -> list[Chat]:
-    """{"messages": turns} or ShareGPT's {"conversations": turns, "system"?}: an example of each turn of the assistant
-    that is trained, behind the turns before it.
+    """Examples of {"messages": turns} or ShareGPT's {"conversations": turns, "system"?}, one for each trained turn.
 
-    which: "all" of the assistant's turns, or the "last" one, without those that are flagged not to be trained (weight 0,
-    train false), and without one that nothing stands before.
+    which: "all" turns of the assistant, or the "last" one. Turns whose flag (weight 0, train false) excludes them, and a
+    turn without a preceding one, give no example.
     """
     key = "messages" if record.get("messages") is not None else "conversations"
     several = flagged(needed(record, key), key)
     names = [message.turn[0] for message in several]
     if names[-1] != "assistant" or len(several) < 2:
-        raise BadRecord(f"{key} must end with an assistant turn behind another, got {names}")
+        raise BadRecord(f"{key} must end with an assistant turn that follows another turn, got {names}")
     trained = [
         place
         for place, message in enumerate(several)
@@ -127,7 +127,7 @@ def alpaca(record: Record) -> Chat:
 def halos(record: Record) -> Chat:
     """HALOs' {"type": "pairwise_feedback" | "binary_feedback" | "scalar_feedback", "prompt": turns, …}."""
     given = needed(record, "prompt")
-    prompt = given if isinstance(given, str) else turns(given, "prompt")  # task=sample leaves plain texts plain
+    prompt = given if isinstance(given, str) else turns(given, "prompt")  # task=sample writes a plain text as it is.
     kind = needed(record, "type")
     if kind == "pairwise_feedback":
         outputs = [answer(needed(record, f"output_{letter}"), f"output_{letter}") for letter in "AB"]
@@ -139,7 +139,7 @@ def halos(record: Record) -> Chat:
         whole = tuple(finished[index][0] for index in order)
         return Chat(prompt, texts, (1.0, 0.0), finished=None if all(whole) else whole)
     if kind == "sample":
-        raise BadRecord("type is sample: a completion without judgement; judge it first, with task=annotate")
+        raise BadRecord("type is sample, a completion without a judgement; judge it with task=annotate first")
     if kind not in ("binary_feedback", "scalar_feedback"):
         raise BadRecord(f"type is {kind!r}; allowed: pairwise_feedback, binary_feedback, scalar_feedback")
     output = _completions([answer(needed(record, "output"), "output")])
@@ -151,7 +151,7 @@ def halos(record: Record) -> Chat:
 
 
 def _finished(record: Record, key: str) -> tuple[bool] | None:
-    """(False,) for a completion that was cut when it was written."""
+    """Returns (False,) for a completion that was truncated when it was generated."""
     value = record.get(key)
     if value not in (None, True, False):
         raise BadRecord(f"{key} is {value!r}; allowed: true, false")
@@ -173,9 +173,9 @@ def _marked_turns(text: str, key: str) -> list[dict[str, str]]:
 
 
 def shp(record: Record) -> Chat | None:
-    """stanfordnlp/SHP: the answer with the larger score is chosen; None where it is not twice the other's.
+    """stanfordnlp/SHP: the answer with the larger score is chosen. Returns None if the score ratio is below 2.
 
-    The data card's advice for training: score ratio of 2, at most five pairs of a post.
+    The data card recommends a score ratio of at least 2, and at most five pairs for each post.
     """
     scores = [needed(record, f"score_{letter}") for letter in "AB"]
     if max(scores) < 2 * min(scores) or scores[0] == scores[1]:
@@ -188,10 +188,10 @@ def shp(record: Record) -> Chat | None:
 
 
 def imdb(record: Record, prompt_words: int = 8) -> Chat:
-    """stanfordnlp/imdb: a review's first words are the prompt, the rest a completion, desirable where it is positive."""
+    """stanfordnlp/imdb: the first words of a review are the prompt, the rest is a completion, desirable if positive."""
     words = re.findall(r"\S+\s*", needed(record, "text"))
     if len(words) <= prompt_words:
-        raise BadRecord(f"text has {len(words)} words, of which {prompt_words} would be the prompt")
+        raise BadRecord(f"text has {len(words)} words, and the prompt needs {prompt_words} of them")
     prompt = "".join(words[:prompt_words])
     text = "".join(words)
     kept = prompt.rstrip()
@@ -200,7 +200,7 @@ def imdb(record: Record, prompt_words: int = 8) -> Chat:
 
 def _prompt(value: object) -> str:
     if not isinstance(value, str):
-        raise BadRecord(f"prompt must be a text as the completions are, got {type(value).__name__}")
+        raise BadRecord(f"prompt must be a text like the completions, got {type(value).__name__}")
     return value
 
 
@@ -227,7 +227,7 @@ FORMATS: dict[str, Callable[[Record], Chat | None]] = {
     "shp": shp,
     "imdb": imdb,
 }
-# the keys that decide, most telling first; hub sets are named by their yaml
+# The keys that identify a format, the most specific first. The yaml of a hub dataset names its format.
 KEYS: dict[str, tuple[str, ...]] = {
     "halos": ("type", "prompt"),
     "trl_preference": ("chosen", "rejected"),
@@ -236,9 +236,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "sharegpt": ("conversations",),
     "alpaca": ("instruction", "output"),
 }
-NAMES = {"sharegpt": "messages"}  # the format that reads these keys
+NAMES = {"sharegpt": "messages"}  # The format that reads these keys.
 ALPACA_KEYS = ("instruction", "input", "system", "history")
-# what each format reads, and `split`, by which records are chosen
+# The keys that each format reads, and `split`, which selects records.
 USED: dict[str, tuple[str, ...]] = {
     "trl_preference": ("prompt", "chosen", "rejected", "conversations", *ALPACA_KEYS),
     "trl_completion": ("prompt", "completion", "label", "finished"),
@@ -252,7 +252,7 @@ USED: dict[str, tuple[str, ...]] = {
 
 
 def detect(record: Record) -> str:
-    """The format of a file by the keys of its first record. Raises BadRecord where none fits."""
+    """The format of a file by the keys of its first record. Raises BadRecord if no format matches."""
     for name, keys in KEYS.items():
         if all(key in record for key in keys):
             return NAMES.get(name, name)

@@ -1,4 +1,4 @@
-"""Prompts of chat records: from their own keys, from what two answers share, and Alpaca's instructions."""
+"""Prompts of chat records, from their keys, from the common prefix of two answers, or from Alpaca's instructions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rankpo.data.readers.fields import BadRecord
 from rankpo.types import Turn
 
 Record = Mapping[str, Any]
-# scripts that are written without blanks, where a text may be cut between any two letters: kana and Chinese characters
+# Scripts without spaces between words (kana and Chinese characters), where a text can be split after any character.
 UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
 def given_prompt(record: Record) -> Any:
-    """A text or turns; None where the record has no prompt of its own."""
+    """The prompt of a record, as text or turns; None if it has none."""
     if record.get("prompt") is not None:
         given = record["prompt"]
         return given if isinstance(given, str) else turns(given, "prompt")
@@ -29,16 +29,16 @@ def given_prompt(record: Record) -> Any:
 
 
 def in_front(given: str | tuple[Turn, ...] | None, common: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """The given prompt and the turns that both answers share, which are not repeated where they begin with it.
+    """The given prompt followed by the common turns of both answers, unless these already begin with it.
 
-    A text is a user's turn. A system's turn of either stands in front. Raises BadRecord for two of them that differ.
+    A text is a user's turn. A system turn of either comes first. Raises BadRecord for two different system turns.
     """
     if not given:
         return common
     asked: tuple[Turn, ...] = (("user", given),) if isinstance(given, str) else given
     (system, asked), (own, shared) = _system_apart(asked), _system_apart(common)
     if own and system and own != system:
-        raise BadRecord("the prompt and the turns that chosen and rejected share begin with different system turns")
+        raise BadRecord("the prompt and the common turns of chosen and rejected begin with different system turns")
     begins = [_trimmed(turn) for turn in shared[: len(asked)]] == [_trimmed(turn) for turn in asked]
     return (*(system or own), *(shared if begins else (*asked, *shared)))
 
@@ -57,22 +57,22 @@ def common_text(chosen: str, rejected: str) -> tuple[str, tuple[str, str]]:
     """Returns the common prefix of both texts, up to a word boundary, and the two remainders."""
     common = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
     if common in (chosen, rejected):
-        raise BadRecord("one of chosen and rejected begins with the whole other: where the prompt ends is unknown")
+        raise BadRecord("one of chosen and rejected is a prefix of the other, so the end of the prompt is unknown")
     end = len(common)
     while end and not (_ends_word(chosen, end) and _ends_word(rejected, end)):
-        end -= 1  # "bl" of blue and black, "19" of 1984 and 1912 belong to the answers
-    prompt = common[:end].rstrip(" ")  # a blank at its end belongs to the completions, as their tokenizers expect
+        end -= 1  # The prefix "bl" of blue and black, or "19" of 1984 and 1912, belongs to the answers.
+    prompt = common[:end].rstrip(" ")  # A trailing space belongs to the completions, as tokenizers expect.
     return prompt, (chosen[len(prompt) :], rejected[len(prompt) :])
 
 
 def _ends_word(text: str, end: int) -> bool:
-    """Whether a text may be cut here without cutting a word or a number."""
+    """Whether a text can be split at `end` without splitting a word or a number."""
     before, after = text[end - 1], text[end : end + 1]
     return before.isspace() or not after or after.isspace() or bool(UNSPACED.match(before) or UNSPACED.match(after))
 
 
 def common_turns(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[str, str]]:
-    """The longest common run of turns, and what follows it: one assistant turn in each."""
+    """The longest common prefix of turns, and the text of the one assistant turn that follows it in each."""
     count = 0
     while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
         count += 1
@@ -80,12 +80,12 @@ def common_turns(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> tuple[tupl
     for key, left in zip(("chosen", "rejected"), rest, strict=True):
         if [name for name, _ in left] != ["assistant"]:
             found = ", ".join(name for name, _ in left) or "nothing"
-            raise BadRecord(f"{key} must go on with one assistant turn after the common turns, got {found}")
+            raise BadRecord(f"{key} must have exactly one assistant turn after the common turns, got {found}")
     return tuple(chosen[:count]), (rest[0][0][1], rest[1][0][1])
 
 
 def system_first(record: Record, several: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """The turns behind the record's `system` text, where it has one. Raises BadRecord for two of them."""
+    """The turns after a system turn with the record's `system` text, if any. Raises BadRecord for two system turns."""
     system = record.get("system")
     if not system:
         return several
@@ -94,12 +94,15 @@ def system_first(record: Record, several: tuple[Turn, ...]) -> tuple[Turn, ...]:
     if several[0] == ("system", system):
         return several
     if several[0][0] == "system":
-        raise BadRecord("system and the first turn are two system prompts; leave one of them out")
+        raise BadRecord("system and the first turn are two system prompts; remove one of them")
     return (("system", system), *several)
 
 
 def alpaca_turns(record: Record) -> tuple[Turn, ...]:
-    """The user's turn is the instruction, and on the next line the input; history: pairs of question and answer."""
+    """The turns of an Alpaca record. The user's turn is the instruction and the input, joined by a line break.
+
+    `history` is a list of pairs (question, answer) that come first.
+    """
     parts = [needed(record, "instruction"), record.get("input") or ""]
     if not all(isinstance(part, str) for part in parts):
         raise BadRecord("instruction and input must be texts")

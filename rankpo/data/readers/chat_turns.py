@@ -1,4 +1,4 @@
-"""Turns of conversations as records hold them: roles, contents, flags that say what is trained, and unknown keys."""
+"""Turns of conversations in records: roles, contents, flags of trained turns, and unknown keys."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ REFUSED_OF_TURNS = {
     "reasoning_content": "put it into content as the model writes it, such as <think>…</think>",
     "reasoning": "put it into content as the model writes it, such as <think>…</think>",
     "thinking": "put it into content as the model writes it, such as <think>…</think>",
-    "name": "leave it out, or put it into content",
-    "tool_call_id": "leave it out",
+    "name": "remove it, or put it into content",
+    "tool_call_id": "remove it",
     "refusal": "put it into content",
     "audio": "only texts are read",
     "images": "only texts are read",
@@ -32,14 +32,14 @@ REFUSED_OF_RECORDS = ("images", "image", "videos", "audios", "tools", "functions
 
 
 class Message(NamedTuple):
-    """trained: what the turn's own flag says, None where it has none."""
+    """A turn with its flag. trained: the value of the flag, or None if the turn has no flag."""
 
     turn: Turn
     trained: bool | None
 
 
 def needed(record: Record, key: str) -> Any:
-    """The value of a key. Raises BadRecord naming the found ones; and for images and tools, which no model here reads."""
+    """The value of a key. Raises BadRecord, with the found keys, if it is missing, and for images and tools."""
     for refused in REFUSED_OF_RECORDS:
         if record.get(refused):
             raise BadRecord(f"{refused} are not supported")
@@ -49,15 +49,15 @@ def needed(record: Record, key: str) -> Any:
 
 
 def turns(value: object, key: str) -> tuple[Turn, ...]:
-    """A list of {"role", "content"} (or {"from", "value"}), or one such object, as turns; a text is a user's turn.
+    """The turns of a list of {"role", "content"} (or {"from", "value"}), or of one such object; a text is a user's turn.
 
-    Raises BadRecord.
+    Raises BadRecord for any other value.
     """
     return tuple(message.turn for message in flagged(value, key))
 
 
 def flagged(value: object, key: str) -> tuple[Message, ...]:
-    """The same with what each turn says of being trained."""
+    """Like `turns`, with the flag of each turn."""
     if isinstance(value, str):
         return (Message(("user", value), None),)
     if isinstance(value, Mapping):
@@ -74,7 +74,9 @@ def _message(item: object, place: str) -> Message:
         raise BadRecord(f"{place} must be an object with role and content, got {type(item).__name__}")
     for refused, remedy in REFUSED_OF_TURNS.items():
         if item.get(refused):
-            raise BadRecord(f"{place}.{refused} is not supported: a chat template is given role and content; {remedy}")
+            raise BadRecord(
+                f"{place}.{refused} is not supported, because chat templates get role and content only; {remedy}"
+            )
     name = next((item[key] for key in ROLE_KEYS if key in item), None)
     content = next((item[key] for key in CONTENT_KEYS if key in item), None)
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
@@ -100,19 +102,19 @@ def _flag(item: Mapping[str, object], place: str) -> bool | None:
 
 
 def answer(value: object, key: str) -> str:
-    """The content of a lone assistant turn; a plain text is one. Raises BadRecord, also for one that is not trained."""
+    """The content of a single assistant turn, or a plain text. Raises BadRecord, also for a turn that is not trained."""
     if isinstance(value, str):
         return value
     several = flagged(value, key)
     if [message.turn[0] for message in several] != ["assistant"]:
         raise BadRecord(f"{key} must be one assistant turn, got {[message.turn[0] for message in several]}")
     if several[0].trained is False:
-        raise BadRecord(f"{key} is flagged not to be trained, and it is all that this record trains")
+        raise BadRecord(f"{key} has a flag that excludes it from training, and the record has no other completion")
     return several[0].turn[1]
 
 
 def unused_keys(record: Record, used: Sequence[str]) -> Iterator[str]:
-    """The keys of a record and of its turns that nothing reads, such as `source` and `messages[].timestamp`."""
+    """The keys of a record and of its turns that no reader uses, such as `source` and `messages[].timestamp`."""
     known = {*ROLE_KEYS, *CONTENT_KEYS, *FLAGS, *REFUSED_OF_TURNS}
     for key, value in record.items():
         if key not in used:

@@ -1,4 +1,4 @@
-"""Test and training collections of MS MARCO and TREC: a corpus and queries with judgements, runs or triples of ids."""
+"""Collections of MS MARCO and TREC: a corpus and queries with qrels, runs or triples of ids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rankpo.data.readers.trec import read_qrels, read_run
 from rankpo.data.shape import Declares
 from rankpo.types import Example
 
-NAMES = {  # how the files of a folder are called
+NAMES = {  # The names of the files of a folder.
     "corpus": r"(collection|corpus|docs|documents|msmarco-docs)\b.*",
     "queries": r"(.*queries|topics)\b.*",
     "qrels": r".*qrels\b.*",
@@ -36,14 +36,18 @@ VERSION = 1
 
 @dataclass(kw_only=True)
 class Collection(Declares):
-    """A corpus, queries, and what is known of them.
+    """A corpus and queries with qrels, a run or triples.
 
-    path: a folder whose files are found by their names (collection.tsv, queries.train.tsv, qrels.train.tsv, …); split:
-    the part of a name that tells them apart, such as train. corpus, queries, qrels, triples, run: files in place of
-    those. Tables have no header or one; topics may be TREC's `<top>`. As training data: triples, one example a line; else,
-    for each query with judgements, the judged documents and the first `depth` of the run, which are not relevant unless
-    judged so. Without a corpus, triples are texts. preferences: as of a BEIR folder. relevant_from, gain, ignore_identical_ids: as of a BEIR folder.
-    Raises FileNotFoundError at construction for what is not there, ValueError for names that fit several files.
+    path: a folder whose files are found by their names (collection.tsv, queries.train.tsv, qrels.train.tsv, …). split:
+    the part of the names that selects files, such as train. corpus_file, queries_file, qrels_file, triples, run: files to
+    use in place of those. Tables can have a header; topics can be in TREC's `<top>` format.
+
+    As training data, each line of the triples is one example. Without triples, each query with qrels is one example, with
+    the judged documents and the first `depth` documents of the run; unjudged documents are not relevant. Without a
+    corpus, triples hold texts.
+
+    preferences, relevant_from, gain, ignore_identical_ids: as for a BEIR folder.
+    Raises FileNotFoundError at construction for missing files, ValueError if several files match a name.
     """
 
     name: str
@@ -84,15 +88,15 @@ class Collection(Declares):
                 f"path: {self.path} holds neither qrels nor triples; name a file by qrels_file or triples"
             )
         if "triples" not in self.parts and not {"corpus", "queries"} <= set(self.parts):
-            raise FileNotFoundError("corpus_file and queries_file must name the texts that the judgements are about")
+            raise FileNotFoundError("corpus_file and queries_file must be set to the texts of the judged ids")
 
     def _found(self, key: str) -> Path | None:
-        """The one file of the folder whose name fits."""
+        """The file of the folder whose name matches, or None."""
         if self.path is None:
             return None
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
-            raise FileNotFoundError(f"path: {folder} is no folder")
+            raise FileNotFoundError(f"path: {folder} is not a folder")
         fit = [file for file in sorted(folder.iterdir()) if file.is_file() and re.fullmatch(NAMES[key], file.name)]
         if key in ("qrels", "triples"):
             fit = [file for file in fit if not re.fullmatch(NAMES["queries"], file.name)]
@@ -100,12 +104,14 @@ class Collection(Declares):
         fit = of_split or fit
         if len(fit) > 1:
             names = ", ".join(file.name for file in fit)
-            raise ValueError(f"{key}: {len(fit)} files of {folder} fit ({names}); set split, or name one")
+            raise ValueError(
+                f"{key}: {len(fit)} files of {folder} match ({names}); set split, or set {key} to one of them"
+            )
         return fit[0] if fit else None
 
     @property
     def files(self) -> Sequence[Path]:
-        """What is read, which nothing may overwrite."""
+        """The input files, which no output may overwrite."""
         return list(self.parts.values())
 
     @property
@@ -136,7 +142,7 @@ class Collection(Declares):
             yield identity, text
 
     def _topics(self, path: Path) -> Iterator[tuple[str, str]]:
-        """TREC's topics: number and title."""
+        """Yields the number and the title of each TREC topic."""
         with opened(path) as file:
             for block in TOPIC.findall(file.read()):
                 text = block.decode("utf-8", errors="replace")
@@ -146,7 +152,7 @@ class Collection(Declares):
                 yield check_id(number[1]), " ".join(title[1].split())
 
     def qrels(self) -> dict[str, dict[str, int]]:
-        """Judgements of the queries that are there. Raises ValueError where there are none."""
+        """The judgements of the queries in the collection. Raises ValueError if there are no qrels."""
         if "qrels" not in self.parts:
             raise ValueError(f"datasets.{self.name}: there are no judgements; set datasets.{self.name}.qrels_file")
         known = dict(self.queries())
@@ -157,7 +163,7 @@ class Collection(Declares):
         return TextsById([self.parts["corpus"]])
 
     def examples(self) -> Iterator[Example]:
-        """Raises ValueError naming the line or query of an id without a text."""
+        """Yields the examples. Raises ValueError, with the line or query, for an id without a text."""
         found = self._of_triples() if "triples" in self.parts else self._of_judgements()
         yield from as_preferences(islice(found, self.limit), self.preferences, self.pairs_per_query, self.name)
 
@@ -193,10 +199,10 @@ class Collection(Declares):
             )
 
     def _first(self, scores: Mapping[str, float]) -> list[str]:
-        """The first documents of a run, best first, equal scores by id."""
+        """The first documents of a run, best first; ties are broken by id."""
         return sorted(scores, key=lambda name: (-scores[name], name))[: self.depth]
 
     def _known(self, text: str | None, name: str, place: str, part: str) -> str:
         if text is None:
-            raise ValueError(f"datasets.{self.name}: {place}: {self.parts[part].name} has no text of {name!r}")
+            raise ValueError(f"datasets.{self.name}: {place}: {self.parts[part].name} has no text for the id {name!r}")
         return text

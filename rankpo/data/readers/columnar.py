@@ -11,7 +11,7 @@ import pyarrow.parquet
 from rankpo.data.readers.not_a_record import NotARecord
 from rankpo.storage.printable import one_line
 
-ROWS_PER_BATCH = 1024  # bounds memory, where a row group of Parquet may hold a million rows
+ROWS_PER_BATCH = 1024  # Limits memory, since a row group of Parquet can hold a million rows.
 
 
 def parquet(path: Path) -> Iterator[tuple[str, object]]:
@@ -23,7 +23,7 @@ def parquet(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def arrow(path: Path) -> Iterator[tuple[str, object]]:
-    """Arrow's file form, or its stream form, in which the datasets library keeps its tables."""
+    """Yields the records of Arrow's file format, or of its stream format, which the datasets library writes."""
     try:
         with pyarrow.memory_map(str(path)) as source:
             is_file = source.read(6) == b"ARROW1"

@@ -1,4 +1,4 @@
-"""Compressed files: gzip and zstd, read as streams, and what is raised where they are cut off."""
+"""Compressed files (gzip and zstd), read as streams, and the errors of truncated files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO, Any, cast
 
 
 def opened(path: Path) -> IO[bytes]:
-    """The content of a file: decompressed where its name ends in .gz or .zst."""
+    """The content of a file, decompressed if its name ends in .gz or .zst."""
     if path.name.endswith(".gz"):
         return cast("IO[bytes]", gzip.open(path, "rb"))
     if path.name.endswith(".zst"):
@@ -19,9 +19,9 @@ def opened(path: Path) -> IO[bytes]:
 
 
 class _Zstandard(io.RawIOBase):
-    """The content of a zstd file of one or more frames. Raises EOFError where the last one is cut off.
+    """The content of a zstd file of one or more frames. Raises EOFError if the last frame is truncated.
 
-    zstandard's own reader takes the end of the file for the end of a frame, so that a cut file only looks shorter.
+    The reader of zstandard treats the end of the file as the end of a frame, so it does not detect truncation.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,7 +41,7 @@ class _Zstandard(io.RawIOBase):
             block = self._file.read(1 << 17)
             if not block:
                 if self._frame is not None:
-                    raise EOFError("the file ends within a compressed frame: it is cut off")
+                    raise EOFError("the file is truncated: it ends within a compressed frame")
                 return 0
             self._ready = memoryview(self._decompressed(block))
         count = min(len(buffer), len(self._ready))
@@ -63,7 +63,7 @@ class _Zstandard(io.RawIOBase):
 
 
 def errors(path: Path) -> tuple[type[Exception], ...]:
-    """What reading a damaged or cut file raises."""
+    """The exceptions that reading a damaged or truncated file can raise."""
     if path.name.endswith(".gz"):
         return (gzip.BadGzipFile, zlib.error, EOFError)
     if path.name.endswith(".zst"):

@@ -1,4 +1,4 @@
-"""Lines of a corpus file, which `positives.index` of RankPO's raw records names."""
+"""Lines of a corpus file, to which `positives.index` of RankPO's raw records refers."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from rankpo.data.readers.passes import BadRecords
 
 
 class CorpusLines:
-    """key: the dataset's, for messages."""
+    """The lines of corpus files by number. key: the config key of the dataset, for messages."""
 
     def __init__(self, paths: Sequence[Path], key: str) -> None:
         self.paths, self.key = paths, key
 
     def check(self, record: Mapping[str, object], parsed: Parsed) -> None:
-        """Raises BadRecord unless each index names the line of the corpus that holds its text."""
+        """Raises BadRecord unless each index is the number of the corpus line with the same text."""
         indices = extract(record, "positives.index")
         if indices is None:
-            raise BadRecord(f"no positives.index, which {self.key}.corpus is there to check")
+            raise BadRecord(f"no positives.index, and {self.key}.corpus needs it for the check of texts")
         for number, (index, text) in enumerate(zip(indices, parsed.candidates, strict=False)):
             if not isinstance(index, int) or not 0 <= index < len(self._keys):
                 raise BadRecord(f"positives.index[{number}] is {index}; the corpus has {len(self._keys)} lines")
             if self._keys[index] != _digest(text):
-                raise BadRecord(f"positives.index[{number}] is {index}, but that line of the corpus is another text")
+                raise BadRecord(f"positives.index[{number}] is {index}, but that line of the corpus has another text")
 
     @cached_property
     def _keys(self) -> array[int]:
-        """xxh3-64 of the normalised text of each line."""
+        """The xxh3-64 digest of the normalised text of each line."""
         keys = array("Q")
         for path in self.paths:
             for place, record in files.records(path):

@@ -1,4 +1,4 @@
-"""The example of a parsed record."""
+"""Examples of parsed records."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from rankpo.data.readers.parsed import Parsed
 from rankpo.types import Example
 
-ALONE = "no_in_batch_neg"  # FlagEmbedding's suffix of files and folders whose queries see their own negatives alone
+ALONE = "no_in_batch_neg"  # FlagEmbedding's suffix of files and folders without in-batch negatives.
 T = TypeVar("T")
 
 
 def example_of(parsed: Parsed, kept: Sequence[int], extras: Mapping[str, Any]) -> Example:
-    """kept: numbers of the candidates that the example keeps. extras: further fields of `Example`, as the record has them."""
+    """The example of a parsed record. kept: indices of the candidates to keep. extras: further fields of `Example`."""
 
     def taken(values: Sequence[T] | None) -> tuple[T, ...] | None:
         return None if values is None else tuple(values[index] for index in kept)
@@ -32,5 +32,5 @@ def example_of(parsed: Parsed, kept: Sequence[int], extras: Mapping[str, Any]) -
 
 
 def sees_own_negatives_alone(path: Path) -> bool:
-    """Whether the name of a file, or of its folder, says that its queries see their own negatives alone."""
+    """Whether the name of a file or of its folder excludes in-batch negatives."""
     return path.name.split(".")[0].endswith(ALONE) or path.parent.name.endswith(ALONE)

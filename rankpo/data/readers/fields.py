@@ -1,4 +1,4 @@
-"""Fields of a record: their places and their checked values."""
+"""Fields of a record: their paths and their checked values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Record = Mapping[str, Any]
 
 
 class BadRecord(InputError, ValueError):
-    """What is wrong with one record, without its place."""
+    """The problem of one record. The message does not hold the file and line."""
 
 
 Spec = str | Sequence[str] | None
@@ -23,7 +23,7 @@ Spec = str | Sequence[str] | None
 
 @dataclass(kw_only=True)
 class FieldMap:
-    """Where a record keeps what: a path of `extract` for each role, None for the format's own name."""
+    """The field of each role in a record, as a path of `extract`; None for the name that the format defines."""
 
     query: Spec = None
     positives: Spec = None
@@ -47,18 +47,19 @@ class FieldMap:
         return {name: value for name in ROLES if (value := getattr(self, name)) is not None}
 
 
-PROMPTS = ("prompt", "prompt_for_query", "instruction", "query_instruction")  # names of a query's prompt in a record
+PROMPTS = ("prompt", "prompt_for_query", "instruction", "query_instruction")  # Names of a query's prompt in a record.
 ROLES = tuple(item.name for item in fields(FieldMap))
 
 
 @dataclass(frozen=True)
 class Options:
-    """Field names by role, as the field map gives them; the label range; the dataset's key, for remedies.
+    """The options of a dataset of records.
 
-    relevant_from: the smallest label that is relevant, in the units of the file; None where it is not known.
-    found: the roles that some record had. labels: the smallest and the largest label met, in the units of the file.
-    used: top-level keys that were read. order: of a file that is read by the order of its columns, those of texts and
-    the one of labels. lookup: the text of a document by its id, where the dataset has a corpus.
+    fields: field names by role, from the field map. key: the config key of the dataset, for messages.
+    relevant_from: the smallest label that is relevant, in the units of the file; None if it is unknown.
+    found: the roles that some record had. labels: the smallest and the largest label so far, in the units of the file.
+    used: top-level keys that were read. order: for a file that is read by the order of its columns, the columns of texts
+    and the column of labels. lookup: returns the text of a document by its id, if the dataset has a corpus.
     """
 
     fields: Mapping[str, Any]
@@ -74,13 +75,13 @@ class Options:
     lookup: Callable[[str], str | None] | None = None
 
     def use(self, *specs: Spec) -> None:
-        """Notes which keys of records are read, by their paths."""
+        """Records the top-level keys of paths that are read."""
         for spec in specs:
             for path in [spec] if isinstance(spec, str) else spec or ():
                 self.used.update((path, path.partition(".")[0].removesuffix("[]")))
 
     def prompt(self, record: Record) -> str | None:
-        """The query's prompt that a record states, which takes the place of the model's own; or None."""
+        """The query's prompt in a record, which replaces the prompt of the model; None if the record has none."""
         spec = self.fields.get("prompt")
         for name in [spec] if spec is not None else PROMPTS:
             value = extract(record, name)
@@ -91,7 +92,7 @@ class Options:
         return None
 
     def get(self, record: Record, role: str, default: str | None = None) -> Any:
-        """The value of a role. Raises BadRecord naming the found keys and the key to set."""
+        """The value of a role. Raises BadRecord with the found keys and the key to set."""
         spec = self.fields.get(role) or default or role
         value = extract(record, spec)
         self.found.add(role)
@@ -104,7 +105,7 @@ class Options:
         return value
 
     def _remedy(self, record: Record, role: str) -> str:
-        free = [str(name) for name in record if name not in ROLES]  # other roles' own names are no answer
+        free = [str(name) for name in record if name not in ROLES]  # Names of other roles are no suggestion.
         near = get_close_matches(role, free, n=1, cutoff=0.5)
         return f"set {self.key}.{role}={near[0] if near else '<one of these>'}"
 
@@ -117,14 +118,14 @@ class Options:
         return value
 
     def relevant(self, labels: Sequence[float]) -> list[bool] | None:
-        """Whether labels of the file's own units are relevant ones, or None without a threshold."""
+        """Whether each label, in the units of the file, is relevant; None without a threshold."""
         if labels:
             met = [*self.labels, *labels]
             self.labels[:] = [min(met), max(met)]
         return None if self.relevant_from is None else [label >= self.relevant_from for label in labels]
 
     def scaled(self, label: float) -> float:
-        """(label - min_label)/(max_label - min_label), or the label itself without a range."""
+        """Returns (label - min_label) / (max_label - min_label), or the label itself without a range."""
         if self.min_label is None or self.max_label is None:
             return label
         if not self.min_label <= label <= self.max_label:
@@ -133,8 +134,11 @@ class Options:
 
 
 def extract(record: object, spec: Any) -> Any:
-    """The value at a path: `a.b` descends, `a[]` and `a[].b` collect, `a_*` collects columns by number, a list of
-    paths joins their texts, `=text` is a constant. None where it is not there."""
+    """The value at a path, or None if it does not exist.
+
+    `a.b` is a nested field, `a[]` and `a[].b` collect the items of a list, `a_*` collects numbered columns, a list of
+    paths joins their texts, and `=text` is a constant.
+    """
     if isinstance(spec, list | tuple):
         parts = [extract(record, item) for item in spec]
         return None if any(part is None for part in parts) else " ".join(str(part) for part in parts)
@@ -146,7 +150,7 @@ def extract(record: object, spec: Any) -> Any:
         stem = spec[:-1]
         names = [n for n in record if n.startswith(stem) and n[len(stem) :].isdecimal()]
         found = [record[name] for name in sorted(names, key=lambda name: int(name[len(stem) :]))]
-        # columns of varying number: the empty ones are none
+        # The number of columns varies between records, so empty ones are skipped.
         return [value for value in found if value is not None and value != ""] if names else None
     head, _, rest = spec.partition(".")
     value = record.get(head.removesuffix("[]")) if isinstance(record, Mapping) else None
@@ -158,7 +162,7 @@ def extract(record: object, spec: Any) -> Any:
 
 
 def text(value: object, role: str) -> str:
-    """A text that is not empty. Raises BadRecord."""
+    """Returns the value if it is a non-empty string. Raises BadRecord otherwise."""
     if not isinstance(value, str):
         raise BadRecord(f"{role} must be a text, got {type(value).__name__}")
     if not value.strip():
@@ -167,21 +171,21 @@ def text(value: object, role: str) -> str:
 
 
 def texts(value: object, role: str) -> list[str]:
-    """A list of texts. A bare string is an error: it would be read letter by letter elsewhere."""
+    """A list of texts. Raises BadRecord for a string, which would otherwise be read letter by letter."""
     if not isinstance(value, list | tuple):
         raise BadRecord(f"{role} must be a list of texts, got {type(value).__name__}")
     return [text(item, f"{role}[{index}]") for index, item in enumerate(value)]
 
 
 def filled(value: object, role: str) -> list[str]:
-    """The texts of a list, or of a single text, without empty ones: cells of columns that not every record fills."""
+    """The non-empty texts of a list, or of a single text. Some columns are empty in some records."""
     items = value if isinstance(value, list | tuple) else [value]
     kept = [(index, item) for index, item in enumerate(items) if item is not None and item != ""]
     return [text(item, f"{role}[{index}]" if len(items) > 1 else role) for index, item in kept]
 
 
 def number(value: object, role: str) -> float:
-    """A finite number; booleans and texts are refused (CSV's digits are not)."""
+    """A finite number. Raises BadRecord for booleans and for strings, except for the digits of CSV files."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -200,21 +204,21 @@ def numbers(value: object, count: int, role: str, other: str) -> list[float]:
 
 
 def inner(value: object, role: str) -> object:
-    """The `text` of an object of the raw form. Raises BadRecord."""
+    """The `text` of an object in the raw format. Raises BadRecord for any other value."""
     if not isinstance(value, Mapping) or "text" not in value:
         found = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
-        raise BadRecord(f"{role} must be an object with text, as its file's first record has it, got {found}")
+        raise BadRecord(f"{role} must be an object with text, as in the first record of the file, got {found}")
     return value["text"]
 
 
 def check_id(value: object) -> str:
-    """An id as text. Raises BadRecord for a control character or line separator: files of ids are lines."""
+    """An id as a string. Raises BadRecord for a control character or line separator, because files of ids have lines."""
     name = str(value)
     if bad := next((letter for letter in name if unicodedata.category(letter) in ("Cc", "Zl", "Zp")), None):
-        raise BadRecord(f"the id {name!r} has the control character {bad!r}")
+        raise BadRecord(f"the id {name!r} contains the control character {bad!r}")
     return name
 
 
 def normal(text: str) -> str:
-    """A text as it is compared: NFC, white space collapsed."""
+    """A text normalised for comparison: NFC, with white space collapsed."""
     return " ".join(unicodedata.normalize("NFC", text).split())

@@ -1,4 +1,4 @@
-"""Records of files: JSON Lines, JSON arrays, CSV, TSV, Parquet and Arrow; each with the place it came from."""
+"""Records of files (JSON Lines, JSON arrays, CSV, TSV, Parquet and Arrow), each with its file and line."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from rankpo.data.readers.remote import fetched, is_address
 from rankpo.storage.printable import one_line
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-COMPRESSED = (".gz", ".zst")  # of the four text formats
+COMPRESSED = (".gz", ".zst")  # Allowed for the four text formats.
 EXTRAS = {".zst": ("zstandard", "zstd"), ".parquet": ("pyarrow", "parquet"), ".arrow": ("pyarrow", "parquet")}
-FINETUNE_KEYS = ("queries", "corpus", "relevant_docs")  # of LlamaIndex's one JSON object
+FINETUNE_KEYS = ("queries", "corpus", "relevant_docs")  # The keys of LlamaIndex's JSON object.
 BOM = b"\xef\xbb\xbf"
-ENVELOPE_KEY = "data"  # of a JSON file that is one object with its records under this key
+ENVELOPE_KEY = "data"  # The key of the records in a JSON file with a single object.
 
 
 def find(path: str | Sequence[str], key: str) -> list[Path]:
     """The files of a path, folder, glob, or list of these, sorted within each.
 
-    Raises FileNotFoundError for a place without data files, ValueError for a file of a kind that cannot be read here;
-    both begin with `key`.
+    Raises FileNotFoundError for a path without data files, ValueError for a file of an unsupported format. Both messages
+    begin with `key`.
     """
     found: list[Path] = []
     for item in [path] if isinstance(path, str) else path:
@@ -61,7 +61,7 @@ def find(path: str | Sequence[str], key: str) -> list[Path]:
 
 
 def _fetched(address: str, key: str) -> list[Path]:
-    """Local copies of the data files of an address. Raises as `find` does."""
+    """Local copies of the data files of an address. Raises the same errors as `find`."""
     try:
         return fetched(address, lambda name: kind(Path(name)) is not None)
     except (FileNotFoundError, ValueError) as error:
@@ -73,7 +73,7 @@ def _seen(file: Path, folder: Path) -> bool:
 
 
 def kind(path: Path) -> str | None:
-    """The suffix of SUFFIXES that says how a file is read, or None."""
+    """The suffix of SUFFIXES that determines the format of a file, or None."""
     name = one_line(path.name)
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
@@ -84,14 +84,14 @@ def kind(path: Path) -> str | None:
 def _check(path: Path, key: str) -> None:
     if kind(path) is None:
         known = f"{', '.join(SUFFIXES)}, the text formats also with {' or '.join(COMPRESSED)}"
-        raise ValueError(f"{key}: {path} is of an unknown kind; known: {known}")
+        raise ValueError(f"{key}: {path} has an unknown suffix; known are {known}")
     for suffix, (package, extra) in EXTRAS.items():
         if path.name.endswith(suffix) and find_spec(package) is None:
             raise ValueError(f"{key}: {path} needs the package {package}: pip install 'rankpo[{extra}]'")
 
 
 def content_fingerprint(files: Sequence[Path]) -> str:
-    """xxh3-128 over the contents, in order."""
+    """The xxh3-128 digest of the contents, in order."""
     digest = xxhash.xxh3_128()
     for path in files:
         with path.open("rb") as file:
@@ -102,11 +102,11 @@ def content_fingerprint(files: Sequence[Path]) -> str:
 
 
 def records(path: Path, quoted_tsv: bool = False) -> Iterator[tuple[str, Any]]:
-    """(place, record) of every record; the place is `file:line` (`file[index]` of an array or a table of columns).
+    """Yields (place, record) for every record. The place is `file:line`, or `file[index]` in arrays and columnar files.
 
-    What is no record gives a NotARecord in its place, so that the caller can go on. Bytes are UTF-8, with or without
-    a byte order mark; lines end in LF or CRLF. quoted_tsv: cells of TSV may be quoted, as those of CSV; else a
-    quotation mark is a letter like any other.
+    An invalid record is yielded as a NotARecord, so that the caller can continue. The encoding is UTF-8, with or without
+    a byte order mark; lines end in LF or CRLF. quoted_tsv: whether cells of TSV can be quoted like those of CSV; if not,
+    a quotation mark is an ordinary character.
     """
     form = kind(path)
     if form in (".parquet", ".arrow"):
@@ -125,7 +125,7 @@ def records(path: Path, quoted_tsv: bool = False) -> Iterator[tuple[str, Any]]:
 
 
 def envelope(path: Path) -> dict[str, object]:
-    """What stands around the records of a JSON file that is one object with a list under `data`; {} of other files."""
+    """The other keys of a JSON file that is one object with records under `data`; {} for any other file."""
     if kind(path) != ".json":
         return {}
     with opened(path) as file:
@@ -139,15 +139,15 @@ def is_table(path: Path) -> bool:
 
 
 def first_row(path: Path) -> list[str]:
-    """The cells of a table's first line; [] where it has none that can be read."""
+    """The cells of the first line of a table; [] if it cannot be read."""
     row = next((row for _, row in rows(path)), [])
     return row if isinstance(row, list) else []
 
 
 def rows(path: Path, quoted_tsv: bool = False) -> Iterator[tuple[str, list[str] | NotARecord]]:
-    """(file:line, cells) of the lines of a table that are not blank, the header among them.
+    """Yields (file:line, cells) for the non-blank lines of a table, including the header.
 
-    A quoted cell may hold line ends; the place is the row's last line. After a NotARecord the rest is not read.
+    A quoted cell can contain line breaks; the line is then the last one of the row. Reading stops after a NotARecord.
     """
     try:
         with opened(path) as file:
@@ -157,10 +157,10 @@ def rows(path: Path, quoted_tsv: bool = False) -> Iterator[tuple[str, list[str] 
 
 
 def _cells(path: Path, file: IO[bytes], quoted_tsv: bool) -> Iterator[tuple[str, list[str] | NotARecord]]:
-    previous = csv.field_size_limit(sys.maxsize)  # 131,072 letters by default: a long document has more
+    previous = csv.field_size_limit(sys.maxsize)  # The default of 131,072 characters is too small for long documents.
     tabs = kind(path) == ".tsv"
     plain = tabs and not quoted_tsv
-    # decoded line by line: the line that is not UTF-8 can be named
+    # Decoding line by line lets the message contain the number of the line that is not UTF-8.
     lines = (line.decode("utf-8") for line in _without_bom(file))
     reader = csv.reader(
         lines, delimiter="\t" if tabs else ",", strict=True, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
@@ -188,7 +188,7 @@ def _json_lines(name: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
 
 
 def _json_array(name: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
-    """An array of records, an object with such an array under `data`, or JSON Lines under the name .json."""
+    """Yields the records of an array, of an object with an array under `data`, or of JSON Lines in a .json file."""
     content = file.read().removeprefix(BOM)
     prefix = name
     if content.lstrip().startswith(b"["):
@@ -211,7 +211,7 @@ def _json_array(name: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
 
 
 def _whole_object(content: bytes) -> dict[str, object] | None:
-    """The one object that a file holds, if it has a list of records under `data`."""
+    """The object of a file that holds a single object with a list of records under `data`, or None."""
     try:
         whole = orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -229,7 +229,7 @@ def _finetune_dataset(name: str, whole: dict[str, Any]) -> Iterator[tuple[str, A
         place = f"{name}:relevant_docs[{identity}]"
         missing = [key for key in documents if key not in corpus]
         if identity not in queries or missing:
-            yield place, NotARecord(f"no text of {', '.join(missing) or 'the query'}")
+            yield place, NotARecord(f"no text for {', '.join(missing) or 'the query'}")
         else:
             yield place, {"id": identity, "query": queries[identity], "positives": [corpus[key] for key in documents]}
 
@@ -243,14 +243,14 @@ def _parse(text: bytes) -> object:
 
 
 def _not_an_object(value: object) -> object:
-    """A row of texts as a record of columns in order; of anything else, why it is no record."""
+    """A list of texts as a record with numbered columns; a NotARecord for anything else."""
     if isinstance(value, list) and len(value) > 1 and all(isinstance(item, str) for item in value):
         return {f"text_{number}": item for number, item in enumerate(value, 1)}
     return NotARecord(f"not a JSON object but {type(value).__name__}")
 
 
 def _table(path: Path, quoted_tsv: bool) -> Iterator[tuple[str, object]]:
-    """Rows under a header line."""
+    """Yields the rows of a table with a header line."""
     header: list[str] | None = None
     for place, row in rows(path, quoted_tsv):
         if isinstance(row, NotARecord):
@@ -258,12 +258,12 @@ def _table(path: Path, quoted_tsv: bool) -> Iterator[tuple[str, object]]:
         elif header is None:
             header = row
             if twice := sorted({name for name in header if header.count(name) > 1}):
-                yield place, NotARecord(f"the header names {', '.join(twice)} twice; the file was not read")
+                yield place, NotARecord(f"the header has {', '.join(twice)} more than once; the file was not read")
                 return
         elif len(row) != len(header):
             quoted = kind(path) == ".tsv" and not quoted_tsv and any('"' in cell for cell in row)
-            remedy = "; cells that are quoted need quoted_tsv=true" if quoted else ""
-            yield place, NotARecord(f"{len(row)} columns under a header of {len(header)}{remedy}")
+            remedy = "; for quoted cells, set quoted_tsv=true" if quoted else ""
+            yield place, NotARecord(f"{len(row)} columns, but the header has {len(header)}{remedy}")
         else:
             yield place, dict(zip(header, row, strict=True))
 

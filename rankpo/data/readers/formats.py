@@ -1,4 +1,4 @@
-"""Record formats, each a function from a record to an example's parts."""
+"""Record formats, each a function from a record to the parts of an example."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def contrastive(record: Record, options: Options) -> Parsed:
 
 
 def _lone(value: object, role: str, options: Options) -> object:
-    """A text under a name that the field map gives, as a list of it; under the format's own name it is an error."""
+    """A list with the single text of a field that the field map names. The format's own field must be a list."""
     return [value] if isinstance(value, str) and role in options.fields else value
 
 
@@ -69,12 +69,13 @@ def pos_neg(record: Record, options: Options) -> Parsed:
         raise BadRecord("no candidate at all")
     if "scores" in record and "pos_scores" not in record and "pos_scores" not in options.fields:
         options.use("scores")
-        record = {**record, "pos_scores": record["scores"]}  # RAG-Retrieval's name in files for embedding models
+        # RAG-Retrieval uses the name `scores` in files for embedding models.
+        record = {**record, "pos_scores": record["scores"]}
     return two_lists(query, positives, negatives, record, options)
 
 
 def grouped(record: Record, options: Options) -> Parsed:
-    """{"query", "hits": [{"content", "label" or "score"}, ..]}; beside a label, a score is a teacher's."""
+    """{"query", "hits": [{"content", "label" or "score"}, ..]}. With a label, the score is a teacher's score."""
     query = text(options.get(record, "query"), "query")
     hits = options.get(record, "hits")
     if not isinstance(hits, list) or not hits:
@@ -89,11 +90,11 @@ def grouped(record: Record, options: Options) -> Parsed:
 
 
 def labelled_text(record: object, options: Options, place: str = "") -> tuple[str, float]:
-    """(text, label) of {"content", "label" or "score"}. place: put in front of the names in messages."""
+    """Returns (text, label) of {"content", "label" or "score"}. place: a prefix of the names in messages."""
     if not isinstance(record, Mapping):
         raise BadRecord(f"{place.rstrip('.')} must be an object, got {type(record).__name__}")
     content = options.fields.get("content", "content")
-    if not place:  # of a line, not of a hit within one
+    if not place:  # A line of its own, not a hit of a list.
         options.use(content)
     label = options.fields.get("label") or next((key for key in ("label", "score") if key in record), "label")
     value = extract(record, label)
@@ -101,20 +102,20 @@ def labelled_text(record: object, options: Options, place: str = "") -> tuple[st
         options.use(label)
     if value is None:
         raise BadRecord(
-            f"no field {place + str(label)!r} (found: {', '.join(map(str, record))}); a label is never assumed"
+            f"no field {place + str(label)!r} (found: {', '.join(map(str, record))}); every text needs a label"
         )
     return text(extract(record, content), f"{place}{content}"), number(value, f"{place}{label}")
 
 
 def labelled_line(record: Record, options: Options) -> tuple[str, tuple[str, float]]:
-    """(query, (text, label)) of a line that has one text with its label."""
+    """Returns (query, (text, label)) of a line with one labelled text."""
     if options.order[1] is not None:
         return layouts.labelled_pair(record, options)
     return text(options.get(record, "query"), "query"), labelled_text(record, options)
 
 
 def columns(record: Record, options: Options) -> Parsed:
-    """Any record, by the field map: query with candidates and relevance, or with positives and negatives."""
+    """A record in any format, read by the field map: a query with candidates and relevance, or positives and negatives."""
     query = text(options.get(record, "query"), "query")
     if "candidates" in options.fields:
         candidates = texts(_list(options.get(record, "candidates")), "candidates")
@@ -142,7 +143,7 @@ FORMATS: dict[str, Callable[[Record, Options], Parsed]] = {
     "preferences": preferences,
     "pos_neg": pos_neg,
     "grouped": grouped,
-    "flat": grouped,  # once its lines are gathered
+    "flat": grouped,  # After its lines have been merged.
     "columns": columns,
     "labeled_list": layouts.labeled_list,
     "tevatron": layouts.tevatron,
@@ -155,7 +156,7 @@ FORMATS: dict[str, Callable[[Record, Options], Parsed]] = {
     "set": layouts.text_set,
     "ordered": layouts.ordered,
 }
-KEYS: dict[str, Sequence[str]] = {  # `a|b`: one of the two
+KEYS: dict[str, Sequence[str]] = {  # `a|b` means one of the two.
     "contrastive": ("query", "positives"),
     "contrastive_raw": ("query.text", "positives.text"),
     "preferences": ("query", "passage1", "passage2"),
@@ -172,24 +173,24 @@ KEYS: dict[str, Sequence[str]] = {  # `a|b`: one of the two
     "cohere": ("query", "relevant_passages"),
     "set": ("set",),
 }
-ELSEWHERE = {  # keys of records that other datasets read
+ELSEWHERE = {  # Keys of records that other datasets read.
     "chat": ("chosen", "rejected", "completion", "messages", "conversations", "prompt", "output_A"),
     "ranked_lists": ("passages", "ranking"),
 }
 
 
 def detect(record: Record, fields: Mapping[str, object]) -> str:
-    """The format of a file by the keys of a record. Raises BadRecord where none or several match.
+    """The format of a file by the keys of a record. Raises BadRecord if no format matches, or several.
 
-    A file without any format's names is read by the order of its columns, as sentence-transformers reads it.
+    A file without the keys of any format is read by the order of its columns, as in sentence-transformers.
     """
     matches = [name for name, keys in KEYS.items() if all(_there(record, key, {}) for key in keys)]
     if "contrastive_raw" in matches:
-        matches.remove("contrastive")  # the same keys, one level deeper
+        matches.remove("contrastive")  # contrastive_raw has the same keys, one level deeper.
     if len(matches) > 1 and "swift" in matches:
-        matches.remove("swift")  # `response` is also what a judge answered
+        matches.remove("swift")  # `response` can also be the answer of a judge.
     if "pos_neg" in matches and isinstance(record.get("pos"), str):
-        matches.remove("pos_neg")  # one text each: columns in order
+        matches.remove("pos_neg")  # Single texts are columns in order.
     if not matches or "candidates" in fields:
         of_map = [name for name, keys in KEYS.items() if fields and all(_there(record, key, fields) for key in keys)]
         matches = ["columns"] if "candidates" in fields or ("positives" in fields and len(of_map) != 1) else of_map
@@ -208,10 +209,10 @@ def detect(record: Record, fields: Mapping[str, object]) -> str:
 
 
 def _there(record: Record, key: str, fields: Mapping[str, object]) -> bool:
-    """Whether a record has a key, or one of several, under the names of the field map."""
+    """Whether a record has a key, or one of the alternatives `a|b`, by the names of the field map."""
     return any(extract(record, fields.get(name, name)) is not None for name in key.split("|"))
 
 
 def _elsewhere(record: Record) -> str | None:
-    """The dataset that reads a record's keys, where this one does not."""
+    """The dataset option that reads the keys of a record, or None."""
     return next((name for name, keys in ELSEWHERE.items() if sum(key in record for key in keys) >= 2), None)

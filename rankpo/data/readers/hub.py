@@ -1,4 +1,4 @@
-"""Records of files or of a hub dataset, and what becomes of bad ones: the part that its datasets share."""
+"""HubRecords: records of files or of a hub dataset, with the treatment of bad records."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rankpo.data.shape import Declares
 class HubRecords(Declares):
     """Records of files (`path`) or of a hub dataset (`hub`, with its `split` and `revision`).
 
-    limit: the first so many examples. weight: how often an epoch shows each. on_bad_record: `error` collects up to
-    twenty and raises BadRecords once, `skip` leaves them out; `bad` lists them.
-    Raises FileNotFoundError at construction for a path that is not there, ValueError for wrong keys.
+    limit: the number of examples to read; None reads all. weight: the number of times that an epoch shows each example.
+    on_bad_record: `error` collects up to twenty bad records and raises BadRecords, `skip` excludes them; `bad` lists them.
+    Raises FileNotFoundError at construction for a missing path, ValueError for wrong keys.
     """
 
     name: str
@@ -33,7 +33,8 @@ class HubRecords(Declares):
     def __post_init__(self) -> None:
         if (self.path is None) == (self.hub is None):
             raise ValueError(
-                f"set either path (files) or hub (a data set of the hub) to say where the records are; got path={self.path}, hub={self.hub}"
+                f"set either path (files) or hub (a dataset of the hub) to the source of the records; got path={self.path}, "
+                f"hub={self.hub}"
             )
         self._one_of("on_bad_record", ("error", "skip"))
         self._positive("limit")
@@ -51,11 +52,11 @@ class HubRecords(Declares):
             raise ValueError(f"{key} must be >= 1 or null, got {getattr(self, key)}")
 
     def content(self) -> str:
-        """A fingerprint of the contents; a hub dataset is named by its own."""
+        """A fingerprint of the contents; for a hub dataset, its own fingerprint."""
         return self._loaded()._fingerprint if self.hub is not None else files.content_fingerprint(self.files)
 
     def records(self) -> Iterator[tuple[str, Any]]:
-        """(place, record) of every record; what is none is a NotARecord."""
+        """Yields (place, record) for every record; an invalid one is a NotARecord."""
         if self.hub is None:
             for path in self.files:
                 yield from files.records(path)
@@ -64,11 +65,11 @@ class HubRecords(Declares):
             yield f"{self.hub}[{index}]", record
 
     def _loaded(self) -> Any:
-        """The hub dataset, downloaded once into the hub's own cache. Raises ValueError where it cannot be had."""
+        """The hub dataset, downloaded once into the cache of the hub. Raises ValueError if it cannot be loaded."""
         source = HubSource(
             name=str(self.hub),
             key=f"datasets.{self.name}",
-            config=getattr(self, "config", None),  # a key of those datasets that come in several
+            config=getattr(self, "config", None),  # A key of datasets with several configurations.
             split=self.split,
             revision=self.revision,
             remedy=f"with a local copy, set datasets.{self.name}.hub=null datasets.{self.name}.path=…",
@@ -76,13 +77,13 @@ class HubRecords(Declares):
         return source.rows
 
     def note(self, place: str, error: ValueError) -> None:
-        """Remembers a bad record. Raises BadRecords where there are too many to go on."""
+        """Stores a bad record. Raises BadRecords after the twentieth."""
         self.bad.append(f"datasets.{self.name}: {place}: {error}")
         if self.on_bad_record == "error" and len(self.bad) >= MAX_SHOWN:
             self.complain()
 
     def complain(self) -> None:
-        """Raises BadRecords if there were any that are not to be skipped."""
+        """Raises BadRecords if there were bad records and on_bad_record is `error`."""
         if self.bad and self.on_bad_record == "error":
             more = "" if len(self.bad) < MAX_SHOWN else "\n(only the first twenty are shown)"
             raise BadRecords("\n".join(self.bad) + more)

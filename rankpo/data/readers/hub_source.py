@@ -1,4 +1,4 @@
-"""HubSource: the records of a dataset of the Hugging Face hub, or of a local copy of one, through the datasets library."""
+"""HubSource: records of a dataset of the Hugging Face hub, or of a local copy, read with the datasets library."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from rankpo.data.readers.files import content_fingerprint
 if TYPE_CHECKING:
     import datasets
 
-SAVED = ("state.json", "dataset_dict.json")  # of a folder of `save_to_disk`: one split, or several
+SAVED = ("state.json", "dataset_dict.json")  # Files of a folder of `save_to_disk` with one split, or with several.
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubSource:
-    """name: the dataset's id on the hub, or a folder: a copy of its repository, or what `save_to_disk` wrote.
+    """A dataset of the hub as a source of records.
 
-    config, split, revision: as `datasets.load_dataset` has them. streaming: records are read as they come, without a
-    copy on the disk. key: the dataset's place in the config, and remedy: what else to do, for messages.
-    Raises ValueError at construction where the package datasets is missing or no split is given.
+    name: the id of the dataset on the hub, or a folder with a copy of its repository or the output of `save_to_disk`.
+    config, split, revision: arguments of `datasets.load_dataset`. streaming: reads records without a copy on disk.
+    key: the config key of the dataset, for messages. remedy: the alternative that messages suggest.
+    Raises ValueError at construction if the package datasets is missing or no split is given.
     """
 
     name: str
@@ -51,7 +52,7 @@ class HubSource:
 
     @property
     def place(self) -> Path:
-        """The path that stands for the dataset in messages and rules on names."""
+        """The path that represents the dataset in messages and in rules for names."""
         return Path(self.name)
 
     @property
@@ -59,25 +60,25 @@ class HubSource:
         return [self.place]
 
     def records(self, path: Path) -> Iterator[tuple[str, object]]:
-        """(place, record) of every record, in the order of the dataset. path: that of `files`."""
+        """Yields (place, record) for every record, in the order of the dataset. path: the item of `files`."""
         for index, record in enumerate(self.rows):
             yield f"{self.name}[{index}]", record
 
     def content(self, corpora: Sequence[Path]) -> str:
-        """Changes with the content: of a dataset on the hub with its revision there, of a folder with its files."""
+        """A fingerprint of the content: of the revision of a dataset on the hub, or of the files of a folder."""
         rows = self.rows
         known = "" if self.streaming else str(rows._fingerprint)
         parts = [self.name, self.config, self.split, self.revision, known, self._of_folder()]
         return f"{xxhash.xxh3_128_hexdigest(json.dumps(parts).encode())}-{content_fingerprint(corpora)}"
 
     def _of_folder(self) -> list[tuple[str, int, int]]:
-        """Name, size and time of each file of a local folder; the hub's cache keeps a version in a folder of its own."""
+        """Name, size and time of each file of a local folder. The cache of the hub has a separate folder per revision."""
         files = sorted(path for path in self.place.rglob("*") if path.is_file()) if self.place.is_dir() else []
         return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
     @cached_property
     def rows(self) -> datasets.Dataset | datasets.IterableDataset:
-        """The dataset, downloaded once into the hub's own cache unless it is streamed. Raises ValueError."""
+        """The dataset, downloaded once into the cache of the hub unless it is streamed. Raises ValueError on failure."""
         import datasets
 
         datasets.disable_progress_bars()
@@ -93,7 +94,7 @@ class HubSource:
             raise ValueError(f"{self.key}: {self.name} cannot be loaded: {reason}; {self.remedy}") from error
 
     def _split_of(self, found: Mapping[str, object]) -> str:
-        """The split among those of a saved folder. Raises ValueError."""
+        """The name of the split in a saved folder. Raises ValueError if the folder has no such split."""
         if self.split not in found:
             raise ValueError(f"it has no split {self.split}; its splits: {', '.join(map(str, found))}")
         return str(self.split)

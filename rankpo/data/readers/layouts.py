@@ -1,4 +1,4 @@
-"""Layouts of other tools: sentence-transformers' columns in order, Tevatron, NeMo and ms-swift; each gives a `Parsed`."""
+"""Layouts of records of other tools: sentence-transformers, Tevatron, DPR, Cohere, NeMo and ms-swift."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import replace
 from rankpo.data.readers.fields import BadRecord, Options, Record, filled, number, numbers, text, texts
 from rankpo.data.readers.parsed import Parsed, labelled, of_lists
 
-LABELS = ("label", "labels", "score", "scores")  # sentence-transformers' names of what is no text
-NOT_TEXTS = re.compile(  # columns of text that describe a record and are none of its texts
+LABELS = ("label", "labels", "score", "scores")  # sentence-transformers' names of label columns.
+NOT_TEXTS = re.compile(  # Columns of strings that describe a record and are not its texts.
     r"(.*_)?(id|ids|_id|idx|index|uuid|url|uri|link|source|dataset|subset|split|domain|lang|language|title|category|topic"
     r"|task|task_name|type|meta|metadata|author|license|date|timestamp|prompt|instruction|prompt_for_query)",
     re.IGNORECASE,
 )
-CLASSES = {"premise", "hypothesis"}  # columns of natural language inference, whose labels are classes
+CLASSES = {"premise", "hypothesis"}  # Columns of natural language inference, whose labels are classes.
 
 Lookup = Callable[[str], str | None]
 
 
 def order_of(record: Record) -> tuple[list[str], str | None]:
-    """The columns of texts in their order, and the column of labels or None, by sentence-transformers' rule."""
+    """The columns of texts in order, and the column of labels or None, by the rule of sentence-transformers."""
     label = next((name for name in record if name in LABELS), None)
     columns = [str(name) for name in record if name != label and _holds_text(record[name])]
     texts_of = [name for name in columns if not NOT_TEXTS.fullmatch(name)]
-    if len(texts_of) == 1 and "title" in columns:  # titles and their bodies
+    if len(texts_of) == 1 and "title" in columns:  # Pairs of a title and a body.
         texts_of = [name for name in columns if name in (*texts_of, "title")]
     return texts_of, label
 
@@ -36,23 +36,23 @@ def _holds_text(value: object) -> bool:
 
 
 def is_ordered(record: Record) -> bool:
-    """Whether a record has an anchor and a further text, or texts, in its columns."""
+    """Whether a record has columns with an anchor and at least one more text."""
     columns, label = order_of(record)
     return len(columns) > 1 and isinstance(record[columns[0]], str) and not (label and set(columns) >= CLASSES)
 
 
 def is_flat(record: Record) -> bool:
-    """Whether a record is one text with one label for its anchor: lines of equal anchors are one list then."""
+    """Whether a record is an anchor with one labelled text; lines with equal anchors are then merged into one list."""
     columns, label = order_of(record)
     both = len(columns) == 2 and all(isinstance(record[name], str) for name in columns)
     return both and label is not None and not isinstance(record[label], list | tuple)
 
 
 def ordered(record: Record, options: Options) -> Parsed:
-    """Columns in order, whatever their names: anchor, positive, negatives; or anchor, texts and their labels.
+    """Columns in order, with any names: anchor, positive, negatives; or anchor, texts and their labels.
 
-    Of (anchor, positive, negatives, label) the label is a teacher's: a margin of the positive over each negative, or
-    the scores of all texts. Numbered columns may be empty: they are left out.
+    In (anchor, positive, negatives, label), the label comes from a teacher: margins of the positive over each negative,
+    or the scores of all texts. Empty numbered columns are skipped.
     """
     columns, label = options.order
     options.use(*columns, *([label] if label else []))
@@ -72,7 +72,7 @@ def ordered(record: Record, options: Options) -> Parsed:
 
 
 def labelled_pair(record: Record, options: Options) -> tuple[str, tuple[str, float]]:
-    """(anchor, (text, label)) of a record of two texts and a label."""
+    """Returns (anchor, (text, label)) of a record with two texts and a label."""
     (first, second), label = options.order
     assert label is not None
     options.use(first, second, label)
@@ -84,7 +84,7 @@ def labelled_pair(record: Record, options: Options) -> tuple[str, tuple[str, flo
 
 
 def described(columns: Sequence[str], label: str | None) -> list[str]:
-    """What each column is, for the log."""
+    """The role of each column, for the log."""
     roles = ["anchor", "texts" if label and len(columns) == 2 else "positive", *["negative"] * (len(columns) - 2)]
     said = [f"{name} ({role})" for name, role in zip(columns, roles, strict=True)]
     return [*said, f"{label} ({'label' if len(columns) == 2 else 'teacher'})"] if label else said
@@ -99,7 +99,7 @@ def _with_labels(
 
 
 def _teacher(value: object, label: str, num_positives: int, num_negatives: int) -> list[float]:
-    """Scores of positives and negatives; margins become scores below a positive's 0."""
+    """The teacher scores of positives and negatives. Margins become negative scores, and the positive's score is 0."""
     given = value if isinstance(value, list | tuple) else [value]
     if len(given) == num_positives + num_negatives and len(given) > 1:
         return numbers(given, len(given), label, "texts")
@@ -218,7 +218,7 @@ def _documents(value: object, key: str, options: Options) -> list[str]:
 
 
 def _texts_of(identities: Sequence[object], key: str, options: Options) -> list[str]:
-    """The texts of documents that a record names by id."""
+    """The texts of documents, given by id."""
     if options.lookup is None:
         raise BadRecord(f"{key} names documents by id; set {options.key}.corpus to the file or folder of their texts")
     found = []
@@ -259,12 +259,12 @@ def _swift(query: str, positives: list[str], negatives: list[str], record: Recor
     if label is None:
         return of_lists(query, positives, negatives)
     if negatives or len(positives) > 1:
-        raise BadRecord("label stands beside one text, without negatives")
+        raise BadRecord("the record has a label and one text, but no negatives")
     return labelled(query, [(positives[0], number(label, "label"))], options)
 
 
 def _conversations(value: object, key: str) -> list[str]:
-    """The texts of a list of conversations; of one conversation, where it is not wrapped into a list."""
+    """The texts of a list of conversations, or of a single conversation."""
     if not isinstance(value, list):
         return []
     several = value if all(isinstance(item, list) for item in value) else [value]
@@ -272,7 +272,7 @@ def _conversations(value: object, key: str) -> list[str]:
 
 
 def _contents(turns: object, key: str) -> str:
-    """The contents of the turns of a query or document, which have one each, most of the time."""
+    """The joined contents of the turns of a query or document, which usually has a single turn."""
     if not isinstance(turns, list) or not turns:
         raise BadRecord(f"{key} must be a list of turns that is not empty")
     parts = []

@@ -1,4 +1,4 @@
-"""OpenAssistant's trees of messages as preferences: replies to one message, ranked by people."""
+"""OpenAssistant's trees of messages as preferences between human-ranked replies to one message."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rankpo.types import Turn
 def ranked_replies(
     records: Iterable[tuple[str, Mapping[str, Any]]], language: str = "en"
 ) -> Iterator[tuple[str, Chat]]:
-    """(place, chat) of each two replies of neighbouring rank, the better one first, in the order of the file.
+    """Yields (place, chat) for each two replies with adjacent ranks, the better one first, in the order of the file.
 
-    records: (place, message) with message_id, parent_id, text, role, lang and rank (0 is best; None where unranked).
-    All messages stay in memory: a message's parents may stand anywhere in the file.
+    records: (place, message) with message_id, parent_id, text, role, lang and rank (0 is best, None means unranked).
+    All messages are held in memory, because the parents of a message can be anywhere in the file.
     """
     of_id: dict[str, Mapping[str, object]] = {}
     replies: dict[str, list[tuple[int, str, str]]] = {}
@@ -38,7 +38,7 @@ def ranked_replies(
 
 
 def _path(message: str, of_id: Mapping[str, Mapping[str, Any]]) -> tuple[Turn, ...]:
-    """Turns from the root to a message; none where a parent is missing (another language, or removed)."""
+    """The turns from the root to a message; empty if a parent is missing (another language, or removed)."""
     turns: list[Turn] = []
     current: str | None = message
     while current is not None:

@@ -1,4 +1,4 @@
-"""Parsed records: an example's parts before it has an id and a place, made of lists or of labels."""
+"""Parsed records: the parts of an example before it has an id and a place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Parsed:
 
 
 def of_lists(query: str, positives: list[str], negatives: list[str]) -> Parsed:
-    """Positives and negatives without any score."""
+    """A parsed record of positives and negatives without scores."""
     relevant = [True] * len(positives) + [False] * len(negatives)
     return Parsed(query, positives + negatives, [float(value) for value in relevant], relevant=relevant)
 
@@ -35,11 +35,11 @@ def two_lists(
     options: Options,
     names: tuple[str, str] = ("pos", "neg"),
 ) -> Parsed:
-    """Positives and negatives, which decide what is relevant whatever the scores of a record are.
+    """A parsed record of positives and negatives; the lists determine relevance, for any scores.
 
-    Scores are labels and a teacher's values at once (with scores_are=teacher, the latter alone); where one list has
-    none, its labels are 1 or 0, as in RAG-Retrieval. A record with scores and without a list of negatives may hold good
-    and bad texts under its one list: the scores are its labels, and only a threshold says which of them are relevant.
+    Scores are used as labels and as teacher scores; with scores_are=teacher, as teacher scores only. A list without
+    scores has labels 1 or 0, as in RAG-Retrieval. In a record with scores and without a list of negatives, the one list
+    can hold good and bad texts: the scores are then labels, and relevance needs a threshold.
     """
     scores = options.optional(record, "pos_scores"), options.optional(record, "neg_scores")
     if scores[1] is not None and negatives is None:
@@ -66,7 +66,7 @@ def two_lists(
 
 
 def labelled(query: str, pairs: Sequence[tuple[str, float]], options: Options) -> Parsed:
-    """A list of (text, label) as an example; with scores_are=teacher the labels are the teacher's scores too."""
+    """A parsed record of (text, label) pairs. With scores_are=teacher, the labels are also the teacher scores."""
     candidates, labels = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     relevant = options.relevant(labels)
     if options.scores_are == "teacher":

@@ -1,4 +1,4 @@
-"""Passes over a dataset: what a reader met and left out, bad records, and equal candidates of one record."""
+"""Reports of passes over a dataset: counts of records, bad records, and equal candidates of one record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rankpo.data.relevance import binary
 from rankpo.errors import ManyLines
 
 MAX_SHOWN = 20
-MAX_PLACES = 3  # of what is kept but worth a look
+MAX_PLACES = 3  # The number of places to list for merged and conflicting candidates.
 
 
 class BadRecords(ManyLines):
@@ -20,12 +20,13 @@ class BadRecords(ManyLines):
 
 @dataclass
 class PassReport:
-    """What a pass over a dataset met, where nothing else would say so.
+    """The counts and lists of a pass over a dataset.
 
-    rows: records used. filtered: by `where` or `min_confidence`. merged: equal candidates of one example. conflicts:
-    of those, one relevant and the other not. places: of bad records, `dataset: file:line: why`. labels: the smallest
-    and the largest label of records that have labels in place of lists, in the units of the file. unused: fields that
-    nothing reads, of those seen. order: of files that are read by the order of their columns, what each column is.
+    rows: records used. filtered: records that `where` or `min_confidence` excluded. merged: equal candidates of one
+    example. conflicts: merged candidates of which one is relevant and the other is not. places: the bad records, as
+    `dataset: file:line: reason`. labels: the smallest and the largest label of records with labels in place of lists, in
+    the units of the file. unused: fields that no reader used. order: for files that are read by the order of their
+    columns, the role of each column.
     """
 
     formats: list[str] = field(default_factory=list)
@@ -54,10 +55,10 @@ class PassReport:
         return ", ".join(parts)
 
     def distinct(self, parsed: Parsed, place: str, conflicts: str) -> list[int]:
-        """Numbers of the candidates that stay: of equal texts one, a positive before others, then the larger label.
+        """Indices of the candidates to keep: one of equal texts, a positive if any, then the one with the larger label.
 
-        Notes what is merged. Raises BadRecord for a candidate equal to the query, and, with conflicts=error, for one
-        that is relevant and irrelevant.
+        Counts the merged candidates. Raises BadRecord for a candidate that is equal to the query, and, with
+        conflicts=error, for one that is both relevant and irrelevant.
         """
         query = normal(parsed.query)
         stays: dict[str, int] = {}
@@ -86,9 +87,9 @@ class PassReport:
         self.merged_places = [*self.merged_places, place][:MAX_PLACES]
 
     def note_fields(self, record: Mapping[str, object]) -> None:
-        """Remembers the fields of a record, for `name_unused`."""
+        """Stores the fields of a record, for `name_unused`."""
         self.seen.update(dict.fromkeys(map(str, record)))
 
     def name_unused(self, used: set[str]) -> None:
-        """Lists the fields that were met and that nothing reads, in their order."""
+        """Lists the fields of records that no reader used, in their order."""
         self.unused = [name for name in self.seen if name not in used]

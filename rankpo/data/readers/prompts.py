@@ -1,4 +1,4 @@
-"""Prompts to be answered: those of datasets, or of a file that has no completions."""
+"""Prompts for task=sample, from datasets or from a file without completions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ID_KEYS = ("prompt_id", "id")
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt with its id. dataset: the name of its dataset, or what its record says, or its file's name."""
+    """A prompt with its id. dataset: the name of its dataset, the value in its record, or the name of its file."""
 
     id: str
     prompt: Prompt
@@ -34,7 +34,7 @@ def of_datasets(datasets: Sequence[Any]) -> Iterator[Asked]:
 def of_file(path: str) -> Iterator[Asked]:
     """Records {"prompt": text or turns} or {"instruction": text}, which is a user's turn.
 
-    Raises ValueError naming the line of a record without a prompt.
+    Raises ValueError, with the line, for a record without a prompt.
     """
     for file in files.find(path, "prompts"):
         for place, record in files.records(file):
@@ -58,11 +58,11 @@ def _asked(record: object, place: str, file: Path) -> Asked:
 
 
 def distinct(asked: Iterable[Asked]) -> list[Asked]:
-    """Each prompt once, under its first id. Raises ValueError for an id that names two prompts."""
+    """Each prompt once, with its first id. Raises ValueError for an id with two different prompts."""
     by_prompt: dict[Prompt, Asked] = {}
     by_id: dict[str, Prompt] = {}
     for item in asked:
         if by_id.setdefault(item.id, item.prompt) != item.prompt:
-            raise ValueError(f"the id {item.id!r} names two prompts, the second in {item.dataset}; make ids distinct")
+            raise ValueError(f"the id {item.id!r} has two prompts, the second in {item.dataset}; make the ids unique")
         by_prompt.setdefault(item.prompt, item)
     return list(by_prompt.values())

@@ -1,4 +1,4 @@
-"""Lists of passages with their order, from files or a hub: our own records, and RankLLM's conversations.
+"""Ranked lists of passages from files or a hub, as records of rankpo or RankLLM's conversations.
 
 {"id", "query", "passages": [text or {"docid", "title", "text"}], "ranking": [2, 0, 1]}      positions, best first
 {"id", "conversations": [{"from": "system" | "human" | "gpt", "value"}]}                    also role and content
@@ -25,11 +25,12 @@ VERSION = 2  # raise it with any change of what a record becomes
 
 @dataclass(kw_only=True)
 class RankedLists(HubRecords):
-    """Lists as `Example`s.
+    """Ranked lists as `Example`s.
 
-    relevance_from_rank: `reciprocal`, 1/r, or `linear`, (n - r)/(n - 1), of the rank r from 1; passages that a partial
-    ranking does not name stand together below it, at 0. A record's own `scores` are used as they are. relevant_from:
-    the smallest relevance (or score) of a relevant passage, for losses that need positives; 1 is the first place alone.
+    relevance_from_rank: the relevance of rank r, counted from 1, among n passages: `reciprocal` is 1/r, `linear` is
+    (n - r)/(n - 1). Passages outside a partial ranking have relevance 0. The `scores` of a record are used unchanged.
+    relevant_from: the smallest relevance (or score) of a relevant passage, for losses that need positives; with 1, only
+    the first passage is relevant.
     """
 
     relevance_from_rank: str = "reciprocal"
@@ -44,12 +45,12 @@ class RankedLists(HubRecords):
         return self.relevant_from
 
     def fingerprint(self) -> str:
-        """Of the contents and of the settings that read them. A hub dataset is named by its own fingerprint."""
+        """A fingerprint of the contents and of the settings that read them."""
         settings = [self.relevance_from_rank, self.relevant_from, self.limit, self.on_bad_record]
         return xxhash.xxh3_128_hexdigest(json.dumps([VERSION, self.content(), *settings]).encode())
 
     def examples(self) -> Iterator[Example]:
-        """Streams the examples. Raises BadRecords at the end of the bad ones, or after twenty."""
+        """Streams the examples. Raises BadRecords at the end if there were bad records, or after twenty of them."""
         self.bad = []
         yield from islice(self._examples(), self.limit)
         self.complain()
@@ -85,7 +86,7 @@ class RankedLists(HubRecords):
 
 
 def native(record: Mapping[str, object]) -> RankedRecord:
-    """Our own form. Raises BadRecord naming what is wrong."""
+    """A record in rankpo's format. Raises BadRecord with the problem."""
     for key in ("query", "passages"):
         if key not in record:
             raise BadRecord(f"no field {key!r} (found: {', '.join(record) or 'nothing'})")
@@ -115,8 +116,8 @@ def _ranking(given: object, count: int) -> tuple[int, ...]:
         raise BadRecord(f"ranking must be a list of positions, got {given!r}")
     outside = [item for item in given if not 0 <= item < count]
     if outside:
-        raise BadRecord(f"ranking names position {outside[0]}; allowed: 0 to {count - 1}")
+        raise BadRecord(f"ranking has position {outside[0]}; allowed: 0 to {count - 1}")
     if len(set(given)) < len(given):
         twice = next(item for item in given if given.count(item) > 1)
-        raise BadRecord(f"ranking names position {twice} twice")
+        raise BadRecord(f"ranking has position {twice} more than once")
     return tuple(given)

@@ -48,13 +48,13 @@ class RecordKeys:
     quoted_tsv: bool = False
 
     def check(self) -> None:
-        """Raises ValueError for a key that is not allowed, and completes the range of labels."""
+        """Raises ValueError for an invalid value of a key, and sets the default of the range of labels."""
         check_preferences(self.preferences, self.pairs_per_query)
         of_hub = {name: getattr(self, name) for name in ("config", "split", "revision")}
         given = [f"{name}={value}" for name, value in of_hub.items() if value is not None]
         if self.path is not None and (given or self.streaming):
             said = ", ".join([*given, *(["streaming=true"] if self.streaming else [])])
-            raise ValueError(f"path={self.path} names files, and {said} is for a dataset of the hub; leave it out")
+            raise ValueError(f"path={self.path} names files, and {said} is for a dataset of the hub; remove it")
         for key, allowed in (
             ("format", ("auto", *formats.FORMATS)),
             ("on_bad_record", ("error", "skip")),

@@ -1,4 +1,4 @@
-"""Datasets from files or from the hub: `_target_` of most yaml files in config/datasets."""
+"""Datasets from files or from the hub, the `_target_` of most yaml files in config/datasets."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from rankpo.data.readers.texts import TextsById, corpus_beside, nemo_corpora
 from rankpo.data.shape import Declares
 from rankpo.types import Example
 
-# a record may lack these, not all records
+# Single records can lack these roles, but not all records.
 OPTIONAL_ROLES = ("negatives", "confidence_score", "pos_scores", "neg_scores", "prompt")
-BY_ID = ("ids", "nemo")  # formats that name documents
-ID_NAMES = {  # of a record, where it is not `id`; a line of one text has its candidate's id, not the query's
+BY_ID = ("ids", "nemo")  # Formats that refer to documents by id.
+ID_NAMES = {  # Names of the id field other than `id`. A line with one text has the id of the candidate, not of the query.
     "flat": (),
     "ids": ("query_id", "id"),
     "tevatron": ("query_id", "id"),
@@ -35,43 +35,45 @@ ID_NAMES = {  # of a record, where it is not `id`; a line of one text has its ca
     "labeled_list": ("id", "query_id"),
     "ordered": ("id", "query_id"),
 }
-SYMMETRIC = ("symmetric_sts", "symmetric_clustering")  # FlagEmbedding's types whose passages get the query's prompt
+SYMMETRIC = ("symmetric_sts", "symmetric_clustering")  # FlagEmbedding's types whose passages get the query's prompt.
 TYPES = ("normal", "only_1neg", "symmetric_class", *SYMMETRIC)
 VERSION = 2  # raise it with any change of what a record becomes
 
 
 @dataclass(kw_only=True)
 class Records(FieldMap, RecordKeys, Declares):
-    """Records of files or of a hub dataset, in a format of `formats.py`, told apart by their keys unless `format` says.
+    """Records of files or of a hub dataset, in a format of `formats.py`, detected by their keys if `format` is None.
 
-    path: files, folders, globs or addresses; None: `name` is a dataset of the hub or a folder, `alias` what metrics stand
-    under. streaming: it is read as it comes, shuffled in windows of so many examples.
+    path: files, folders, globs or addresses. With None, `name` is the id of a hub dataset or a folder, and `alias` is the
+    prefix of metrics. streaming: reads the data without a copy on disk and shuffles it in windows.
 
-    The roles of `FieldMap` say where a file keeps what under other names. min_confidence: 0 to 100, of preferences.
-    min_label, max_label: the range that labels are scaled from, to 0 to 1; max_label alone counts from 0. relevant_from:
-    the smallest label of the file that is relevant, for records with labels in place of lists of positives and
-    negatives; None asks for it where it matters.
-    corpus: the file or folder whose documents records name by id (without it, one that stands beside them), or whose
-    lines (from 0) `positives.index` of raw records names: text and line must agree. quoted_tsv: cells of TSV files are
-    quoted as those of CSV.
+    The roles of `FieldMap` map other field names of a file.
+    min_confidence: the lowest confidence of a preference, from 0 to 100.
+    min_label, max_label: labels in this range are scaled to 0 to 1; min_label defaults to 0 if max_label is set.
+    relevant_from: the smallest relevant label of the file, for records with labels in place of lists of positives and
+    negatives. If None, losses that need it raise an error.
+    corpus: the file or folder of the documents that records refer to by id; None looks in the folder of the records.
+    For raw records, `positives.index` is a line number (from 0) of the corpus, and the texts must be equal.
+    quoted_tsv: whether cells of TSV files are quoted like those of CSV.
     preferences: `grades` makes preference pairs of relevant candidates with different labels, see `grade_pairs.py`.
-    where: path -> allowed values. limit: the first so many examples. on_bad_record: `error` collects up to twenty and
-    raises BadRecords once, `skip` leaves them out and lists them in `report`. conflicts: a text that is both positive
-    and negative of its query stays as the positive (`merge`, counted), or is an `error`.
-    Raises FileNotFoundError at construction for a path that is not there.
+    where: maps paths to allowed values. limit: the number of examples to read; None reads all.
+    on_bad_record: `error` collects up to twenty bad records and raises BadRecords; `skip` excludes them and lists them in
+    `report`. conflicts: a text that is both positive and negative for its query is kept as positive (`merge`, counted),
+    or is a bad record (`error`).
+    Raises FileNotFoundError at construction for a missing path.
     """
 
     def __post_init__(self) -> None:
         self.check()
-        if self.path is None and self.hub is None:  # else a copy of a dataset that has taken its names
+        if self.path is None and self.hub is None:  # A copy of a dataset has these values already.
             self.hub, self.name = self.name, self.alias or self.name.rstrip("/").rpartition("/")[2]
         self._source = source_of(self)
         self.files = self._source.files
         self._corpus_files = files.find(self.corpus, "corpus") if self.corpus is not None else []
         self._lines = CorpusLines(self._corpus_files, f"datasets.{self.name}")
         self.report = PassReport()
-        self._found: set[str] = set()  # roles of the field map that the current pass has met
-        self._used: set[str] = set()  # keys of records that it has read
+        self._found: set[str] = set()  # Roles of the field map that some record of this pass had.
+        self._used: set[str] = set()  # Keys of records that this pass has read.
         self._texts: dict[tuple[Path, ...], TextsById] = {}
 
     @property
@@ -91,7 +93,7 @@ class Records(FieldMap, RecordKeys, Declares):
         return xxhash.xxh3_128_hexdigest(json.dumps(whole, sort_keys=True, default=str).encode())
 
     def examples(self) -> Iterator[Example]:
-        """Streams the examples. Raises BadRecords at the end of the bad ones, or after twenty; ValueError if none is left."""
+        """Streams the examples. Raises BadRecords at the end, or after twenty bad records; ValueError without examples."""
         self.report = PassReport()
         self._found.clear()
         self._used.clear()
@@ -108,7 +110,7 @@ class Records(FieldMap, RecordKeys, Declares):
             self._complain_of_map()
 
     def _complain_of_map(self) -> None:
-        """Raises ValueError for an optional role of the field map that no record had: a typo, which would train on less."""
+        """Raises ValueError for an optional role of the field map that no record had, which is probably a typo."""
         for role in OPTIONAL_ROLES:
             spec = self.mapped().get(role)
             if spec is not None and role not in self._found:
@@ -131,7 +133,7 @@ class Records(FieldMap, RecordKeys, Declares):
         )
 
     def _format_of(self, path: Path) -> str | None:
-        """The format of a file by its first record, or None where that is none of any."""
+        """The format of a file by its first record, or None if no format matches."""
         if self.format != "auto":
             return self.format
         first = next((record for _, record in self._source.records(path)), None)
@@ -141,7 +143,7 @@ class Records(FieldMap, RecordKeys, Declares):
             return None
 
     def _corpora(self, path: Path, form: str | None) -> list[Path]:
-        """The files of the corpus whose documents the records of a file name by id; [] where they name none."""
+        """The files of the corpus for a file whose records refer to documents by id; [] for other formats."""
         if form not in BY_ID or self._corpus_files or not self._source.has_neighbours:
             return self._corpus_files if form in BY_ID else []
         if form == "nemo":
@@ -162,7 +164,7 @@ class Records(FieldMap, RecordKeys, Declares):
         return self._texts[paths].get
 
     def _settled(self, path: Path, form: str, first: Mapping[str, object], options: Options) -> Options:
-        """The options of a file once its format is known."""
+        """The options of a file, given its format."""
         if form not in self.report.formats:
             self.report.formats.append(form)
         if form == "ordered":
@@ -193,7 +195,7 @@ class Records(FieldMap, RecordKeys, Declares):
                 self._bad(place, error, last=form == "auto")
 
     def _good(self, path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
-        """The records of a file that `where` lets through; what is no record is noted as bad."""
+        """The records of a file that satisfy `where`. Invalid records are counted as bad."""
         self._used.update(key.partition(".")[0] for key in self.where or {})
         for place, record in self._source.records(path):
             if not isinstance(record, Mapping):
@@ -207,7 +209,7 @@ class Records(FieldMap, RecordKeys, Declares):
     def _flat(
         self, good: Iterable[tuple[str, Mapping[str, object]]], options: Options, path: Path
     ) -> Iterator[Example]:
-        """Lines of equal query, also where they are not adjacent, as one example each."""
+        """Merges lines with the same query, adjacent or not, into one example each."""
         groups: dict[str, tuple[str, Mapping[str, object], list[tuple[str, float]]]] = {}
         for place, record in good:
             try:
@@ -227,7 +229,7 @@ class Records(FieldMap, RecordKeys, Declares):
     def _extras(
         self, path: Path, form: str, record: Mapping[str, object], place: str, options: Options
     ) -> dict[str, object]:
-        """What a record says beyond its texts: its id and prompt, and FlagEmbedding's type and suffix of names."""
+        """The other fields of a record: its id and prompt, and FlagEmbedding's type and suffix of names."""
         names = [self.id] if self.id else ID_NAMES.get(form, ("id",))
         options.use(*names)
         name = next((value for key in names if (value := extract(record, key)) is not None), None)
@@ -258,7 +260,7 @@ class Records(FieldMap, RecordKeys, Declares):
         return example_of(parsed, kept, extras)
 
     def _bad(self, place: str, error: ValueError, last: bool = False) -> None:
-        """Notes a bad record. last: the next ones would say the same, so an error is raised at once."""
+        """Stores a bad record. last: raises an error at once, because all following records have the same problem."""
         self.report.places.append(f"datasets.{self.name}: {place}: {error}")
         if self.on_bad_record == "error" and (last or len(self.report.places) >= MAX_SHOWN):
             self._complain()

@@ -1,4 +1,4 @@
-"""Files behind addresses such as hf://, s3:// and https://, fetched once through fsspec into a folder of this machine."""
+"""Remote files with addresses such as hf://, s3:// and https://, downloaded once with fsspec to a local folder."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import xxhash
 
 from rankpo.storage.atomic import replace_text
 
-FOLDER = "RANKPO_DOWNLOADS"  # The environment variable that names another folder.
+FOLDER = "RANKPO_DOWNLOADS"  # The environment variable with the path of another folder.
 CHUNK = 1 << 22
 
 
 def is_address(path: str) -> bool:
-    """Whether a path is an address of a file system of fsspec."""
+    """Whether a path is an address of an fsspec file system."""
     return "://" in path
 
 
 def downloads() -> Path:
-    """The folder of fetched files."""
+    """The folder of downloaded files."""
     return Path(os.environ.get(FOLDER, "~/.cache/rankpo/downloads")).expanduser()
 
 
 def fetched(address: str, wanted: Callable[[str], bool]) -> list[Path]:
-    """Local copies of the files of an address: of one file, of a folder (those with `wanted` names) or of a glob.
+    """Local copies of the files of an address: a file, a folder (files for which `wanted` is true) or a glob.
 
-    A copy is fetched again where the file there has changed. Without a connection, copies of an earlier time are taken.
-    Raises FileNotFoundError for an address without files, ValueError where it cannot be reached or read.
+    A file is downloaded again if it has changed. Without a connection, earlier copies are used. Raises FileNotFoundError
+    for an address without files, ValueError if the address cannot be reached or read.
     """
     try:
         system, place = fsspec.core.url_to_fs(address)
@@ -41,7 +41,7 @@ def fetched(address: str, wanted: Callable[[str], bool]) -> list[Path]:
         places = _places(system, place, wanted)
     except FileNotFoundError:
         raise
-    except Exception as error:  # Each file system has errors of its own.
+    except Exception as error:  # Each file system raises its own exceptions.
         if kept := _kept(address):
             return kept
         raise ValueError(f"{address} cannot be reached: {type(error).__name__}: {error}") from error
@@ -67,7 +67,7 @@ def _places(system: Any, place: str, wanted: Callable[[str], bool]) -> list[str]
 
 
 def _copy(system: Any, place: str, address: str) -> Path:
-    """The local copy of one file, under its own name in a folder of its folder's name: names have a meaning."""
+    """The local copy of one file. It keeps the names of the file and its folder, because readers interpret names."""
     version = xxhash.xxh3_64_hexdigest(f"{_protocols(system)[0]}|{place}|{system.ukey(place)}".encode())
     parts = [part for part in place.split("/") if part]
     copy = downloads() / version / (parts[-2] if len(parts) > 1 else "files") / parts[-1]
@@ -91,14 +91,14 @@ def _list_of(address: str) -> Path:
 
 
 def _note(address: str, copies: list[Path]) -> None:
-    """Remembers the copies of an address, for a start without a connection."""
+    """Stores the list of copies of an address, for a start without a connection."""
     path = _list_of(address)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, "".join(f"{copy}\n" for copy in copies))
 
 
 def _kept(address: str) -> list[Path]:
-    """The copies of an earlier start, or [] where one of them is gone."""
+    """The copies of an earlier start, or [] if one of them is missing."""
     path = _list_of(address)
     copies = [Path(line) for line in path.read_text().splitlines()] if path.is_file() else []
     return copies if all(copy.is_file() for copy in copies) else []

@@ -16,12 +16,13 @@ from rankpo.data.readers.trec import order, read_run
 TEXT_KEYS = ("text", "segment", "contents", "content", "body", "passage")
 MAX_SHOWN = 10
 
-Hits = Callable[[str, Mapping[str, float]], Mapping[str, float]]  # of a query: what its scores leave, best first
+# From a query and its scores, the documents to keep, best first.
+Hits = Callable[[str, Mapping[str, float]], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Request:
-    """One query and the documents to put in order, best of the first stage first. scores: of the first stage."""
+    """One query and the documents to rerank, in the order of the first stage. scores: those of the first stage."""
 
     id: str
     query: str
@@ -30,7 +31,7 @@ class Request:
     scores: tuple[float, ...]
 
     def chosen(self, hits: Hits) -> Request:
-        """The request with the documents that `hits` leaves, in its order."""
+        """The request with the documents that `hits` returns, in that order."""
         scores = hits(self.id, dict(zip(self.document_ids, self.scores, strict=True)))
         texts = dict(zip(self.document_ids, self.documents, strict=True))
         return replace(
@@ -42,9 +43,9 @@ class Request:
 
 
 def of_run(run: str | Path, folder: Beir, missing_ids: str, hits: Hits) -> tuple[list[Request], int]:
-    """The requests of a run over a BEIR folder, and how many documents were dropped because their text is not there.
+    """The requests of a run over a BEIR folder, and the number of documents that were dropped without a text.
 
-    missing_ids: `error` raises ValueError naming the first ten ids without a text, `drop` leaves them out.
+    missing_ids: `error` raises ValueError with the first ten ids without a text, `drop` excludes such documents.
     """
     first_stage = read_run(run)
     ranked = {query: list(hits(query, scores)) for query, scores in first_stage.items()}
@@ -55,7 +56,7 @@ def of_run(run: str | Path, folder: Beir, missing_ids: str, hits: Hits) -> tuple
     if strange and missing_ids == "error":
         raise ValueError(
             f"{run}: {len(strange)} ids have no text in {folder.path}: {', '.join(strange[:MAX_SHOWN])}; "
-            "set task.missing_ids=drop to leave them out"
+            "set task.missing_ids=drop to exclude them"
         )
     requests = []
     for query in filter(queries.__contains__, ranked):
@@ -66,13 +67,13 @@ def of_run(run: str | Path, folder: Beir, missing_ids: str, hits: Hits) -> tuple
 
 
 def of_file(path: str | Path, document_format: str = "{title} {text}") -> Iterator[Request]:
-    """Requests of a JSON file, one a record; RankLLM's form, and plain texts.
+    """Requests of a JSON file, one for each record, in RankLLM's format or with plain texts.
 
     {"query": text or {"text", "qid"}, "candidates" or "documents": [text or {"docid", "score", "title", "doc" or
-    "text"}]}. Documents are put in the order of their scores, ties as in trec_eval; where none has a score, the order
-    of the file is the first stage's. A query without an id takes the place in the file, a document without one the
-    digest of its text. document_format: `{title}` and `{text}`, as of BEIR folders.
-    Raises ValueError with the place of a record that is not of this form.
+    "text"}]}. Documents are sorted by their scores, with ties as in trec_eval; without scores, they keep the order of
+    the file. The default id of a query is its place in the file, that of a document the digest of its text.
+    document_format: a template with `{title}` and `{text}`, as for BEIR folders.
+    Raises ValueError, with the place, for a record in another format.
     """
     for place, record in records(Path(path)):
         if isinstance(record, NotARecord):
@@ -96,12 +97,14 @@ def _request(name: str, query: str, parsed: Sequence[tuple[str, str, float | Non
     ids = tuple(identity for identity, _, _ in parsed)
     if len(set(ids)) < len(ids):
         twice = next(identity for identity in ids if ids.count(identity) > 1)
-        raise ValueError(f"{place}: document {twice} stands twice")
+        raise ValueError(f"{place}: document {twice} appears more than once")
     texts = {identity: text for identity, text, _ in parsed}
     scores = {identity: score for identity, _, score in parsed if score is not None}
     if scores and len(scores) < len(ids):
         lacking = next(identity for identity in ids if identity not in scores)
-        raise ValueError(f"{place}: document {lacking} has no score, and others have; give all a score, or none")
+        raise ValueError(
+            f"{place}: document {lacking} has no score, but other documents have; set a score for all documents or for none"
+        )
     if not scores:
         scores = {identity: -float(rank) for rank, identity in enumerate(ids, 1)}
     names = tuple(order(scores))
@@ -109,7 +112,7 @@ def _request(name: str, query: str, parsed: Sequence[tuple[str, str, float | Non
 
 
 def _candidate(item: object, place: str, document_format: str) -> tuple[str, str, float | None]:
-    """(id, text, score)."""
+    """Returns (id, text, score) of a document."""
     outer: dict[str, object] = dict(item) if isinstance(item, Mapping) else {"doc": item}
     document: object = outer.get("doc", outer)
     text, title = document, outer.get("title")
@@ -127,7 +130,7 @@ def _candidate(item: object, place: str, document_format: str) -> tuple[str, str
 
 
 def _score(given: Any, place: str) -> float | None:
-    """A finite number, or a text of one; None where there is none."""
+    """The score as a finite number, also from a string; None if it is missing."""
     if given is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Sources of records: files, or a dataset of the hub."""
+"""Sources of records: files or a dataset of the hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """files: what records are read from, one after the other. has_neighbours: whether a corpus may stand beside them."""
+    """A source of records.
+
+    files: the paths that are read in order. has_neighbours: whether their folder can hold a corpus.
+    """
 
     @property
     def files(self) -> list[Path]: ...
@@ -26,7 +29,7 @@ class Source(Protocol):
 
 
 class FileSource:
-    """Files, folders, globs and addresses. quoted_tsv: as `files.records` has it."""
+    """Files, folders, globs and addresses. quoted_tsv: as in `files.records`."""
 
     has_neighbours = True
 
@@ -38,16 +41,16 @@ class FileSource:
         self.quoted_tsv = quoted_tsv
 
     def records(self, path: Path) -> Iterator[tuple[str, object]]:
-        """(place, record) of every record of one of the files."""
+        """Yields (place, record) for every record of one of the files."""
         return files.records(path, self.quoted_tsv)
 
     def content(self, corpora: Sequence[Path]) -> str:
-        """A fingerprint of the contents. corpora: further files that examples are made of."""
+        """A fingerprint of the contents. corpora: further files with texts of the examples."""
         return files.content_fingerprint([*self.files, *corpora])
 
 
 def source_of(keys: RecordKeys) -> Source:
-    """The source that the keys of records name. Raises FileNotFoundError or ValueError."""
+    """The source for the keys of `records`. Raises FileNotFoundError or ValueError."""
     if keys.path is not None:
         return FileSource(keys.path, keys.quoted_tsv)
     return HubSource(

@@ -20,26 +20,26 @@ TEXT_KEYS = {
     "query": ("text", "query", "query.text", "query_text", "question"),
 }
 BEIR_FILES = {"passage": "corpus.jsonl", "query": "queries.jsonl"}
-BESIDE = ("corpus", "collection", "documents", "passages")  # names of a corpus in the folder of the records
-TITLE_COLUMN, BODY_COLUMN = -2, -1  # of MS MARCO's documents: id, url, title, body
+BESIDE = ("corpus", "collection", "documents", "passages")  # Names of a corpus in the folder of the records.
+TITLE_COLUMN, BODY_COLUMN = -2, -1  # MS MARCO's documents have the columns id, url, title and body.
 
 
 def text_id(text: str) -> str:
-    """The id of a text that has none: the first 16 hex digits of its SHA-256, the same everywhere."""
+    """The id of a text without one, the first 16 hex digits of its SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_texts(path: Path, role: str) -> Iterator[tuple[str, str | None, str]]:
-    """(place, id or None, text) of each record of a file; a title stands before its text.
+    """Yields (place, id or None, text) for each record of a file. A title precedes its text.
 
-    role: "passage" or "query", which decides the keys. Tables without a header are MS MARCO's: id and text, or id,
-    url, title and body. Raises ValueError naming the line for a record without text.
+    role: "passage" or "query", which determines the keys. Tables without a header have the columns of MS MARCO: id and
+    text, or id, url, title and body. Raises ValueError, with the line, for a record without text.
     """
     if files.is_table(path) and not _has_header(path, role):
         yield from _of_rows(path)
         return
     for place, record in files.records(path):
-        yield place, *_of_record(place, record, role)
+        yield place, *of_record(place, record, role)
 
 
 def _has_header(path: Path, role: str) -> bool:
@@ -60,7 +60,7 @@ def _of_rows(path: Path) -> Iterator[tuple[str, str | None, str]]:
         yield place, _id(row[0], place), text.strip()
 
 
-def _of_record(place: str, record: object, role: str) -> tuple[str | None, str]:
+def of_record(place: str, record: object, role: str) -> tuple[str | None, str]:
     if not isinstance(record, Mapping):
         raise ValueError(f"{place}: {record}")
     keys = TEXT_KEYS[role]
@@ -81,7 +81,7 @@ def _id(value: object, place: str) -> str:
 
 
 def corpus_beside(path: Path) -> Path | None:
-    """The corpus of a file of records that name documents by id: NAME.corpus.*, or corpus.* in the same folder."""
+    """The corpus for a file of records with document ids: NAME.corpus.*, or corpus.* in the same folder; or None."""
     stem = path.name.split(".")[0]
     folders = [path.parent, path.parent.parent]
     for folder in folders:
@@ -95,10 +95,10 @@ def corpus_beside(path: Path) -> Path | None:
 
 
 class TextsById:
-    """Texts of a corpus by id, on disk: memory holds sixteen bytes a text.
+    """Texts of a corpus by id, on disk. Memory holds sixteen bytes per text.
 
-    The texts lie in a temporary file without a name, which goes with this object. Raises ValueError at construction
-    for a text without an id, and for an id that stands twice.
+    The texts are in an unnamed temporary file, which is deleted with this object. Raises ValueError at construction for a
+    text without an id, and for a duplicate id.
     """
 
     def __init__(self, paths: Iterable[Path], role: str = "passage") -> None:
@@ -141,9 +141,9 @@ def _key(identity: str) -> int:
 
 
 def nemo_corpora(path: Path, envelope: Mapping[str, object]) -> list[Path]:
-    """The files of the corpora that a NeMo file names: folders of Parquet, relative to the file or absolute.
+    """The Parquet files of the corpora of a NeMo file, whose folders are absolute or relative to the file.
 
-    Raises FileNotFoundError for one that is not there.
+    Raises FileNotFoundError for a missing folder.
     """
     given = envelope.get("corpus")
     found: list[Path] = []
@@ -162,7 +162,7 @@ SETTINGS_FILES = ("merlin_metadata.json", "statistics.json", "dataset_info.json"
 
 
 def without_corpora(found: Sequence[Path]) -> list[Path]:
-    """The files of a folder of records that may hold records: without corpora, settings and our own side files."""
+    """The files of a folder that can hold records, without corpora, settings and the side files of rankpo."""
     stems = {file.name.split(".")[0] for file in found}
 
     def beside(file: Path) -> bool:

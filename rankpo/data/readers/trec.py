@@ -1,4 +1,4 @@
-"""TREC runs: `qid Q0 docid rank score tag`, as trec_eval, ranx and ir_measures read them."""
+"""TREC runs, with lines `qid Q0 docid rank score tag` as in trec_eval, ranx and ir_measures; and qrels."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Run = Mapping[str, Mapping[str, float]]
 
 
 def order(scores: Mapping[str, float]) -> list[str]:
-    """Document ids, best first: by score downwards, ties by id downwards as text (trec_eval's rule)."""
+    """Document ids, best first. Ties are sorted by id in descending string order, as in trec_eval."""
     return sorted(scores, key=lambda name: (scores[name], name), reverse=True)
 
 
 def write_run(path: str | Path, run: Run, tag: str = "rankpo") -> None:
-    """Writes the run beside `path` and renames it: scores with nine significant digits, ranks from 1, our tie rule.
+    """Writes the run atomically, with ranks from 1 and the tie rule of `order`.
 
-    Nine digits give back every float32. Raises ValueError for an id or a tag with white space, which the format
-    cannot hold, and for a score that is not finite; nothing is written then.
+    Scores have nine significant digits, which represent every float32 exactly. Raises ValueError, before the file is
+    replaced, for an id or a tag with white space, which the format cannot hold, and for a score that is not finite.
     """
     target = Path(path)
     _check_name("tag", tag, target)
@@ -41,11 +41,11 @@ def _check_name(what: str, name: str, target: Path) -> None:
 
 
 def read_run(path: str | Path, say: Callable[[str], None] | None = None) -> dict[str, dict[str, float]]:
-    """Scores by query and document; of three columns `qid docid rank`, the score is -rank.
+    """Scores by query and document. For three columns `qid docid rank`, the score is -rank.
 
-    The order is that of the scores, as in trec_eval; `say` is told in how many queries the rank column has another.
-    Raises ValueError naming the line for another number of columns, a score that is no number, or a document that
-    occurs twice in a query.
+    The scores determine the order, as in trec_eval. `say` reports the number of queries whose rank column has another
+    order. Raises ValueError, with the line, for another number of columns, a score that is not a number, or a document
+    that occurs twice in a query.
     """
     run: dict[str, dict[str, float]] = {}
     ranks: dict[str, list[tuple[float, float]]] = {}
@@ -57,20 +57,22 @@ def read_run(path: str | Path, say: Callable[[str], None] | None = None) -> dict
         score = _number(columns[4], place) if len(columns) == 6 else -position
         scores = run.setdefault(query, {})
         if document in scores:
-            raise ValueError(f"{place}: document {document} stands twice in query {query}")
+            raise ValueError(f"{place}: document {document} appears more than once in query {query}")
         scores[document] = score
         ranks.setdefault(query, []).append((position, -score))
     other = sum(any(a[1] > b[1] for a, b in pairwise(sorted(of_query))) for of_query in ranks.values())
     if other and say is not None:
-        say(f"{path}: in {other} of {len(run)} queries the rank column has another order than the scores, which count")
+        say(
+            f"{path}: in {other} of {len(run)} queries the order of the rank column differs; the order of scores is used"
+        )
     return run
 
 
 def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
-    """Grades by query and document from `qid 0 docid grade`, or BEIR's three columns with a header.
+    """Grades by query and document, from lines `qid 0 docid grade`, or from BEIR's three columns with a header.
 
-    Raises ValueError naming the line for another number of columns, a grade that is no whole number, or a pair with
-    two grades.
+    Raises ValueError, with the line, for another number of columns, a grade that is not an integer, or a pair with two
+    grades.
     """
     qrels: dict[str, dict[str, int]] = {}
     for number, (place, columns) in enumerate(_lines(path, (3, 4))):
@@ -88,7 +90,7 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
 
 
 def check_names(ids: Iterable[str], where: str) -> None:
-    """Raises ValueError, before any work is done, for an id that a TREC file cannot hold."""
+    """Raises ValueError for an id that a TREC file cannot hold. Called before any expensive work."""
     for name in ids:
         if name.split() != [name]:
             raise ValueError(
@@ -98,10 +100,10 @@ def check_names(ids: Iterable[str], where: str) -> None:
 
 
 def _lines(path: str | Path, allowed: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
-    """(file:line, columns) of the lines that are not blank.
+    """Yields (file:line, columns) for the non-blank lines.
 
-    allowed: numbers of columns. A line with tabs that gives one of them is split there, so that an id may have blanks;
-    others are split at white space.
+    allowed: the allowed numbers of columns. A line is split at tabs if that gives an allowed number, so that ids can
+    contain spaces; otherwise it is split at white space.
     """
     with Path(path).open(encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, 1):

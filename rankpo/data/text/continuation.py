@@ -1,4 +1,4 @@
-"""Token ids of texts that continue another text."""
+"""Continuations: token ids of texts that follow another text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Continuation:
         self.changes_starts = any(ids != alone for ids, alone in zip(behind, self.whole(PROBES), strict=True))
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts that stand behind others; special tokens in them are special."""
+        """Token ids of texts that follow other texts. Names of special tokens in them become special tokens."""
         alone = self.whole(texts)
         if not self.changes_starts:
             return alone
@@ -59,7 +59,7 @@ class Continuation:
         return [*first, *trailing_tokens(self.tokenizer, text, self.bound).ids]
 
     def _behind(self, texts: Sequence[str], context: str) -> list[list[int] | None]:
-        """Ids of texts behind a context; None where a token covers the border."""
+        """Ids of texts after a context; None if a token spans the border."""
         base = self._bases[context]
         whole = self.whole([context + text for text in texts])
         return [ids[len(base) :] if ids[: len(base)] == base else None for ids in whole]

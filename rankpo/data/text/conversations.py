@@ -1,8 +1,8 @@
-"""Turns as text: roles, chat templates, and the pieces (prompt, completion) that a causal language model reads.
+"""Conversations as text: roles, chat templates, and the prompt and completion that a causal language model reads.
 
-A prompt is plain text, or a tuple of (role, content) turns; its completion is the content of the assistant's next
-turn. Prompt and completion are rendered and tokenised apart, so that the prompt is a prefix of prompt + completion
-by construction and the first scored token is known, never searched.
+A prompt is plain text, or a tuple of (role, content) turns. Its completion is the content of the assistant's next turn.
+Prompt and completion are rendered and tokenised separately, so that the prompt is a prefix of prompt + completion and the
+position of the first scored token is known.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ALIASES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assi
 
 
 def role(name: str) -> str:
-    """The role under its own name. Raises ValueError for one that is not known."""
+    """The canonical name of a role. Raises ValueError for an unknown role."""
     chosen = ALIASES.get(name, name)
     if chosen not in ROLES:
         raise ValueError(f"role {name!r} is not known; allowed: {', '.join((*ROLES, *ALIASES))}")
@@ -45,30 +45,30 @@ def role(name: str) -> str:
 
 
 def plain_text(prompt: Prompt) -> str:
-    """A prompt for models that read text: a single turn's content, or one `role: content` line for each turn."""
+    """A prompt for models that read text: the content of a single turn, or one `role: content` line for each turn."""
     if isinstance(prompt, str):
         return prompt
     return prompt[0][1] if len(prompt) == 1 else "\n".join(f"{name}: {content}" for name, content in prompt)
 
 
 def prompt_record(prompt: Prompt) -> str | list[dict[str, str]]:
-    """A prompt as JSON files hold it: text, or turns as objects with role and content."""
+    """A prompt for JSON files: text, or turns as objects with role and content."""
     return prompt if isinstance(prompt, str) else [{"role": name, "content": content} for name, content in prompt]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatFormat:
-    """A tokenizer's chat template, cut into what precedes an answer and the answer with its end.
+    """A tokenizer's chat template, split into the text before an answer and the answer with its end.
 
-    For every conversation, `prompt(turns) + completion(turns, answer)` is the template's own text of it, up to the
-    token that ends the assistant's turn. Both are rendered by transformers, never put together from learned parts.
+    For every conversation, `prompt(turns) + completion(turns, answer)` equals the text of the template, up to the token
+    that ends the assistant's turn. transformers renders both.
 
-    template: jinja; the given one, or the tokenizer's, or the default; with a generation prompt where it had none.
-    tail: what the template puts behind an answer. ending: the part of it that a model writes, up to its special token
-    or tokens, or eos where the template puts nothing special there. opening: what the template puts between its generation
-    prompt and a plain answer, such as a blank or an empty block of thoughts; the model writes it. opened: what the
-    generation prompt begins on the answer's behalf, such as `<think>`. strips: the sides, of "left" and "right", on
-    which the template takes white space off an answer. notes: what a user should know of the template, for the log.
+    template: Jinja text: the given template, or that of the tokenizer, or the default. A generation prompt is added if it
+    is missing. tail: the text that the template adds after an answer. ending: the part of the tail that a model
+    generates, up to its special tokens, or eos if the tail has no special token. opening: the text that the template adds
+    between its generation prompt and a plain answer, such as a space or an empty block of thoughts; the model generates
+    it. opened: the beginning of the answer in the generation prompt, such as `<think>`. strips: the sides, "left" and
+    "right", on which the template strips white space of an answer. notes: remarks about the template for the log.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -84,8 +84,8 @@ class ChatFormat:
     def learn(cls, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> ChatFormat:
         """Renders conversations of several forms and compares them with their prompts.
 
-        Raises ValueError for a template that does not show the assistant's answer once, or whose text of a
-        conversation does not begin with that of its prompt; and for a tokenizer without eos.
+        Raises ValueError for a template that does not render the assistant's answer exactly once, or whose text of a
+        conversation does not begin with the text of its prompt, and for a tokenizer without eos.
         """
         chosen = chosen_template(tokenizer, template)
         if tokenizer.eos_token is None:
@@ -118,7 +118,7 @@ class ChatFormat:
         return replace(learned, notes=(*notes, *learned._refusals()))
 
     def _refusals(self) -> Iterator[str]:
-        """Why conversations of other forms than one question and its answer do not fit; records of them are refused."""
+        """Yields the reasons why conversations with a system turn or several turns are not supported, if any."""
         for name, turns in PROBES.items():
             try:
                 prompt = self.prompt(turns)
@@ -128,9 +128,9 @@ class ChatFormat:
                 yield f"{name} do not fit: {error}"
 
     def prompt(self, turns: Sequence[Turn]) -> str:
-        """The text before the assistant's next words: the header of its turn, or its last turn so far.
+        """The text before the assistant's next words, which ends with the header of its turn or its unfinished turn.
 
-        Raises BadRecord for a conversation that the template refuses, or whose last turn it does not show.
+        Raises BadRecord for a conversation that the template rejects, or whose last turn it does not render.
         """
         if not _continues(turns):
             return render(self.tokenizer, self.template, turns, generation=True)
@@ -141,15 +141,15 @@ class ChatFormat:
         return text
 
     def completion(self, turns: Sequence[Turn], content: str, *, finished: bool = True) -> str:
-        """The text that follows `prompt(turns)` where the assistant answers `content`, its end included.
+        """The text that follows `prompt(turns)` for the answer `content`, including its end.
 
-        A prompt that ends with an assistant's turn is continued. finished: False leaves the end out, of an answer that
-        was cut. Raises BadRecord where the template's text of the whole is no continuation of the prompt.
+        A prompt that ends with an assistant's turn is continued. finished: False omits the end, for a truncated answer.
+        Raises BadRecord if the template's text of the whole conversation does not continue the prompt.
         """
         return self.behind(self.prompt(turns), turns, content, finished=finished)
 
     def behind(self, prompt: str, turns: Sequence[Turn], content: str, *, finished: bool = True) -> str:
-        """`completion`, where `prompt(turns)` is at hand."""
+        """Like `completion`, with a given `prompt(turns)`."""
         earlier = turns[-1][1] if _continues(turns) else ""
         whole_turns = (*(turns[:-1] if _continues(turns) else turns), ("assistant", earlier + content))
         whole = render(self.tokenizer, self.template, whole_turns, generation=False)
@@ -176,14 +176,13 @@ class ChatFormat:
         return text + self.ending
 
     def _opens(self, prompt: str) -> str:
-        """What the end of a prompt begins of the answer, such as `<think>` with a line break, or an empty text."""
+        """The beginning of the answer at the end of a prompt, such as `<think>` with a line break, or ""."""
         return self.opened if self.opened and prompt.endswith(self.opened) else opened_thought(prompt)
 
     def _shown(self, content: str, opened: str, text: str) -> str:
-        """The template's text behind the prompt, without a second tag where the prompt has opened it already.
+        """The template's text after the prompt, without a tag that the prompt has already opened.
 
-        Raises BadRecord where a part of the answer is missing in it, or an empty block of thoughts stands before those
-        that the answer has.
+        Raises BadRecord if a part of the answer is missing, or if an empty block of thoughts precedes those of the answer.
         """
         if letters(content) not in letters(opened + text):
             raise BadRecord("the chat template does not show the whole answer; set model.chat_template")
@@ -199,7 +198,7 @@ class ChatFormat:
         return text
 
     def content(self, turns: Sequence[Turn], written: str) -> str:
-        """The answer in what a model wrote behind `prompt(turns)`, without its end: what `completion` is given."""
+        """The answer in the generated text after `prompt(turns)`, without its end; the inverse of `completion`."""
         answer = written.rstrip() if "right" in self.strips else written
         if _continues(turns):
             return answer
@@ -208,9 +207,9 @@ class ChatFormat:
 
 
 def shortened(turns: Sequence[Turn]) -> tuple[Turn, ...] | None:
-    """The conversation without its oldest exchange: system turns stay, and it begins with a user's turn again.
+    """The conversation without its oldest exchange. System turns are kept, followed by a user's turn.
 
-    None where only the last user turn (and what follows it) is left.
+    Returns None if only the last user turn, and the turns after it, are left.
     """
     system = tuple(turn for turn in turns if turn[0] == "system")
     rest = [turn for turn in turns if turn[0] != "system"]
@@ -221,12 +220,12 @@ def shortened(turns: Sequence[Turn]) -> tuple[Turn, ...] | None:
 
 
 def _continues(turns: Sequence[Turn]) -> bool:
-    """Whether the prompt ends with a turn of the assistant, which the completion goes on with."""
+    """Whether the prompt ends with a turn of the assistant, which the completion continues."""
     return bool(turns) and turns[-1][0] == "assistant"
 
 
 def _around(tokenizer: PreTrainedTokenizerBase, template: str, content: str) -> tuple[str, str]:
-    """What the template puts before and after an answer to one question. Raises ValueError where it is not shown once."""
+    """The template's text before and after an answer. Raises ValueError unless it renders the answer exactly once."""
     whole = render(tokenizer, template, (*QUESTION, ("assistant", content)), generation=False)
     if whole.count(SENTINEL) != 1:
         how = "does not show" if SENTINEL not in whole else "repeats"
@@ -236,7 +235,7 @@ def _around(tokenizer: PreTrainedTokenizerBase, template: str, content: str) -> 
 
 
 def _behind_earlier(tokenizer: PreTrainedTokenizerBase, template: str, tail: str) -> str:
-    """What the template puts behind an answer that is not the last; the given tail where it does not tell."""
+    """The template's text after an answer that is not the last; the given tail if it cannot be determined."""
     try:
         whole = render(tokenizer, template, (*QUESTION, ("assistant", SENTINEL), ("user", "another")), generation=False)
     except BadRecord:
@@ -245,7 +244,7 @@ def _behind_earlier(tokenizer: PreTrainedTokenizerBase, template: str, tail: str
 
 
 def _after_opening(content: str, opened: str) -> str:
-    """The answer without what the prompt has opened already. Raises BadRecord for one that neither opens nor closes it."""
+    """The answer without the tag that the prompt has opened. Raises BadRecord if it neither opens nor closes the tag."""
     tag, closing = opened.strip(), closing_tag(opened)
     begun = content.lstrip()
     if begun.startswith(tag):
@@ -260,14 +259,14 @@ def _after_opening(content: str, opened: str) -> str:
 
 
 def _blanks(tokenizer: PreTrainedTokenizerBase, template: str, opening: str, tail: str) -> tuple[str, str]:
-    """What is left of a blank on the left and on the right of an answer."""
+    """The rendered white space for a space on the left and on the right of an answer."""
     plain, _ = _around(tokenizer, template, SENTINEL)
     before, after = _around(tokenizer, template, f" {SENTINEL} ")
     return before[len(plain) :], after.removesuffix(tail)
 
 
 def _between(asked: str, before: str) -> tuple[str, str]:
-    """(opening, opened) of a prompt with its generation prompt and the text before an answer. Raises ValueError."""
+    """Returns (opening, opened), from a prompt with generation prompt and the text before an answer. Raises ValueError."""
     if before.startswith(asked):
         return before[len(asked) :], ""
     opened = asked.removeprefix(before)

@@ -1,4 +1,4 @@
-"""Texts cut to a number of tokens: passages of a list and turns of a conversation."""
+"""Truncation of the passages of a list and of the turns of a conversation to a number of tokens."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def fit(lengths: np.ndarray, budget: int, largest: int) -> tuple[np.ndarray, int]:
-    """Tokens kept of passages of these lengths, and the cap: at most `largest` each and `budget` together.
+    """The kept tokens of passages of these lengths, and the cap; at most `largest` for each and `budget` in total.
 
-    The longest give way: the cap is the largest c with Σ min(length, c) <= budget; what is left over goes to the first
-    capped passages, one token each. A budget below the number of passages gives a cap of 0.
+    The longest passages are truncated: the cap is the largest c with Σ min(length, c) <= budget. The remaining tokens go
+    to the first capped passages, one each. A budget below the number of passages gives a cap of 0.
     """
     lengths = np.minimum(lengths, largest)
     if lengths.sum() <= budget:
@@ -26,7 +26,7 @@ def fit(lengths: np.ndarray, budget: int, largest: int) -> tuple[np.ndarray, int
     ordered = np.sort(lengths)
     shorter = np.concatenate([[0], np.cumsum(ordered)[:-1]])  # tokens of the passages before each in size
     left = np.arange(len(ordered), 0, -1)
-    # at the first passage that its share of the rest does not cover, the share is the cap
+    # The cap is the equal share of the rest at the first passage that is longer than its share.
     share = (budget - shorter) // left
     cap = max(0, int(share[np.argmax(ordered > share)]))
     kept = np.minimum(lengths, cap)
@@ -37,9 +37,9 @@ def fit(lengths: np.ndarray, budget: int, largest: int) -> tuple[np.ndarray, int
 
 
 def cut_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], budget: int) -> tuple[Turn, ...]:
-    """The turns with contents of `budget` tokens together: the longest give way.
+    """The turns, truncated to `budget` tokens of content in total; the longest are truncated first.
 
-    A system's turn keeps its beginning, any other its end.
+    A system turn keeps its beginning, and any other turn its end.
     """
     starts = [_token_starts(tokenizer, content, budget, at_end=name != "system") for name, content in turns]
     kept, _ = fit(np.array([len(places) for places in starts]), budget, budget)

@@ -1,7 +1,7 @@
-"""Identifiers of passages, and the check that each is one token at the place where the model writes it.
+"""Identifiers of passages, with a check that each is a single token in the answer of the model.
 
-A score of passage B can be read off the logit of "B" only if the tokenizer keeps it apart there: some merge "[A" into
-one token and "[O" into two. So nothing is assumed: the answer is tokenised behind the real end of the prompt.
+The logit of "B" is the score of passage B only if the tokenizer gives "B" its own token there. Some tokenizers encode "[A"
+as one token and "[O" as two. The check therefore tokenises the answer after the real end of the prompt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ AUTO = ("letters", "numbers", "bare_letters", "pieces")
 
 
 class SchemeError(ValueError):
-    """A scheme that this tokenizer does not keep as single tokens. failing: identifiers; empty where all are."""
+    """Raised if identifiers of a scheme are not single tokens. failing: these identifiers; empty if all fail."""
 
     def __init__(self, message: str, failing: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class Identifiers:
 
     labels: their texts, without open and close. The prefix belongs to the prompt, whose last token is the score
     position; first and later: one id for each label, in the first place and in all others. canonical: these are the
-    ids of the written answer; otherwise (scheme `pieces`) the model may write other tokens of its own accord.
+    ids of the written answer; otherwise (scheme `pieces`) the tokenizer may encode the same answer differently.
     """
 
     scheme: str
@@ -79,10 +79,10 @@ def labels_of_scheme(scheme: str, count: int) -> tuple[str, ...]:
 
 
 def choose(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, header: str, count: int) -> Identifiers:
-    """The template's scheme, proved for `count` passages; with `auto` the first that passes.
+    """The identifiers of the template's scheme, checked for `count` passages; with `auto`, of the first valid scheme.
 
-    header: what stands before the answer, from the last place on. Raises SchemeError naming the identifiers that fail
-    and the schemes that pass.
+    header: the text before the answer, from the last place on. Raises SchemeError with the identifiers that fail and the
+    schemes that are valid.
     """
     if template.scheme == "auto":
         for scheme in AUTO:
@@ -112,7 +112,7 @@ def _passes(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, header
 def prove(
     tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, header: str, scheme: str, count: int
 ) -> Identifiers:
-    """Identifiers of a scheme as ids. Raises SchemeError where one of them is not a token of its own."""
+    """The identifiers of a scheme as ids. Raises SchemeError if one of them is not a single token."""
 
     scheme_of = _Scheme(
         encode=lambda text: fixed_ids(tokenizer, text),
@@ -126,7 +126,7 @@ def prove(
 
 @dataclass(frozen=True, kw_only=True)
 class _Scheme:
-    """Labels between marks as a tokenizer encodes them. forbidden: ids that are no identifier."""
+    """Labels between marks, encoded by a tokenizer. forbidden: ids that cannot be identifiers."""
 
     encode: Encode
     labels: tuple[str, ...]
@@ -135,7 +135,7 @@ class _Scheme:
     forbidden: set[int | None]
 
     def from_pieces(self) -> Identifiers:
-        """Bracket and letter as separate ids in training and scoring alike: valid by construction."""
+        """Identifiers with bracket and letter as separate ids in training and scoring, which is always valid."""
         labels, (begin, end), encode = self.labels, self.marks, self.encode
         encoded = [encode(label) for label in labels]
         pairs = zip(labels, encoded, strict=True)
@@ -147,7 +147,7 @@ class _Scheme:
         return Identifiers("pieces", labels, begin, end, self.separator, encode(begin), ids, between, ids, tail, False)
 
     def canonical(self, header: str, scheme: str) -> Identifiers:
-        """Identifiers as the tokenizer writes them behind the header, proved in whole answers."""
+        """Identifiers as the tokenizer encodes them after the header, checked in whole answers."""
         labels, (begin, end), encode = self.labels, self.marks, self.encode
         more = self.separator.rstrip()
         base = encode(header)
@@ -170,9 +170,9 @@ class _Scheme:
         return made
 
     def _single(self, texts: Sequence[str], base: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-        """The one token in which the texts differ, for each of them, and its place.
+        """The single token in which the texts differ, for each of them, and its position.
 
-        Raises SchemeError naming the labels that do not look like the others.
+        Raises SchemeError with the labels whose encoding has another structure.
         """
         rows = [self.encode(text) for text in texts]
         kept = [row[: len(base)] == base for row in rows]

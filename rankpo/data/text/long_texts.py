@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +30,7 @@ class Tokens(NamedTuple):
 
 
 def token_bound(max_length: int) -> int:
-    """Returns a number of tokens, at least `max_length`, at which long texts may be cut: a power of two."""
+    """Returns a power of two, at least `max_length`, as the number of tokens to which long texts are truncated."""
     return max(SMALLEST_BOUND, 1 << (max_length - 1).bit_length())
 
 
@@ -48,8 +50,7 @@ def leading_ids(
     options = _options(split_special)
     long = {n for n, text in enumerate(texts) if _is_long(tokenizer, text, bound)}
     short = [prepare(n, text) for n, text in enumerate(texts) if n not in long]
-    encoded: Any = tokenizer(short, return_attention_mask=False, **options)["input_ids"] if short else []
-    rest = iter(encoded)
+    rest = iter(_ids(tokenizer, short, split_special, options))
     return [
         _leading(tokenizer, text, bound, options, partial(prepare, n)).ids if n in long else next(rest)
         for n, text in enumerate(texts)
@@ -74,6 +75,23 @@ def trailing_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bound: int) -
                 return Tokens(ids[-bound:], [begins.end() + start for start in starts[-bound:]])
     ids, starts = _all(tokenizer, text, options)
     return Tokens(ids[-bound:], starts[-bound:])
+
+
+def _ids(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], split_special: bool, options: Mapping[str, object]
+) -> list[list[int]]:
+    """The token ids of each text. Tokenizers that encode as transformers' base class does are called directly, without
+    the offsets and masks that it computes: 1.2 to 1.8 times as fast (LOG.md, 2026-11-28)."""
+    if not texts:
+        return []
+    if getattr(type(tokenizer), "_encode_plus", None) is not TokenizersBackend._encode_plus:
+        encoded: Any = tokenizer(texts, return_attention_mask=False, **options)["input_ids"]
+        return encoded
+    backend: Any = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = split_special or tokenizer.split_special_tokens
+    return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def _options(split_special: bool) -> dict[str, object]:

@@ -1,6 +1,6 @@
-"""From what a model wrote to an order of the passages: what fits is kept, what is missing is appended, all is counted.
+"""Permutations parsed from answers of a model: valid identifiers are kept, missing ones appended, and repairs counted.
 
-The parser does not guess: prose with numbers in it, a refusal or an error text is a failure.
+Prose with numbers, a refusal or an error message is a failure.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from rankpo.data.text.identifiers import Identifiers
 
 @dataclass(frozen=True)
 class Permutation:
-    """order: places in the window, best first, always a whole permutation. status: ok, repaired or failed.
+    """A parsed order. order: positions in the window, best first, always a permutation. status: ok, repaired or failed.
 
-    repairs: counts by name, duplicate, out_of_range, missing and format. reason: of a failure.
+    repairs: counts of duplicate, out_of_range, missing and format. reason: the reason of a failure.
     """
 
     order: tuple[int, ...]
@@ -30,7 +30,7 @@ class Permutation:
 def parse(
     answer: str, count: int, identifiers: Identifiers, answer_pattern: str | None = None, thinking: bool = False
 ) -> Permutation:
-    """The order that an answer gives `count` passages. thinking: the prompt itself has opened a think tag."""
+    """The order of `count` passages in an answer. thinking: whether the prompt has opened a think tag."""
     kept = tuple(range(count))
     text = _without_reasoning(answer, thinking)
     if text is None:
@@ -56,14 +56,14 @@ def parse(
 
 
 def _without_reasoning(answer: str, thinking: bool) -> str | None:
-    """What stands behind the last closing think tag; None where the thinking has no end."""
+    """The text after the last closing think tag; None if the tag is not closed."""
     _, closed, rest = answer.rpartition("</think>")
     opened = "<think>" in rest or (thinking and not closed)
     return None if opened else rest
 
 
 def _found(text: str, identifiers: Identifiers, answer_pattern: str | None) -> list[str]:
-    """Identifiers in their brackets: the longest run joined by the separator's sign, or else all of them."""
+    """The identifiers in brackets: the longest sequence with separators, or all of them if there is none."""
     one, marked = _pattern(identifiers, answer_pattern)
     joint = re.escape(identifiers.separator.strip())
     matches = list(re.finditer(one, text))
@@ -80,7 +80,7 @@ def _found(text: str, identifiers: Identifiers, answer_pattern: str | None) -> l
 
 
 def _pattern(identifiers: Identifiers, answer_pattern: str | None) -> tuple[str, bool]:
-    """A pattern with one group, and whether single matches of it can be trusted: bare letters occur in any prose."""
+    """A pattern with one group, and whether single matches are reliable; bare letters are not, as prose has them."""
     if answer_pattern is not None:
         return answer_pattern, True
     label = r"\d+" if identifiers.scheme == "numbers" else "[A-Za-z]"
@@ -90,7 +90,7 @@ def _pattern(identifiers: Identifiers, answer_pattern: str | None) -> tuple[str,
 
 
 def _bare(text: str, identifiers: Identifiers) -> list[str]:
-    """Identifiers without brackets, if the whole answer is nothing else: `2 > 1 > 3`, or a JSON array of them."""
+    """Identifiers without brackets, if the answer holds nothing else, such as `2 > 1 > 3` or a JSON array."""
     label = r"\d+" if identifiers.scheme == "numbers" else "[A-Za-z]"
     joint = re.escape(identifiers.separator.strip())
     stripped = text.strip()

@@ -1,4 +1,4 @@
-"""The special tokens that a tokenizer puts around a text."""
+"""Special tokens that a tokenizer adds around a text."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The ids that the tokenizer puts before and after a single text; learned from it, never assumed."""
+    """The ids that the tokenizer adds before and after a single text."""
 
     head: tuple[int, ...]
     tail: tuple[int, ...]
 
     @classmethod
     def learn(cls, tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
-        """Encodes one word with and without special tokens and looks at what was added.
+        """Encodes one word with and without special tokens and compares the ids.
 
-        Raises ValueError if the plain encoding is not one run inside the full one.
+        Raises ValueError if the plain encoding is not a contiguous part of the full one.
         """
         plain = tokenizer("word", add_special_tokens=False)["input_ids"]
         full = tokenizer("word", add_special_tokens=True)["input_ids"]

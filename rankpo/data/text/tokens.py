@@ -1,4 +1,4 @@
-"""Token ids of parts of a template, of texts that users wrote, and of answers that are one token."""
+"""Token ids of parts of a template, of user texts, and of single-token answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of texts that users wrote: what looks like a special token is text."""
+    """Ids of user texts, in which names of special tokens are plain text."""
     encoded: Any = tokenizer(
         list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
     )
@@ -18,21 +18,21 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
 
 
 def fixed_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """Ids of a part of a template: special tokens in it are special."""
+    """Ids of a part of a template, in which names of special tokens become special tokens."""
     return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]) if text else ()
 
 
 def split_special(tokenizer: PreTrainedTokenizerBase, head: str) -> tuple[str, str]:
-    """A head, cut behind its last special token: that part becomes fixed ids, the rest is one piece with the text."""
+    """Splits a head after its last special token. The first part becomes fixed ids; the rest is tokenised with the text."""
     names = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     end = max((head.rfind(name) + len(name) for name in names if name in head), default=0)
     return head[:end], head[end:]
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], tail: str) -> tuple[int, ...]:
-    """The one token that each answer is, right behind `tail` (the real end of the prompt).
+    """The token id of each answer directly after `tail`, the real end of the prompt.
 
-    Raises ValueError naming the words that are not one token there, equal, unknown or special.
+    Raises ValueError with the words that are not single tokens there, or whose tokens are equal, unknown or special.
     """
     start = fixed_ids(tokenizer, tail)
     ids = []

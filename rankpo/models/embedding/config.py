@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from rankpo.errors import LoadingError
+from rankpo.errors import ConfigError, LoadingError
 from rankpo.models.embedding.reading import layer_folders, read_folder
 from rankpo.models.embedding.settings import AUTO, EmbeddingSettings
 from rankpo.models.kind import ModelKind, Say
@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from rankpo.models.embedding.saving import EmbeddingFolder
     from rankpo.models.saved import Stated
 
-PRIOR_KEYS = ("prior_layers", "prior_weight")
+# Parts that a folder may lack, with their keys: the yaml can then add them.
+ADDED = {"prior_layers": ("prior_layers", "prior_weight"), "layers": ("layers",), "pooled_layers": ("pooled_layers",)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "EmbeddingInputs", "EmbeddingModel"]):
     """A bi-encoder: one vector per text.
 
-    Settings in a folder's files (rankpo.json, or those of sentence-transformers) override the yaml, and the command
-    line overrides both. As an exception, the yaml can add a prior to a folder without one.
-    prior_lr: the learning rate of the prior; None uses the optimizer's.
+    Settings that a folder states (rankpo.json, or sentence-transformers' files) win over the yaml, and the command
+    line over both. A folder without a prior or layers does not: the yaml can add them.
+    prior_lr: the learning rate of the prior, None for the optimizer's. freeze_backbone: only the layers after the pooling
+    and the prior are trained, and the pooled states of each text are computed once and kept.
     """
 
     kind: ClassVar[str] = "embedding"
@@ -39,11 +41,14 @@ class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "Embedding
 
     pooling: str = AUTO
     prior_lr: float | None = None
+    freeze_backbone: bool = False
 
     def __post_init__(self) -> None:
         ModelKind.__post_init__(self)
         if self.prior_lr is not None and not self.prior_lr > 0:
             raise ValueError(f"prior_lr must be > 0 or null, got {self.prior_lr}")
+        if self.freeze_backbone and self.use_peft:
+            raise ValueError("freeze_backbone=true trains no adapters, and use_peft is true; set one of them to false")
 
     def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: EmbeddingSettings, say: Say) -> EmbeddingInputs:
         from rankpo.models.embedding.inputs import EmbeddingInputs
@@ -87,11 +92,26 @@ class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "Embedding
             return made
         folder = Path(self.source().folder)
         stated = self._statement(folder)
-        if stated is not None and stated.values.get("prior_layers"):
+        known = {} if stated is None else stated.values
+        if known.get("prior_layers"):
             made.read_prior(folder)
-        if folders := layer_folders(folder, len(made.layers)):
+        if made.settings.layers and stated is not None and not known.get("layers"):
+            made.start_layers()  # The folder has none: they are new.
+        elif folders := layer_folders(folder, len(made.layers), inputs.settings):
             made.read_layers(folders)
         return made
+
+    def finish(self, model: EmbeddingModel, needs: frozenset[str], say: Say) -> None:
+        if not self.freeze_backbone:
+            return
+        model.freeze_backbone()
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ConfigError(
+                [
+                    "model.freeze_backbone=true leaves nothing to train; add layers, such as "
+                    "model.layers=[{type:Dense,out_features:384,activation:Identity,bias:false}], or model.prior_layers"
+                ]
+            )
 
     def adapt(self, model: EmbeddingModel) -> PeftModel:
         return self.adapted(model.base, "FEATURE_EXTRACTION")
@@ -104,6 +124,7 @@ class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "Embedding
     def stated(self, folder: Path) -> Stated | None:
         """Reads rankpo.json, or the files of sentence-transformers."""
         stated = read_folder(folder)
-        if stated is None or stated.values.get("prior_layers"):
-            return stated
-        return replace(stated, values={key: value for key, value in stated.values.items() if key not in PRIOR_KEYS})
+        if stated is None:
+            return None
+        absent = {key for part, keys in ADDED.items() if not stated.values.get(part) for key in keys}
+        return replace(stated, values={key: value for key, value in stated.values.items() if key not in absent})

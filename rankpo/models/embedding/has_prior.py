@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rankpo.data.batch import select
-from rankpo.models.embedding.prior import Prior, make_prior, read_prior
+from rankpo.models.base import in_order
+from rankpo.models.embedding.pooled_states import PooledStates
+from rankpo.models.embedding.prior import Prior, check_layers, make_prior, read_prior
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.pooling import pool
+from rankpo.models.layers import Dense
 from rankpo.models.vectors import ENCODE_TOKENS, GivesVectors, by_tokens
 from rankpo.types import Batch, Sequences, Vectors
 
@@ -34,11 +37,15 @@ class HasPrior(GivesVectors):
     settings: EmbeddingSettings
     full_dim: int
     prior: Prior | None
+    layers: nn.ModuleList
+    memory: PooledStates | None = None
     prior_lr: float | None
 
     def add_prior(self, prior_lr: float | None) -> None:
         """Creates the prior of model.prior_layers. Raises ConfigError for layers that the backbone does not have."""
         chosen = self.settings.prior_layers
+        if self.settings.pooled_layers:
+            check_layers("pooled_layers", self.settings.pooled_layers, self.depth)
         self.prior = make_prior(chosen, self.width, self.depth) if chosen else None
         self.prior_lr = prior_lr
 
@@ -75,22 +82,64 @@ class HasPrior(GivesVectors):
     @property
     def own_width(self) -> int:
         """The size of a text's pooled states without those of the prior's layers."""
-        return self.width * len(self.settings.pooling.split("+"))
+        return self.width * self.settings.num_pooled
+
+    @property
+    def read_layers_of(self) -> tuple[int, ...]:
+        """The layers whose hidden states stand beside the last ones: the pooled ones, and then the prior's."""
+        return (*self.settings.pooled_layers, *self.settings.prior_layers)
 
     def _backbone(self, **arguments: object) -> Tensor:
-        """Concatenates the last hidden states and those of the prior's layers: [1, S, (1 + K)·H]."""
-        if self.prior is None:
+        """The last hidden states, with those of `read_layers_of` beside them: [1, S, (1 + K)·H]."""
+        if not self.read_layers_of:
             return super()._backbone(**arguments)
         output = body_of(self.base)(**arguments, **self.constant_arguments, output_hidden_states=True)
-        return torch.cat([output.last_hidden_state, *self.prior.selected(output.hidden_states)], dim=-1)
+        states = [output.hidden_states[layer] for layer in self.read_layers_of]
+        return torch.cat([output.last_hidden_state, *states], dim=-1)
 
     def pooled(self, hidden: Tensor, lengths: Tensor, skipped: Tensor | None) -> Tensor:
-        """Concatenates the pooled last hidden states and the means of the prior's layers."""
-        if self.prior is None:
+        """The pooled states of the last layer or of the pooled ones, and the means of the prior's layers beside them."""
+        if not self.read_layers_of:
             return pool(hidden, lengths, self.settings.pooling, skipped)
-        last, others = hidden[:, : self.width], hidden[:, self.width :]
-        ways = (pool(last, lengths, self.settings.pooling, skipped), pool(others, lengths, "mean", skipped))
-        return torch.cat(ways, dim=1)
+        count = len(self.settings.pooled_layers)
+        first, middle = (0, self.width) if not count else (self.width, self.width * (1 + count))
+        own = pool(hidden[:, first:middle], lengths, self.settings.pooling, skipped)
+        return torch.cat([own, pool(hidden[:, self.width * (1 + count) :], lengths, "mean", skipped)], dim=1)
+
+    def start_layers(self) -> None:
+        """Makes new layers change nothing at first where they can: a linear Dense begins as the identity on the last
+        dimensions that it reads, which are the pooled states of the last of several layers."""
+        with torch.no_grad():
+            for layer in self.layers:
+                if isinstance(layer, Dense) and isinstance(layer.activation, nn.Identity) and not layer.adds:
+                    rows, columns = layer.linear.weight.shape
+                    kept = torch.eye(min(rows, columns))
+                    layer.linear.weight.zero_()
+                    layer.linear.weight[: len(kept), columns - len(kept) :] = kept
+                    if layer.linear.bias is not None:
+                        layer.linear.bias.zero_()
+
+    def freeze_backbone(self) -> None:
+        """Trains the layers after the pooling and the prior alone; the pooled states of each text are computed once."""
+        self.base.requires_grad_(False)
+        self.memory = memory = PooledStates(self._pooled_states, self)
+        self.register_load_state_dict_post_hook(lambda *_: memory.forget())
+
+    def _pooled_states(self, sequences: Sequences) -> Tensor:
+        """[N, pooled_width] pooled states."""
+        rows, pooled = [], []
+        for chunk, hidden, lengths in self.hidden_states(sequences):
+            rows.append(chunk)
+            skipped = None if sequences.prefixes is None else sequences.prefixes[chunk, 1]
+            pooled.append(self.pooled(hidden, lengths, skipped))
+        vectors = in_order(pooled, rows, len(sequences), self.device)
+        if vectors is None:  # All sequences are empty.
+            vectors = torch.zeros(len(sequences), self.pooled_width, device=self.device)
+        return vectors
+
+    def pooled_states(self, sequences: Sequences) -> Tensor:
+        """[N, pooled_width] pooled states; those of a frozen backbone are computed once for each text."""
+        return self._pooled_states(sequences) if self.memory is None else self.memory.of(sequences)
 
     @abstractmethod
     def parts(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
@@ -154,4 +203,6 @@ class HasPrior(GivesVectors):
         """Replaces the prior by a copy of another one, or removes it. weight: λ."""
         self.prior = None if prior is None else copy.deepcopy(prior).to(self.device)
         layers = () if prior is None else prior.layers
+        if self.memory is not None:
+            self.memory.forget()
         self.settings = self.inputs.settings = replace(self.settings, prior_layers=layers, prior_weight=weight)

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 
 from rankpo.data.text.conversations import plain_text
 from rankpo.losses.vectors import inner_products
-from rankpo.models.base import in_order
 from rankpo.models.embedding.encoding import encode
 from rankpo.models.embedding.has_prior import HasPrior
 from rankpo.models.embedding.inputs import EmbeddingInputs
@@ -58,14 +57,7 @@ class EmbeddingModel(HasPrior):
 
     def parts(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """[N, topic_dim] vectors without the prior, and the prior's features [N, K·H]; [N, 0] without a prior."""
-        rows, pooled = [], []
-        for chunk, hidden, lengths in self.hidden_states(sequences):
-            rows.append(chunk)
-            skipped = None if sequences.prefixes is None else sequences.prefixes[chunk, 1]
-            pooled.append(self.pooled(hidden, lengths, skipped))
-        vectors = in_order(pooled, rows, len(sequences), self.device)
-        if vectors is None:  # All sequences are empty.
-            vectors = torch.zeros(len(sequences), self.pooled_width, device=self.device)
+        vectors = self.pooled_states(sequences)
         return self._finished(vectors[:, : self.own_width]), vectors[:, self.own_width :]
 
     def _finished(self, vectors: Tensor) -> Tensor:

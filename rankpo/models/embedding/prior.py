@@ -1,8 +1,7 @@
 """Prior of a passage: a score that does not depend on the query, linear in pooled hidden states of chosen layers.
 
-With a prior, the score of a query q and a passage p is s(q, p) + λ·t(p). The vector of a text has one more dimension,
-which holds 1 for a query and λ·t(p) for a passage, so that the score is an inner product and every vector search
-supports it.
+With a prior, the score of a query q and a passage p is s(q, p) + λ·t(p). The vector of a text has one more dimension, which
+holds 1 for a query and λ·t(p) for a passage, so that the score is an inner product and every vector search supports it.
 """
 
 from __future__ import annotations
@@ -37,19 +36,20 @@ class Prior(nn.Module):
         values: Tensor = features @ self.weight.flatten()
         return values
 
-    def selected(self, hidden_states: Sequence[Tensor]) -> list[Tensor]:
-        """Returns the hidden states of the prior's layers. hidden_states: of the embeddings (0) and all layers."""
-        return [hidden_states[layer] for layer in self.layers]
-
 
 def make_prior(layers: Sequence[int], width: int, depth: int) -> Prior:
     """Returns a new prior. depth: the number of layers of the model.
 
     Raises ConfigError for a layer that the model does not have.
     """
-    if high := [layer for layer in layers if layer > depth]:
-        raise ConfigError([f"model.prior_layers={list(layers)}: the model has layers 0 to {depth}, not {high[0]}"])
+    check_layers("prior_layers", layers, depth)
     return Prior(layers, width)
+
+
+def check_layers(key: str, layers: Sequence[int], depth: int) -> None:
+    """Raises ConfigError for a layer that the model does not have. key: of the config, under model."""
+    if high := [layer for layer in layers if layer > depth]:
+        raise ConfigError([f"model.{key}={list(layers)}: the model has layers 0 to {depth}, not {high[0]}"])
 
 
 def read_prior(prior: Prior, folder: Path) -> None:

@@ -74,12 +74,19 @@ def _plain(folder: Path) -> Stated | None:
     return Stated(values={"bidirectional": True}, source="config.json")
 
 
-def layer_folders(folder: Path, count: int) -> list[Path]:
-    """Returns the folders of the layers after the pooling, [] if the checkpoint has none. count: of the model's layers.
+def layer_folders(folder: Path, count: int, settings: EmbeddingSettings) -> list[Path]:
+    """The folders of the layers behind the pooling, [] where the checkpoint has none. count: of the model's layers.
+    settings: of the model, which say how many modules do the pooling.
 
-    FINAL of a model that truncates and normalises has one more layer, which truncates.
+    FINAL of a model that cuts and normalises has one layer more, which does the cutting.
     """
-    return [module.folder for module in read_modules(folder)[2 : 2 + count]]
+    first = 1 + num_pooling_modules(settings)
+    return [module.folder for module in read_modules(folder)[first : first + count]]
+
+
+def num_pooling_modules(settings: EmbeddingSettings) -> int:
+    """The number of modules in a folder of ours that pool: one, or those of several layers, see `routes.py`."""
+    return 1 if not settings.pooled_layers else 3 * len(settings.pooled_layers) - 1
 
 
 def _pooling(module: Module) -> dict[str, object]:

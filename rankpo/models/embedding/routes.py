@@ -44,6 +44,54 @@ def write_routes(folder: Path, prior: Prior, settings: EmbeddingSettings, dim: i
     routes.write()
 
 
+def pooling_modules(
+    settings: EmbeddingSettings, width: int, depth: int, keys: Mapping[str, object]
+) -> list[tuple[str, Mapping[str, object], Mapping[str, Tensor]]]:
+    """Names, keys and tensors of the modules that pool: one, or those that join the means of several layers.
+
+    keys: of the pooling. Several layers are joined as in the route of passages: what is joined so far is stored, and stands
+    before the mean of the next layer.
+    """
+    modules: list[tuple[str, Mapping[str, object], Mapping[str, Tensor]]] = []
+    for number, layer in enumerate(settings.pooled_layers):
+        if number:
+            size = number * width
+            modules.append(("Dense", dense_keys(size, size, STORED, bias=False), {"linear.weight": torch.eye(size)}))
+        modules.append(("WeightedLayerPooling", *one_layer(layer, depth, width)))
+        modules.append(("Pooling", joined_keys(width, settings.include_prompt) if number else keys, {}))
+    return modules or [("Pooling", keys, {})]
+
+
+def dense_keys(inputs: int, outputs: int, output: str, bias: bool) -> dict[str, object]:
+    """Keys of a linear layer on the vector, which stores its result under the name `output`."""
+    return {
+        "in_features": inputs,
+        "out_features": outputs,
+        "bias": bias,
+        "activation_function": "torch.nn.modules.linear.Identity",
+        "module_input_name": VECTOR,
+        "module_output_name": output,
+    }
+
+
+def one_layer(number: int, depth: int, width: int) -> tuple[dict[str, object], dict[str, Tensor]]:
+    """Keys and tensors of a module that makes the states of one layer the token embeddings."""
+    keys: dict[str, object] = {"word_embedding_dimension": width, "layer_start": 0, "num_hidden_layers": depth}
+    return keys, {"layer_weights": torch.eye(depth + 1)[number].contiguous()}
+
+
+def joined_keys(width: int, include_prompt: bool) -> dict[str, object]:
+    """Keys of a pooling that gives the stored vector with the mean of the token embeddings behind it."""
+    modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
+    return {"word_embedding_dimension": width, **modes, "include_prompt": include_prompt}
+
+
+def write_module(folder: Path, keys: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
+    write_json(folder / "config.json", keys)
+    if tensors:
+        save_file(dict(tensors), folder / FILE)
+
+
 class Routes:
     """The modules of each route, written to consecutive folders."""
 
@@ -54,38 +102,24 @@ class Routes:
 
     def dense(self, route: str, weight: Tensor, output: str, bias: Tensor | None = None) -> None:
         """Adds a linear layer on the vector; the result is stored as `output`. weight: [out, in]."""
-        keys = {
-            "in_features": weight.shape[1],
-            "out_features": weight.shape[0],
-            "bias": bias is not None,
-            "activation_function": "torch.nn.modules.linear.Identity",
-            "module_input_name": VECTOR,
-            "module_output_name": output,
-        }
+        keys = dense_keys(weight.shape[1], weight.shape[0], output, bias is not None)
         tensors = {"linear.weight": weight, **({} if bias is None else {"linear.bias": bias})}
         self._add(route, "Dense", keys, tensors)
 
     def layer(self, number: int, depth: int, width: int) -> None:
         """Adds a module that makes the states of one layer the token embeddings."""
-        keys = {"word_embedding_dimension": width, "layer_start": 0, "num_hidden_layers": depth}
-        self._add(
-            "document", "WeightedLayerPooling", keys, {"layer_weights": torch.eye(depth + 1)[number].contiguous()}
-        )
+        self._add("document", "WeightedLayerPooling", *one_layer(number, depth, width))
 
     def pooling(self, width: int, include_prompt: bool) -> None:
         """Adds a module that appends the mean of the token embeddings to the stored vector."""
-        modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
-        keys = {"word_embedding_dimension": width, **modes, "include_prompt": include_prompt}
-        self._add("document", "Pooling", keys, {})
+        self._add("document", "Pooling", joined_keys(width, include_prompt), {})
 
     def _add(self, route: str, name: str, keys: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
         place = f"{route}_{len(self.structure[route])}_{name}"
         self.structure[route].append(place)
         self.types[place] = f"{CLASSES}.{name}"
         (self.folder / place).mkdir()
-        write_json(self.folder / place / "config.json", keys)
-        if tensors:
-            save_file(dict(tensors), self.folder / place / FILE)
+        write_module(self.folder / place, keys, tensors)
 
     def write(self) -> None:
         """Writes the list of modules. A text without a role is a passage."""

@@ -20,7 +20,7 @@ from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.prior import read_prior, write_prior
 from rankpo.models.embedding.reading import POOLING_KEYS, POOLING_NAMES, layer_folders
-from rankpo.models.embedding.routes import write_routes
+from rankpo.models.embedding.routes import pooling_modules, write_module, write_routes
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.layers import cut_layer, read_weights, their_keys, write_weights
 from rankpo.models.loading import headless
@@ -89,7 +89,7 @@ class EmbeddingFolder(FolderFormat[EmbeddingModel]):
         backbone = family.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
         inputs = EmbeddingInputs(model.tokenizer, model.settings)
         plain = EmbeddingModel(backbone, inputs, layout="padded").eval()
-        read_weights(plain.layers, layer_folders(folder, len(plain.layers)))
+        read_weights(plain.layers, layer_folders(folder, len(plain.layers), model.settings))
         if plain.prior is not None:
             read_prior(plain.prior, folder)
         plain.to(model.device)
@@ -137,7 +137,8 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
         layers.append(("Normalize", None, {}))
     if model.prior is not None:
         layers.append(("Router", None, {}))
-    names = ["Transformer", "Pooling", *(name for name, _, _ in layers)]
+    pooling = pooling_modules(settings, model.width, model.depth, _pooling_keys(settings, model.width))
+    names = ["Transformer", *(name for name, _, _ in pooling), *(name for name, _, _ in layers)]
     modules, paths = [], []
     for number, name in enumerate(names):
         place = "" if number == 0 else f"{number}_{name}"
@@ -145,7 +146,9 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
         modules.append({"idx": number, "name": str(number), "path": place, "type": f"{CLASSES}.{name}"})
         paths.append(folder / place)
     write_json(folder / "modules.json", modules)
-    for (_, made, keys), path in zip(layers, paths[2:], strict=True):
+    for (_, own, tensors), path in zip(pooling, paths[1:], strict=False):
+        write_module(path, own, tensors)
+    for (_, made, keys), path in zip(layers, paths[1 + len(pooling) :], strict=True):
         if keys:
             write_json(path / "config.json", keys)
         if made is not None:
@@ -153,12 +156,14 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
     if model.prior is not None:
         write_prior(model.prior, folder)
         write_routes(paths[-1], model.prior, settings, model.topic_dim, model.depth)
-    write_json(folder / "1_Pooling" / "config.json", _pooling_keys(settings, model.width))
-    lengths: dict[str, object] = {"max_seq_length": settings.passage_max_length, "do_lower_case": False}
-    if model.prior is not None:
-        lengths["config_args"] = {"output_hidden_states": True}  # Later modules need the states of all layers.
-    write_json(folder / "sentence_bert_config.json", lengths)
+    write_json(folder / "sentence_bert_config.json", _transformer_keys(model))
     write_json(folder / "config_sentence_transformers.json", _general(settings, cut))
+
+
+def _transformer_keys(model: EmbeddingModel) -> dict[str, object]:
+    """Keys of the Transformer; modules behind it find the states of all layers where the model reads them."""
+    keys: dict[str, object] = {"max_seq_length": model.settings.passage_max_length, "do_lower_case": False}
+    return {**keys, "config_args": {"output_hidden_states": True}} if model.read_layers_of else keys
 
 
 def _pooling_keys(settings: EmbeddingSettings, width: int) -> dict[str, object]:

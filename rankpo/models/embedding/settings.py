@@ -16,13 +16,15 @@ AUTO = "auto"  # Value of a key that is resolved by the architecture.
 class EmbeddingSettings(Settings):
     """Settings of the encoding of a text.
 
-    pooling: cls, mean, last, max, mean_sqrt_len (the sum divided by √length) or weighted_mean (token i has weight i);
-    several joined by "+" are concatenated. include_prompt: whether the tokens of the prompt are pooled. layers: the
-    layers after the pooling, in order, each a mapping with `type` (Dense, LayerNorm, Normalize, Dropout) and its keys
-    in `layer_keys.LAYERS`. normalize: scales the final vectors to length 1. Lengths are in tokens, including special
-    tokens. truncate_dim: the number of first dimensions to keep (Matryoshka); None keeps all. bidirectional: every
-    token of a decoder attends to the whole text. prior_layers: layers (0: the embeddings) whose pooled hidden states
-    give a passage's prior; () means no prior. prior_weight: λ of the score s(q, p) + λ·t(p), see `prior.py`.
+    pooling: cls, mean, last, max, mean_sqrt_len (the sum over √length) or weighted_mean (token i weighs i); several
+    joined by "+" stand one after another. include_prompt: whether the tokens of the prompt are pooled. layers: what
+    follows the pooling, in order, each a mapping with `type` (Dense, LayerNorm, Normalize, Dropout) and its keys in
+    `layer_keys.LAYERS`. normalize: vectors of length 1 at the end. Lengths in tokens, special tokens included.
+    truncate_dim: the first dimensions are kept (Matryoshka), None for all. bidirectional: every token of a decoder sees
+    the whole text.
+    pooled_layers: layers (0: the embeddings) whose pooled states stand one after another in place of those of the last
+    layer, () for the last layer alone; a Dense among `layers` reads them all. prior_layers: layers (0: the embeddings) whose pooled hidden states give a passage's prior, () for no prior.
+    prior_weight: λ of the score s(q, p) + λ·t(p), see `prior.py`.
     """
 
     pooling: str = "mean"
@@ -35,6 +37,7 @@ class EmbeddingSettings(Settings):
     passage_max_length: int = 512
     truncate_dim: int | None = None
     bidirectional: bool = False
+    pooled_layers: Sequence[int] = ()
     prior_layers: Sequence[int] = ()
     prior_weight: float = 1.0
 
@@ -53,21 +56,29 @@ class EmbeddingSettings(Settings):
         self._check_prior()
 
     def _check_prior(self) -> None:
-        layers = tuple(self.prior_layers)
-        if len(set(layers)) < len(layers) or not all(isinstance(layer, int) and layer >= 0 for layer in layers):
-            raise ValueError(f"prior_layers must be different numbers of layers >= 0, got {list(layers)}")
+        for name in ("pooled_layers", "prior_layers"):
+            layers = tuple(getattr(self, name))
+            if len(set(layers)) < len(layers) or not all(isinstance(layer, int) and layer >= 0 for layer in layers):
+                raise ValueError(f"{name} must be different numbers of layers >= 0, got {list(layers)}")
+            object.__setattr__(self, name, layers)
+        if len(self.pooled_layers) > 1 and self.pooling not in (AUTO, "mean"):
+            raise ValueError(f"pooled_layers={list(self.pooled_layers)} needs pooling=mean, got {self.pooling}")
         if not self.prior_weight > 0:
             raise ValueError(
                 f"prior_weight must be > 0, got {self.prior_weight}; to remove the prior, set prior_layers=[]"
             )
-        object.__setattr__(self, "prior_layers", layers)
+
+    @property
+    def num_pooled(self) -> int:
+        """The number of pooled vectors that stand one after another."""
+        return len(self.pooling.split("+")) * max(1, len(self.pooled_layers))
 
     def sized(self, width: int) -> tuple[list[Keys], int]:
         """Returns the layers with their sizes, and the size of vectors before truncation. width: of the hidden states.
 
         Raises ValueError for layers with incompatible sizes.
         """
-        return sized_layers(self.layers, width * len(self.pooling.split("+")))
+        return sized_layers(self.layers, width * self.num_pooled)
 
     def in_words(self) -> str:
         layers = [f"{layer['type']} to {layer['out_features']}" for layer in self.layers if layer["type"] == "Dense"]

@@ -1,1 +1,1 @@
-"""One module a task, with the work that its call does; the tasks with their keys are in rankpo/tasks."""
+"""Modules with the work of each task; the classes with the keys of the tasks are in rankpo/tasks."""

@@ -1,4 +1,4 @@
-"""The work of task=annotate: the pairs of rankings or of sampled completions, before a judge; resumable at any moment."""
+"""The work of task=annotate: pairs from rankings or sampled completions, judged one by one, with resumption."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def run(task: Annotate, experiment: Experiment) -> Mapping[str, object]:
-    """Returns the report. Raises Unfinished where a budget or the server ended the work before its end."""
+    """Returns the report. Raises Unfinished if a budget is spent or the server fails before all pairs are judged."""
     judge = experiment.judge
     assert judge is not None
     if task.max_cost is not None and not judge.price:
@@ -56,12 +56,14 @@ def run(task: Annotate, experiment: Experiment) -> Mapping[str, object]:
             return _reward(task, judge, samples, logger)
     pairs = _pairs(task, experiment, session, samples)
     if (key := judge.unmarked()) is not None:
-        logger.say(f"{key} has no {{mark}} around the texts: a passage can forge its own end; see judge/template=pair")
+        logger.say(
+            f"{key} has no {{mark}} around the texts, so a passage can imitate the end of its text; see judge/template=pair"
+        )
     say_cut(judge, pairs.drawn, pairs.queries, pairs.texts, logger.say)
     if task.dry_run:
         per_pair = 2 if task.order == "both" else 1
         row = estimate(judge, pairs.drawn, pairs.queries, pairs.texts, per_pair, logger.say)
-        logger.table([row], "\ndry run: nothing was asked")
+        logger.table([row], "\ndry run: the judge was not called")
         return row
     with session.claimed(folder):
         return Annotation(task, experiment, judge, pairs, logger).write(samples)
@@ -69,8 +71,11 @@ def run(task: Annotate, experiment: Experiment) -> Mapping[str, object]:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Pairs to ask about. num_dropped: how many are left out with suspicious=drop. queries, texts: by id.
-    equal_grades: of passages whose relevance the datasets state."""
+    """Pairs to judge.
+
+    queries, texts: by id. num_dropped: the number of pairs that suspicious=drop excluded.
+    equal_grades: counts of pairs of equal grade, for passages whose relevance is in the datasets.
+    """
 
     drawn: Sequence[Pair]
     num_dropped: int
@@ -84,7 +89,7 @@ def _samples(task: Annotate, logger: MetricsLogger) -> Samples | None:
         return None
     samples = read_samples(task.samples)
     logger.say(
-        f"{len(samples.completions)} completions of {len(samples.prompts)} prompts, {samples.empty} empty ones left out"
+        f"{len(samples.completions)} completions of {len(samples.prompts)} prompts; {samples.empty} empty completions are excluded"
     )
     return samples
 
@@ -142,23 +147,29 @@ def _draw(task: Annotate, found: Mapping[str, Ranking], texts: Mapping[str, str]
     )
     if not drawn:
         raise ConfigError(
-            ["no pair can be drawn: no query has two different texts; look at task.pairs, task.run and task.samples"]
+            [
+                "no pair can be drawn, because no query has two different texts; check task.pairs, task.run and task.samples"
+            ]
         )
     return drawn[: task.limit]
 
 
 def _trusted(task: Annotate, drawn: list[Pair], texts: Mapping[str, str], logger: MetricsLogger) -> list[Pair]:
-    """The pairs to ask about, without suspicious ones with suspicious=drop. Raises ConfigError for none left."""
+    """The pairs to judge; suspicious=drop excludes suspicious ones. Raises ConfigError if none is left."""
     if task.suspicious != "drop":
         return drawn
     found = suspects(drawn, texts)
     trusted = [pair for pair in drawn if pair.id1 not in found and pair.id2 not in found]
     if not trusted:
-        raise ConfigError([f"task.suspicious=drop leaves none of the {len(drawn)} pairs; look at their passages"])
+        raise ConfigError(
+            [
+                f"task.suspicious=drop leaves none of the {len(drawn)} pairs; check their passages, or set task.suspicious=flag"
+            ]
+        )
     if found:
         logger.say(
-            f"{len(drawn) - len(trusted)} of {len(drawn)} pairs have a passage with marks or instructions for the "
-            "judge and are left out"
+            f"{len(drawn) - len(trusted)} of {len(drawn)} pairs are excluded, because a passage holds marks or "
+            "instructions for the judge"
         )
     return trusted
 
@@ -179,7 +190,7 @@ class Annotation:
         self.names = [asked(judge, pair, pairs.queries, pairs.texts, task.order) for pair in pairs.drawn]
 
     def write(self, samples: Samples | None) -> Mapping[str, object]:
-        """Asks what was not asked before and writes the results. Returns the report."""
+        """Judges the pairs that have no answer yet and writes the results. Returns the report."""
         try:
             reason, failures = self._ask_all()
             outcome = Outcome(
@@ -219,7 +230,7 @@ class Annotation:
         )
 
     def _ask_all(self) -> tuple[str | None, dict[str, Exception]]:
-        """Why it stopped early, and what failed by pair."""
+        """Returns the reason of an early stop, or None, and the errors by pair."""
         drawn, names = self.pairs.drawn, self.names
         failures: dict[str, Exception] = {}
         todo = []
@@ -245,5 +256,5 @@ class Annotation:
 
 
 def key_of(pair: Pair) -> str:
-    """A pair's name in the files of the task."""
+    """The key of a pair in the files of the task."""
     return json.dumps([pair.query_id, pair.id1, pair.id2], ensure_ascii=False)

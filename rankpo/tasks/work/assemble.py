@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 def assemble(
     experiment: Experiment, accelerator: Accelerator, logger: MetricsLogger, metrics: Sequence[str] = DEFAULT_METRICS
 ) -> BasicTrainer:
-    """The trainer of an experiment: tokenizer, data, evaluators and only then weights, reference and optimizer."""
+    """The trainer of an experiment. Weights, reference and optimizer are made last, after all checks of the data."""
     seed_everything(experiment.seed)
     inputs = experiment.model.open_inputs(logger.say, experiment.explicit)
     drawn = drawn_of(experiment, logger.say)
@@ -103,7 +103,7 @@ def _parts(
 
 
 def _checkpoints(experiment: Experiment, accelerator: Accelerator) -> CheckpointStore:
-    """The checkpoints of the run directory, without those that an interruption left unfinished."""
+    """The checkpoints of the run directory. Incomplete ones of an interrupted run are removed."""
     checkpoints = CheckpointStore(experiment.run_dir)
     if accelerator.is_main_process:
         checkpoints.clean()
@@ -117,7 +117,7 @@ def _baseline(
     evaluators: Sequence[Evaluator],
     say: Callable[[str], None],
 ) -> dict[str, Baseline]:
-    """The trainer's argument `baseline`, stored metrics of the start model, if the start model is evaluated."""
+    """The trainer's argument `baseline` with stored metrics of the start model, if the start model is evaluated."""
     if not evaluators or not experiment.settings.eval_at_start:
         return {}
     return {"baseline": Baseline(model, accelerator, experiment.cache_dir, say)}
@@ -130,7 +130,7 @@ def _on_device(
     accelerator: Accelerator,
     say: Callable[[str], None],
 ) -> RankingModel:
-    """Returns the model of the experiment on the device of this rank, with the dropout that the settings ask for."""
+    """Returns the model of the experiment on the device of this rank, with the dropout of the settings."""
     model = build_model(experiment, inputs, say)
     model.to(accelerator.device)
     for cut in dict.fromkeys(filter(None, map(model.truncation, tables))):
@@ -142,7 +142,7 @@ def _on_device(
 def _replay(
     experiment: Experiment, inputs: Inputs, drawn: Drawn | None, say: Callable[[str], None]
 ) -> DataLoader | None:
-    """Returns the loader of replay_datasets without what is held out, or None where there are none."""
+    """Returns the loader of replay_datasets without held-out queries, or None if there are none."""
     if not experiment.replay_datasets:
         return None
     datasets = trained_parts(experiment.replay_datasets, drawn)
@@ -155,16 +155,18 @@ def _replay(
 
 
 def _settle_dropout(experiment: Experiment, model: torch.nn.Module, say: Callable[[str], None]) -> None:
-    """Disables dropout unless trainer.dropout is true; a line says if that includes the dropout of the adapters."""
+    """Disables dropout unless trainer.dropout is true, and reports if that ignores a dropout of adapters."""
     if experiment.settings.dropout:
         return
     disable_dropout(model)
     if experiment.model.use_peft and (asked := experiment.model.lora.lora_dropout):
-        say(f"model.peft.lora_dropout={asked} has no effect: trainer.dropout is false; set it to true")
+        say(
+            f"model.peft.lora_dropout={asked} has no effect, because trainer.dropout is false; set trainer.dropout=true"
+        )
 
 
 def build_model(experiment: Experiment, inputs: Inputs, say: Callable[[str], None]) -> RankingModel:
-    """The model of the experiment with what its loss needs."""
+    """The model of the experiment with the parts that its loss needs, such as a critic."""
     needs = all_needs(experiment)
     kind = trained_kind(experiment.model, needs)
     return kind.build(inputs, say, experiment.settings.gradient_checkpointing, needs)
@@ -217,9 +219,7 @@ def _saver(experiment: Experiment, inputs: Inputs, say: Callable[[str], None]) -
                 weights = {name: value.detach().cpu() for name, value in trained_parameters(model).items()}
             whole = model if weights is None else complete(experiment, inputs, weights)
             difference = kind.save(folder, whole, describe(experiment, metrics))
-            say(
-                f"{folder} written. Check: loaded again by transformers, its outputs differ by at most {difference:.0e}."
-            )
+            say(f"{folder} written. Check: transformers loaded it, and its outputs differ by at most {difference:.0e}.")
             if not exact:
                 rounded = kind.folder_format().difference(folder, model)
                 say(
@@ -232,8 +232,11 @@ def _saver(experiment: Experiment, inputs: Inputs, say: Callable[[str], None]) -
 
 
 def complete(experiment: Experiment, inputs: Inputs, weights: Mapping[str, Tensor]) -> RankingModel:
-    """Builds the experiment's model again on the CPU in float32 with these weights, since the trained one is sharded,
-    or its frozen weights are rounded; of the latter, the trained parameters are taken alone."""
+    """Builds the experiment's model again on the CPU in float32 with these weights.
+
+    The trained model is sharded, or its frozen weights are rounded; in the second case only its trained parameters are
+    copied.
+    """
     exact = experiment.model.weight_form.exact
     kind = replace(experiment.model, dtype="float32", quantization=None)
     model = build_model(replace(experiment, model=kind), inputs, ignore)
@@ -245,5 +248,5 @@ def complete(experiment: Experiment, inputs: Inputs, weights: Mapping[str, Tenso
 
 
 def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters that training changes, by name."""
+    """The parameters that training updates, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

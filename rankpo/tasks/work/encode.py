@@ -1,4 +1,4 @@
-"""The work of task=encode: a corpus as vectors on disk, in shards, resumable, by as many processes as were started."""
+"""The work of task=encode: a corpus as shards of vectors on disk, with resumption and several processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(task: Encode, experiment: Experiment) -> dict[str, object]:
     logger = session.logger
     if blank is not None:
         logger.say(
-            f"warning: the id {blank!r} has white space: task=search writes run.trec, a TREC file, which cannot hold it"
+            f"warning: the id {blank!r} contains white space, which run.trec, a TREC file of task=search, cannot hold"
         )
     model = vector_model(experiment, session)
     if task.pool_factor > 1 and not model.pools:
@@ -43,7 +43,7 @@ def run(task: Encode, experiment: Experiment) -> dict[str, object]:
         embeddings = encode_texts(folder, encoding, model, source, logger.say)
     if task.engine is not None and logger.main:
         if not (isinstance(embeddings, Embeddings) and embeddings.sparse):
-            raise ConfigError([f"task.engine={task.engine} takes sparse vectors; add kind=sparse"])
+            raise ConfigError([f"task.engine={task.engine} needs sparse vectors; add kind=sparse"])
         file = folder / f"{task.engine}.jsonl"
         tokens = model.tokenizer.convert_ids_to_tokens(list(range(len(model.tokenizer))))
         names = [*tokens, *(f"entry_{number}" for number in range(len(tokens), model.dim))]

@@ -72,7 +72,7 @@ def _evaluators(
 
 
 def _rows(job: str, measured: Mapping[str, Values], kept: Sequence[str]) -> list[dict[str, object]]:
-    """The rows of one run. job: its name in a sweep, whose start models have no row of their own."""
+    """The rows of one run. job: its name in a sweep, or empty. A sweep has no rows for start models."""
     start = measured.get(START, {})
     return [
         {"model": f"{job}/{name}" if job else name, **values, **retention(values, start, kept)}
@@ -82,40 +82,43 @@ def _rows(job: str, measured: Mapping[str, Values], kept: Sequence[str]) -> list
 
 
 def runs_of(folder: Path) -> dict[str, ModelOfRun | None]:
-    """The run of a folder under the name "", or the jobs of a sweep's folder by their names. Raises ConfigError."""
+    """Returns the run of a folder with the key "", or the jobs of a sweep by name. Raises ConfigError for no run."""
     if (folder / "config.json").exists():
         return {"": ModelOfRun.of(folder)}
     found = sorted(path.parent for path in folder.rglob("config.json") if (path.parent / "FINAL").is_dir())
     if not found:
         raise ConfigError(
             [
-                f"task.run={folder} is no run with checkpoints or FINAL, and no sweep with finished jobs; give a run "
-                "directory, or a sweep's"
+                f"task.run={folder} is not a run with checkpoints or FINAL, and not a sweep with finished jobs; set it "
+                "to the directory of a run or a sweep"
             ]
         )
     return {str(job.relative_to(folder)): ModelOfRun.of(job) for job in found}
 
 
 def _remind(task: Evaluate, kept: Sequence[str], logger: MetricsLogger) -> None:
-    """Agreement with preferences can rise while retrieval gets worse: names what to add to see both."""
+    """Prints which data or key to add where the table shows no retention of retrieval quality.
+
+    Agreement with preferences can rise while retrieval quality falls, so both should be measured.
+    """
     if not kept:
         logger.say(
-            "This table shows agreement with preferences, and not what retrieval lost for it. To see both, add a data set "
-            "with a corpus and relevance judgements to eval_datasets, such as beir or jobs_test."
+            "This table shows agreement with preferences and no retrieval metric. To see both, add a dataset with a corpus "
+            "and relevance judgements to eval_datasets, such as beir or jobs_test."
         )
     elif task.run is None and task.start is None:
         logger.say(
             "This table does not show how much of the start model's quality is kept. To see it, set task.start to the "
-            "model that training began from, or task.run to the run."
+            "start model of the training, or task.run to the run."
         )
 
 
 def _models(
     task: Evaluate, experiment: Experiment, run: ModelOfRun | None, say: Callable[[str], None], sweep: bool
 ) -> Iterator[tuple[str, Callable[[], RankingModel]]]:
-    """The model of the config, after `start`; or of a run: what it started from, each checkpoint by step, FINAL.
+    """Yields `start`, if given, and the model of the config; or a run's start model, checkpoints by step, and FINAL.
 
-    sweep: the run is one of several, of which only the start and FINAL are shown.
+    sweep: whether the run is a job of a sweep, whose checkpoints are skipped.
     """
     if run is None:
         if task.start is not None:
@@ -139,7 +142,7 @@ def _evaluate(
     folder: Path | None,
     datasets: Mapping[str, Mapping[str, object]],
 ) -> dict[str, float]:
-    """Metrics by data set and name; written to `folder` if there is one. datasets: their config nodes by name."""
+    """Metrics by dataset and name, written to `folder` unless it is None. datasets: config nodes by name."""
     values: dict[str, float] = {}
     for evaluator in evaluators:
         result = evaluator.evaluate(model)
@@ -154,7 +157,7 @@ def _evaluate(
 
 
 def retention(values: Values, start: Values, names: Sequence[str]) -> dict[str, float]:
-    """Each metric over the start model's: a gain in agreement means little without it."""
+    """The ratio of each metric to the start model's, for the metrics in `names`."""
     pairs = [(name, values.get(name), start.get(name)) for name in names]
     return {f"retention/{name}": own / before for name, own, before in pairs if own is not None and before}
 
@@ -176,12 +179,12 @@ def check_names_of(evaluators: Sequence[Evaluator]) -> None:
 
 
 def source_of(name: str, datasets: Mapping[str, Mapping[str, object]]) -> Mapping[str, object] | None:
-    """The config node of a data set by its `name` or `alias`, so that a report can read its texts again; None if unknown."""
+    """The config node of a dataset by its `name` or `alias`, so that a report can read its texts again; None if unknown."""
     return next((node for node in datasets.values() if name in (node.get("alias"), node.get("name"))), None)
 
 
 def write_result(folder: Path, result: Result, model: RankingModel, source: Mapping[str, object] | None = None) -> None:
-    """metrics.json, per_query.jsonl and, for retrieval, run.trec. source: the config node of the data set."""
+    """Writes metrics.json, per_query.jsonl and, for retrieval, run.trec. source: the config node of the dataset."""
     folder.mkdir(parents=True, exist_ok=True)
     summary: Mapping[str, object] = {
         "metrics": {**result.metrics, **dict.fromkeys(result.undefined)},

@@ -1,4 +1,4 @@
-"""The work of task=export: a run's FINAL or checkpoint as a folder, also on the way from its start model."""
+"""The work of task=export: a run's FINAL or checkpoint as a folder, or its interpolation with the start model."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.storage.json_files import read_json
 from rankpo.tasks.export import FINAL
 from rankpo.tasks.models import NONE, ModelOfRun, build_model, load_weights, plain
+from rankpo.tasks.work.export_onnx import check_onnx, onnx_row
 from rankpo.tasks.work.mixing import check_one_start, copied, mean_model, start_model
 
 if TYPE_CHECKING:
@@ -57,15 +58,19 @@ def _check_targets(task: Export, experiment: Experiment, targets: Sequence[Path]
     read += [(Path(run) / FINAL).resolve() for run in (*task.soup, *filter(None, [task.run]))]
     for target in targets:
         if target.resolve() in read:
-            raise ConfigError([f"task.output={task.output} would write {target}, which is read; choose another"])
+            raise ConfigError(
+                [f"task.output={task.output} would overwrite {target}, an input of the task; choose another"]
+            )
         if target.exists() and not experiment.overwrite:
-            raise ConfigError([f"{target} is there already; set overwrite=true or another exp_name"])
+            raise ConfigError([f"{target} already exists; set overwrite=true or another exp_name"])
 
 
 def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path], say: Say) -> list[dict[str, object]]:
     first = task.soup[0] if task.soup else task.run
     run = None if first is None else ModelOfRun.of(Path(first))
     config = experiment.model if run is None else run.kind
+    if task.format == "onnx":
+        check_onnx(config)
     needs = NONE if run is None else run.loss.needs
     if task.soup:
         if any(alpha < 1 for alpha in task.alphas):
@@ -79,13 +84,16 @@ def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path],
     if any(alpha < 1 for alpha in task.alphas):
         start = copied(start_model(task.start, config, run, _source(task), say))
         shared = shared_names(start, trained)
-        say(f"{len(shared.mixed)} weights are interpolated, {len(shared.only)} stay as only one model has them")
+        say(
+            f"{len(shared.mixed)} weights are interpolated; {len(shared.only)} are in one model only and stay unchanged"
+        )
     rows = []
     for alpha, target in targets.items():
         model.load_state_dict(interpolate(start, trained, alpha) if alpha < 1 else trained)
         difference = _write(task, model, config, target, _described(task, description, alpha))
         check_round_trip(model, config, target, needs)
-        rows.append({"folder": str(target), "alpha": alpha, "dtype": task.dtype, "difference": f"{difference:.0e}"})
+        row = {"folder": str(target), "alpha": alpha, "dtype": task.dtype, "difference": f"{difference:.0e}"}
+        rows.append({**row, **(onnx_row(task, experiment, model, target, say) if task.format == "onnx" else {})})
     return rows
 
 
@@ -93,7 +101,7 @@ def _trained(task: Export, experiment: Experiment, run: ModelOfRun | None, say: 
     """The model on the CPU, adapters merged."""
     if run is None:
         if experiment.model.load_from is None and experiment.model.name_or_path is None:
-            raise ConfigError(["task.run or model.load_from must say what to export"])
+            raise ConfigError(["task=export needs task.run or model.load_from, the model to export"])
         return build_model(experiment.model, experiment.explicit, say)
     folder = Path(str(task.run))
     if task.checkpoint == FINAL:
@@ -111,12 +119,12 @@ def _trained(task: Export, experiment: Experiment, run: ModelOfRun | None, say: 
 
 
 def _source(task: Export) -> str:
-    """What the trained model is, for messages."""
+    """The name of the trained model in messages."""
     return f"task.soup: {task.soup[0]}" if task.soup else f"task.run={task.run}"
 
 
 def _description(task: Export, experiment: Experiment, config: AnyKind) -> dict[str, object]:
-    """What rankpo.json and the card say: the run's own words where it has a FINAL."""
+    """The description for rankpo.json and the card; that of the run's FINAL if there is one."""
     run = task.soup[0] if task.soup else task.run
     folder = Path(run) / FINAL if run else Path(experiment.model.load_from or "")
     record = folder / "rankpo.json"
@@ -129,7 +137,7 @@ def _description(task: Export, experiment: Experiment, config: AnyKind) -> dict[
 def _write(
     task: Export, model: RankingModel, config: AnyKind, target: Path, description: Mapping[str, object]
 ) -> float:
-    """Writes and loads again. Returns the largest difference of an output that the model's own export found."""
+    """Writes a folder and loads it again. Returns the largest difference between outputs before and after."""
     if task.dtype == "float32":
         difference = config.save(target, model, description)
     else:
@@ -148,11 +156,11 @@ def check_round_trip(model: RankingModel, config: AnyKind, folder: Path, needs: 
     loaded = build_model(plain(config, str(folder)), (), ignore, needs).saved_state()
     for name, tensor in model.saved_state().items():
         if name not in loaded or not torch.equal(loaded[name], tensor.cpu()):
-            raise InterpolationError(f"{folder}: loaded again, {name} is another one than was written")
+            raise InterpolationError(f"{folder}: after loading, {name} differs from the weight that was written")
 
 
 def _described(task: Export, description: Mapping[str, object], alpha: float) -> dict[str, object]:
-    """The description with how the folder was made, and without metrics that other weights than the run's own have."""
+    """Adds the keys of the export to the description, and removes the run's metrics if the weights are mixed."""
     whole = alpha == 1 and not task.soup
     kept = {name: value for name, value in description.items() if whole or not name.startswith("metrics_")}
     made: dict[str, object] = {"checkpoint": task.checkpoint}

@@ -1,4 +1,4 @@
-"""The first stage of task=search in two stages: candidates of a TREC run, or of BM25 over the texts of the corpus."""
+"""First stage of task=search in two stages: candidates from a TREC run, or from BM25 over the texts of the corpus."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def candidates_of(
     task: Search, experiment: Experiment, queries: Mapping[str, str], documents: Sequence[str]
 ) -> list[np.ndarray]:
-    """Of every query, the numbers of its candidates in the index, best first. documents: the ids of the index.
+    """For every query, the row numbers of its candidates in the index, best first. documents: the ids of the index.
 
-    Raises ConfigError for a run or a corpus that does not fit the index.
+    Raises ConfigError for a run or a corpus that does not match the index.
     """
     places = {name: number for number, name in enumerate(documents)}
     if task.candidates == BM25:
@@ -52,7 +52,8 @@ def _by_words(
     if list(texts) != list(documents):
         raise ConfigError(
             [
-                f"task.corpus={task.corpus} is not the corpus of {task.index}: {len(texts)} and {len(documents)} ids that differ"
+                f"task.corpus={task.corpus} is not the corpus of {task.index}: its {len(texts)} ids differ from the "
+                f"{len(documents)} ids of the index; set task.corpus to the source that task=encode was given"
             ]
         )
     tokenize = None

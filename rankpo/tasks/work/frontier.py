@@ -1,4 +1,4 @@
-"""The work of task=frontier: models between a start model and trained ones, measured, and the best of them as a folder."""
+"""The work of task=frontier: interpolations between a start model and trained ones, and the choice of the best."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ if TYPE_CHECKING:
     from rankpo.tasks.session import Session
 
 FINAL = "FINAL"
-PRIOR_WEIGHTS = "prior."  # The names of a prior's weights begin with it: α does not weigh them, λ does.
+PRIOR_WEIGHTS = "prior."  # The prefix of a prior's weights, which are scaled by λ and not by α.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A trained model to mix with the start model. folders: of one run, or of a soup. prior: a model whose prior is added."""
+    """A trained model to mix with the start model.
+
+    folders: one run, or the runs of a soup. prior: a model whose prior is added, or None.
+    """
 
     name: str
     folders: tuple[str, ...] = ()
@@ -45,10 +48,10 @@ class Source:
 
 
 def run(task: Frontier, experiment: Experiment) -> list[dict[str, object]]:
-    """Returns the rows of the table: the start model and the candidates that no other beats."""
+    """Returns the rows of the table: the start model and the candidates on the Pareto front."""
     target = Path(task.output) / FINAL
     if target.exists() and not experiment.overwrite:
-        raise ConfigError([f"{target} is there already; set overwrite=true or another exp_name"])
+        raise ConfigError([f"{target} already exists; set overwrite=true or another exp_name"])
     every = (*task.runs, *(folder for soup in task.soups for folder in soup))
     check_one_start(every, task.start, "task.runs and task.soups")
     first = ModelOfRun.of(Path(every[0])) if every else None
@@ -59,7 +62,10 @@ def run(task: Frontier, experiment: Experiment) -> list[dict[str, object]]:
 
 
 class Search:
-    """The search of one frontier. config: of the models. first: the first of the runs, None where there are priors only."""
+    """The search of one frontier.
+
+    config: the kind of the models. first: the first of the runs, or None if only priors are given.
+    """
 
     def __init__(
         self,
@@ -75,7 +81,7 @@ class Search:
         self.say: Say = session.logger.say
 
     def run(self, target: Path) -> list[dict[str, object]]:
-        """Measures, chooses, writes and tests. Returns the rows of the table."""
+        """Measures all candidates, writes the chosen one and tests it. Returns the rows of the table."""
         start = self.start()
         base, weights = measured(start, self.measures.choosing), copied(start)
         tested = [{"model": "start", **measured(start, self.measures.testing)}] if self.measures.testing else []
@@ -100,13 +106,13 @@ class Search:
         return rows
 
     def tell(self, candidates: Sequence[Candidate], chosen: Candidate | None) -> list[dict[str, object]]:
-        """Writes frontier.json and frontier.html, and shows the table; its rows."""
+        """Writes frontier.json and frontier.html, and prints the table. Returns its rows."""
         best = undominated(candidates)
         self.write(candidates, best, chosen)
         shown = [candidates[0], *(candidate for candidate in best if candidate is not candidates[0])]
         rows = [row_of(candidate, candidate is chosen, self.measures.kept) for candidate in shown]
         self.session.logger.table(
-            rows, f"{len(candidates)} models measured; the start model, and those that no other beats:"
+            rows, f"{len(candidates)} models measured; the start model, and the models that no other model dominates:"
         )
         return rows
 
@@ -114,7 +120,9 @@ class Search:
         name = "task.runs" if self.task.runs else "task.soups"
         if self.first is None and self.task.start is None:
             if self.config.load_from is None and self.config.name_or_path is None:
-                raise ConfigError(["task.start or model.load_from must say which model task.priors are added to"])
+                raise ConfigError(
+                    ["task.priors without task.runs need task.start or model.load_from, the model to add them to"]
+                )
             return self.prepared(build_model(self.config, self.experiment.explicit, self.say))
         return self.prepared(start_model(self.task.start, self.config, self.first, name, self.say))
 
@@ -122,7 +130,7 @@ class Search:
         return self.session.prepared(model).eval()
 
     def sources(self) -> Iterator[Source]:
-        """Every trained model as it is, and with each of the priors."""
+        """Yields every trained model alone and with each of the priors."""
         short = len({Path(folder).name for folder in self.task.runs}) == len(self.task.runs)
         trained = [Source(name=Path(folder).name if short else folder, folders=(folder,)) for folder in self.task.runs]
         trained += [
@@ -151,7 +159,7 @@ class Search:
         return self.prepared(model)
 
     def swept(self, source: Source, start: Mapping[str, Tensor], base: Mapping[str, float]) -> list[Candidate]:
-        """The candidates between the start model and a source; every text is encoded once for each α."""
+        """The candidates between the start model and a source. Every text is encoded once for each α."""
         model = self.model(source)
         has_prior = isinstance(model, EmbeddingModel) and model.prior is not None
         trained, found = copied(model), []
@@ -170,7 +178,7 @@ class Search:
     def weighed(
         self, source: Source, model: EmbeddingModel, alphas: tuple[float, ...], base: Mapping[str, float]
     ) -> list[Candidate]:
-        """The candidates of one model by the weight of its prior."""
+        """The candidates of one model, one for each weight of its prior."""
         scaled = Rescaled(model)
         found = []
         for factor in self.task.prior_weights:
@@ -202,7 +210,9 @@ class Search:
     ) -> Candidate:
         kept, agreement = self.measures.kept, self.measures.agreement
         if not base[kept] > 0:
-            raise ConfigError([f"{kept} of the start model is {base[kept]:g}, so that no share of it can be kept"])
+            raise ConfigError(
+                [f"{kept} of the start model is {base[kept]:g}; retention needs a value > 0, so set another task.kept"]
+            )
         return Candidate(
             source=source,
             prior=prior,
@@ -213,7 +223,7 @@ class Search:
         )
 
     def mixed(self, source: Source, start: Mapping[str, Tensor], chosen: Candidate) -> RankingModel:
-        """The chosen model."""
+        """Returns the model of the chosen candidate."""
         model = self.model(source)
         model.load_state_dict(mix(start, copied(model), chosen.alphas))
         if isinstance(model, EmbeddingModel) and model.prior is not None:
@@ -236,10 +246,10 @@ class Search:
         difference = config.save(target, model.cpu(), description)
         check_round_trip(model, config, target, NONE if self.first is None else self.first.loss.needs)
         self.prepared(model)
-        self.say(f"{target}: {chosen.label}. Check: loaded again, its outputs differ by at most {difference:.0e}.")
+        self.say(f"{target}: {chosen.label}. Check: loaded again, the outputs differ by at most {difference:.0e}.")
 
     def write(self, candidates: Sequence[Candidate], best: Sequence[Candidate], chosen: Candidate | None) -> None:
-        """frontier.json and frontier.html."""
+        """Writes frontier.json and frontier.html."""
         folder = Path(self.task.output)
         folder.mkdir(parents=True, exist_ok=True)
         record = {
@@ -255,7 +265,7 @@ class Search:
 
 
 def mix(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], alphas: tuple[float, ...]) -> dict[str, Tensor]:
-    """The weights between the two models; those of a prior are the trained ones."""
+    """Interpolates the weights of the two models. Weights of a prior are taken from the trained one."""
     own = {name: tensor for name, tensor in start.items() if not name.startswith(PRIOR_WEIGHTS)}
     return interpolate_by_layers(own, trained, alphas)
 
@@ -270,7 +280,7 @@ def prior_of(folder: str) -> EmbeddingModel:
 
 
 def row_of(candidate: Candidate, chosen: bool, kept: str) -> dict[str, object]:
-    """A row of the table. kept: the metric of retention."""
+    """A row of the table. kept: the name of the retention metric."""
     return {
         "model": f"{candidate.label}{' → FINAL' if chosen else ''}",
         "kept": f"{100 * candidate.kept:.1f} %",

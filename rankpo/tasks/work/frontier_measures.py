@@ -1,4 +1,4 @@
-"""What task=frontier measures: the evaluators for choosing and for testing, and the two metrics of a frontier."""
+"""Measures of task=frontier: the evaluators for choosing and for testing, and the two metrics of a frontier."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """The evaluators for choosing and for testing, and the metrics that are weighed against each other."""
+    """The evaluators for choosing and for testing, and the two metrics to trade off."""
 
     choosing: Sequence[Evaluator]
     testing: Sequence[Evaluator]
@@ -32,7 +32,8 @@ class Measures:
 def measures_of(
     task: Frontier, experiment: Experiment, config: ModelKind, run: ModelOfRun | None, say: Say
 ) -> Measures:
-    """Raises ConfigError where no metric of retention or agreement is measured, or a name of task.test is unknown."""
+    """The measures of a task. Raises ConfigError if a retention or agreement metric is missing, or a name of task.test is
+    unknown."""
     loss = experiment.loss if run is None else run.loss
     evaluators = evaluators_of(config, loss, experiment, task.metrics, say, 100)
     names = [evaluator.name for evaluator in evaluators]
@@ -49,7 +50,7 @@ def measures_of(
         ("agreement", agreement, "preference pairs"),
     ):
         if name is None:
-            problems.append(f"task.{key}: eval_datasets must hold {lacks}, by which models are chosen")
+            problems.append(f"task.{key}: add {lacks} to eval_datasets; models are chosen by it")
         elif name not in known:
             problems.append(f"task.{key}={name} is not measured; allowed: {', '.join(known) or 'none'}")
     if problems or kept is None or agreement is None:
@@ -59,7 +60,7 @@ def measures_of(
 
 
 def measured(model: RankingModel, evaluators: Sequence[Evaluator]) -> dict[str, float]:
-    """Metrics by data set and name."""
+    """Metrics by dataset and name."""
     return {
         f"{evaluator.name}/{name}": value
         for evaluator in evaluators

@@ -1,4 +1,4 @@
-"""The held-out part of the training data in a run: its datasets, its evaluators and its loss."""
+"""Held-out training data of a run: its datasets, its evaluators and its loss."""
 
 from __future__ import annotations
 
@@ -24,32 +24,35 @@ if TYPE_CHECKING:
     from rankpo.trainers.basic import BasicTrainer
     from rankpo.trainers.settings import TrainerSettings
 
-NAME = "holdout"  # Of the evaluators; with several datasets, of their means.
+NAME = "holdout"  # The name of the evaluators; with several datasets, the name of their means.
 Say = Callable[[str], None]
 
 
 @dataclass(kw_only=True)
 class HeldOut:
-    """evaluators: of all held-out data. losses: the lessons that hold it, each with its loss's evaluator."""
+    """The evaluators of held-out data.
+
+    evaluators: all of them. losses: each lesson with held-out data, with the evaluator of its loss.
+    """
 
     evaluators: list[Evaluator] = field(default_factory=list)
     losses: list[tuple[Lesson, LossEvaluator]] = field(default_factory=list)
 
     def settings(self, given: TrainerSettings) -> TrainerSettings:
-        """The settings with the held-out data's main metric as the best one, unless another is given."""
+        """The settings with the main metric of the held-out data as best_metric, unless another is given."""
         if given.best_metric is not None or not self.evaluators:
             return given
         return replace(given, best_metric=main_metric(self.evaluators))
 
     def measure_losses(self, trainer: BasicTrainer, inputs: Inputs, start: StartModel) -> None:
-        """Gives the evaluators of losses what they need: the trainer of the run. Before the first update."""
+        """Passes the trainer of the run to the evaluators of losses. Must be called before the first update."""
         for lesson, evaluator in self.losses:
             material = held_out_material(start.experiment, inputs, lesson, start.say)
             evaluator.measure = HeldOutLoss(trainer, objective(start, material, training=False))
 
 
 def drawn_of(experiment: Experiment, say: Say) -> Drawn | None:
-    """The queries that are held out, or None where trainer.holdout is null. Raises ConfigError."""
+    """The queries that are held out, or None if trainer.holdout is null. Raises ConfigError if they cannot be drawn."""
     size = experiment.settings.holdout
     if size is None:
         return None
@@ -62,7 +65,7 @@ def drawn_of(experiment: Experiment, say: Say) -> Drawn | None:
 
 
 def trained_parts(datasets: Sequence[Dataset], drawn: Drawn | None) -> list[Dataset]:
-    """The datasets without what is held out."""
+    """The datasets without their held-out queries."""
     return list(datasets) if drawn is None else [TrainingPart(dataset, drawn) for dataset in datasets]
 
 
@@ -71,7 +74,7 @@ def held_out(
 ) -> HeldOut:
     """The evaluators of the held-out queries of each dataset, and of each lesson's loss on them.
 
-    lessons: those of the whole data.
+    lessons: the lessons of the whole data.
     """
     found = HeldOut()
     choice = Choice(cache_dir=experiment.cache_dir, say=say, metrics=metrics)
@@ -94,7 +97,7 @@ def held_out(
 
 
 def _ranking(experiment: Experiment, choice: Choice, loss: Loss, part: RankedPart) -> Evaluator | None:
-    """The evaluator of one dataset's held-out queries; None where they have nothing to compare."""
+    """The evaluator of one dataset's held-out queries; None if no query has candidates to compare."""
     gives = experiment.model.gives
     if not gives & (COMPLETIONS | {"vectors"}) and part.names_single_texts:
         return None

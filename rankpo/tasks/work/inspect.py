@@ -1,4 +1,4 @@
-"""The work of task=inspect: what datasets hold before anyone trains on them, and what a loss makes of it."""
+"""The work of task=inspect: a report of the content of datasets, and of the training items that a loss makes of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def run(task: Inspect, experiment: Experiment) -> Report:
-    """The content of `output`."""
+    """Returns the content of `output`."""
     logger = MetricsLogger()
     datasets = [lenient(dataset) for dataset in experiment.datasets]
     pieces = _pieces(task, experiment, logger.say)
@@ -90,21 +90,21 @@ def _show(task: Inspect, report: Report, logger: MetricsLogger) -> None:
 
 
 def _span(values: dict[str, int], first: str = "p5") -> str:
-    """The smaller and the largest of the quantiles, such as 1-10."""
+    """The quantile `first` and the maximum as a range, such as 1-10."""
     if not values:
         return "-"
     return f"{values[first]}-{values['max']}" if values[first] != values["max"] else str(values["max"])
 
 
 def lenient(dataset: Dataset) -> Dataset:
-    """The dataset with its bad records left out and listed."""
+    """The dataset, which then skips and lists bad records."""
     if isinstance(dataset, Prompted):
         return Prompted(lenient(dataset.inner), dataset.query_prompt, dataset.passage_prompt)
     return replace(dataset, on_bad_record="skip") if isinstance(dataset, Records | HubRecords) else dataset
 
 
 def why_nothing_is_left(datasets: Sequence[Dataset]) -> list[str]:
-    """The reasons of bad records, where no good one is left."""
+    """The reasons why all records are bad, with counts, for the message of an empty dataset."""
     met = [(data.name, reading(data.report)) for data in datasets if isinstance(data, Records)]
     return [
         f"{name}: {item['records']:,} bad: {item['reason']} (first: {item['first']})"
@@ -114,7 +114,7 @@ def why_nothing_is_left(datasets: Sequence[Dataset]) -> list[str]:
 
 
 def trained(experiment: Experiment, lesson: Lesson, table: ExampleTable) -> Report:
-    """What the loss of a lesson would train on: items and updates of an epoch, or why it cannot."""
+    """The items and updates of an epoch for the loss of a lesson, or the reason why the loss cannot use the data."""
     loss, said = type(lesson.loss).__name__, list[str]()
     result: Report = {"loss": loss, "said": said}
     try:
@@ -132,7 +132,7 @@ def trained(experiment: Experiment, lesson: Lesson, table: ExampleTable) -> Repo
             f"trainer.batch_size={experiment.settings.batch_size}, with {_counts(sizes)} candidates each"
         )
         check(lesson.loss, loader, said.append)
-    except ValueError as error:  # ConfigError too: what would stop task=train
+    except ValueError as error:  # ConfigError is a ValueError; the same errors stop task=train.
         result["refused"] = str(error)
         said.append(f"{loss} cannot train on this: {error}")
     return result

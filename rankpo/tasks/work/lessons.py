@@ -1,4 +1,4 @@
-"""Lessons: the datasets of a run as they are trained, together under one loss or each under its own."""
+"""Lessons: groups of datasets with the loss that trains them; one loss for all datasets, or one for each."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """Datasets that are trained by one loss, each update from all of them.
+    """Datasets that one loss trains on; each update draws from all of them.
 
-    name: of the dataset, or "all". trainer, dataloader: the makers that the loss chooses.
+    name: the name of the dataset, or "all". trainer, dataloader: the makers that the loss chooses.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Lesson:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """The table and the loader of a lesson's data; which may be its training data or its held-out data."""
+    """The table and the loader of a lesson's training data or of its held-out data."""
 
     lesson: Lesson
     table: ExampleTable
@@ -58,9 +58,9 @@ class Material:
 
 
 def lessons_of(experiment: Experiment, datasets: Sequence[Dataset]) -> list[Lesson]:
-    """The lessons of the training data: one, unless updates are drawn from one dataset each.
+    """The lessons of the training data: one, or one for each dataset if each update draws from a single dataset.
 
-    datasets: those of the experiment, or their parts that are trained on.
+    datasets: the datasets of the experiment, or their parts that are not held out.
     """
     run = Lesson(
         name="all",
@@ -81,7 +81,7 @@ def lessons_of(experiment: Experiment, datasets: Sequence[Dataset]) -> list[Less
 
 
 def all_needs(experiment: Experiment) -> frozenset[str]:
-    """What the losses of all datasets need of the model."""
+    """The parts of the model that the losses of all datasets need."""
     losses = [experiment.loss if own is None else own.loss for own in experiment.objectives]
     return frozenset[str]().union(*(loss.needs for loss in losses or [experiment.loss]))
 
@@ -146,7 +146,7 @@ def _silent(line: str) -> None:
 
 
 def held_out_material(experiment: Experiment, inputs: Inputs, lesson: Lesson, say: Say) -> Material:
-    """The held-out data of a lesson, in updates of nearly equal size. Raises ConfigError where the loss has no use for it."""
+    """The held-out data of a lesson, in batches of nearly equal size. Raises ConfigError if the loss cannot use it."""
     table = open_table(experiment.cache_dir, lesson.datasets, inputs.pieces(), say)
     make = partial(lesson.dataloader.make, table=table, seed=experiment.seed)
     try:
@@ -163,17 +163,17 @@ def _equal_pairs(inputs: Inputs, lesson: Lesson, table: ExampleTable, say: Say) 
         return []
     found = inputs.equal_pairs(table)
     if found:
-        say(f"{len(found)} of {len(table)} pairs are left out: cut to model.max_length, both answers are equal")
+        say(f"{len(found)} of {len(table)} pairs are excluded: truncated to model.max_length, both answers are equal")
     return found
 
 
 def weights(datasets: Sequence[Dataset]) -> list[float]:
-    """Returns the weight of each dataset: how often an epoch repeats its examples."""
+    """Returns the weight of each dataset, the number of times that an epoch repeats its examples."""
     return [weight_of(dataset) for dataset in datasets]
 
 
 def objective(start: StartModel, given: Material, training: bool = True) -> Objective:
-    """The loss of a lesson with all that it is given. training: whether its data is trained on."""
+    """The loss of a lesson with its reference and teacher. training: whether `given` is training data."""
     lesson = given.lesson
     reference, stored = start.reference(lesson.loss, given.table, training)
     return Objective(
@@ -190,7 +190,7 @@ def objective(start: StartModel, given: Material, training: bool = True) -> Obje
 def trainer_of(
     experiment: Experiment, objectives: Sequence[Objective], replay: DataLoader | None, parts: dict[str, Any]
 ) -> BasicTrainer:
-    """The trainer of a run. parts: what all trainers are given. replay: joins the updates of losses that replay."""
+    """The trainer of a run. parts: arguments of all trainers. replay: added to the updates of losses with replay."""
     if len(objectives) == 1:
         only = objectives[0]
         return only.trainer(
@@ -209,7 +209,11 @@ def trainer_of(
         seed=experiment.seed,
     )
     if replay is not None and not any(item.loss.replay_weight for item in objectives):
-        raise ConfigError(["replay_datasets are given, but no loss of the datasets has a replay_weight above 0"])
+        raise ConfigError(
+            [
+                "replay_datasets is set, but no loss has a replay_weight > 0; set loss.replay_weight or remove replay_datasets"
+            ]
+        )
     own = [replace(item, replay=replay if item.loss.replay_weight else None) for item in objectives]
     return SeveralTrainer(
         **parts,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def run(task: Mine, experiment: Experiment) -> dict[str, object]:
-    """Returns the content of statistics.json: by file, and the settings."""
+    """Returns the content of statistics.json: the statistics by file, and the settings."""
     settings = experiment.mining
     assert settings is not None
     check_targets(task, experiment, settings)
@@ -57,22 +57,24 @@ def run(task: Mine, experiment: Experiment) -> dict[str, object]:
 
 
 def check_targets(task: Mine, experiment: Experiment, settings: MiningSettings) -> None:
-    """Raises ConfigError where an output is an input, or is there already."""
+    """Raises ConfigError if an output is an input, or exists without overwrite=true."""
     inputs = {path.resolve() for path in dataset_files(experiment.datasets)}
     if settings.corpus not in ("pool", "own"):
         inputs |= {path.resolve() for path in FileTexts(settings.corpus, "passage").files}
     for path in task.outputs(task.targets(settings.variants).values()):
         if any(path.resolve() == read or read in path.resolve().parents for read in inputs):
-            raise ConfigError([f"task.output={task.output} would write {path}, which is read; choose another"])
+            raise ConfigError(
+                [f"task.output={task.output} would overwrite {path}, an input of the task; choose another"]
+            )
         unfinished = left_unfinished(path, Path(task.output))
         if path.exists() and not experiment.overwrite and not unfinished:
-            raise ConfigError([f"{path} is there already; set overwrite=true, task.output or another exp_name"])
+            raise ConfigError([f"{path} already exists; set overwrite=true, task.output or another exp_name"])
 
 
 def _write(
     task: Mine, work: Work, mined: Mapping[str, Sequence[Mined]], logger: MetricsLogger
 ) -> dict[str, Statistics]:
-    """Writes the files of every variant. Returns their statistics by the file's name."""
+    """Writes the files of every variant. Returns their statistics by file name."""
     settings, data = work.settings, work.data
     targets = task.targets(settings.variants)
     reports: dict[str, Statistics] = {}
@@ -95,7 +97,7 @@ def _write(
 
 
 class Work:
-    """The stages that all processes share: search, exclusion and scores, for all queries at once."""
+    """The stages that run on all processes: search, exclusion and scores, for all queries at once."""
 
     def __init__(self, experiment: Experiment, settings: MiningSettings, data: MiningData, session: Session) -> None:
         self.settings, self.data, self.device, self.say = settings, data, session.device, session.logger.say
@@ -105,7 +107,8 @@ class Work:
             if model.stored_form == "tokens" and settings.sampling == "cluster":
                 raise ConfigError(
                     [
-                        f"mining.sampling=cluster needs one vector per text, and kind={model.kind} has several; set top or softmax"
+                        f"mining.sampling=cluster needs one vector per text, and kind={model.kind} has several; "
+                        "set mining.sampling=top or softmax"
                     ]
                 )
             self.dense = DenseScores(model, data, experiment.cache_dir, self.say)
@@ -134,12 +137,16 @@ class Work:
             assert self.settings.cross_encoder is not None
             loaded = load_saved(self.settings.cross_encoder, str(self.device))
             if not isinstance(loaded, PairScorer):
-                raise ConfigError([f"mining.cross_encoder={self.settings.cross_encoder} is no reranker"])
+                raise ConfigError(
+                    [
+                        f"mining.cross_encoder={self.settings.cross_encoder} is not a reranker; set a folder of kind reranker"
+                    ]
+                )
             self._scorer = loaded
         return self._scorer
 
     def candidates(self) -> list[Candidates]:
-        """What the exclusions leave, with the scores that thresholds use."""
+        """The candidates after exclusion, with the scores that thresholds use."""
         settings, data = self.settings, self.data
         left = [exclude(settings, data, query, found) for query, found in enumerate(self.found)]
         if self.dense is not None and settings.source not in ("dense", "fused"):
@@ -157,7 +164,7 @@ class Work:
         return [_scored(item, values) for item, values in zip(left, scores, strict=True)]
 
     def audit(self, mined: Sequence[Mined]) -> dict[str, object]:
-        """What share of negatives the cross-encoder puts above the query's lowest positive, over some queries."""
+        """The fraction of negatives that the cross-encoder scores above the query's lowest positive, on a sample."""
         queries = [item for item in mined if item.negatives]
         places = np.linspace(0, len(queries) - 1, min(self.settings.audit_rows, len(queries))).astype(int)
         above = total = 0

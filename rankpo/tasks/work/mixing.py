@@ -1,4 +1,4 @@
-"""Models that are mixed from others: the mean of several runs, and the model that a run started from."""
+"""Models for interpolation: the mean of several runs, and the start model of a run."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Say = Callable[[str], None]
 
 
 def copied(model: RankingModel) -> dict[str, Tensor]:
-    """The weights by name, in memory of their own."""
+    """A copy of the weights by name."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def check_one_start(folders: Sequence[str], start: str | None, key: str) -> None:
-    """Raises ConfigError for runs that started from different models, unless `start` is set. key: of the folders."""
+    """Raises ConfigError if the runs started from different models, unless `start` is set. key: names the folders."""
     kinds = [ModelOfRun.of(Path(folder)).kind for folder in folders]
     starts = {kind.load_from or kind.name_or_path for kind in kinds}
     if len(starts) > 1 and start is None:
@@ -36,7 +36,7 @@ def check_one_start(folders: Sequence[str], start: str | None, key: str) -> None
 
 
 def mean_model(folders: Sequence[str], key: str, say: Say) -> RankingModel:
-    """A model with the mean of the weights of several runs, and the settings of the first. key: of the folders."""
+    """A model with the mean of the weights of several runs, and the settings of the first. key: names the folders."""
     runs = [ModelOfRun.of(Path(folder)) for folder in folders]
     first = runs[0].final(Path(folders[0]) / FINAL, say)
 
@@ -46,7 +46,7 @@ def mean_model(folders: Sequence[str], key: str, say: Say) -> RankingModel:
             model = run.final(Path(folder) / FINAL, say)
             if model.settings != first.settings:
                 raise ConfigError(
-                    [f"{key}: {folder} and {folders[0]} read texts in two ways: {_differing(model, first)}"]
+                    [f"{key}: {folder} and {folders[0]} differ in their input settings: {_differing(model, first)}"]
                 )
             yield model.state_dict()
 
@@ -56,9 +56,9 @@ def mean_model(folders: Sequence[str], key: str, say: Say) -> RankingModel:
 
 
 def start_model(start: str | None, config: ModelKind, run: ModelOfRun | None, source: str, say: Say) -> RankingModel:
-    """What the run started from, or the folder or hub id `start`. source: the trained model, for messages.
+    """The model in the folder or hub id `start`, or for None the start model of the run.
 
-    Raises ConfigError where neither can be known.
+    source: the name of the trained model in messages. Raises ConfigError if the start model is unknown.
     """
     if start is not None:
         is_folder = Path(start).is_dir()
@@ -68,12 +68,12 @@ def start_model(start: str | None, config: ModelKind, run: ModelOfRun | None, so
         raise ConfigError(["task.alphas need task.run, or task.start=<the model to interpolate with>"])
     if config.load_from is None and config.name_or_path is None:
         raise ConfigError([f"{source} started from random weights; set task.start to interpolate"])
-    seed_everything(run.seed)  # a new head is the one that the run began with
+    seed_everything(run.seed)  # A new head gets the same random weights as at the start of the run.
     return build_model(plain(config, config.load_from), (), say)
 
 
 def _differing(model: RankingModel, first: RankingModel) -> str:
-    """The settings that two models do not share, by name."""
+    """The settings that differ between two models, with their values."""
     pairs = [
         (item.name, getattr(model.settings, item.name), getattr(first.settings, item.name))
         for item in fields(model.settings)

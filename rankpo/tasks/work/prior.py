@@ -29,15 +29,15 @@ def run(task: Prior, experiment: Experiment) -> dict[str, object]:
     """Returns the table's row."""
     target = Path(task.output) / FINAL
     if not experiment.datasets:
-        raise ConfigError(["datasets is empty; give judged pairs, such as those of task=annotate"])
+        raise ConfigError(["datasets is empty; add a dataset of judged pairs, such as the output of task=annotate"])
     if target.exists() and not experiment.overwrite:
-        raise ConfigError([f"{target} is there already; set overwrite=true or another exp_name"])
+        raise ConfigError([f"{target} already exists; set overwrite=true or another exp_name"])
     session = task.open(experiment)
     say = session.logger.say
     model = vector_model(experiment, session, "task=prior")
     if not isinstance(model, EmbeddingModel) or model.prior is None:
         raise ConfigError(
-            ["task=prior needs layers to read; set model.prior_layers, such as model.prior_layers=[2,3,4]"]
+            ["task=prior needs the layers of the prior; set model.prior_layers, such as model.prior_layers=[2,3,4]"]
         )
     table = open_table(experiment.cache_dir, experiment.datasets, model.inputs.pieces(), say)
     features, pairs = judged(model, table)
@@ -48,7 +48,7 @@ def run(task: Prior, experiment: Experiment) -> dict[str, object]:
     weight = weight_of(fitted, task.weight)
     model.set_prior(fitted.weights, weight)
     difference = experiment.model.save(target, model, describe(experiment, {}))
-    say(f"{target} written. Check: loaded again by transformers, its outputs differ by at most {difference:.0e}.")
+    say(f"{target} written. Check: transformers loaded it, and its outputs differ by at most {difference:.0e}.")
     row = {
         "folder": str(target),
         "pairs": len(pairs),
@@ -63,14 +63,14 @@ def run(task: Prior, experiment: Experiment) -> dict[str, object]:
 
 
 def weight_of(fitted: Fitted, asked: float | None) -> float:
-    """λ of the prior. Raises ConfigError where the fit gives none and none is asked for."""
+    """λ of the prior: `asked`, or by the fit for None. Raises ConfigError if the fit gives no positive weight."""
     if asked is not None:
         return asked
     if not fitted.slope > 0:
         raise ConfigError(
             [
-                f"the judge's preferences do not rise with the model's scores (slope {fitted.slope:.3g}), so that the fit gives "
-                "no weight; set task.weight, such as 0.05"
+                f"the fit gives no weight, because the judge's preferences do not rise with the model's scores (slope "
+                f"{fitted.slope:.3g}); set task.weight, such as 0.05"
             ]
         )
     return 1 / fitted.slope
@@ -80,7 +80,7 @@ def judged(model: EmbeddingModel, table: ExampleTable) -> tuple[Tensor, JudgedPa
     """Features of all passages of the table's pairs, [N, K·H], and the pairs. Raises ConfigError without pairs."""
     owners, slots = ordered_pairs(table)
     if not len(slots):
-        raise ConfigError(["datasets hold no pair of different relevance; task=prior needs preference pairs"])
+        raise ConfigError(["datasets hold no pair with different relevance; task=prior needs preference pairs"])
     rows, places = np.unique(np.asarray(table.candidates)[slots], return_inverse=True)
     queries, of_query = np.unique(np.asarray(table.query)[owners], return_inverse=True)
     vectors, features = model.frozen_parts(table, rows)

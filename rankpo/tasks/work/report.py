@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def run(task: Report, experiment: Experiment) -> Path:
-    """The written file."""
+    """Returns the path of the written file."""
     content = Content(
         title=task.title,
         runs=open_runs(task.runs),

@@ -1,4 +1,4 @@
-"""The work of task=rerank: a first stage's run, or requests, put in a new order; with metrics where there are qrels."""
+"""The work of task=rerank: reranking of a first stage's run or of requests, with metrics if there are qrels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Reranks(Protocol):
-    """A model that scores the documents of requests: `rerank` gives [documents] float32 for each, on every rank."""
+    """A model that scores the documents of requests. `rerank` returns [documents] float32 per request, on every rank."""
 
     @property
     def settings(self) -> Settings: ...
@@ -44,13 +44,13 @@ class Reranks(Protocol):
 
 @runtime_checkable
 class RanksLists(Protocol):
-    """A model that reads many documents at once, and tells what became of each window of them."""
+    """A listwise model, whose result lists the outcome of each window of documents."""
 
     def rank_requests(self, requests: Sequence[Request], on_window_error: str = "raise") -> list[RankedList]: ...
 
 
 def run(task: Rerank, experiment: Experiment) -> dict[str, float]:
-    """Returns the metrics of the new order, or {} without judgements."""
+    """Returns the metrics of the new order, or {} without qrels."""
     session = task.open(experiment)
     logger, folder = session.logger, Path(task.output)
     requests, dropped = _requests(task)
@@ -82,12 +82,12 @@ def _model(task: Rerank, experiment: Experiment, device: torch.device, say: Call
     config = experiment.model
     inputs = config.open_inputs(say, experiment.explicit)
     if isinstance(config, ListwiseKind) and isinstance(inputs, ListwiseInputs):
-        hindrances = {"it hands out no logits; set model.decode=generate": inputs.settings.decode != "generate"}
+        hindrances = {"it gives no access to logits; set model.decode=generate": inputs.settings.decode != "generate"}
         if choose_backend(task.backend, config, hindrances) == "vllm":
-            say("answers by vllm")
+            say("vllm generates the answers")
             return VllmListwiseModel(config, inputs, experiment.seed, task.vllm)
     elif task.backend == "vllm":
-        raise ConfigError(["task.backend=vllm writes answers of listwise rerankers; this one gives scores"])
+        raise ConfigError(["task.backend=vllm is for listwise rerankers, and this model computes scores"])
     return cast("Reranks", config.build(inputs, say).to(device))
 
 
@@ -109,7 +109,7 @@ def _requests(task: Rerank) -> tuple[list[Request], int]:
         names = [request.id for request in requests]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise ConfigError([f"task.requests={task.requests}: the query id {twice!r} stands twice"])
+            raise ConfigError([f"task.requests={task.requests}: the query id {twice!r} appears more than once"])
         return requests, 0
     folder = _folder(task)
     assert task.run is not None and folder is not None
@@ -131,7 +131,7 @@ def _write(
     settings: Mapping[str, object],
     logger: MetricsLogger,
 ) -> dict[str, float]:
-    """Writes the run and, where judgements are known, metrics of both orders. Returns those of the new one."""
+    """Writes the run and, with qrels, the metrics of both orders. Returns the metrics of the new order."""
     folder = Path(task.output)
     write_run(folder / "run.trec", new)
     judgements = _judgements(task)
@@ -156,4 +156,4 @@ def _write_metrics(
 
 
 def _sigmoid(scores: np.ndarray) -> np.ndarray:
-    return expit(scores.astype("float64")).astype("float32")  # what run.trec can hold: equal there, equal here
+    return expit(scores.astype("float64")).astype("float32")  # float32 as in run.trec, so that ties are the same.

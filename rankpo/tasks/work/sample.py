@@ -1,4 +1,4 @@
-"""The work of task=sample: completions of a causal language model for prompts, resumable at any moment."""
+"""The work of task=sample: completions of a causal language model for prompts, with resumption."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PARTS = "draws-*.jsonl"
 
 
 def run(task: Sample, experiment: Experiment) -> dict[str, object]:
-    """Returns the table's row; {} on other ranks than the first."""
+    """Returns the table's row on the first rank, and {} on the others."""
     session = task.open(experiment)
     asked = _asked(task, experiment.datasets)
     folder, main = Path(task.output), session.main
@@ -60,7 +60,7 @@ def _asked(task: Sample, datasets: Sequence[Dataset]) -> list[Asked]:
 
 
 def _writer(task: Sample, experiment: Experiment, session: Session) -> tuple[Writer, dict[str, object]]:
-    """The writer, and what its completions depend on beside their prompts."""
+    """The writer, and the settings that its completions depend on."""
     config = cast("CausalKind", experiment.model)
     accelerator, say = session.accelerator, session.logger.say
     inputs = config.open_inputs(say, experiment.explicit)
@@ -80,7 +80,7 @@ def _writer(task: Sample, experiment: Experiment, session: Session) -> tuple[Wri
         _check_positions(built, sampling)
         writer = TransformersWriter(built, sampling, task.max_tokens, accelerator.autocast)
         model = fingerprint_weights(built)
-    say(f"completions by {writer.name}")
+    say(f"{writer.name} generates the completions")
     return writer, {**settings, "backend": writer.name, "model": model}
 
 
@@ -91,17 +91,17 @@ def _draws(task: Sample, writer: Writer, asked: Sequence[Asked]) -> list[Draw]:
 
 
 class Completions:
-    """The completions of `draws` in a folder: those that were written before, and those that are left to write."""
+    """The completions of `draws` in a folder, finished and unfinished ones."""
 
     def __init__(self, folder: Path, asked: Sequence[Asked], draws: Sequence[Draw], logger: MetricsLogger) -> None:
         self.folder, self.asked, self.draws, self.logger = folder, asked, draws, logger
 
     def write(self, writer: Writer, generator: str) -> None:
-        """Writes this rank's share of what is left, batch by batch. generator: AlpacaEval's name of the model."""
+        """Generates this rank's share of the missing completions, batch by batch. generator: the name in AlpacaEval."""
         known, draws = _known(self.folder, self.draws), self.draws
         datasets = {item.id: item.dataset for item in self.asked}
         own = writer.plan(draws)[processes.rank() :: processes.world_size()]
-        # a batch with anything left is written again as a whole, so that every row meets the same padding
+        # An incomplete batch is generated again as a whole, so that every row has the same padding.
         todo = [batch for batch in own if any(_key(draws[n]) not in known for n in batch)]
         self.logger.say(f"{len(draws)} completions of {len(self.asked)} prompts, {len(known)} of them written before")
         records: Records[Record] = Records(self.folder / PARTS.replace("*", str(processes.rank())), "key")
@@ -118,7 +118,7 @@ class Completions:
             records.close()
 
     def finish(self, started: float) -> dict[str, object]:
-        """Writes samples.jsonl and alpaca_eval.json. Returns the table's row. started: by time.monotonic."""
+        """Writes samples.jsonl and alpaca_eval.json. Returns the table's row. started: a value of time.monotonic()."""
         known = _known(self.folder, self.draws)
         ordered = [known[_key(draw)] for draw in self.draws]
         replace_text(self.folder / "samples.jsonl", "".join(_json(_sample(record)) + "\n" for record in ordered))
@@ -137,7 +137,7 @@ class Completions:
 
 
 class Record(TypedDict):
-    """A line of draws-*.jsonl: AlpacaEval's keys and HALOs', and how the completion ended."""
+    """A line of draws-*.jsonl: the keys of AlpacaEval and HALOs, and whether the model ended the completion."""
 
     key: str
     prompt_id: str
@@ -194,11 +194,11 @@ def _first(record: Record) -> dict[str, object]:
 
 
 def _known(folder: Path, draws: Sequence[Draw]) -> dict[str, Record]:
-    """What was written of these draws, by key, by whatever rank. Raises ConfigError where a prompt is another one now."""
+    """The stored records of these draws from all ranks, by key. Raises ConfigError if a prompt has changed."""
     found: dict[str, Record] = {}
     for path in sorted(folder.glob(PARTS)):
         for _, record in files.records(path):
-            if isinstance(record, Mapping):  # a last line torn by a kill is none
+            if isinstance(record, Mapping):  # An incomplete last line of a killed process is skipped.
                 found[str(record["key"])] = cast("Record", record)
     kept = {}
     for draw in draws:
@@ -208,7 +208,8 @@ def _known(folder: Path, draws: Sequence[Draw]) -> dict[str, Record]:
         if record["prompt"] != prompt_record(draw.prompt):
             raise ConfigError(
                 [
-                    f"{folder}: prompt {draw.prompt_id!r} was another one when it was sampled; set overwrite=true, or output"
+                    f"{folder}: prompt {draw.prompt_id!r} has changed since it was sampled; set overwrite=true, or another "
+                    "task.output"
                 ]
             )
         kept[_key(draw)] = record
@@ -216,7 +217,7 @@ def _known(folder: Path, draws: Sequence[Draw]) -> dict[str, Record]:
 
 
 def _enter(folder: Path, settings: Mapping[str, object], overwrite: bool) -> None:
-    """Prepares the folder. Raises ConfigError where it was begun with other settings and is not to be overwritten."""
+    """Prepares the folder. Raises ConfigError if it has other settings and overwrite is false."""
     path = folder / "settings.json"
     if overwrite:
         for old in (*folder.glob(PARTS), *folder.glob("settings.json")):
@@ -228,7 +229,7 @@ def _enter(folder: Path, settings: Mapping[str, object], overwrite: bool) -> Non
     changed = sorted(name for name in settings if before.get(name) != settings[name])
     if changed:
         raise ConfigError(
-            [f"{folder} was begun with another {', '.join(changed)}; set overwrite=true, or another exp_name"]
+            [f"{folder} was written with a different {', '.join(changed)}; set overwrite=true, or another exp_name"]
         )
 
 
@@ -238,14 +239,14 @@ def _check_positions(model: CausalLanguageModel, sampling: Sampling) -> None:
     if limit is not None and longest + sampling.max_new_tokens > limit:
         raise ConfigError(
             [
-                f"task.max_new_tokens={sampling.max_new_tokens} behind prompts of up to {longest} tokens are more than "
-                f"the model's {limit} positions; lower it, or model.max_prompt_length"
+                f"task.max_new_tokens={sampling.max_new_tokens} and prompts of up to {longest} tokens exceed the model's "
+                f"{limit} positions; lower task.max_new_tokens or model.max_prompt_length"
             ]
         )
 
 
 def _fingerprint_files(name: str, revision: str | None) -> str:
-    """Of a folder's weights; a hub id is named by its revision."""
+    """The fingerprint of a folder's weights; a hub id is identified by its revision."""
     if not Path(name).is_dir():
         return f"{name}@{revision}"
     return files.content_fingerprint(sorted(Path(name).glob("*.safetensors")))

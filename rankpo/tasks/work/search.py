@@ -35,7 +35,7 @@ SAME_SETTINGS = ("pooling", "normalize", "truncate_dim", "activation", "query_en
 
 
 def run(task: Search, experiment: Experiment) -> dict[str, object]:
-    """The table's row."""
+    """Returns the table's row."""
     if task.backend == "plaid":
         check_installed()
     session = task.open(experiment)
@@ -78,17 +78,19 @@ def run(task: Search, experiment: Experiment) -> dict[str, object]:
 def _search(
     task: Search, model: GivesVectors, depth: int, session: Session
 ) -> DenseSearch | RaggedSearch | PlaidSearch:
-    """Raises ConfigError for a backend that does not search vectors of this kind."""
+    """Searches with the backend of the task. Raises ConfigError if the backend cannot search vectors of this kind."""
     if task.backend != "plaid":
         faiss = task.faiss if task.backend == "faiss" else None
         search = make_search(model, depth, session.device, session.logger.say, faiss)
         if task.backend != "inverted":
             return search
         if not isinstance(search, DenseSearch):
-            raise ConfigError([f"backend=inverted is of kind=sparse, and kind={model.kind} gives token vectors"])
+            raise ConfigError([f"backend=inverted needs sparse vectors, and kind={model.kind} gives token vectors"])
         return replace(search, inverted=True)
     if not model.pools:
-        raise ConfigError([f"backend=plaid searches token vectors, and kind={model.kind} has none; set exact or faiss"])
+        raise ConfigError(
+            [f"task.backend=plaid needs token vectors, and kind={model.kind} has none; set task.backend=exact or faiss"]
+        )
     return PlaidSearch(top_k=depth, scores=model.stored_similarity, device=session.device, say=session.logger.say)
 
 
@@ -99,7 +101,7 @@ def _backend(task: Search) -> str:
 
 
 def _ignores_identical_ids(task: Search, datasets: Sequence[Dataset]) -> bool:
-    """The key, or what the datasets say whose own queries are searched. Raises ConfigError where they differ."""
+    """task.ignore_identical_ids, or for None the setting of the datasets. Raises ConfigError if datasets differ."""
     if task.ignore_identical_ids is not None or task.queries != OWN:
         return bool(task.ignore_identical_ids)
     judged = [declared(dataset).judgements for dataset in datasets]
@@ -110,7 +112,7 @@ def _ignores_identical_ids(task: Search, datasets: Sequence[Dataset]) -> bool:
 
 
 def _check_names(task: Search, queries: Iterable[str], documents: Iterable[str]) -> None:
-    """Raises ConfigError, before anything is searched, for ids that run.trec cannot hold."""
+    """Raises ConfigError, before the search, for ids that run.trec cannot hold."""
     try:
         check_names(queries, f"task.queries={task.queries}")
         check_names(documents, f"task.index={task.index}")
@@ -147,7 +149,7 @@ def _write(
 
 
 def check_model(corpus: Stored, model: GivesVectors) -> None:
-    """Raises ConfigError where queries would be encoded otherwise than the corpus was."""
+    """Raises ConfigError if queries would be encoded with another model or other settings than the corpus."""
     if fingerprint_weights(model) != corpus.encoding.model:
         raise ConfigError([f"{corpus.folder} was encoded by another model; set model.load_from to that one"])
     settings = model.settings.to_json()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def run(task: Serve, experiment: Experiment) -> None:
-    """Serves until it is ended."""
+    """Serves until task.minutes have passed, or until Ctrl-C."""
     logger = MetricsLogger()
     searcher = Searcher(_open_indexes(task, experiment, logger), task.top_k) if task.indexes else None
     live = Live(
@@ -35,8 +35,8 @@ def run(task: Serve, experiment: Experiment) -> None:
     except OSError as error:
         raise ConfigError([f"task.host={task.host} task.port={task.port}: {error}; choose another"]) from error
     if not is_loopback(task.host):
-        logger.say(f"task.host={task.host}: everybody who reaches this machine can read these runs")
-    logger.say(f"http://{task.host}:{server.server_address[1]}/ (Ctrl-C ends it)")
+        logger.say(f"task.host={task.host}: everyone with network access to this machine can read these runs")
+    logger.say(f"http://{task.host}:{server.server_address[1]}/ (stop with Ctrl-C)")
     if task.minutes is not None:
         timer = threading.Timer(60 * task.minutes, server.shutdown)
         timer.daemon = True
@@ -50,7 +50,7 @@ def run(task: Serve, experiment: Experiment) -> None:
 
 
 def _content(task: Serve, experiment: Experiment) -> Content:
-    """The runs as they are now."""
+    """The current content of the report."""
     return Content(
         title=task.title,
         runs=open_runs(task.runs),
@@ -63,14 +63,14 @@ def _content(task: Serve, experiment: Experiment) -> Content:
 
 
 def _open_indexes(task: Serve, experiment: Experiment, logger: MetricsLogger) -> list[Index]:
-    """Raises ConfigError where a model is no embedding model, or another than the one that encoded its index."""
+    """Opens the indexes. Raises ConfigError if a model gives no embeddings or did not encode its index."""
     texts = dict(open_source(task.corpus, "passage", experiment.datasets).texts())
     opened = []
     for name, folder, path in zip(short_names([Path(m) for m in task.models]), task.indexes, task.models, strict=True):
         logger.say(f"loading {path}")
         model = load_saved(path)
         if not isinstance(model, EmbeddingModel):
-            raise ConfigError([f"task.models: {path} gives no embeddings"])
+            raise ConfigError([f"task.models: {path} gives no embeddings; set the folder that encoded the index"])
         corpus = Embeddings(Path(folder))
         check_model(corpus, model)
         opened.append(Index(name=name, model=model, corpus=corpus, ids=corpus.ids(), texts=texts))

@@ -1,4 +1,4 @@
-"""Lines at the start of a training: the values of the config that matter most; all of them are in the run's config.json."""
+"""Lines at the start of a training with the most important values of the config."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
     from rankpo.trainers.basic import BasicTrainer
 
-FEW = 10  # Updates; a fine-tuned model has hardly moved after fewer.
+FEW = 10  # The number of updates below which a fine-tuned model hardly changes.
 
 
 def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
-    """Yields the lines of this run: its folder, what is trained, on what, for how long."""
+    """Yields lines with the run directory, the loss and model, the data, and the number of updates."""
     settings, model = experiment.settings, experiment.model
-    began = ", where an earlier version began it" if CACHE in experiment.run_dir.parts[:1] else ""
+    began = " (the default of an earlier version)" if CACHE in experiment.run_dir.parts[:1] else ""
     yield f"run directory {experiment.run_dir}{began}: all settings are in its config.json"
     device = f"{processes.world_size()} × {trainer.accelerator.device.type}"
     adapters = ", LoRA" if model.use_peft else ""
@@ -36,6 +36,6 @@ def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
     )
     if settings.max_steps is None and trainer.total_steps < FEW:
         yield (
-            f"only {trainer.total_steps} update{'s' if trainer.total_steps != 1 else ''} in all: the model hardly changes; "
-            f"for more, lower trainer.batch_size={settings.batch_size} or raise trainer.epochs={settings.epochs}"
+            f"only {trainer.total_steps} update{'s' if trainer.total_steps != 1 else ''} in all, so the model hardly changes; "
+            f"for more updates, lower trainer.batch_size={settings.batch_size} or raise trainer.epochs={settings.epochs}"
         )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def run(task: Train, experiment: Experiment) -> Mapping[str, float]:
-    """Returns the metrics of the last evaluation, or {} for a run that is finished already."""
+    """Returns the metrics of the last evaluation, or {} if the run is already finished."""
     session = task.open(experiment)
     with session.claimed(experiment.run_dir):
         training = prepare(task, experiment, session)
@@ -36,7 +36,7 @@ def run(task: Train, experiment: Experiment) -> Mapping[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A trainer with the session in which it was made. experiment: with the precision that the session has settled."""
+    """A trainer with its session. experiment: the experiment with the precision of the session."""
 
     experiment: Experiment
     session: Session
@@ -45,7 +45,7 @@ class Training:
     def begin(self) -> Mapping[str, float]:
         """Trains from the start, or with resume=auto from the newest checkpoint, and writes FINAL.
 
-        The caller holds the run directory. Returns the metrics of the last evaluation.
+        The caller holds the lock of the run directory. Returns the metrics of the last evaluation.
         """
         trainer, experiment = self.trainer, self.experiment
         if self.session.main:
@@ -58,12 +58,12 @@ class Training:
 
 
 def prepare(task: Train, experiment: Experiment, session: Session) -> Training | None:
-    """The trainer of an experiment whose run directory is entered; None for a run that is finished already."""
+    """Prepares the run directory and returns the trainer, or None if the run is already finished."""
     experiment = with_precision(experiment, session.precision)
     refuse_unfit(experiment, session.accelerator)
     unfinished = _enter(experiment, session.logger.say) if session.main else True
     if not processes.broadcast_object(unfinished):
-        session.logger.say(f"{experiment.run_dir} is finished already; its FINAL stays as it is")
+        session.logger.say(f"{experiment.run_dir} is already finished; its FINAL is unchanged")
         return None
     logger = MetricsLogger(experiment.run_dir, main=session.main, tracker=experiment.tracker, config=experiment.config)
     trainer = assemble(experiment, session.accelerator, logger, task.metrics)
@@ -71,7 +71,7 @@ def prepare(task: Train, experiment: Experiment, session: Session) -> Training |
 
 
 def _enter(experiment: Experiment, say: Callable[[str], None]) -> bool:
-    """Prepares the run directory, and returns whether there is something left to train.
+    """Prepares the run directory, and returns whether the run still has to be trained.
 
     Raises StorageError for an existing run whose config, data or start weights have changed.
     """
@@ -85,7 +85,7 @@ def _enter(experiment: Experiment, say: Callable[[str], None]) -> bool:
 
 
 def _note_origin(experiment: Experiment) -> None:
-    """Removes an earlier run that overwrite=true replaces, and notes what this one is made from."""
+    """Removes an earlier run that overwrite=true replaces, and writes the origin of this run."""
     if experiment.overwrite:
         start_again(experiment.run_dir, experiment.config)
     if not (experiment.run_dir / origin.FILE).exists():
@@ -98,7 +98,7 @@ def refuse_unfit(experiment: Experiment, accelerator: Accelerator) -> None:
     name, quantization = name_of(accelerator), experiment.model.quantization
     if quantization is not None and name in ("FSDP", "DEEPSPEED-3"):
         raise ConfigError(
-            [f"model.quantization={quantization} cannot be split over processes; start it without {name}"]
+            [f"model.quantization={quantization} cannot be sharded over processes; start it without {name}"]
         )
     if problem := unfit(name, experiment.model.gives, experiment.loss, evaluated):
         raise ConfigError([problem])

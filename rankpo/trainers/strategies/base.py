@@ -19,11 +19,11 @@ from rankpo.models.base import RankingModel
 from rankpo.runs import processes
 
 Value = TypeVar("Value")
-OptimizerState = dict[str, dict[str, object]]  # by parameter name, then by the optimizer's own key
+OptimizerState = dict[str, dict[str, object]]  # The keys are the parameter name, then the optimizer's key.
 
 
 class Strategy:
-    """One process or DDP: every process holds all weights. wrapped: the module that training calls."""
+    """One process or DDP. Every process holds all weights. wrapped: the module that training calls."""
 
     sharded = False
 

@@ -23,16 +23,16 @@ def make_strategy(
 def unfit(strategy: str, gives: frozenset[str], loss: Loss, evaluated: bool) -> str | None:
     """Returns why this combination is unsupported and what to use instead, or None if it is supported.
 
-    strategy: `name_of`; gives: of the model's kind; evaluated: whether there are eval_datasets.
+    strategy: the result of `name_of`. gives: the outputs of the model's kind. evaluated: whether there are eval_datasets.
     """
     if strategy in ("DEEPSPEED-3", "FSDP") and evaluated and "lists" in gives:
         return (
-            "eval_datasets are ranked by a listwise reranker window after window, which split weights cannot; "
-            "use accelerate_config/deepspeed_zero2.yaml, or leave eval_datasets out"
+            "a listwise reranker cannot rank eval_datasets in windows with sharded weights; use "
+            "accelerate_config/deepspeed_zero2.yaml, or remove eval_datasets"
         )
     if strategy.startswith("DEEPSPEED") and loss.value_max_grad_norm is not None:
         return (
-            "loss.value_max_grad_norm clips a part of the gradient by itself, which DeepSpeed cannot; set it to null, or "
+            "loss.value_max_grad_norm clips a part of the gradient separately, which DeepSpeed cannot; set it to null, or "
             "use accelerate_config/fsdp.yaml"
         )
     return None

@@ -74,7 +74,7 @@ def test_missing_ids_are_an_error_with_the_first_ten_or_dropped_and_counted(tmp_
         ('{"_id": "x", "text": null}', "3: needs _id and a text under text"),
         ('{"_id": "x", "text": "y", "title": 3}', "3: needs _id and a text under text"),
         ("[]", "3: not a JSON object but list"),
-        ('{"_id": "ID1", "text": "again"}', "3: the id 'ID1' stands twice"),
+        ('{"_id": "ID1", "text": "again"}', "3: the id 'ID1' appears more than once"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, name, line, message):

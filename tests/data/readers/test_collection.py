@@ -31,7 +31,7 @@ def test_triples_of_ids(tmp_path):
     ):
         Collection(name="m", path=path)
     (tmp_path / "qidpidtriples.train.full.2.tsv").write_text("10\t0\t7\n")
-    with pytest.raises(ValueError, match=r"full\.2\.tsv:1: collection\.tsv has no text of '7'"):
+    with pytest.raises(ValueError, match=r"full\.2\.tsv:1: collection\.tsv has no text for the id '7'"):
         list(Collection(name="m", path=path, split="train").examples())
 
 
@@ -63,7 +63,7 @@ def test_judgements_with_a_run(tmp_path, topics):
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds neither qrels nor triples"):
         Collection(name="m", path=folder(tmp_path, collection__tsv=COLLECTION))
-    with pytest.raises(FileNotFoundError, match="corpus_file and queries_file must name the texts"):
+    with pytest.raises(FileNotFoundError, match="corpus_file and queries_file must be set to the texts"):
         Collection(name="m", qrels_file=str(tmp_path / "collection.tsv"))
     with pytest.raises(ValueError, match="relevant_from must be >= 1, got 0"):
         Collection(name="m", path=str(tmp_path), relevant_from=0)

@@ -100,8 +100,8 @@ def test_a_cell_may_be_longer_than_the_csv_module_allows(tmp_path):
 def test_rows_that_do_not_fit_the_header(tmp_path):
     found = read(write(tmp_path / "a.csv", "a,b\n1\n1,2,3\n1,2\n"))
     assert [(place, str(record)) for place, record in found[:2]] == [
-        ("a.csv:2", "1 columns under a header of 2"),
-        ("a.csv:3", "3 columns under a header of 2"),
+        ("a.csv:2", "1 columns, but the header has 2"),
+        ("a.csv:3", "3 columns, but the header has 2"),
     ]
     assert found[2] == ("a.csv:4", {"a": "1", "b": "2"})
 
@@ -231,7 +231,7 @@ def test_find_refuses_what_is_not_there_or_not_known(tmp_path):
     for path in ("nowhere.jsonl", "empty", "*.csv"):
         with pytest.raises(FileNotFoundError, match=r"x.path: .* does not exist or holds no data file"):
             find(str(tmp_path / path), "x.path")
-    with pytest.raises(ValueError, match=r"x.path: .*notes.txt is of an unknown kind; known: .jsonl"):
+    with pytest.raises(ValueError, match=r"x.path: .*notes.txt has an unknown suffix; known are .jsonl"):
         find(str(tmp_path / "notes.txt"), "x.path")
 
 

@@ -254,10 +254,10 @@ def test_ms_swift_and_tevatron_name_what_they_do_not_use(tmp_path):
 @pytest.mark.parametrize("bad", ["a\rb", "a\nb", "a\x00", "a\u2028b", "a\tb"])
 def test_control_characters_in_ids_are_refused(tmp_path, bad):
     """A file of ids is lines: a carriage return shifts all later ones."""
-    with pytest.raises(BadRecords, match=r"data\.jsonl:1: the id .* has the control character"):
+    with pytest.raises(BadRecords, match=r"data\.jsonl:1: the id .* contains the control character"):
         list(load(tmp_path, [{**LISTS["flag"], "id": bad}]).examples())
     load(tmp_path, [{"docid": bad, "text": P}], name="corpus.jsonl")
-    with pytest.raises(BadRecords, match=r"corpus\.jsonl:1: the id .* has the control character"):
+    with pytest.raises(BadRecords, match=r"corpus\.jsonl:1: the id .* contains the control character"):
         list(load(tmp_path, [ids_record()], name="train.jsonl").examples())
 
 
@@ -281,4 +281,4 @@ def test_llamaindex_writes_one_object(tmp_path, indent):
     records = Records(name="x", path=str(path), on_bad_record="skip")
     (example,) = records.examples()
     assert (example.id, example.query, example.candidates) == ("q1", Q, (P,))
-    assert records.report.places == ["datasets.x: train.json:relevant_docs[q2]: no text of e"]
+    assert records.report.places == ["datasets.x: train.json:relevant_docs[q2]: no text for e"]

@@ -170,8 +170,8 @@ def test_indices_of_raw_records_are_compared_with_the_corpus(tmp_path):
     assert bad_lines(load(write(tmp_path, bad), corpus=corpus)) == [
         "datasets.soil: data.jsonl:1: positives.index[0] is 3; the corpus has 3 lines",
         "datasets.soil: data.jsonl:2: positives.index[0] is -1; the corpus has 3 lines",
-        "datasets.soil: data.jsonl:3: positives.index[0] is 0, but that line of the corpus is another text",
-        "datasets.soil: data.jsonl:4: no positives.index, which datasets.soil.corpus is there to check",
+        "datasets.soil: data.jsonl:3: positives.index[0] is 0, but that line of the corpus has another text",
+        "datasets.soil: data.jsonl:4: no positives.index, and datasets.soil.corpus needs it for the check of texts",
     ]
     path = write(tmp_path, [raw([0], ["coins"])])
     with pytest.raises(BadRecords, match=r"datasets.soil.corpus: other.jsonl:1: no text under 'text'"):

@@ -56,6 +56,14 @@ CASES = {
 }
 
 
+QUICK = ("markers", "fixed", "min", "skipped", "divided", "two layers", "modernbert", "llama")  # in the default suite
+
+
+def marked(cases, quick):
+    """The cases as parameters, those that are not quick marked as slow."""
+    return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
 def folder_of(path, case):
     """A folder that sentence-transformers wrote, with random weights."""
     family, keys, words, more = CASES[case]
@@ -94,7 +102,7 @@ def compare(model, folder):
     assert_close(model.paired(*pairs), expected.diagonal(), atol=scale, rtol=0)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", marked(CASES, QUICK))
 def test_scores_are_theirs_and_theirs_are_those_of_final(tmp_path, case):
     folder = folder_of(tmp_path, case)
     lines = []
@@ -106,7 +114,7 @@ def test_scores_are_theirs_and_theirs_are_those_of_final(tmp_path, case):
     compare(rankpo.load(tmp_path / "FINAL", "cpu"), tmp_path / "FINAL")
 
 
-@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("layout", marked(["packed", "padded"], ["padded"]))
 def test_both_layouts_leave_the_expansion_unattended(tmp_path, layout):
     folder = folder_of(tmp_path, "fixed")
     kind = LateInteractionKind(load_from=str(folder), layout=layout)
@@ -147,7 +155,7 @@ PYLATE = {
 }
 
 
-@pytest.mark.parametrize("case", PYLATE)
+@pytest.mark.parametrize("case", marked(PYLATE, ("expanded", "not expanded", "attended")))
 def test_folders_of_pylate(tmp_path, case):
     folder = pylate(tmp_path, PYLATE[case])
     tokenizer = byte_tokenizer()
@@ -200,7 +208,7 @@ STANFORD = {
 }
 
 
-@pytest.mark.parametrize("case", STANFORD)
+@pytest.mark.parametrize("case", marked(STANFORD, ("stated", "no metadata")))
 def test_folders_of_stanford_colbert(tmp_path, case):
     folder = tmp_path / "stanford"
     folder.mkdir()
@@ -233,10 +241,16 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def expanded(tmp_path_factory):
+    """A folder of sentence-transformers with query expansion."""
+    return folder_of(tmp_path_factory.mktemp("expanded"), "fixed")
+
+
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_rankpo_does_not_do_is_refused_by_name(tmp_path, case):
+def test_what_rankpo_does_not_do_is_refused_by_name(tmp_path, expanded, case):
     file, keys, message = REFUSED[case]
-    folder = folder_of(tmp_path, "fixed")
+    folder = shutil.copytree(expanded, tmp_path / "theirs")
     edit(folder / file, **keys)
     with pytest.raises((ConfigError, LoadingError), match=message):
         rankpo.load(folder, "cpu")

@@ -108,7 +108,9 @@ def test_a_damaged_shard_is_named_and_made_again(world, model, tmp_path):
     folder = tmp_path / "e" / "embeddings"
     counts = np.load(folder / "shard-00001.counts.npy")
     np.save(folder / "shard-00001.counts.npy", counts[::-1])
-    with pytest.raises(EncodingError, match=r"shard-00001.npy is damaged \(the checksum of shard-00001.counts.npy is wrong"):
+    with pytest.raises(
+        EncodingError, match=r"shard-00001.npy is damaged \(the checksum of shard-00001.counts.npy is wrong"
+    ):
         list(open_stored(folder).blocks())
     run(tmp_path, "e", "task=encode", "task.shard_size=16")
     assert np.load(folder / "shard-00001.counts.npy").tolist() == counts.tolist()

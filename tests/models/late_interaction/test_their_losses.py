@@ -1,6 +1,5 @@
 """Losses and gradients of late interaction beside sentence-transformers' own, on the same batch."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -17,6 +16,7 @@ from rankpo.models.load import ignore
 from rankpo.trainers import in_batch
 from rankpo.types import Batch, Example, Labels
 from tests.data.test_text_store import Fixed
+from tests.models.test_vectors import OneProcess
 
 st = pytest.importorskip("sentence_transformers")
 pytest.importorskip("sentence_transformers.multi_vector_encoder")
@@ -40,7 +40,7 @@ SCALE = 1.5
 DIVIDED = {"fixed": False, "skipped": False, "divided": True}
 
 
-@pytest.fixture(params=DIVIDED)
+@pytest.fixture(params=["fixed", pytest.param("skipped", marks=pytest.mark.slow), "divided"])
 def pair(request, tmp_path):
     """The same folder in both libraries, and whether scores are divided by the query's tokens."""
     folder = folder_of(tmp_path, request.param)
@@ -93,7 +93,7 @@ def test_in_batch_negatives(pair, tmp_path, form):
     ours, reference, divided = pair
     loss, update = update_of(ours, tmp_path, 100_000 if form == "plain" else 40)
     assert (len(update.parts) > 1) == (form == "cached")
-    _, value = in_batch.backward(loss, ours, update, lambda part: part.backward(), nullcontext)
+    _, value = in_batch.backward(loss, ours, update, OneProcess())
     similarity = mean_colbert_scores if divided else None
     if form == "plain":
         their = theirs.MultiVectorMultipleNegativesRankingLoss(reference, scale=SCALE, similarity_fct=similarity)

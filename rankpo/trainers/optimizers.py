@@ -1,0 +1,29 @@
+"""AdamW with a state of 8 bits, by bitsandbytes. Only the check of optimizer=adamw_8bit imports this module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+
+if find_spec("bitsandbytes") is None:
+    raise ImportError("optimizer=adamw_8bit needs bitsandbytes: pip install 'rankpo[quantized]'")
+
+from bitsandbytes.optim import AdamW8bit as LibraryAdamW8bit
+
+
+class AdamW8bit(LibraryAdamW8bit):
+    """AdamW (Loshchilov and Hutter, ICLR 2019) whose two moments are stored in blocks of 8-bit numbers (Dettmers et al.,
+    ICLR 2022); weights with fewer than `min_8bit_size` entries keep moments in float32."""
+
+    def __init__(
+        self,
+        params: Iterable[object],
+        lr: float = 2e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        min_8bit_size: int = 4096,
+    ) -> None:
+        super().__init__(
+            params, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, min_8bit_size=min_8bit_size
+        )
