@@ -64,7 +64,7 @@ class FileTexts:
                     seen.add(key)
                     yield key, text
                 elif identity is not None:
-                    raise ValueError(f"{place}: the id {identity!r} occurs twice")
+                    raise ValueError(f"{place}: the id {identity!r} appears more than once")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,9 @@ class OwnTexts:
                 raise ConfigError([f"datasets.{dataset.name} has no {what}; choose {POOL} or a file"])
             for identity, text in own():
                 if identity in seen:
-                    raise ConfigError([f"datasets.{dataset.name}: the id {identity!r} of its {what} occurs twice"])
+                    raise ConfigError(
+                        [f"datasets.{dataset.name}: the id {identity!r} of its {what} appears more than once"]
+                    )
                 seen.add(identity)
                 yield identity, text
 
