@@ -52,7 +52,7 @@ def own_keys(group: str, node: Node) -> Keys:
     try:
         taken = inspect.signature(locate(node["_target_"])).parameters if given else {}  # type: ignore[arg-type]
     except ValueError:  # `build` reports the problem of the class.
-        taken = {}
+        return {}
     return {
         name: node[name] for name in given if name not in taken or (name == "negatives" and node[name] in NEGATIVES)
     }

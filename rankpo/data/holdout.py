@@ -154,7 +154,9 @@ def draw(datasets: Sequence[Dataset], holdout: Holdout, cache_dir: Path, say: Sa
         if ours and processes.rank() == 0:
             _write(folder, [_Keys.of(dataset) for dataset in datasets], holdout)
         processes.barrier()
-    queries, texts, counts = (np.load(folder / f"{kind}.npy") for kind in ("queries", "texts", "counts"))
+    queries, texts, counts = (
+        np.load(folder / f"{kind}.npy", allow_pickle=False) for kind in ("queries", "texts", "counts")
+    )
     held, total, examples, left_out = counts.tolist()
     say(
         f"holdout: {held:,} of {total:,} queries are held out"
@@ -208,6 +210,6 @@ def _write(folder: Path, keys: Sequence[_Keys], holdout: Holdout) -> None:
         losing += len(np.unique(owner[np.isin(positives, texts) & trained[owner]]))
     everything = len(np.unique(np.concatenate([query for query, _, _ in of_datasets])))
     with written_whole(folder) as temporary:
-        np.save(temporary / "queries.npy", queries)
-        np.save(temporary / "texts.npy", texts)
-        np.save(temporary / "counts.npy", np.array([len(queries), everything, total, losing]))
+        np.save(temporary / "queries.npy", queries, allow_pickle=False)
+        np.save(temporary / "texts.npy", texts, allow_pickle=False)
+        np.save(temporary / "counts.npy", np.array([len(queries), everything, total, losing]), allow_pickle=False)

@@ -95,7 +95,7 @@ class PlaidSearch:
         folder = corpus.folder / "plaid"
         key = corpus.encoding.key
         ready = folder / READY
-        fresh = not (ready.is_file() and ready.read_text() == key)
+        fresh = not (ready.is_file() and ready.read_text(encoding="utf-8") == key)
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
         index: Index = import_module("fast_plaid.search").FastPlaid(index=str(folder), device=str(self.device))

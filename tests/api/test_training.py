@@ -182,9 +182,9 @@ def test_tables_of_other_libraries():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"data": RECORDS, "epoch": 1}, "there is no key epoch; did you mean epochs"),
-        ({"data": RECORDS, "num_train_epochs": 1}, "here it is trainer.epochs"),
-        ({"data": RECORDS, "trainer": {"epoch": 1}}, r"trainer\.epoch: .*did you mean epochs"),
+        ({"data": RECORDS, "epoch": 1}, "there is no key epoch; in rankpo it is trainer.epochs"),
+        ({"data": RECORDS, "num_train_epochs": 1}, "in rankpo it is trainer.epochs"),
+        ({"data": RECORDS, "trainer": {"epoch": 1}}, r"trainer\.epoch: .*it is trainer\.epochs"),
         ({"data": RECORDS, "loss": "contrastiv"}, "did you mean contrastive"),
         ({"data": RECORDS, "loss": 3}, "loss must be an option of config/loss"),
         ({"data": RECORDS, "model": "tiny_brt"}, "did you mean tiny_bert"),

@@ -75,9 +75,10 @@ def test_no_source_loads_pickles_or_runs_text():
     found = {str(path.relative_to(ROOT)): problems for path in SOURCES if (problems := faults(path.read_text()))}
     # merges what its caller was given, with use_safetensors among it; peft takes .bin: `adapters_only_as_safetensors`
     assert found == {
-        "rankpo/models/reranker/config.py": ["AutoModelForSequenceClassification.from_pretrained"],
-        "rankpo/models/causal_lm/config.py": ["PeftModel.from_pretrained"],
+        "rankpo/models/adapting.py": ["PeftModel.from_pretrained"],
         "rankpo/models/loading.py": ["PeftModel.from_pretrained"],
+        "rankpo/models/reranker/families.py": ["CLASSIFIER.from_pretrained"],
+        "rankpo/models/sparse/loading.py": ["AutoModelForMaskedLM.from_pretrained"],
     }
 
 

@@ -83,7 +83,7 @@ RECIPES = {
 # what is refused: words of the one line that says so
 REFUSED = {
     **{("ppo, own clip", strategy): "loss.value_max_grad_norm" for strategy in DEEPSPEED},
-    **{("listwise reranker", strategy): "leave eval_datasets out" for strategy in SPLIT},
+    **{("listwise reranker", strategy): "remove eval_datasets" for strategy in SPLIT},
 }
 
 

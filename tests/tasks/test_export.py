@@ -185,9 +185,9 @@ def test_a_soup_of_seeds_and_its_way_from_the_start(seeds):
     [
         (("seed1",), (), "soup must name two different run directories or more"),
         (("seed1", "seed1"), (), "soup must name two different run directories or more"),
-        (("seed1", "nowhere"), (), "nowhere is no run directory with a FINAL"),
+        (("seed1", "nowhere"), (), "nowhere is not a run directory with a FINAL"),
         (("seed1", "seed2"), ("task.checkpoint=step-1",), "mixes the FINALs of its runs; leave run and checkpoint out"),
-        (("seed1", "longer"), (), "read texts in two ways: passage_max_length 90 and 96"),
+        (("seed1", "longer"), (), "differ in their input settings: passage_max_length 90 and 96"),
         (("seed1", "elsewhere"), ("task.alphas=[0.5]",), "the runs started from .*; set task.start"),
     ],
 )

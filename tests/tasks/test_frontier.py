@@ -150,7 +150,7 @@ def test_a_prior_is_added_to_runs_and_to_the_start_model(runs):
         (("task.runs=[{}/r1]", "task.kept=ndcg"), "task.kept=ndcg is not measured; allowed: jobs_dev/ndcg@20"),
         (
             ("task.runs=[{}/r1]", "eval_datasets=[jobs_preferences_dev]"),
-            "eval_datasets must hold a collection with relevance judgements",
+            "add a collection with relevance judgements to eval_datasets",
         ),
         (("task.runs=[{}/r1]", "task.floor=-1"), "floor must be >= 0, got -1"),
         (("task.runs=[{}]",), "is not a run directory with a FINAL"),

@@ -170,7 +170,7 @@ def test_titles_of_requests_stand_as_the_format_says(tmp_path):
         ({"text": "b", "score": [1]}, r"score must be a finite number, got \[1\]"),
         ({"text": "b", "score": "nan"}, "score must be a finite number, got 'nan'"),
         ({"text": "b", "score": "-Infinity"}, "score must be a finite number, got .-Infinity"),
-        ({"text": "b", "docid": "B"}, "document B has no score, and others have; give all a score, or none"),
+        ({"text": "b", "docid": "B"}, "document B has no score, but other documents have; set a score for all"),
         ({"text": "b", "score": 1, "title": 7}, r"candidates\[1\].title must be a text, got 7"),
     ],
 )

@@ -68,12 +68,12 @@ def test_replay_of_grades_is_the_loss_of_stage_one(tmp_path):
 
 def test_loaders_that_hide_grades_are_refused(tmp_path):
     cache = f"cache_dir={tmp_path}"
-    with pytest.raises(ConfigError, match=r"the order of the grades 0, 0.5, 1, and dataloader=contrastive shows one"):
+    with pytest.raises(ConfigError, match=r"the order of the grades 0, 0.5, 1, and dataloader=contrastive yields one"):
         trainer_of(*(key for key in GRADED_MARGIN if "group_size" not in key), "dataloader=contrastive", cache)
     replay = [key for key in GRADED_REPLAY if not key.startswith("replay_dataloader")]
     with pytest.raises(ConfigError, match="set replay_dataloader=listwise"):
         trainer_of(*replay, cache)
-    with pytest.raises(ConfigError, match="set replay_dataloader=contrastive, or take graded_margin"):
+    with pytest.raises(ConfigError, match="set replay_dataloader=contrastive, or loss=graded_margin"):
         trainer_of(*(key for key in GRADED_REPLAY if "replay_kind" not in key), cache)
 
 

@@ -84,7 +84,9 @@ def test_they_are_computed_once_for_all_runs_on_the_same_texts(tmp_path, guide, 
     vectors = np.load(folder / "queries.npy")
     vectors[0] += 1
     np.save(folder / "queries.npy", vectors)
-    with pytest.raises(ConfigError, match=r"is damaged .*; remove it, and its embeddings are computed again"):
+    with pytest.raises(
+        ConfigError, match=r"is damaged .*; remove it, and the next start computes the embeddings again"
+    ):
         trainer_of(*GIST, f"loss.guide={guide}", f"cache_dir={tmp_path}")
 
 

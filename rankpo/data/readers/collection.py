@@ -104,9 +104,7 @@ class Collection(Declares):
         fit = of_split or fit
         if len(fit) > 1:
             names = ", ".join(file.name for file in fit)
-            raise ValueError(
-                f"{key}: {len(fit)} files of {folder} match ({names}); set split, or set {key} to one of them"
-            )
+            raise ValueError(f"{key}: {len(fit)} files of {folder} match ({names}); set split, or name one of them")
         return fit[0] if fit else None
 
     @property

@@ -100,5 +100,5 @@ def _note(address: str, copies: list[Path]) -> None:
 def _kept(address: str) -> list[Path]:
     """The copies of an earlier start, or [] if one of them is missing."""
     path = _list_of(address)
-    copies = [Path(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    copies = [Path(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
     return copies if all(copy.is_file() for copy in copies) else []

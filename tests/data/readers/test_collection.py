@@ -27,7 +27,7 @@ def test_triples_of_ids(tmp_path):
     assert (first.query, first.candidates) == ("how deep do moles dig", ("Moles dig to 70 cm.", "Moles are mammals."))
     assert stated(first) == (True, False) and second.candidates[0] == 'A "mole'
     with pytest.raises(
-        ValueError, match=r"queries: 2 files of .* fit \(queries\.dev\.tsv, queries\.train\.tsv\); set split"
+        ValueError, match=r"queries: 2 files of .* match \(queries\.dev\.tsv, queries\.train\.tsv\); set split"
     ):
         Collection(name="m", path=path)
     (tmp_path / "qidpidtriples.train.full.2.tsv").write_text("10\t0\t7\n")

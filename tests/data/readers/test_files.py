@@ -128,7 +128,9 @@ def test_a_column_name_that_stands_twice(tmp_path):
     for suffix, delimiter in (("csv", ","), ("tsv", "\t")):
         path = write(tmp_path / f"a.{suffix}", delimiter.join("aba") + "\n" + delimiter.join("123") + "\n")
         ((_, record),) = read(path)
-        assert isinstance(record, NotARecord) and str(record) == "the header names a twice; the file was not read"
+        assert (
+            isinstance(record, NotARecord) and str(record) == "the header has a more than once; the file was not read"
+        )
 
 
 def test_a_zstd_file_cut_anywhere_in_its_frame(tmp_path):
