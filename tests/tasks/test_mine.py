@@ -305,7 +305,7 @@ def test_the_same_command_goes_on_after_a_full_disk(rows, cache, monkeypatch, fu
 
 
 def test_too_few_is_an_error_if_asked_for(rows, cache):
-    with pytest.raises(TooFewError, match=r"has 0 negatives of 5; widen mining\.top_k"):
+    with pytest.raises(TooFewError, match=r"has 0 of 5 negatives; widen mining\.top_k"):
         mine(rows, cache, "short", "mining.max_score=-2", "mining.on_short=error")
 
 
