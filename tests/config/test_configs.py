@@ -43,6 +43,7 @@ COVERED = {
 # which model and data the losses that choose a kind are shown with
 SHOWN_WITH = {
     "embedding": ("tiny_bert", "toy_pairs"),
+    "hybrid": ("tiny_bert", "toy_contrastive"),
     "reranker": ("tiny_bert", "toy_graded"),
     "listwise": ("tiny_llama_wide", "toy_lists"),
     "causal_lm": ("tiny_pythia", "toy_chat"),
@@ -80,14 +81,15 @@ def test_losses(tmp_path, loss):
 
 ENCODERS = (
     *("minilm", "modernbert", "bge_m3", "e5", "bge_reranker", "modernbert_reranker", "tiny_bert"),
-    *("colbert", "gte_moderncolbert", "jina_colbert"),
+    *("colbert", "gte_moderncolbert", "jina_colbert", "splade"),
 )
 OF_DECODERS = ("causal_lm", "reward_model", "listwise")
+OF_ENCODERS = ("sparse",)
 PAIRS = [
     (model, kind)
     for model in options("model")
     for kind in options("kind")
-    if not (model in ENCODERS and kind in OF_DECODERS)
+    if not (kind in OF_DECODERS if model in ENCODERS else kind in OF_ENCODERS)
 ]
 
 
@@ -107,6 +109,8 @@ def test_models_as_every_kind(model, kind):
         assert policy.encode(["a text", "another"], role="query").shape == (2, 32)
     elif kind == "late_interaction":
         assert [rows.shape[1] for rows in policy.encode(["a text", "another"], role="query")] == [128, 128]
+    elif kind in ("sparse", "hybrid"):
+        assert len(policy.predict([("query", "a text"), ("query", "another")])) == 2
     elif kind == "reranker":
         assert len(policy.compute_score([("query", "a text"), ("query", "another")])) == 2
     elif kind == "listwise":

@@ -178,11 +178,11 @@ def test_what_cannot_work_is_refused_with_what_can():
     class Critic:
         value_max_grad_norm = 0.1
 
-    dpo = DPOLoss(beta=0.1)
-    assert "deepspeed_zero2.yaml" in str(unfit("DEEPSPEED-3", "listwise", dpo, evaluated=True))
-    assert "deepspeed_zero2.yaml" in str(unfit("FSDP", "listwise", dpo, evaluated=True))
-    assert unfit("DEEPSPEED-3", "listwise", dpo, evaluated=False) is None
-    assert unfit("DEEPSPEED-2", "listwise", dpo, evaluated=True) is None
-    assert "fsdp.yaml" in str(unfit("DEEPSPEED-1", "causal_lm", Critic(), evaluated=False))
-    assert unfit("FSDP", "causal_lm", Critic(), evaluated=False) is None
-    assert unfit("MULTI_GPU", "listwise", Critic(), evaluated=True) is None
+    dpo, lists, tokens = DPOLoss(beta=0.1), frozenset({"lists"}), frozenset({"token_logps"})
+    assert "deepspeed_zero2.yaml" in str(unfit("DEEPSPEED-3", lists, dpo, evaluated=True))
+    assert "deepspeed_zero2.yaml" in str(unfit("FSDP", lists, dpo, evaluated=True))
+    assert unfit("DEEPSPEED-3", lists, dpo, evaluated=False) is None
+    assert unfit("DEEPSPEED-2", lists, dpo, evaluated=True) is None
+    assert "fsdp.yaml" in str(unfit("DEEPSPEED-1", tokens, Critic(), evaluated=False))
+    assert unfit("FSDP", tokens, Critic(), evaluated=False) is None
+    assert unfit("MULTI_GPU", lists, Critic(), evaluated=True) is None
