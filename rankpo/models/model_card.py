@@ -88,7 +88,7 @@ def card_of(
         *metrics_table(description),
         "## Limits",
         "",
-        "Labels that come from an AI judge carry its biases; see the data above. The model card was written by a program.",
+        "Labels from an AI judge carry its biases; see the data above. rankpo generated this model card.",
         "",
     ]
     return "\n".join(lines)
