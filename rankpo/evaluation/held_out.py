@@ -1,4 +1,4 @@
-"""Evaluation of held-out queries: a collection made of their candidates, and the training loss."""
+"""Evaluation on held-out queries: retrieval from the pool of their candidates, and the training loss."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from rankpo.types import Example
 
 
 class Pool:
-    """The candidates of all held-out queries as one collection: what is no candidate of a query is irrelevant to it.
+    """An evaluation set whose corpus contains the candidates of all held-out queries.
 
-    Grades are the examples' own, or 1 and 0 where they have lists of positives and negatives.
+    Only a query's own candidates have grades; all other texts of the corpus count as irrelevant. Grades are 1 and 0 for
+    examples that state which candidates are relevant. For other examples, the labels are the grades.
     """
 
     ignore_identical_ids = False
@@ -53,7 +54,10 @@ class Pool:
 
     @property
     def passage_prompt(self) -> str | None:
-        """That of all passages; None where they have several, as a text is one document whatever names it."""
+        """The prompt of all passages, or None if their prompts differ.
+
+        Examples with different prompts can share a passage, which is a single document of the corpus.
+        """
         prompts = {e.query_prompt if e.symmetric else e.passage_prompt for e in self._examples}
         return prompts.pop() if len(prompts) == 1 else None
 
@@ -84,7 +88,7 @@ class Pool:
 
     @property
     def relevant_from(self) -> float:
-        """The smallest grade above 0."""
+        """The smallest positive grade of the pool, so that every positive grade counts as relevant."""
         return min((grade for judged in self._grades.values() for grade in judged.values() if grade > 0), default=1.0)
 
 
@@ -97,9 +101,9 @@ def _text_id(text: str) -> str:
 
 
 class RankedPart(HeldOutPart):
-    """Held-out queries of a dataset, judged over the pool of all their candidates where their labels allow it.
+    """Held-out queries of a dataset. If their labels are grades, a `Pool` of their candidates provides judgements.
 
-    on_pairs: whether the data says which of two texts is better, and no more.
+    on_pairs: whether the loss trains on preference pairs. A pair only orders two texts, so its labels are not grades.
     """
 
     def __init__(self, dataset: Dataset, drawn: Drawn, name: str, on_pairs: bool) -> None:
@@ -118,26 +122,30 @@ class RankedPart(HeldOutPart):
 
     @property
     def labels_single_texts(self) -> bool:
-        """Whether most queries have one text with a label that may be low: a score to meet, and nothing to find."""
+        """Whether most queries have a single candidate, and some of these candidates have a label other than 1.
+
+        Such labels are target scores, as in sentence similarity, and do not mark a text to retrieve.
+        """
         singles = [example.relevance[0] for example in self._first if len(example.relevance) == 1]
         return 2 * len(singles) > len(self._first) and any(label != 1 for label in singles)
 
     @property
     def names_single_texts(self) -> bool:
-        """Whether most queries have one relevant text and nothing beside it."""
+        """Whether most queries have a single candidate, and all of these candidates are relevant (label 1)."""
         singles = [example for example in self._first if len(example.candidates) == 1]
         return 2 * len(singles) > len(self._first) and not self.labels_single_texts
 
     def _has_grades(self) -> bool:
-        """Whether labels are grades: not below 0, and some above it."""
+        """Whether the labels can be grades: none is negative and at least one is positive."""
         labels = [label for example in self._first for label in example.relevance]
         return all(label >= 0 for label in labels) and any(label > 0 for label in labels)
 
 
 class LossEvaluator(Evaluator):
-    """The training loss on held-out data, in updates of the run's batch size.
+    """Computes the training loss on held-out data, in batches of the run's batch size.
 
-    measure: computes it with the weights of today; the trainer sets it.
+    measure: a function that returns the loss at the current weights. It needs the trainer, so the training task sets it
+    after construction.
     """
 
     metrics = ("loss",)

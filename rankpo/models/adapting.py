@@ -1,4 +1,4 @@
-"""Adapters of peft on a backbone: new ones, and those of a folder."""
+"""Adds peft adapters to a backbone: new adapters, or saved adapters from a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rankpo.models.loading import check_adapters
 
 
 def open_adapters(backbone: PreTrainedModel, folder: str) -> PeftModel:
-    """Wraps the backbone in the adapters of a folder, to go on training them."""
+    """Wraps the backbone in the saved adapters of a folder, and makes them trainable."""
     check_adapters(folder)
     return PeftModel.from_pretrained(backbone, folder, is_trainable=True)
 
@@ -20,7 +20,10 @@ def open_adapters(backbone: PreTrainedModel, folder: str) -> PeftModel:
 def add_adapters(
     backbone: PreTrainedModel, lora: LoraSettings, task_type: str, modules_to_save: list[str] | None = None
 ) -> PeftModel:
-    """Wraps the backbone in new adapters. task_type: peft's; modules_to_save: names of modules that are trained whole."""
+    """Wraps the backbone in new adapters.
+
+    task_type: the task type of peft's `LoraConfig`. modules_to_save: names of modules whose full weights are trained.
+    """
     config = LoraConfig(
         task_type=task_type,
         r=lora.lora_r,
@@ -32,7 +35,7 @@ def add_adapters(
     tied = _tied_embeddings(backbone)
     try:
         adapted = get_peft_model(backbone, config)
-    except ValueError as error:  # peft raises it; its text is that of a trace
+    except ValueError as error:  # The first line of peft's message states the problem.
         raise LoadingError(
             f"model.peft.target_modules={lora.target_modules}: {str(error).splitlines()[0]}; "
             "all-linear suits most models, else give names of linear layers, such as [query,value]"

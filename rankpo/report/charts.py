@@ -1,4 +1,7 @@
-"""Line charts as SVG text: no library and no network, sharp in print, in the page's colours of the light and dark theme."""
+"""Line charts as SVG text, in the colours of the page's light and dark themes.
+
+SVG needs no library and no network access, and it stays sharp in print.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,18 @@ from itertools import pairwise
 from rankpo.report.scales import Axis, Frame, Scale, axes, opened, scales
 
 FRAME = Frame(width=640, height=300)
-MAX_POINTS = 160  # of a line: more than a chart of this size can show
-MAX_DOTS = 40  # a line of more points is drawn without dots
+MAX_POINTS = 160  # The maximum number of points of a line. A chart of this size cannot show more.
+MAX_DOTS = 40  # A line with more points is drawn without dots.
 
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A named line of (x, y). band: (x, low, high) around it. key: what the legend switches on and off."""
+    """A named line of (x, y) points.
+
+    band: (x, low, high) points of an area around the line. key: the legend shows and hides the series by this key.
+    """
 
     name: str
     key: str
@@ -30,7 +36,7 @@ class Series:
 
 
 def lines(series: Sequence[Series], x_label: str, y_label: str, frame: Frame = FRAME) -> str:
-    """One line for each series; a single point is a dot. "" where no series has a finite point."""
+    """Draws a line for each series, or a dot if it has a single point. Returns "" if no series has a finite point."""
     kept = [_finite(item) for item in series]
     kept = [item for item in kept if item.points]
     if not kept:
@@ -53,7 +59,11 @@ def _finite(series: Series) -> Series:
 
 
 def thin(points: Points, most: int = MAX_POINTS) -> Points:
-    """At most `most` points: the means of so many stretches of equal length; the first and the last point stay."""
+    """Reduces a line to at most `most` points.
+
+    The function keeps the first and the last point, divides the others into segments of about equal size,
+    and replaces each segment by its mean.
+    """
     if len(points) <= most:
         return points
     inner = points[1:-1]
@@ -64,7 +74,7 @@ def thin(points: Points, most: int = MAX_POINTS) -> Points:
 
 
 def thin_band(band: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
-    """A band over the same stretches as the line that it surrounds."""
+    """Reduces a band in the same segments as its line, so that both keep the same values of x."""
     lows, highs = thin([(x, low) for x, low, _ in band]), thin([(x, high) for x, _, high in band])
     return [(x, low, high) for (x, low), (_, high) in zip(lows, highs, strict=True)]
 
@@ -77,7 +87,7 @@ def _series(series: Series, x_scale: Scale, y_scale: Scale) -> str:
         lower = [f"{x_scale(x):.1f},{y_scale(low):.1f}" for x, low, _ in reversed(series.band)]
         parts.append(f'<polygon class="band" points="{" ".join(upper + lower)}"/>')
     if len(placed) > 1:
-        # the page's script reads values back from these pixels: two decimals give them four digits
+        # page.js converts these pixels to values with four significant digits, which needs two decimals.
         path = " ".join(f"{px:.2f},{py:.2f}" for px, py, _, _ in placed)
         dash = f' stroke-dasharray="{series.dash}"' if series.dash else ""
         parts.append(f'<polyline points="{path}"{dash}/>')
