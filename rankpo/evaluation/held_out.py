@@ -1,4 +1,4 @@
-"""Evaluation on held-out queries: retrieval from the pool of their candidates, and the training loss."""
+"""Evaluation of held-out queries: ranking in a collection of their candidates, and the training loss."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from rankpo.types import Example
 
 
 class Pool:
-    """An evaluation set whose corpus contains the candidates of all held-out queries.
+    """The candidates of all held-out queries as one collection; a text is irrelevant to queries that do not list it.
 
-    Only a query's own candidates have grades; all other texts of the corpus count as irrelevant. Grades are 1 and 0 for
-    examples that state which candidates are relevant. For other examples, the labels are the grades.
+    Grades are those of the examples, or 1 and 0 for lists of positives and negatives.
     """
 
     ignore_identical_ids = False
@@ -54,10 +53,7 @@ class Pool:
 
     @property
     def passage_prompt(self) -> str | None:
-        """The prompt of all passages, or None if their prompts differ.
-
-        Examples with different prompts can share a passage, which is a single document of the corpus.
-        """
+        """The prompt of all passages; None if they have different ones, since each text is one document."""
         prompts = {e.query_prompt if e.symmetric else e.passage_prompt for e in self._examples}
         return prompts.pop() if len(prompts) == 1 else None
 
@@ -101,9 +97,9 @@ def _text_id(text: str) -> str:
 
 
 class RankedPart(HeldOutPart):
-    """Held-out queries of a dataset. If their labels are grades, a `Pool` of their candidates provides judgements.
+    """Held-out queries of a dataset, evaluated over the pool of all their candidates if their labels allow it.
 
-    on_pairs: whether the loss trains on preference pairs. A pair only orders two texts, so its labels are not grades.
+    on_pairs: whether the data has only preferences between two texts.
     """
 
     def __init__(self, dataset: Dataset, drawn: Drawn, name: str, on_pairs: bool) -> None:
@@ -122,21 +118,18 @@ class RankedPart(HeldOutPart):
 
     @property
     def labels_single_texts(self) -> bool:
-        """Whether most queries have a single candidate, and some of these candidates have a label other than 1.
-
-        Such labels are target scores, as in sentence similarity, and do not mark a text to retrieve.
-        """
+        """Whether most queries have a single text with a score as its label, so that a search has no target."""
         singles = [example.relevance[0] for example in self._first if len(example.relevance) == 1]
         return 2 * len(singles) > len(self._first) and any(label != 1 for label in singles)
 
     @property
     def names_single_texts(self) -> bool:
-        """Whether most queries have a single candidate, and all of these candidates are relevant (label 1)."""
+        """Whether most queries have one relevant text and no other text."""
         singles = [example for example in self._first if len(example.candidates) == 1]
         return 2 * len(singles) > len(self._first) and not self.labels_single_texts
 
     def _has_grades(self) -> bool:
-        """Whether the labels can be grades: none is negative and at least one is positive."""
+        """Whether labels are grades, which are >= 0 with some > 0."""
         labels = [label for example in self._first for label in example.relevance]
         return all(label >= 0 for label in labels) and any(label > 0 for label in labels)
 
@@ -144,8 +137,7 @@ class RankedPart(HeldOutPart):
 class LossEvaluator(Evaluator):
     """Computes the training loss on held-out data, in batches of the run's batch size.
 
-    measure: a function that returns the loss at the current weights. It needs the trainer, so the training task sets it
-    after construction.
+    measure: computes it with the current weights; the trainer sets it.
     """
 
     metrics = ("loss",)
@@ -162,7 +154,7 @@ class LossEvaluator(Evaluator):
         return open_table(self.cache_dir, self.datasets, pieces, self.say)
 
     def _not_yet(self) -> float:
-        raise ValueError(f"{self.name}: the loss is measured before its trainer is there")
+        raise ValueError(f"{self.name}: the loss cannot be computed before the trainer exists")
 
     def evaluate(self, model: RankingModel) -> Result:
         return Result({"loss": self.measure()})

@@ -1,7 +1,4 @@
-"""Line charts as SVG text, in the colours of the page's light and dark themes.
-
-SVG needs no library and no network access, and it stays sharp in print.
-"""
+"""Line charts as SVG text, without libraries or network, in the colours of the page's light and dark themes."""
 
 from __future__ import annotations
 
@@ -14,18 +11,15 @@ from itertools import pairwise
 from rankpo.report.scales import Axis, Frame, Scale, axes, opened, scales
 
 FRAME = Frame(width=640, height=300)
-MAX_POINTS = 160  # The maximum number of points of a line. A chart of this size cannot show more.
-MAX_DOTS = 40  # A line with more points is drawn without dots.
+MAX_POINTS = 160  # Points of a line; more are not visible in a chart of this size.
+MAX_DOTS = 40  # Lines with more points have no dots.
 
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A named line of (x, y) points.
-
-    band: (x, low, high) points of an area around the line. key: the legend shows and hides the series by this key.
-    """
+    """A named line of (x, y). band: (x, low, high) around it. key: the entry of the legend that shows or hides it."""
 
     name: str
     key: str
@@ -59,11 +53,7 @@ def _finite(series: Series) -> Series:
 
 
 def thin(points: Points, most: int = MAX_POINTS) -> Points:
-    """Reduces a line to at most `most` points.
-
-    The function keeps the first and the last point, divides the others into segments of about equal size,
-    and replaces each segment by its mean.
-    """
+    """Returns at most `most` points: the first, the last, and means over segments of equal length."""
     if len(points) <= most:
         return points
     inner = points[1:-1]
@@ -74,7 +64,7 @@ def thin(points: Points, most: int = MAX_POINTS) -> Points:
 
 
 def thin_band(band: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
-    """Reduces a band in the same segments as its line, so that both keep the same values of x."""
+    """Returns a band over the same segments as its line."""
     lows, highs = thin([(x, low) for x, low, _ in band]), thin([(x, high) for x, _, high in band])
     return [(x, low, high) for (x, low), (_, high) in zip(lows, highs, strict=True)]
 
@@ -87,7 +77,7 @@ def _series(series: Series, x_scale: Scale, y_scale: Scale) -> str:
         lower = [f"{x_scale(x):.1f},{y_scale(low):.1f}" for x, low, _ in reversed(series.band)]
         parts.append(f'<polygon class="band" points="{" ".join(upper + lower)}"/>')
     if len(placed) > 1:
-        # page.js converts these pixels to values with four significant digits, which needs two decimals.
+        # The page's script computes values from these pixels; two decimals give four digits.
         path = " ".join(f"{px:.2f},{py:.2f}" for px, py, _, _ in placed)
         dash = f' stroke-dasharray="{series.dash}"' if series.dash else ""
         parts.append(f'<polyline points="{path}"{dash}/>')

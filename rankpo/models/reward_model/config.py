@@ -1,4 +1,4 @@
-"""The kind `reward_model`: a decoder that computes one scalar reward for each completion."""
+"""RewardKind: the configuration of decoders with one scalar reward for a whole completion."""
 
 from __future__ import annotations
 
