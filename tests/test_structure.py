@@ -208,6 +208,10 @@ def module_of(path: str) -> str:
     return "rankpo." + path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
+def test_the_loop_reads_in_one_screen():
+    assert len((PACKAGE / "trainers" / "basic.py").read_text().splitlines()) <= 180
+
+
 def test_no_modules_import_each_other_in_a_circle():
     """Also for types and inside functions. Modules that import nothing of the rest are taken away until none is left."""
     modules = frozenset(map(module_of, trees()))

@@ -156,15 +156,14 @@ def load_backbone(
         )
     unused = check_tensors(model, found, source, family is None)
     if unused and say is not None:
-        say(
-            f"{source.name}: the head of the checkpoint is not used ({', '.join(unused[:3])}{', …' if len(unused) > 3 else ''})"
-        )
+        names = f"{', '.join(unused[:3])}{', …' if len(unused) > 3 else ''}"
+        say(f"{source.name}: the head of the checkpoint is not used ({names})")
     return model
 
 
 def _stored_dtype(config: Mapping[str, object]) -> str | None:
     """Returns the dtype of the weights in the checkpoint's config.json, such as bfloat16, or None."""
-    stored = config.get("dtype") or config.get("torch_dtype")
+    stored = config.get("dtype", config.get("torch_dtype"))
     return stored if isinstance(stored, str) else None
 
 

@@ -18,9 +18,7 @@ from rankpo.losses.matryoshka import matryoshka
 from rankpo.losses.reduction import denominators, total
 from rankpo.runs import processes
 from rankpo.runs.signals import noticed
-from rankpo.trainers import regularisation
 from rankpo.trainers.parts import Parts
-from rankpo.trainers.regularisation import Regularisation
 from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Prepared, Update
 from rankpo.types import Batch, LossOutput
 
@@ -29,11 +27,7 @@ class BasicTrainer(Parts):
     """The base class of trainers, with the training loop.
 
     The order of calls is train() → train_step(update) → backward(micro_batch) → compute_loss(batch).
-
-    regularisation: the regularisation of the current update, for models with sparse vectors.
     """
-
-    regularisation: Regularisation | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,15 +68,7 @@ class BasicTrainer(Parts):
 
     def begin(self, update: Prepared) -> Prepared:
         """Adds the quantities over all ranks and micro-batches that the first backward pass of the update needs."""
-        sparsity = self.policy.sparsity
-        if sparsity is None or not isinstance(update, Update):
-            return update
-        self.regularisation, update = regularisation.of_update(
-            sparsity, self.regularisation_factor, self.model, self.policy, update
-        )
-        return update
-
-    has_held_out_loss = True  # Whether the loss is defined on data that no update trains on.
+        return self._regularised(update) if isinstance(update, Update) else update
 
     @property
     def num_passes(self) -> int:
@@ -123,15 +109,6 @@ class BasicTrainer(Parts):
 
         output = matryoshka(loss_of, rows, self.loss.matryoshka)
         return output if self.regularisation is None else self.regularisation.added(output, rows.float(), batch)
-
-    def loss_arguments(self) -> Mapping[str, object]:
-        """Returns the loss's keyword arguments that all micro-batches of an update share."""
-        return {"state": self.state.loss_state} if self.state.loss_state else {}
-
-    def clip(self) -> float:
-        """Returns the gradient norm over all parameters (and shards), and clips it to max_grad_norm if that is set."""
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        return self.strategy.clip(parameters, self.settings.max_grad_norm or math.inf)
 
     # These methods are the loop.
 

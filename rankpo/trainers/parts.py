@@ -24,13 +24,16 @@ from rankpo.runs.callbacks import Callback
 from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.runs.logger import MetricsLogger
 from rankpo.runs.running import RunningMetrics
+from rankpo.trainers import regularisation
 from rankpo.trainers.baseline import Measure, measured
+from rankpo.trainers.regularisation import Regularisation
 from rankpo.trainers.schedules import Schedule
 from rankpo.trainers.settings import TrainerSettings
 from rankpo.trainers.state import Keeper, TrainerState
 from rankpo.trainers.strategies.base import Strategy
 from rankpo.trainers.strategies.choose import make_strategy
 from rankpo.trainers.teacher import TeacherEmbeddings
+from rankpo.trainers.update import Update
 from rankpo.trainers.watch import Watch
 from rankpo.types import Batch, LossOutput
 
@@ -68,8 +71,10 @@ class Parts:
     within: Parts | None = None
 
     main_term = "preference"  # The name of the loss's main term in the log.
+    has_held_out_loss = True  # Whether the loss is defined on data that no update trains on.
 
     def __post_init__(self) -> None:
+        self.regularisation: Regularisation | None = None  # Of the current update, for models with sparse vectors.
         if self.reference is not None:
             self.reference.autocast = self.accelerator.autocast
         self.strategy: Strategy = self._strategy() if self.within is None else self.within.strategy
@@ -161,6 +166,25 @@ class Parts:
     def observed_means(self) -> dict[str, float]:
         """Returns the means of the metrics of the current update over all ranks. All ranks must call it."""
         return self.observed.result(processes.sum_over_ranks)
+
+    def loss_arguments(self) -> Mapping[str, object]:
+        """Returns the loss's keyword arguments that all micro-batches of an update share."""
+        return {"state": self.state.loss_state} if self.state.loss_state else {}
+
+    def clip(self) -> float:
+        """Returns the gradient norm over all parameters (and shards), and clips it to max_grad_norm if that is set."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return self.strategy.clip(parameters, self.settings.max_grad_norm or math.inf)
+
+    def _regularised(self, update: Update) -> Update:
+        """Sets the regularisation of the update, for models with sparse vectors; returns the update with its sums."""
+        sparsity = self.policy.sparsity
+        if sparsity is None:
+            return update
+        self.regularisation, update = regularisation.of_update(
+            sparsity, self.regularisation_factor, self.model, self.policy, update
+        )
+        return update
 
     def _check_sparsity(self) -> None:
         """Raises CollapseError if sparse vectors become zero, or are still dense after the warm-up."""

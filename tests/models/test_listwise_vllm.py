@@ -154,6 +154,7 @@ def test_auto_takes_vllm_only_with_a_gpu(tmp_path, final, vllm, monkeypatch):
     rerank(tmp_path, final, "task.max_failed_windows=1", "exp_name=cpu")
     assert vllm == []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     monkeypatch.setattr("rankpo.runs.processes.make_accelerator", _on_the_cpu)
     rerank(tmp_path, final, "task.max_failed_windows=1", "exp_name=gpu")
     assert len(vllm) > 1

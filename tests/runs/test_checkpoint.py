@@ -50,7 +50,7 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
         (lambda path: path.write_text("weigh"), "5 bytes instead of 9"),
         (lambda path: path.unlink(), "weights is missing"),
         (lambda path: (path.parent / "manifest.json").unlink(), "manifest.json is missing"),
-        (lambda path: (path.parent / "manifest.json").write_text("{"), "manifest.json is no list of files"),
+        (lambda path: (path.parent / "manifest.json").write_text("{"), "manifest.json is not a list of files"),
     ],
 )
 def test_a_damaged_newest_gives_the_one_before_with_a_message(tmp_path, spoil, fault):

@@ -17,6 +17,7 @@ from rankpo.errors import ConfigError
 from rankpo.runs.signals import Interrupted
 from rankpo.sweeps import folder, jobs
 from rankpo.sweeps.jobs import Job, Launching, Overseer, command, own_words, quoted
+from rankpo.sweeps.names import varied
 from tests.cli.test_launch import stopped
 from tests.runs import RANKPO, curve, launch
 from tests.starts import Started
@@ -25,7 +26,7 @@ from tests.sweeps import JOBS, swept
 
 def test_a_job_is_named_by_what_it_varies():
     overrides = ["loss=rankpo", "loss.beta=2", "model.name_or_path=a/b"]
-    assert folder.varied(overrides, ["-m", "loss=rankpo", "loss.beta=1,2", "model.name_or_path=a/b,c"]) == overrides[1:]
+    assert varied(overrides, ["-m", "loss=rankpo", "loss.beta=1,2", "model.name_or_path=a/b,c"]) == overrides[1:]
     assert folder.job_name(overrides[1:]).startswith("loss.beta=2,model.name_or_path=a_b-")
     assert folder.job_name(overrides[1:2]) == "loss.beta=2"
 
@@ -95,7 +96,7 @@ def test_metrics_are_those_of_final(tmp_path):
 
 
 def test_a_job_outside_of_its_sweep_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="exp_name, cache_dir and run_dir name the folder of the sweep"):
+    with pytest.raises(ConfigError, match="exp_name, runs_dir, cache_dir and run_dir name the folder of the sweep"):
         folder.read_note(tmp_path)
 
 
