@@ -1,8 +1,8 @@
-"""The server of `rankpo serve`: the report over runs that may be training, renewed as they write, and a search box.
+"""The server of `rankpo serve`: a report that updates while its runs train, and a search box.
 
-It answers three fixed addresses, /, /main and /search, to GET alone, and opens no file that a request names. Requests
-whose Host is another than its own are refused: a page of somebody else's that makes the browser call this server under
-its own name (DNS rebinding) gets nothing.
+The server accepts GET requests for three fixed paths: /, /main and /search. No request can select a file to read. The
+server rejects requests with an unknown Host header. This check prevents DNS rebinding, in which another website points
+its own domain name at this server to read the report through the user's browser.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Respond = Callable[[dict[str, list[str]]], "Answer"]
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A response. body: text; kind: its media type; version: of the content, for /main."""
+    """An HTTP response. kind: the media type of the body. version: the version of the report's content, for /main."""
 
     status: HTTPStatus = HTTPStatus.OK
     body: str = ""
@@ -50,9 +50,10 @@ class Answer:
 
 
 class Live:
-    """The report of folders whose files change: rendered again only when one did.
+    """The report of runs whose files may change. It is rendered again only after a file has changed.
 
-    read: opens the runs as they are now. folders: watched for changes. seconds: between two looks of the page.
+    read: reads the current content of the runs. folders: the folders to check for changes. seconds: the interval at
+    which the page in the browser asks for changes.
     """
 
     def __init__(self, read: Callable[[], Content], folders: Sequence[Path], *, title: str, seconds: float) -> None:
@@ -61,19 +62,19 @@ class Live:
         self._version, self._main = "", ""
 
     def version(self) -> str:
-        """Changes with the size and time of every file that the report reads."""
+        """Returns a hash of the paths, sizes and modification times of the watched files."""
         digest = hashlib.sha256()
         for folder in self.folders:
             for path in sorted({path for pattern in WATCHED for path in folder.glob(pattern)}):
                 try:
                     found = path.stat()
-                except FileNotFoundError:  # a run that starts again removes files between the two calls
+                except FileNotFoundError:  # If a run is overwritten, its files may disappear between glob() and stat().
                     continue
                 digest.update(f"{path} {found.st_size} {found.st_mtime_ns}\n".encode())
         return digest.hexdigest()[:16]
 
     def main(self) -> tuple[str, str]:
-        """(version, HTML of the page's content)."""
+        """Returns the version and the HTML of the page's content."""
         with self._lock:
             version = self.version()
             if version != self._version:
@@ -82,15 +83,16 @@ class Live:
             return self._version, self._main
 
     def _render(self) -> str:
-        """The content, or why there is none yet: a run that has just begun holds no metrics."""
+        """Returns the content as HTML, or the reason if it cannot be read yet, such as before the first metrics."""
         try:
             return render_main(self.read())
-        except (ValueError, OSError, KeyError) as error:  # json.JSONDecodeError is a ValueError: a half-written file
+        # A half-written file raises json.JSONDecodeError, which is a ValueError.
+        except (ValueError, OSError, KeyError) as error:
             return f'<p role="status">Nothing to show yet: {escape(str(error))}</p>'
 
 
 def make_server(live: Live, searcher: Searcher | None, host: str, port: int) -> ThreadingHTTPServer:
-    """A server that is bound and not yet started; port 0 takes a free one. Raises OSError for one that is taken."""
+    """Binds a server without starting it. Port 0 selects a free port. Raises OSError if the port is in use."""
     routes: dict[str, Respond] = {"/": partial(_page, live, searcher), "/main": partial(_main, live)}
     if searcher is not None:
         routes["/search"] = partial(_search, searcher)
@@ -106,13 +108,13 @@ def make_server(live: Live, searcher: Searcher | None, host: str, port: int) -> 
 
 
 def allowed_hosts(host: str, port: int) -> frozenset[str]:
-    """The Host headers that a request may carry."""
+    """Returns the Host headers that the server accepts."""
     names = {host, "localhost", "127.0.0.1", "[::1]"} if is_loopback(host) else {host}
     return frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server on `host`."""
+    """Returns True if `host` is a loopback address, so that only this machine can reach the server."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -141,12 +143,12 @@ def _search(searcher: Searcher, query: dict[str, list[str]]) -> Answer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One request. routes: what answers each address. hosts: the Host headers that are accepted."""
+    """Handles one request. routes: the function that answers each path. hosts: the accepted Host headers."""
 
     routes: ClassVar[dict[str, Respond]] = {}
     hosts: ClassVar[frozenset[str]] = frozenset()
     server_version, sys_version = "rankpo", ""
-    timeout = 30  # seconds for a request to arrive
+    timeout = 30  # The server closes a connection after this many seconds without data.
 
     def do_GET(self) -> None:
         if self.headers.get("Host", "") not in self.hosts:
@@ -172,4 +174,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Writes nothing: the page asks every few seconds."""
+        """Disables the log of requests, since the page sends one every few seconds."""
