@@ -24,7 +24,8 @@ class TripletLoss(NestedInBatchLoss):
 
     distance: `euclidean`, `manhattan`, or `cosine` (1 - cosine). negatives: `own`, the query's; `in_batch`, the
     passages of all queries of the update. Texts known to be relevant to the query are not negatives. margin: in units
-    of the distance; embeddings of length 1 are at most 2 apart, below 5, the default of other libraries.
+    of the distance; the distance between embeddings of length 1 is at most 2, so that 5, the default of
+    other libraries, is too large.
     """
 
     margin: float = 0.5

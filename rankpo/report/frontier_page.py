@@ -1,4 +1,4 @@
-"""The page of task=frontier: a chart of alignment against retention, and a table of the Pareto-optimal candidates."""
+"""HTML page of task=frontier: the chart of alignment against retention and the Pareto-optimal candidates."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from rankpo.report.page import render_shell
 def frontier_page(
     candidates: Sequence[Candidate], best: Sequence[Candidate], chosen: Candidate | None, kept: str, agreement: str
 ) -> str:
-    """Returns the page as HTML.
-
-    candidates: all candidates; the start model must be the first. best: the Pareto-optimal ones (see `undominated`).
-    chosen: the candidate that task=frontier saved as FINAL, if any. kept, agreement: the metrics of the two axes.
-    """
+    """Returns HTML. candidates: all, the start model first. best: the Pareto-optimal ones. kept, agreement: metrics."""
     ends = [one for one in candidates if set(one.alphas) == {1.0} and not one.prior_weight]
     shown = list({id(one): one for one in (candidates[0], *ends, *best)}.values())
     points = [

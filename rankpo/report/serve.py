@@ -1,8 +1,7 @@
-"""The server of `rankpo serve`: a report that updates while its runs train, and a search box.
+"""Server of `rankpo serve`: a report on finished and running runs that updates itself, and a search box.
 
-The server accepts GET requests for three fixed paths: /, /main and /search. No request can select a file to read. The
-server rejects requests with an unknown Host header. This check prevents DNS rebinding, in which another website points
-its own domain name at this server to read the report through the user's browser.
+The server answers only GET requests to /, /main and /search, and never opens a file by the name in a request. It
+rejects requests with another Host header, as a protection against DNS rebinding.
 """
 
 from __future__ import annotations
@@ -50,10 +49,9 @@ class Answer:
 
 
 class Live:
-    """The report of runs whose files may change. It is rendered again only after a file has changed.
+    """A report on changing folders, which is rendered again only after a change.
 
-    read: reads the current content of the runs. folders: the folders to check for changes. seconds: the interval at
-    which the page in the browser asks for changes.
+    read: opens the current runs. folders: watched for changes. seconds: between two requests of the page.
     """
 
     def __init__(self, read: Callable[[], Content], folders: Sequence[Path], *, title: str, seconds: float) -> None:
@@ -68,7 +66,7 @@ class Live:
             for path in sorted({path for pattern in WATCHED for path in folder.glob(pattern)}):
                 try:
                     found = path.stat()
-                except FileNotFoundError:  # If a run is overwritten, its files may disappear between glob() and stat().
+                except FileNotFoundError:  # A restarted run can remove files between the two calls.
                     continue
                 digest.update(f"{path} {found.st_size} {found.st_mtime_ns}\n".encode())
         return digest.hexdigest()[:16]
@@ -83,16 +81,19 @@ class Live:
             return self._version, self._main
 
     def _render(self) -> str:
-        """Returns the content as HTML, or the reason if it cannot be read yet, such as before the first metrics."""
+        """Returns the content, or the reason if there is none yet, as for a new run without metrics."""
         try:
             return render_main(self.read())
-        # A half-written file raises json.JSONDecodeError, which is a ValueError.
-        except (ValueError, OSError, KeyError) as error:
+        except (
+            ValueError,
+            OSError,
+            KeyError,
+        ) as error:  # A partly written file raises json.JSONDecodeError, a ValueError.
             return f'<p role="status">Nothing to show yet: {escape(str(error))}</p>'
 
 
 def make_server(live: Live, searcher: Searcher | None, host: str, port: int) -> ThreadingHTTPServer:
-    """Binds a server without starting it. Port 0 selects a free port. Raises OSError if the port is in use."""
+    """Returns a bound server that is not started. port: 0 selects a free port. Raises OSError for a used port."""
     routes: dict[str, Respond] = {"/": partial(_page, live, searcher), "/main": partial(_main, live)}
     if searcher is not None:
         routes["/search"] = partial(_search, searcher)
@@ -143,7 +144,7 @@ def _search(searcher: Searcher, query: dict[str, list[str]]) -> Answer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Handles one request. routes: the function that answers each path. hosts: the accepted Host headers."""
+    """Handler of one request. routes: a function for each address. hosts: the accepted Host headers."""
 
     routes: ClassVar[dict[str, Respond]] = {}
     hosts: ClassVar[frozenset[str]] = frozenset()
@@ -174,4 +175,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Disables the log of requests, since the page sends one every few seconds."""
+        """Suppresses the log, since the page sends a request every few seconds."""

@@ -1,8 +1,8 @@
 """Hybrid models (BGE-M3): one encoder gives dense, sparse and ColBERT vectors, and the score is their weighted sum.
 
-The dense vector is the normalised hidden state of the first token. Each other token gets a ColBERT vector and a lexical
-weight, see section 3.2 of https://arxiv.org/abs/2402.03216. The output has one row for each token, with D + 2 columns:
-the vector, the token's weight, and the token's id. The row of the first token holds the dense vector and the weight 0.
+The first token gives the dense vector; every other token gives a vector and a weight (https://arxiv.org/abs/2402.03216
+section 3.2). A text has one row per token: the vector [D], the token's weight and its id. The row of the first token
+holds the dense vector and the weight 0.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from rankpo.types import Sequences, Vectors
 
 
 class HybridModel(GivesVectors):
-    """`forward(sequences)` returns [R, D + 2] float32, with the layout that the docstring of this module describes.
+    """`forward(sequences)` gives [R, D + 2] float32: one row per token, as the module docstring describes.
 
-    sparse_linear, colbert_linear: the layers that compute token weights and ColBERT vectors from hidden states. If a
-    token repeats in a text, its largest weight is used. Special tokens have the weight 0.
+    sparse_linear, colbert_linear: linear layers on the hidden states. A token that occurs several times in a text
+    counts once, with its largest weight; special tokens have weight 0.
     """
 
     kind: ClassVar[str] = "hybrid"
@@ -52,7 +52,7 @@ class HybridModel(GivesVectors):
 
     @property
     def vector_dim(self) -> int:
-        """The number D of vector columns. Dense and ColBERT vectors may differ in size; zeros pad the shorter ones."""
+        """D, the columns of a row's vector. Token vectors that are shorter than the dense vector are padded with zeros."""
         return max(self.width, self.colbert_linear.out_features)
 
     @property
@@ -76,7 +76,7 @@ class HybridModel(GivesVectors):
         return torch.cat(parts)[torch.argsort(torch.cat(rows)).to(self.device)]
 
     def _rows(self, hidden: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Returns the output rows [tokens, D + 2] for hidden states [tokens, hidden size]."""
+        """Rows [tokens, D + 2] from hidden states [tokens, D]."""
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = hidden.float()
             weights = relu(self.sparse_linear(hidden)).squeeze(1)
@@ -89,7 +89,7 @@ class HybridModel(GivesVectors):
             return torch.cat([vectors, weights.masked_fill(first, 0)[:, None], ids.float()[:, None]], 1)
 
     def similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
-        """Returns [q, c] weighted sums of the scores of all parts."""
+        """[q, c] weighted sums of the scores of the parts."""
         return self._summed(self._parts(queries, candidates))
 
     def paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
@@ -120,7 +120,7 @@ class HybridModel(GivesVectors):
         return torch.stack([found[name]() for name in self.settings.parts])
 
     def _summed(self, scores: Tensor) -> Tensor:
-        """Returns the weighted sum of scores [parts, …] over the parts."""
+        """Weighted sum [...] of scores [parts, ...] over the parts."""
         weights = torch.tensor(self.settings.weights, dtype=scores.dtype, device=scores.device)
         return torch.tensordot(weights, scores, dims=1)
 

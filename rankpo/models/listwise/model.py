@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 
 class ListwiseModel(LanguageModel):
-    """`forward(sequences)` gives a `ListwiseOutput`: one row per prompt, any loss on [B, G] trains it.
+    """`forward(sequences)` returns a `ListwiseOutput` with one row per prompt, for all losses on [B, G].
 
-    inputs: reads the lists; its settings are saved with the weights. neftune_alpha: α of the uniform noise on input
-    embeddings while training (https://arxiv.org/abs/2310.05914), 0 for none. noise_key: numbers from which the noise
-    of a sequence is drawn, beside its tokens, so that it does not depend on how an update is cut.
+    inputs: converts the lists; its settings are saved with the weights. neftune_alpha: α of the uniform noise on input
+    embeddings in training (https://arxiv.org/abs/2310.05914); 0 means none. noise_key: seeds the noise of a sequence
+    together with its tokens, so that the noise does not depend on micro-batches.
     """
 
     kind: ClassVar[str] = "listwise"
     inputs: ListwiseInputs
     settings: ListwiseSettings
     decode_modes = DECODE
-    wave_tokens = 32768  # of the windows that are run together
+    wave_tokens = 32768  # Tokens of the windows of one batch.
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class ListwiseModel(LanguageModel):
         return torch.cat(kept)[torch.argsort(torch.cat(rows)).to(self.device)]
 
     def identifier_logits(self, hidden: Tensor) -> Tensor:
-        """[n, window] logits of the identifiers, in float32: in half precision one pair in a hundred would tie."""
+        """[n, window] logits of the identifiers in float32, since half precision makes 1 % of pairs equal."""
         head = self.head
         ids = torch.tensor(self.inputs.layout.identifiers.first, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -116,7 +116,7 @@ class ListwiseModel(LanguageModel):
         return super()._run_padded(pieces, lengths, attended, **further)
 
     def _add_noise(self, module: object, arguments: object, embedded: Tensor) -> Tensor:
-        """U(-m, m) on the tokens of each sequence, m = α/√(T·d) with its own T; nothing on padding."""
+        """U(-m, m) on the tokens of each sequence, m = α/√(T·d) with its own T; none on padding."""
         if not (self.training and torch.is_grad_enabled()):
             return embedded
         noise = [self._noise(ids, embedded) for ids in self._noised]
@@ -145,9 +145,9 @@ class ListwiseModel(LanguageModel):
     def rank(
         self, query: str, documents: Sequence[str], top_k: int | None = None, *, return_documents: bool = False
     ) -> list[Ranked]:
-        """Records of the documents with corpus_id and score, best first; at most `top_k`.
+        """Returns at most `top_k` records with corpus_id and score, best first.
 
-        return_documents: each record has its text too. See `ListwiseReranker.rank_many`.
+        return_documents: adds the text to each record. See `ListwiseReranker.rank_many`.
         """
         from rankpo.models.listwise.reranking import ListwiseReranker
 
@@ -155,17 +155,17 @@ class ListwiseModel(LanguageModel):
         return [record(index, score, documents, return_documents) for index, score, _ in ranked]
 
     def rerank(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """[documents] float32 scores for each request, on every rank; each is ranked by one of them."""
+        """[documents] float32 scores for each request, on every rank; one rank processes each request."""
         return [ranked.by_document() for ranked in self.rank_requests(requests)]
 
     def rank_requests(self, requests: Sequence[Request], on_window_error: str = "raise") -> list[RankedList]:
-        """The same with what became of each window. on_window_error: see `ListwiseReranker`."""
+        """Like `rerank`, with a record of each window. on_window_error: see `ListwiseReranker`."""
         from rankpo.models.listwise.reranking import ListwiseReranker
 
         return ListwiseReranker(self, on_window_error=on_window_error).rank_requests(requests)
 
     def rank_many(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[RankedList]:
-        """The rankings of many (query, documents), windows of different queries side by side."""
+        """Returns rankings of many (query, documents); a batch contains windows of different queries."""
         from rankpo.models.listwise.reranking import ListwiseReranker
 
         return ListwiseReranker(self).rank_many(requests)

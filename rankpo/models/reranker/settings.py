@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from rankpo.models.settings import Settings
 
 HEADS = ("encoder", "decoder", "causal_lm")
-AUTO = "auto"  # as a key of the config: the architecture decides
-SMALLEST_QUERY = 8  # tokens that a query keeps beside the shortest document, whatever the lengths
+AUTO = "auto"  # Value of a key that is resolved by the architecture.
+SMALLEST_QUERY = 8  # Minimum tokens of a query next to the shortest document.
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,20 @@ class Format:
 
 @dataclass(frozen=True, kw_only=True)
 class RerankerSettings(Settings):
-    """The keys of a reranker's yaml that its folder keeps.
+    """The keys of a reranker's yaml that its folder stores.
 
     head: "encoder" (a classification head with one label), "decoder" (a linear score on the last token) or
-    "causal_lm" (the language model's own logits of `yes_word` and `no_word` after the last token). readout: of
-    causal_lm, "difference" z[yes] - z[no], or "yes", z[yes] alone.
-    query_format, document_format: one `{}` each (or `{query}`, `{document}`), and `{instruction}` if wanted.
-    separator: text between the two; None takes the tokenizer's own layout of a pair. suffix: text after the document;
-    the score of decoder and causal_lm stands on its last token. add_eos: the end token behind the suffix.
-    chat_template: both formats stand in a user's turn of the tokenizer's template, and the answer begins after it.
-    max_length: tokens of a whole pair. The document is cut first, down to `min_document_tokens` beside its head; the
-    query only then, or at `query_max_length`. activation: what `compute_score` applies unless told otherwise.
-    long_document: where texts are scored (not in training), a document is cut ("truncate"), or read in overlapping
-    slices of which the best counts ("max_slice").
+    "causal_lm" (the language model's own logits of `yes_word` and `no_word` after the last token). readout: for
+    causal_lm, "difference" is z[yes] - z[no], and "yes" is z[yes].
+    query_format, document_format: templates with one `{}` each (or `{query}`, `{document}`) and an optional
+    `{instruction}`. separator: text between query and document; None uses the tokenizer's own layout of a pair. suffix:
+    text after the document; decoder and causal_lm compute the score on its last token. add_eos: adds the end token
+    after the suffix. chat_template: whether both formats are inside a user's turn of the tokenizer's template, followed
+    by the start of the answer.
+    max_length: tokens of a whole pair. The document is cut first, down to `min_document_tokens` after its head, and
+    then the query; `query_max_length` also limits the query. activation: the default activation of `compute_score`.
+    long_document: the treatment of long documents outside of training: "truncate" cuts them, and "max_slice" scores
+    overlapping slices and returns the best score.
     """
 
     head: str = "encoder"
@@ -69,7 +70,7 @@ class RerankerSettings(Settings):
         if self.query_max_length is not None and self.query_max_length < SMALLEST_QUERY:
             raise ValueError(f"query_max_length must be >= {SMALLEST_QUERY} or null, got {self.query_max_length}")
         if self.head == "causal_lm" and self.add_eos:
-            raise ValueError("add_eos=true puts the end before the answer that head=causal_lm reads; set it to false")
+            raise ValueError("add_eos=true puts the end token before the answer of head=causal_lm; set add_eos=false")
         if self.head == "encoder" and self.chat_template:
             raise ValueError("chat_template=true needs head=decoder or causal_lm, got encoder")
         query, document = self.query, self.document
@@ -83,7 +84,7 @@ class RerankerSettings(Settings):
             for name, value in given.items():
                 if value:
                     raise ValueError(
-                        f"separator is null, so the tokenizer's own layout of a pair is used, which has no place for "
+                        f"separator=null uses the tokenizer's own layout of a pair, which has no place for "
                         f"{name} ({value!r}); set separator to a text"
                     )
 
@@ -97,12 +98,12 @@ class RerankerSettings(Settings):
 
 
 def _parsed(key: str, template: str, role: str, instruction: str) -> Format:
-    """Raises ValueError unless the template holds exactly one place for its text, and nothing else in braces."""
+    """Parses a template. Raises ValueError unless it has exactly one place for its text and no other braces."""
     places = re.findall(r"\{[^{}]*\}", template)
     texts = [place for place in places if place in ("{}", f"{{{role}}}")]
     if len(texts) != 1 or any(place not in (*texts, "{instruction}") for place in places):
         raise ValueError(
-            f"{key} must hold {{}} or {{{role}}} once, and {{instruction}} if wanted; nothing else in braces, "
+            f"{key} must contain {{}} or {{{role}}} once, optionally {{instruction}}, and no other braces, "
             f"got {template!r}"
         )
     head, tail = template.split(texts[0])
