@@ -84,11 +84,8 @@ class Live:
         """Returns the content, or the reason if there is none yet, as for a new run without metrics."""
         try:
             return render_main(self.read())
-        except (
-            ValueError,
-            OSError,
-            KeyError,
-        ) as error:  # A partly written file raises json.JSONDecodeError, a ValueError.
+        # A partly written file raises json.JSONDecodeError, a ValueError.
+        except (ValueError, OSError, KeyError) as error:
             return f'<p role="status">Nothing to show yet: {escape(str(error))}</p>'
 
 

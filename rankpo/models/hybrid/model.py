@@ -52,7 +52,7 @@ class HybridModel(GivesVectors):
 
     @property
     def vector_dim(self) -> int:
-        """D, the columns of a row's vector. Token vectors that are shorter than the dense vector are padded with zeros."""
+        """D, the columns of a row's vector. If dense and token vectors differ in size, zeros pad the shorter ones."""
         return max(self.width, self.colbert_linear.out_features)
 
     @property
