@@ -1,4 +1,4 @@
-"""Triplet loss: the positive must be nearer to the query than each negative by a margin."""
+"""Triplet loss: trains each positive to be nearer to the query than each negative, by at least a margin."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from rankpo.types import Batch, LossOutput, Vectors
 class TripletLoss(NestedInBatchLoss):
     """Mean over triplets of max(0, d(q, p) - d(q, n) + margin). https://arxiv.org/abs/1503.03832 eq. 3.
 
-    distance: `euclidean`, `manhattan`, or `cosine` (1 - cosine). negatives: `own`, the query's; `in_batch`, the
-    passages of all queries of the update. Texts known to be relevant to the query are not negatives. margin: in units
-    of the distance; embeddings of length 1 are at most 2 apart, below 5, the default of other libraries.
+    margin: the margin, in units of the distance. Other libraries use 5 by default, but embeddings of length 1 have a
+    Euclidean distance of at most 2, so no triplet could satisfy that margin.
+    distance: `euclidean`, `manhattan`, or `cosine` (1 - cosine similarity).
+    negatives: `own` uses the negatives of the query itself, `in_batch` the passages of all queries of the update. Both
+    exclude texts that are known to be relevant to the query.
     """
 
     margin: float = 0.5
@@ -49,7 +51,7 @@ class TripletLoss(NestedInBatchLoss):
         return {"loss": self._triplets(build_pool(batch, None, deduplicate=True)).sum(1).float()}
 
     def _triplets(self, pool: Pool) -> Tensor:
-        """Returns [b, P] bool: the negatives of each query among the passages."""
+        """Returns a mask [b, P] that is True where passage P is a negative of query b."""
         if self.negatives == "own":
             return ~pool.known & pool.own
         return ~pool.known if pool.alone is None else ~pool.known & (pool.own | ~pool.alone[:, None])

@@ -1,4 +1,7 @@
-"""Listwise rerankers: one prompt holds a query and its passages; the identifiers' logits are their scores."""
+"""Listwise rerankers: one prompt contains a query and several passages, each with an identifier.
+
+The logit of an identifier after the prompt is the score of its passage.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +29,23 @@ if TYPE_CHECKING:
 
 
 class ListwiseModel(LanguageModel):
-    """`forward(sequences)` gives a `ListwiseOutput`: one row per prompt, any loss on [B, G] trains it.
+    """A language model that scores the passages of one prompt together.
 
-    inputs: reads the lists; its settings are saved with the weights. neftune_alpha: α of the uniform noise on input
-    embeddings while training (https://arxiv.org/abs/2310.05914), 0 for none. noise_key: numbers from which the noise
-    of a sequence is drawn, beside its tokens, so that it does not depend on how an update is cut.
+    `forward(sequences)` returns a `ListwiseOutput` with one row of logits for each prompt. Any loss on scores [B, G]
+    can train the model.
+
+    inputs: builds the prompts. The model's folder stores its settings with the weights.
+    neftune_alpha: α of NEFTune, the uniform noise on input embeddings during training; 0 disables it
+    (https://arxiv.org/abs/2310.05914).
+    noise_key: numbers that seed the noise of a sequence together with its token ids. The noise therefore does not
+    depend on how an update is split into chunks.
     """
 
     kind: ClassVar[str] = "listwise"
     inputs: ListwiseInputs
     settings: ListwiseSettings
     decode_modes = DECODE
-    wave_tokens = 32768  # of the windows that are run together
+    wave_tokens = 32768  # The token budget of one batch of windows in inference.
 
     def __init__(
         self,
@@ -77,7 +85,7 @@ class ListwiseModel(LanguageModel):
         return ListwiseOutput(self.identifier_logits(hidden[first]), sum_by_sequence(logps, sequences))
 
     def last_hidden(self, sequences: Sequences) -> Tensor:
-        """[N, D] hidden states at the last token of each sequence, found by lengths."""
+        """Returns the hidden states [N, D] of the last token of each sequence."""
         rows, kept = [], []
         for chunk, hidden, lengths in self.hidden_states(sequences):
             rows.append(chunk)
@@ -87,7 +95,10 @@ class ListwiseModel(LanguageModel):
         return torch.cat(kept)[torch.argsort(torch.cat(rows)).to(self.device)]
 
     def identifier_logits(self, hidden: Tensor) -> Tensor:
-        """[n, window] logits of the identifiers, in float32: in half precision one pair in a hundred would tie."""
+        """Returns the logits [n, window] of the identifiers.
+
+        The logits are computed in float32, because about 1 % of the pairs of passages would tie in half precision.
+        """
         head = self.head
         ids = torch.tensor(self.inputs.layout.identifiers.first, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -97,7 +108,7 @@ class ListwiseModel(LanguageModel):
             return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
     def score(self, output: Any, batch: Batch) -> Tensor:
-        """[B, G] identifier logits of the passages in their order; 0 where masked."""
+        """Returns the identifier logits [B, G], one for each passage in the order of the prompt; 0 where masked."""
         width = batch.labels.mask.shape[1]
         return output.logits[:, :width].masked_fill(~batch.labels.mask, 0.0)
 
@@ -116,7 +127,10 @@ class ListwiseModel(LanguageModel):
         return super()._run_padded(pieces, lengths, attended, **further)
 
     def _add_noise(self, module: object, arguments: object, embedded: Tensor) -> Tensor:
-        """U(-m, m) on the tokens of each sequence, m = α/√(T·d) with its own T; nothing on padding."""
+        """Adds noise from U(-m, m) to the embeddings of each sequence, and no noise to padding.
+
+        m = α/√(T·d), where T is the number of tokens of that sequence and d the size of the embeddings.
+        """
         if not (self.training and torch.is_grad_enabled()):
             return embedded
         noise = [self._noise(ids, embedded) for ids in self._noised]
@@ -137,7 +151,7 @@ class ListwiseModel(LanguageModel):
     # inference
 
     def write(self, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]:
-        """Greedy continuations of at most `budget` tokens, without the end token."""
+        """Generates greedily at most `budget` tokens for each prompt. The result excludes the end token."""
         from rankpo.models.listwise.decoding import write
 
         return write(self, prompts, budget)
@@ -145,9 +159,9 @@ class ListwiseModel(LanguageModel):
     def rank(
         self, query: str, documents: Sequence[str], top_k: int | None = None, *, return_documents: bool = False
     ) -> list[Ranked]:
-        """Records of the documents with corpus_id and score, best first; at most `top_k`.
+        """Returns a record with corpus_id and score for each of the best `top_k` documents, best first.
 
-        return_documents: each record has its text too. See `ListwiseReranker.rank_many`.
+        return_documents: whether a record also contains the text. See also `ListwiseReranker.rank_many`.
         """
         from rankpo.models.listwise.reranking import ListwiseReranker
 
@@ -155,23 +169,29 @@ class ListwiseModel(LanguageModel):
         return [record(index, score, documents, return_documents) for index, score, _ in ranked]
 
     def rerank(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """[documents] float32 scores for each request, on every rank; each is ranked by one of them."""
+        """Returns float32 scores [documents] for each request.
+
+        Each rank processes a part of the requests, and all ranks return the scores of all requests.
+        """
         return [ranked.by_document() for ranked in self.rank_requests(requests)]
 
     def rank_requests(self, requests: Sequence[Request], on_window_error: str = "raise") -> list[RankedList]:
-        """The same with what became of each window. on_window_error: see `ListwiseReranker`."""
+        """Returns the rankings of `rerank` with a record of each window. on_window_error: see `ListwiseReranker`."""
         from rankpo.models.listwise.reranking import ListwiseReranker
 
         return ListwiseReranker(self, on_window_error=on_window_error).rank_requests(requests)
 
     def rank_many(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[RankedList]:
-        """The rankings of many (query, documents), windows of different queries side by side."""
+        """Ranks the documents of many queries. A batch can contain windows of different queries."""
         from rankpo.models.listwise.reranking import ListwiseReranker
 
         return ListwiseReranker(self).rank_many(requests)
 
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
-        """[slots] float32: scores of every list of the table, by windows as in inference, on every rank."""
+        """Returns float32 scores [slots] of all lists of the table, on every rank.
+
+        Sliding windows score the lists, as in inference.
+        """
         from rankpo.models.listwise.reranking import slot_scores
 
         return slot_scores(self, table)

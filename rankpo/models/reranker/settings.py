@@ -1,4 +1,4 @@
-"""Settings of a reranker's inputs and head, saved with the weights."""
+"""Settings of a reranker's inputs and of its head. The model's folder stores them with the weights."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from rankpo.models.settings import Settings
 
 HEADS = ("encoder", "decoder", "causal_lm")
-AUTO = "auto"  # as a key of the config: the architecture decides
-SMALLEST_QUERY = 8  # tokens that a query keeps beside the shortest document, whatever the lengths
+AUTO = "auto"  # A value for configs only: the model's architecture determines the head.
+SMALLEST_QUERY = 8  # A query keeps at least this many tokens after truncation, next to any document.
 
 
 @dataclass(frozen=True)
 class Format:
-    """A template of one text: the parts before and after it."""
+    """A parsed template. head: the fixed text before the query or document. tail: the fixed text after it."""
 
     head: str
     tail: str
@@ -22,19 +22,24 @@ class Format:
 
 @dataclass(frozen=True, kw_only=True)
 class RerankerSettings(Settings):
-    """The keys of a reranker's yaml that its folder keeps.
+    """The keys of a reranker's yaml file that are saved with the weights.
 
-    head: "encoder" (a classification head with one label), "decoder" (a linear score on the last token) or
-    "causal_lm" (the language model's own logits of `yes_word` and `no_word` after the last token). readout: of
-    causal_lm, "difference" z[yes] - z[no], or "yes", z[yes] alone.
-    query_format, document_format: one `{}` each (or `{query}`, `{document}`), and `{instruction}` if wanted.
-    separator: text between the two; None takes the tokenizer's own layout of a pair. suffix: text after the document;
-    the score of decoder and causal_lm stands on its last token. add_eos: the end token behind the suffix.
-    chat_template: both formats stand in a user's turn of the tokenizer's template, and the answer begins after it.
-    max_length: tokens of a whole pair. The document is cut first, down to `min_document_tokens` beside its head; the
-    query only then, or at `query_max_length`. activation: what `compute_score` applies unless told otherwise.
-    long_document: where texts are scored (not in training), a document is cut ("truncate"), or read in overlapping
-    slices of which the best counts ("max_slice").
+    head: "encoder" is a classification head with one label. "decoder" is a linear layer on the hidden state of the last
+    token. "causal_lm" uses the language model's logits z of `yes_word` and `no_word` after the last token.
+    readout: the score of a causal_lm: "difference" is z[yes] - z[no], and "yes" is z[yes].
+    query_format, document_format: templates. Each contains one `{}` (or `{query}`, `{document}`) for the text, and
+    optionally `{instruction}`.
+    separator: the text between query and document. None uses the tokenizer's own format for a pair of texts.
+    suffix: the text after the document. The heads decoder and causal_lm read the last token of the sequence.
+    add_eos: appends the end token to the suffix.
+    chat_template: puts both formatted texts into a user turn of the tokenizer's chat template, after which the answer
+    begins.
+    max_length: the maximum number of tokens of a pair. Truncation shortens the document first, but keeps
+    `min_document_tokens` of it in addition to the head of its format. Only then does it shorten the query.
+    query_max_length: the maximum number of tokens of the query and the head of its format; None sets no separate limit.
+    activation: the function that `compute_score` applies to scores by default.
+    long_document: how inference reads documents that are too long. "truncate" reads the beginning. "max_slice" scores
+    overlapping slices of the document and takes the maximum. Training always truncates.
     """
 
     head: str = "encoder"
@@ -97,7 +102,10 @@ class RerankerSettings(Settings):
 
 
 def _parsed(key: str, template: str, role: str, instruction: str) -> Format:
-    """Raises ValueError unless the template holds exactly one place for its text, and nothing else in braces."""
+    """Splits a template at the place of its text and inserts the instruction.
+
+    Raises ValueError if the template does not contain exactly one place for the text, or has unknown names in braces.
+    """
     places = re.findall(r"\{[^{}]*\}", template)
     texts = [place for place in places if place in ("{}", f"{{{role}}}")]
     if len(texts) != 1 or any(place not in (*texts, "{instruction}") for place in places):
