@@ -242,7 +242,9 @@ def test_a_judge_server_that_is_lost(files):  # noqa: F811
     server = Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     threading.Thread(target=leave, args=(server,), daemon=True).start()
-    with pytest.raises(Unfinished, match=f"pairs in a row had no answer, the last: connection to {server.url}"):
+    with pytest.raises(
+        Unfinished, match=f"consecutive pairs had no answer, the last because of: connection to {server.url}"
+    ):
         train(*overrides(files, server.url, *retries))
     failed = (files / "cache" / "a" / "annotate" / "failed.jsonl").read_text()
     assert f"connection to {server.url}" in json.loads(failed.splitlines()[0])["error"]

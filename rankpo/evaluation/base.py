@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 class Result:
     """metrics: means by name. per_query: {query id: {name: value}}. run: {query id: {document id: score}}, or {}.
 
-    undefined: why a metric that was asked for has no value, by name.
+    undefined: the reason for each requested metric without a value, by name.
     """
 
     metrics: Mapping[str, float]
@@ -37,23 +37,23 @@ class Result:
 
 
 class Evaluator(ABC):
-    """One data set and its metrics; `evaluate(model)` may be called on all ranks and answers the same on each."""
+    """One data set and its metrics; `evaluate(model)` is called on all ranks and returns equal results."""
 
     name: str
     metrics: tuple[str, ...]
     dataset: Dataset
     cache_dir: str | Path
     say: Say
-    retained = False  # Whether reports also show its metrics relative to the start model.
+    retained = False  # Whether reports show metrics relative to the start model.
     cached = True  # Whether the start model's metrics may come from an earlier run, by `depends_on`.
-    collection: str | None = None  # The name under which the means over several evaluators stand.
+    collection: str | None = None  # The name for means over several evaluators.
 
     def table(self, pieces: Pieces) -> ExampleTable:
         """The texts that `evaluate` scores, in the text store."""
         return open_table(self.cache_dir, [self.dataset], pieces, self.say)
 
     def pairs(self, table: ExampleTable) -> np.ndarray:
-        """[P, 2] rows of `table`: the queries and candidates that are judged together."""
+        """[P, 2] rows of `table`: pairs of a query and a judged candidate."""
         return all_pairs(table)
 
     def compare_with(  # noqa: B027 (most evaluators need no start model)
@@ -62,15 +62,15 @@ class Evaluator(ABC):
         autocast: Callable[[], AbstractContextManager[None]],
         reference: Reference | None,
     ) -> None:
-        """Takes note of the model that a run starts from, and of the loss's reference; called once, on all ranks, before
-        the first update. autocast: the policy's; a difference of precision is no gain."""
+        """Stores the start model and the loss's reference; called once, on all ranks, before the first update. autocast:
+        that of the policy, so that precision does not change rewards."""
 
     def depends_on(self) -> tuple[object, ...]:
-        """What its metrics depend on besides the model and its table; the repr of each says all."""
+        """Values on which the metrics depend besides the model and the table; each is identified by its repr."""
         return (self.metrics,)
 
     def names(self) -> Iterator[str]:
-        """Ids that its run.trec must hold, if it writes one."""
+        """Yields ids for run.trec, if the evaluator writes one."""
         return iter(())
 
     @abstractmethod

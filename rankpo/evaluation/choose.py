@@ -17,12 +17,12 @@ from rankpo.losses.base import Loss
 from rankpo.losses.sft import SFTLoss
 
 OF_COMPLETIONS = frozenset({"token_logps", "rewards"})  # given by kinds that score completions
-DEEPEST = 100  # documents kept per query where no metric has a cut-off
+DEEPEST = 100  # Documents per query if no metric has a cut-off.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """metrics: of rankings. top_k: documents kept per query; more where a metric looks deeper."""
+    """metrics: of rankings. top_k: documents per query, raised to the largest cut-off of a metric."""
 
     cache_dir: Path
     say: Say
@@ -30,7 +30,7 @@ class Choice:
     top_k: int = 100
 
     def evaluator(self, dataset: Evaluable, gives: frozenset[str], loss: Loss) -> Evaluator:
-        """The evaluator of one dataset. gives: of the model's kind; loss: what gives rewards of completions."""
+        """Returns the evaluator of a dataset. gives: outputs of the model's kind. loss: defines rewards of completions."""
         if gives & OF_COMPLETIONS:
             return self._of_completions(dataset, loss)
         judgements = dataset.judgements
@@ -44,7 +44,7 @@ class Choice:
         return PreferenceEvaluator(dataset, self.cache_dir, self.say)
 
     def _of_completions(self, dataset: Evaluable, loss: Loss) -> Evaluator:
-        """Likelihood where the loss is sft or the data has single completions, else preference with rewards."""
+        """Returns the likelihood if the loss is sft or the data has single completions, else preferences with rewards."""
         if isinstance(loss, SFTLoss) or not dataset.shape.has_pairs:
             return LikelihoodEvaluator(dataset, self.cache_dir, self.say, loss)
         return RewardEvaluator(dataset, self.cache_dir, self.say, loss, paired=loss.on_pairs)

@@ -1,6 +1,6 @@
 """Evaluators of causal language models on fixed data: agreement with preferences, and likelihood of completions.
 
-The data is all of an eval_datasets entry, at every evaluation: `eval_datasets.NAME.limit` makes it a fixed part.
+Every evaluation uses all data of an eval_datasets entry; `eval_datasets.NAME.limit` restricts it to a fixed part.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from rankpo.models.causal_lm.model import CausalLanguageModel
     from rankpo.models.reference import Reference
 
-# in other words already: accuracy and margin; BCO's shift belongs to the training data
+# Omitted, since accuracy and margin are reported under other names and BCO's shift is for training data.
 REPEATED = ("logps/accuracies", "logps/margins", "scores/accuracies", "scores/margins", "rewards/delta")
 
 
 class Compared:
-    """Every completion's log-probability under the model and under the one its run started from.
+    """Log-probabilities of all completions under the model and under its start model.
 
     beta: multiplies their difference to rewards; 1 for losses without it, whose rewards are log-ratios in nats.
     """
@@ -59,7 +59,7 @@ class Compared:
         autocast: Callable[[], AbstractContextManager[None]],
         reference: Reference | None,
     ) -> None:
-        """Takes the reference where the trainer holds its model, else the start model's stored scores."""
+        """Stores the reference model if the trainer has one, else the scores of the start model."""
 
         if "reference" not in self.loss.needs:
             return
@@ -69,27 +69,26 @@ class Compared:
             self.reference = reference
 
     def values(self, model: Any, table: ExampleTable) -> dict[str, np.ndarray]:
-        """[slots] float32 by name: `scores`; `reference`, if there is one; divergences, if its model is at hand."""
+        """[slots] float32 by name: `scores`; `reference`, if there is one; divergences, if the reference model is loaded."""
         if self.reference is not None:
             return model.slot_values(table, self.reference.states, self.measures)
         found = {"scores": model.slot_scores(table)}
         return found if self.start is None else {**found, "reference": self.start}
 
     def depends_on(self) -> tuple[object, ...]:
-        """The loss, and whether there is a reference and its model is at hand."""
+        """The loss, and whether there is a reference and a loaded reference model."""
         return (self.loss, self.start is not None, self.reference is not None)
 
     @property
     def measures(self) -> Mapping[str, Callable[[Tensor, Tensor], Tensor]]:
-        """Divergences by name: the loss's own, or KL alone."""
+        """Divergences by name: those of the loss, or else KL."""
         return self.loss.measures if isinstance(self.loss, TokenPreferenceLoss) else {"kl": kl}
 
 
 class RewardEvaluator(PreferenceEvaluator):
-    """Agreement with pairs by log-probability, and by reward: what the policy gained over the model it started from.
+    """Agreement with pairs by log-probability, and by reward, which is relative to the start model.
 
-    With losses on pairs also `loss` and their metrics under the names they have in training; where the trainer holds
-    the reference model (tdpo, ra-dpo, kto, ppo, grpo; any with trainer.reference=live or adapters) `kl/…`, and
+    Losses on pairs add `loss` and their metrics with the names in training. If the trainer has the reference model (tdpo, ra-dpo, kto, ppo, grpo; any with trainer.reference=live or adapters) `kl/…`, and
     `risk/…` of ra-dpo: sums over a completion's tokens in nats.
     rewards/accuracies: share of pairs whose chosen completion gained more, strictly, so 0 at the start.
     """

@@ -1,4 +1,4 @@
-"""Points of alignment and retention: which ones no other beats, and the most aligned one that keeps enough."""
+"""Pareto frontier of alignment and retention, and choice of the most aligned candidate above a floor."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A model between a start model and a trained one, as measured on the collections for choosing.
+    """An interpolation of a start model and a trained model, with metrics for model selection.
 
-    source: the trained model, "start" for the start model. prior: where its prior comes from, "" without one.
-    alphas: weight of the trained model, one for each group of layers. prior_weight: λ, 0 without a prior.
-    kept: share of the start model's quality. agreement: with the judge. metrics: all that was measured.
+    source: the trained model, or "start". prior: the source of its prior, "" without one. alphas: weights of the
+    trained model, one for each group of layers. prior_weight: λ, 0 without a prior. kept: quality as a fraction of the
+    start model's. agreement: with the judge. metrics: all measured metrics.
     """
 
     source: str
@@ -36,9 +36,9 @@ class Candidate:
 
 
 def undominated(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates that no other beats in one direction without losing in the other, by falling agreement.
+    """Returns the Pareto-optimal candidates by agreement and kept quality, in descending order of agreement.
 
-    Of equal ones, the first stays.
+    Only the first of equal candidates is returned.
     """
     best: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda one: (-one.agreement, -one.kept)):
@@ -48,9 +48,9 @@ def undominated(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def most_aligned(candidates: Sequence[Candidate], floor: float) -> Candidate | None:
-    """The candidate of highest agreement among those that keep at least `floor`; of equals the one that keeps most.
+    """Returns the candidate with the highest agreement among those with kept >= floor; ties by the largest kept.
 
-    Returns None where no candidate keeps as much.
+    Returns None if no candidate reaches the floor.
     """
     enough = [candidate for candidate in candidates if candidate.kept >= floor]
     return max(enough, key=lambda one: (one.agreement, one.kept), default=None)

@@ -1,4 +1,4 @@
-"""Evaluation of held-out queries: a collection made of their candidates, and the training loss."""
+"""Evaluation of held-out queries: ranking in a collection of their candidates, and the training loss."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from rankpo.types import Example
 
 
 class Pool:
-    """The candidates of all held-out queries as one collection: what is no candidate of a query is irrelevant to it.
+    """The candidates of all held-out queries as one collection; a text is irrelevant to queries that do not list it.
 
-    Grades are the examples' own, or 1 and 0 where they have lists of positives and negatives.
+    Grades are those of the examples, or 1 and 0 for lists of positives and negatives.
     """
 
     ignore_identical_ids = False
@@ -53,7 +53,7 @@ class Pool:
 
     @property
     def passage_prompt(self) -> str | None:
-        """That of all passages; None where they have several, as a text is one document whatever names it."""
+        """The prompt of all passages; None if they have different ones, since each text is one document."""
         prompts = {e.query_prompt if e.symmetric else e.passage_prompt for e in self._examples}
         return prompts.pop() if len(prompts) == 1 else None
 
@@ -97,9 +97,9 @@ def _text_id(text: str) -> str:
 
 
 class RankedPart(HeldOutPart):
-    """Held-out queries of a dataset, judged over the pool of all their candidates where their labels allow it.
+    """Held-out queries of a dataset, evaluated over the pool of all their candidates if their labels allow it.
 
-    on_pairs: whether the data says which of two texts is better, and no more.
+    on_pairs: whether the data has only preferences between two texts.
     """
 
     def __init__(self, dataset: Dataset, drawn: Drawn, name: str, on_pairs: bool) -> None:
@@ -118,18 +118,18 @@ class RankedPart(HeldOutPart):
 
     @property
     def labels_single_texts(self) -> bool:
-        """Whether most queries have one text with a label that may be low: a score to meet, and nothing to find."""
+        """Whether most queries have a single text with a score as its label, so that a search has no target."""
         singles = [example.relevance[0] for example in self._first if len(example.relevance) == 1]
         return 2 * len(singles) > len(self._first) and any(label != 1 for label in singles)
 
     @property
     def names_single_texts(self) -> bool:
-        """Whether most queries have one relevant text and nothing beside it."""
+        """Whether most queries have one relevant text and no other text."""
         singles = [example for example in self._first if len(example.candidates) == 1]
         return 2 * len(singles) > len(self._first) and not self.labels_single_texts
 
     def _has_grades(self) -> bool:
-        """Whether labels are grades: not below 0, and some above it."""
+        """Whether labels are grades, which are >= 0 with some > 0."""
         labels = [label for example in self._first for label in example.relevance]
         return all(label >= 0 for label in labels) and any(label > 0 for label in labels)
 
@@ -137,7 +137,7 @@ class RankedPart(HeldOutPart):
 class LossEvaluator(Evaluator):
     """The training loss on held-out data, in updates of the run's batch size.
 
-    measure: computes it with the weights of today; the trainer sets it.
+    measure: computes it with the current weights; the trainer sets it.
     """
 
     metrics = ("loss",)
@@ -154,7 +154,7 @@ class LossEvaluator(Evaluator):
         return open_table(self.cache_dir, self.datasets, pieces, self.say)
 
     def _not_yet(self) -> float:
-        raise ValueError(f"{self.name}: the loss is measured before its trainer is there")
+        raise ValueError(f"{self.name}: the loss cannot be computed before the trainer exists")
 
     def evaluate(self, model: RankingModel) -> Result:
         return Result({"loss": self.measure()})

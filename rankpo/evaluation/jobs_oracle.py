@@ -1,4 +1,4 @@
-"""Bound of the job-talent world: the ranking by the judge's hidden utility plus a share of the rules' grade."""
+"""Upper bound for the job-talent data: ranking by the judge's hidden utility plus a weighted grade of the rules."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TOP_K = 100
 
 
 def oracle(parts: Sequence[object], weight: float) -> dict[str, float]:
-    """Metrics by data set and name of the score utility + weight·grade, which no model can read from the texts alone.
+    """Metrics by data set and name of the score utility + weight·grade, which the texts do not fully determine.
 
-    parts: of the world, corpora and preferences, as evaluations name them. weight: in the judge's log-odds.
+    parts: corpora and preferences of the data, with their names in evaluations. weight: in the judge's log-odds.
     """
     found: dict[str, float] = {}
     for part in parts:

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from rankpo.models.base import RankingModel
 
 FURTHER_METRICS = ("map", "auc", "rankpo/auc@100")
-GRADE_DIGITS = 9  # 1/49 · 49 is not 1 in floats, and a grade of 1 would not be relevant
+GRADE_DIGITS = 9  # In floats, 1/49 · 49 is not 1, so without rounding a grade of 1 would not be relevant.
 
 
 class ListwiseEvaluator(Evaluator):
-    """Every candidate of every query is scored, and the lists compared with their labels.
+    """Scores every candidate of every query and compares the lists with their labels.
 
-    Grades are the labels as they were before scaling, less the smallest: gains of nDCG are 2^grade - 1 of these, while
-    training sees the scaled ones, in [0, 1]. Of a scale longer than 1, a grade of 1 is relevant, else half the scale
-    (of labels without a range, 0.5), unless the dataset's relevant_from says. Ties go by a digest of the text, so that the order of a file never breaks one:
-    files list the relevant first. Equal texts of a query count once, with the larger grade.
+    Grades are the labels before scaling minus the smallest label; nDCG has gains 2^grade - 1. (Training uses labels
+    scaled to [0, 1].) The dataset's relevant_from is the smallest relevant grade; by default it is 1 for scales longer
+    than 1, else half the scale (0.5 for labels without a range). A digest of the text breaks ties, since files often
+    list relevant texts first. Equal texts of a query count once, with the larger grade.
     """
 
     def __init__(self, dataset: Evaluable, cache_dir: str | Path, metrics: Sequence[str], say: Say) -> None:
@@ -51,7 +51,7 @@ class ListwiseEvaluator(Evaluator):
         return self.measure(model.slot_scores(table), table)
 
     def measure(self, scores: np.ndarray, table: ExampleTable) -> Result:
-        """Metrics of these scores, [slots] of the table of this dataset."""
+        """Returns metrics of scores [slots] of the table of this dataset."""
         run: dict[str, dict[str, float]] = {}
         qrels: dict[str, dict[str, float]] = {}
         for number, example in enumerate(self.dataset.examples()):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rankpo.evaluation.base import Evaluator
 
-MEAN = "mean"  # of the members' first metrics, where those differ
+MEAN = "mean"  # The name for the mean of the members' first metrics if those differ.
 
 
 def mean_names(evaluators: Sequence[Evaluator]) -> list[str]:
@@ -15,7 +15,7 @@ def mean_names(evaluators: Sequence[Evaluator]) -> list[str]:
 
 
 def main_metric(evaluators: Sequence[Evaluator]) -> str:
-    """The metric that stands for these evaluators: the first of one, or the mean of the first ones of several."""
+    """Returns the main metric: the first metric of a single evaluator, or the mean of the first metrics of several."""
     first = evaluators[0]
     if first.collection is None or len(_collections(evaluators)[first.collection]) < 2:
         return f"{first.name}/{first.metrics[0]}"
@@ -23,7 +23,7 @@ def main_metric(evaluators: Sequence[Evaluator]) -> str:
 
 
 def with_means(metrics: Mapping[str, float], evaluators: Sequence[Evaluator]) -> dict[str, float]:
-    """The metrics, and the mean over each collection of two or more members of what all of them have.
+    """Adds means over each collection with two or more members, for metrics that all members have.
 
     metrics: by `evaluator/metric`. Where the first metrics of members differ, `collection/mean` is the mean of those.
     """
@@ -38,7 +38,7 @@ def with_means(metrics: Mapping[str, float], evaluators: Sequence[Evaluator]) ->
 
 
 def _mean(name: str, parts: Sequence[str], metrics: Mapping[str, float]) -> dict[str, float]:
-    """The mean of the parts, or nothing where one of them has no value."""
+    """Returns the mean of the parts, or {} if one of them has no value."""
     values = [metrics[part] for part in parts if part in metrics]
     return {name: sum(values) / len(values)} if len(values) == len(parts) else {}
 

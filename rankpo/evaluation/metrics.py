@@ -1,4 +1,4 @@
-"""Ranking metrics on judged runs, defined as in trec_eval, over every query that has something to find."""
+"""Ranking metrics on judged runs, defined as in trec_eval, over all queries with a relevant document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rankpo.data.readers.trec import Run, order
 Qrels = Mapping[str, Mapping[str, float]]
 
 GAINS = ("exp", "linear")
-RANKPO_DEPTH = 100  # RankPO's evaluation looks at the first hundred documents only
+RANKPO_DEPTH = 100  # RankPO's evaluation uses only the first hundred documents.
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Judged:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: means over the queries with something relevant. per_query: their values; a query has no `auc` where all
-    of its candidates are relevant, or none. counts: queries, missing, without_relevant, unjudged, and left_out of auc.
-    undefined: why a metric that was asked for has no value, by name.
+    """metrics: means over the queries with a relevant document. per_query: their values; a query has no `auc` if all
+    or none of its candidates are relevant. counts: queries, missing, without_relevant, unjudged, and left_out of auc.
+    undefined: the reason for each requested metric without a value, by name.
     """
 
     metrics: dict[str, float]
@@ -54,7 +54,7 @@ def evaluate_run(
 ) -> Evaluation:
     """Means and values per query. A judged query that the run lacks scores 0; one without a relevant document is left out.
 
-    relevant_from: the smallest grade that counts as relevant; an unjudged document never does, also from grade 0 on.
+    relevant_from: the smallest grade that counts as relevant; an unjudged document is never relevant, even with 0.
     gain: of ndcg@k, `exp` 2^g - 1 or `linear` g; where a grade exceeds 1, ndcg_exp@k and ndcg_linear@k are added.
     Raises ValueError for an unknown metric, and for a score that is NaN or infinite.
     """
@@ -89,7 +89,7 @@ def evaluate_run(
 def _means(
     parsed: Mapping[str, tuple[str, int | None]], items: Sequence[Judged], values: Sequence[Mapping[str, float]]
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Value by name; and by name, why there is none."""
+    """Returns values by name, and by name the reasons for missing values."""
     means: dict[str, float] = {}
     undefined: dict[str, str] = {}
     for name, (base, cut) in parsed.items():
@@ -166,7 +166,7 @@ def _rankpo_recall(item: Judged, cut: int | None, gain: str) -> float:
 
 
 def _rankpo_ndcg(item: Judged, cut: int | None, gain: str) -> float:
-    """scikit-learn's ndcg_score over the retrieved: gains of tied scores are averaged, the ideal sees no missed document."""
+    """scikit-learn's ndcg_score over the retrieved: gains of tied scores are averaged, the ideal ignores missed documents."""
     relevant = item.relevant[:RANKPO_DEPTH].astype(np.float64)
     scores = item.scores[:RANKPO_DEPTH]
     averaged = relevant.copy()
@@ -182,7 +182,7 @@ def _auc(item: Judged, cut: int | None, gain: str) -> float:
 
 
 def _rankpo_auc(items: Sequence[Judged], cut: int | None) -> float:
-    """RankPO's AUC@k: the first k of all queries in one pool, though scores of different queries are not comparable."""
+    """RankPO's AUC@k, over a single pool of the first k documents of all queries, without calibration of queries."""
     scores = [item.scores[:RANKPO_DEPTH][:cut] for item in items]
     relevant = [item.relevant[:RANKPO_DEPTH][:cut] for item in items]
     return area_under_curve(np.concatenate(scores), np.concatenate(relevant)) if items else float("nan")

@@ -32,13 +32,13 @@ class PreferenceEvaluator(Evaluator):
         self.say = say
 
     def values(self, model: Any, table: ExampleTable) -> dict[str, np.ndarray]:
-        """[slots] by name: `scores` of the model, and what else `further` reads."""
+        """[slots] by name: `scores` of the model, and further inputs of `further`."""
         return {"scores": model.slot_scores(table)}
 
     def further(
         self, model: object, table: ExampleTable, values: Mapping[str, np.ndarray], pairs: np.ndarray
     ) -> Mapping[str, float]:
-        """More metrics by name. pairs: [P, 2] slots, chosen first."""
+        """Returns further metrics by name. pairs: [P, 2] slots, chosen first."""
         return {}
 
     def evaluate(self, model: RankingModel) -> Result:
@@ -53,7 +53,7 @@ class PreferenceEvaluator(Evaluator):
         metrics = {"accuracy": accuracy, "margin": float((scores[chosen] - scores[rejected]).mean())}
         metrics.update(self.further(model, table, known, ordered))
         values = (scores[chosen] > scores[rejected]) + 0.5 * (scores[chosen] == scores[rejected])
-        per_query = {  # `group`: pairs of one query stand or fall together in tests
+        per_query = {  # `group`: tests resample the pairs of one query together.
             table.id(example): {"accuracy": float(value), "group": int(table.query[example])}
             for example, value in zip(examples.tolist(), values, strict=True)
         }

@@ -1,4 +1,4 @@
-"""Rescaled: a model with a prior whose weight changes from evaluation to evaluation, while each text is encoded once."""
+"""Rescaled: a model with a variable weight of its prior, which encodes each text once for several evaluations."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rankpo.types import Sequences, Vectors
 
 
 class Rescaled(GivesVectors):
-    """Gives the vectors of `model` with the prior multiplied by `prior_weight` in place of the model's own weight.
+    """Returns the vectors of `model` with the prior multiplied by `prior_weight` instead of the model's own weight.
 
-    The vectors of every distinct set of sequences are computed once and kept on the CPU, so that memory holds those of
-    the evaluation's collections. prior_weight 0 leaves the prior out of the scores. The model must have a prior.
+    The vectors of every distinct set of sequences are computed once and stored on the CPU, so that memory grows with
+    the evaluated collections. prior_weight=0 removes the prior from the scores. The model must have a prior.
     """
 
     kind = EmbeddingModel.kind

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class _Texts:
-    """Queries and documents of an evaluation set as examples, so that they live in the text store."""
+    """Queries and documents of an evaluation set as examples for the text store."""
 
     def __init__(self, evaluation_set: EvaluationSet) -> None:
         self.name = f"{evaluation_set.name}/texts"
@@ -39,7 +39,7 @@ class _Texts:
         before = None if prompts is None else prompts.passage_prompt
         alike = prompts is not None and prompts.symmetric
         for document_id, text in self.evaluation_set.corpus():
-            # a document stands as a candidate of the empty query: the store knows no other place for it
+            # Documents are candidates of an empty query, since the store holds only examples.
             yield Example(
                 query="",
                 candidates=(text,),
@@ -55,7 +55,7 @@ class RetrievalEvaluator(Evaluator):
     """Encodes the corpus, searches exactly, and compares with the judgements.
 
     top_k: documents kept per query; at least the largest cut-off among the metrics.
-    Raises ValueError at construction where no judgement is relevant.
+    The constructor raises ValueError if no judgement is relevant.
     """
 
     retained = True
@@ -127,11 +127,11 @@ class RetrievalEvaluator(Evaluator):
 
 
 def documents_by_row(table: ExampleTable, ids: Sequence[str]) -> tuple[np.ndarray, list[list[str]]]:
-    """The corpus's distinct rows, [n], and the document ids of each.
+    """Returns the corpus's distinct rows [n] and the document ids of each.
 
-    A text is searched once: equal columns of a matrix product can differ in their last bit, and equal documents would
-    not tie. Rows stand by their largest id downwards, since the search keeps the first of equal scores and
-    trec_eval's rule the larger id: so none is lost at the border.
+    Each distinct text is searched once, since equal columns of a matrix product can differ in their last bit, so that
+    equal documents would not tie. Rows are in descending order of their largest id, since the search keeps the first of
+    equal scores and trec_eval the larger id.
     """
     numbers = sorted((n for n, name in enumerate(ids) if name[0] == "d"), key=ids.__getitem__, reverse=True)
     documents: dict[int, list[str]] = {}

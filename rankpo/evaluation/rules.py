@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """relevant_from: the smallest grade that counts as relevant. gain: of nDCG, `linear` (the grade, as in trec_eval) or
-    `exp` (2^grade - 1). ignore_identical_ids: a document whose id is the query's is no hit, as in ArguAna and Quora,
+    """relevant_from: the smallest relevant grade. gain: of nDCG, `linear` (the grade, as in trec_eval) or
+    `exp` (2^grade - 1). ignore_identical_ids: excludes documents with the query's id, as for ArguAna and Quora,
     whose queries are documents of the corpus.
 
     Raises ValueError for another gain.
@@ -45,6 +45,6 @@ class Rules:
         return {name: kept[name] for name in order(kept)[:top_k]}
 
     def measure(self, run: Run, qrels: Qrels, metrics: Sequence[str]) -> Evaluation:
-        """Metrics of a run, whose identical ids are left out where the rules say so. Errors as of `evaluate_run`."""
+        """Returns metrics of a run after the exclusion of identical ids. Raises errors as `evaluate_run`."""
         hits = {query: self.hits(query, scores) for query, scores in run.items()}
         return evaluate_run(hits, qrels, metrics, relevant_from=self.relevant_from, gain=self.gain)

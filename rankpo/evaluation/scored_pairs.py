@@ -20,7 +20,7 @@ class ScoredPairsEvaluator(Evaluator):
     """`spearman` and `pearson` correlation of the scores of all pairs with their labels, as STS benchmarks report them.
 
     The score is the model's own: the cosine of an embedding model that normalises, the logit of a reranker. Labels
-    may stand on any scale. A correlation with labels or scores that are all equal is undefined, with the reason.
+    may have any scale. If all labels or all scores are equal, the correlation is undefined, with the reason.
     """
 
     metrics: tuple[str, ...] = ("spearman", "pearson")
@@ -36,7 +36,7 @@ class ScoredPairsEvaluator(Evaluator):
         return self.measure(model.slot_scores(table), table)
 
     def measure(self, scores: np.ndarray, table: ExampleTable) -> Result:
-        """Metrics of these scores, [slots] of the table of this dataset."""
+        """Returns metrics of scores [slots] of the table of this dataset."""
 
         labels = np.asarray(table.relevance, dtype=np.float64)
         values = np.asarray(scores, dtype=np.float64)

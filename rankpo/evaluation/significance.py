@@ -17,7 +17,7 @@ BLOCK = 2_000
 @dataclass(frozen=True)
 class Comparison:
     """A new system against a baseline on the same queries. p: two-sided sign-flip permutation test; t_p: t-test, NaN for
-    one query and where all differences are equal, but for the rounding of the values that they are differences of."""
+    one query and if all differences are equal up to rounding."""
 
     queries: int
     difference: float
@@ -52,7 +52,7 @@ def sign_flip(differences: Sequence[float] | np.ndarray, flips: int = FLIPS, see
     if len(numbers) == 0:
         return 1.0
     observed = abs(numbers.sum())
-    tolerance = 1e-12 * np.abs(numbers).sum()  # sums that are equal but for their order of adding
+    tolerance = 1e-12 * np.abs(numbers).sum()  # Tolerance for sums in different orders.
     if len(numbers) <= ALL_ASSIGNMENTS_UP_TO:
         bits = np.arange(2 ** len(numbers))[:, None] >> np.arange(len(numbers)) & 1
         return float((np.abs((1 - 2 * bits) @ numbers) >= observed - tolerance).mean())
@@ -76,11 +76,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare(new: Mapping[str, float], old: Mapping[str, float], seed: int = 0) -> Comparison:
-    """New minus old over the queries that both have. Raises ValueError where they share none."""
+    """Compares new minus old over common queries. Raises ValueError if there are none."""
 
     shared = [query for query in old if query in new]
     if not shared:
-        raise ValueError("the two systems share no query; evaluate both on the same eval_datasets")
+        raise ValueError("the two systems have no query in common; evaluate both on the same eval_datasets")
     a = np.array([new[query] for query in shared])
     b = np.array([old[query] for query in shared])
     differences = a - b

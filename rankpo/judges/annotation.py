@@ -1,4 +1,4 @@
-"""Annotation of pairs by a judge; every answer is written to disk before it counts, so that a kill loses none."""
+"""Annotation of pairs by a judge. Every answer is written to disk before it is used, so that a kill loses none."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from rankpo.judges.verdicts import Preference, Unparsable, Unreadable, Verdict, 
 from rankpo.types import Prompt
 
 ORDERS = ("both", "random", "given")
-SHOWN_CHARACTERS = 120  # of an answer that names no preference
-FAILED_IN_A_ROW = 10  # pairs without an answer, and as many as run at once: the judge is taken for gone
+SHOWN_CHARACTERS = 120  # Shown end of an answer without a preference.
+FAILED_IN_A_ROW = 10  # Consecutive failures, besides the concurrent calls, after which the annotation stops.
 
 
 @dataclass(kw_only=True)
 class Annotator:
-    """Asks a judge about pairs. order: `both` asks twice, the passages exchanged; `random` and `given` once.
+    """Asks a judge about pairs. order: `both` asks twice, in both orders; `random` and `given` ask once.
 
-    answers: the cache by prompt, shared by runs. max_calls: of this start; max_cost: dollars of all starts: no further
-    call is made beyond them.
-    max_reasks: how often a judge is asked once more for words that name no preference.
+    answers: the cache by prompt, shared by runs. max_calls: the limit of calls of this start. max_cost: the limit of
+    dollars of all starts. max_reasks: the number of further calls after an answer without a preference.
     """
 
     judge: Judge
@@ -49,10 +48,10 @@ class Annotator:
         done: Callable[[int, Annotation], None],
         failed: Callable[[int, JudgeFailed | Unparsable], None],
     ) -> str | None:
-        """Judges the pairs (number, pair, whether `random` exchanges them), several at once, in their order.
+        """Judges pairs (number, pair, whether `random` exchanges them) concurrently, in order.
 
-        done: gets each record; failed: the reason for each pair without a verdict. Returns why it stopped early, or
-        None.
+        done: receives each record. failed: receives the error of each pair without a verdict. Returns the reason for an
+        early stop, or None.
         """
         waiting = iter(pairs)
         reason: str | None = None
@@ -77,7 +76,7 @@ class Annotator:
                         failed(number, error)
                         in_a_row = in_a_row + 1 if isinstance(error, JudgeFailed) else 0
                         if in_a_row >= patience and reason is None:
-                            reason = f"{in_a_row} pairs in a row had no answer, the last: {error}; start again to go on"
+                            reason = f"{in_a_row} consecutive pairs had no answer, the last because of: {error}; run the same command to continue"
                     except JudgeStopped as error:
                         reason = str(error)
 
@@ -135,7 +134,7 @@ class Annotator:
         raise AssertionError("the last attempt returns or raises")
 
     def _answer(self, key: str, request: Mapping[str, object]) -> Answer:
-        """The cached answer, or a new one; of several annotators that need the same at once, one asks."""
+        """Returns the cached answer, or a new one; only one of several concurrent annotators asks for it."""
         record = self.answers.get(key)
         if record is None:
             with self.answers.claimed(key):
@@ -155,10 +154,10 @@ class Annotator:
         self.costs.add(key, reply)
         try:
             parse(reply.text)
-        except Unreadable as error:  # A stored answer would be read again by every later start.
-            raise JudgeFailed(f"{error}; it is not kept") from error
+        except Unreadable as error:  # A stored answer would fail again in every later start.
+            raise JudgeFailed(f"{error}; the answer is not stored") from error
         except Unparsable:
-            pass  # An answer without a preference is kept: another attempt has a key of its own.
+            pass  # An answer without a preference is stored, since another attempt has a different key.
         record: Answer = {
             "prompt_hash": key,
             "text": reply.text,
@@ -171,12 +170,14 @@ class Annotator:
         return record
 
     def _spend(self) -> None:
-        """Counts a call before it is made. Raises JudgeStopped where the budget does not allow it."""
+        """Counts a call before it is made. Raises JudgeStopped if the budget is exhausted."""
         with self._lock:
             if self.max_calls is not None and self._asked >= self.max_calls:
-                raise JudgeStopped(f"task.max_calls={self.max_calls} calls were made; start again to go on")
+                raise JudgeStopped(f"task.max_calls={self.max_calls} calls were made; run the same command to continue")
             if self.max_cost is not None and self.costs.dollars >= self.max_cost:
-                raise JudgeStopped(f"task.max_cost={self.max_cost} dollars are spent; start again with more to go on")
+                raise JudgeStopped(
+                    f"task.max_cost={self.max_cost} dollars are spent; raise task.max_cost and run the same command to continue"
+                )
             self._asked += 1
 
 
@@ -187,7 +188,7 @@ def asked(judge: Judge, pair: Pair, queries: Mapping[str, Prompt], texts: Mappin
 
 
 def equal_texts(texts: Mapping[str, str], ids: Sequence[str], key: Callable[[str], bytes]) -> set[tuple[str, str]]:
-    """Pairs of ids among `ids` whose texts are equal: nobody can prefer one of them."""
+    """Returns pairs of ids with equal texts, which are not annotated."""
     groups: dict[bytes, list[str]] = {}
     for identity in ids:
         groups.setdefault(key(texts[identity]), []).append(identity)
@@ -196,6 +197,6 @@ def equal_texts(texts: Mapping[str, str], ids: Sequence[str], key: Callable[[str
 
 
 def answers_file(cache_dir: Path, judge: Judge) -> Path:
-    """Where the answers of a judge are kept, for all runs that share the cache directory."""
+    """Returns the file with a judge's answers, for all runs with the same cache directory."""
     name = re.sub(r"[^\w.-]+", "_", judge.name)[-80:]
     return Path(cache_dir) / "judge" / f"{name}.jsonl"

@@ -10,16 +10,16 @@ from rankpo.types import Prompt
 
 
 class JudgeStopped(RuntimeError):
-    """No further answer can be had: a refused key, a wrong address, a budget that is used up. What is done is kept."""
+    """Raised if no further call can succeed: a rejected key, a wrong address, an exhausted budget. Results are kept."""
 
 
 class JudgeFailed(RuntimeError):
-    """One call gave no answer after all its retries."""
+    """Raised for a call without an answer after all retries."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer. usage: tokens as the server counts them; seconds: of the whole call; retries: before it succeeded."""
+    """One answer. usage: tokens counted by the server. seconds: of the whole call. retries: before it succeeded."""
 
     text: str
     model: str
@@ -29,7 +29,7 @@ class Reply:
 
 
 class Judge(ABC):
-    """concurrency: calls that may run side by side. price: dollars per million input and output tokens, or {}."""
+    """Base of judges. concurrency: concurrent calls. price: dollars per million input and output tokens, or {}."""
 
     name: str
     concurrency: int = 1
@@ -37,10 +37,10 @@ class Judge(ABC):
 
     @abstractmethod
     def request(self, query: Prompt, a: str, b: str) -> Mapping[str, object]:
-        """All that the answer depends on, as JSON: what the cache is keyed by. query: text, or a conversation's turns."""
+        """Returns all inputs of the answer as JSON, the key of the cache. query: text, or turns of a conversation."""
 
     def count_cut(self, *texts: str) -> int:
-        """How many of the texts are longer than the judge is shown."""
+        """Returns the number of texts above the judge's maximum length."""
         return 0
 
     def unmarked(self) -> str | None:
@@ -52,9 +52,9 @@ class Judge(ABC):
 
     @abstractmethod
     def ask(self, request: Mapping[str, object]) -> Reply:
-        """Raises JudgeFailed for a call without an answer, JudgeStopped where no call can succeed."""
+        """Returns the answer. Raises JudgeFailed for a call without an answer, JudgeStopped if no call can succeed."""
 
 
 def words(choice: str, probability: float) -> str:
-    """What a judge that computes says: the form of RankPO's own responses. probability: of the choice, 0.5 to 1."""
+    """Returns the answer of a computed judgement, in RankPO's format. probability: of the choice, 0.5 to 1."""
     return f"Preferred: {choice}\nConfidence score: {round(100 * probability)}"

@@ -1,4 +1,4 @@
-"""Costs of a judge's calls: a log line per call, written before its answer counts, and sums over all starts."""
+"""Costs of a judge's calls: a log line per call, written before its answer is used, and sums over all starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rankpo.judges.records import Records
 
 @dataclass
 class Spent:
-    """calls: that were answered. failed: without an answer after their retries. tokens: as the server counts them."""
+    """calls: with an answer. failed: without an answer after all retries. tokens: counted by the server."""
 
     calls: int = 0
     failed: int = 0
@@ -29,16 +29,16 @@ class Spent:
             self.tokens[name] = self.tokens.get(name, 0) + count
 
     def summary(self, price: Mapping[str, float]) -> dict[str, object]:
-        """As the report has it; dollars by the judge's price per million tokens."""
+        """Returns the entry of the report, with dollars by the judge's price per million tokens."""
         shown = {"calls": self.calls, "failed_calls": self.failed, "retries": self.retries}
         dollars = cost(self.tokens, price)
         return {**shown, "seconds_of_calls": round(self.seconds, 3), "tokens": self.tokens, "dollars": dollars}
 
 
 class Costs:
-    """log: cost.jsonl of the task's folder, a line for each answered call; earlier starts' lines are read from it.
+    """Counter of costs. log: cost.jsonl in the task's folder, with a line per answered call of all starts.
 
-    start: of this start; total: of all of them. cached: answers of this start that cost nothing.
+    start: costs of this start. total: costs of all starts. cached: answers of this start from the cache.
     """
 
     def __init__(self, price: Mapping[str, float], log: Records[Paid]) -> None:
@@ -50,7 +50,7 @@ class Costs:
             self.total.add(record["usage"], record["seconds"], record["retries"])
 
     def add(self, prompt_hash: str, reply: Reply) -> None:
-        """Returns once the line is on the disk: a call that is paid for is in the log, whatever happens next."""
+        """Adds a call. The line is on disk on return, so that no paid call is lost."""
         with self._lock:
             self.log.add(
                 {
@@ -76,11 +76,11 @@ class Costs:
 
     @property
     def dollars(self) -> float:
-        """Of all starts."""
+        """Dollars of all starts."""
         return cost(self.total.tokens, self.price)
 
     def summary(self) -> dict[str, object]:
-        """cost: of this start; cost_of_all_starts: the log's sums, which know nothing of failed calls."""
+        """cost: of this start. cost_of_all_starts: sums of the log, which does not contain failed calls."""
         total = self.total.summary(self.price)
         del total["failed_calls"]
         start = {**self.start.summary(self.price), "cached_answers": self.cached}

@@ -12,7 +12,7 @@ from rankpo.judges.pairs import Pair
 from rankpo.types import Prompt
 
 SHOWN_PROMPTS = 3
-CHARACTERS_PER_TOKEN = 4  # a rule of thumb for English; servers count exactly, afterwards
+CHARACTERS_PER_TOKEN = 4  # A common estimate for English; servers report exact counts later.
 
 
 def estimate(
@@ -23,7 +23,7 @@ def estimate(
     calls_per_pair: int,
     say: Callable[[str], None],
 ) -> dict[str, object]:
-    """Counts of pairs, calls and prompt tokens, with dollars where the judge has a price; says some prompts."""
+    """Returns counts of pairs, calls and prompt tokens, with dollars if the judge has a price; prints some prompts."""
     requests = [judge.request(queries[pair.query_id], texts[pair.id1], texts[pair.id2]) for pair in drawn]
     characters = sum(len(json.dumps(request, ensure_ascii=False)) for request in requests)
     tokens = round(characters / CHARACTERS_PER_TOKEN * calls_per_pair)
@@ -42,7 +42,7 @@ def say_cut(
     texts: Mapping[str, str],
     say: Callable[[str], None],
 ) -> None:
-    """Says how many queries and passages the judge will not see whole."""
+    """Reports how many queries and passages are truncated in the judge's prompt."""
 
     asked = {plain_text(queries[pair.query_id]) for pair in drawn}
     shown = {texts[identity] for pair in drawn for identity in (pair.id1, pair.id2)}

@@ -32,7 +32,7 @@ class Paid(TypedDict):
 
 
 class Call(TypedDict):
-    """One answer about a pair. order: "given" or "swapped". preferred: "A" or "B", as they were shown."""
+    """One answer about a pair. order: "given" or "swapped". preferred: "A" or "B", in the shown order."""
 
     order: str
     preferred: str
@@ -44,7 +44,7 @@ class Call(TypedDict):
 
 class Annotation(TypedDict):
     """A judged pair, in RankPO's keys. p: the probability that passage 1 is preferred. agree: whether both orders
-    prefer the same passage. asked: what the record answers, see `annotation.asked`.
+    prefer the same passage. asked: digest of the request, see `annotation.asked`.
     """
 
     asked: NotRequired[str]
@@ -76,7 +76,7 @@ class Scored(TypedDict):
 
 
 class Share(TypedDict):
-    """How many of how many, with the share and its 95 % interval. p_value: of an unbiased judge, of shares that have one."""
+    """A count and total, with the share and its 95 % interval. p_value: for an unbiased judge, if applicable."""
 
     count: int
     of: int

@@ -1,4 +1,4 @@
-"""Known grades of judged passages, and the share of pairs whose passages have the same one."""
+"""Known grades of judged passages, and the share of pairs of passages with equal grades."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def equal_grades(
 ) -> EqualGrades:
     """Compares the grades that the datasets state for the passages of each pair.
 
-    A collection's judgements hold for its queries by id, and a passage that they do not name has grade 0, as in an
-    evaluation. Examples hold by text, and only for the candidates that they name.
+    Judgements of a collection apply to its queries by id; other passages have grade 0, as in an evaluation. Examples
+    apply by text, and only to the candidates that they list.
     """
     judged = _judgements(datasets)
     wanted = {pair.query_id for pair in pairs} - judged.keys()

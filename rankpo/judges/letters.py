@@ -57,7 +57,7 @@ class Letters:
             prompt = "\n\n".join(message["content"] for message in messages)
             ids = tokenizer(f"{prompt}\n\n{ANSWER}")["input_ids"]
             if ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
-                ids = ids[:-1]  # an answer is to go on here
+                ids = ids[:-1]  # The answer continues here.
         return torch.tensor([ids + self.lead])
 
 
@@ -67,15 +67,15 @@ def check_language_model(path: str, config: PreTrainedConfig) -> None:
     own_code = getattr(config, "auto_map", None)  # its classes may have any name
     if saved and not own_code and not saved.endswith(LANGUAGE_MODELS):
         raise JudgeStopped(
-            f"judge.path={path} holds a {saved}, no causal language model; a cross-encoder, a reward model or a "
-            f"bi-encoder judges by its scores: judge=scores judge.path={path}"
+            f"judge.path={path} holds a {saved}, not a causal language model; for a cross-encoder, a reward model or a "
+            f"bi-encoder, set judge=scores judge.path={path}"
         )
 
 
 def letter_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], tuple[int, int]]:
-    """What stands between "Preferred:" and the letter ([], or the tokens of a blank), and the tokens A and B there.
+    """Returns the tokens between "Preferred:" and the letter ([], or a blank), and the tokens of A and B there.
 
-    Proved in context. Raises ValueError where the tokenizer does not tell A and B apart by one token (an unknown word).
+    The tokens are checked in context. Raises ValueError if A and B do not differ in exactly one token.
     """
     start = tokenizer(ANSWER, add_special_tokens=False)["input_ids"]
     first, second = (tokenizer(f"{ANSWER} {letter}", add_special_tokens=False)["input_ids"] for letter in "AB")

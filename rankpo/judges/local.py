@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class LocalJudge(Judge):
-    """path: a folder or hub id of a causal language model. Its chat template is used where it has one.
+    """path: a folder or hub id of a causal language model. Its chat template is used if it has one.
 
-    The answer is started with "Preferred:", and its next token is A or B, whichever is likelier; the confidence is
-    their share of each other. device: None for a GPU where there is one.
+    The answer starts with "Preferred:", and its next token is the likelier of A and B; the confidence is the share of
+    the likelier letter. device: None uses a GPU if there is one.
     """
 
     path: str

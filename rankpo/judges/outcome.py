@@ -1,4 +1,4 @@
-"""The files that an annotation ends with: the report, the failures, and the preferences that are kept."""
+"""The final files of an annotation: the report, the failures, and the preferences for training."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class Unfinished(RuntimeError):
-    """The task ended before all pairs were judged; what is done is kept, and the same command continues."""
+    """Raised if the task ends before all pairs are judged; results are kept, and the same command continues."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Which annotated pairs become training data: keys of the task. flag: pairs with a suspect say so."""
+    """Keys that select annotated pairs for training. flag: whether to mark pairs with a suspicious passage."""
 
     keep_disagreement: bool
     min_confidence: float
@@ -37,7 +37,7 @@ class Chosen:
         return (confidence is None or confidence >= self.min_confidence) and (record["agree"] or self.keep_disagreement)
 
     def flagged(self, record: Annotation) -> Annotation:
-        """A record for the training file, with `suspicious` where a passage has signs."""
+        """Returns a record for the training file, with `suspicious` if a passage has signs."""
         plain = record.copy()
         plain.pop("asked", None)
         if self.flag and (found := signs_of(record)):
@@ -47,10 +47,10 @@ class Chosen:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the judge was asked and what came of it.
+    """The results of an annotation.
 
-    records: of the pairs with a verdict. num_drawn: pairs that were to be judged; num_dropped: suspects left out before.
-    equal_grades: of the pairs drawn. failures: by pair. reason: why the work stopped early, or None.
+    records: of the pairs with a verdict. num_drawn: requested pairs. num_dropped: suspicious pairs that were excluded.
+    equal_grades: of the drawn pairs. failures: by pair. reason: for an early stop, or None.
     """
 
     records: Sequence[Annotation]
@@ -63,9 +63,9 @@ class Outcome:
     def write(
         self, folder: Path, chosen: Chosen, costs: Costs, samples: Samples | None, logger: MetricsLogger
     ) -> dict[str, object]:
-        """The report. Raises Unfinished where the work stopped early or nothing could be judged.
+        """Writes the files and returns the report. Raises Unfinished after an early stop or without any verdict.
 
-        The training file of an earlier start then stays as it is.
+        In this case, the training file of an earlier start is kept.
         """
         failed, notice = failure_lines(self.failures)
         suspicious = summary(self.records, self.num_dropped)

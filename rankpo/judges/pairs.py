@@ -15,7 +15,7 @@ STRATEGIES = ("uniform", "adjacent", "gap", "top_vs_rest", "uncertain")
 
 @dataclass(frozen=True)
 class Pair:
-    """Two passages of one query. rank1, rank2: places in the ranking, from 1."""
+    """Two passages of one query. rank1, rank2: ranks in the ranking, from 1."""
 
     query_id: str
     id1: str
@@ -59,7 +59,7 @@ def draw(
 ) -> list[Pair]:
     """Up to per_query pairs of a ranking (ids, best first), in a random order of passages.
 
-    equal: pairs of ids, in either order, that are not to be asked about.
+    equal: pairs of ids, in either order, to exclude.
     """
     depth = min(settings.top_k, len(ranking))
     left = {frozenset(pair) for pair in equal}
@@ -71,7 +71,9 @@ def draw(
     drawn = []
     for number in order[: settings.per_query]:
         first, second = pairs[number]
-        if keys[len(pairs) + number] % np.uint64(2):  # the better ranked one stands on either side
+        if keys[len(pairs) + number] % np.uint64(
+            2
+        ):  # The better ranked passage is on either side with equal probability.
             first, second = second, first
         drawn.append(Pair(query_id, ranking[first], ranking[second], first + 1, second + 1))
     return drawn
@@ -80,7 +82,7 @@ def draw(
 def in_rounds(drawn: Sequence[Sequence[Pair]]) -> list[Pair]:
     """The first pair of every query, then the second of every query, and so on.
 
-    A budget that ends the work early has then seen as many queries and passages as it can.
+    With this order, a budget that ends early covers as many queries and passages as possible.
     """
     longest = max(map(len, drawn), default=0)
     return [pairs[number] for number in range(longest) for pairs in drawn if number < len(pairs)]

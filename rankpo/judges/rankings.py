@@ -1,4 +1,4 @@
-"""Rankings that pairs are drawn from: a TREC run, or a search with a bi-encoder."""
+"""Rankings for pairs: from a TREC run, or from a search with a bi-encoder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def searched(
 ) -> dict[str, Ranking]:
     """{query id: (ids, scores), best first} by exact search; embeddings are cached under `cache_dir`.
 
-    A document whose id is the query's is left out, as in `evaluation.rules`: it is the query itself.
+    A document with the query's id is excluded, as in `evaluation.rules`, since it is the query itself.
     """
     ids = list(texts)
     search = make_search(model, min(top_k + 1, len(ids)), model.device, say)

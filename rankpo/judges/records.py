@@ -1,6 +1,6 @@
-"""Append-only JSON Lines that survive a kill at any moment and may be shared: every line is on the disk before it counts.
+"""Append-only JSON Lines that survive a kill and can be shared: every line is on disk before it is used.
 
-Lines are ASCII: no character of a foreign text, be it a line separator or half of a surrogate pair, breaks a line.
+Lines are ASCII, so that no character of a text, such as a line separator or a lone surrogate, breaks a line.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from rankpo.storage import locks
 RecordT = TypeVar("RecordT", bound=Mapping[str, object])
 
 NUM_CLAIMS = 256  # lock files for keys, by the first byte of their hash
-LONGEST_WAIT = 900.0  # seconds for another's answer; then the same is asked twice
+LONGEST_WAIT = 900.0  # Seconds to wait for another process's answer before asking again.
 
 
 class Records(Generic[RecordT]):
-    """Records by key. Opening removes a last line that was torn by a kill; adding returns once it is on the disk.
+    """Records by key. Opening removes an incomplete last line; `add` returns when the record is on disk.
 
-    The type parameter is the form of a record, which is not checked. shared: several processes have the file open. Each write then happens under a lock, `fresh` reads what others have
-    added, and `claimed` keeps them from making the same record twice.
+    The type parameter is the form of a record, which is not checked. shared: several processes have the file open. Then
+    each write holds a lock, `fresh` reads the records of other processes, and `claimed` prevents that two processes
+    create the same record.
     """
 
     def __init__(self, path: Path, key: str, *, shared: bool = False) -> None:
@@ -43,16 +44,16 @@ class Records(Generic[RecordT]):
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other thread and no other process writes meanwhile."""
+        """Excludes other threads and processes from writing."""
         with self._lock, ExitStack() as stack:
             if self.shared:
                 stack.enter_context(locks.locked(self.path.with_name(f"{self.path.name}.lock")))
             yield
 
     def _mend(self) -> int:
-        """Removes a torn last line, whose writer is dead: it would hold the lock. Returns the file's size."""
+        """Removes an incomplete last line; its writer is dead, since it would hold the lock. Returns the file's size."""
         size = end = self._file.seek(0, os.SEEK_END)
-        step = 1  # nearly always the last byte ends a line
+        step = 1  # The last byte nearly always ends a line.
         while end > 0:
             start = max(0, end - step)
             self._file.seek(start)
@@ -67,7 +68,7 @@ class Records(Generic[RecordT]):
         return end
 
     def _read(self) -> None:
-        """Takes in the whole lines from the place reached so far."""
+        """Reads the complete lines after the last read position."""
         self._file.seek(self._place)
         content = self._file.read()
         whole = content.rfind(b"\n") + 1
@@ -99,7 +100,7 @@ class Records(Generic[RecordT]):
         return self._records.get(key)
 
     def add(self, record: RecordT) -> None:
-        """Raises OSError where the disk is full; the record then does not count, and the file is as it was."""
+        """Appends a record. Raises OSError if the disk is full; the file is then unchanged."""
         line = json.dumps(record).encode() + b"\n"
         with self._alone():
             before = self._mend()

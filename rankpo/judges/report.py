@@ -19,7 +19,7 @@ GAPS = ((1, 5), (6, 15), (16, 30), (31, 10**9))
 
 
 def wilson(successes: int, total: int) -> list[float]:
-    """The 95 % interval of a share (Wilson 1927), [0, 1] where nothing was seen."""
+    """The 95 % interval of a share (Wilson 1927), [0, 1] without observations."""
     if total == 0:
         return [0.0, 1.0]
     interval = binomtest(successes, total).proportion_ci(method="wilson")
@@ -27,7 +27,7 @@ def wilson(successes: int, total: int) -> list[float]:
 
 
 def share(flags: Sequence[bool]) -> Share:
-    """How many of how many, with the share and its 95 % interval."""
+    """Returns the count and total, with the share and its 95 % interval."""
     count = sum(flags)
     return {
         "count": count,
@@ -67,10 +67,10 @@ def report(records: Sequence[Annotation]) -> Agreement:
 
 
 def failure_lines(failures: Mapping[str, Exception]) -> tuple[list[dict[str, str]], str]:
-    """The lines of failed.jsonl, and what to say of them: "" where nothing failed.
+    """Returns the lines of failed.jsonl, and a message about them, "" without failures.
 
-    Calls without an answer are made again by the next start; words that name no preference are known answers, and
-    only a further attempt or another request can give other ones.
+    The next start repeats calls without an answer. Answers without a preference are cached, so that only a further
+    attempt or another request can give different ones.
     """
     lines = [
         {

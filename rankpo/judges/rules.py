@@ -15,7 +15,7 @@ WORLDS = {"train": "contrastive", "dev": "dev", "test": "test"}
 
 @dataclass(kw_only=True)
 class JobsRules(Judge):
-    """seed, num_profiles, num_posts: of the `jobs` data that is judged, so that its hidden attributes are known."""
+    """seed, num_profiles, num_posts: of the judged `jobs` data, which determine its hidden attributes."""
 
     seed: int = 7
     num_profiles: int = 2000

@@ -21,8 +21,8 @@ from rankpo.types import Prompt
 @dataclass
 class Samples:
     """prompts: by prompt id. completions: text by the completion's id. of: ids of each prompt's completions, in the
-    order of the files. empty: how many completions were nothing but white space, and left out. cut: prompt id and text
-    of completions that were cut when they were written, and have no end.
+    order of the files. empty: the number of omitted completions of only white space. cut: prompt id and text of
+    truncated completions, which have no end token.
     """
 
     prompts: dict[str, Prompt] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Samples:
     cut: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, record: object) -> None:
-        """Raises BadRecord for what is no sample, or has another prompt than its id had before."""
+        """Adds a sample. Raises BadRecord for other records, and for an id with two prompts."""
         if not isinstance(record, Mapping):
             raise BadRecord(str(record))
         if record.get("type") != "sample":
@@ -40,7 +40,7 @@ class Samples:
         name, given, output = str(needed(record, "prompt_id")), needed(record, "prompt"), needed(record, "output")
         prompt: Prompt = given if isinstance(given, str) else turns(given, "prompt")
         if self.prompts.setdefault(name, prompt) != prompt:
-            raise BadRecord(f"prompt_id {name!r} has another prompt than before; give its file ids of its own")
+            raise BadRecord(f"prompt_id {name!r} has another prompt than before; use different ids in this file")
         if not isinstance(output, str):
             raise BadRecord(f"output must be a text, got {type(output).__name__}")
         if not output.strip():
@@ -53,7 +53,7 @@ class Samples:
             self.cut.add((name, output))
 
     def rankings(self, top_k: int) -> dict[str, tuple[list[str], list[float]]]:
-        """Completions in the order of the files: nobody has ranked them yet, so that all scores are 0."""
+        """Returns completions in the order of the files with scores of 0, since they are not ranked yet."""
         return {name: (ids[:top_k], [0.0] * len(ids[:top_k])) for name, ids in self.of.items()}
 
     def feedback(self, kind: str, prompt_id: str, values: Mapping[str, object]) -> str:
@@ -62,7 +62,7 @@ class Samples:
         return json.dumps({**head, **values}) + "\n"
 
     def pairwise(self, record: Annotation) -> str:
-        """What a judge said of a pair, as the annotator records it; with its p and confidence beside HALOs' keys."""
+        """Returns a judged pair in HALOs' format, with the keys p and confidence."""
         values: dict[str, object] = {
             "output_A": _turn(record["passage1"]),
             "output_B": _turn(record["passage2"]),
@@ -77,14 +77,14 @@ class Samples:
         return self.feedback("pairwise", name, values)
 
     def ending(self, prompt_id: str, text: str, key: str) -> dict[str, bool]:
-        """{key: False} for a completion that was cut, which must not be trained with an end token."""
+        """Returns {key: False} for a truncated completion, which must be trained without an end token."""
         return {key: False} if (prompt_id, text) in self.cut else {}
 
 
 def read_samples(path: str) -> Samples:
-    """The samples of a file, folder or glob; those of several models stand beside each other under equal prompt ids.
+    """Returns the samples of a file, folder or glob; samples of several models are combined by prompt id.
 
-    Raises ValueError naming the line of a record that is no sample.
+    Raises ValueError with the line of a record that is not a sample.
     """
     samples = Samples()
     for file in files.find(path, "samples"):
@@ -101,7 +101,7 @@ def reward(
 ) -> dict[str, object]:
     """Writes `folder`/feedback.jsonl: scalar_feedback, each completion with the judge's score. limit: prompts.
 
-    Each prompt's scores are on the disk before the next is read: started again, the work goes on where it stopped.
+    The scores of each prompt are on disk before the next prompt, so that a restart continues where it stopped.
     """
     records: Records[Scored] = Records(folder / "scores.jsonl", "key")
     lines: list[str] = []
@@ -126,7 +126,7 @@ def reward(
 
 
 def write_feedback(folder: Path, lines: Sequence[str]) -> None:
-    """feedback.jsonl, whole or not at all."""
+    """Writes feedback.jsonl atomically."""
     replace_text(folder / "feedback.jsonl", "".join(lines))
 
 

@@ -20,8 +20,8 @@ from rankpo.storage.secrets import redact, register
 from rankpo.types import Prompt
 
 RETRIED = (408, 409, 425, 429)
-KEY = re.compile(r"[!-~]+")  # what a header can hold: printable ASCII without blanks
-MOST_TOKENS = 10**8  # of one call; a server that counts more is not believed
+KEY = re.compile(r"[!-~]+")  # Valid in a header: printable ASCII without blanks.
+MOST_TOKENS = 10**8  # Per call; higher counts of a server are rejected.
 LONGEST_NAME = 200
 SCHEMA = {
     "type": "object",
@@ -92,7 +92,7 @@ class ServerJudge(Judge):
             raise ValueError(f"base_url must hold no user, query or fragment; set the key in ${self.api_key_env}")
 
     def _check_key(self) -> None:
-        """Refuses, before any call is made, a key that no header can hold; the message names the variable alone."""
+        """Raises ValueError for a key that is invalid in a header; the message contains only the variable's name."""
         register(self.api_key_env)
         key = os.environ.get(self.api_key_env, "")
         if key and not KEY.fullmatch(key):
@@ -141,11 +141,11 @@ class ServerJudge(Judge):
         raise JudgeFailed(f"{one_line(redact(problem))} (after {self.max_retries} retries)")
 
     def _pause(self, attempt: int) -> float:
-        """Exponential, with jitter, so that calls that failed together do not come back together."""
+        """Returns an exponential pause with jitter, so that concurrent failures are not repeated at the same time."""
         return min(LONGEST_PAUSE, self.backoff * 2 ** min(attempt, 20)) * (0.5 + random.random() / 2)
 
     def _once(self, request: Mapping[str, object]) -> tuple[Reply | None, str, float | None]:
-        """The reply; or what went wrong, and the pause that the server asks for."""
+        """Returns the reply, or else an error text and the pause in Retry-After."""
         key = os.environ.get(self.api_key_env, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         url = f"{self.base_url.rstrip('/')}/chat/completions"
@@ -156,18 +156,18 @@ class ServerJudge(Judge):
         if answer.status in RETRIED or answer.status >= 500:
             return None, f"status {answer.status}", answer.retry_after
         if answer.status != 200:
-            words = redact(answer.content.decode(errors="replace"))  # servers repeat the key that they refuse
+            words = redact(answer.content.decode(errors="replace"))  # Servers may repeat a rejected key.
             raise JudgeStopped(
                 f"{self.base_url} answers {answer.status}: {one_line(words[:300])!r}; "
                 f"check judge.base_url, judge.model and the key in ${self.api_key_env}"
             )
         try:
             return self._read(answer.content), "", None
-        except Exception as error:  # whatever a parser makes of hostile bytes, RecursionError among it, is no crash
-            return None, f"the answer is no chat completion ({type(error).__name__}: {str(error)[:200]})", None
+        except Exception as error:  # Malformed bytes can raise any exception, such as RecursionError.
+            return None, f"the answer is not a chat completion ({type(error).__name__}: {str(error)[:200]})", None
 
     def _read(self, content: bytes) -> Reply:
-        """Raises any exception for what is no chat completion."""
+        """Parses a chat completion. Raises any exception for other contents."""
         body = json.loads(content)
         text = body["choices"][0]["message"]["content"]
         if not isinstance(text, str):
@@ -178,7 +178,7 @@ class ServerJudge(Judge):
 
 
 def usage_of(usage: object) -> dict[str, int]:
-    """The tokens that a server counted; {} where it counts none. Raises ValueError for counts that cannot be."""
+    """Returns the server's token counts, {} without counts. Raises ValueError for impossible counts."""
     if not isinstance(usage, dict):
         return {}
     details = usage.get("prompt_tokens_details")

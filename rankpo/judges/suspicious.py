@@ -18,7 +18,7 @@ TEXT = r"(?:passage|candidate|response|document|profile|option|answer|text)"
 CHOOSE = r"(?:choose|prefer|select|pick|favou?r|vote for|rank|rate)"
 ANSWER = r"(?:output|respond|reply|answer|say|write|return)"
 QUOTES = r"[ \"'()*_`]{0,6}"
-# Every repetition has a bound, so that the time is linear in the length of the text.
+# Every repetition is bounded, so that the time is linear in the length of the text.
 SIGNS = {
     "marker": re.compile(
         r"< ?/? ?(?:passage|response|candidate|document|query|conversation)(?: [ab12])? ?>"
@@ -48,7 +48,7 @@ SIGNS = {
 
 
 def signs(text: str) -> list[str]:
-    """Which kinds of signs a text has; full-width letters, invisible characters and white space hide none."""
+    """Returns the kinds of signs in a text, after normalisation of full-width letters, invisible characters and spaces."""
     plain = unicodedata.normalize("NFKC", text).casefold()
     plain = "".join(character for character in plain if unicodedata.category(character) != "Cf")
     plain = re.sub(r"[^\S\n]+", " ", plain)
@@ -56,7 +56,7 @@ def signs(text: str) -> list[str]:
 
 
 def suspects(pairs: Iterable[Pair], texts: Mapping[str, str]) -> dict[str, list[str]]:
-    """{passage id: its signs} of the passages of these pairs that have any."""
+    """Returns {passage id: signs} for passages of the pairs with signs."""
     ids = dict.fromkeys(identity for pair in pairs for identity in (pair.id1, pair.id2))
     return {identity: found for identity in ids if (found := signs(texts[identity]))}
 
@@ -68,9 +68,9 @@ def signs_of(record: Annotation) -> dict[str, list[str]]:
 
 
 def summary(records: Sequence[Annotation], num_dropped: int) -> dict[str, object]:
-    """Of the report: pairs with a suspect, by kind, and how often the suspect won against a passage without signs.
+    """Returns pairs with a suspicious passage by kind, and how often it won against one without signs.
 
-    num_dropped: pairs that were left out, and not asked about.
+    num_dropped: the number of excluded pairs.
     """
     found = [(record, suspect) for record in records if (suspect := signs_of(record))]
     kinds = [{kind for several in suspect.values() for kind in several} for _, suspect in found]

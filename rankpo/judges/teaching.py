@@ -19,9 +19,9 @@ def teach(
 ) -> int:
     """Writes `folder`/teacher.jsonl with the judge's score of every candidate; returns its number of lines.
 
-    Positives and negatives give pos/neg records with scores, FlagEmbedding's form; where some example has labels that
-    do not say what is relevant, all are records of hits with label and score. Each query is on the disk before the
-    next is scored: started again, the work goes on where it stopped.
+    Positives and negatives give pos/neg records with scores, FlagEmbedding's form; if an example has other labels,
+    all records are hits with label and score. Each query is on disk before the next is scored, so that a restart
+    continues where it stopped.
     """
     records: Records[Scored] = Records(folder / "scores.jsonl", "key")
     scored: list[tuple[Example, Sequence[float]]] = []

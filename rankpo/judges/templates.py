@@ -1,7 +1,7 @@
-"""A judge's prompt: a template of the yaml, filled in one pass, with texts cut alike on both sides.
+"""Template: a judge's prompt, filled in one pass, with the same maximum length for both passages.
 
-{mark} in a template is a hash of all texts of the call: nobody can write a text that holds its own mark, so that a line
-of it shows where a text really ends. The same texts have the same mark, and a restart asks nothing twice.
+{mark} in a template is a hash of all texts of the call. A text cannot contain its own mark, so that the mark reliably
+shows the end of a text. Equal texts have the same mark, so that a restart uses the cached answers.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ MARK_BYTES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """prompt: with {query}, {passage_a}, {passage_b} and, if wanted, {criteria} and {mark}; other braces stay as they are.
+    """prompt: with {query}, {passage_a}, {passage_b} and optionally {criteria} and {mark}; other braces are kept.
 
-    max_characters: of the query and of each passage; a longer text is cut there and marked. mark_seed: changes {mark},
-    and so asks anew.
+    max_characters: of the query and of each passage; longer texts are cut and marked. mark_seed: changes {mark}, so
+    that cached answers are not used.
     """
 
     prompt: str
@@ -42,7 +42,7 @@ class Template:
             raise ValueError(f"max_characters must be >= 1, got {self.max_characters}")
 
     def messages(self, query: Prompt, a: str, b: str) -> list[dict[str, str]]:
-        """The turns of a chat. One pass over the template: braces inside the texts are harmless."""
+        """Returns the turns of a chat. The template is filled in one pass, so that braces in the texts have no effect."""
         values = {"query": plain_text(query), "passage_a": a, "passage_b": b}
         texts = {name: self.cut(text) for name, text in values.items()}
         fields = {**texts, "criteria": self.criteria, "mark": self.mark(texts)}
@@ -53,11 +53,11 @@ class Template:
 
     @property
     def is_marked(self) -> bool:
-        """Whether each of the texts stands between marks."""
+        """Whether each text is between marks."""
         return self.prompt.count("{mark}") >= 2
 
     def mark(self, texts: Mapping[str, str]) -> str:
-        """The mark of one call: 16 hexadecimal digits that none of them holds."""
+        """Returns the mark of a call: 16 hexadecimal digits that do not occur in the texts."""
         number = 0
         while True:
             asked = json.dumps([self.mark_seed, number, *texts.values()]).encode()
@@ -70,5 +70,5 @@ class Template:
         return text if len(text) <= self.max_characters else text[: self.max_characters] + CUT
 
     def count_cut(self, *texts: str) -> int:
-        """How many of the texts are longer than the template shows."""
+        """Returns the number of texts above max_characters."""
         return sum(len(text) > self.max_characters for text in texts)

@@ -25,12 +25,12 @@ T = TypeVar("T")
 
 
 class NoAnswer(Exception):
-    """An exchange that gave no answer: late, broken off, too long, or not to be unpacked."""
+    """Raised for a late, interrupted, too long or undecodable answer."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """content: the body, unpacked. retry_after: seconds that the server asks for, or None."""
+    """content: the body, unpacked. retry_after: seconds in the Retry-After header, or None."""
 
     status: int
     content: bytes
@@ -47,23 +47,23 @@ class Transport:
         self._client: httpx.AsyncClient | None = None
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Raises NoAnswer, whatever the server does."""
+        """Returns the answer. Raises NoAnswer for every failure."""
         try:
             return self._run(self._post(url, body, headers))
         except NoAnswer:
             raise
         except TimeoutError:
             raise NoAnswer(f"no answer within {self.timeout:g} s") from None
-        except Exception as error:  # of a server that breaks the protocol, by whatever library notices it first
+        except Exception as error:  # Libraries raise different exceptions for violations of the protocol.
             raise NoAnswer(f"connection to {url}: {reason(error)}") from error
 
     def _run(self, work: Coroutine[object, object, T]) -> T:
-        """Waits for work of the loop, which has a thread of its own: it can be broken off at any moment there."""
+        """Waits for work in the event loop, which runs in a separate thread, so that the work can be cancelled."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, daemon=True, name="judge calls").start()
-        late = self.timeout + CLOSING_SECONDS  # the work ends itself before, unless a library holds the loop
+        late = self.timeout + CLOSING_SECONDS  # The work ends earlier unless a library blocks the loop.
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(late)
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class Transport:
 
 
 def reason(error: BaseException) -> str:
-    """The innermost cause that is an error of the system, such as "Connection refused", else the error's own words."""
+    """The innermost cause that is an error of the system, such as "Connection refused", else the error's message."""
     seen: BaseException | None = error
     while seen is not None:
         inner = seen.exceptions[0] if isinstance(seen, BaseExceptionGroup) else seen
@@ -110,7 +110,7 @@ def unpack(content: bytes, encoding: str) -> bytes:
     if name in ("", "identity"):
         return content
     if name not in ("gzip", "x-gzip", "deflate"):
-        raise NoAnswer(f"the answer has the content encoding {encoding[:40]!r}, which was not asked for")
+        raise NoAnswer(f"the answer has the content encoding {encoding[:40]!r}, which was not requested")
     unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, by the first bytes
     try:
         plain = unpacker.decompress(content, MAX_BYTES + 1)
@@ -124,7 +124,7 @@ def unpack(content: bytes, encoding: str) -> bytes:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, at most LONGEST_PAUSE: a number or a date; None for anything else."""
+    """Returns the seconds in a Retry-After header (a number or a date), at most LONGEST_PAUSE; None for other values."""
     if value is None:
         return None
     if number := SECONDS.fullmatch(value):

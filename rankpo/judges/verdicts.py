@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 
-# Each repetition has a bound: an answer of a hostile server must not cost more than its length.
+# Each repetition is bounded, so that the time is linear in the length of an answer, even a malicious one.
 LABEL = r"preferred(?:\s{1,20}(?:candidate|passage))?\s{0,20}:"
 ANY_PREFERRED = re.compile(rf"^[^\w\n]{{0,40}}{LABEL}", re.IGNORECASE | re.MULTILINE)
 CHOICE = re.compile(
@@ -24,26 +24,26 @@ MAX_CHARACTERS = 50_000  # of an answer without its thoughts
 
 
 class Unparsable(ValueError):
-    """Words that name no preference, or more than one."""
+    """Raised for an answer without exactly one preference."""
 
 
 class Unreadable(Unparsable):
-    """Words that are not to be read or kept at all: too long, or nested too deeply."""
+    """Raised for an answer that is too long or too deeply nested; it is not stored."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """choice: A or B, of the passages as shown. confidence: 0 to 100, or None where none was stated."""
+    """choice: A or B, in the shown order. confidence: 0 to 100, or None if not stated."""
 
     choice: str
     confidence: float | None = None
 
 
 def parse(text: str) -> Verdict:
-    """The verdict in a judge's words. Raises Unparsable; nothing is guessed.
+    """Parses a judge's answer. Raises Unparsable for ambiguous answers.
 
     JSON with `preferred` (and `confidence_score`), else the last line beginning `Preferred:` and the first confidence
-    after it. Line ends and last lines are not relied on: real answers go on with prose, or with blanks.
+    after it. The verdict may be followed by prose or blanks, as in real answers.
     """
     bare = _without_thoughts(text)
     if len(bare) > MAX_CHARACTERS:
@@ -70,14 +70,14 @@ def _letter(line: str) -> tuple[str, str] | None:
     if found is None:
         return None
     letter, rest = found.group("letter"), line[found.end() :]
-    # the article "a" of a sentence is no choice: small letters count only where no sentence follows
+    # A lower-case letter counts only if no sentence follows, since it may be the article "a".
     if (letter.islower() and not ENDS.match(rest)) or SECOND.match(rest):
         return None
     return letter.upper(), rest
 
 
 def _without_thoughts(text: str) -> str:
-    """The words outside of <think> blocks, in one pass; a block without a beginning begins where the text does."""
+    """Returns the text outside of <think> blocks; a block without an opening tag starts at the beginning."""
     kept: list[str] = []
     start, thinking = 0, False
     for tag in THINKING.finditer(text):
@@ -92,7 +92,7 @@ def _without_thoughts(text: str) -> str:
 
 
 def _json(text: str) -> dict[str, object] | None:
-    """The object that the words are, or hold between fences; None for words that are not JSON."""
+    """Returns the JSON object in the text, possibly between fences; None for other texts."""
     start = 0
     if not text.startswith("{"):
         fence = FENCED.search(text)
@@ -134,7 +134,7 @@ def _confidence(value: float) -> float:
 
 @dataclass(frozen=True)
 class Preference:
-    """p: probability that passage 1 is preferred. preferred: A (passage 1) or B. agree: both orders say the same."""
+    """p: probability that passage 1 is preferred. preferred: A (passage 1) or B. agree: whether both orders prefer the same passage."""
 
     p: float
     preferred: str
@@ -143,7 +143,7 @@ class Preference:
 
 
 def combine(given: Verdict | None, swapped: Verdict | None) -> Preference:
-    """What the calls say of passages 1 and 2. given: passage 1 was shown as A; swapped: as B; at least one is there.
+    """Combines the verdicts on passages 1 and 2. given: passage 1 was shown as A; swapped: as B. One may be None.
 
     A call with confidence c, clipped to [.5, 1], has p = c if it chose passage 1, else 1 - c; two calls take the mean.
     A missing confidence counts as 1 for p, and the report counts it as missing.

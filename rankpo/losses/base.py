@@ -58,24 +58,24 @@ class Loss:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the loss must be given beside the scores and labels of candidates, out of `NEEDS`."""
+        """The inputs of the loss besides scores and labels of candidates, out of `NEEDS`."""
         return frozenset()
 
     def needs_with(self, gives: frozenset[str]) -> frozenset[str]:
-        """The needs of the loss where the model's kind gives `gives`; some losses act on tokens where there are any."""
+        """Returns the needs for a model kind with the outputs `gives`; some losses act on tokens if the kind has them."""
         return self.needs
 
     def asked_by(self, need: str) -> str:
-        """The key whose value makes the loss need `need`, or the name of the loss where it always does."""
+        """Returns the key whose value causes `need`, or the name of the loss if it always has this need."""
         return type(self).__name__
 
     @property
     def replay_weight(self) -> float:
-        """The weight of the loss on `replay_datasets`; 0 where the loss replays nothing."""
+        """The weight of the loss on `replay_datasets`; 0 without replay."""
         return 0.0
 
     def without_replay(self) -> Loss:
-        """The same loss on its own data alone."""
+        """Returns the same loss without replay."""
         return self
 
     @property
@@ -85,7 +85,7 @@ class Loss:
 
     @property
     def prior_weight(self) -> float:
-        """The weight of a loss on the passages' priors; 0 where the loss reads no priors."""
+        """The weight of the term on the passages' priors; 0 without this term."""
         return 0.0
 
     @property
@@ -95,35 +95,35 @@ class Loss:
 
     @property
     def matryoshka(self) -> Matryoshka | None:
-        """The sizes of embeddings on which the loss is taken; None: the full size alone."""
+        """The sizes of embeddings for which the loss is computed; None: the full size only."""
         return None
 
     @property
     def value_max_grad_norm(self) -> float | None:
-        """The norm to which the gradient of the value head is clipped by itself; None: with all other parameters."""
+        """The clipping norm of the value head's gradient; None: it is clipped together with all other parameters."""
         return None
 
     @property
     def reward_scale(self) -> float:
-        """The factor by which an evaluation turns log-ratios into rewards, for losses that have no value on pairs."""
+        """The factor from log-ratios to rewards in evaluations, for losses that are not defined on pairs."""
         return 1.0
 
     def fitted(self, logps: str) -> Loss:
-        """The loss with its key `logps=auto` decided by how the model's scores become log-probabilities.
+        """Returns the loss with `logps=auto` resolved by the model's kind.
 
         logps: `ModelKind.logps`; see `maths.logps_from_scores`. A loss without the key is returned unchanged.
         """
         return self
 
     def initial_state(self) -> dict[str, float]:
-        """Numbers that the loss carries from update to update, given to `__call__` as `state`; most carry none.
+        """Returns the initial state, numbers that change after each update and are passed to `__call__` as `state`.
 
-        The trainer keeps them, equal on all ranks and for all micro-batches of an update, and saves them.
+        Most losses have none. The trainer saves the state; it is equal on all ranks and micro-batches of an update.
         """
         return {}
 
     def next_state(self, state: Mapping[str, float], means: Mapping[str, float], num_queries: int) -> dict[str, float]:
-        """`state` after an update. means: of its metrics by name, over all ranks; num_queries: their count."""
+        """Returns the state after an update. means: of the update's metrics, over all ranks. num_queries: of the update."""
         return dict(state)
 
     def weights(self, labels: Labels) -> Mapping[str, Tensor]:

@@ -44,12 +44,14 @@ class FalseNegatives:
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise ValueError(f"false_negatives.ratio must be in (0, 1] or null, got {self.ratio}")
         if self.scores == "teacher" and self.margin is None and self.ratio is None:
-            raise ValueError("false_negatives.scores=teacher judges nothing: set false_negatives.margin or .ratio")
+            raise ValueError(
+                "false_negatives.scores=teacher has no effect without false_negatives.margin or .ratio; set one of them"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hardness:
-    """Adds strength · s_ij (detached, without τ) to the logits of negatives: hard ones weigh more. 0 disables it.
+    """Adds strength · s_ij (detached, without τ) to the logits of negatives, which increases the weight of hard ones. 0 disables it.
 
     mode: `hard_negatives`, the query's own (https://arxiv.org/abs/2509.20354, strength 5); `in_batch`, those of other
     queries (https://arxiv.org/abs/2503.04812, strength 9); `all`.
@@ -95,7 +97,7 @@ class ContrastiveLoss(InBatchLoss):
             return
         for name in ("query_query", "document_document", "symmetric"):
             if getattr(self, name):
-                raise ValueError(f"{name}=True compares with other queries: it needs negatives=in_batch, got own")
+                raise ValueError(f"{name}=True compares with other queries and needs negatives=in_batch, got own")
         if self.hardness.mode == "in_batch" and self.hardness.strength:
             raise ValueError("hardness.mode=in_batch needs negatives=in_batch, got own; or set mode=hard_negatives")
 
@@ -124,13 +126,15 @@ class ContrastiveLoss(InBatchLoss):
         return matryoshka_of(self.matryoshka_dims, self.matryoshka_weights)
 
     def own_mask(self, batch: Batch) -> Tensor:
-        """Mask [B, G] for the labels of `__call__`: without repeated texts and known positives, as the keys say."""
+        """Mask [B, G] for the labels of `__call__`; the keys define whether repeated texts and known positives are masked."""
         return own_candidates(batch, self.false_negatives.same_text, self.deduplicate_pool)
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         """Own negatives: scores [B, G], of which unmasked columns count. `own_mask` masks repeated texts."""
         if self.negatives != "own":
-            raise ValueError("negatives=in_batch needs the embeddings of the update: call in_batch, or set own")
+            raise ValueError(
+                "negatives=in_batch needs the embeddings of the update; call in_batch, or set negatives=own"
+            )
         scores = at_least_float32(scores)
         positive = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
         eligible = labels.mask.clone()
@@ -148,7 +152,7 @@ class ContrastiveLoss(InBatchLoss):
         similarity: Similarity = inner_products,
     ) -> LossOutput:
         if self.negatives != "in_batch":
-            raise ValueError("negatives=own reads scores: call the loss itself, or set negatives=in_batch")
+            raise ValueError("negatives=own needs scores; call the loss itself, or set negatives=in_batch")
         pool = build_pool(batch, queries, self.deduplicate_pool)
         # A half-precision product, multiplied by 1/τ = 100, would have an error of about one nat.
         vectors = as_vectors(embeddings)
@@ -201,7 +205,7 @@ class ContrastiveLoss(InBatchLoss):
         judge = scores.detach()
         if options.scores == "teacher":
             if teacher is None:
-                raise ValueError("false_negatives.scores=teacher needs teacher scores, and the data has none")
+                raise ValueError("false_negatives.scores=teacher needs teacher scores, but the data has none")
             judge = teacher.to(scores)
         level = judge.gather(1, positive[:, None])  # [b, 1]
         kept = eligible

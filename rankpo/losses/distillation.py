@@ -47,7 +47,7 @@ class MarginMSELoss(ListLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class KLDistillLoss(ListLoss):
-    """KL(p ‖ softmax(s)) with p = softmax(t/T_t), t = teacher; a list of two or more candidates teaches.
+    """KL(p ‖ softmax(s)) with p = softmax(t/T_t), t = teacher; for lists of two or more candidates.
 
     teacher_temperature: T_t. scale_by_t2: multiplies by τ², as sentence-transformers does: at τ .02 that is 4e-4.
     """

@@ -36,7 +36,7 @@ class DPOLoss(Loss):
 
     scores, reference [B, 2]; with `labels.lengths`, log-probabilities of a causal language model.
     label_smoothing: ε, the share of flipped labels. sft_weight: adds the chosen one's mean negative log-probability
-    as the term "sft" (2404.19733); `logps` says how scores become log-probabilities for it.
+    as the term "sft" (2404.19733); `logps` is the conversion of scores to log-probabilities for it.
     """
 
     on_pairs: ClassVar[bool] = True
@@ -143,7 +143,7 @@ class IPOLoss(Loss):
     """(h̄_w - h̄_l - 1/(2β))², h̄ the log-ratio per token: https://arxiv.org/abs/2310.12036 eq. 17.
 
     scores, reference [B, 2]; with `labels.lengths`, log-probabilities of a causal language model. The key `lengths`:
-    `mean` divides each log-ratio by its own length, and a pair with a completion of no scored token weighs 0; `sum` is
+    `mean` divides each log-ratio by its own length, and a pair with an empty completion has weight 0; `sum` is
     the paper's literal form.
     """
 

@@ -44,7 +44,7 @@ class GradedMarginLoss(NestedInBatchLoss):
         require_choice(("masked", "irrelevant"), unknown=self.unknown)
         if self.negatives == "own" and self.unknown == "irrelevant":
             raise ValueError(
-                "unknown=irrelevant is about passages of other queries: it needs negatives=in_batch, got own"
+                "unknown=irrelevant applies to passages of other queries and needs negatives=in_batch, got own"
             )
 
     @property
@@ -68,7 +68,9 @@ class GradedMarginLoss(NestedInBatchLoss):
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
         """Computes the loss on each query's own candidates from raw scores [B, G]."""
         if self.in_batch_wanted:
-            raise ValueError("negatives=in_batch needs the embeddings of the update: call in_batch, or set own")
+            raise ValueError(
+                "negatives=in_batch needs the embeddings of the update; call in_batch, or set negatives=own"
+            )
         scores = at_least_float32(scores).masked_fill(~labels.mask, 0.0)
         grades = at_least_float32(labels.relevance).masked_fill(~labels.mask, 0.0)
         losses = graded_margin(scores / self.temperature, grades, labels.mask, self.margin)
@@ -86,7 +88,7 @@ class GradedMarginLoss(NestedInBatchLoss):
         similarity: Similarity = inner_products,
     ) -> LossOutput:
         if not self.in_batch_wanted:
-            raise ValueError("negatives=own reads scores: call the loss itself, or set negatives=in_batch")
+            raise ValueError("negatives=own needs scores; call the loss itself, or set negatives=in_batch")
         pool = graded_pool(batch, queries, self.unknown == "irrelevant")
         # A half-precision product, multiplied by 1/τ, would have an error of about one nat.
         vectors = as_vectors(embeddings)

@@ -33,11 +33,11 @@ def graded_pool(batch: Batch, queries: Tensor | None, irrelevant: bool) -> Grade
     """The pool of the whole update for `queries`, indices [b] into the batch, or None for all.
 
     Grades come from the labels of all queries of equal text, and from `batch.judged` and `batch.grades`, the judgements
-    in the rest of the data; of several grades the largest counts. irrelevant: unknown passages count as grade 0, or as
+    in the rest of the data; the largest of several grades is used. irrelevant: unknown passages count as grade 0, or as
     the query's lowest grade, except for queries that use only their own negatives (`Batch.own_negatives`).
     """
     if batch.queries is None:
-        raise ValueError("in-batch passages need query rows, and this batch has none; set loss.negatives=own")
+        raise ValueError("in-batch passages need query rows, but this batch has none; set loss.negatives=own")
     mask, device = batch.labels.mask, batch.candidates.device
     asked = torch.arange(len(batch), device=device) if queries is None else queries
     rows, place = batch.candidates[mask].unique(return_inverse=True)  # [P], [unmasked]

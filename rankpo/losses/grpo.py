@@ -28,8 +28,8 @@ class GRPOLoss(TokenPolicyLoss):
     A = (r - mean)/(std + delta) within the group of one query, r = relevance; 0 in a group of one or of equal
     rewards. ρ = π/old, x = log π - log reference. std: `population` with delta .01 as HALOs, `sample` with 1e-4 as
     TRL. normalise: `token`, a mean over all tokens; `sequence`, a mean of the completions' means.
-    On scores [B, G] of models that are not causal, a candidate counts as one token and `logps` says how scores
-    become log-probabilities.
+    On scores [B, G] of models that are not causal, a candidate counts as one token, and `logps` is the conversion of
+    scores to log-probabilities.
     """
 
     epsilon: float = 0.2

@@ -16,7 +16,7 @@ class ContrastivePairsLoss(PairwiseInBatchLoss):
     """Mean over pairs of ½[y·d² + (1 - y)·max(0, margin - d)²], d a distance of the two texts.
 
     Hadsell, Chopra, LeCun, CVPR 2006, eq. 4. distance: `cosine` (1 - cosine), `euclidean` or `manhattan`. y in [0, 1]:
-    1 similar, 0 dissimilar; a number between weights both terms. Raises ValueError for other labels.
+    1 means similar and 0 dissimilar; a number between 0 and 1 weights both terms. Raises ValueError for other labels.
     """
 
     margin: float = 0.5
@@ -66,8 +66,8 @@ class OnlineContrastiveLoss(PairwiseInBatchLoss):
         outside = labels[(labels != 0) & (labels != 1)]
         if len(outside):
             raise ValueError(
-                f"loss=online_contrastive needs labels 0 and 1, got {float(outside[0]):g}; loss=contrastive_pairs takes "
-                "numbers between, loss=cosent any"
+                f"loss=online_contrastive needs labels 0 and 1, got {float(outside[0]):g}; loss=contrastive_pairs "
+                "supports numbers between 0 and 1, and loss=cosent all numbers"
             )
 
     def of_update(self, embeddings: Tensor, pairs: Pairs, asked: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,8 +35,8 @@ class LambdaLoss(ListLoss):
     |1/D_d - 1/D_{d+1}|·|G_i - G_j| with d = |i - j|; `ndcg2pp` mu·ndcg2 + lambdarank. Weights are constants.
     y is the relevance times grade_scale. A dataset with min_label and max_label scales its labels to [0, 1], and the
     gains become flat: grades 1 and 3 of 0 to 3 have gains .26 and 1, and raw 1 and 7. grade_scale = max_label -
-    min_label restores the raw gains, those of evaluations; 1 takes the relevance as it is. It acts on the gains and on
-    the logged ndcg@10 only. k: restricts to pairs with at least one candidate among the first k by score; None for all.
+    min_label restores the raw gains, those of evaluations; 1 keeps the relevance unchanged. It affects only the gains and
+    the logged ndcg@10. k: restricts to pairs with at least one candidate among the first k by score; None for all.
     log: base of the logistic loss, "2" as in the paper, or "e". pool_pairs: see RankNetLoss; it excludes k, since it
     counts pairs by labels alone.
     Raises ValueError for grades below 0 or above 30.
@@ -57,7 +57,9 @@ class LambdaLoss(ListLoss):
         if self.k is not None and self.k < 1:
             raise ValueError(f"k must be >= 1 or null, got {self.k}")
         if self.k is not None and self.pool_pairs:
-            raise ValueError(f"pool_pairs=true counts pairs by labels, and k={self.k} chooses them by score; set one")
+            raise ValueError(
+                f"pool_pairs=true counts pairs by labels, but k={self.k} selects them by score; set only one of the two"
+            )
 
     def check(self, target: Tensor, mask: Tensor) -> None:
         outside = target[(target < 0) | (target > LARGEST_GRADE)]

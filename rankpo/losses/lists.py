@@ -70,7 +70,7 @@ class ListLoss(Loss):
         relevance = labels.grades if self.reads_grades and labels.grades is not None else labels.relevance
         chosen = relevance if self.target == "relevance" else labels.teacher
         if chosen is None:
-            raise ValueError(f"{type(self).__name__} learns from teacher scores, and the data has none")
+            raise ValueError(f"{type(self).__name__} needs teacher scores, but the data has none")
         return at_least_float32(chosen.detach()).masked_fill(~labels.mask, 0.0)
 
     def scaled(self, scores: Tensor, reference: Tensor | None) -> Tensor:

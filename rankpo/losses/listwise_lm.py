@@ -16,7 +16,7 @@ from rankpo.types import Labels, LossOutput, Term
 
 @dataclass(frozen=True, kw_only=True)
 class ListwiseLMLoss(Loss):
-    """generation: -log p of the answer, a mean over the answer tokens of the update (RankZephyr, 2312.02724).
+    """Loss of an objective. generation: -log p of the answer per answer token of the update (RankZephyr, 2312.02724).
     ranking: `ranking` on the identifiers' logits [B, G] at the score position. combined: generation + ranking_weight ·
     ranking (FIRST, https://arxiv.org/abs/2406.15657), each with its own denominator, answer tokens and lists.
 
@@ -77,5 +77,5 @@ class ListwiseLMLoss(Loss):
 
 def _answer_tokens(labels: Labels) -> Tensor:
     if labels.lengths is None:
-        raise ValueError("an objective that generates needs labels.lengths, the answer tokens of each place, got None")
+        raise ValueError("a generative objective needs labels.lengths, the answer tokens of each passage, got None")
     return labels.lengths.sum(1).to(torch.float32)

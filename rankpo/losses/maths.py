@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Converts the tensor to float32; float64 stays, for gradcheck."""
+    """Converts the tensor to float32, but keeps float64, which gradcheck needs."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 

@@ -27,9 +27,9 @@ class Matryoshka:
 
 
 def matryoshka_of(dims: Sequence[int] | None, weights: Sequence[float] | None) -> Matryoshka | None:
-    """The sizes that the keys `matryoshka_dims` and `matryoshka_weights` describe, or None for the full size alone.
+    """Returns the sizes in the keys `matryoshka_dims` and `matryoshka_weights`, or None for only the full size.
 
-    Raises ValueError where `Matryoshka` does, and for weights without dims.
+    Raises ValueError as `Matryoshka` does, and for weights without dims.
     """
     check_matryoshka(dims, weights)
     return None if dims is None else Matryoshka(dims=dims, weights=weights)

@@ -1,4 +1,4 @@
-"""A weighted sum of losses on the same scores, such as labels beside a teacher."""
+"""MixtureLoss: a weighted sum of losses on the same scores, such as one on labels and one on teacher scores."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class MixtureLoss(Loss):
                 f"term_weights must have the names of losses, {', '.join(self.losses)}, got {', '.join(self.term_weights)}"
             )
         if reserved := set(self.losses) & {"loss"}:
-            raise ValueError(f"losses must not use the name {reserved.pop()}: it is the sum's")
+            raise ValueError(f"losses must not use the name {reserved.pop()}, which is reserved for the sum")
         for name, loss in self.losses.items():
             if isinstance(loss, MixtureLoss):
-                raise ValueError(f"losses.{name} is a mixture itself: give its losses here, with their weights")
+                raise ValueError(f"losses.{name} is a mixture; list its losses and weights here instead")
         require_positive(**{f"term_weights.{name}": weight for name, weight in self.term_weights.items()})
 
     @property
@@ -53,7 +53,7 @@ class MixtureLoss(Loss):
             weights = loss.weights(labels)
             if more := sorted(set(weights) - {"loss"}):
                 raise ValueError(
-                    f"losses.{name} has terms of its own ({', '.join(more)}), which a mixture cannot weigh"
+                    f"losses.{name} has further terms ({', '.join(more)}), which a mixture does not support"
                 )
             by_name[name] = weights["loss"]
         return {"loss": by_name[self.main], **{name: by_name[name] for name in by_name if name != self.main}}

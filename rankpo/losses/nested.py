@@ -1,4 +1,4 @@
-"""NestedInBatchLoss: the base of losses on an update's vectors that can be taken on several sizes of them."""
+"""NestedInBatchLoss: the base of in-batch losses that support several embedding sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rankpo.losses.matryoshka import Matryoshka, matryoshka_of
 
 @dataclass(frozen=True, kw_only=True)
 class NestedInBatchLoss(InBatchLoss):
-    """matryoshka_dims, matryoshka_weights: as `Matryoshka` has them; `in_batch` takes the mean over the sizes."""
+    """matryoshka_dims, matryoshka_weights: see `Matryoshka`; `in_batch` returns the mean over the sizes."""
 
     matryoshka_dims: tuple[int, ...] | None = None
     matryoshka_weights: tuple[float, ...] | None = None

@@ -32,7 +32,9 @@ class Pairs:
 def pairs_of(batch: Batch) -> Pairs:
     """Pairs each query with its unmasked candidates. Raises ValueError for models without query embeddings."""
     if batch.queries is None:
-        raise ValueError("labelled pairs need an embedding of each text, and this batch has query and candidate as one")
+        raise ValueError(
+            "labelled pairs need an embedding of each text, but this model encodes query and candidate together"
+        )
     owner, column = batch.labels.mask.nonzero(as_tuple=True)
     known = batch.labels.relevance if batch.labels.grades is None else batch.labels.grades
     labels = at_least_float32(known)[owner, column]

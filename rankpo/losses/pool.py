@@ -82,10 +82,10 @@ def build_pool(batch: Batch, queries: Tensor | None, deduplicate: bool) -> Pool:
     """The pool of the whole update for `queries`, indices [b] into the batch, or None for all.
 
     deduplicate: each distinct text is one entry, and each distinct query one column; otherwise each unmasked
-    (query, candidate) is an entry of its own.
+    (query, candidate) is a separate entry.
     """
     if batch.queries is None:
-        raise ValueError("in-batch negatives need query rows, and this batch has none; set loss.negatives=own")
+        raise ValueError("in-batch negatives need query rows, but this batch has none; set loss.negatives=own")
     texts = known_texts(batch)
     mask, device = batch.labels.mask, batch.candidates.device
     asked = torch.arange(len(batch), device=device) if queries is None else queries

@@ -25,7 +25,7 @@ from rankpo.losses.risk import reverse_kl
 from rankpo.types import Labels, LossOutput, Term
 
 OLD_POLICIES = ("reference", "batch")
-WHITENING_FLOOR = 1e-8  # The variance gets this addend, as in HALOs.
+WHITENING_FLOOR = 1e-8  # Added to the variance, as in HALOs.
 
 
 class PolicyTokens(NamedTuple):
@@ -37,7 +37,7 @@ class PolicyTokens(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """Constants of the tokens from before the first pass, [P] each: whitened advantages, returns R."""
+    """Constants of the tokens, computed before the first pass, [P] each: whitened advantages, returns R."""
 
     advantages: Tensor
     returns: Tensor
@@ -197,7 +197,7 @@ class PPOLoss(TokenPolicyLoss):
 def scored_tokens(loss: Loss, labels: Labels) -> Tensor:
     """Token counts [B, G] of the completions, 0 where masked. Raises ValueError for scores without tokens."""
     if labels.lengths is None:
-        raise ValueError(f"{type(loss).__name__} acts on the tokens of completions; these labels count none")
+        raise ValueError(f"{type(loss).__name__} acts on the tokens of completions, but the labels have no lengths")
     return torch.where(labels.mask, labels.lengths, 0).to(torch.float32)
 
 

@@ -30,8 +30,8 @@ class RankPOLoss(RankPOKeys):
       replay_margin (2 unless set) and replay_unknown (masked unless set): `GradedMarginLoss`.
 
     - prior: -c log σ(t_w - t_l) - (1 - c) log σ(t_l - t_w), Bradley-Terry with the judge's confidence c as a soft label,
-      on the priors t of a model with `prior_layers`. With prior_weight, all other terms see the scores without the
-      prior, so that the prior learns the judge and the scores keep stage one; without it, the prior is a part of them.
+      on the priors t of a model with `prior_layers`. With prior_weight, all other terms use the scores without the
+      prior, so that only the prior is trained on the judge; with prior_weight 0, the scores include the prior.
 
     confidence of a pair, c in [.5, 1]: `weight` multiplies preference and sft by 2c - 1; `smoothing` sets ε = 1 - c,
     so that the optimum is σ(βz) = c; `margin` adds confidence_scale·(2c - 1) to the margin (as 2402.10571).
@@ -72,7 +72,7 @@ class RankPOLoss(RankPOKeys):
     def __call__(
         self, scores: Tensor, labels: Labels, reference: Tensor | None = None, priors: Tensor | None = None
     ) -> LossOutput:
-        """priors: [B, G] priors of the candidates, where prior_weight > 0; scores are then those without them."""
+        """priors: [B, G] priors of the candidates if prior_weight > 0; the scores then exclude them."""
         scores = pair_scores(scores)
         fixed = fixed_reference(self, reference) if "reference" in self.needs else None
         gains = scores if self.reference_free or fixed is None else scores - fixed  # [B, G]

@@ -13,13 +13,13 @@ from rankpo.losses.replay import replay_loss
 
 @dataclass(frozen=True, kw_only=True)
 class RankPOKeys(Loss):
-    """The keys of `RankPOLoss`, which explains them."""
+    """The keys of `RankPOLoss`; see its documentation."""
 
     beta: float
     temperature: float
     kind: str = "sigmoid"
     margin: float = 0.0  # γ/β, added after the division by τ.
-    gamma_beta_ratio: float | None = None  # The authors call margin this.
+    gamma_beta_ratio: float | None = None  # The authors' name of margin.
     reference_free: bool = False
     label_smoothing: float = 0.0
     rankpo_weight: float = 1.0
@@ -60,12 +60,12 @@ class RankPOKeys(Loss):
             )
         if not (self.rankpo_weight or self.sft_weight or self.prior_weight):
             raise ValueError(
-                "rankpo_weight, sft_weight and prior_weight are all 0: nothing would learn from the preferences"
+                "rankpo_weight, sft_weight and prior_weight are all 0; set one of them to train on the preferences"
             )
         if self.prior_weight and (self.kl_weight or not self.reference_free):
             raise ValueError(
-                f"prior_weight={self.prior_weight} needs reference_free=true and kl_weight=0: scores of a reference hold its "
-                "prior, and these terms see scores without one"
+                f"prior_weight={self.prior_weight} needs reference_free=true and kl_weight=0, since the scores of a reference "
+                "include its prior"
             )
         self._check_term("kl", self.kl_weight, self.kl_temperature)
         self._check_term("replay", self.replay_weight, self.replay_temperature)
@@ -82,7 +82,7 @@ class RankPOKeys(Loss):
             return
         if self.margin not in (0.0, self.gamma_beta_ratio):
             raise ValueError(
-                f"margin={self.margin} and gamma_beta_ratio={self.gamma_beta_ratio} are two names of one value; set one"
+                f"margin={self.margin} and gamma_beta_ratio={self.gamma_beta_ratio} are two names of one key; set one of them"
             )
         object.__setattr__(self, "margin", self.gamma_beta_ratio)
 
@@ -91,7 +91,7 @@ class RankPOKeys(Loss):
         if temperature is not None:
             require_positive(**{f"{name}_temperature": temperature})
         elif weight:
-            raise ValueError(f"{name}_temperature must be set with {name}_weight={weight}: use that of stage one")
+            raise ValueError(f"{name}_weight={weight} needs {name}_temperature; set it to the temperature of stage one")
 
     @property
     def matryoshka(self) -> Matryoshka | None:

@@ -9,10 +9,10 @@ from rankpo.losses.in_batch import InBatchLoss
 
 
 def replay_loss(kind: str, temperature: float | None, margin: float | None, unknown: str | None) -> InBatchLoss | None:
-    """The loss of this kind, `contrastive` or `graded_margin`; None without a temperature.
+    """Returns the loss of a kind, `contrastive` or `graded_margin`; None without a temperature.
 
-    margin: 2 unless set. unknown: `masked` unless set. Raises ValueError for another kind, and for keys of
-    `graded_margin` with a kind that has none.
+    margin: None means 2. unknown: None means `masked`. Raises ValueError for another kind, and for keys of
+    `graded_margin` with the kind `contrastive`.
     """
     require_choice(("contrastive", "graded_margin"), replay_kind=kind)
     for name, value in (("replay_margin", margin), ("replay_unknown", unknown)):

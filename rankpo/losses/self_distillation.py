@@ -22,7 +22,7 @@ class SelfDistillationLoss(ContrastiveLoss):
 
     L = (Σ_i λ_i InfoNCE(s_i) + InfoNCE(s)) / (parts + 1), s the weighted sum of the parts' scores s_i, and
     L' = Σ_i λ_i H(softmax(s/τ), softmax(s_i/τ)) / parts, with the sum as a constant. part_weights: λ_i, in the order of
-    model.parts. distillation: False leaves L' out, so that the loss is L.
+    model.parts. distillation: False means that the loss is L.
     """
 
     part_weights: tuple[float, ...] = (1.0, 0.1, 1.0)
@@ -36,9 +36,9 @@ class SelfDistillationLoss(ContrastiveLoss):
             raise ValueError("the loss compares all candidates of an update; set negatives=in_batch")
         for name in OTHERS:
             if getattr(self, name):
-                raise ValueError(f"{name}=true is of loss=contrastive; set it to false")
+                raise ValueError(f"{name}=true is supported only by loss=contrastive; set it to false")
         if self.matryoshka_dims is not None:
-            raise ValueError("matryoshka_dims cuts single vectors, and parts are not cut; set it to null")
+            raise ValueError("matryoshka_dims is not supported for models with several parts; set it to null")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -50,7 +50,7 @@ class SelfDistillationLoss(ContrastiveLoss):
         scores = similarity(asked.select(pool.query), texts)  # [1 + parts, b, P]
         parts = len(scores) - 1
         if len(self.part_weights) != parts:
-            raise ValueError(f"part_weights has {len(self.part_weights)} weights, and the model {parts} parts")
+            raise ValueError(f"part_weights has {len(self.part_weights)} weights, but the model has {parts} parts")
         kept, metrics = self._negatives(scores[0], pool)
         logits = torch.stack([self._logits(each, pool.positive, pool.own, kept) for each in scores])
         target = pool.positive[None, :, None].expand(len(scores), -1, 1)

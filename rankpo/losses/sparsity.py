@@ -1,9 +1,9 @@
-"""Sparsity: the regularisation of sparse vectors, as terms beside any loss, and the check that a run stays sparse.
+"""Sparsity: regularisation terms for sparse vectors, added to any loss, and a check for collapsed or dense vectors.
 
 FLOPS is the squared mean activation of each vocabulary entry, summed: https://arxiv.org/abs/2004.05665 eq. 4, for SPLADE
-https://arxiv.org/abs/2107.05720 eq. 4. The mean is that of a whole update over all processes, so the value does not
-depend on its division into micro-batches. With the mean m as a constant, Σ_i ⟨m, w_i⟩ / N has the value of FLOPS and
-half its gradient, so that every micro-batch adds its own texts.
+https://arxiv.org/abs/2107.05720 eq. 4. The mean is over a whole update on all processes, so the value does not
+depend on micro-batches. With the mean m as a constant, Σ_i ⟨m, w_i⟩ / N has the value of FLOPS and half its gradient,
+so that micro-batches can be summed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CollapseError(RuntimeError):
 
 @dataclass(frozen=True)
 class Activity:
-    """Sums over the texts of an update, of queries and of documents: weights [2, V], active texts [2, V], texts [2]."""
+    """Sums over an update for queries and documents: weights [2, V], texts with an active entry [2, V], texts [2]."""
 
     weights: Tensor
     active: Tensor
@@ -38,7 +38,7 @@ class Activity:
         return Activity(self.weights + other.weights, self.active + other.active, self.texts + other.texts)
 
     def over_ranks(self, reduce: Callable[[Tensor], Tensor]) -> Activity:
-        """reduce: sums a tensor over ranks."""
+        """Returns the sums over ranks. reduce: sums a tensor over ranks."""
         return Activity(reduce(self.weights), reduce(self.active), reduce(self.texts))
 
 
@@ -46,11 +46,12 @@ class Activity:
 class Sparsity:
     """The keys of model.regularizer.
 
-    kind: flops, or l1, the mean sum of a text's weights. query_weight, document_weight: λ_q and λ_d; 0 leaves the role
-    out. The weights rise quadratically from 0 over the first `warmup` of the updates. query_threshold,
-    document_threshold: texts with at most so many active entries are not regularised (https://arxiv.org/abs/2504.14839).
-    patience: after so many updates in a row with vectors of less than one active entry on average, or, after the
-    warm-up, with documents that keep more than `dense_share` of the vocabulary, the run ends; None: never.
+    kind: flops, or l1, which is the mean over texts of the sum of weights. query_weight, document_weight: λ_q and λ_d;
+    0 disables the term of the role. The weights rise quadratically from 0 during the fraction `warmup` of the updates.
+    query_threshold, document_threshold: texts with at most this number of active entries are not regularised
+    (https://arxiv.org/abs/2504.14839). patience: the run ends after this number of consecutive updates in which vectors
+    have less than one active entry on average, or, after the warm-up, documents have more than the fraction
+    `dense_share` of the vocabulary active; None disables the check.
     """
 
     kind: str = "flops"
@@ -79,7 +80,7 @@ class Sparsity:
         return {QUERY: self.query_weight, DOCUMENT: self.document_weight}
 
     def factor(self, step: int, total_steps: int) -> float:
-        """The share of the weights in update `step`, counted from 0, as sentence-transformers' scheduler has it."""
+        """Returns the factor on the weights in update `step` (from 0), as in sentence-transformers' scheduler."""
         rising = max(1, int(total_steps * self.warmup))
         return 1.0 if not self.warmup else min(1.0, step / rising) ** 2
 
@@ -92,14 +93,14 @@ class Sparsity:
         return Activity((shares * kept) @ rows, shares @ active.to(rows.dtype), shares.sum(1))
 
     def _kept(self, active: Tensor, threshold: int | None) -> Tensor:
-        """[N] 1 for texts that are regularised, else 0."""
+        """[N]: 1 for regularised texts, else 0."""
         count = active.sum(1)
         return torch.ones_like(count, dtype=torch.float32) if threshold is None else (count > threshold).float()
 
     def added(
         self, output: LossOutput, rows: Tensor, batch: Batch, activity: Activity, factor: float, queries: Tensor | None
     ) -> LossOutput:
-        """The output with a term for each role that has a weight, and metrics. rows: [N, V] weights of the sequences.
+        """Adds a term for each role with a weight, and metrics. rows: [N, V] weights of the sequences.
 
         activity: of the whole update. factor: of the weights. queries: indices [b] of the output's queries; None: all.
         """
@@ -117,13 +118,13 @@ class Sparsity:
         return replace(output, terms={**output.terms, **terms}, metrics={**output.metrics, **metrics})
 
     def _values(self, rows: Tensor, activity: Activity, role: int) -> Tensor:
-        """[N] each text's part of the term, with the term's gradient."""
+        """[N] contribution of each text to the term, with the gradient of the term."""
         threshold = (self.query_threshold, self.document_threshold)[role]
         kept = self._kept(rows > 0, threshold)
         if self.kind == "l1":
             return rows.sum(1) * kept
         value = (rows @ (activity.weights[role] / activity.texts[role])) * kept
-        return value + (value - value.detach())  # FLOPS is quadratic: twice the gradient of its value.
+        return value + (value - value.detach())  # FLOPS is quadratic, so its gradient is twice that of the value.
 
     def denominators(self, activity_texts: Tensor) -> dict[str, float]:
         """Denominators of the terms. activity_texts: [2] texts of the update."""
@@ -133,9 +134,9 @@ class Sparsity:
     def next_state(
         self, state: Mapping[str, float], means: Mapping[str, float], vocabulary: int, settled: bool
     ) -> dict[str, float]:
-        """Counts updates in a row with collapsed or dense vectors. means: of an update's metrics; settled: after warm-up.
+        """Counts consecutive updates with collapsed or dense vectors. means: of the metrics. settled: after the warm-up.
 
-        Raises CollapseError once they are `patience`.
+        Raises CollapseError when the count reaches `patience`.
         """
         zero = min(means[f"sparsity/{role}_active"] for role in ROLES.values()) < 1
         dense = settled and means["sparsity/document_active"] > self.dense_share * vocabulary
@@ -153,7 +154,7 @@ class Sparsity:
         remedy = (
             f"lower model.regularizer.{role}_weight (now {weight:g}) or raise model.regularizer.warmup"
             if weight
-            else "lower optimizer.lr: no regularisation is on"
+            else "lower optimizer.lr, since no regularisation is active"
         )
         return (
             f"the vectors have collapsed: for {self.patience} updates, {role} vectors had fewer than one active entry on "
@@ -165,12 +166,12 @@ class Sparsity:
             f"the vectors stay dense: for {self.patience} updates after the warm-up, document vectors had more than "
             f"{self.dense_share:.0%} of {vocabulary} entries active ({means['sparsity/document_active']:.0f} in the last); "
             f"raise model.regularizer.document_weight (now {self.document_weight:g}), or set "
-            "model.regularizer.patience=null to go on all the same"
+            "model.regularizer.patience=null to disable this check"
         )
 
 
 def _query_slots(rows: Tensor, batch: Batch) -> Tensor:
-    """[N] how often each sequence is a query."""
+    """[N] number of times that each sequence is a query."""
     assert batch.queries is not None
     return torch.zeros(len(rows), device=rows.device).index_add(
         0, batch.queries, torch.ones_like(batch.queries).float()
@@ -178,7 +179,7 @@ def _query_slots(rows: Tensor, batch: Batch) -> Tensor:
 
 
 def _document_slots(rows: Tensor, batch: Batch) -> Tensor:
-    """[N] how often each sequence is a candidate."""
+    """[N] number of times that each sequence is a candidate."""
     slots = batch.candidates[batch.labels.mask]
     return torch.zeros(len(rows), device=rows.device).index_add(0, slots, torch.ones_like(slots).float())
 

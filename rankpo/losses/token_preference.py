@@ -131,7 +131,7 @@ def _take_variant(loss: TokenPreferenceLoss, alias: str, flag: bool | None) -> N
         return
     wanted = 2 if flag else 1
     if loss.variant not in (1, wanted):
-        raise ValueError(f"{alias}={flag} and variant={loss.variant} disagree; set one of them")
+        raise ValueError(f"{alias}={flag} and variant={loss.variant} contradict each other; set only one of them")
     object.__setattr__(loss, "variant", wanted)
 
 

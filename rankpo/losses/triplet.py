@@ -22,11 +22,10 @@ from rankpo.types import Batch, LossOutput, Vectors
 class TripletLoss(NestedInBatchLoss):
     """Mean over triplets of max(0, d(q, p) - d(q, n) + margin). https://arxiv.org/abs/1503.03832 eq. 3.
 
-    margin: the margin, in units of the distance. Other libraries use 5 by default, but embeddings of length 1 have a
-    Euclidean distance of at most 2, so no triplet could satisfy that margin.
-    distance: `euclidean`, `manhattan`, or `cosine` (1 - cosine similarity).
-    negatives: `own` uses the negatives of the query itself, `in_batch` the passages of all queries of the update. Both
-    exclude texts that are known to be relevant to the query.
+    distance: `euclidean`, `manhattan`, or `cosine` (1 - cosine). negatives: `own`, the query's; `in_batch`, the
+    passages of all queries of the update. Texts known to be relevant to the query are not negatives. margin: in units
+    of the distance; the distance between embeddings of length 1 is at most 2, so that 5, the default of
+    other libraries, is too large.
     """
 
     margin: float = 0.5

@@ -15,7 +15,7 @@ from rankpo.losses.maths import at_least_float32
 from rankpo.losses.vectors import Similarity, inner_products, one_each
 from rankpo.types import Batch, LossOutput, Term, Vectors
 
-MOST_TEXTS = 256  # They form 33,000 pairs and half a billion pairs of pairs.
+MOST_TEXTS = 256  # 256 texts have 33,000 pairs and half a billion pairs of pairs.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,11 @@ class VectorDistillLoss(InBatchLoss):
         weights = {"similarity_weight": self.similarity_weight, "triplet_weight": self.triplet_weight}
         require_not_negative(weight=self.weight, triplet_margin=self.triplet_margin, **weights)
         if not self.weight and not any(weights.values()):
-            raise ValueError("weight, similarity_weight and triplet_weight are all 0: nothing would be learnt")
+            raise ValueError("weight, similarity_weight and triplet_weight are all 0; set at least one of them")
         if self.dims is not None and (not self.dims or any(dim < 1 for dim in self.dims)):
             raise ValueError(f"dims must be integers >= 1 or null, got {list(self.dims)}")
         if self.dims is not None and not any(weights.values()):
-            raise ValueError(f"dims={list(self.dims)} are sizes of similarity and triplet; both weights are 0")
+            raise ValueError(f"dims={list(self.dims)} needs similarity_weight or triplet_weight > 0")
 
     @property
     def by_inner_products(self) -> bool:
@@ -67,7 +67,7 @@ class VectorDistillLoss(InBatchLoss):
         if self.weight and model != teacher:
             raise ValueError(
                 f"the teacher's embeddings have {teacher} dimensions and the model's {model}; add a projection, which is "
-                f"trained and kept in FINAL: model.layers=[{{type: Dense, out_features: {teacher}}}]; or set loss.weight=0 "
+                f"trained and saved in FINAL: model.layers=[{{type: Dense, out_features: {teacher}}}]; or set loss.weight=0 "
                 "with loss.similarity_weight and loss.triplet_weight, which compare similarities"
             )
         if self.dims is not None and max(self.dims) > model:

@@ -30,7 +30,7 @@ def one_each(embeddings: Tensor | Vectors, name: str) -> Tensor:
     vectors = as_vectors(embeddings)
     if not vectors.single:
         raise ValueError(
-            f"{name} compares texts with one vector each, and this model gives several; choose a loss on scores, such "
+            f"{name} needs one vector per text, but this model has several; choose a loss on scores, such "
             "as loss=contrastive, or kind=embedding"
         )
     return vectors.rows

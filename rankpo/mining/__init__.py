@@ -1,1 +1,1 @@
-"""Hard negatives: candidates of a search, filtered, sampled, and written as the next stage's training file."""
+"""Mining of hard negatives: candidates of a search are filtered, sampled and written to a training file."""

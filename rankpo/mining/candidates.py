@@ -1,4 +1,4 @@
-"""Candidates of each query from a search, a file or chance, with scores where the source gives some."""
+"""Candidates of each query from a search, a file or random draws, with scores if the source has them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Found:
-    """Of one query. numbers: [n] texts, best first. scores: [n], NaN where the source has none.
+    """Candidates of one query. numbers: [n] texts, best first. scores: [n], NaN if the source has no scores.
 
-    positives: scores of the query's positives in the same units, NaN where the source has none.
+    positives: scores of the query's positives in the same units, NaN if the source has no scores.
     """
 
     numbers: np.ndarray
@@ -36,7 +36,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Searched:
-    """Candidates of every query; recall: of an approximate index against exact search, or None."""
+    """Candidates of every query. recall: of an approximate index against exact search, or None."""
 
     found: Sequence[Found]
     recall: float | None = None
@@ -46,7 +46,7 @@ class Searched:
 class Search:
     """The search of the configured source, the same on every rank.
 
-    dense: embeddings, for the sources that need them. tokenize: words of a text for BM25; None: its own. seed: of
+    dense: embeddings, for the sources that need them. tokenize: words of a text for BM25; None uses BM25's default. seed: of
     random candidates.
     """
 
@@ -83,12 +83,12 @@ class Search:
         return make_search(self.dense.model, settings.top_k, self.device, self.say, faiss)
 
     def check_memory(self, dim: int) -> None:
-        """Raises TooLargeError if the source searches vectors and they do not fit. dim: dimensions of a vector."""
+        """Raises TooLargeError if a search of vectors does not fit into memory. dim: dimensions of a vector."""
         if self.settings.source in ("dense", "fused"):
             self.dense_search.check_memory(len(self.data.queries), self.data.num_candidates, dim)
 
     def _bm25(self) -> list[Found]:
-        """The index holds positives that the corpus lacks, so that they have scores; they are never candidates."""
+        """Searches with BM25. The index also contains positives outside the corpus to score them, but not as candidates."""
         settings, data = self.settings, self.data
         self.say(f"indexing {len(data.texts)} texts for BM25")
         index = Bm25Index(data.texts, settings.bm25, self.tokenize)
@@ -97,7 +97,7 @@ class Search:
             scores = index.scores(query.text).astype(np.float64)
             corpus = scores[: data.num_candidates]
             numbers = _largest(corpus, settings.top_k)
-            numbers = numbers[corpus[numbers] > 0]  # a text without any word of the query was not found
+            numbers = numbers[corpus[numbers] > 0]  # A score of 0 means that the text has no word of the query.
             results.append(Found(numbers, corpus[numbers], scores[query.positives]))
         return results
 
@@ -107,7 +107,7 @@ class Search:
         return Found(numbers, np.full(len(numbers), np.nan), np.full(len(item.positives), np.nan))
 
     def _from_run(self) -> list[Found]:
-        """Raises ConfigError where the run and the data share no query or no document."""
+        """Raises ConfigError if the run and the data share no query or no document."""
         settings, data = self.settings, self.data
         assert settings.run is not None
         run = read_run(settings.run)
@@ -124,12 +124,12 @@ class Search:
         if not any(len(found.numbers) for found in results):
             example = data.queries[0].id
             raise ConfigError(
-                [f"mining.run={settings.run} and the data share no query and document by id (such as {example})"]
+                [f"mining.run={settings.run} and the data have no query and document id in common (such as {example})"]
             )
         missing = sum(query.id not in run for query in data.queries)
         if missing or unknown:
             self.say(
-                f"{settings.run}: {missing} queries have no line in it, {unknown} of its documents are not in the corpus"
+                f"{settings.run}: it lacks {missing} queries, and {unknown} of its documents are not in the corpus"
             )
         return results
 
@@ -141,10 +141,10 @@ def _of_hits(hits: Hits, data: MiningData, dense: DenseScores, query: int) -> Fo
 
 
 def _largest(scores: np.ndarray, depth: int) -> np.ndarray:
-    """Numbers of the `depth` largest scores, best first, ties by number upwards."""
+    """Numbers of the `depth` largest scores, best first, ties by ascending number."""
     if depth < len(scores):
         border = np.partition(scores, len(scores) - depth)[len(scores) - depth]
-        numbers = np.flatnonzero(scores >= border)  # with every tie at the border
+        numbers = np.flatnonzero(scores >= border)  # Includes every tie at the border.
     else:
         numbers = np.arange(len(scores))
     return numbers[np.argsort(-scores[numbers], kind="stable")][:depth]
@@ -159,7 +159,7 @@ def _fused(settings: MiningSettings, first: Found, second: Found) -> Found:
 
 
 def gather_numbers(data: MiningData, found: Sequence[Found]) -> np.ndarray:
-    """Numbers of all texts that some step may look at, sorted: candidates and positives."""
+    """Returns the sorted numbers of all candidates and positives, which later steps may use."""
     parts = [item.numbers for item in found]
     parts += [np.asarray(query.positives, dtype=np.int64) for query in data.queries]
     return np.unique(np.concatenate(parts))

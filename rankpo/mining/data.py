@@ -14,7 +14,7 @@ from rankpo.retrieval.corpus import TextSource, text_id, text_key
 @dataclass
 class Query:
     """One distinct query text with its prompt. positives: text numbers, of all rows and datasets. rows: examples with
-    this text. prompt: of the records, in place of the model's own; None: the model's.
+    this text. prompt: from the records, which replaces the model's prompt; None: the model's prompt.
     """
 
     id: str
@@ -26,9 +26,9 @@ class Query:
 
 @dataclass(frozen=True)
 class MiningData:
-    """ids, texts: the corpus first, `num_candidates` of them, then positives that it lacks.
+    """Data of mining. ids, texts: first `num_candidates` texts of the corpus, then positives outside it.
 
-    numbers: text number by `text_key`. merged: corpus texts that stood there before.
+    numbers: text number by `text_key`. merged: the number of repeated texts in the corpus.
     """
 
     queries: Sequence[Query]
@@ -44,7 +44,7 @@ class MiningData:
 
 
 def read(datasets: Iterable[Any], corpus: TextSource) -> MiningData:
-    """Reads corpus and datasets. Raises ConfigError where there is no candidate, or no query with a positive."""
+    """Reads corpus and datasets. Raises ConfigError without a candidate or a query with a positive."""
     ids: list[str] = []
     texts: list[str] = []
     numbers: dict[bytes, int] = {}
@@ -77,5 +77,5 @@ def read(datasets: Iterable[Any], corpus: TextSource) -> MiningData:
                     query.positives.append(numbers[key])
     mined = [query for query in queries.values() if query.positives]
     if not mined:
-        raise ConfigError(["datasets hold no query with a positive: there is nothing to mine for"])
+        raise ConfigError(["mining needs positives, but datasets hold no query with a positive; choose other datasets"])
     return MiningData(mined, ids, texts, num_candidates, numbers, merged)

@@ -9,41 +9,41 @@ import numpy as np
 from rankpo.data.random_keys import mix
 from rankpo.data.readers.fields import normal
 
-SHINGLE = 5  # characters: also cuts scripts without spaces
+SHINGLE = 5  # Characters, so that scripts without spaces are supported.
 SKETCH = 1024  # buckets of a sketch
 EMPTY = np.uint32(2**32 - 1)
 
 
 def positive_score(scores: np.ndarray, against: str) -> float:
-    """The score that margins are measured from. NaN without positives, or where one of them has no score."""
+    """Returns the score for margins. NaN without positives, or if one of them has no score."""
     if not len(scores):
         return float("nan")
     return float(getattr(scores, against)())  # min, max or mean
 
 
 def ceiling(positive: float, absolute_margin: float | None, relative_margin: float | None) -> float:
-    """The largest score a negative may have beside a positive of score P: min(P - m, P - r·abs(P)).
+    """Returns the largest allowed score of a negative for a positive of score P: min(P - m, P - r·abs(P)).
 
-    abs, since logits may be negative: of P = -0.2 with r = .05 it gives -0.21, where the product P·(1 - r) of
-    https://arxiv.org/abs/2407.15831 section 3 gives the laxer -0.19. Infinite without a margin.
+    The formula uses abs(P), since logits may be negative: for P = -0.2 and r = .05 it gives -0.21, while P·(1 - r) in
+    https://arxiv.org/abs/2407.15831 section 3 gives -0.19, above P. Infinite without a margin.
     """
     bounds = [float("inf")]
     if absolute_margin is not None:
         bounds.append(positive - absolute_margin)
     if relative_margin is not None:
         bounds.append(positive - relative_margin * abs(positive))
-    return float(np.min(bounds))  # NaN, where the positive has no score, wins
+    return float(np.min(bounds))  # np.min keeps NaN, the value for a positive without a score.
 
 
 def below(scores: np.ndarray, bound: float | None) -> np.ndarray:
-    """[n] whether each score is at most the bound; True without one. An unknown score never passes a bound."""
+    """[n] whether each score is at most the bound; True without a bound. NaN scores fail."""
     if bound is None or bound == float("inf"):
         return np.ones(len(scores), dtype=bool)
     return scores <= bound
 
 
 def above(scores: np.ndarray, bound: float | None) -> np.ndarray:
-    """[n] whether each score is at least the bound; True without one."""
+    """[n] whether each score is at least the bound; True without a bound."""
     return np.ones(len(scores), dtype=bool) if bound is None else scores >= bound
 
 
@@ -56,7 +56,7 @@ def sketch(text: str) -> np.ndarray:
     """[SKETCH] uint32: the smallest hash in each of 1,024 buckets of the text's runs of five characters, lower-cased.
 
     One permutation hashing: Li, Owen, Zhang, NIPS 2012 (https://arxiv.org/abs/1208.1259). A text shorter
-    than five characters is one run. EMPTY where a bucket has none.
+    than five characters is one run. Empty buckets have the value EMPTY.
     """
     flat = normal(text).lower().ljust(SHINGLE, "\0")
     letters = np.frombuffer(flat.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
@@ -70,17 +70,17 @@ def sketch(text: str) -> np.ndarray:
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Shared runs over all runs, estimated from sketches [..., SKETCH]: without bias, 1 for equal texts.
+    """Returns an unbiased estimate of the Jaccard similarity from sketches [..., SKETCH]; 1 for equal texts.
 
-    Equal buckets over those that are not empty in both: the paper's N_mat/(k - N_emp). The standard error is at most
-    0.5/√1024 = 0.016, and next to nothing for texts of few runs.
+    It is the number of equal buckets over the number of buckets that are non-empty in at least one sketch, in the paper
+    N_mat/(k - N_emp). The standard error is at most 0.5/√1024 = 0.016, and close to 0 for texts of few runs.
     """
     used = (first != EMPTY) | (second != EMPTY)
     return ((first == second) & used).sum(-1) / used.sum(-1)
 
 
 def near_duplicates(candidates: Sequence[np.ndarray], known: Sequence[np.ndarray], threshold: float) -> np.ndarray:
-    """[n] whether a candidate's Jaccard with a known text, or with a candidate that stays before it, reaches it."""
+    """[n] whether the similarity to a known text, or to an earlier kept candidate, reaches the threshold."""
     kept = np.empty((len(known) + len(candidates), SKETCH), dtype=np.uint32)
     count = len(known)
     if count:

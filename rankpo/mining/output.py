@@ -13,14 +13,14 @@ from rankpo.storage.atomic import replacing
 
 
 def contrastive(data: MiningData, item: Mined) -> Iterator[dict[str, object]]:
-    """RankPO's, with all positives and the query's id."""
+    """RankPO's format, with all positives and the query's id."""
     query, positives, negatives = _texts(data, item)
     record = {"id": data.queries[item.query].id, "query": query, "positives": positives, "negatives": negatives}
     yield {**record, **_prompt(data, item)}
 
 
 def pos_neg(data: MiningData, item: Mined) -> Iterator[dict[str, object]]:
-    """FlagEmbedding's; scores where every candidate of the line has one."""
+    """FlagEmbedding's format, with scores if every candidate of the line has one."""
     query, positives, negatives = _texts(data, item)
     record: dict[str, object] = {"id": data.queries[item.query].id, "query": query, "pos": positives, "neg": negatives}
     scores = [*item.positives.tolist(), *(negative.score for negative in item.negatives)]
@@ -73,7 +73,7 @@ FORMATS: dict[str, Callable[[MiningData, Mined], Iterator[dict[str, object]]]] =
 
 
 def meta(data: MiningData, item: Mined) -> dict[str, object]:
-    """Where each negative of a query comes from."""
+    """Returns the origin of each negative of a query."""
     query = data.queries[item.query]
     return {
         "id": query.id,
@@ -99,7 +99,7 @@ def meta(data: MiningData, item: Mined) -> dict[str, object]:
 
 
 def corpus(data: MiningData, mined: Sequence[Mined]) -> Iterator[dict[str, object]]:
-    """The texts that records of ids name, once each: what reads them back without another file."""
+    """Yields each text that records of ids refer to once, so that the output is complete without other files."""
     used: dict[int, None] = {}
     for item in mined:
         used.update(dict.fromkeys(data.queries[item.query].positives))
@@ -109,11 +109,10 @@ def corpus(data: MiningData, mined: Sequence[Mined]) -> Iterator[dict[str, objec
 
 
 def write(path: Path, form: str, data: MiningData, mined: Sequence[Mined], num_negatives: int, keep_empty: bool) -> int:
-    """Writes `path` and, beside it, NAME.meta.jsonl, and NAME.corpus.jsonl of ids; all appear whole. Returns the number
-    of queries written.
+    """Writes `path`, NAME.meta.jsonl and, for ids, NAME.corpus.jsonl atomically. Returns the number of written queries.
 
-    keep_empty: queries without a negative are written too, where the form can hold them. n_tuple needs
-    `num_negatives` columns everywhere, so shorter queries are left out.
+    keep_empty: also writes queries without a negative, if the format allows it. n_tuple needs `num_negatives` columns
+    in every line, so queries with fewer negatives are omitted.
     """
     least = num_negatives if form == "n_tuple" else 0 if keep_empty and form != "triplet" else 1
     written = [item for item in mined if len(item.negatives) >= least]
@@ -132,7 +131,7 @@ def _write_lines(path: Path, records: Iterator[dict[str, object]]) -> None:
 
 
 def _prompt(data: MiningData, item: Mined) -> dict[str, str]:
-    """The prompt that the query's records state, where they do."""
+    """Returns the prompt in the query's records, if any."""
     prompt = data.queries[item.query].prompt
     return {} if prompt is None else {"prompt": prompt}
 

@@ -15,16 +15,16 @@ from rankpo.mining.data import MiningData
 from rankpo.mining.settings import MiningSettings
 
 RELAXED, RANDOM = "relaxed", "random"
-CACHED_TEXTS = 8192  # sketches kept, 4 KB each: a text is a candidate of many queries
+CACHED_TEXTS = 8192  # Cached sketches of 4 KB each, since a text is a candidate of many queries.
 
 
 class TooFewError(RuntimeError):
-    """A query with fewer negatives than asked for, with on_short=error."""
+    """Raised for a query with fewer than num_negatives negatives if on_short=error."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Of one query, in order. ranks: zero-based, in the source's list. source_scores: NaN where it has none.
+    """Candidates of one query, in order. ranks: zero-based, in the source's list. source_scores: NaN for none.
 
     scores, positives: in the units of score_by. removed: by step.
     """
@@ -43,7 +43,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Survivors:
-    """candidates: those that may be drawn. spare: within the rank range but beyond a threshold, for `relax`."""
+    """candidates: those that can be drawn. spare: those in the rank range that fail a threshold, for `relax`."""
 
     candidates: Candidates
     spare: Candidates
@@ -51,7 +51,7 @@ class Survivors:
 
 @dataclass(frozen=True)
 class Negative:
-    """rank: zero-based in the source's list, None for one drawn to fill up. mark: "", "relaxed" or "random"."""
+    """rank: zero-based in the source's list, None for a random one. mark: "", "relaxed" or "random"."""
 
     number: int
     rank: int | None
@@ -63,7 +63,7 @@ class Negative:
 
 @dataclass(frozen=True)
 class Mined:
-    """A query and its negatives. positives: scores of its positives; margin_from: what margins are measured from."""
+    """A query and its negatives. positives: scores of its positives. margin_from: the score for margins."""
 
     query: int
     negatives: tuple[Negative, ...]
@@ -74,7 +74,7 @@ class Mined:
 
 
 def exclude(settings: MiningSettings, data: MiningData, query: int, found: Found) -> Candidates:
-    """Without the query's own text, all its positives and, if asked for, what nearly equals them or a better one."""
+    """Removes the query's own text, its positives and, if configured, near duplicates of them or of a better one."""
     item = data.queries[query]
     own = data.own_number(item)
     is_own = found.numbers == (-1 if own is None else own)
@@ -98,7 +98,7 @@ def _sketch(text: str) -> np.ndarray:
 
 
 def survive(settings: MiningSettings, candidates: Candidates) -> Survivors:
-    """Thresholds, then the rank range."""
+    """Applies the thresholds and then the rank range."""
     if settings.reorder:
         candidates = candidates.take(np.argsort(-candidates.scores, kind="stable"))
     positive = filters.positive_score(candidates.positives, settings.margin_against)
@@ -125,9 +125,9 @@ def survive(settings: MiningSettings, candidates: Candidates) -> Survivors:
 
 @dataclass
 class Sampler:
-    """Draws negatives query by query, and remembers how often each text was used.
+    """Draws negatives query by query, and counts the uses of each text.
 
-    decay: λ of cluster sampling. uses: by text number, over the queries seen so far.
+    decay: λ of cluster sampling. uses: by text number, over all earlier queries.
     """
 
     settings: MiningSettings
@@ -156,7 +156,7 @@ class Sampler:
         if short > 0 and settings.on_short == "error":
             name = self.data.queries[query].id
             raise TooFewError(
-                f"query {name} has {len(negatives)} negatives of {settings.num_negatives}; "
+                f"query {name} has {len(negatives)} of {settings.num_negatives} negatives; "
                 "widen mining.top_k or the thresholds, or set mining.on_short=fewer"
             )
         if short > 0 and settings.on_short == "drop":
@@ -169,7 +169,7 @@ class Sampler:
         return self.settings.max_uses is None or self.uses[number] < self.settings.max_uses
 
     def _draw(self, query: int, candidates: Candidates, labels: np.ndarray | None) -> np.ndarray:
-        """Places of the chosen ones, in order."""
+        """Returns the indices of the drawn candidates, in order."""
         count, settings = len(candidates.numbers), self.settings
         if settings.sampling == "top":
             return np.arange(min(count, settings.num_negatives))
@@ -215,7 +215,7 @@ def mine_all(
     found: Sequence[Found],
     seed: int,
 ) -> dict[str, list[Mined]]:
-    """Mined queries by variant, from one set of candidates. vectors: embeddings by text number, for clusters."""
+    """Returns mined queries by variant, from one set of candidates. vectors: embeddings by text number, for clusters."""
     samplers = {name: Sampler(settings, data, seed, decay) for name, decay in settings.variants.items()}
     mined: dict[str, list[Mined]] = {name: [] for name in samplers}
     for query, item in enumerate(candidates):

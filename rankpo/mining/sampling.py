@@ -8,15 +8,15 @@ from rankpo.data.random_keys import random_keys, text_key
 
 
 def uniforms(count: int, seed: int, query_id: str) -> np.ndarray:
-    """[count] numbers in (0, 1) that depend on seed and query alone."""
+    """[count] random numbers in (0, 1) that depend only on seed and query."""
     keys = random_keys(count, seed, text_key(query_id))
     return ((keys >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
 
 
 def draw(log_weights: np.ndarray, count: int, uniform: np.ndarray) -> np.ndarray:
-    """Places of `count` successive draws without replacement in proportion to exp(log_weights), in rising order.
+    """Returns indices of `count` draws without replacement with weights exp(log_weights), in ascending order.
 
-    The largest log w + Gumbel noise are such draws in one step: Kool et al., https://arxiv.org/abs/1903.06059
+    The largest values of log w + Gumbel noise are such draws: Kool et al., https://arxiv.org/abs/1903.06059
     section 2.3; Efraimidis and Spirakis 2006. Weights stay in log space: λ^k underflows long before k log λ does.
     """
     noisy = log_weights - np.log(-np.log(uniform))
@@ -24,7 +24,7 @@ def draw(log_weights: np.ndarray, count: int, uniform: np.ndarray) -> np.ndarray
 
 
 def cluster_labels(embeddings: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
-    """[n] labels of k-means over one query's survivors; as many clusters as there are different vectors, at most."""
+    """[n] labels of k-means over one query's survivors; at most as many clusters as distinct vectors."""
     from sklearn.cluster import KMeans
 
     different = len(np.unique(embeddings, axis=0))
@@ -35,7 +35,7 @@ def cluster_labels(embeddings: np.ndarray, num_clusters: int, seed: int) -> np.n
 
 
 def cluster_log_weights(labels: np.ndarray, decay: float) -> np.ndarray:
-    """[n] log λ^k, where k counts from 0 the members of a cluster met before, walking down by rank.
+    """[n] log λ^k, where k is the number of members of the same cluster at better ranks.
 
     RankPO's sampling, https://arxiv.org/abs/2503.10723 and its code. λ = 1 is uniform; a small λ favours the best
     of each cluster.
@@ -49,11 +49,11 @@ def cluster_log_weights(labels: np.ndarray, decay: float) -> np.ndarray:
 
 
 def random_rows(count: int, num_rows: int, seed: int, query_id: str) -> np.ndarray:
-    """Up to `count` different row numbers below `num_rows`, in a random order that seed and query alone decide."""
+    """Returns up to `count` distinct row numbers below `num_rows`, in a random order from seed and query."""
     count = min(count, num_rows)
     drawn, size = np.empty(0, dtype=np.int64), 0
     while len(drawn) < count:
-        size = max(2 * size, 2 * count + 16)  # the beginning of the stream stays the same
+        size = max(2 * size, 2 * count + 16)  # A longer stream begins with the same numbers.
         stream = (random_keys(size, seed, text_key(query_id), 1) % np.uint64(num_rows)).astype(np.int64)
         drawn = stream[np.sort(np.unique(stream, return_index=True)[1])]
     return drawn[:count]

@@ -31,7 +31,7 @@ class PairScorer(Protocol):
 
 @dataclass
 class DenseScores:
-    """Embeddings of the queries, and of as many texts as some step asks for, kept under `cache_dir`."""
+    """Embeddings of the queries and of requested texts, stored under `cache_dir`."""
 
     model: GivesVectors
     data: MiningData
@@ -64,7 +64,7 @@ class DenseScores:
         return self._texts
 
     def vectors(self, numbers: np.ndarray) -> np.ndarray:
-        """[n, D] of texts that `encode` covered, of kinds with one vector per text."""
+        """[n, D] vectors of texts that were encoded by `encode`, for kinds with one vector per text."""
         assert isinstance(self._texts, Embeddings), "encode comes first"
         return self._texts.rows(self._places(numbers))
 
@@ -82,7 +82,7 @@ class DenseScores:
 
 
 def without_prompt(model: GivesVectors) -> GivesVectors:
-    """The same weights behind inputs that put nothing in front of a query: its texts bring their prompts."""
+    """Returns the model without a query prompt, for query texts that already contain their prompts."""
     plain = copy(model)
     plain.settings = replace(model.settings, **{"query_prompt": ""})
     plain.inputs = type(model.inputs)(model.tokenizer, plain.settings)
@@ -101,7 +101,7 @@ def pair_scores(scorer: PairScorer, data: MiningData, query: int, numbers: np.nd
 def score_pairs(
     scorer: PairScorer, data: MiningData, numbers: Sequence[np.ndarray], device: torch.device
 ) -> list[np.ndarray]:
-    """`pair_scores` of every query with its texts, the same on every rank; each query is one rank's work."""
+    """Returns `pair_scores` of every query on every rank; one rank computes each query."""
     own = range(processes.rank(), len(numbers), processes.world_size())
     scored = {query: pair_scores(scorer, data, query, numbers[query]) for query in own}
     if processes.world_size() == 1:

@@ -31,19 +31,19 @@ CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class MiningSettings:
-    """Candidates, exclusions, thresholds, rank range and sampling, in the order in which they act.
+    """Keys for candidates, exclusions, thresholds, rank range and sampling, in the order of their application.
 
     corpus: "pool" (all candidates of the datasets), "own" (the datasets' corpora), or a file, folder or glob.
     source: dense (backend exact or faiss), bm25, fused (both), run (a TREC file), random. top_k: its depth.
-    near_duplicates: Jaccard of character 5-grams from which a candidate counts as equal to the query, to a positive
-    or to a better candidate; None for equal texts only. cross_encoder: a folder of a saved reranker.
-    score_by: whose scores the thresholds and statistics use; reorder: the order becomes that of these scores.
+    near_duplicates: minimum Jaccard similarity of character 5-grams at which a candidate counts as a copy of the query,
+    a positive or a better candidate; None compares for equality. cross_encoder: a folder of a saved reranker.
+    score_by: the source of scores for thresholds and statistics. reorder: sorts candidates by these scores.
     max_score, min_score, absolute_margin, relative_margin (fraction of 1), margin_against: see `filters.ceiling`.
-    range_min, range_max: zero-based, half-open, among what the exclusions and thresholds left (`kept`) or in the
-    source's list (`retrieved`). max_uses: of one text as a negative, over all queries.
+    range_min, range_max: zero-based, half-open, among the remaining candidates (`kept`) or in the source's
+    list (`retrieved`). max_uses: of one text as a negative, over all queries.
     temperature: of softmax, in units of score_by. num_clusters, lambdas: of cluster; one file for each λ.
-    on_short: what happens to a query with fewer than num_negatives. audit_rows: queries whose negatives the
-    cross-encoder looks at to estimate the share of false ones; 0 for none.
+    on_short: the treatment of a query with fewer than num_negatives. audit_rows: the number of queries whose negatives
+    the cross-encoder scores to estimate the fraction of false ones; 0 disables this.
     """
 
     corpus: str = "pool"
@@ -112,7 +112,7 @@ class MiningSettings:
         if not self.lambdas or not all(0 < value <= 1 for value in self.lambdas):
             raise ValueError(f"lambdas must be numbers in (0, 1], got {list(self.lambdas)}")
         if len(set(self.lambdas)) < len(self.lambdas):
-            raise ValueError(f"lambdas must be different, got {list(self.lambdas)}: each writes a file of its own")
+            raise ValueError(f"lambdas must be different, got {list(self.lambdas)}, since each one writes its own file")
         for name in ("dense_weight", "bm25_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
@@ -126,12 +126,12 @@ class MiningSettings:
             return
         if self.has_margin and self.source not in ("dense", "bm25"):
             raise ValueError(
-                f"score_by must be dense or cross_encoder for margins with source={self.source}: "
-                "it gives positives no score"
+                f"score_by must be dense or cross_encoder for margins with source={self.source}, "
+                "which has no scores of positives"
             )
         needs_scores = self.max_score is not None or self.min_score is not None or self.sampling == "softmax"
         if needs_scores and self.source == "random":
-            raise ValueError("score_by must be dense or cross_encoder for scores with source=random: it has none")
+            raise ValueError("score_by must be dense or cross_encoder for scores with source=random, which has none")
 
     @property
     def has_margin(self) -> bool:
@@ -139,12 +139,12 @@ class MiningSettings:
 
     @property
     def needs_dense(self) -> bool:
-        """Whether any step looks at embeddings."""
+        """Whether any step needs embeddings."""
         return self.source in ("dense", "fused") or self.score_by == "dense" or self.sampling == "cluster"
 
     @property
     def variants(self) -> dict[str, float]:
-        """λ by the suffix of its file; one nameless variant where λ has no meaning."""
+        """λ by the suffix of its file; one variant with an empty suffix if λ is not used."""
         if self.sampling != "cluster":
             return {"": 1.0}
         if len(self.lambdas) == 1:

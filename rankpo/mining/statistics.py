@@ -18,9 +18,9 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 
 def statistics(data: MiningData, mined: Sequence[Mined], num_negatives: int) -> Statistics:
-    """All numbers of one variant, JSON-like. Scores that are not known are left out of means and quantiles.
+    """Returns all numbers of one variant, for JSON. Unknown scores are excluded from means and quantiles.
 
-    gap: what margins are measured from, less the negative's score. above_weakest_positive: share of the scored
+    gap: the score for margins minus the negative's score. above_weakest_positive: share of the scored
     negatives above their query's lowest positive. uses: of one text as a negative.
     """
     positives = _finite([score for item in mined for score in item.positives.tolist()])
@@ -71,7 +71,7 @@ def histogram(positives: np.ndarray, negatives: np.ndarray) -> Histogram | None:
 
 
 def hardest(data: MiningData, mined: Sequence[Mined]) -> list[Hardest]:
-    """The negatives with the smallest gap, texts cut: to be read by a person, who sees false negatives at once."""
+    """Returns the negatives with the smallest gap, with shortened texts, for a manual check for false negatives."""
     known = [
         (item.margin_from - negative.score, item, negative)
         for item in mined

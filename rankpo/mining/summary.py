@@ -1,4 +1,4 @@
-"""Statistics: the form of the numbers of mining in statistics.json, and what tables and lines show of them."""
+"""Statistics: the form of statistics.json of mining, and its summaries as table rows and lines."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Hardest(TypedDict):
 
 
 class Statistics(TypedDict):
-    """The numbers of one file, as `statistics.statistics` explains them. None: no score is known.
+    """The numbers of one file, see `statistics.statistics`. None: no score is known.
 
-    written: queries in the file. audit: what a cross-encoder says of some queries, with mining.audit_rows.
+    written: queries in the file. audit: results of a cross-encoder on some queries, with mining.audit_rows.
     """
 
     queries: int
@@ -58,7 +58,7 @@ class Statistics(TypedDict):
 
 
 def emptiness(values: Statistics) -> str:
-    """What to say where queries have no negative at all: which steps took their candidates, and what to change."""
+    """Returns a message on queries without negatives: the steps that removed candidates, and keys to change."""
     steps = ", ".join(f"{step} {count}" for step, count in values["removed"].items() if count)
     return (
         f"{values['without_negatives']} of {values['queries']} queries have no negative; of {values['candidates']} "
@@ -76,7 +76,7 @@ def histogram_line(counts: Histogram) -> str:
 
 
 def _bar(height: float) -> str:
-    """height: 0 to 1. A bin that holds anything is seen."""
+    """height: 0 to 1. Every non-empty bin is visible."""
     return " " if height == 0 else BARS[min(len(BARS) - 1, int(height * len(BARS)))]
 
 

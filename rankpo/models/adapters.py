@@ -28,7 +28,7 @@ class LoraSettings:
 
     @classmethod
     def of(cls, keys: Mapping[str, object]) -> LoraSettings:
-        """Raises ValueError for a key that is not one of ours, with a separate message for peft's keys."""
+        """Returns the settings in `keys`. Raises ValueError for an unknown key; for a key of peft, it names ours."""
         known = {item.name for item in fields(cls)}
         for name in keys:
             if name not in known:

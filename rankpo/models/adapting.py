@@ -12,7 +12,7 @@ from rankpo.models.loading import check_adapters
 
 
 def open_adapters(backbone: PreTrainedModel, folder: str) -> PeftModel:
-    """Wraps the backbone in the adapters of a folder, to go on training them."""
+    """Wraps the backbone in the trainable adapters of a folder."""
     check_adapters(folder)
     return PeftModel.from_pretrained(backbone, folder, is_trainable=True)
 
@@ -20,7 +20,7 @@ def open_adapters(backbone: PreTrainedModel, folder: str) -> PeftModel:
 def add_adapters(
     backbone: PreTrainedModel, lora: LoraSettings, task_type: str, modules_to_save: list[str] | None = None
 ) -> PeftModel:
-    """Wraps the backbone in new adapters. task_type: peft's; modules_to_save: names of modules that are trained whole."""
+    """Wraps the backbone in new adapters. task_type: peft's; modules_to_save: names of fully trained modules."""
     config = LoraConfig(
         task_type=task_type,
         r=lora.lora_r,
@@ -32,15 +32,15 @@ def add_adapters(
     tied = _tied_embeddings(backbone)
     try:
         adapted = get_peft_model(backbone, config)
-    except ValueError as error:  # peft raises it; its text is that of a trace
+    except ValueError as error:  # peft raises it with a text of several lines.
         raise LoadingError(
             f"model.peft.target_modules={lora.target_modules}: {str(error).splitlines()[0]}; "
-            "all-linear suits most models, else give names of linear layers, such as [query,value]"
+            "use all-linear, which suits most models, or names of linear layers, such as [query,value]"
         ) from error
     if tied is not None and isinstance(backbone.get_input_embeddings(), BaseTunerLayer):
         raise LoadingError(
-            f"model.peft.target_modules={lora.target_modules} puts adapters on {tied}, whose weights the output head "
-            "shares: merged, they would change both; leave it out"
+            f"model.peft.target_modules={lora.target_modules} puts adapters on {tied}, which shares its weights with "
+            "the output head, so that merging would change both; remove it from the list"
         )
     return adapted
 

@@ -35,7 +35,7 @@ CPU_CHUNK_TOKENS = 4096  # The working set fits the caches; LOG.md, 2026-11-21, 
 
 
 class Writer(Protocol):
-    """What writes a model as a folder: its `ModelKind`."""
+    """Interface of the `ModelKind` that writes a model as a folder."""
 
     @property
     def origin(self) -> str: ...
@@ -47,8 +47,8 @@ class RankingModel(Shardable):
     """A transformers backbone that processes ragged sequences chunk by chunk; one subclass per kind.
 
     A kind implements `forward`, `score` and `slot_scores`. kind: its name. inputs: converts the texts of a table to
-    sequences. settings: the settings of the kind, saved with the weights. sharded: whether ranks shard the parameters,
-    see `processes.in_step`.
+    sequences. settings: the settings of the kind, saved with the weights. sharded: whether the parameters are
+    sharded over ranks, see `processes.in_step`.
 
     layout: "packed" (one row of tokens, no padding), "padded" (a mask), or "auto": packed if the architecture
     supports it. chunk_tokens: tokens (with padding, if padded) of one call of the backbone; None means 4,096
@@ -58,9 +58,7 @@ class RankingModel(Shardable):
     kind: ClassVar[str]
     sparsity: Sparsity | None = None  # Regularisation of a model with sparse vectors, which the trainers add.
     precision: str = "fp32"  # Precision of forward passes, set by the task; the key of stored vectors includes it.
-    part_tokens: int | None = (
-        None  # Tokens for which one forward pass keeps activations, where a kind can compute again.
-    )
+    part_tokens: int | None = None  # Tokens of one forward pass with stored activations, for kinds that can recompute.
     inputs: Inputs
     settings: Settings
     tokenizer: PreTrainedTokenizerBase
@@ -106,7 +104,7 @@ class RankingModel(Shardable):
 
     def hidden_states(self, sequences: Sequences) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yields chunks (rows [n], hidden states [tokens, D], lengths [n]) of all sequences, longest first. Skips
-        sequences without tokens, which occur only with tokenizers without special tokens.
+        empty sequences, which occur only with tokenizers that add no special tokens.
 
         The hidden states of a chunk's sequences are concatenated in the order of `rows`.
         """
@@ -172,7 +170,7 @@ class RankingModel(Shardable):
         raise NotImplementedError(f"{type(self).__name__} must define slot_scores")
 
     def scores_of(self, query: Prompt, candidates: Sequence[str]) -> list[float] | None:
-        """Returns the scores of a query's candidates, for judges; None for kinds that give none of single texts."""
+        """Returns the scores of a query's candidates, for judges; None for kinds that cannot score plain texts."""
         return None
 
     def learning_rates(self) -> dict[str, float]:
@@ -198,13 +196,13 @@ class RankingModel(Shardable):
             self.train(training)
 
     def saved_state(self) -> dict[str, Tensor]:
-        """Returns the weights that affect an output, by name, as a saved folder restores them."""
+        """Returns the weights that affect an output, by name; a saved folder restores exactly these."""
         return dict(self.state_dict())
 
     def save(self, folder: str | Path) -> Path:
         """Writes a folder that rankpo, transformers and sentence-transformers load, and returns it.
 
-        Raises ExportError where the folder, loaded again, gives other outputs, and ConfigError for a place in use.
+        Raises ExportError if the reloaded folder gives different outputs, and ConfigError if the folder exists.
         """
         place = Path(folder)
         if place.exists() and not (place.is_dir() and not any(place.iterdir())):
@@ -215,7 +213,7 @@ class RankingModel(Shardable):
     def push_to_hub(
         self, repo_id: str, *, private: bool = True, revision: str | None = None, endpoint: str | None = None
     ) -> str:
-        """Uploads the model and its card as a repository of a model hub, and returns its address; see `hub.push`."""
+        """Uploads the model and its card to a repository of a model hub and returns its URL; see `hub.push`."""
         with TemporaryDirectory() as temporary:
             return push(
                 self.save(Path(temporary) / "model"), repo_id, private=private, revision=revision, endpoint=endpoint
@@ -226,8 +224,8 @@ class RankingModel(Shardable):
         return hasattr(self.backbone, "peft_config")
 
     def take_adapters(self, adapted: PeftModel) -> None:
-        """Replaces the backbone by the same one under adapters. The adapters of an unused pooler are frozen too, since
-        DDP waits for every trained weight's gradient."""
+        """Replaces the backbone by its version with adapters. Freezes the adapters of an unused pooler too, since DDP
+        waits for the gradient of every trained weight."""
         self.backbone = adapted
         base = self.base
         if body_of(base) is base:
@@ -242,7 +240,7 @@ class RankingModel(Shardable):
         body_of(self.base).compile(dynamic=True)
 
     def merge_adapters(self) -> None:
-        """Adds the adapters, if there are any, to the weights that they adapt."""
+        """Merges the adapters, if any, into the weights."""
         if self.has_adapters:
             adapted = cast("PeftModel", self.backbone)
             self.backbone = adapted.merge_and_unload()
@@ -261,7 +259,7 @@ class RankingModel(Shardable):
 
 
 def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor], count: int, device: torch.device) -> Tensor | None:
-    """Returns the chunks' values [count, …] in the order of the sequences, 0 for a sequence without tokens.
+    """Returns the values [count, …] of all chunks in the order of the sequences; 0 for an empty sequence.
 
     parts: [n, …] values of each chunk; rows: [n] the chunk's rows. Returns None if there are no chunks.
     """
@@ -276,7 +274,7 @@ def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor], count: int, device
 
 @contextmanager
 def plain_attention(backbone: PreTrainedModel, packed: bool) -> Iterator[Any]:
-    """Yields the backbone with transformers' own attention, which other libraries and generation need. packed: whether
+    """Yields the backbone with transformers' own attention, as other libraries and generation use it. packed: whether
     the enclosing `RankingModel` uses packed attention."""
     config = backbone.config
     asked = config._attn_implementation

@@ -1,4 +1,4 @@
-"""Families: the classes of transformers by which weights are loaded with, or without, a head."""
+"""Families: the classes of transformers that load weights with or without a head."""
 
 from __future__ import annotations
 

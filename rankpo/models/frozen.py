@@ -1,7 +1,7 @@
-"""Frozen weights: their type and quantisation where adapters alone are trained.
+"""Frozen weights: their dtype and quantisation when only adapters are trained.
 
 QLoRA (https://arxiv.org/abs/2305.14314) keeps the weights under the adapters in 4 bits, as NormalFloat with double
-quantisation, and computes in the type of the activations. LLM.int8 (https://arxiv.org/abs/2208.07339) keeps 8 bits.
+quantisation, and computes in the dtype of the activations. LLM.int8 (https://arxiv.org/abs/2208.07339) keeps 8 bits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ QUANTIZATION = ("4bit", "8bit")
 def keep_layout(model: nn.Module) -> None:
     """Stops bitsandbytes from repacking 4-bit weights at the first evaluation on a CPU with AVX512-BF16.
 
-    Its kernel for the repacked weights (0.50) has no gradient: adapters in front of such a layer would train wrongly.
+    Its kernel for the repacked weights (0.50) has no gradient, so adapters below such a layer would train wrongly.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -33,10 +33,10 @@ def keep_layout(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class WeightForm:
-    """The type in which weights are loaded, and their quantisation.
+    """The dtype and quantisation of loaded weights.
 
-    dtype: float32, bfloat16, or auto: float32, except that weights under adapters keep a stored bfloat16 on a GPU.
-    quantization: 4bit, 8bit or None. under_adapters: whether the weights are frozen. random: whether they are drawn.
+    dtype: float32, bfloat16, or auto, which means float32, or on a GPU the stored bfloat16 for weights under adapters.
+    quantization: 4bit, 8bit or None. under_adapters: whether the weights are frozen. random: whether they are random.
     """
 
     dtype: str = "auto"
@@ -57,15 +57,15 @@ class WeightForm:
                 "to run a quantised model, use a server"
             )
         if self.random:
-            raise ValueError("quantization needs a checkpoint, and random weights have none; leave one of them out")
+            raise ValueError("quantization needs a checkpoint, but model.random is set; remove one of the two")
 
     @property
     def exact(self) -> bool:
-        """Whether the weights are held in float32 on every device."""
+        """Whether the weights are float32 on every device."""
         return self.quantization is None and (self.dtype == "float32" or not self.under_adapters)
 
     def torch_dtype(self, stored: str | None) -> torch.dtype:
-        """Returns the type of the weights. stored: the checkpoint's type, such as bfloat16; None if it states none."""
+        """Returns the dtype of the weights. stored: the dtype in the checkpoint's config, such as bfloat16, or None."""
         import torch
 
         if self.dtype != "auto":
@@ -74,7 +74,7 @@ class WeightForm:
         return torch.bfloat16 if kept else torch.float32
 
     def quantized(self, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-        """Returns the configuration of bitsandbytes, or None. dtype: of the layers that stay as they are.
+        """Returns the configuration of bitsandbytes, or None. dtype: of the layers that are not quantised.
 
         Raises ConfigError if the package is missing.
         """

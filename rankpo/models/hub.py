@@ -19,11 +19,11 @@ TOKEN = "set HF_TOKEN to a token that may write, or run `hf auth login`"
 def push(
     folder: Path, repo_id: str, *, private: bool = True, revision: str | None = None, endpoint: str | None = None
 ) -> str:
-    """Uploads a folder as a model repository, which is made where it does not exist; returns its address.
+    """Uploads a folder to a model repository, which is created if it does not exist, and returns its URL.
 
-    repo_id: OWNER/NAME, or NAME for the owner of the token. private: of a repository that is made. revision: a branch,
-    which must exist; None: main. endpoint: the server; None: HF_ENDPOINT, else huggingface.co. The token is that of
-    HF_TOKEN or `hf auth login`. Raises ConfigError where the server refuses, or where HF_HUB_OFFLINE forbids the call.
+    repo_id: OWNER/NAME, or NAME for the owner of the token. private: whether a new repository is private. revision: an
+    existing branch; None means main. endpoint: the server; None means HF_ENDPOINT, or else huggingface.co. The token
+    comes from HF_TOKEN or `hf auth login`. Raises ConfigError if the server refuses or HF_HUB_OFFLINE is set.
     """
     try:
         validate_repo_id(repo_id)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-KeyT = TypeVar("KeyT", bound=Hashable)  # Of one sequence; each kind has its own form.
+KeyT = TypeVar("KeyT", bound=Hashable)  # The key of one sequence; each kind defines its form.
 
 
 class GroupKeys(NamedTuple, Generic[KeyT]):
@@ -97,12 +97,12 @@ class Inputs(ABC, Generic[KeyT]):
         size, missing = len(self.tokenizer), self.missing_embeddings(backbone)
         if missing > 0:
             raise LoadingError(
-                f"{origin}: the tokenizer has {size} tokens and the model {size - missing} embeddings; they are not of "
+                f"{origin}: the tokenizer has {size} tokens, but the model has {size - missing} embeddings; they are not of "
                 "one model"
             )
 
     def missing_embeddings(self, backbone: PreTrainedModel) -> int:
-        """Returns how many tokens the tokenizer has more than the model has embeddings; may be negative."""
+        """Returns the size of the tokenizer minus the number of embeddings; may be negative."""
         table = cast("torch.nn.Embedding", backbone.get_input_embeddings())
         return len(self.tokenizer) - int(table.weight.shape[0])
 
@@ -155,7 +155,7 @@ class Inputs(ABC, Generic[KeyT]):
 
 
 class TextSettings(Protocol):
-    """The settings that kinds with a separate sequence for each text have. Lengths are in tokens."""
+    """Interface of the settings of kinds that encode each text separately. Lengths are in tokens."""
 
     query_max_length: int
     passage_max_length: int
@@ -190,7 +190,7 @@ class TextInputs(Inputs[tuple[int, str]]):
         return str(self._texts.query_prompt if role == "query" else self._texts.passage_prompt)
 
     def max_length(self, role: str) -> int:
-        """Tokens of the longest sequence of the role, special tokens included."""
+        """Returns the maximum tokens of a sequence of the role, including special tokens."""
         return int(self._texts.query_max_length if role == "query" else self._texts.passage_max_length)
 
     def pieces(self) -> Pieces:
@@ -209,11 +209,11 @@ class TextInputs(Inputs[tuple[int, str]]):
 
     @property
     def bound(self) -> int:
-        """Tokens of a long text that the store keeps; no role ever uses more."""
+        """Maximum tokens of a text in the token store, enough for every role."""
         return token_bound(max(self.max_length("query"), self.max_length("candidate")))
 
     def kept(self, lengths: np.ndarray, role: str) -> np.ndarray:
-        """Tokens of sequences whose texts have `lengths` tokens, special tokens included, after the cut."""
+        """Returns the tokens of truncated sequences, including special tokens. lengths: tokens of the texts."""
         return np.minimum(lengths + len(self.special), self.max_length(role))
 
     def assemble(self, tokens: np.ndarray, role: str) -> np.ndarray:
@@ -247,7 +247,7 @@ class TextInputs(Inputs[tuple[int, str]]):
 
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Returns a text that changes with the tokenizer's ids, including those of its special tokens.
+    """Returns a string that identifies the tokenizer, including the ids of its special tokens.
 
     A fast tokenizer's own state does not include the choice of eos and bos, so this function adds it.
     """

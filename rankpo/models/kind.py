@@ -33,7 +33,7 @@ LAYOUTS = ("auto", "packed", "padded")
 GIVES = ("vectors", "parts", "token_logps", "lists", "pairs", "rewards", "text")
 Say = Callable[[str], None]
 
-# Covariant, so that each kind is an `AnyKind`; its methods are called with the objects that it made itself.
+# Covariant, so that each kind is an `AnyKind`; callers pass its methods only objects that the kind created.
 SettingsT_co = TypeVar("SettingsT_co", bound=Settings, covariant=True)
 InputsT_co = TypeVar("InputsT_co", bound="Inputs", covariant=True)
 ModelT_co = TypeVar("ModelT_co", bound="RankingModel", covariant=True)
@@ -50,10 +50,10 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
     a query's candidates; "sigmoid": per candidate; "none": scores are log-probabilities). settings_class: the
     `Settings` that the subclass inherits.
 
-    name_or_path: a hub id or a folder. load_from: a run's FINAL folder, which wins over name_or_path. random: a
-    configuration of random weights, instead of both. layout: padded, packed, or auto, which is packed if the model
-    supports it. chunk_tokens: tokens of one call of the backbone; None chooses by device. dtype, quantization: of the
-    weights under adapters, see `frozen`. peft: keys of `LoraSettings`.
+    name_or_path: a hub id or a folder. load_from: a run's FINAL folder, which overrides name_or_path. random: a
+    model configuration for random weights, instead of both. layout: padded, packed, or auto, which means packed if the
+    model supports it. chunk_tokens: tokens of one call of the backbone; None chooses by device. dtype, quantization:
+    see `frozen.WeightForm`. peft: keys of `LoraSettings`.
     """
 
     kind: ClassVar[str]
@@ -79,9 +79,9 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
 
     def __post_init__(self) -> None:
         if self.random is None and self.name_or_path is None and self.load_from is None:
-            raise ValueError("name_or_path or load_from, or else random, must say where the weights come from")
+            raise ValueError("no source of weights is set; set name_or_path, load_from or random")
         if self.is_random and self.name_or_path is not None:
-            raise ValueError("name_or_path and random both say where the weights come from; set one of them to null")
+            raise ValueError("name_or_path and random are both set; set one of them to null")
         for name, allowed in (("attn_implementation", ATTENTION), ("layout", LAYOUTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -93,12 +93,12 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
 
     @property
     def lora(self) -> LoraSettings:
-        """The settings of adapters. Raises ValueError for an unknown key, and for a value that they refuse."""
+        """The settings of adapters. Raises ValueError for an unknown key or value."""
         return LoraSettings.of(self.peft)
 
     @property
     def weight_form(self) -> WeightForm:
-        """The type and quantisation of the weights. Raises ValueError for what does not go together."""
+        """The dtype and quantisation of the weights. Raises ValueError for settings that exclude each other."""
         return WeightForm(self.dtype, self.quantization, self.use_peft, self.is_random)
 
     @property
@@ -109,7 +109,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
 
     @property
     def continues_adapters(self) -> bool:
-        """Whether training goes on with adapters of an earlier run."""
+        """Whether training continues with the adapters of an earlier run."""
         return False
 
     @property
@@ -122,7 +122,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         return self.load_from or self.name_or_path or "random weights"
 
     def source(self) -> Source:
-        """The folder or hub id of the weights, if they are not random. Raises LoadingError for no such folder."""
+        """The folder or hub id of the weights, if they are not random. Raises LoadingError for a missing folder."""
         from rankpo.models import loading
 
         return loading.resolve(self.name_or_path or "", self.load_from, self.revision)
@@ -155,14 +155,14 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
 
     @abstractmethod
     def folder_format(self) -> FolderFormat[ModelT_co]:  # type: ignore[type-var]
-        """How the models of the kind are saved."""
+        """Returns the folder format of the kind."""
 
     def stated(self, folder: Path) -> Stated | None:
-        """What a folder states of the kind's settings, or None. Raises ValueError for a folder of another kind."""
+        """Returns the settings in a folder, or None. Raises ValueError for a folder of another kind."""
         return own_statement(folder, (self.kind,), self.settings_class)
 
     def asked(self, explicit: Collection[str]) -> Collection[str]:
-        """Returns the keys that win over those of a saved folder. explicit: the keys of the command line."""
+        """Returns the keys that override those of a saved folder. explicit: the keys of the command line."""
         return explicit
 
     def decided(self, settings: SettingsT_co) -> SettingsT_co:  # type: ignore[misc]
@@ -177,7 +177,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         if not self.decodes():
             raise ConfigError(
                 [
-                    f"{self.origin} is not a decoder, and a model of kind {self.kind} continues texts; choose a decoder, "
+                    f"{self.origin} is not a decoder, but kind={self.kind} needs one to generate text; choose a decoder, "
                     "such as model=llama, qwen or pythia, or add kind=embedding or kind=reranker"
                 ]
             )
@@ -190,7 +190,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
     def open_inputs(self, say: Say, explicit: Collection[str] = ()) -> InputsT_co:
         """Returns the `Inputs` of the kind without loading weights, so that the data can be checked first.
 
-        explicit: keys of the command line, which win over those of a `load_from` folder. Raises LoadingError
+        explicit: keys of the command line, which override those of a `load_from` folder. Raises LoadingError
         for settings that the tokenizer does not support.
         """
         from rankpo.models import loading, random_weights, tokenizers
@@ -215,7 +215,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
             raise LoadingError(f"{self.origin}: {error}") from error
 
     def _statement(self, folder: Path) -> Stated | None:
-        """What the folder states. Raises ConfigError or LoadingError for files that cannot be read."""
+        """Returns the settings in the folder. Raises ConfigError or LoadingError for unreadable files."""
         try:
             return self.stated(folder)
         except ConfigError:
@@ -238,9 +238,9 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         gradient_checkpointing: bool = False,
         needs: frozenset[str] = frozenset(),
     ) -> ModelT_co:
-        """The model on the CPU in float32. needs: what the loss needs, as `Loss.needs` names it.
+        """Returns the model on the CPU in float32. needs: the needs of the loss, see `Loss.needs`.
 
-        Raises LoadingError where weights cannot be found, read or used.
+        Raises LoadingError if weights cannot be found, read or used.
         """
         backbone = self.load(inputs, say)
         keep_layout(backbone)
@@ -264,7 +264,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
 
     def save(self, folder: Path, model: ModelT_co, description: Mapping[str, object]) -> float:  # type: ignore[misc]
         """Writes a model of this kind as a folder atomically; see `saving.save`. Returns the largest difference
-        seen after loading it again."""
+        of outputs after a reload."""
         from rankpo.models.saving import save
 
         own = type(self).__module__
@@ -272,10 +272,10 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         return save(folder, model, self.folder_format(), {**description, **of_a_user})
 
     def backbone(self, family: Family | None = None, say: Say | None = None) -> PreTrainedModel:
-        """Loads the weights with the head of a transformers family; None: without a head. On the CPU in float32, unless
-        dtype or quantization asks for less.
+        """Loads the weights with the head of a transformers family; None: without a head. The weights are float32
+        on the CPU, unless dtype or quantization sets a lower precision.
 
-        say: takes a line about an unused head of the checkpoint.
+        say: reports an unused head of the checkpoint.
         """
         from rankpo.models import loading, random_weights
 
@@ -291,7 +291,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         )
 
     def adapted(self, backbone: PreTrainedModel, task_type: str, modules_to_save: list[str] | None = None) -> PeftModel:
-        """Wraps the backbone in new adapters. task_type: peft's; modules_to_save: names of modules that are trained whole."""
+        """Wraps the backbone in new adapters. task_type: peft's; modules_to_save: names of fully trained modules."""
         from rankpo.models.adapting import add_adapters
 
         return add_adapters(backbone, self.lora, task_type, modules_to_save)

@@ -12,15 +12,15 @@ from rankpo.models.kind import ModelKind
 
 
 def kind_names() -> list[str]:
-    """The folders beside this module that hold a kind."""
+    """Returns the names of the folders next to this module that define a kind."""
     return sorted(path.parent.name for path in Path(__file__).parent.glob("*/config.py"))
 
 
 def kind_class(name: str, target: str | None = None) -> type[ModelKind]:
-    """The `ModelKind` of a name.
+    """Returns the `ModelKind` with this name.
 
-    target: the class of a kind that another package defines, as a saved folder states it. Raises ValueError for an
-    unknown name, and for a class of a package that the user has not declared.
+    target: the class path in a saved folder, for a kind of another package. Raises ValueError for an unknown name, and
+    for a class of a package that the user has not permitted.
     """
     if name not in kind_names():
         if target is not None:
@@ -36,7 +36,7 @@ def _class_of_a_user(name: str, target: str) -> type[ModelKind]:
     module, _, leaf = target.rpartition(".")
     if not packages.permits(target):
         raise ValueError(
-            f"kind {name!r} is the class {target}, of a package that is not permitted; if you trust its code, set "
+            f"kind {name!r} is the class {target}, whose package is not permitted; if you trust its code, set "
             f"{packages.VARIABLE}={module.partition('.')[0]}"
         )
     found = vars(import_module(module)).get(leaf)

@@ -14,7 +14,7 @@ TABLE = Path(__file__).with_name("known.yaml")
 
 @cache
 def table() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-    """Hub id to kind to keys of that kind."""
+    """Returns a mapping from hub id to kind to the keys of that kind."""
 
     found: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     return found

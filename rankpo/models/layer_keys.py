@@ -1,4 +1,4 @@
-"""Keys of the layers behind a model's hidden states, in rankpo's settings and in sentence-transformers' folders."""
+"""Keys of the layers after a model's hidden states, in rankpo's settings and in sentence-transformers' folders."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rankpo.models.st_folders import Module, check_keys
 
 LAYERS: Mapping[
     str, Mapping[str, object]
-] = {  # types of layers and their keys with defaults; None: from the layer before
+] = {  # Keys of each type of layer and their defaults; None: the value of the previous layer.
     "Dense": {"in_features": None, "out_features": None, "bias": True, "activation": "Tanh", "residual": False},
     "LayerNorm": {"dimension": None},
     "Normalize": {},
     "Dropout": {"dropout": 0.2},
 }
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU", "ELU", "Softplus", "Mish")
-LAYER_KEYS = {  # keys of a layer's config.json, and ours
+LAYER_KEYS = {  # Keys in a layer's config.json and the corresponding keys of rankpo.
     "Dense": {
         "in_features": "in_features",
         "out_features": "out_features",
@@ -29,12 +29,12 @@ LAYER_KEYS = {  # keys of a layer's config.json, and ours
     "Normalize": {},
     "Dropout": {"dropout": "dropout"},
 }
-Keys = dict[str, Any]  # of a layer, in our settings
-PLACES = ("module_input_name", "module_output_name")  # what a layer reads and writes
+Keys = dict[str, Any]  # The keys of one layer in rankpo's settings.
+PLACES = ("module_input_name", "module_output_name")  # The keys for the input and output of a layer.
 
 
 def checked_layer(layer: Mapping[str, object]) -> Keys:
-    """A layer with all its keys. Raises ValueError naming a type, key or value that is not known."""
+    """Returns a layer with all its keys. Raises ValueError for an unknown type, key or value."""
     given: Keys = dict(layer)
     kind = given.pop("type", None)
     if kind not in LAYERS:
@@ -50,16 +50,18 @@ def checked_layer(layer: Mapping[str, object]) -> Keys:
 
 
 def sized_layers(layers: Sequence[Keys], size: int) -> tuple[list[Keys], int]:
-    """The layers with their sizes, and the size of the vectors behind them. size: of the vectors in front.
+    """Returns the layers with their sizes, and the size of their output. size: of the input vectors.
 
-    Raises ValueError for layers that do not fit on each other.
+    Raises ValueError for layers with incompatible sizes.
     """
     sized = []
     for layer in layers:
         keys = dict(layer)
         for name in ("in_features", "dimension"):
             if name in keys and keys[name] not in (None, size):
-                raise ValueError(f"layers: {keys['type']} takes {keys[name]} dimensions, and {size} arrive")
+                raise ValueError(
+                    f"layers: {keys['type']} needs {keys[name]} input dimensions, but the previous layer gives {size}"
+                )
             if name in keys:
                 keys[name] = size
         size = keys.get("out_features", size)
@@ -68,14 +70,14 @@ def sized_layers(layers: Sequence[Keys], size: int) -> tuple[list[Keys], int]:
 
 
 def read_layer(module: Module, place: str) -> Keys:
-    """Our keys of a layer in sentence-transformers' form. place: the output that it must act on, if it states one.
+    """Converts a layer of sentence-transformers to rankpo's keys. place: the only allowed input and output.
 
-    Raises ConfigError naming the file for keys, activations and places that rankpo does not have.
+    Raises ConfigError with the file for unsupported keys, activations and places.
     """
     check_keys(module.folder / "config.json", module.config, (*LAYER_KEYS[module.name], *PLACES))
     for key in PLACES:
         if module.config.get(key) not in (None, place):
-            raise ConfigError([f"{module.folder}: {key}={module.config[key]}; rankpo's layers act on {place}"])
+            raise ConfigError([f"{module.folder}: {key}={module.config[key]} is not supported; it must be {place}"])
     keys = {LAYER_KEYS[module.name][name]: value for name, value in module.config.items() if name not in PLACES}
     if module.name == "Dense":
         given = str(keys.get("activation", "torch.nn.modules.activation.Tanh"))

@@ -1,4 +1,4 @@
-"""Layers behind the hidden states of a model: Dense, LayerNorm, Normalize and Dropout of sentence-transformers."""
+"""Layers after the hidden states of a model: Dense, LayerNorm, Normalize and Dropout of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILE = "model.safetensors"
 
 
 class Dense(nn.Module):
-    """activation(W x + b), plus x (or R x, where the sizes differ) with `residual`. Weights keep their names."""
+    """activation(W x + b), with `residual` plus x, or plus R x if the sizes differ. Weight names match theirs."""
 
     def __init__(self, keys: Keys) -> None:
         super().__init__()
@@ -48,14 +48,14 @@ class Norm(nn.Module):
 
 
 class UnitLength(nn.Module):
-    """Vectors of length 1; the zero vector stays."""
+    """Scales vectors to length 1; zero vectors stay zero."""
 
     def forward(self, vectors: Tensor) -> Tensor:
         return normalize(vectors, dim=-1)
 
 
 def make_layers(layers: Sequence[Keys]) -> nn.ModuleList:
-    """New layers, drawn with the run's seed. layers: with their sizes, as `layer_keys.sized` gives them."""
+    """Returns layers with random weights from the run's seed. layers: with sizes, from `layer_keys.sized_layers`."""
     made: list[nn.Module] = []
     for keys in layers:
         if keys["type"] == "Dense":
@@ -70,7 +70,7 @@ def make_layers(layers: Sequence[Keys]) -> nn.ModuleList:
 def read_weights(layers: nn.ModuleList, folders: Sequence[Path]) -> None:
     """Reads the weights of saved layers, each from its own folder.
 
-    Raises LoadingError for a folder without safetensors, and for tensors that are missing or too many, by name.
+    Raises LoadingError for a folder without safetensors, and for missing and unexpected tensors.
     """
     for layer, folder in zip(layers, folders, strict=True):
         wanted = layer.state_dict()
@@ -78,19 +78,19 @@ def read_weights(layers: nn.ModuleList, folders: Sequence[Path]) -> None:
             continue
         if not (folder / FILE).exists():
             raise LoadingError(
-                f"{folder} has no {FILE}; pickled weights (*.bin) are not opened, since a pickle can run code: load the "
-                "model in sentence-transformers where you trust it, and call save_pretrained"
+                f"{folder} has no {FILE}; rankpo does not open pickled weights (*.bin), since they can run code. If you "
+                "trust the model, load it in sentence-transformers and call save_pretrained"
             )
         found = load_file(folder / FILE)
         if wrong := sorted(set(wanted) ^ set(found)):
-            raise LoadingError(f"{folder / FILE}: the tensors {', '.join(wrong)} are missing or not those of the layer")
+            raise LoadingError(f"{folder / FILE}: the tensors {', '.join(wrong)} are missing or unexpected")
         if sizes := [name for name in wanted if wanted[name].shape != found[name].shape]:
-            raise LoadingError(f"{folder / FILE}: {', '.join(sizes)} has another size than config.json states")
+            raise LoadingError(f"{folder / FILE}: the size of {', '.join(sizes)} differs from config.json")
         layer.load_state_dict({name: tensor.float() for name, tensor in found.items()})
 
 
 def inline_tensor(folder: Path, name: str) -> Tensor | None:
-    """A tensor of the folder's safetensors files, or None."""
+    """Returns a tensor by name from the folder's safetensors files, or None."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as opened:
             if name in opened.keys():  # noqa: SIM118 (safe_open is no mapping)
@@ -115,7 +115,7 @@ def cut_layer(width: int, dim: int) -> Dense:
 
 
 def their_keys(keys: Keys) -> Keys:
-    """A layer's config.json. Keys at their defaults that older releases do not know are left out."""
+    """Returns a layer's config.json, without keys at their defaults, since older releases reject unknown keys."""
     ours = {own: name for name, own in LAYER_KEYS[keys["type"]].items()}
     found = {ours[name]: value for name, value in keys.items() if name != "type"}
     if not found.get("use_residual", True):

@@ -11,7 +11,7 @@ from rankpo.models.loading import LoadingError, resolve
 from rankpo.models.saved import RECORD, read_json, saved_class, saved_kind
 from rankpo.runs.devices import device_kind
 
-OF_THE_FORMAT = ("kind", "kind_class", "format", "settings")  # Entries of rankpo.json that saving writes by itself.
+OF_THE_FORMAT = ("kind", "kind_class", "format", "settings")  # Entries of rankpo.json that every save writes anew.
 
 
 def load_saved(path: str, device: str | None = None) -> RankingModel:
@@ -33,9 +33,9 @@ def load_saved(path: str, device: str | None = None) -> RankingModel:
 
 
 def description_of(folder: Path) -> dict[str, object]:
-    """How the model of a folder was trained, as its rankpo.json states it; {} for folders of other libraries."""
+    """Returns the description of training in a folder's rankpo.json; {} for folders of other libraries."""
     return {name: value for name, value in read_json(folder / RECORD).items() if name not in OF_THE_FORMAT}
 
 
 def ignore(line: str) -> None:
-    """Ignores progress lines of a build that nobody has asked for: the second of a model, or that of `rankpo.load`."""
+    """Ignores progress lines, for a second build of a model and for `rankpo.load`."""

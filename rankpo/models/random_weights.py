@@ -22,14 +22,16 @@ from rankpo.models.loading import Source, advised
 def random_backbone(
     config: Mapping[str, object], attn_implementation: str = "sdpa", family: Family | None = None
 ) -> PreTrainedModel:
-    """A model with random weights; `config` holds `model_type` and any key of that type's configuration.
+    """Returns a model with random weights. `config` holds `model_type` and any key of that type's configuration.
 
     Raises LoadingError for a type unknown to transformers.
     """
     settings = dict(config)
     model_type = str(settings.pop("model_type", None))
     if model_type not in CONFIG_MAPPING:
-        raise LoadingError(f"model.random.model_type={model_type} is no model type of transformers; try bert or llama")
+        raise LoadingError(
+            f"model.random.model_type={model_type} is not a model type of transformers; use one such as bert or llama"
+        )
     vocabulary = byte_tokenizer()
     settings.setdefault("vocab_size", len(vocabulary))
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):

@@ -31,7 +31,7 @@ FILE = "reference_logprobs.safetensors"
 class Reference(ABC):
     """Source of reference scores: `scores(batch)` returns [B, G] without gradient.
 
-    `states(sequences)` returns the states that a `TokenRequest` needs of a causal language model as the reference.
+    `states(sequences)` returns the `ReferenceStates` of a causal language model for a `TokenRequest`.
     autocast: the policy's, set by the trainer, since a reference in another precision would differ from the policy
     before the first update.
     """
@@ -110,7 +110,7 @@ def stored_scores(
     """Returns [slots] float32: the model's score of every candidate of the table for its query.
 
     The cache `cache_dir`/reference is keyed by weights, settings, precision and table, so that later runs and all
-    jobs of a sweep share it; of simultaneous jobs, one computes. autocast: the policy's, so that precision does not
+    jobs of a sweep share it. If several jobs start at once, one computes the scores. autocast: the policy's, so that precision does not
     affect the preference.
     """
     device = model.device.type
@@ -144,7 +144,7 @@ def _forward_under(model: nn.Module, autocast: Callable[[], AbstractContextManag
         yield
     finally:
         del model.forward
-        if own is not None:  # The accelerator set this one.
+        if own is not None:  # Restores the attribute that the accelerator set.
             model.forward = own  # type: ignore[method-assign]
 
 
@@ -165,7 +165,7 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, str]]:
     except SafetensorError as error:
         raise StorageError(f"{path} is damaged ({error})") from error
     if found.get("checksum") != _digest(scores):
-        raise StorageError(f"{path} is damaged (its scores are not those that were written)")
+        raise StorageError(f"{path} is damaged (the checksum of its scores is wrong)")
     return scores, found
 
 
@@ -179,7 +179,7 @@ def _drop_damaged(path: Path, say: Callable[[str], None]) -> None:
         try:
             _read(path)
         except StorageError as error:
-            say(f"{error}; they are computed again")
+            say(f"{error}; the scores are computed again")
             path.unlink()
 
 
@@ -193,14 +193,14 @@ def save_scores(
 ) -> None:
     """Saves reference scores in a run's folder, for `load_reference_logprobs=` of other runs."""
     _write(path, scores, table, settings)
-    say(f"reference log-probabilities kept in {path}")
+    say(f"saved reference log-probabilities to {path}")
 
 
 def load_scores(path: str, table: ExampleTable, settings: object, say: Callable[[str], None]) -> np.ndarray:
     """Returns scores [slots] from a file of `save_scores`, or from a run directory with one, of any model.
 
-    Raises ConfigError if the file is missing or belongs to other data, tokens or lengths, and StorageError if it is
-    damaged.
+    Raises ConfigError if the file is missing or was computed with other data, tokens or lengths, and StorageError if
+    it is damaged.
     """
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not file.is_file():

@@ -10,7 +10,7 @@ from typing import Any
 
 from rankpo.models.settings import Settings
 
-RECORD = "rankpo.json"  # Every folder of rankpo has it: kind, settings, training data.
+RECORD = "rankpo.json"  # In every folder of rankpo: kind, settings and training data.
 KINDS_OF_TYPES = {  # model_type of sentence-transformers and PyLate
     "CrossEncoder": "reranker",
     "MultiVectorEncoder": "late_interaction",
@@ -35,7 +35,7 @@ class Stated:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; {} where there is no such file. Raises ValueError naming the file for other contents."""
+    """Returns the object in a JSON file; {} if there is no file. Raises ValueError with the file for other contents."""
     if not path.exists():
         return {}
     try:
@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_list(path: Path) -> list[dict[str, object]]:
-    """The list of objects in a JSON file. Raises ValueError naming the file for other contents."""
+    """Returns the list of objects in a JSON file. Raises ValueError with the file for other contents."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -59,10 +59,10 @@ def read_list(path: Path) -> list[dict[str, object]]:
 
 
 def saved_kind(folder: Path) -> str:
-    """The kind of model that a folder holds: as rankpo.json states it, else by its head and files.
+    """Returns the kind of a folder's model, from rankpo.json, or else from its head and files.
 
-    A folder with a classification head is a reranker, a language model without sentence-transformers' files a
-    causal_lm, and sentence-transformers' files name their class; all others are embedding models.
+    A folder with a classification head is a reranker. A language model without files of sentence-transformers is a
+    causal_lm. Files of sentence-transformers name their class. All other folders are embedding models.
     """
     if record := read_json(folder / RECORD):
         return _kind_of(record, folder)
@@ -78,7 +78,7 @@ def saved_kind(folder: Path) -> str:
 
 
 def saved_class(folder: Path) -> str | None:
-    """The class of a kind that another package defines, as rankpo.json states it; None for kinds of ours."""
+    """Returns the class in rankpo.json for a kind of another package; None for rankpo's own kinds."""
     found = read_json(folder / RECORD).get("kind_class")
     return None if found is None else str(found)
 
@@ -95,7 +95,7 @@ def has_classification_head(folder: Path) -> bool:
 
 
 def is_stanford(folder: Path) -> bool:
-    """Whether a folder is one of Stanford ColBERT, and no later release of sentence-transformers or PyLate wrote to it."""
+    """Whether a folder is in Stanford ColBERT's format, without files of sentence-transformers or PyLate."""
     found = "HF_ColBERT" in _heads(folder) or (folder / "artifact.metadata").exists()
     return found and _model_type(folder) is None
 
@@ -109,9 +109,9 @@ def _heads(folder: Path) -> list[str]:
 
 
 def own_statement(folder: Path, kinds: Collection[str], settings: type[Settings]) -> Stated | None:
-    """What rankpo.json states, or None in a folder that rankpo did not write.
+    """Returns the settings in rankpo.json, or None for a folder without it.
 
-    kinds: whose settings can be read. Raises ValueError for a folder of another kind, and for unknown settings.
+    kinds: the accepted kinds. Raises ValueError for a folder of another kind, and for unknown settings.
     """
     record = read_json(folder / RECORD)
     if not record:
@@ -122,5 +122,5 @@ def own_statement(folder: Path, kinds: Collection[str], settings: type[Settings]
 
 
 def statement_of(settings: Settings, source: str) -> Stated:
-    """All values of saved settings."""
+    """Returns all values of saved settings as a statement."""
     return Stated(values={item.name: getattr(settings, item.name) for item in fields(settings)}, source=source)

@@ -25,13 +25,13 @@ Model = TypeVar("Model", bound=RankingModel)
 
 
 class ExportError(RuntimeError):
-    """Raised for a folder that would give different outputs in other libraries."""
+    """Raised if other libraries would compute different outputs from a folder."""
 
 
 class FolderFormat(ABC, Generic[Model]):
     """Contents of a kind's folder besides weights and tokenizer, and its comparison with the model.
 
-    kind: as in rankpo.json. output: the compared quantity, for messages. tolerance: the largest allowed difference.
+    kind: the name of the kind in rankpo.json. output: the compared quantity, for messages. tolerance: the largest allowed difference.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class FolderFormat(ABC, Generic[Model]):
 
     @abstractmethod
     def difference(self, folder: Path, model: Model) -> float:
-        """The largest difference between an output of the model and of the folder as other libraries load it."""
+        """Returns the largest difference between outputs of the model and of the folder, loaded by another library."""
 
     def allowed(self, model: Model) -> float:
         """Returns the largest allowed difference for this model."""
@@ -100,7 +100,7 @@ def save(folder: Path, model: Model, layout: FolderFormat[Model], description: M
         difference, allowed = layout.difference(temporary, model), layout.allowed(model)
         if not difference <= allowed:
             raise ExportError(
-                f"{folder}: loaded again, {layout.output} differ by {difference:.2e}, more than {allowed:.0e}{layout.hint}"
+                f"{folder}: after a reload, {layout.output} differ by {difference:.2e}, more than {allowed:.0e}{layout.hint}"
             )
         return difference
 

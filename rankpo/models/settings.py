@@ -20,7 +20,7 @@ class Settings:
     yaml_keys: ClassVar[Mapping[str, str]] = {}
 
     def to_json(self) -> dict[str, object]:
-        plain: dict[str, object] = json.loads(json.dumps(asdict(self)))  # lists for tuples: equal to what is read back
+        plain: dict[str, object] = json.loads(json.dumps(asdict(self)))  # With lists for tuples, as JSON returns them.
         return plain
 
     def in_words(self) -> str:
@@ -33,9 +33,9 @@ class Settings:
 
     @classmethod
     def from_json(cls, values: Mapping[str, object], place: str = "") -> Self:
-        """Settings from `to_json`'s form. place: the file that they stand in, for messages.
+        """Settings from `to_json`'s form. place: the file of the values, for messages.
 
-        Raises ValueError for a key that this version does not know.
+        Raises ValueError for an unknown key.
         """
         known = [item.name for item in fields(cls)]
         if strange := [name for name in values if name not in known]:
@@ -63,5 +63,5 @@ class Settings:
                 changed[name] = value
                 shown = (f"={value!r}", f" {own!r}") if key == name else ("", "")
                 given = f"was saved with {key}{shown[0]}" if key == name else f"was saved with another {key}"
-                lines.append(f"{folder} {given}: that is used, not the yaml's{shown[1]}")
+                lines.append(f"{folder} {given}; this value is used instead of the yaml's{shown[1]}")
         return replace(self, **changed), lines

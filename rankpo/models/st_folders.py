@@ -64,9 +64,9 @@ class Module:
 
 
 def read_modules(folder: Path) -> list[Module]:
-    """The modules in their order; [] where there is no modules.json.
+    """Returns the modules in order; [] if there is no modules.json.
 
-    Raises ConfigError for code that is not sentence-transformers' or PyLate's own, and for files outside the folder.
+    Raises ConfigError for classes outside sentence-transformers and PyLate, and for files outside the folder.
     """
     if not (folder / MODULES).exists():
         return []
@@ -75,7 +75,7 @@ def read_modules(folder: Path) -> list[Module]:
 
 
 def read_route(folder: Path, route: str) -> list[Module]:
-    """The modules of one route of a Router, such as query or document. Raises ConfigError as `read_modules`."""
+    """Returns the modules of a route of a Router, such as query or document. Raises ConfigError like `read_modules`."""
     router = read_json(folder / ROUTER)
     names = router.get("structure", {}).get(route, [])
     return [_module(folder, ROUTER, str(router["types"][name]), str(name)) for name in names]
@@ -84,18 +84,22 @@ def read_route(folder: Path, route: str) -> list[Module]:
 def _module(folder: Path, file: str, kind: str, path: str) -> Module:
     package, _, name = kind.rpartition(".")
     if not f"{package}.".startswith(OWN_PACKAGES):
-        raise ConfigError([f"{folder / file}: {kind} is code of its own, which rankpo does not run"])
+        raise ConfigError(
+            [
+                f"{folder / file}: rankpo does not run the code of {kind}; it supports only modules of sentence-transformers and PyLate"
+            ]
+        )
     if not (folder / path).resolve().is_relative_to(folder.resolve()):
         raise ConfigError([f"{folder / file}: the path {path!r} of {name} lies outside the folder"])
     files = TRANSFORMER_CONFIGS if name in TRANSFORMERS else ("config.json",)
-    # A module without files has no folder, and config.json of a Transformer belongs to the model.
+    # A module without files has no folder, and the config.json of a Transformer is that of the backbone.
     config = next((found for config in files if (found := read_json(folder / path / config))), {})
     return Module(name, folder / path, config)
 
 
 def transformer_folder(folder: Path) -> Path:
-    """Returns the folder of weights and tokenizer: the folder itself, or that in modules.json (`0_Transformer`), or
-    that of the documents of a Router."""
+    """Returns the folder of weights and tokenizer: the folder itself, its subfolder in modules.json
+    (`0_Transformer`), or the subfolder for documents of a Router."""
     first = next(iter(read_modules(folder)), None)
     if first is not None and first.name == "Router":
         first = next(iter(read_route(folder, "document")), None)
@@ -103,9 +107,9 @@ def transformer_folder(folder: Path) -> Path:
 
 
 def read_general(folder: Path, more: Collection[str] = ()) -> dict[str, object]:
-    """The keys of config_sentence_transformers.json. Raises ConfigError for one that is not known.
+    """Returns the keys of config_sentence_transformers.json. Raises ConfigError for an unknown key.
 
-    more: further known keys, of the kind that reads the folder.
+    more: further keys that the calling kind supports.
     """
     general = read_json(folder / GENERAL)
     check_keys(folder / GENERAL, general, (*GENERAL_KEYS, *more))
@@ -117,23 +121,23 @@ def check_transformer(module: Module, allowed: Mapping[str, tuple[object, ...]] 
     check_keys(module.folder / TRANSFORMER_CONFIGS[0], module.config, (*TRANSFORMER_KEYS, *NEUTRAL))
     for key, value in module.config.items():
         if key in allowed and value not in allowed[key]:
-            raise ConfigError([f"{module.folder}: {key}={value!r} of the Transformer is not what rankpo does"])
+            raise ConfigError([f"{module.folder}: {key}={value!r} of the Transformer is not supported by rankpo"])
 
 
 def check_keys(place: Path, found: Collection[str], known: Collection[str]) -> None:
-    """Raises ConfigError for keys of a JSON file that are not known: an unknown key could change every output."""
+    """Raises ConfigError for unknown keys of a JSON file, since an unknown key could change every output."""
     if strange := [name for name in found if name not in known]:
         raise ConfigError([unknown(str(place), name, known) for name in strange])
 
 
 def length_of(module: Module) -> int | None:
-    """Tokens of the longest text: the Transformer's own limit, else the tokenizer's, at most the model's positions.
+    """Returns the maximum tokens of a text: the limit of the Transformer or else the tokenizer, and of the positions.
 
-    Returns None without any limit.
+    Returns None if there is no limit.
     """
     own = module.config.get("max_seq_length")
     general = read_json(module.folder / "tokenizer_config.json").get("model_max_length")
-    if general is not None and general > 1_000_000:  # Tokenizers without a limit have 1e30.
+    if general is not None and general > 1_000_000:  # Tokenizers without a limit store 1e30.
         general = None
     positions = positions_of(read_json(module.folder / "config.json"))
     stated = [int(value) for value in (own if own is not None else general, positions) if value is not None]
@@ -141,7 +145,7 @@ def length_of(module: Module) -> int | None:
 
 
 def positions_of(config: Mapping[str, object]) -> int | None:
-    """Tokens of the longest sequence that an architecture's config.json allows, or None."""
+    """Returns the maximum tokens of a sequence by the architecture's config.json, or None."""
     limit = config.get("max_position_embeddings", config.get("n_positions"))
     if not isinstance(limit, int) or limit <= 0 or limit > 1_000_000:
         return None

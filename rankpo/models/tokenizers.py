@@ -1,4 +1,4 @@
-"""Tokenizers: changes that a checkpoint's files ask for."""
+"""Changes of tokenizers that a checkpoint's files require."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ SLOTS_PER_BLOCK = 65536
 ENCODE_TOKENS = 16384  # Tokens between two calls of on_progress.
 
 OnProgress = Callable[[int], None]
-Encoded = np.ndarray | list[np.ndarray]  # The second where texts have several vectors each.
+Encoded = np.ndarray | list[np.ndarray]  # The second type is for several vectors per text.
 Tensors = Tensor | list[Tensor]
 
 
@@ -42,7 +42,7 @@ class GivesVectors(RankingModel):
     """
 
     inputs: TextInputs
-    pools: ClassVar[bool] = False  # Whether `pool_tokens` is there.
+    pools: ClassVar[bool] = False  # Whether the kind implements `pool_tokens`.
 
     @property
     @abstractmethod
@@ -54,7 +54,7 @@ class GivesVectors(RankingModel):
         """[R, D] float32: the rows of all sequences, one sequence after another."""
 
     def counts(self, sequences: Sequences) -> Tensor:
-        """Returns [N] int64 on the CPU: the rows that `forward` returns for each sequence, known beforehand."""
+        """Returns [N] int64 on the CPU: the number of rows of each sequence, computed without a forward pass."""
         return torch.ones(len(sequences), dtype=torch.int64)
 
     @abstractmethod
@@ -62,20 +62,20 @@ class GivesVectors(RankingModel):
         """[q, c] scores of every query with every candidate, in float32, with gradient: inner product, MaxSim, …"""
 
     def part_similarities(self, queries: Vectors, candidates: Vectors) -> Tensor:
-        """[1 + parts, q, c] scores: `similarity`, and those of each part of which it is the sum."""
-        raise TypeError(f"{type(self).__name__} has one score of a query and a candidate")
+        """[1 + parts, q, c] scores: `similarity`, then the score of each part of that sum."""
+        raise TypeError(f"{type(self).__name__} has a single score and no parts")
 
     @abstractmethod
     def paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
         """[n] float32 scores of query i with candidate i, with gradient."""
 
-    # Encoded texts are kept in the following form, which a kind overrides if its vectors are too large to keep whole.
+    # The stored form of encoded texts; a kind overrides it if its vectors are too large for the dense form.
 
-    stored_form: ClassVar[str] = "dense"  # Of `FORMS` in rankpo/retrieval/shards.py.
+    stored_form: ClassVar[str] = "dense"  # One of `FORMS` in rankpo/retrieval/shards.py.
 
     @property
     def typical_size(self) -> int:
-        """Numbers that one stored text holds, for estimates of memory."""
+        """The typical count of stored numbers per text, for estimates of memory."""
         return self.dim
 
     @property
@@ -100,7 +100,7 @@ class GivesVectors(RankingModel):
         return vectors.select(torch.tensor([distinct[text] for text in texts], dtype=torch.int64))
 
     def pool_tokens(self, vectors: Vectors, factor: float) -> Vectors:
-        """Fewer token vectors for each text, by about `factor`, of kinds that have them."""
+        """Reduces the token vectors of each text by about `factor`, for kinds that have token vectors."""
         raise NotImplementedError(f"{type(self).__name__} has no token vectors")
 
     def stored_similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
@@ -120,26 +120,26 @@ class GivesVectors(RankingModel):
         return self.paired(left, vectors.select(batch.candidates.flatten())).reshape(batch.candidates.shape)
 
     def encode(self, texts: Sequence[str] | str, role: str = "passage", *, progress: bool = False) -> Encoded:
-        """The vectors of texts in input order; role: "query" or "passage". progress: a bar on the terminal."""
+        """Returns the vectors of texts in input order. role: "query" or "passage". progress: shows a progress bar."""
         raise NotImplementedError(f"{type(self).__name__} must define encode")
 
     def encode_query(
         self, texts: Sequence[str] | str, *, convert_to_tensor: bool = False, progress: bool = False
     ) -> Encoded | Tensors:
-        """`encode` in the role query. convert_to_tensor: tensors in place of arrays. progress: a bar on the terminal."""
+        """Calls `encode` with role="query". convert_to_tensor: returns tensors. progress: shows a progress bar."""
         return _converted(self.encode(texts, "query", progress=progress), convert_to_tensor)
 
     def encode_document(
         self, texts: Sequence[str] | str, *, convert_to_tensor: bool = False, progress: bool = False
     ) -> Encoded | Tensors:
-        """`encode` in the role passage. convert_to_tensor: tensors in place of arrays. progress: a bar on the terminal."""
+        """Calls `encode` with role="passage". convert_to_tensor: returns tensors. progress: shows a progress bar."""
         return _converted(self.encode(texts, "passage", progress=progress), convert_to_tensor)
 
     def predict(self, pairs: Pair | Sequence[Pair]) -> np.ndarray:
-        """[n] float32 scores of pairs (query, document), or a single number for one pair.
+        """Returns scores [n] float32 of pairs (query, document), or a single number for one pair.
 
-        Each distinct text is encoded once. Raises TypeError for anything that is not a pair of texts, ValueError for an
-        empty query.
+        Each distinct text is encoded once. Raises TypeError for values other than pairs of strings, and ValueError for
+        an empty query.
         """
         chosen, single = checked_pairs(pairs)
         left, right = self._encoded([a for a, _ in chosen], "query"), self._encoded([b for _, b in chosen], "candidate")
@@ -152,15 +152,15 @@ class GivesVectors(RankingModel):
     def rank(
         self, query: str, documents: Sequence[str], top_k: int | None = None, *, return_documents: bool = False
     ) -> list[Ranked]:
-        """Records of the documents with corpus_id and score, best first, ties in their order; at most `top_k`.
+        """Returns at most `top_k` records with corpus_id and score, best first, ties in the given order.
 
-        return_documents: each record has its text too.
+        return_documents: adds the text to each record.
         """
         scores = self.predict(pairs_of(query, documents)).tolist()
         return by_score(scores, documents, top_k, return_documents)
 
     def _encoded(self, texts: Sequence[str], role: str) -> tuple[Vectors, Tensor]:
-        """The vectors of the distinct texts, and the place of each text among them."""
+        """Returns the vectors of the distinct texts, and the index of each text among them."""
         distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
         sequences = self.inputs.sequences_of(list(distinct), role)
         vectors = Vectors(self.encode_sequences(sequences), self.counts(sequences))
@@ -169,7 +169,7 @@ class GivesVectors(RankingModel):
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
         return slot_similarities(self, table)
 
-    @torch.no_grad()  # Inference mode would make weights that FSDP2 gathers untrainable.
+    @torch.no_grad()  # Not inference mode, since FSDP2 would then gather untrainable weights.
     def encode_sequences(self, sequences: Sequences, on_progress: OnProgress | None = None) -> Tensor:
         """[R, D] rows on the CPU, computed in length-sorted chunks in evaluation mode.
 
@@ -187,7 +187,7 @@ class GivesVectors(RankingModel):
 
 
 def _converted(vectors: Encoded, convert_to_tensor: bool) -> Encoded | Tensors:
-    """Arrays as they are, or as tensors that share their memory."""
+    """Returns arrays unchanged, or tensors that share their memory."""
     if not convert_to_tensor:
         return vectors
     return [torch.from_numpy(item) for item in vectors] if isinstance(vectors, list) else torch.from_numpy(vectors)

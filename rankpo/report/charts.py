@@ -1,4 +1,4 @@
-"""Line charts as SVG text: no library and no network, sharp in print, in the page's colours of the light and dark theme."""
+"""Line charts as SVG text, without libraries or network, in the colours of the page's light and dark themes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from itertools import pairwise
 from rankpo.report.scales import Axis, Frame, Scale, axes, opened, scales
 
 FRAME = Frame(width=640, height=300)
-MAX_POINTS = 160  # of a line: more than a chart of this size can show
-MAX_DOTS = 40  # a line of more points is drawn without dots
+MAX_POINTS = 160  # Points of a line; more are not visible in a chart of this size.
+MAX_DOTS = 40  # Lines with more points have no dots.
 
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A named line of (x, y). band: (x, low, high) around it. key: what the legend switches on and off."""
+    """A named line of (x, y). band: (x, low, high) around it. key: the entry of the legend that shows or hides it."""
 
     name: str
     key: str
@@ -53,7 +53,7 @@ def _finite(series: Series) -> Series:
 
 
 def thin(points: Points, most: int = MAX_POINTS) -> Points:
-    """At most `most` points: the means of so many stretches of equal length; the first and the last point stay."""
+    """Returns at most `most` points: the first, the last, and means over segments of equal length."""
     if len(points) <= most:
         return points
     inner = points[1:-1]
@@ -64,7 +64,7 @@ def thin(points: Points, most: int = MAX_POINTS) -> Points:
 
 
 def thin_band(band: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
-    """A band over the same stretches as the line that it surrounds."""
+    """Returns a band over the same segments as its line."""
     lows, highs = thin([(x, low) for x, low, _ in band]), thin([(x, high) for x, _, high in band])
     return [(x, low, high) for (x, low), (_, high) in zip(lows, highs, strict=True)]
 
@@ -77,7 +77,7 @@ def _series(series: Series, x_scale: Scale, y_scale: Scale) -> str:
         lower = [f"{x_scale(x):.1f},{y_scale(low):.1f}" for x, low, _ in reversed(series.band)]
         parts.append(f'<polygon class="band" points="{" ".join(upper + lower)}"/>')
     if len(placed) > 1:
-        # the page's script reads values back from these pixels: two decimals give them four digits
+        # The page's script computes values from these pixels; two decimals give four digits.
         path = " ".join(f"{px:.2f},{py:.2f}" for px, py, _, _ in placed)
         dash = f' stroke-dasharray="{series.dash}"' if series.dash else ""
         parts.append(f'<polyline points="{path}"{dash}/>')

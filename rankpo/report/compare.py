@@ -1,4 +1,4 @@
-"""A search box over indexes of task=encode: the hits of one or two models for a query that somebody types."""
+"""Search over indexes of task=encode for the page's search box: the hits of one or two models for a query."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_TEXT = 700
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """A model, the corpus that it encoded, the ids of its rows, and texts by id as far as they are known."""
+    """A model, its encoded corpus, the ids of the rows, and the known texts by id."""
 
     name: str
     model: EmbeddingModel
@@ -32,7 +32,7 @@ class Index:
 
 
 class Searcher:
-    """Searches all indexes for the same query. One search runs at a time: a model is no thing for several threads."""
+    """Searches all indexes for the same query. Searches run one at a time, since a model is not thread-safe."""
 
     def __init__(self, indexes: Sequence[Index], top_k: int) -> None:
         self.indexes = indexes
@@ -40,7 +40,7 @@ class Searcher:
         self._lock = threading.Lock()
 
     def __call__(self, query: str) -> dict[str, object]:
-        """{"models": [{name, colour, hits: [{id, text, score, rank}]}]}, by falling score.
+        """{"models": [{name, colour, hits: [{id, text, score, rank}]}]}, in descending order of score.
 
         Raises ValueError for a query that is empty or longer than MAX_QUERY characters.
         """

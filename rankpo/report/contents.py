@@ -1,4 +1,4 @@
-"""The numbers of a report: means over seeds, differences from a baseline with tests, the frontier of alignment."""
+"""Numbers of a report: means over seeds, differences from a baseline with tests, and the frontier of alignment."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _evaluations(run: Run, model: str) -> dict[str, Evaluation]:
 def measured(chosen: Sequence[System], wanted: Sequence[str]) -> list[Pair]:
     """(data set, metric) pairs with values by query in any system; `wanted` limits the metrics, if it is not empty.
 
-    A metric without its data set in front, such as ndcg@10, is wanted of every data set.
+    A metric without a data set, such as ndcg@10, selects it for every data set.
     """
     evaluations = [evaluation for system in chosen for member in system.members for evaluation in member.values()]
     pairs = [
@@ -95,7 +95,7 @@ def measured(chosen: Sequence[System], wanted: Sequence[str]) -> list[Pair]:
 
 
 def _distinct(chosen: Sequence[System], pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs without second names of the same numbers: ndcg_exp@10 where it equals ndcg@10 on every query."""
+    """Removes duplicate metrics, such as ndcg_exp@10 if it equals ndcg@10 on every query."""
     seen: dict[str, Pair] = {}
     for dataset, metric in pairs:
         values = [
@@ -114,7 +114,7 @@ def find_baseline(chosen: Sequence[System], wanted: str | None, runs: Sequence[R
     """The system that the others are compared with: the wanted one, by the name of its row or of its run; else the
     start model of an evaluated run, the run that most others were trained from, or the first.
 
-    Raises ValueError where the wanted one is not among the systems.
+    Raises ValueError if the wanted one is not among the systems.
     """
     if wanted is not None:
         for system in chosen:
@@ -140,7 +140,7 @@ def table(chosen: Sequence[System], pairs: Sequence[Pair], reference: System) ->
 
 @lru_cache(maxsize=4096)
 def _interval(values: tuple[float, ...]) -> tuple[float, float]:
-    """Kept, because a live page is rendered again and again while most evaluations stay."""
+    """Cached, since a live page is rendered repeatedly with mostly unchanged evaluations."""
     return interval(values)
 
 
@@ -173,7 +173,7 @@ def _adjusted(cells: Cells) -> Cells:
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
-    """kept: the retrieval metric whose share of the baseline's is kept; agreement: the accuracy on preferences."""
+    """kept: the retrieval metric relative to the baseline. agreement: the accuracy on preferences."""
 
     kept: Pair
     agreement: Pair
@@ -183,7 +183,7 @@ class Frontier:
 def frontier(chosen: Sequence[System], pairs: Sequence[Pair], reference: System) -> Frontier | None:
     """The systems that have both an agreement and a retrieval metric; None for fewer than two.
 
-    Agreement is a preference data set's accuracy; what is kept is the first nDCG of a data set, over the baseline's.
+    Agreement is the accuracy on a preference data set. Kept quality is the first nDCG relative to the baseline.
     """
     agreement = next((pair for pair in pairs if pair[1] == "accuracy" and reference.has(pair)), None)
     kept = next((pair for pair in pairs if pair[1].startswith("ndcg") and reference.has(pair)), None)

@@ -39,7 +39,7 @@ class Change:
 
 
 def curves(groups: Sequence[Group]) -> list[Curve]:
-    """Charts of what was logged during training: the loss first, then evaluations, then the rest."""
+    """Returns charts of logged metrics: the loss, then evaluations, then the others."""
     runs = [run for group in groups for run in group.runs]
     logged = [name for name in TRAINING if any(run.curve(name) for run in runs)]
     found = []
@@ -91,7 +91,7 @@ def changes(groups: Sequence[Group]) -> list[Change]:
 
 
 def status(run: Run) -> str:
-    """What a run is doing, in words."""
+    """Returns the status of a run."""
     updates = int(run.steps[-1]["step"]) if run.steps else 0
     if not run.steps:
         return "evaluated only" if run.evaluations else "no metrics"

@@ -1,4 +1,4 @@
-"""The chart of alignment against retention: one point a recipe, whiskers over seeds, and the Pareto line."""
+"""Chart of alignment against retention: one point per recipe, whiskers over seeds, and the Pareto line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHARACTER = 7.2  # pixels of a letter in a label, for placing labels apart
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A recipe. x: share of the baseline's quality that is kept. y: agreement with preferences. Both are means.
+    """A recipe. x: kept fraction of the baseline's quality. y: agreement with preferences. Both are means.
 
     x_spread, y_spread: standard deviations over seeds, 0 for one seed. number: of its group, for the colour.
     role: "", "baseline", "plain" or "oracle".
@@ -35,14 +35,14 @@ class Point:
 
     @property
     def label(self) -> str:
-        """The name, and what the point stands for."""
+        """The name, with the role of the point."""
         notes = {"baseline": "the baseline", "plain": "plain RankPO", "oracle": "oracle"}
         note = notes.get(self.role, "")
         return self.name if not note or note.lower() in self.name.lower() else f"{self.name} ({note})"
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
-    """The points that no other point beats in both directions, by falling agreement. An oracle is no recipe."""
+    """Returns the Pareto-optimal points in descending order of agreement, without oracles."""
     recipes = [point for point in points if point.role != "oracle"]
     best: list[Point] = []
     for point in sorted(recipes, key=lambda point: (-point.y, -point.x)):
@@ -84,7 +84,7 @@ def _point(point: Point, x_scale: Scale, y_scale: Scale, taken: list[Box]) -> st
         parts.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="13"/>')
     parts.append(marker("star" if point.role == "oracle" else palette.shape(point.number), x, y, 7))
     left, baseline, anchor = _place_label(point, x, y, taken)
-    if abs(baseline - 5 - y) > LINE_HEIGHT:  # a label that had to move away keeps a line to its point
+    if abs(baseline - 5 - y) > LINE_HEIGHT:  # A displaced label has a line to its point.
         parts.append(f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{left:.1f}" y2="{baseline - 5:.1f}"/>')
     parts.append(
         f'<text class="name" x="{left:.1f}" y="{baseline:.1f}" text-anchor="{anchor}">{escape(point.label)}</text>'
@@ -125,7 +125,7 @@ def marker(shape: str, x: float, y: float, size: float) -> str:
 
 
 def _boxes(point: Point, x_scale: Scale, y_scale: Scale) -> list[Box]:
-    """What labels must not cover: the marker, and the whiskers to both sides."""
+    """Returns the boxes that labels must not cover: the marker and the whiskers."""
     x, y = x_scale(point.x), y_scale(point.y)
     left, right = x_scale(point.x - point.x_spread), x_scale(point.x + point.x_spread)
     low, high = y_scale(point.y - point.y_spread), y_scale(point.y + point.y_spread)
@@ -133,7 +133,7 @@ def _boxes(point: Point, x_scale: Scale, y_scale: Scale) -> list[Box]:
 
 
 def _place_label(point: Point, x: float, y: float, taken: list[Box]) -> tuple[float, float, str]:
-    """A place for the label where it covers no other label or marker, near the point: right, left, above or below."""
+    """Returns a free position for the label near the point: right, left, above or below."""
     width = CHARACTER * len(point.label)
     chosen = None
     for shift in (0, *(sign * LINE_HEIGHT * step for step in range(1, 14) for sign in (-1, 1))):

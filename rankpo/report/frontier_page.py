@@ -1,4 +1,4 @@
-"""The page of task=frontier: the chart of alignment against retention, and the candidates that no other beats."""
+"""HTML page of task=frontier: the chart of alignment against retention and the Pareto-optimal candidates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rankpo.report.page import render_shell
 def frontier_page(
     candidates: Sequence[Candidate], best: Sequence[Candidate], chosen: Candidate | None, kept: str, agreement: str
 ) -> str:
-    """HTML. candidates: all, the start model first. best: those that no other beats. kept, agreement: the metrics."""
+    """Returns HTML. candidates: all, the start model first. best: the Pareto-optimal ones. kept, agreement: metrics."""
     ends = [one for one in candidates if set(one.alphas) == {1.0} and not one.prior_weight]
     shown = list({id(one): one for one in (candidates[0], *ends, *best)}.values())
     points = [

@@ -1,4 +1,4 @@
-"""Groups of runs that differ in their seed alone, what sets one group apart from the others, and the baseline."""
+"""Groups of runs that differ only in their seed, the differences between groups, and the baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rankpo.report.runs import Run, flat
 
-# A run's name, its seed, and what changes no result: runs that differ in these alone are one recipe.
+# A run's name, its seed, and keys without effect on results: runs that differ only in these are one recipe.
 NO_RECIPE = (
     *(
         "seed",
@@ -28,7 +28,7 @@ NO_RECIPE = (
     ),
     *("debug", "hydra", "metrics_before", "metrics_after", "commit", "versions"),
 )
-# What a reader looks for first among the keys that differ; the names of classes come last.
+# Order of the differing keys for readers; names of classes come last.
 FIRST_SHOWN = ("loss", "optimizer", "trainer", "scheduler", "model", "replay_datasets", "datasets")
 TAIL = re.compile(r"(?:[,/_\- ](?:seed|s))?[=,/_\- ]*$")
 
@@ -54,9 +54,9 @@ class Group:
 
 
 def group_runs(runs: Sequence[Run], labels: Mapping[str, str]) -> list[Group]:
-    """The runs by recipe, in the order of their first runs, those without results last. labels: {run: title}; runs of one title are one group.
+    """Groups runs by recipe, in the order of their first runs, groups without results last.
 
-    Raises ValueError for a label of a run that is not there.
+    labels: {run: title}; runs with one title are one group. Raises ValueError for a label of an unknown run.
     """
     unknown = sorted(set(labels) - {run.name for run in runs})
     if unknown:
@@ -67,7 +67,7 @@ def group_runs(runs: Sequence[Run], labels: Mapping[str, str]) -> list[Group]:
         found.setdefault(_recipe(run, labels), []).append(run)
     members = sorted(
         found.values(), key=lambda of_group: not _has_results(of_group[0])
-    )  # so they have the first colours
+    )  # So that groups with results have the first colours.
     titles = _titles(members, labels)
     apart = _apart(members)
     return [
@@ -81,7 +81,7 @@ def _has_results(run: Run) -> bool:
 
 
 def _recipe(run: Run, labels: Mapping[str, str]) -> str:
-    """What runs of one recipe have in common: their label, their config, or what FINAL says of its making."""
+    """Returns the key of a recipe: the label, the config, or the description in FINAL."""
     if run.name in labels:
         return f"label {labels[run.name]}"
     known = run.config or run.record
@@ -95,7 +95,7 @@ def _recipe_keys(config: Mapping[str, object]) -> dict[str, object]:
 
 
 def _titles(members: Sequence[Sequence[Run]], labels: Mapping[str, str]) -> list[str]:
-    """Short and distinct: the label, the name of the only run, or what the names of several begin with."""
+    """Returns short, distinct titles: the label, the name of a single run, or the common prefix of names."""
     titles: list[str] = []
     for runs in members:
         title = labels.get(runs[0].name) or _common([run.name for run in runs])
@@ -104,13 +104,13 @@ def _titles(members: Sequence[Sequence[Run]], labels: Mapping[str, str]) -> list
 
 
 def _common(names: Sequence[str]) -> str:
-    """What names of one recipe have in common, without the seed at its end; the first name where that is nothing."""
+    """Returns the common prefix of names without a trailing seed, or the first name if it is empty."""
     if len(names) == 1:
         return names[0]
     same = [letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))]
     start = "".join(same)
     if any(name[len(start) : len(start) + 1].isdigit() for name in names):
-        start = start.rstrip("0123456789")  # of run_11 and run_12, "run_1" is no name
+        start = start.rstrip("0123456789")  # For run_11 and run_12 the prefix is run_, not run_1.
     return TAIL.sub("", start) or names[0]
 
 
@@ -128,7 +128,7 @@ def _apart(members: Sequence[Sequence[Run]]) -> list[dict[str, object]]:
 
 
 def _differing(one: Mapping[str, object], other: Mapping[str, object]) -> set[str]:
-    """The keys of which two configs have different values, or one has none."""
+    """Returns the keys with different values, or with a value in only one of the configs."""
     keys = set(one) | set(other)
     return {key for key in keys if json.dumps(one.get(key), default=str) != json.dumps(other.get(key), default=str)}
 
@@ -140,7 +140,7 @@ def _importance(key: str) -> tuple[bool, int, str]:
 
 
 def start_of(runs: Sequence[Run]) -> Run | None:
-    """The run whose FINAL most of the others were trained from: stage one. None where no run is."""
+    """Returns the run (stage one) from whose FINAL most others were trained, or None."""
     folders = {run.folder.resolve(): run for run in runs}
     counts: dict[Path, int] = {}
     for run in runs:
@@ -155,7 +155,7 @@ def start_of(runs: Sequence[Run]) -> Run | None:
 
 
 def is_plain_rankpo(run: Run) -> bool:
-    """Whether a run was trained by RankPO's loss on pairs alone: nothing replayed, no term that keeps stage one."""
+    """Whether a run was trained only with RankPO's loss on pairs, without replay or regularisation to stage one."""
     loss = run.config.get("loss", {})
     keeping = ("replay_weight", "kl_weight", "sft_weight")
     return str(loss.get("_target_", "")).endswith("RankPOLoss") and not any(loss.get(name) for name in keeping)

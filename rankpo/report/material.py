@@ -31,7 +31,7 @@ class Material:
 
 
 class Library:
-    """The data sets of evaluations: those given, and those that task=evaluate noted beside its metrics.
+    """The data sets of evaluations: the given ones, and those in the outputs of task=evaluate.
 
     notes: why a data set's texts are missing, one sentence each.
     """
@@ -46,13 +46,13 @@ class Library:
     def _rebuild(self, name: str, source: Mapping[str, object]) -> None:
         try:
             self._datasets[name] = build(source, f"eval_datasets.{name}")
-        except (ValueError, OSError) as error:  # its files may have moved since it was evaluated
+        except (ValueError, OSError) as error:  # Its files may have moved since the evaluation.
             note = f"The texts of {name} are not shown: {error}"
             if note not in self.notes:
                 self.notes.append(note)
 
     def material(self, name: str, documents: Collection[str]) -> Material:
-        """The texts of a data set's queries and of these documents, and the grades; empty where it is not known."""
+        """The texts of a data set's queries and of these documents, and the grades; empty for an unknown data set."""
         dataset = self._datasets.get(name)
         if not isinstance(dataset, Judged):
             return Material()
@@ -63,7 +63,7 @@ class Library:
         )
 
     def choices(self, name: str) -> list[tuple[str, str, str, str]]:
-        """(example id, query, preferred text, other text) of a preference data set; [] where it is not known."""
+        """(example id, query, preferred text, other text) of a preference data set; [] for an unknown one."""
         dataset = self._datasets.get(name)
         found = []
         for example in dataset.examples() if dataset is not None else ():

@@ -1,4 +1,4 @@
-"""The HTML page of a report: one file with its style sheet and script inside, without any network resource."""
+"""HTML page of a report: one file that includes its style sheet and script and loads no network resource."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from rankpo.report.summary import sentences
 from rankpo.sweeps.folder import table_of
 
 HERE = Path(__file__).parent
-CHARTS_AT_ONCE = 6  # the rest stands behind a button
-METRICS_A_TABLE = 5  # columns that fit beside the model's name at 1,280 pixels
+CHARTS_AT_ONCE = 6  # A button shows the others.
+METRICS_A_TABLE = 5  # Columns that fit next to the model's name at a width of 1,280 pixels.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What a report is made of. metrics: shown of evaluations, all if empty. baseline: None for the start model.
+    """The inputs of a report. metrics: the shown metrics of evaluations, all if empty. baseline: None: the start model.
 
-    labels: titles of runs in place of their folders' names. datasets: where query and document texts come from,
-    besides the data sets that task=evaluate noted. sweeps: folders whose tables are shown.
+    labels: titles of runs, instead of their folders' names. datasets: sources of query and document texts, besides the
+    data sets in the outputs of task=evaluate. sweeps: folders whose tables are shown.
     """
 
     title: str
@@ -47,13 +47,13 @@ class Content:
 
 
 def render(content: Content) -> str:
-    """The whole page. Raises ValueError for a baseline or label that is not among the runs."""
+    """Returns the whole page. Raises ValueError for a baseline or label of an unknown run."""
     return render_shell(content.title, render_main(content))
 
 
 def render_shell(title: str, main: str, *, live: float | None = None, search: Sequence[str] = ()) -> str:
-    """The page around its content. live: seconds after which it asks its server again; search: names of the models
-    that its search box compares. A file has neither, and may load nothing at all."""
+    """Returns the page around its content. live: seconds between requests to the server. search: names of the models
+    of the search box. A static file has neither and loads nothing."""
     script = (HERE / "page.js").read_text(encoding="utf-8")
     return (
         _environment()
@@ -72,7 +72,7 @@ def render_shell(title: str, main: str, *, live: float | None = None, search: Se
 
 
 def render_main(content: Content) -> str:
-    """The part of the page that changes with the runs: what rankpo serve sends again."""
+    """Returns the part of the page that depends on the runs, which rankpo serve updates."""
     groups = group_runs(content.runs, content.labels)
     return (
         _environment()
@@ -105,7 +105,7 @@ def _environment() -> Environment:
 
 
 def as_data(value: object) -> Markup:
-    """JSON for a script element: no character of it can end the element or begin another."""
+    """Returns JSON for a script element, escaped so that it cannot end the element or begin another."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -113,14 +113,14 @@ def as_data(value: object) -> Markup:
 
 
 def number(value: object) -> str:
-    """A number as it is read: four decimals, or three digits for the very large and small."""
+    """Formats a number with four decimals, or with three digits if it is very large or small."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return str(value)
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.3g}"
 
 
 def short(value: object) -> str:
-    """A config value in few characters: the last two parts of a path."""
+    """Shortens a config value, a path to its last two parts."""
     text = json.dumps(value, default=str) if not isinstance(value, str) else value
     return "/".join(["…", *text.split("/")[-2:]]) if text.count("/") > 2 else text
 
@@ -132,7 +132,7 @@ def _sweep(folder: Path) -> dict[str, object]:
 
 
 def _change_tables(found: Sequence[Change]) -> list[dict[str, object]]:
-    """Tables of as many metrics as fit."""
+    """Returns tables with at most METRICS_A_TABLE metrics each."""
     names = list(dict.fromkeys(name for change in found for name in change.values))
     starts = range(0, len(names), METRICS_A_TABLE)
     return [{"metrics": names[start : start + METRICS_A_TABLE], "rows": found} for start in starts]
@@ -143,7 +143,7 @@ def _only_config(runs: Sequence[Run]) -> str:
 
 
 def _compared(content: Content, groups: Sequence[Group]) -> dict[str, object]:
-    """What the page says of evaluations; the summary alone where there are none."""
+    """Returns the parts of the page on evaluations; only the summary without evaluations."""
     chosen = contents.systems(groups)
     pairs = contents.measured(chosen, content.metrics)
     if not pairs:
@@ -167,7 +167,7 @@ def _compared(content: Content, groups: Sequence[Group]) -> dict[str, object]:
 def _tables(
     chosen: Sequence[contents.System], pairs: Sequence[contents.Pair], cells: contents.Cells
 ) -> list[dict[str, Any]]:
-    """One table for each data set, or several where it has more metrics than a table holds."""
+    """Returns one table for each data set, or several if it has more metrics than a table can show."""
     found = []
     for dataset in dict.fromkeys(dataset for dataset, _ in pairs):
         of_dataset = [pair for pair in pairs if pair[0] == dataset]

@@ -1,8 +1,8 @@
-"""Colours, dashes and marker shapes of runs: one number per group of runs, the same look in every chart."""
+"""Colours, dashes and marker shapes of runs, chosen by the number of a group, the same in every chart."""
 
 from __future__ import annotations
 
-# Chosen by computer from OKLCH: each next colour is as far as possible from all before it, and has a contrast of at
+# Computed in OKLCH: each colour is as far as possible from all previous ones, and has a contrast of at
 # least 3.4 : 1 with the page, light or dark (tests/report/test_palette.py measures both again).
 LIGHT = (
     *("#397dc4", "#d24011", "#548c03", "#73176f", "#c165dc", "#59431f", "#342daa", "#976c7d", "#8a0316", "#e9548d"),
@@ -22,12 +22,12 @@ def colour(number: int) -> str:
 
 
 def dash(number: int) -> str:
-    """The stroke-dasharray of a group's lines: another one each time that the colours begin again."""
+    """Returns the stroke-dasharray of a group's lines, which changes after each cycle of colours."""
     return DASHES[number // len(LIGHT) % len(DASHES)]
 
 
 def shape(number: int) -> str:
-    """The marker of a group's points: it changes with every group, so that colour is not the only difference."""
+    """Returns the marker of a group's points, so that colour is not the only difference between groups."""
     return SHAPES[number % len(SHAPES)]
 
 

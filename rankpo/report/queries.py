@@ -1,4 +1,4 @@
-"""Data of the page's query browser: for each query its text, the hits of every model, grades and the judge's choices."""
+"""Data of the page's query browser: the text of each query, the hits of every model, grades and judgements."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rankpo.report import palette
 from rankpo.report.contents import Pair, System
 from rankpo.report.material import Library, Material
 
-HITS = 10  # shown of every model
+HITS = 10  # Shown hits of every model.
 MAX_TEXT = 700  # characters of a document
-MAX_BYTES = 800_000  # of all query data: a report of the demo's size stays below 1.5 MB
+MAX_BYTES = 800_000  # For all query data, so that the report of the demo is below 1.5 MB.
 
 Ranks = Mapping[str, Mapping[str, int]]  # {query: {document: rank from 1}}
 
@@ -22,7 +22,7 @@ Ranks = Mapping[str, Mapping[str, int]]  # {query: {document: rank from 1}}
 def browser(
     chosen: Sequence[System], pairs: Sequence[Pair], reference: System, library: Library
 ) -> list[dict[str, object]]:
-    """One entry for each data set with metrics by query; preference pairs only where there is nothing else."""
+    """Returns an entry for each data set with metrics by query; preference pairs only if there is no other."""
     names = list(dict.fromkeys(dataset for dataset, metric in pairs if metric != "accuracy"))
     names = names or list(dict.fromkeys(dataset for dataset, _ in pairs))
     judged = [dataset for dataset, metric in pairs if metric == "accuracy" and dataset not in names]
@@ -43,7 +43,7 @@ def _set(
     library: Library,
     judged: Sequence[str],
 ) -> dict[str, object]:
-    """A data set: models, documents, and queries by how much they differ between the models, the most first."""
+    """Returns a data set: models, documents, and queries in descending order of the difference between models."""
     ranks = [_ranks(system, name) for system in chosen]
     shown = {document for of_model in ranks for hits in of_model.values() for document in _top(hits)}
     material = library.material(name, shown)
@@ -86,7 +86,7 @@ def _top(hits: Mapping[str, int]) -> list[str]:
 
 
 def _by_change(values: Sequence[Mapping[str, Mapping[str, float]]], metric: str, base: int) -> list[str]:
-    """The queries that all models have, by the largest difference of a model from the baseline."""
+    """Returns the common queries of all models, by the largest difference of a model from the baseline."""
     shared = [query for query in values[0][metric] if all(query in of_model[metric] for of_model in values)]
     first = values[base][metric]
     return sorted(shared, key=lambda query: -max(abs(of_model[metric][query] - first[query]) for of_model in values))
@@ -134,7 +134,7 @@ def _query(
 
 
 def _agreement(hits: Mapping[str, int], choices: Sequence[tuple[str, str]]) -> list[int]:
-    """[pairs ranked as the judge prefers, pairs of which the model ranks at least one]."""
+    """[pairs in the order of the judge, pairs with at least one ranked document]."""
     last = len(hits) + 1
     places = [(hits.get(preferred, last), hits.get(other, last)) for preferred, other in choices]
     compared = [(first, second) for first, second in places if first != second]
@@ -146,7 +146,7 @@ def _cut(text: str) -> str:
 
 
 def within(sets: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """The same sets with as many queries, the most changed first, as fit into `limit` bytes of JSON."""
+    """Returns the sets with the most changed queries that fit into `limit` bytes of JSON."""
     for item in sets:
         share = limit // len(sets)
         while len(item["queries"]) > 1 and _size(item) > share:
@@ -161,7 +161,7 @@ def _size(item: Mapping[str, object]) -> int:
 
 
 def _drop_unused(item: dict[str, Any]) -> None:
-    """Removes the documents that no query of the set names, and numbers the rest anew."""
+    """Removes documents without a query in the set, and renumbers the others."""
     used = {hit[0] for query in item["queries"] for hit in query["hits"]}
     used |= {number for query in item["queries"] for pair in query["judge"] for number in pair}
     kept = sorted(used)

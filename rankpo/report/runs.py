@@ -22,8 +22,8 @@ RECORD = Path("FINAL") / "rankpo.json"
 class Evaluation:
     """One model on one data set.
 
-    metrics: means; items: {id: {metric: value}}. ranking: the file of ranked documents, None where nothing was
-    ranked. source: the config node of the data set, where task=evaluate noted it.
+    metrics: means; items: {id: {metric: value}}. ranking: the file of ranked documents, or None.
+    source: the config node of the data set in the output of task=evaluate, if any.
     """
 
     model: str
@@ -36,9 +36,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory. steps: the lines of metrics.jsonl; a folder of task=evaluate alone has none.
+    """A run directory. steps: the lines of metrics.jsonl; a folder with only task=evaluate has none.
 
-    record: what FINAL says of its making, {} without one.
+    record: the description in FINAL, {} without FINAL.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Run:
         return [(line["step"], line[metric]) for line in self.steps if isinstance(line.get(metric), int | float)]
 
     def metrics(self, prefix: str) -> list[str]:
-        """Names of the logged metrics that begin so."""
+        """Returns the names of logged metrics with this prefix."""
         return sorted({name for line in self.steps for name in line if name.startswith(prefix)})
 
 
 def open_runs(paths: Sequence[str]) -> list[Run]:
-    """The runs of the given directories; a sweep's directory stands for all its jobs.
+    """Returns the runs of the given directories; a sweep's directory gives all its jobs.
 
-    Raises ConfigError naming a path that is neither.
+    Raises ConfigError with the path for other directories.
     """
     folders: list[Path] = []
     for path in paths:
@@ -79,12 +79,12 @@ def open_runs(paths: Sequence[str]) -> list[Run]:
 
 
 def sweeps_among(paths: Sequence[str]) -> list[Path]:
-    """Those of the directories that are a sweep's."""
+    """Returns the directories of sweeps."""
     return [Path(path) for path in paths if (Path(path) / SWEEP_FILE).exists()]
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as tell them apart."""
+    """Returns the shortest distinct suffixes of the paths."""
     for depth in range(1, max((len(folder.parts) for folder in folders), default=1) + 1):
         names = ["/".join(folder.parts[-depth:]) for folder in folders]
         if len(set(names)) == len(names):

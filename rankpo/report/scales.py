@@ -35,14 +35,14 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """A label, and how a tick's value is written."""
+    """A label, and the format of ticks."""
 
     label: str
     written: Callable[[float], str] = "{:g}".format
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that cover [low, high], about so many: steps of 1, 2 or 5 times a power of ten."""
+    """Returns about `about` round numbers that cover [low, high], in steps of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
@@ -51,7 +51,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:
-    """The range of the values with a little room; never empty."""
+    """Returns the range of the values with a small margin; never empty."""
     low, high = min(values), max(values)
     room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     return low - room, high + room
@@ -90,7 +90,7 @@ def axes(frame: Frame, x_scale: Scale, y_scale: Scale, x_axis: Axis, y_axis: Axi
 
 
 def opened(frame: Frame, x_scale: Scale, y_scale: Scale, label: str) -> str:
-    """The opening tag. The script reads values back from pixels by its data attributes."""
+    """Returns the opening tag. The script converts pixels to values with its data attributes."""
     spans = " ".join(
         f'data-{name}="{scale.low:.9g} {scale.high:.9g} {scale.start:g} {scale.end:g}"'
         for name, scale in (("x", x_scale), ("y", y_scale))

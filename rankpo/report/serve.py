@@ -1,8 +1,7 @@
-"""The server of `rankpo serve`: the report over runs that may be training, renewed as they write, and a search box.
+"""Server of `rankpo serve`: a report on finished and running runs that updates itself, and a search box.
 
-It answers three fixed addresses, /, /main and /search, to GET alone, and opens no file that a request names. Requests
-whose Host is another than its own are refused: a page of somebody else's that makes the browser call this server under
-its own name (DNS rebinding) gets nothing.
+The server answers only GET requests to /, /main and /search, and never opens a file by the name in a request. It
+rejects requests with another Host header, as a protection against DNS rebinding.
 """
 
 from __future__ import annotations
@@ -50,9 +49,9 @@ class Answer:
 
 
 class Live:
-    """The report of folders whose files change: rendered again only when one did.
+    """A report on changing folders, which is rendered again only after a change.
 
-    read: opens the runs as they are now. folders: watched for changes. seconds: between two looks of the page.
+    read: opens the current runs. folders: watched for changes. seconds: between two requests of the page.
     """
 
     def __init__(self, read: Callable[[], Content], folders: Sequence[Path], *, title: str, seconds: float) -> None:
@@ -67,7 +66,7 @@ class Live:
             for path in sorted({path for pattern in WATCHED for path in folder.glob(pattern)}):
                 try:
                     found = path.stat()
-                except FileNotFoundError:  # a run that starts again removes files between the two calls
+                except FileNotFoundError:  # A restarted run can remove files between the two calls.
                     continue
                 digest.update(f"{path} {found.st_size} {found.st_mtime_ns}\n".encode())
         return digest.hexdigest()[:16]
@@ -82,15 +81,19 @@ class Live:
             return self._version, self._main
 
     def _render(self) -> str:
-        """The content, or why there is none yet: a run that has just begun holds no metrics."""
+        """Returns the content, or the reason if there is none yet, as for a new run without metrics."""
         try:
             return render_main(self.read())
-        except (ValueError, OSError, KeyError) as error:  # json.JSONDecodeError is a ValueError: a half-written file
+        except (
+            ValueError,
+            OSError,
+            KeyError,
+        ) as error:  # A partly written file raises json.JSONDecodeError, a ValueError.
             return f'<p role="status">Nothing to show yet: {escape(str(error))}</p>'
 
 
 def make_server(live: Live, searcher: Searcher | None, host: str, port: int) -> ThreadingHTTPServer:
-    """A server that is bound and not yet started; port 0 takes a free one. Raises OSError for one that is taken."""
+    """Returns a bound server that is not started. port: 0 selects a free port. Raises OSError for a used port."""
     routes: dict[str, Respond] = {"/": partial(_page, live, searcher), "/main": partial(_main, live)}
     if searcher is not None:
         routes["/search"] = partial(_search, searcher)
@@ -141,7 +144,7 @@ def _search(searcher: Searcher, query: dict[str, list[str]]) -> Answer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One request. routes: what answers each address. hosts: the Host headers that are accepted."""
+    """Handler of one request. routes: a function for each address. hosts: the accepted Host headers."""
 
     routes: ClassVar[dict[str, Respond]] = {}
     hosts: ClassVar[frozenset[str]] = frozenset()
@@ -172,4 +175,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Writes nothing: the page asks every few seconds."""
+        """Suppresses the log, since the page sends a request every few seconds."""

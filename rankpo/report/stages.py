@@ -23,7 +23,7 @@ SHARES = {
 
 @dataclass(frozen=True)
 class Mined:
-    """One file of hard negatives. row: its statistics. svg: scores of positives and negatives. hardest: to be read."""
+    """One file of hard negatives. row: its statistics. svg: scores of positives and negatives. hardest: examples for review."""
 
     name: str
     row: Mapping[str, object]
@@ -33,7 +33,7 @@ class Mined:
 
 @dataclass(frozen=True)
 class Judged:
-    """A judge's preferences. shares: (what, share with its count and interval). cost: of all starts."""
+    """A judge's preferences. shares: (label, share with its count and interval). cost: of all starts."""
 
     name: str
     pairs: int

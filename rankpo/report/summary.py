@@ -1,4 +1,4 @@
-"""Sentences at the head of a report: what was compared, what is best, what alignment cost."""
+"""Summary sentences of a report: the compared models, the best ones, and the cost of alignment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rankpo.report.frontier import Point
 from rankpo.report.groups import Group
 from rankpo.report.runs import Run
 
-KEPT_ENOUGH = 0.98  # of the baseline's quality: what a reader may call "kept"
+KEPT_ENOUGH = 0.98  # Fraction of the baseline's quality from which it counts as kept.
 SIGNIFICANT = 0.05
 
 

@@ -1,4 +1,4 @@
-"""BM25 over texts in memory, through bm25s: scores of all documents for a query, in any script."""
+"""BM25 scores of all documents in memory for a query, computed by bm25s, for texts in any script."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 
 from rankpo.data.readers.fields import normal
 
-METHODS = ("lucene", "robertson", "atire")  # the others score documents without any word of the query
+METHODS = ("lucene", "robertson", "atire")  # The other methods give scores to documents without any query word.
 TOKENIZERS = ("words", "model")
 
 Tokenize = Callable[[str], list[str]]
 
-# scripts that are written without spaces: Han, Hiragana, Katakana, Hangul, Thai
+# Scripts without spaces between words: Han, Hiragana, Katakana, Hangul, Thai.
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _PIECES = re.compile(rf"[{_UNSPACED}]+|[^\W_{_UNSPACED}]+")
 _IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
 
 
 class Bm25Error(RuntimeError):
-    """bm25s is missing, or there is nothing to index."""
+    """Raised if bm25s is missing or no document has a token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bm25Settings:
-    """method: the variant of the formula, as bm25s names it.
+    """Settings of BM25. method: the variant of the formula, with bm25s's name.
 
     tokenizer: `words`, lower-cased runs of letters and digits, pairs of characters in scripts without spaces;
     `model`, the subwords of the model's tokenizer.
@@ -68,7 +68,7 @@ def words(text: str) -> list[str]:
 class Bm25Index:
     """Scores of every document for a query. tokenize: None takes `words`.
 
-    Raises Bm25Error where no document has a token.
+    Raises Bm25Error if no document has a token.
     """
 
     def __init__(self, texts: Sequence[str], settings: Bm25Settings, tokenize: Tokenize | None = None) -> None:
@@ -79,12 +79,12 @@ class Bm25Index:
         self.tokenize = tokenize or words
         tokens = [self.tokenize(text) for text in texts]
         if not any(tokens):
-            raise Bm25Error(f"none of {len(tokens)} documents has a token to index; try bm25.tokenizer=model")
+            raise Bm25Error(f"none of {len(tokens)} documents has a token to index; set bm25.tokenizer=model")
         self.index: Any = bm25s.BM25(k1=settings.k1, b=settings.b, method=settings.method)
         self.index.index(tokens, show_progress=False, leave_progress=False)
 
     def scores(self, query: str) -> np.ndarray:
-        """[documents] float32, 0 for those that share no token with the query."""
+        """[documents] float32 scores; 0 for documents without a token of the query."""
         known = [token for token in self.tokenize(query) if token in self.index.vocab_dict]
         if not known:
             return np.zeros(self.index.scores["num_docs"], dtype=np.float32)

@@ -18,7 +18,7 @@ POOL, OWN = "pool", "own"
 
 
 class TextSource(Protocol):
-    """Texts with ids, read as often as needed. files: what it reads, which nothing may overwrite."""
+    """Interface of texts with ids that can be read several times. files: input files, which nothing may overwrite."""
 
     @property
     def name(self) -> str: ...
@@ -38,8 +38,8 @@ def text_key(text: str) -> bytes:
 class FileTexts:
     """Records of a file, folder or glob; of a BEIR folder, its corpus.jsonl or queries.jsonl.
 
-    role: "passage" or "query", which decides the keys. A title stands before its text. Texts without an id get
-    `text_id`, and stand once.
+    role: "passage" or "query", which decides the keys. A title is put before its text. Texts without an id
+    get `text_id` and occur once.
     """
 
     path: str
@@ -55,7 +55,7 @@ class FileTexts:
         return [beir] if beir.is_file() else files.find(self.path, "path")
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Raises ValueError naming the line for a record without text, or an id that stands twice."""
+        """Raises ValueError naming the line for a record without text and for a repeated id."""
         seen: set[str] = set()
         for path in self.files:
             for place, identity, text in read_texts(path, self.role):
@@ -80,7 +80,7 @@ class PoolTexts:
         return dataset_files(self.datasets)
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Raises ConfigError for an id that stands for two different queries."""
+        """Raises ConfigError if two different queries have the same id."""
         seen: set[bytes] = set()
         sources: dict[str, str] = {}
         for dataset in self.datasets:
@@ -98,8 +98,8 @@ class PoolTexts:
                     if (first := sources.setdefault(example.id, place)) is not place:
                         raise ConfigError(
                             [
-                                f"{place}: the id {example.id!r} stands for another query in {first}; set "
-                                f"datasets.{dataset.name}.id to a field that differs, or leave the ids out"
+                                f"{place}: the id {example.id!r} belongs to another query in {first}; set "
+                                f"datasets.{dataset.name}.id to a field with unique values, or remove the ids"
                             ]
                         )
                     yield example.id, text
@@ -107,7 +107,7 @@ class PoolTexts:
 
 @dataclass(frozen=True)
 class OwnTexts:
-    """The corpora (or queries) that the datasets bring themselves, such as a BEIR folder's."""
+    """The corpora (or queries) of the datasets themselves, such as those of a BEIR folder."""
 
     datasets: Sequence[Any]
     role: str
@@ -118,13 +118,13 @@ class OwnTexts:
         return dataset_files(self.datasets)
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Raises ConfigError for a dataset that has none, or an id that two datasets use."""
+        """Raises ConfigError for a dataset without a corpus and for an id in two datasets."""
         what = "corpus" if self.role == "passage" else "queries"
         seen: set[str] = set()
         for dataset in self.datasets:
             own = getattr(dataset, what, None)
             if not callable(own):
-                raise ConfigError([f"datasets.{dataset.name} has no {what} of its own; choose {POOL} or a file"])
+                raise ConfigError([f"datasets.{dataset.name} has no {what}; choose {POOL} or a file"])
             for identity, text in own():
                 if identity in seen:
                     raise ConfigError(
@@ -135,7 +135,7 @@ class OwnTexts:
 
 
 def dataset_files(datasets: Sequence[object]) -> list[Path]:
-    """The files that datasets are read from, as far as they say."""
+    """Returns the known input files of the datasets."""
     found: list[Path] = []
     for dataset in datasets:
         found.extend(getattr(dataset, "files", None) or ())
@@ -147,15 +147,17 @@ def dataset_files(datasets: Sequence[object]) -> list[Path]:
 
 
 def check_source(value: str, key: str) -> None:
-    """Raises FileNotFoundError naming `key` unless `value` is pool, own, or a file, folder or glob that is there."""
+    """Raises FileNotFoundError naming `key` unless `value` is pool, own, or an existing file, folder or glob."""
     if value not in (POOL, OWN):
         files.find(value, key)
 
 
 def open_source(value: str, role: str, datasets: Sequence[object]) -> TextSource:
-    """The texts that a config names. Raises ConfigError where they come from datasets and there are none."""
+    """Returns the texts of a config key. Raises ConfigError for texts of datasets if there are no datasets."""
     if value not in (POOL, OWN):
         return FileTexts(value, role)
     if not datasets:
-        raise ConfigError([f"datasets is empty, and {value} takes texts from them; choose some, or give a file"])
+        raise ConfigError(
+            [f"{value} takes texts from datasets, but datasets is empty; choose datasets, or give a file"]
+        )
     return PoolTexts(datasets, role) if value == POOL else OwnTexts(datasets, role)

@@ -23,14 +23,14 @@ Say = Callable[[str], None]
 
 
 class TooLargeError(RuntimeError):
-    """A search that would not fit into memory, known before it starts."""
+    """Raised before a search that would not fit into memory."""
 
 
 @dataclass(frozen=True)
 class Hits:
-    """Best first. scores: [Q, k] float32. numbers: [Q, k] rows of the corpus, -1 where an index found too few.
+    """Results of a search, best first. scores: [Q, k] float32. numbers: [Q, k] rows of the corpus; -1 fills short lists.
 
-    recall: of an approximate index, the share of the exact top k that it found, over `checked` queries; else None.
+    recall: of an approximate index, the fraction of the exact top k that it found, over `checked` queries; else None.
     """
 
     scores: np.ndarray
@@ -43,7 +43,7 @@ class Hits:
 class DenseSearch:
     """A search for the best `top_k` documents of every query.
 
-    device: of the exact search. say: takes progress lines. faiss: the settings of an index; None: exact search.
+    device: of the exact search. say: prints progress lines. faiss: the settings of an index; None: exact search.
     inverted: an inverted index for sparse vectors, whose results are exact.
     """
 
@@ -54,9 +54,9 @@ class DenseSearch:
     inverted: bool = False
 
     def check_memory(self, num_queries: int, num_documents: int, dim: int) -> int:
-        """Bytes that the search will hold on `device`, said before it starts; it comes before anything is encoded.
+        """Returns and reports the bytes that the search needs on `device`; call it before encoding.
 
-        Raises TooLargeError if they are not free.
+        Raises TooLargeError if this memory is not free.
         """
         needed = estimate_memory(num_queries, num_documents, dim, min(self.top_k, num_documents), resident=False)
         if self.faiss is not None:
@@ -67,20 +67,22 @@ class DenseSearch:
         return needed
 
     def hits(self, queries: Stored, corpus: Stored, num_documents: int | None = None) -> Hits:
-        """The same on every rank. num_documents: only so many first rows of the corpus."""
+        """Returns equal hits on every rank. num_documents: searches only the first rows of the corpus."""
         assert isinstance(queries, Embeddings) and isinstance(corpus, Embeddings)
         limit = len(corpus) if num_documents is None else num_documents
         if corpus.sparse:
             return self._sparse(queries, corpus, limit)
         if self.inverted:
-            raise ConfigError([f"{corpus.folder} holds dense vectors, and backend=inverted is of kind=sparse"])
+            raise ConfigError(
+                [f"{corpus.folder} holds dense vectors, but backend=inverted needs sparse ones; set backend=exact"]
+            )
         vectors = torch.from_numpy(queries.rows(np.arange(len(queries))))
         if self.faiss is None:
             return self._exact(vectors, corpus, limit)
         return self._by_index(vectors.numpy(), corpus, self.faiss, limit)
 
     def _exact(self, vectors: torch.Tensor, corpus: Embeddings, limit: int) -> Hits:
-        """Chunks of queries go round the ranks: a chunk's products are the same whoever computes them."""
+        """Ranks process chunks of queries in turn, so that the products do not depend on the number of ranks."""
         chunk = torch.arange(len(vectors)) // QUERIES_PER_CHUNK
         own = torch.nonzero(chunk % processes.world_size() == processes.rank())[:, 0]
         scores, numbers = search_blocks(vectors[own].to(self.device), corpus.blocks(limit), self.top_k)
@@ -90,7 +92,7 @@ class DenseSearch:
         return Hits(scores.cpu().numpy(), numbers.cpu().numpy())
 
     def _sparse(self, queries: Embeddings, corpus: Embeddings, limit: int) -> Hits:
-        """Chunks of queries go round the ranks, as in `_exact`; on the CPU."""
+        """Ranks process chunks of queries in turn, as in `_exact`, on the CPU."""
         if self.faiss is not None:
             raise ConfigError([f"{corpus.folder} holds sparse vectors; set backend=exact or backend=inverted"])
         dim, count = corpus.encoding.dim, len(queries)
@@ -129,7 +131,7 @@ class DenseSearch:
         return Hits(scores.numpy(), numbers.numpy(), recall, checked)
 
     def _recall(self, vectors: np.ndarray, numbers: np.ndarray, corpus: Embeddings, limit: int) -> float:
-        """The share of the exact best documents of queries that an index found. numbers: [Q, k] what it found."""
+        """Returns the fraction of the exact best documents that an index found. numbers: [Q, k] its results."""
         depth = min(self.top_k, limit)
         _, exact = search_blocks(torch.from_numpy(vectors).to(self.device), corpus.blocks(limit), depth)
         found = [len(np.intersect1d(own, best)) for own, best in zip(numbers, exact.cpu().numpy(), strict=True)]
@@ -137,12 +139,12 @@ class DenseSearch:
 
 
 def check_free(needed: int, device: torch.device, num_queries: int, num_documents: int, say: Say) -> None:
-    """Says what a search needs of a device. Raises TooLargeError if so many bytes are not free."""
+    """Reports the memory that a search needs on a device. Raises TooLargeError if it is not free."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    say(f"search: {num_queries} queries, {num_documents} documents: {_size(needed)} of {_size(free)} free")
+    say(f"search: {num_queries} queries, {num_documents} documents, needs {_size(needed)} of {_size(free)} free memory")
     if needed > free:
         raise TooLargeError(
-            f"the search needs {_size(needed)} and {_size(free)} are free; lower top_k, "
+            f"the search needs {_size(needed)}, but only {_size(free)} are free; lower top_k, "
             "or use backend=faiss with faiss.kind=ivf_pq"
         )
 

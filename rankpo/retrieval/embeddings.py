@@ -35,20 +35,20 @@ from rankpo.runs import processes
 if TYPE_CHECKING:
     from rankpo.models.vectors import GivesVectors
 
-SHARD_SIZE = 16384  # texts; small enough that several processes share a corpus of a few shards
+SHARD_SIZE = 16384  # Texts; small enough for several processes to share a corpus of a few shards.
 
 Say = Callable[[str], None]
 
 
 class Texts(Protocol):
-    """Texts with ids, read as often as needed."""
+    """Interface of texts with ids, which can be read several times."""
 
     def texts(self) -> Iterator[tuple[str, str]]: ...
 
 
 @dataclass(frozen=True)
 class TextList:
-    """Texts that are in memory already."""
+    """Texts in memory."""
 
     ids: Sequence[str]
     values: Sequence[str]
@@ -65,8 +65,8 @@ def describe_encoding(
     dtype: str = "float32",
     pool_factor: float = 1.0,
 ) -> Encoding:
-    """Reads every text once. pool_factor: of `GivesVectors.pool_tokens`. Raises EncodingError for an id that a line
-    cannot hold.
+    """Reads every text once. pool_factor: of `GivesVectors.pool_tokens`. Raises EncodingError for an empty id and
+    for an id with a line break.
     """
 
     settings = model.settings
@@ -97,10 +97,10 @@ def describe_encoding(
 def encode_texts(
     folder: Path, encoding: Encoding, model: GivesVectors, source: Texts, say: Say
 ) -> Embeddings | TokenEmbeddings:
-    """Writes the shards that are missing; each is one process's work, and there whole or not at all.
+    """Writes the missing shards. One process writes each shard, atomically.
 
-    What a shard holds does not depend on the number of processes. Raises EncodingError where the folder holds
-    another encoding.
+    The contents of a shard do not depend on the number of processes. Raises EncodingError if the folder holds another
+    encoding.
     """
     if processes.rank() == 0:
         _enter(folder, encoding)
@@ -111,11 +111,11 @@ def encode_texts(
         if fault is not None:
             missing.append(shard)
             if shard_path(folder, shard).exists():
-                say(f"{shard_path(folder, shard)} is damaged ({fault}); it is made again")
-    processes.barrier()  # every rank has seen the same shards before any is added
+                say(f"{shard_path(folder, shard)} is damaged ({fault}); it is written again")
+    processes.barrier()  # All ranks must see the same shards before new ones appear.
     if missing:
         done = encoding.num_shards - len(missing)
-        say(f"encoding {encoding.num_rows} texts into {folder}" + (f", {done} shards are there" if done else ""))
+        say(f"encoding {encoding.num_rows} texts into {folder}" + (f", {done} shards exist already" if done else ""))
     own = set(missing[processes.rank() :: processes.world_size()])
     texts = source.texts()
     for shard in range(encoding.num_shards):
@@ -133,7 +133,7 @@ def encode_texts(
 def cached_embeddings(
     cache_dir: str | Path, model: GivesVectors, source: Texts, role: str, say: Say, shard_size: int = SHARD_SIZE
 ) -> Embeddings | TokenEmbeddings:
-    """Embeddings under `cache_dir`, which later runs with the same model, texts, prompt and length find again."""
+    """Returns embeddings under `cache_dir`, which later runs with equal model, texts, prompt and length reuse."""
     encoding = describe_encoding(model, source, role, shard_size)
     folder = Path(cache_dir) / "embeddings" / encoding.key
     if processes.rank() == 0:
@@ -142,11 +142,11 @@ def cached_embeddings(
 
 
 def _drop_damaged_meta(folder: Path, say: Say) -> None:
-    """Removes the description of a cached folder where it is damaged; the folder's name says what its shards hold."""
+    """Removes a damaged description of a cached folder, since the folder's name identifies its contents."""
     try:
         read_meta(folder)
     except StorageError as error:
-        say(f"{str(error).partition(';')[0]}; it is made again")
+        say(f"{str(error).partition(';')[0]}; it is written again")
         (folder / META).unlink()
 
 
@@ -169,7 +169,7 @@ def _write_shard(
     folder: Path, shard: int, part: Sequence[tuple[str, str]], model: GivesVectors, encoding: Encoding
 ) -> None:
     if len(part) != encoding.rows_of(shard):
-        raise EncodingError(f"the texts changed while they were read: shard {shard} has {len(part)} of them now")
+        raise EncodingError(f"the texts changed during encoding: shard {shard} now has {len(part)} texts")
     texts, ids = [text for _, text in part], [identity for identity, _ in part]
     stored = model.encode_stored(texts, encoding.role)
     if encoding.pool_factor > 1:
@@ -177,7 +177,7 @@ def _write_shard(
     finite = stored.rows.isfinite().all(1)
     bad = torch.arange(len(stored)).repeat_interleave(stored.counts)[~finite].unique().tolist()
     if bad:
-        raise EncodingError(f"the embedding of {ids[bad[0]]} is not finite; {len(bad)} of its shard are not")
+        raise EncodingError(f"the embedding of {ids[bad[0]]} is not finite, as are {len(bad)} in its shard")
     if encoding.form == "sparse":
         save_sparse_shard(folder, shard, ids, stored, encoding.dtype)
     elif encoding.form == "tokens":
@@ -187,7 +187,7 @@ def _write_shard(
 
 
 def write_folder(folder: Path, encoding: Encoding, vectors: Callable[[int], np.ndarray]) -> Embeddings:
-    """A folder of vectors from elsewhere: `vectors(n)` gives the next n rows, [n, D]; ids are the row numbers."""
+    """Writes a folder of given vectors. `vectors(n)` returns the next n rows [n, D]; ids are the row numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(encoding.num_shards):
         size, first = encoding.rows_of(shard), shard * encoding.shard_size

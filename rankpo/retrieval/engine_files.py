@@ -1,4 +1,4 @@
-"""JSON lines of sparse vectors that search engines take: Elasticsearch, OpenSearch, Vespa, Qdrant."""
+"""JSON lines of sparse vectors for search engines: Elasticsearch, OpenSearch, Vespa and Qdrant."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _vespa(number: int, identity: str, terms: Terms, tokens: Sequence[str]) -> I
 
 
 def _qdrant(number: int, identity: str, terms: Terms, tokens: Sequence[str]) -> Iterator[object]:
-    """A point, whose number is that of the text; the id stands in the payload."""
+    """A point with the number of the text; its payload contains the id."""
     vector = {"indices": list(terms), "values": list(terms.values())}
     yield {"id": number, "vector": {FIELD: vector}, "payload": {"id": identity}}
 

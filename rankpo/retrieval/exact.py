@@ -12,14 +12,14 @@ from rankpo.types import Vectors
 QUERIES_PER_CHUNK = 1024
 DOCUMENTS_PER_CHUNK = 65536
 BYTES_PER_SCORE = 4  # float32; topk needs no second block
-ROWS_WITH_TIES = 32  # resolved at once: they need several blocks of their own size
-BYTES_PER_HIT = 2 * 12  # score and number, beside the ones they are merged with
+ROWS_WITH_TIES = 32  # Rows that are resolved at once, since they need several blocks of their size.
+BYTES_PER_HIT = 2 * 12  # Score and number, for new and for merged hits.
 
 
 def estimate_memory(num_queries: int, num_documents: int, dim: int, top_k: int, *, resident: bool = True) -> int:
-    """Bytes that a search holds at its peak, embeddings in float32 included.
+    """Returns the peak memory of a search in bytes, including embeddings in float32.
 
-    resident: False where documents are read from disk block by block, so that one chunk of them is in memory.
+    resident: False if documents are read from disk block by block, so that only one chunk is in memory.
     """
     chunk = min(num_documents, DOCUMENTS_PER_CHUNK)
     block = min(num_queries, QUERIES_PER_CHUNK) * chunk
@@ -35,7 +35,7 @@ def search(
     queries_per_chunk: int = QUERIES_PER_CHUNK,
     documents_per_chunk: int = DOCUMENTS_PER_CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """Scores [Q, k] and document numbers [Q, k], best first, ties by number upwards; k is at most the corpus's size.
+    """Scores [Q, k] and document numbers [Q, k], best first, ties by ascending number; k is at most the corpus size.
 
     queries: [Q, D]. corpus: [C, D]. The result does not depend on the chunk sizes.
     Raises ValueError for a score that is not finite.
@@ -53,9 +53,9 @@ def search_blocks(
     queries_per_chunk: int = QUERIES_PER_CHUNK,
     documents_per_chunk: int = DOCUMENTS_PER_CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """As `search`, over a corpus that comes block by block, [c, D] each: every block is read once.
+    """Like `search`, over an iterable of blocks [c, D]; every block is read once.
 
-    Works on the queries' device; blocks may lie elsewhere and are moved there chunk by chunk.
+    The search runs on the device of the queries; blocks are moved there chunk by chunk.
     """
     chunks = list(queries.float().split(queries_per_chunk)) if len(queries) else []
     scores = [torch.empty(len(chunk), 0, device=queries.device) for chunk in chunks]
@@ -68,7 +68,7 @@ def search_blocks(
                 found, columns = best(chunk @ documents.T, top_k)  # [q, k]
                 merged = torch.cat([scores[index], found], 1)
                 candidates = torch.cat([numbers[index], columns + start], 1)
-                # what was found before stands in front: position rises with the number among equal scores
+                # Earlier hits come first, so that equal scores are ordered by number.
                 scores[index], columns = best(merged, top_k)
                 numbers[index] = candidates.gather(1, columns)
             start += len(part)
@@ -91,7 +91,7 @@ def search_vectors(
     queries_per_chunk: int = QUERIES_PER_CHUNK,
     rows_per_chunk: int = DOCUMENTS_PER_CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """As `search`, with the scores of a model's `stored_similarity`. rows_per_chunk: vectors of a chunk's documents."""
+    """Like `search`, with the scores of a model's `stored_similarity`. rows_per_chunk: vectors of a chunk's documents."""
     numbers = torch.arange(len(queries))
     found = [
         _search_chunk(queries.select(chunk), corpus, similarity, top_k, rows_per_chunk)
@@ -115,7 +115,7 @@ def _search_chunk(
     numbers = torch.empty(len(queries), 0, dtype=torch.int64)
     for part in _by_rows(corpus.counts, rows):
         found, columns = best(similarity(queries, corpus.select(part)).float(), top_k)
-        # Earlier documents stand in front, so that position rises with the number among equal scores.
+        # Earlier documents come first, so that equal scores are ordered by number.
         candidates = torch.cat([numbers, part[columns]], 1)
         scores, columns = best(torch.cat([scores, found], 1), top_k)
         numbers = candidates.gather(1, columns)
@@ -136,10 +136,12 @@ def best(scores: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     if scores.shape[1] <= depth:
         values, columns = torch.sort(scores, dim=1, descending=True, stable=True)
         return values, columns
-    # one more than wanted: topk picks any of those tied at the border, and rows where it had to are done again
+    # One more than needed, to detect ties at the border: topk picks any of them, so these rows are computed again.
     values, columns = scores.topk(depth + 1, dim=1)
     tied = values[:, depth - 1] == values[:, depth]
-    crowded = torch.nonzero(tied & ~values[:, 0].isnan())[:, 0]  # NaN counts as largest: it stays, to be found later
+    crowded = torch.nonzero(tied & ~values[:, 0].isnan())[
+        :, 0
+    ]  # NaN sorts as the largest; a later check raises for it.
     values, columns = values[:, :depth], columns[:, :depth].clone()
     for rows in crowded.split(ROWS_WITH_TIES):
         columns[rows] = _first_tied(scores[rows], values[rows, -1:], depth)
@@ -150,7 +152,7 @@ def best(scores: Tensor, depth: int) -> tuple[Tensor, Tensor]:
 
 
 def _first_tied(scores: Tensor, border: Tensor, depth: int) -> Tensor:
-    """[q, depth] columns: all above the border, and of those at it the first."""
+    """[q, depth] columns: all above the border, and the first of those at the border."""
     above, tied = scores > border, scores == border
     kept = above | (tied & (tied.cumsum(1) <= depth - above.sum(1, keepdim=True)))
     return kept.nonzero()[:, 1].view(-1, depth)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rankpo.retrieval.embeddings import Embeddings
 
 KINDS = ("flat", "hnsw", "ivf_pq")
-ROWS_PER_CENTROID = 39  # faiss warns below it: k-means has too little to learn from
+ROWS_PER_CENTROID = 39  # faiss warns below this number, since k-means needs more training rows.
 GPU_DEPTH = 2048  # faiss's own limit for k on a GPU
 BLOCK = 65536
 
@@ -25,19 +25,19 @@ Say = Callable[[str], None]
 
 
 class FaissError(RuntimeError):
-    """faiss is missing, or cannot index these vectors."""
+    """Raised if faiss is missing or cannot index the vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaissSettings:
-    """kind: flat (exact, all vectors in memory), hnsw (a graph beside them), ivf_pq (codes of `code_bytes` each).
+    """Settings of an index. kind: flat (exact, all vectors in memory), hnsw (with a graph), ivf_pq (compressed codes).
 
     hnsw: `links` per vector (M), `build_depth` and `search_depth` candidates (efConstruction, efSearch).
     ivf_pq: `num_lists` cells (None: 4·√rows), `num_probes` of them searched; `code_bytes` sub-vectors of `code_bits`
-    bits each; `train_rows` vectors to learn from. rescore: an ivf_pq search fetches so many times top_k and ranks
-    them by the exact inner products, read from disk; 0 keeps the codes' estimates.
-    check_queries: of approximate kinds, so many are searched exactly too and the recall is reported.
-    gpu: a GPU is used where faiss has one; hnsw and top_k > 2,048 stay on the CPU.
+    bits each; `train_rows` training vectors. rescore: an ivf_pq search retrieves rescore · top_k candidates and
+    ranks them by exact inner products with the vectors on disk; 0 keeps the scores of the codes.
+    check_queries: for approximate kinds, the number of queries that are also searched exactly to report the recall.
+    gpu: whether to use a GPU if faiss supports it; hnsw and top_k > 2,048 run on the CPU.
     """
 
     kind: str = "flat"
@@ -72,11 +72,11 @@ class FaissSettings:
         return self.kind != "flat"
 
     def lists(self, num_rows: int) -> int:
-        """Cells of the coarse quantiser: never more than the rows can teach."""
+        """Returns the cells of the coarse quantiser, limited by the number of training rows."""
         return max(1, min(self.num_lists or int(4 * num_rows**0.5), num_rows // ROWS_PER_CENTROID))
 
     def memory(self, num_rows: int, dim: int) -> int:
-        """Bytes of the index; of ivf_pq, with the rows it learns from."""
+        """Returns the bytes of the index; for ivf_pq, including the training rows."""
         if self.kind == "flat":
             return num_rows * dim * 4
         if self.kind == "hnsw":
@@ -92,7 +92,7 @@ class FaissSettings:
         needed = ROWS_PER_CENTROID * 2**self.code_bits
         if num_rows < needed:
             raise FaissError(
-                f"faiss.kind=ivf_pq learns from {needed} rows or more, the corpus has {num_rows}; use flat"
+                f"faiss.kind=ivf_pq needs at least {needed} rows, but the corpus has {num_rows}; set faiss.kind=flat"
             )
 
 
@@ -105,7 +105,7 @@ def load_faiss() -> Any:
 
 
 class FaissIndex:
-    """An index over the first `num_rows` rows of embeddings; approximate ones are kept beside them for later runs."""
+    """An index over the first `num_rows` rows of embeddings; approximate indices are stored next to them for later runs."""
 
     def __init__(self, settings: FaissSettings, embeddings: Embeddings, say: Say, num_rows: int | None = None) -> None:
         self.settings = settings
@@ -163,12 +163,12 @@ class FaissIndex:
             index.nprobe = min(self.settings.num_probes, index.nlist)
 
     def _train_rows(self) -> np.ndarray:
-        """Rows at equal distances: the same in every run, and from all over the corpus."""
+        """Returns training rows at equal intervals of the corpus, the same in every run."""
         count = min(self.num_rows, self.settings.train_rows)
         return self.embeddings.rows(np.linspace(0, self.num_rows - 1, count).astype(np.int64))
 
     def search(self, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores [Q, k] float32 and row numbers [Q, k]; number -1 and score -inf where too few were found."""
+        """Scores [Q, k] float32 and row numbers [Q, k]; number -1 and score -inf fill short lists."""
         depth = min(top_k, self.num_rows)
         rescored = self.settings.kind == "ivf_pq" and self.settings.rescore > 0
         fetched = min(self.num_rows, depth * self.settings.rescore) if rescored else depth
@@ -176,7 +176,7 @@ class FaissIndex:
         if rescored:
             scores = np.stack([self._exact(*row) for row in zip(queries, numbers, strict=True)])
         scores = np.where(numbers < 0, -np.inf, scores)
-        # equal scores by number upwards, as in exact search
+        # Equal scores are ordered by ascending number, as in exact search.
         order = np.lexsort((numbers, -scores), axis=1)[:, :depth]
         return np.take_along_axis(scores, order, 1).astype(np.float32), np.take_along_axis(numbers, order, 1)
 
@@ -190,7 +190,7 @@ class FaissIndex:
             return self.index
         if depth > GPU_DEPTH:
             self.say(
-                f"faiss returns at most {GPU_DEPTH} documents on a GPU and {depth} are needed: searching on the CPU"
+                f"faiss returns at most {GPU_DEPTH} documents on a GPU, but {depth} are needed, so the search runs on the CPU"
             )
             return self.index
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, self.index)

@@ -15,11 +15,11 @@ Ranking = tuple[np.ndarray, np.ndarray]  # document numbers and scores, best fir
 def fuse(
     rankings: Sequence[Ranking], weights: Sequence[float], method: str = "reciprocal_rank", offset: float = RANK_OFFSET
 ) -> Ranking:
-    """Numbers [n] and scores [n] of the union, best first, ties by number upwards.
+    """Numbers [n] and scores [n] of the union, best first, ties by ascending number.
 
     reciprocal_rank: Σ w/(offset + rank), ranks from 1 (Cormack et al. 2009, eq. 1). minmax: Σ w·(s - low)/(high - low)
-    over each ranking; one whose scores are all equal gives its documents 1. A document that a ranking lacks gets 0
-    from it. Raises ValueError for another method.
+    over each ranking; a ranking of equal scores gives its documents 1, and a ranking gives 0 to documents that it does
+    not contain. Raises ValueError for another method.
     """
     if method not in METHODS:
         raise ValueError(f"fusion must be one of {', '.join(METHODS)}, got {method!r}")

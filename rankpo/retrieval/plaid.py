@@ -21,12 +21,12 @@ from rankpo.runs import processes
 from rankpo.storage.atomic import replace_text
 
 Say = Callable[[str], None]
-TOKENS = 128  # of a passage, for the estimate of memory
-READY = "ready.txt"  # Stands in the folder of an index that is complete.
+TOKENS = 128  # Assumed tokens of a passage, to estimate memory.
+READY = "ready.txt"  # This file marks the folder of a complete index.
 
 
 class Index(Protocol):
-    """What is used of fast-plaid's index."""
+    """Interface of fast-plaid's index."""
 
     def create(self, documents_embeddings: list[torch.Tensor]) -> object: ...
 
@@ -40,7 +40,7 @@ def check_installed() -> None:
     if find_spec("fast_plaid") is None:
         raise ConfigError(
             [
-                "backend=plaid needs fast-plaid, which has a build for some releases of torch: pip install fast-plaid; "
+                "backend=plaid needs fast-plaid, which supports some releases of torch: pip install fast-plaid; "
                 "or set task.backend=exact"
             ]
         )
@@ -48,10 +48,10 @@ def check_installed() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PlaidSearch:
-    """A search for the best `top_k` documents by fast-plaid's index, which is kept beside the vectors.
+    """A search for the best `top_k` documents by fast-plaid's index, which is stored next to the vectors.
 
-    The main process builds and searches. The index holds vectors in a few bits, so `scores` (the model's
-    `stored_similarity`) ranks what it finds by the vectors themselves.
+    The main process builds and searches. The index compresses vectors to a few bits, so `scores` (the model's
+    `stored_similarity`) ranks its results by the original vectors.
     """
 
     top_k: int
@@ -60,16 +60,16 @@ class PlaidSearch:
     say: Say
 
     def check_memory(self, num_queries: int, num_documents: int, dim: int) -> int:
-        """Bytes of the vectors of `num_documents` texts of `TOKENS` tokens, which fast-plaid holds to build its index.
+        """Returns the bytes of `num_documents` texts of `TOKENS` tokens, which are in memory while the index is built.
 
-        Raises TooLargeError if they are not free.
+        Raises TooLargeError if this memory is not free.
         """
         needed = 4 * dim * TOKENS * num_documents
         check_free(needed, torch.device("cpu"), num_queries, num_documents, self.say)
         return needed
 
     def hits(self, queries: Stored, corpus: Stored, num_documents: int | None = None) -> Hits:
-        """The same on every rank. Raises ConfigError for num_documents, which an index does not have."""
+        """Returns equal hits on every rank. Raises ConfigError for num_documents, which the index does not support."""
         if num_documents not in (None, len(corpus)):
             raise ConfigError(["backend=plaid searches whole corpora; set backend=exact"])
         depth = min(self.top_k, len(corpus))

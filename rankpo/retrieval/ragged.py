@@ -21,15 +21,15 @@ from rankpo.types import Vectors
 Say = Callable[[str], None]
 Similarity = Callable[[Vectors, Vectors], Tensor]  # [q, c] scores of queries with documents, in stored form
 BYTES_OF_BLOCK = 256 * 2**20  # Products of one block with a chunk of queries, and the block itself.
-QUERIES_PER_TURN = 16  # Queries that a rank takes at once.
+QUERIES_PER_TURN = 16  # Queries per chunk of a rank.
 
 
 @dataclass(frozen=True, kw_only=True)
 class RaggedSearch:
     """An exact search for the best `top_k` documents of every query.
 
-    similarity: `GivesVectors.stored_similarity` of the model. device: where ranks exchange results. say: takes progress
-    lines.
+    similarity: `GivesVectors.stored_similarity` of the model. device: where ranks exchange results. say: prints
+    progress lines.
     """
 
     top_k: int
@@ -38,7 +38,7 @@ class RaggedSearch:
     say: Say
 
     def check_memory(self, num_queries: int, num_documents: int, dim: int) -> int:
-        """Bytes that the search will hold, said before it starts. Raises TooLargeError if they are not free.
+        """Returns and reports the bytes that the search needs. Raises TooLargeError if this memory is not free.
 
         Documents are read from disk, shard by shard.
         """
@@ -48,7 +48,7 @@ class RaggedSearch:
         return needed
 
     def hits(self, queries: Stored, corpus: Stored, num_documents: int | None = None) -> Hits:
-        """The same on every rank. num_documents: only so many first documents of the corpus."""
+        """Returns equal hits on every rank. num_documents: searches only the first documents of the corpus."""
         assert isinstance(corpus, TokenEmbeddings)
         limit = len(corpus) if num_documents is None else num_documents
         own = _own_rows(len(queries))
@@ -59,18 +59,20 @@ class RaggedSearch:
 def make_search(
     model: GivesVectors, top_k: int, device: torch.device, say: Say, faiss: FaissSettings | None = None
 ) -> DenseSearch | RaggedSearch:
-    """The search of a kind's vectors. Raises ConfigError for an index of one vector per text and a kind with several."""
+    """Returns the search for a kind's vectors. Raises ConfigError for backends that do not support them."""
     if model.stored_form != "tokens":
         return DenseSearch(top_k=top_k, device=device, say=say, faiss=faiss)
     if faiss is not None:
-        raise ConfigError([f"backend=faiss indexes one vector per text, and kind={model.kind} has several; set exact"])
+        raise ConfigError(
+            [f"backend=faiss supports one vector per text, but kind={model.kind} has several; set backend=exact"]
+        )
     return RaggedSearch(top_k=top_k, similarity=model.stored_similarity, device=device, say=say)
 
 
 def search_stored(
     queries: Vectors, blocks: Iterable[Vectors], similarity: Similarity, top_k: int
 ) -> tuple[Tensor, Tensor]:
-    """Scores [q, k] and document numbers [q, k], best first, ties by number upwards; k is at most the corpus's size.
+    """Scores [q, k] and document numbers [q, k], best first, ties by ascending number; k is at most the corpus size.
 
     blocks: the documents' vectors, read once, one block after another.
     """
@@ -78,7 +80,7 @@ def search_stored(
     start = 0
     for block in blocks:
         found, columns = search_vectors(queries, block, similarity, top_k)
-        # Earlier documents stand in front, so that position rises with the number among equal scores.
+        # Earlier documents come first, so that equal scores are ordered by number.
         candidates = torch.cat([numbers, columns + start], 1)
         scores, places = best(torch.cat([scores, found], 1), top_k)
         numbers = candidates.gather(1, places)
@@ -96,7 +98,7 @@ def rescored(
 ) -> Hits:
     """The second stage of a search, on every rank: each query's own candidates, best first, at most `top_k`.
 
-    candidates: of each query, numbers of documents in the first stage's order, which decides between equal scores.
+    candidates: document numbers of each query in the first stage's order, which also orders equal scores.
     device: where ranks exchange results.
     """
     own = _own_rows(len(queries))
@@ -113,7 +115,7 @@ def rescored(
 
 
 def _own_rows(count: int) -> Tensor:
-    """The queries of this rank: chunks go round the ranks."""
+    """Returns the queries of this rank; ranks process chunks in turn."""
     chunk = torch.arange(count) // QUERIES_PER_TURN
     return torch.nonzero(chunk % processes.world_size() == processes.rank())[:, 0]
 

@@ -19,7 +19,7 @@ from rankpo.types import Vectors
 
 META, FORMAT_VERSION = "meta.json", 1
 LOCKS = (".lock", ".lock.holder", ".lock.soft")
-# dense: one vector a text. sparse: its active entries and their weights, text after text. tokens: its token vectors.
+# Forms. dense: one vector per text. sparse: active entries and weights of each text. tokens: its token vectors.
 FORMS = ("dense", "sparse", "tokens")
 PARTS: Mapping[str, tuple[str, ...]] = {
     "dense": (),
@@ -28,19 +28,20 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 }  # Further files.
 WRITTEN = ("shard-*.npy", "shard-*.ids.txt", "shard-*.sums.json", "faiss-*.index", "meta.json")
 DTYPES = {"float32": np.float32, "float16": np.float16}
-HEADER_BYTES = 128  # of a .npy file with two axes
+HEADER_BYTES = 128  # Header of a .npy file with two axes.
 
 
 class EncodingError(RuntimeError):
-    """A folder of embeddings that cannot be used, or a text whose embedding is not finite."""
+    """Raised for an unusable folder of embeddings and for an embedding that is not finite."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What a folder of embeddings is: two with equal fields hold the same vectors.
+    """Description of a folder of embeddings; folders with equal fields hold equal vectors.
 
-    model: fingerprint of the weights. inputs: of tokenizer, prompt, length, pooling and precision. texts: of ids and texts.
-    role: "query" or "passage". pool_factor: by how much token vectors were pooled, 1 for not at all. settings: the model's, for people and for `task=search`.
+    model: fingerprint of the weights. inputs: fingerprint of tokenizer, prompt, length, pooling and precision. texts:
+    fingerprint of ids and texts. role: "query" or "passage". pool_factor: of `GivesVectors.pool_tokens`; 1 means no
+    pooling. settings: of the model, for readers and for `task=search`.
     """
 
     model: str
@@ -59,7 +60,7 @@ class Encoding:
     @property
     def key(self) -> str:
         values = asdict(self)
-        if self.form == "dense":  # Folders of earlier versions do not state it.
+        if self.form == "dense":  # Descriptions of earlier versions lack this key.
             del values["form"]
         return xxhash.xxh3_128_hexdigest(json.dumps(values, sort_keys=True).encode())
 
@@ -72,13 +73,15 @@ class Encoding:
 
 
 def remove_embeddings(folder: Path) -> None:
-    """Removes the shards, ids, indices and description of a folder of embeddings; what else is there stays.
+    """Removes the shards, ids, indices and description of a folder of embeddings, and keeps other files.
 
-    Raises EncodingError for a folder with files and no description: it is no folder of embeddings.
+    Raises EncodingError for a folder with files but without a description of embeddings.
     """
     if not (folder / META).exists():
         if folder.is_dir() and any(path.name not in LOCKS for path in folder.iterdir()):
-            raise EncodingError(f"{folder} holds files and no embeddings; overwrite=true removes embeddings only")
+            raise EncodingError(
+                f"{folder} holds files other than embeddings, which overwrite=true does not remove; choose another folder"
+            )
         return
     for pattern in WRITTEN:
         for path in folder.glob(pattern):
@@ -88,7 +91,7 @@ def remove_embeddings(folder: Path) -> None:
 def save_shard(folder: Path, shard: int, ids: Sequence[str], vectors: np.ndarray, dtype: str) -> None:
     with replacing(ids_path(folder, shard)) as temporary:
         temporary.write_bytes("".join(f"{identity}\n" for identity in ids).encode())
-    # The vectors come last: where they stand, the shard is done.
+    # The file of vectors is written last and marks a complete shard.
     with replacing(shard_path(folder, shard)) as temporary:
         with temporary.open("wb") as file:
             np.save(file, vectors.astype(DTYPES[dtype]), allow_pickle=False)
@@ -138,13 +141,13 @@ def part_path(folder: Path, shard: int, part: str) -> Path:
     return folder / f"shard-{shard:05d}.{part}.npy"
 
 
-_sound: dict[Path, tuple[tuple[int, int], ...]] = {}  # sizes and times of the shards that this process has read through
+_sound: dict[Path, tuple[tuple[int, int], ...]] = {}  # Sizes and times of verified shards.
 
 
 def shard_fault(folder: Path, encoding: Encoding, shard: int) -> str | None:
-    """What is wrong with the files of a shard, or None. A process reads each through once, and again once it changed.
+    """Returns a description of damage to the files of a shard, or None. A process verifies each version of a shard once.
 
-    Shards of earlier versions have no checksums; of those the sizes and the number of ids are compared.
+    Shards of earlier versions have no checksums; for them, only sizes and the number of ids are compared.
     """
     vectors, ids = shard_path(folder, shard), ids_path(folder, shard)
     parts = {name: part_path(folder, shard, name) for name in PARTS[encoding.form]}
@@ -168,7 +171,7 @@ def shard_fault(folder: Path, encoding: Encoding, shard: int) -> str | None:
         return f"{_sums_path(folder, shard).name} is damaged"
     for name, path in {"vectors": vectors, "ids": ids, **parts}.items():
         if sums and sums.get(name) != checksum(path):
-            return f"{path.name} has another content than was written"
+            return f"the checksum of {path.name} is wrong"
     _sound[vectors] = stamp
     return None
 
@@ -186,9 +189,9 @@ def ids_path(folder: Path, shard: int) -> Path:
 
 
 def read_meta(folder: Path) -> tuple[Encoding, bool] | None:
-    """What the folder holds and whether all of it is there; None where it says nothing.
+    """Returns the description of a folder and whether it is complete; None without a description.
 
-    Raises StorageError for a file that is not as it was written.
+    Raises StorageError for a damaged file.
     """
     path = folder / META
     try:
@@ -197,7 +200,7 @@ def read_meta(folder: Path) -> tuple[Encoding, bool] | None:
     except FileNotFoundError:
         return None
     except (KeyError, TypeError) as error:
-        raise StorageError(f"{path} is no description of embeddings; set overwrite=true to encode again") from error
+        raise StorageError(f"{path} is not a description of embeddings; set overwrite=true to encode again") from error
 
 
 def write_meta(folder: Path, encoding: Encoding, complete: bool) -> None:

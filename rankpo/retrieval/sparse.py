@@ -1,4 +1,4 @@
-"""Search of sparse vectors: exact products shard by shard, and an inverted index that skips what cannot win."""
+"""Search of sparse vectors: exact products shard by shard, and an inverted index with pruning."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rankpo.models.sparse.vectors import products, to_csr
 from rankpo.retrieval.exact import best
 from rankpo.types import Vectors
 
-TERMS_BETWEEN_LOOKS = 4  # Terms that are added before the k-th score is computed again.
+TERMS_BETWEEN_LOOKS = 4  # Terms between two computations of the k-th score.
 
 
 def search_products(queries: Vectors, blocks: Iterable[Vectors], dim: int, top_k: int) -> tuple[Tensor, Tensor]:
-    """Scores [Q, k] and numbers [Q, k] of the largest inner products, ties by number upwards. blocks: of the corpus."""
+    """Scores [Q, k] and numbers [Q, k] of the largest inner products, ties by ascending number. blocks: of the corpus."""
     scores = torch.empty(len(queries), 0)
     numbers = torch.empty(len(queries), 0, dtype=torch.int64)
     start = 0
@@ -32,9 +32,9 @@ def search_products(queries: Vectors, blocks: Iterable[Vectors], dim: int, top_k
 class InvertedIndex:
     """Postings of every vocabulary entry: the documents that have it and their weights, by document number.
 
-    A search adds a query's entries in the order of the most that each can contribute (MaxScore, Turtle & Flood 1995).
-    Once the remaining entries together cannot lift another document above the k-th, only the documents that can still
-    win are scored further, so the result is that of an exact search.
+    A search adds a query's entries in descending order of their maximum contribution (MaxScore, Turtle & Flood 1995).
+    Once the remaining entries cannot raise another document above the k-th score, only documents that can still reach
+    it are scored further, so that the result equals that of an exact search.
     """
 
     def __init__(self, blocks: Iterable[Vectors], dim: int) -> None:
@@ -51,7 +51,7 @@ class InvertedIndex:
             self.largest[filled] = np.maximum.reduceat(self.weights, self.borders[filled])
 
     def search(self, queries: Vectors, top_k: int) -> tuple[Tensor, Tensor]:
-        """As `search_products`: scores [Q, k] and numbers [Q, k], k at most the number of documents."""
+        """Like `search_products`: scores [Q, k] and numbers [Q, k], k at most the number of documents."""
         depth = min(top_k, self.num_documents)
         if not depth:
             return torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
@@ -66,7 +66,7 @@ class InvertedIndex:
         bounds = weights * self.largest[entries]
         order = np.argsort(-bounds, kind="stable")
         entries, weights, bounds = entries[order], weights[order], bounds[order]
-        left = np.append(np.cumsum(bounds[::-1])[::-1], 0)  # What the entries from here on can add at most.
+        left = np.append(np.cumsum(bounds[::-1])[::-1], 0)  # The maximum sum of the remaining entries.
         found = np.zeros(self.num_documents, dtype=np.float32)
         done = 0
         while done < len(entries):
@@ -77,7 +77,7 @@ class InvertedIndex:
             border = np.partition(found, len(found) - depth)[len(found) - depth]
             if left[done] < border:
                 break
-        # A document outside has at most `left`, below the k-th score already.
+        # All other documents score at most `left`, which is below the k-th score.
         candidates = np.flatnonzero(found + left[done] * (1 + 1e-5) >= border) if done < len(entries) else None
         if candidates is None:
             return _largest(found, np.arange(len(found)), depth)

@@ -26,23 +26,23 @@ from rankpo.types import Vectors
 
 
 class Stored(ABC):
-    """A complete folder: shards of vectors, and the ids of the texts. forms: those that the class reads."""
+    """A complete folder with shards of vectors and the ids of the texts. forms: the supported forms of vectors."""
 
     forms: ClassVar[tuple[str, ...]]
     encoding: Encoding
 
     def __init__(self, folder: Path) -> None:
-        """Raises EncodingError for a folder that is none, is not complete, or has vectors of another form."""
+        """Raises EncodingError for a folder without embeddings, an incomplete folder, and vectors of another form."""
         self.folder = folder
         saved = read_meta(folder)
         if saved is None:
-            raise EncodingError(f"{folder} holds no embeddings; make them with task=encode")
+            raise EncodingError(f"{folder} holds no embeddings; create them with task=encode")
         self.encoding, complete = saved
         if not complete:
             raise EncodingError(f"{folder} is not complete; run the same task=encode again to continue it")
         if self.encoding.form not in self.forms:
             raise EncodingError(
-                f"{folder} holds {self.encoding.form} vectors, and {' or '.join(self.forms)} are needed here"
+                f"{folder} holds {self.encoding.form} vectors, but {' or '.join(self.forms)} vectors are needed"
             )
 
     def __len__(self) -> int:
@@ -58,35 +58,35 @@ class Stored(ABC):
         """The vectors of texts, float32, in that order."""
 
     def _shard(self, shard: int) -> np.ndarray:
-        """[rows, D]. Raises EncodingError for files that are not as they were written."""
+        """Returns [rows, D]. Raises EncodingError for damaged files."""
         path = shard_path(self.folder, shard)
         self._check(shard)
-        # copy on write: torch wants a writable array, and the file stays as it is
+        # Copy on write, since torch needs a writable array and the file must not change.
         return np.load(path, mmap_mode="c", allow_pickle=False)
 
     def _check(self, shard: int) -> None:
         if fault := shard_fault(self.folder, self.encoding, shard):
             path = shard_path(self.folder, shard)
-            raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
+            raise EncodingError(f"{path} is damaged ({fault}); run the same task=encode again to write it")
 
     def ids(self) -> list[str]:
-        """Of all texts. Raises EncodingError for files that are not as they were written."""
+        """Returns the ids of all texts. Raises EncodingError for damaged files."""
         found: list[str] = []
         for shard in range(self.encoding.num_shards):
             path = ids_path(self.folder, shard)
             if fault := shard_fault(self.folder, self.encoding, shard):
-                raise EncodingError(f"{path} is damaged ({fault}); the same task=encode makes it again")
+                raise EncodingError(f"{path} is damaged ({fault}); run the same task=encode again to write it")
             found.extend(path.read_bytes().decode("utf-8").split("\n")[:-1])
         return found
 
 
 class Embeddings(Stored):
-    """[rows, D] vectors, one for each text; or sparse vectors, which `sparse_blocks` and `sparse_rows` give."""
+    """Dense vectors [rows, D], one per text, or sparse vectors; see `sparse_blocks` and `sparse_rows`."""
 
     forms: ClassVar[tuple[str, ...]] = ("dense", "sparse")
 
     def blocks(self, limit: int | None = None) -> Iterator[Tensor]:
-        """[c, D] shard by shard, of the first `limit` rows; a block is read from disk when it is used."""
+        """Yields blocks [c, D] of the first `limit` rows, shard by shard; each is read from disk when used."""
         left = len(self) if limit is None else limit
         for shard in range(self.encoding.num_shards):
             if left <= 0:
@@ -95,7 +95,7 @@ class Embeddings(Stored):
             left -= self.encoding.rows_of(shard)
 
     def sparse_blocks(self, limit: int | None = None) -> Iterator[Vectors]:
-        """Shard by shard, of the first `limit` texts."""
+        """Yields the sparse vectors of the first `limit` texts, shard by shard."""
         left = len(self) if limit is None else limit
         for shard in range(self.encoding.num_shards):
             if left <= 0:
@@ -165,7 +165,7 @@ class TokenEmbeddings(Stored):
 
 
 def open_stored(folder: Path) -> Embeddings | TokenEmbeddings:
-    """The folder in the form in which it was written. Raises EncodingError as `Stored` does."""
+    """Opens a folder with the class for its form of vectors. Raises EncodingError as `Stored` does."""
     saved = read_meta(folder)
     tokens = saved is not None and saved[0].form in TokenEmbeddings.forms
     return TokenEmbeddings(folder) if tokens else Embeddings(folder)

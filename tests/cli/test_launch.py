@@ -85,7 +85,7 @@ def test_a_bad_record(tmp_path, monkeypatch, capsys):
         (["task=annotate", "judge=openai", "judge.extra={seed:1}"], 2, ["one by one", "+judge.extra.NAME=VALUE"]),
         (["loss.replay_weight=0.5", "loss.replay_temperature=0.1"], 2, ["replay_datasets"]),
         (["tracker=wandb", "tracker.mode=online"], 2, ["tracker=wandb has no key"]),
-        (["model.random.model_type=bertt"], 2, ["model.random.model_type=bertt is no model type"]),
+        (["model.random.model_type=bertt"], 2, ["model.random.model_type=bertt is not a model type"]),
         (["cache_dir=/proc/nowhere"], 1, ["/proc/nowhere"]),
     ],
 )

@@ -175,7 +175,7 @@ def test_one_beginning_at_most(tokenizer, bos):
 def test_a_template_that_refuses_the_system_turn():
     """Defect 24: its words stand before the user's, and the log says so."""
     inputs = inputs_of(byte_bpe(template=MISTRAL, bos="<s>"))
-    assert inputs.layout.notes == ["the chat template takes no system turn: its words stand before the user's"]
+    assert inputs.layout.notes == ["the chat template has no system turn, so its text is added to the user's turn"]
     text = inputs.tokenizer.decode(read(inputs, "q", "one", "two"))
     assert text.startswith("<s>[INST] Be brief.\n\n2 passages for: q\n") and text.endswith("Like [B] > [A]. [/INST][")
 

@@ -117,9 +117,9 @@ def test_chat_template_is_cut_at_the_texts():
     ("template", "message"),
     [
         (None, "the tokenizer has none"),
-        ("{{ messages[0]['content'] | upper }} {{ messages[0]['content'] }}", "loses, repeats or turns round"),
-        ("{{ messages[0]['content'][9:] }}", "loses, repeats or turns round"),
-        ("{{ messages[0]['content'] | replace(' ', '_') }}", "alters model.query_format"),
+        ("{{ messages[0]['content'] | upper }} {{ messages[0]['content'] }}", "omits, repeats or reorders"),
+        ("{{ messages[0]['content'][9:] }}", "omits, repeats or reorders"),
+        ("{{ messages[0]['content'] | replace(' ', '_') }}", "changes the text of model.query_format"),
     ],
 )
 def test_chat_templates_that_alter_the_texts_are_refused(template, message):
@@ -132,14 +132,14 @@ def test_chat_templates_that_alter_the_texts_are_refused(template, message):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"query_format": "no place"}, r"query_format must hold {} or {query} once"),
+        ({"query_format": "no place"}, r"query_format must contain {} or {query} once"),
         ({"query_format": "{} {}"}, "once"),
-        ({"document_format": "{query}"}, r"document_format must hold {} or {document} once"),
-        ({"document_format": "{} {title}"}, "nothing else in braces"),
-        ({"suffix": "x"}, "separator is null"),
+        ({"document_format": "{query}"}, r"document_format must contain {} or {document} once"),
+        ({"document_format": "{} {title}"}, "no other braces"),
+        ({"suffix": "x"}, "separator=null"),
         ({"query_format": "{}?"}, "tail of query_format"),
         ({"head": "encoders"}, "head must be one of auto, encoder, decoder, causal_lm, got 'encoders'"),
-        ({"head": "causal_lm", "separator": "", "add_eos": True}, "add_eos=true puts the end before the answer"),
+        ({"head": "causal_lm", "separator": "", "add_eos": True}, "add_eos=true puts the end token before the answer"),
         ({"chat_template": True}, "needs head=decoder or causal_lm, got encoder"),
         ({"query_max_length": 3}, "query_max_length must be >= 8"),
         ({"max_length": 0}, "max_length must be >= 1 token, got 0"),
@@ -198,7 +198,7 @@ def test_a_query_of_ten_lengths_keeps_suffix_and_document():
 def test_no_room_is_an_error():
     """3 fixed, 4 of a document and 8 of a query make 15."""
     RerankerInputs(byte_tokenizer(), RerankerSettings(max_length=15, min_document_tokens=4))
-    with pytest.raises(ValueError, match=r"max_length=14 leaves no room: 3 fixed tokens, .* make 15"):
+    with pytest.raises(ValueError, match=r"max_length=14 is too small: 3 fixed tokens, .* need 15"):
         RerankerInputs(byte_tokenizer(), RerankerSettings(max_length=14, min_document_tokens=4))
 
 
@@ -226,7 +226,7 @@ def test_truncation_is_counted(tmp_path):
     assert found.longest == 53
     only_queries = RerankerInputs(byte_tokenizer(), RerankerSettings(max_length=80, query_max_length=8))
     assert only_queries.truncation(table_of(tmp_path, only_queries)).first_cut == "second"
-    assert "2 documents and 3 queries are cut, 55 tokens lost; the first of example first" in found.summary()
+    assert "2 documents and 3 queries are truncated by 55 tokens in all, the first in example first" in found.summary()
 
 
 def test_the_store_gives_what_texts_give(tmp_path):

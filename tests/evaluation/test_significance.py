@@ -49,7 +49,7 @@ def test_compare_counts_and_pairs():
     expected = stats.ttest_rel([0.5, 0.5, 0.75], [0.0, 0.5, 1.0]).pvalue
     assert found.t_p == pytest.approx(expected)
     assert math.isnan(compare({"a": 1.0}, {"a": 0.5}).t_p)
-    with pytest.raises(ValueError, match="share no query"):
+    with pytest.raises(ValueError, match="have no query in common"):
         compare({"x": 1.0}, {"y": 1.0})
 
 

@@ -194,7 +194,7 @@ def test_a_server_that_is_gone_is_not_asked_for_every_pair(files):
         gone = server.url
     options = ("judge.max_retries=0", "judge.backoff=0", "judge.concurrency=2")
     with pytest.raises(
-        Unfinished, match=r"^10 pairs in a row had no answer, the last: connection to .*refused.*0 of 24"
+        Unfinished, match=r"^10 consecutive pairs had no answer, the last because of: connection to .*refused.*0 of 24"
     ):
         train(*overrides(files, gone, *options))
     assert 10 <= len((output(files) / "failed.jsonl").read_text().splitlines()) <= 11

@@ -447,10 +447,10 @@ def test_teacher_masks_own_candidates():
         (lambda: FalseNegatives(margin=float("nan")), "false_negatives.margin must be finite or null, got nan"),
         (lambda: FalseNegatives(ratio=1.5), r"false_negatives.ratio must be in \(0, 1\] or null, got 1.5"),
         (lambda: FalseNegatives(scores="guide"), "false_negatives.scores must be one of policy, teacher, got 'guide'"),
-        (lambda: FalseNegatives(scores="teacher"), "false_negatives.scores=teacher judges nothing"),
+        (lambda: FalseNegatives(scores="teacher"), "false_negatives.scores=teacher has no effect"),
         (lambda: loss(matryoshka_dims=(0,)), r"matryoshka_dims must be distinct integers >= 1, got \[0\]"),
         (lambda: loss()(OWN, labels(2)), "negatives=in_batch needs the embeddings of the update"),
-        (lambda: loss(negatives="own").in_batch(golden_embeddings(), GOLDEN), "negatives=own reads scores"),
+        (lambda: loss(negatives="own").in_batch(golden_embeddings(), GOLDEN), "negatives=own needs scores"),
         (lambda: loss().in_batch(golden_embeddings(), replace(GOLDEN, queries=None)), "set loss.negatives=own"),
         (
             lambda: loss().in_batch(golden_embeddings(), batch_of([0, 1], [[2, 3], [4, 5]], [[True] * 2, [False] * 2])),

@@ -167,7 +167,7 @@ def test_a_thousand_nats_are_finite_in_float32():
         ({"temperature": 0.0}, "temperature must be > 0, got 0.0"),
         ({"margin": -1.0}, "margin must be >= 0, got -1.0"),
         ({"unknown": "lowest"}, "unknown must be one of masked, irrelevant, got 'lowest'"),
-        ({"negatives": "own", "unknown": "irrelevant"}, "unknown=irrelevant is about passages of other queries"),
+        ({"negatives": "own", "unknown": "irrelevant"}, "unknown=irrelevant applies to passages of other queries"),
     ],
 )
 def test_refusals(keys, message):

@@ -360,7 +360,7 @@ def test_metrics_by_hand():
         (lambda: LambdaLoss(log="10"), "log must be one of 2, e, got '10'"),
         (lambda: LambdaLoss(mu=0.0), "mu must be > 0, got 0.0"),
         (lambda: LambdaLoss(k=0), "k must be >= 1 or null, got 0"),
-        (lambda: LambdaLoss(k=5, pool_pairs=True), "pool_pairs=true counts pairs by labels, and k=5"),
+        (lambda: LambdaLoss(k=5, pool_pairs=True), "pool_pairs=true counts pairs by labels, but k=5"),
         (lambda: ListNetLoss(targets="some"), "targets must be one of all, nonzero, got 'some'"),
         (lambda: ListNetLoss(target_temperature=-1.0), "target_temperature must be > 0, got -1.0"),
         (lambda: ListMLELoss(reduction="max"), "reduction must be one of sum, mean, got 'max'"),
@@ -388,7 +388,7 @@ def test_errors_name_field_and_value(build, message):
         (LambdaLoss(), [-1.0, 0.0], r"needs a relevance in \[0, 30\] .* got -1"),
         (LambdaLoss(), [31.0, 0.0], r"needs a relevance in \[0, 30\] .* got 31"),
         (SoftmaxLoss(), [-1.0, 1.0], "needs a relevance >= 0, got -1"),
-        (KLDistillLoss(), [1.0, 0.0], "KLDistillLoss learns from teacher scores, and the data has none"),
+        (KLDistillLoss(), [1.0, 0.0], "KLDistillLoss needs teacher scores, but the data has none"),
     ],
 )
 def test_errors_of_the_data_come_before_any_forward_pass(loss, relevance, message):
@@ -422,7 +422,7 @@ def test_a_mixture_refuses_what_it_would_lose():
     """rankpo's kl is a term of its own: a weighted sum of main terms would leave it out."""
     both = {"a": RankNetLoss(), "b": RankPOLoss(beta=1.0, temperature=1.0, sft_weight=1.0)}
     mixture = MixtureLoss(losses=both, term_weights={"a": 1.0, "b": 1.0})
-    with pytest.raises(ValueError, match=r"losses.b has terms of its own \(sft\), which a mixture cannot weigh"):
+    with pytest.raises(ValueError, match=r"losses.b has further terms \(sft\), which a mixture does not support"):
         mixture.weights(lists([1, 0]))
-    with pytest.raises(ValueError, match=r"losses\.m is a mixture itself"):
+    with pytest.raises(ValueError, match=r"losses\.m is a mixture; list"):
         MixtureLoss(losses={"m": mixture, "a": RankNetLoss()}, term_weights={"m": 1.0, "a": 1.0})

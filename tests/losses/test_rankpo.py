@@ -245,10 +245,10 @@ def test_reference_gets_no_gradient():
         ({"confidence": "smoothing", "kind": "hinge"}, "confidence=smoothing needs .* got kind=hinge"),
         ({"confidence": "smoothing", "label_smoothing": 0.1}, "confidence=smoothing needs .* label_smoothing=0.1"),
         ({"confidence_scale": 0.0}, "confidence_scale must be > 0, got 0.0"),
-        ({"kl_weight": 0.1}, "kl_temperature must be set with kl_weight=0.1"),
+        ({"kl_weight": 0.1}, "kl_weight=0.1 needs kl_temperature"),
         ({"kl_weight": 0.1, "kl_temperature": 0.0}, "kl_temperature must be > 0, got 0.0"),
         ({"kl_direction": "both"}, "kl_direction must be one of forward, reverse, got 'both'"),
-        ({"replay_weight": 0.5}, "replay_temperature must be set with replay_weight=0.5"),
+        ({"replay_weight": 0.5}, "replay_weight=0.5 needs replay_temperature"),
         ({"matryoshka_dims": (8, 8)}, r"matryoshka_dims must be distinct integers >= 1, got \[8, 8\]"),
     ],
 )

@@ -115,7 +115,7 @@ def test_collapsed_and_dense_runs_end_with_the_key_to_change():
         run(sparsity, [(5, 26)] * 3)
     assert run(sparsity, [(5, 26)] * 9, settled=False)["dense"] == 0
     assert run(Sparsity(patience=None), [(0, 99)] * 9)["zero"] == 9
-    with pytest.raises(CollapseError, match=r"lower optimizer.lr: no regularisation is on"):
+    with pytest.raises(CollapseError, match=r"lower optimizer.lr, since no regularisation is active"):
         run(Sparsity(patience=1, document_weight=0), [(5, 0)])
 
 

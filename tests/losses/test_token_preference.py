@@ -108,7 +108,7 @@ def test_gradcheck(loss):
     ("build", "message"),
     [
         (lambda: TDPOLoss(variant=3), "variant must be 1 or 2, got 3"),
-        (lambda: RaDPOLoss(if_ra_dpo2=False, variant=2), "if_ra_dpo2=False and variant=2 disagree"),
+        (lambda: RaDPOLoss(if_ra_dpo2=False, variant=2), "if_ra_dpo2=False and variant=2 contradict"),
         (lambda: RaDPOLoss(confidence_level=0.0), "confidence_level must be > 0, got 0.0"),
         (lambda: TDPOLoss()(LOGPS, labels(2), REFERENCE), "TDPOLoss needs divergences over the vocabulary"),
     ],

@@ -129,8 +129,8 @@ def test_gradients():
     ("keys", "message"),
     [
         ({"distance": "dot"}, "distance must be one of cosine, mse, l2, got 'dot'"),
-        ({"weight": 0.0}, "weight, similarity_weight and triplet_weight are all 0: nothing would be learnt"),
-        ({"dims": (4,)}, r"dims=\[4\] are sizes of similarity and triplet; both weights are 0"),
+        ({"weight": 0.0}, "weight, similarity_weight and triplet_weight are all 0; set at least one"),
+        ({"dims": (4,)}, r"dims=\[4\] needs similarity_weight or triplet_weight > 0"),
         ({"dims": (0,), "similarity_weight": 1.0}, r"dims must be integers >= 1 or null, got \[0\]"),
         ({"triplet_weight": -1.0}, "triplet_weight must be >= 0, got -1.0"),
     ],

@@ -151,7 +151,7 @@ class TestShort:
         assert {n.rank for n in item.negatives[2:]} == {None}
 
     def test_error_names_query_and_keys(self):
-        with pytest.raises(TooFewError, match=r"query q1 has 2 negatives of 3; widen mining\.top_k"):
+        with pytest.raises(TooFewError, match=r"query q1 has 2 of 3 negatives; widen mining\.top_k"):
             mine(**SHORT, on_short="error")
 
 

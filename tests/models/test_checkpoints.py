@@ -153,7 +153,7 @@ GENERAL = "config_sentence_transformers.json"
             [MODULES[0], {**MODULES[1], "type": "sentence_transformers.models.WordEmbeddings"}],
             "WordEmbeddings",
         ),
-        ("modules.json", [{**MODULES[0], "type": "custom_st.Transformer"}, MODULES[1]], "code of its own"),
+        ("modules.json", [{**MODULES[0], "type": "custom_st.Transformer"}, MODULES[1]], "does not run the code of"),
         ("modules.json", [{**MODULES[0], "path": "../other"}, MODULES[1]], "lies outside the folder"),
         ("modules.json", [MODULES[0], {**MODULES[1], "path": "/etc"}], "lies outside the folder"),
         ("1_Pooling/config.json", {"pooling_mode": "attention", "embedding_dimension": 24}, "has no 'attention'"),
@@ -215,7 +215,7 @@ def test_other_prompts_are_named(tmp_path):
     said = []
     settings = EmbeddingKind(name_or_path=str(folder)).open_inputs(said.append).settings
     assert settings.passage_prompt == "p: "
-    assert any("its prompts sts are not used" in line for line in said)
+    assert any("the prompts sts are not used" in line for line in said)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gpt2", "gpt_neox"])
@@ -244,7 +244,7 @@ def test_windows_are_not_made_two_way(tmp_path):
     byte_tokenizer().save_pretrained(tmp_path)
     kind = EmbeddingKind(name_or_path=str(tmp_path), bidirectional=True, query_max_length=60, passage_max_length=60)
     with pytest.raises(
-        LoadingError, match=r"MistralModel reads in windows of 5 tokens; set model\.bidirectional=false"
+        LoadingError, match=r"MistralModel has sliding windows of 5 tokens, .* set model\.bidirectional=false"
     ):
         kind.build(kind.open_inputs(print), print)
 
@@ -319,7 +319,7 @@ def test_a_head_that_is_not_used_is_named(tmp_path):
     said = []
     kind = EmbeddingKind(name_or_path=str(tmp_path), query_max_length=60, passage_max_length=60)
     kind.build(kind.open_inputs(said.append), said.append)
-    assert any("its head is not used (cls.predictions" in line for line in said)
+    assert any("the head of the checkpoint is not used (cls.predictions" in line for line in said)
 
 
 def test_adapters_alone_are_merged_into_their_base(tmp_path):
@@ -347,7 +347,7 @@ def test_adapters_alone_are_merged_into_their_base(tmp_path):
     np.testing.assert_allclose(models[1].encode(TEXTS[0]), first / first.norm(), atol=1e-5)
     assert np.abs(models[0].encode(TEXTS[0]) - models[1].encode(TEXTS[0])).max() > 1e-2
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(LoadingError, match="adapters alone, and their base model is not there"):
+    with pytest.raises(LoadingError, match="only adapters, and their base model cannot be loaded"):
         kind.build(models[1].inputs, print)
 
 
@@ -373,7 +373,7 @@ def test_a_tokenizer_with_more_tokens_than_rows_is_refused(tmp_path):
     tokenizer.add_tokens(["<new>", "<newer>"])
     tokenizer.save_pretrained(tmp_path)
     kind = EmbeddingKind(name_or_path=str(tmp_path), query_max_length=60, passage_max_length=60)
-    with pytest.raises(LoadingError, match="the tokenizer has 262 tokens and the model 260 embeddings"):
+    with pytest.raises(LoadingError, match="the tokenizer has 262 tokens, but the model has 260 embeddings"):
         kind.build(kind.open_inputs(print), print)
 
 
@@ -426,7 +426,9 @@ def test_a_pooling_that_nobody_states_is_said_to_be_a_guess(tmp_path, family, po
     byte_tokenizer().save_pretrained(tmp_path)
     said = []
     assert EmbeddingKind(name_or_path=str(tmp_path)).open_inputs(said.append).settings.pooling == pooling
-    assert any(f"{pooling} pooling is a guess by the architecture; model.pooling sets another" in line for line in said)
+    assert any(
+        f"states no pooling, so {pooling} is used for its architecture; set model.pooling" in line for line in said
+    )
     said.clear()
     EmbeddingKind(name_or_path=str(tmp_path), pooling="cls").open_inputs(said.append)
     assert not any("guess" in line for line in said)

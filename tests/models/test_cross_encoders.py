@@ -116,7 +116,7 @@ def test_an_embedding_model_becomes_a_reranker_with_a_new_head(tmp_path):
     said = []
     kind = RerankerKind(name_or_path=str(folder_of(tmp_path, "mean")), max_length=60, min_document_tokens=4)
     kind.build(kind.open_inputs(said.append), said.append)
-    assert any("new, drawn with the run's seed" in line for line in said)
+    assert any("initialised at random from the run's seed" in line for line in said)
 
 
 def test_hub_ids_are_read_as_folders_are(tmp_path, monkeypatch):

@@ -103,7 +103,7 @@ def test_rank_speaks_of_the_input_list(model):
     assert sorted(index for index, _, _ in ranked) == [0, 1, 2, 3]
     assert all(["same", "", "same", "x"][index] == text for index, _, text in ranked)
     assert len(model.rank("q", ["a", "b", "c"], top_k=2)) == 2
-    with pytest.raises(TypeError, match="documents must be a list of texts, got one text"):
+    with pytest.raises(TypeError, match="documents must be a list of strings, got one string"):
         model.rank("q", "text")
     with pytest.raises(ValueError, match=r"requests\[0\]: the query is empty"):
         model.rank(" ", ["a", "b"])
@@ -264,7 +264,7 @@ def test_requests_and_tables_get_the_same_scores(model, tmp_path):
     ("keys", "message"),
     [
         ({"decode": "beam"}, "decode must be one of first_token, generate, constrained, got 'beam'"),
-        ({"window": 11}, "window must be in 2 to 10, for which identifiers are proved, got 11"),
+        ({"window": 11}, "window must be in 2 to 10, the number of identifiers, got 11"),
         ({"window": 4, "stride": 5}, "stride must be in 1 to window=4, got 5"),
         ({"on_window_error": "hide"}, "on_window_error must be raise or keep, got 'hide'"),
     ],

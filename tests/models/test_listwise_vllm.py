@@ -170,7 +170,7 @@ def _on_the_cpu(precision, timeout_minutes):
     [
         (("task.backend=tgi",), "backend must be one of auto, transformers, vllm, got 'tgi'"),
         (("task.backend=vllm", "model.decode=first_token"), "gives no access to logits; set model.decode=generate"),
-        (("task.backend=vllm", "model.use_peft=true"), "does not read adapters of training"),
+        (("task.backend=vllm", "model.use_peft=true"), "does not support adapters in training"),
     ],
 )
 def test_what_vllm_cannot_do(tmp_path, final, vllm, overrides, message):

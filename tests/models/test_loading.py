@@ -35,9 +35,7 @@ def test_pickled_weights_are_refused(tmp_path):
     folder = folder_of(tmp_path)
     torch.save(backbone("bert").state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(
-        LoadingError, match=r"pickled weights only \(\*\.bin\), and a pickle can run code; convert them"
-    ):
+    with pytest.raises(LoadingError, match=r"only pickled weights \(\*\.bin\), which can run code"):
         load(folder)
 
 
@@ -49,7 +47,7 @@ def test_code_in_a_folder_is_not_run_unless_asked(tmp_path, monkeypatch):
     config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
-    with pytest.raises(LoadingError, match=r"brings code of its own.*model\.trust_remote_code=true"):
+    with pytest.raises(LoadingError, match=r"needs code from its repository.*model\.trust_remote_code=true"):
         load(folder)
     assert not (tmp_path / "ran").exists()
 
@@ -70,7 +68,7 @@ def test_damaged_and_strange_folders(tmp_path):
     (folder / "config.json").write_text("{}")
     with pytest.raises(LoadingError, match="cannot load"):
         load(folder)
-    with pytest.raises(LoadingError, match=r"model\.random\.model_type=bertt is no model type"):
+    with pytest.raises(LoadingError, match=r"model\.random\.model_type=bertt is not a model type"):
         random_weights.random_backbone({"model_type": "bertt"})
     with pytest.raises(LoadingError, match=r"does not run with sdpa; set model\.attn_implementation=eager"):
         random_weights.random_backbone({"model_type": "mpnet"})

@@ -171,7 +171,7 @@ def test_damaged_weights_of_a_prior_are_refused(tmp_path):
     weights = load_file(tmp_path / "FINAL" / FILE)
     save_file({"other": weights["weight"]}, tmp_path / "FINAL" / FILE)
     (tmp_path / "FINAL" / MANIFEST).unlink()  # It would report the change first.
-    with pytest.raises(LoadingError, match=r"prior.safetensors holds other \(2, 24\)"):
+    with pytest.raises(LoadingError, match=r"prior.safetensors has other \(2, 24\)"):
         built(tmp_path / "FINAL")
     (tmp_path / "FINAL" / FILE).unlink()
     with pytest.raises(LoadingError, match=r"has no prior.safetensors"):
@@ -183,7 +183,7 @@ def test_damaged_weights_of_a_prior_are_refused(tmp_path):
     [
         ({"prior_layers": [1, 1]}, r"prior_layers must be different numbers of layers >= 0, got \[1, 1\]"),
         ({"prior_layers": [-1]}, r"prior_layers must be different numbers"),
-        ({"prior_layers": [1], "prior_weight": 0}, "prior_weight must be > 0, got 0; prior_layers=.. leaves"),
+        ({"prior_layers": [1], "prior_weight": 0}, "prior_weight must be > 0, got 0; to remove the prior"),
     ],
 )
 def test_settings_are_checked(keys, message):

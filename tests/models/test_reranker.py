@@ -184,10 +184,10 @@ def test_compute_score_takes_one_pair_or_many():
 @pytest.mark.parametrize(
     ("pairs", "error", "message"),
     [
-        ([("a", "b"), ("a", "b", "c")], TypeError, r"pairs\[1\] must be two texts"),
-        ([("a", 3)], TypeError, r"pairs\[0\] must be two texts"),
-        ([("a", "b"), "ab"], TypeError, r"pairs\[1\] must be two texts"),
-        ("ab", TypeError, "got one text"),
+        ([("a", "b"), ("a", "b", "c")], TypeError, r"pairs\[1\] must be two strings"),
+        ([("a", 3)], TypeError, r"pairs\[0\] must be two strings"),
+        ([("a", "b"), "ab"], TypeError, r"pairs\[1\] must be two strings"),
+        ("ab", TypeError, "got one string"),
         ([("a", "b"), ("  ", "b")], ValueError, r"pairs\[1\]: the query is empty"),
     ],
 )
@@ -277,13 +277,13 @@ def test_a_head_of_three_labels_is_refused(tmp_path):
     backbone = random_backbone(config, family=AutoModelForSequenceClassification)
     backbone.save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(LoadingError, match="has 3 labels; a reranker has one"):
+    with pytest.raises(LoadingError, match="has 3 labels, but a reranker needs one"):
         rankpo.load(tmp_path, "cpu")
 
 
 def test_another_architecture_than_the_head_says_is_refused():
     for family, head in (("bert", "decoder"), ("llama", "encoder")):
-        with pytest.raises(ValueError, match=f"does not compute its score the way model.head={head} does"):
+        with pytest.raises(ValueError, match=f"computes its score differently from model.head={head}"):
             tiny(family, byte_tokenizer(), head, suffix="" if head == "encoder" else "x")
 
 
@@ -299,7 +299,7 @@ def test_a_new_head_is_announced_and_drawn_from_the_seed(tmp_path):
         torch.manual_seed(seed)
         config = RerankerKind(name_or_path=str(tmp_path), head="decoder", max_length=70, separator="\n")
         heads.append(config.build(config.open_inputs(said.append), said.append).base.score.weight.detach().clone())
-    assert "new, drawn with the run's seed: score.weight" in said
+    assert "initialised at random from the run's seed: score.weight" in said
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
     assert 0.005 < heads[0].std() < 0.05  # N(0, 0.02)
@@ -315,7 +315,7 @@ def test_the_tokenizers_pad_id_wins_and_no_token_is_added(tmp_path):
     keys = {"head": "decoder", "max_length": 70, "separator": "\n", "suffix": "."}
     config = RerankerKind(name_or_path=str(tmp_path / "base"), **keys)
     model = config.build(config.open_inputs(said.append), said.append).eval()
-    assert any("no pad token; '<|reserved_0|>' is used" in message for message in said)
+    assert any("no pad token, so '<|reserved_0|>' is used" in message for message in said)
     assert model.base.config.pad_token_id == model.tokenizer.pad_token_id == 2
     saved(model, tmp_path / "FINAL", {})
     assert len(AutoTokenizer.from_pretrained(tmp_path / "FINAL")) == len(tokenizer) == len(llama())
@@ -378,7 +378,9 @@ def test_a_saved_model_needs_no_key_and_says_which_it_did_not_take(tmp_path):
     assert config.open_inputs(said.append, explicit={"min_document_tokens"}).settings == RerankerSettings(
         **{**model.settings.to_json(), "min_document_tokens": 20}
     )
-    assert any("was saved with max_length=200: that is used, not the yaml's 512" in message for message in said)
+    assert any(
+        "was saved with max_length=200; this value is used instead of the yaml's 512" in message for message in said
+    )
     assert any("model.min_document_tokens=20 instead of 16" in message for message in said)
     with pytest.raises(ValueError, match="settings has no 'beta'"):
         RerankerSettings.from_json({"beta": 1})
@@ -451,10 +453,10 @@ def test_half_precision_scores_are_float32_and_close(name):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({}, "name_or_path or load_from, or else random, must say"),
-        ({"name_or_path": "x", "random": {"model_type": "bert"}}, "name_or_path and random both say"),
+        ({}, "no source of weights is set"),
+        ({"name_or_path": "x", "random": {"model_type": "bert"}}, "name_or_path and random are both set"),
         ({"name_or_path": "x", "trust_remote_code": "false"}, "trust_remote_code must be true or false, got 'false'"),
-        ({"name_or_path": "x", "export_one_label": True}, "it needs head=causal_lm, got auto"),
+        ({"name_or_path": "x", "export_one_label": True}, "export_one_label=true needs head=causal_lm, .*got auto"),
         ({"name_or_path": "x", "chunk_tokens": 0}, "chunk_tokens must be >= 1 or null, got 0"),
         ({"name_or_path": "x", "layout": "flat"}, "layout must be one of auto, packed, padded, got 'flat'"),
         ({"name_or_path": "x", "peft": {"lora_r": 0}}, r"peft.lora_r must be >= 1, got 0"),

@@ -67,7 +67,7 @@ def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match="datasets is empty"):
         open_source("pool", "passage", [])
     path = lines(tmp_path / "c.jsonl", {"query": "a", "positives": ["one"]})
-    with pytest.raises(ConfigError, match=r"datasets\.r has no corpus of its own; choose pool or a file"):
+    with pytest.raises(ConfigError, match=r"datasets\.r has no corpus; choose pool or a file"):
         list(open_source("own", "passage", [Records(name="r", path=path)]).texts())
 
 
@@ -75,7 +75,7 @@ def test_one_id_for_two_queries_of_the_pool(tmp_path):
     """Six queries of one id would be one query, and five were lost without a word."""
     rows = [{"id": "q", "query": f"text {n}", "positives": ["a"]} for n in range(6)]
     dataset = Records(name="own", path=lines(tmp_path / "c.jsonl", *rows))
-    with pytest.raises(ConfigError, match=r"own \(c\.jsonl:2\): the id 'q' stands for another query in .*c\.jsonl:1"):
+    with pytest.raises(ConfigError, match=r"own \(c\.jsonl:2\): the id 'q' belongs to another query in .*c\.jsonl:1"):
         dict(open_source("pool", "query", [dataset]).texts())
     rows = [{"id": "q", "query": "the  same", "positives": ["a"]}, {"id": "q", "query": "the same", "positives": ["b"]}]
     dataset = Records(name="own", path=lines(tmp_path / "c.jsonl", *rows))

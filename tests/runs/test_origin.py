@@ -150,7 +150,7 @@ def test_encoding_removes_embeddings_only(tmp_path):
         f"task.output={corpus.parent}",
         f"cache_dir={tmp_path}",
     ]
-    with pytest.raises(RuntimeError, match="holds files and no embeddings"):
+    with pytest.raises(RuntimeError, match="holds files other than embeddings"):
         train(*encode, "overwrite=true")
     train(*encode)
     (corpus.parent / "notes.txt").write_text("mine")

@@ -139,7 +139,7 @@ def test_errors_say_what_to_change(world, overrides, message):
 
 
 def test_an_index_that_is_not_there_is_named(world):
-    with pytest.raises(EncodingError, match="none holds no embeddings; make them with task=encode"):
+    with pytest.raises(EncodingError, match="none holds no embeddings; create them with task=encode"):
         search(world, "failing", f"task.index={world}/none")
 
 

@@ -50,7 +50,7 @@ def test_layers_have_alphas_of_their_own():
     mixed = interpolate_by_layers(start, trained, (0.25, 0.5))
     assert [float(mixed[name]) for name in names] == [0.25, 0.25, 0.25, 0.5, 0.5, 1]
     assert list(mixed) == names
-    with pytest.raises(InterpolationError, match="5 groups of layers are asked for, and the model has 4 layers"):
+    with pytest.raises(InterpolationError, match="5 groups of layers were requested, but the model has only 4 layers"):
         layer_groups(names, 5)
 
 

@@ -222,7 +222,7 @@ def test_a_run_is_a_source(rows, cache, tmp_path):
     assert mined[0]["negatives"] == [text for text in (POOL[33], POOL[8]) if text in ids]
     assert statistics["without_negatives"] == len(mined) - 1
     (tmp_path / "run.trec").write_text("someone Q0 something 1 0.5 x\n")
-    with pytest.raises(ConfigError, match="share no query and document by id"):
+    with pytest.raises(ConfigError, match="have no query and document id in common"):
         mine(rows, cache, "run none", "mining=run", f"mining.run={tmp_path}/run.trec")
 
 
@@ -305,7 +305,7 @@ def test_the_same_command_goes_on_after_a_full_disk(rows, cache, monkeypatch, fu
 
 
 def test_too_few_is_an_error_if_asked_for(rows, cache):
-    with pytest.raises(TooFewError, match=r"has 0 negatives of 5; widen mining\.top_k"):
+    with pytest.raises(TooFewError, match=r"has 0 of 5 negatives; widen mining\.top_k"):
         mine(rows, cache, "short", "mining.max_score=-2", "mining.on_short=error")
 
 

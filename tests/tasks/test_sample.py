@@ -239,7 +239,7 @@ def test_what_ends_a_turn_is_no_part_of_a_completion():
         (["task.backend=tgi"], "backend must be one of auto, transformers, vllm"),
         (["task.prompts=missing.jsonl"], "missing.jsonl does not exist"),
         (["task.max_new_tokens=2000"], "exceed the model's 1024 positions"),
-        (["task.backend=vllm"], "these are random"),
+        (["task.backend=vllm"], "cannot run random weights"),
         (["model=tiny_bert"], "model=llama"),
         (["datasets=[]"], "or set task.prompts=FILE"),
     ],

@@ -57,7 +57,7 @@ def test_encode_search_and_engine_file(world):
         run(world, "task=search", f"task.queries={world}/queries.jsonl", "task.backend=faiss")
     entries = folder / "shard-00001.entries.npy"
     entries.write_bytes(entries.read_bytes()[:-4] + b"\0\0\0\1")
-    with pytest.raises(EncodingError, match=r"shard-00001.entries.npy has another content"):
+    with pytest.raises(EncodingError, match=r"the checksum of shard-00001.entries.npy is wrong"):
         Embeddings(folder).sparse_rows(np.array([25]))
     run(world, *encode)
     assert_allclose(Embeddings(folder).rows(np.arange(len(TEXTS))), expected, atol=1e-6)

@@ -142,7 +142,7 @@ def test_any_loss_on_lists_trains_a_listwise_model():
     [
         (("loss=ranknet",), "sorts candidates by relevance, .* add dataloader=listwise_prompts"),
         (("loss=listwise_ranking", "model.window=3", "model.stride=1"), "max_candidates=20 exceeds model.window=3"),
-        (("loss=listwise_ranking", "model=tiny_bert"), "random weights is not a decoder, and a model of kind listwise continues texts"),
+        (("loss=listwise_ranking", "model=tiny_bert"), "random weights is not a decoder, but kind=listwise needs one"),
         (
             ("loss=plackett_luce", "loss.reference_free=false", "dataloader=listwise_prompts"),
             "scores of a listwise reranker cannot be stored, .* set trainer.reference=live",

@@ -1,4 +1,4 @@
-"""The kind `causal_lm`: a causal language model, as the keys of its yaml describe it."""
+"""CausalKind: the configuration of causal language models."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class CompletionKind(CausalSettings, ModelKind["CausalSettings", "CompletionInpu
         return adapted
 
     def _refuse_merged(self) -> None:
-        """Raises ConfigError for adapters that the weights already have inside: FINAL with its own adapter/ folder."""
+        """Raises ConfigError for adapters that are already merged into the weights: FINAL with its adapter/ folder."""
         if self.is_random:
             return
         given, kept = Path(self.load_lora_from or ""), Path(self.source().path) / "adapter"
@@ -110,7 +110,7 @@ class CompletionKind(CausalSettings, ModelKind["CausalSettings", "CompletionInpu
             )
 
     def asked(self, explicit: Collection[str]) -> Collection[str]:
-        """The loss may ask for control tokens too, not only the command line."""
+        """Adds control_tokens, which the loss can set as well as the command line."""
         return {*explicit, *(["control_tokens"] if self.control_tokens is not None else [])}
 
 

@@ -42,12 +42,12 @@ class Piece(NamedTuple):
 
 
 class CompletionInputs(Inputs[Piece]):
-    """How a causal language model reads examples.
+    """The inputs of causal language models: a prompt and a completion as one sequence.
 
-    Plain prompts and completions stand as they are, eos behind the completion; conversations get the chat format,
-    which ends them itself. A text that brings its first or its end token along keeps that one alone. A completion that
-    was cut when it was written has no end. A prompt of more than max_prompt_length tokens loses its oldest turns, then
-    the beginning of its longest turn, whose frame stays; a plain one loses its beginning. A completion is cut at
+    Plain prompts and completions are unchanged, with eos after the completion. Conversations get the chat format, which
+    includes an end token. First and end tokens that a text already contains are not added again. Truncated completions
+    of a model have no end token. A prompt above max_prompt_length loses its oldest turns, and then the beginning of its
+    longest turn without the tokens of the template; a plain prompt loses its beginning. A completion is cut at
     max_length.
     """
 
@@ -95,7 +95,7 @@ class CompletionInputs(Inputs[Piece]):
         )
 
     def render(self, example: Example) -> tuple[str, list[str]]:
-        """Prompt and completions as texts of the store, marked with how to read them.
+        """Returns prompt and completions as texts of the store, with marks for their conversion.
 
         Raises BadRecord for a conversation that the chat template refuses or does not show as it is.
         """
@@ -205,9 +205,9 @@ class CompletionInputs(Inputs[Piece]):
         return _labelled(parts, prefixes)
 
     def sequences_of(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Sequences:
-        """The same of texts that stand in no table: one sequence for each prompt with its completion.
+        """Returns one sequence for each prompt with its completion, for texts outside the table.
 
-        With control tokens, behind the desirable one: that is what the model is asked for once trained.
+        With control tokens, the completion follows the desirable one, as in inference.
         """
         numbers: dict[Prompt, int] = {}
         prefixes, parts = [], []

@@ -16,10 +16,10 @@ from rankpo.types import Sequences
 
 
 class LanguageModel(RankingModel):
-    """What kinds causal_lm and listwise have in common: the output head, and hidden states at scored positions.
+    """Base of the kinds causal_lm and listwise: the output head, and hidden states at scored positions.
 
-    share_prompts: whether a prompt is computed once for all its completions. Raises ValueError for a head that is more
-    than a linear layer with a soft cap: its logits would be other ones.
+    share_prompts: whether a prompt is computed once for all its completions. Raises ValueError for a head other than
+    a linear layer with an optional soft cap.
     """
 
     def __init__(

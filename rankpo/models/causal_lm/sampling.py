@@ -56,8 +56,8 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """temperature: divides the logits; 0 takes the likeliest token. top_p: the smallest set of tokens that holds this
-    probability is drawn from. max_new_tokens: of a completion.
+    """temperature: divides the logits; 0 selects the likeliest token. top_p: samples from the smallest set of tokens
+    with this probability. max_new_tokens: of a completion.
     """
 
     seed: int
@@ -74,7 +74,7 @@ class Sampling:
             raise ValueError(f"max_new_tokens must be >= 1, got {self.max_new_tokens}")
 
     def keys(self, draw: Draw, count: int) -> np.ndarray:
-        """`count` uint64 numbers of a draw alone."""
+        """Returns `count` uint64 numbers that depend only on the draw."""
         return random_keys(count, self.seed, text_key(draw.prompt_id), draw.number)
 
     def numbers(self, draws: Sequence[Draw]) -> Tensor:

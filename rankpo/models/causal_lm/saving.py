@@ -1,4 +1,4 @@
-"""FINAL of a causal language model: a transformers folder for AutoModelForCausalLM."""
+"""CausalFolder: a transformers folder for AutoModelForCausalLM."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CausalFolder(FolderFormat[CausalLanguageModel]):
 
     @torch.no_grad()
     def difference(self, folder: Path, model: CausalLanguageModel) -> float:
-        """Of a few tokens, against the folder's own logits."""
+        """Compares log-probabilities of a few tokens with those of the folder as transformers loads it."""
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
         loaded.to(model.device)
         ids = torch.tensor(model.tokenizer(PROBE, add_special_tokens=False)["input_ids"])

@@ -1,4 +1,4 @@
-"""The kind `embedding`: a bi-encoder, as the keys of its yaml describe it."""
+"""EmbeddingKind: the configuration of bi-encoders."""
 
 from __future__ import annotations
 
@@ -54,16 +54,19 @@ class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "Embedding
         from rankpo.models.embedding.inputs import EmbeddingInputs
 
         if self.pooling == AUTO and not self._states_pooling():
-            say(f"{self.origin}: {settings.pooling} pooling is a guess by the architecture; model.pooling sets another")
+            say(
+                f"{self.origin}: the checkpoint states no pooling, so {settings.pooling} is used for its architecture; "
+                "set model.pooling to change it"
+            )
         return EmbeddingInputs(tokenizer, settings)
 
     def _states_pooling(self) -> bool:
-        """Whether the weights come with a statement of how they were pooled; random weights need none."""
+        """Whether the checkpoint states its pooling; also true for random weights."""
         stated = None if self.is_random else self._statement(Path(self.source().folder))
         return self.is_random or (stated is not None and "pooling" in stated.values)
 
     def decided(self, settings: EmbeddingSettings) -> EmbeddingSettings:
-        """With pooling=auto decided: only the last token of a decoder has read the whole text, unless it is two-way."""
+        """Resolves pooling=auto: `last` for causal decoders, whose last token alone attends to the whole text."""
         if settings.pooling != AUTO:
             return settings
         return replace(settings, pooling="last" if self.decodes() and not settings.bidirectional else "mean")
@@ -119,7 +122,7 @@ class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "Embedding
         return EmbeddingFolder()
 
     def stated(self, folder: Path) -> Stated | None:
-        """From rankpo.json, or from sentence-transformers' files."""
+        """Reads rankpo.json, or the files of sentence-transformers."""
         stated = read_folder(folder)
         if stated is None:
             return None

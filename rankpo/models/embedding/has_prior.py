@@ -1,4 +1,4 @@
-"""HasPrior: the prior of passages in the vectors of a bi-encoder, see prior.py; without one, nothing changes."""
+"""HasPrior: base of bi-encoders with an optional prior of passages, see prior.py."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class HasPrior(GivesVectors):
     """Base of `EmbeddingModel`: sizes, pooling, and a last dimension for the prior if there is one.
 
-    full_dim: the dimensions of a vector before it is cut. prior_lr: the learning rate of the prior, None for the
-    optimizer's.
+    full_dim: the dimensions of a vector before it is cut. prior_lr: the learning rate of the prior; None uses
+    the optimizer's.
     """
 
     settings: EmbeddingSettings
@@ -42,7 +42,7 @@ class HasPrior(GivesVectors):
     prior_lr: float | None
 
     def add_prior(self, prior_lr: float | None) -> None:
-        """Makes the prior of model.prior_layers. Raises ConfigError for layers that the backbone does not have."""
+        """Creates the prior of model.prior_layers. Raises ConfigError for layers that the backbone does not have."""
         chosen = self.settings.prior_layers
         if self.settings.pooled_layers:
             check_layers("pooled_layers", self.settings.pooled_layers, self.depth)
@@ -70,12 +70,12 @@ class HasPrior(GivesVectors):
 
     @property
     def topic_dim(self) -> int:
-        """The dimensions of a vector without that of the prior."""
+        """The dimensions of a vector without the one for the prior."""
         return self.settings.truncate_dim or self.full_dim
 
     @property
     def pooled_width(self) -> int:
-        """The size of what `pooled` gives for a text."""
+        """The columns of the result of `pooled`."""
         further = 0 if self.prior is None else self.prior.weight.numel()
         return self.own_width + further
 
@@ -146,11 +146,13 @@ class HasPrior(GivesVectors):
         """[N, topic_dim] vectors without the prior, and the prior's features [N, K·H]; [N, 0] without a prior."""
 
     def with_prior(self, vectors: Tensor, features: Tensor, sequences: Sequences) -> Tensor:
-        """[N, D] the vectors with a last dimension for the prior, if there is one: 1 for queries, λ·t for passages."""
+        """[N, D] vectors; a prior adds a last dimension, which is 1 for queries and λ·t for passages."""
         if self.prior is None:
             return vectors
         if sequences.prefixes is None:
-            raise ValueError("a model with a prior needs the roles of its sequences: make them with its own inputs")
+            raise ValueError(
+                "a model with a prior needs the roles of its sequences; create the sequences with model.inputs"
+            )
         queries = sequences.prefixes[:, 0].to(vectors.device).bool()
         with torch.autocast(vectors.device.type, enabled=False):
             values = self.prior(features.float()) * self.settings.prior_weight
@@ -162,7 +164,7 @@ class HasPrior(GivesVectors):
         return queries.rows[:, :size] @ candidates.rows[:, :size].T
 
     def score_parts(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """[B, G] each: the scores without the prior, and t of every candidate, so that `score` is the first + λ·second.
+        """Returns two tensors [B, G]: the scores without the prior, and t of every candidate. `score` is first + λ·second.
 
         Raises ValueError for a model without a prior.
         """
@@ -190,7 +192,7 @@ class HasPrior(GivesVectors):
         return torch.cat(vectors)[back], torch.cat(features)[back]
 
     def set_prior(self, weights: Tensor, weight: float) -> None:
-        """Replaces the prior's weights and λ. weights: [K, H], or as many in one row. Raises ValueError without a prior."""
+        """Replaces the prior's weights and λ. weights: [K, H] or [K·H]. Raises ValueError without a prior."""
         if self.prior is None:
             raise ValueError("the model has no prior; set model.prior_layers")
         with torch.no_grad():
@@ -198,7 +200,7 @@ class HasPrior(GivesVectors):
         self.settings = self.inputs.settings = replace(self.settings, prior_weight=weight)
 
     def replace_prior(self, prior: Prior | None, weight: float = 1.0) -> None:
-        """Gives the model a copy of another prior, or none. weight: λ."""
+        """Replaces the prior by a copy of another one, or removes it. weight: λ."""
         self.prior = None if prior is None else copy.deepcopy(prior).to(self.device)
         layers = () if prior is None else prior.layers
         if self.memory is not None:

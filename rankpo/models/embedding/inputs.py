@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class EmbeddingInputs(TextInputs):
     """The inputs of `EmbeddingModel`.
 
-    With include_prompt=false or with a prior, `Sequences.prefixes` holds, for each sequence, 1 for a query and 0 for a
-    passage, and the number of tokens in front of the text (special tokens and prompt) that are not pooled.
+    With include_prompt=false or with a prior, `Sequences.prefixes` has two columns: 1 for a query and 0 for a passage,
+    and the number of tokens before the text (special tokens and prompt) that are not pooled.
     """
 
     settings: EmbeddingSettings
@@ -32,8 +32,7 @@ class EmbeddingInputs(TextInputs):
 
     @property
     def roles_alike(self) -> bool:
-        """Rows of equal text may have different prompts in them where the prompt is left out of the pooling, and
-        different vectors where passages have a prior."""
+        """False with a prior, which only passages have, and if pooling excludes the prompt."""
         return super().roles_alike and not self._needs_roles
 
     @property
@@ -58,6 +57,6 @@ class EmbeddingInputs(TextInputs):
         return replace(sequences, prefixes=torch.from_numpy(numbers))
 
     def _size_of_prompt(self, role: str) -> int:
-        """Tokens in front of the text: as sentence-transformers counts them, the prompt by itself."""
+        """Returns the number of tokens before the text. Tokenises the prompt alone, as sentence-transformers does."""
         prompt = "" if self.settings.include_prompt else self.prompt(role)
         return len(self.special.head) + len(self.tokenize([prompt])[0]) if prompt else 0

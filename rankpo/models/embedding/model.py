@@ -24,7 +24,7 @@ from rankpo.types import Batch, Prompt, Sequences, Vectors
 
 
 class EmbeddingModel(HasPrior):
-    """Hidden states, pooled and normalised: `forward(sequences)` gives [N, D] float32 embeddings."""
+    """Pools and normalises hidden states. `forward(sequences)` returns embeddings [N, D] in float32."""
 
     kind: ClassVar[str] = "embedding"
     inputs: EmbeddingInputs
@@ -39,8 +39,8 @@ class EmbeddingModel(HasPrior):
         chunk_tokens: int | None = None,
         prior_lr: float | None = None,
     ) -> None:
-        """prior_lr: the learning rate of the prior, None for the optimizer's. Raises ConfigError for lengths, dimensions
-        or layers that the backbone does not have."""
+        """prior_lr: the learning rate of the prior; None uses the optimizer's. Raises ConfigError for lengths, dimensions
+        and layers that the backbone does not have."""
         super().__init__(backbone, inputs, layout=layout, chunk_tokens=chunk_tokens)
         layers, self.full_dim = self.settings.sized(self.width)
         self.layers = make_layers(layers)
@@ -61,7 +61,7 @@ class EmbeddingModel(HasPrior):
         return self._finished(vectors[:, : self.own_width]), vectors[:, self.own_width :]
 
     def _finished(self, vectors: Tensor) -> Tensor:
-        """[N, D] embeddings of pooled vectors: through the layers, cut and normalised."""
+        """Applies the layers, truncation and normalisation to pooled vectors; returns embeddings [N, D]."""
         with torch.autocast(vectors.device.type, enabled=False):
             for layer in self.layers:
                 vectors = layer(vectors)
@@ -95,10 +95,10 @@ class EmbeddingModel(HasPrior):
         devices: Sequence[str] | None = None,
         progress: bool = False,
     ) -> np.ndarray:
-        """Embeddings [len(texts), D] float32 in input order; one text gives [D]. Equal texts are encoded once.
+        """Returns embeddings [len(texts), D] in float32, in input order; [D] for one text. Equal texts are encoded once.
 
-        role: "query" or "passage", which chooses prompt and maximum length. devices: several, such as
-        ["cuda:0", "cuda:1"] or ["cpu", "cpu"], encode in as many processes. progress: a bar on the terminal.
-        Raises ValueError for another role, TypeError for anything that is not text.
+        role: "query" or "passage", which selects prompt and maximum length. devices: starts one process per device,
+        such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"]. progress: shows a progress bar. Raises ValueError for another
+        role, and TypeError for values other than text.
         """
         return encode(self, texts, role, devices=devices, progress=progress)

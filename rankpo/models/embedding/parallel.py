@@ -23,7 +23,7 @@ SECONDS_BETWEEN_LOOKS = 0.5  # Polling interval of progress.
 
 @dataclass(frozen=True)
 class Work:
-    """What every process is given. shares: rows of the sequences of each process. threads: of all of them together."""
+    """The work of all processes. shares: rows of the sequences of each process. threads: of all processes together."""
 
     model: GivesVectors
     sequences: Sequences
@@ -38,7 +38,7 @@ def encode_in_processes(
     devices: Sequence[str],
     on_progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """[N, D] embeddings, the sequences dealt to one process per device by tokens. A failing process ends all.
+    """Returns embeddings [N, D]; one process per device gets an equal share of tokens. A failing process ends all.
 
     on_progress: called with the number of sequences done since its last call.
     """

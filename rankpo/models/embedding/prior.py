@@ -1,7 +1,7 @@
 """Prior of a passage: a score that does not depend on the query, linear in pooled hidden states of chosen layers.
 
 With a prior, the score of a query q and a passage p is s(q, p) + λ·t(p). The vector of a text has one more dimension, which
-holds 1 for a query and λ·t(p) for a passage, so that the score is an inner product and every search finds it.
+holds 1 for a query and λ·t(p) for a passage, so that the score is an inner product and every vector search supports it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ FILE = "prior.safetensors"
 class Prior(nn.Module):
     """t(p) = Σ over layers of w_l · m_l, where m_l is the mean over tokens of the hidden states of layer l.
 
-    weight: [K, H], one row for each layer; 0 at first, so that a new prior changes no score. There is no bias, since a
-    constant changes no order.
+    weight: [K, H], one row for each layer. It starts at 0, so that a new prior does not change scores. There is no
+    bias, since a constant does not change the order of passages.
     """
 
     def __init__(self, layers: Sequence[int], width: int) -> None:
@@ -38,7 +38,7 @@ class Prior(nn.Module):
 
 
 def make_prior(layers: Sequence[int], width: int, depth: int) -> Prior:
-    """A new prior. depth: the number of layers of the model.
+    """Returns a new prior. depth: the number of layers of the model.
 
     Raises ConfigError for a layer that the model does not have.
     """
@@ -53,14 +53,14 @@ def check_layers(key: str, layers: Sequence[int], depth: int) -> None:
 
 
 def read_prior(prior: Prior, folder: Path) -> None:
-    """Reads the weights of a saved prior. Raises LoadingError where they are missing, of other layers or another size."""
+    """Reads the weights of a saved prior. Raises LoadingError if they are missing or have other layers or sizes."""
     if not (folder / FILE).exists():
-        raise LoadingError(f"{folder} has no {FILE}, and its rankpo.json states a prior")
+        raise LoadingError(f"{folder} has no {FILE}, but its rankpo.json states a prior; copy the folder again")
     found = load_file(folder / FILE)
     if set(found) != {"weight"} or found["weight"].shape != prior.weight.shape:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in sorted(found.items()))
         raise LoadingError(
-            f"{folder / FILE} holds {shapes}, and model.prior_layers={list(prior.layers)} needs weight "
+            f"{folder / FILE} has {shapes}, but model.prior_layers={list(prior.layers)} needs weight "
             f"{tuple(prior.weight.shape)}; leave model.prior_layers out to use the layers that the folder was saved with"
         )
     with torch.no_grad():

@@ -1,8 +1,8 @@
-"""Fit of a passage's prior on judged pairs with the model frozen: a convex problem of some 1,000 weights, solved in seconds.
+"""Fit of a passage's prior on judged pairs with a frozen model: a convex problem with about 1,000 weights.
 
 The judge's log-odds of a pair are modelled as a·(s_w - s_l) + t_w - t_l, where s are the model's scores and t is linear in
-standardised features: Bradley-Terry with the judge's confidence as a soft label and a ridge on the weights of t. The
-ridge is the one with the best cross-entropy on pairs with passages that the fit did not see.
+standardised features: a Bradley-Terry model with the judge's confidence as a soft label and a ridge penalty on the weights
+of t. Cross-validation over passages selects the ridge with the lowest cross-entropy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 MAX_ITERATIONS = 200
-SMALLEST_DEVIATION = 1e-4  # of a feature, as a share of the largest; smaller ones are noise of the arithmetic
+SMALLEST_DEVIATION = 1e-4  # Relative to the largest deviation of a feature; smaller deviations are rounding noise.
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class JudgedPairs:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """weights: [F] of t, in the judge's log-odds. slope: a. ridge: as chosen.
+    """A fitted prior. weights: [F] of t, in the judge's log-odds. slope: a. ridge: the selected value.
 
-    held_out_loss, held_out_accuracy: cross-entropy and agreement of a·s + t on pairs with unseen passages, before the
-    last fit on all pairs; held_out_prior: agreement of t alone.
+    held_out_loss, held_out_accuracy: cross-entropy and agreement of a·s + t on held-out pairs in cross-validation.
+    held_out_prior: agreement of t alone.
     """
 
     weights: Tensor
@@ -51,9 +51,9 @@ class Fitted:
 
 
 def fit_prior(features: Tensor, pairs: JudgedPairs, ridges: Sequence[float], folds: int, seed: int) -> Fitted:
-    """features: [N, F] of the passages. ridges: to choose from. folds: of the passages, for the choice.
+    """Fits a prior. features: [N, F] of the passages. ridges: the candidate values. folds: of the cross-validation.
 
-    Raises ValueError without pairs whose passages have different features.
+    Raises ValueError if no pair has passages with different features.
     """
     features = features.double()
     deviation = features.std(0)
@@ -80,7 +80,7 @@ def fit_prior(features: Tensor, pairs: JudgedPairs, ridges: Sequence[float], fol
 def _cross_validated(
     features: Tensor, pairs: JudgedPairs, ridges: Sequence[float], folds: int, seed: int
 ) -> list[tuple[float, float, float]]:
-    """Cross-entropy, agreement and agreement of t alone for each ridge, over pairs with a passage that was left out."""
+    """Returns cross-entropy, agreement and agreement of t alone for each ridge, on pairs with a held-out passage."""
     generator = torch.Generator().manual_seed(seed)
     fold_of = torch.randint(folds, (len(features),), generator=generator)
     sums = torch.zeros(len(ridges), 3, dtype=torch.float64)
@@ -103,12 +103,12 @@ def _cross_validated(
 
 
 def _inputs(features: Tensor, pairs: JudgedPairs) -> Tensor:
-    """[P, 1 + F] float64: the gap of the scores, and the differences of the features."""
+    """[P, 1 + F] float64: the gap of the scores and the differences of the features."""
     return torch.cat([pairs.gaps.double()[:, None], features[pairs.chosen] - features[pairs.rejected]], dim=1)
 
 
 def _path(features: Tensor, pairs: JudgedPairs, ridges: Sequence[float]) -> list[Tensor]:
-    """The solutions [1 + F] of falling ridges, each begun at the one before."""
+    """Returns solutions [1 + F] for decreasing ridges, each started from the previous one."""
     inputs, labels = _inputs(features, pairs), pairs.confidence.double()
     solutions: list[Tensor] = []
     current = torch.zeros(inputs.shape[1], dtype=torch.float64)
@@ -119,7 +119,7 @@ def _path(features: Tensor, pairs: JudgedPairs, ridges: Sequence[float]) -> list
 
 
 def _minimum(inputs: Tensor, labels: Tensor, ridge: float, start: Tensor) -> Tensor:
-    """The minimum of mean cross-entropy + ridge/2·|w|²; the slope a is free."""
+    """Minimises mean cross-entropy + ridge/2·|w|²; the slope a is not penalised."""
     solution = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [solution], max_iter=MAX_ITERATIONS, tolerance_grad=1e-7, tolerance_change=1e-10, line_search_fn="strong_wolfe"

@@ -1,4 +1,4 @@
-"""Reading of embedding models that were saved by rankpo or by sentence-transformers of any generation."""
+"""Reader of embedding models in folders of rankpo and of all generations of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rankpo.models.layer_keys import LAYERS, read_layer
 from rankpo.models.saved import RECORD, Stated, own_statement, read_json
 from rankpo.models.st_folders import Module, check_keys, check_transformer, length_of, read_general, read_modules
 
-POOLING_KEYS = {  # in the order in which sentence-transformers joins several
+POOLING_KEYS = {  # In the order in which sentence-transformers concatenates several of them.
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -34,7 +34,8 @@ PASSAGE_PROMPTS = ("document", "passage", "corpus")
 def read_folder(folder: Path) -> Stated | None:
     """Returns the settings in rankpo.json, else those in sentence-transformers' files, else None.
 
-    Raises ConfigError for modules, keys and values that would give other embeddings than sentence-transformers' own.
+    Raises ConfigError for modules, keys and values with which embeddings would differ from those of
+    sentence-transformers.
     """
     if (folder / RECORD).exists():
         return own_statement(folder, ("embedding",), EmbeddingSettings)
@@ -44,7 +45,7 @@ def read_folder(folder: Path) -> Stated | None:
     names = [module.name for module in modules]
     if names[:2] != ["Transformer", "Pooling"] or not set(names[2:]) <= set(LAYERS):
         raise ConfigError(
-            [f"{folder}: modules {', '.join(names)}; rankpo reads Transformer, Pooling and then {', '.join(LAYERS)}"]
+            [f"{folder}: modules {', '.join(names)}; rankpo supports Transformer, Pooling and then {', '.join(LAYERS)}"]
         )
     check_transformer(modules[0])
     general = read_general(folder)
@@ -105,10 +106,12 @@ def _pooling(module: Module) -> dict[str, object]:
 
 
 def _layers(modules: list[Module], general: Mapping[str, object], folder: Path) -> dict[str, object]:
-    """The layers, and whether vectors have length 1 at the end. Cosines are inner products of such vectors."""
+    """Returns the layers and `normalize`, which is also true if the similarity is the cosine."""
     similarity = general.get("similarity_fn_name")
     if similarity not in (None, "cosine", "dot"):
-        raise ConfigError([f"{folder}: similarity {similarity}; rankpo compares by cosine or dot (inner products)"])
+        raise ConfigError(
+            [f"{folder}: similarity {similarity} is not supported; it must be cosine or dot (inner products)"]
+        )
     ends = bool(modules) and modules[-1].name == "Normalize"
     layers = [read_layer(module, "sentence_embedding") for module in modules]
     if ends:
@@ -138,8 +141,8 @@ def _notes(general: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     lines = []
     if unused:
         lines.append(
-            f"{folder}: its prompts {', '.join(unused)} are not used; model.query_prompt and model.passage_prompt set others"
+            f"{folder}: the prompts {', '.join(unused)} are not used; to change prompts, set model.query_prompt or model.passage_prompt"
         )
     if heads := [name for name in ("colbert_linear.pt", "sparse_linear.pt") if (folder / name).exists()]:
-        lines.append(f"{folder}: {' and '.join(heads)} are not used: kind embedding is its dense vectors")
+        lines.append(f"{folder}: {' and '.join(heads)} are not used, since kind=embedding uses only the dense vectors")
     return tuple(lines)

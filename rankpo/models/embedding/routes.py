@@ -1,9 +1,10 @@
-"""Routes of queries and passages in sentence-transformers' folders of models with a prior, made of its own modules.
+"""Routes of queries and passages in sentence-transformers' folders of models with a prior, built from its modules.
 
-No module of sentence-transformers joins two vectors, but `Pooling` in the modes cls and mean joins `cls_token_embeddings`,
-where a module stored any vector, with the mean of `token_embeddings`. So the route of passages stores the finished vector
-there; for each layer, `WeightedLayerPooling` makes the layer's states the token embeddings, `Pooling` joins their mean, and a
-`Dense` reduces it to the prior, which is added to that of the layers before. The route of queries is a `Dense` that appends 1.
+sentence-transformers has no module that concatenates two vectors. However, `Pooling` with the modes cls and mean
+concatenates `cls_token_embeddings`, in which a module can store any vector, and the mean of `token_embeddings`. The
+route of passages therefore stores the finished vector there. For each layer, `WeightedLayerPooling` makes the layer's
+states the token embeddings, `Pooling` appends their mean, and a `Dense` reduces it to the prior and adds the prior of
+the previous layers. The route of queries is a `Dense` that appends 1.
 sentence-transformers 6.2 computes the same vectors (tests/models/test_prior.py).
 """
 
@@ -35,7 +36,7 @@ def write_routes(folder: Path, prior: Prior, settings: EmbeddingSettings, dim: i
     for number, (layer, weight) in enumerate(zip(prior.layers, weights, strict=True)):
         routes.layer(layer, depth, len(weight))
         routes.pooling(len(weight), settings.include_prompt)
-        size = dim if number == 0 else dim + 1  # The first layer finds no prior beside the vector.
+        size = dim if number == 0 else dim + 1  # Before the first layer, the vector has no prior.
         joined = torch.zeros(dim + 1, size + len(weight))
         joined[:size, :size] = torch.eye(size)
         joined[dim, size:] = weight
@@ -92,7 +93,7 @@ def write_module(folder: Path, keys: Mapping[str, object], tensors: Mapping[str,
 
 
 class Routes:
-    """The modules of each route, written one after another into folders beside each other."""
+    """The modules of each route, written to consecutive folders."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -100,17 +101,17 @@ class Routes:
         self.types: dict[str, str] = {}
 
     def dense(self, route: str, weight: Tensor, output: str, bias: Tensor | None = None) -> None:
-        """A linear layer on the vector, which stores its result under the name `output`. weight: [out, in]."""
+        """Adds a linear layer on the vector; the result is stored as `output`. weight: [out, in]."""
         keys = dense_keys(weight.shape[1], weight.shape[0], output, bias is not None)
         tensors = {"linear.weight": weight, **({} if bias is None else {"linear.bias": bias})}
         self._add(route, "Dense", keys, tensors)
 
     def layer(self, number: int, depth: int, width: int) -> None:
-        """The states of one layer as token embeddings."""
+        """Adds a module that makes the states of one layer the token embeddings."""
         self._add("document", "WeightedLayerPooling", *one_layer(number, depth, width))
 
     def pooling(self, width: int, include_prompt: bool) -> None:
-        """The stored vector with the mean of the token embeddings behind it."""
+        """Adds a module that appends the mean of the token embeddings to the stored vector."""
         self._add("document", "Pooling", joined_keys(width, include_prompt), {})
 
     def _add(self, route: str, name: str, keys: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
@@ -121,7 +122,7 @@ class Routes:
         write_module(self.folder / place, keys, tensors)
 
     def write(self) -> None:
-        """Writes the list of modules. A text of no stated role is a passage."""
+        """Writes the list of modules. A text without a role is a passage."""
         parameters = {"default_route": "document", "allow_empty_key": True}
         record = {"types": self.types, "structure": self.structure, "parameters": parameters}
         write_json(self.folder / "router_config.json", record)

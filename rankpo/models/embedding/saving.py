@@ -1,6 +1,7 @@
-"""FINAL of an embedding model: a transformers folder that sentence-transformers loads too, with the same embeddings.
+"""EmbeddingFolder: a transformers folder that sentence-transformers loads with equal embeddings.
 
-The format is the older sentence-transformers layout, which 6.2 reads too; servers mis-pooled the newer one for months.
+The format is the older sentence-transformers layout, which release 6.2 also reads, since servers pooled the newer
+layout wrongly for months.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ from transformers import AutoModel, AutoTokenizer  # pool and normalise as state
 backbone, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")
 ```"""
 PRIOR = (
-    "A passage has a score of its own, its prior, in the last dimension of its vector, multiplied by {weight:g}; a query has 1 "
-    "there. Compare by inner products, not by cosines, and say what is a query and what is a passage (`encode_query`, "
-    "`encode_document`; `role=`). transformers alone does not compute the prior."
+    "The last dimension of a passage's vector is its prior, a score independent of the query, times {weight:g}; for a "
+    "query it is 1. Compare vectors by inner products, not by cosines, and encode texts in their roles (`encode_query`, "
+    "`encode_document`, or `role=`). transformers alone does not compute the prior."
 )
 SAMPLE_TEXTS = ["a short text", "a text that is a little longer than the other one, and has more words", "word"]
 
@@ -58,9 +59,9 @@ class EmbeddingFolder(FolderFormat[EmbeddingModel]):
     output = "embeddings"
 
     def tokenizer(self, model: EmbeddingModel) -> PreTrainedTokenizerBase:
-        """The model's tokenizer, with a pad token: others pad their batches, and refuse a tokenizer that has none.
+        """Adds a pad token, which other libraries need for their batches.
 
-        Which token it is does not matter, since masks hide it.
+        The choice of token does not matter, since padding is masked.
         """
         if model.tokenizer.pad_token is not None:
             return model.tokenizer
@@ -83,7 +84,7 @@ class EmbeddingFolder(FolderFormat[EmbeddingModel]):
         return 2e-2 if _flash(model) else 1e-5
 
     def difference(self, folder: Path, model: EmbeddingModel) -> float:
-        """Loaded by plain transformers, sample texts padded together."""
+        """Compares with the folder as transformers loads it, on padded sample texts."""
         family = headless(read_json(folder / "config.json"))
         backbone = family.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
         inputs = EmbeddingInputs(model.tokenizer, model.settings)
@@ -125,8 +126,8 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
         (keys["type"], layer, their_keys(keys))
         for keys, layer in zip(settings.sized(model.width)[0], model.layers, strict=True)
     ]
-    # sentence-transformers cuts after Normalize and leaves less than a unit vector: a layer in front of it cuts instead.
-    # It would also cut the last dimension, which is the prior's.
+    # sentence-transformers truncates after Normalize, so vectors would be shorter than 1, and it would remove the last
+    # dimension, which holds the prior. Therefore a layer before Normalize truncates.
     cut = settings.truncate_dim if settings.normalize or model.prior is not None else None
     if cut:
         layer = cut_layer(model.full_dim, cut)
@@ -166,12 +167,12 @@ def _transformer_keys(model: EmbeddingModel) -> dict[str, object]:
 
 
 def _pooling_keys(settings: EmbeddingSettings, width: int) -> dict[str, object]:
-    """config.json of the pooling."""
+    """Returns the config.json of the pooling."""
     ways = settings.pooling.split("+")
     chosen: dict[str, object]
     if [way for way in POOLING_KEYS.values() if way in ways] == ways:
         chosen = {key: way in ways for key, way in POOLING_KEYS.items()}
-    else:  # Only the newer form states an order.
+    else:  # Only the newer form defines an order.
         theirs = {own: name for name, own in POOLING_NAMES.items()}
         chosen = {"pooling_mode": [theirs[way] for way in ways]}
     return {"word_embedding_dimension": width, **chosen, "include_prompt": settings.include_prompt}

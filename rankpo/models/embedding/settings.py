@@ -9,7 +9,7 @@ from rankpo.models.layer_keys import Keys, checked_layer, sized_layers
 from rankpo.models.settings import Settings
 
 POOLING = ("cls", "mean", "last", "max", "mean_sqrt_len", "weighted_mean")
-AUTO = "auto"  # Value of a config key that the architecture decides.
+AUTO = "auto"  # Value of a key that is resolved by the architecture.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,9 @@ class EmbeddingSettings(Settings):
         if len(self.pooled_layers) > 1 and self.pooling not in (AUTO, "mean"):
             raise ValueError(f"pooled_layers={list(self.pooled_layers)} needs pooling=mean, got {self.pooling}")
         if not self.prior_weight > 0:
-            raise ValueError(f"prior_weight must be > 0, got {self.prior_weight}; prior_layers=[] leaves the prior out")
+            raise ValueError(
+                f"prior_weight must be > 0, got {self.prior_weight}; to remove the prior, set prior_layers=[]"
+            )
 
     @property
     def num_pooled(self) -> int:
@@ -72,9 +74,9 @@ class EmbeddingSettings(Settings):
         return len(self.pooling.split("+")) * max(1, len(self.pooled_layers))
 
     def sized(self, width: int) -> tuple[list[Keys], int]:
-        """The layers with their sizes, and the size of the vectors before truncation. width: of the hidden states.
+        """Returns the layers with their sizes, and the size of vectors before truncation. width: of the hidden states.
 
-        Raises ValueError for layers that do not fit on each other.
+        Raises ValueError for layers with incompatible sizes.
         """
         return sized_layers(self.layers, width * self.num_pooled)
 

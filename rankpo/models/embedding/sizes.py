@@ -10,8 +10,8 @@ from rankpo.models.engine.positions import usable_positions
 
 
 def check_sizes(settings: EmbeddingSettings, backbone: PreTrainedModel, offset: int, full_dim: int) -> None:
-    """Raises ConfigError for a length above the model's usable positions (XLM-R: 514 rows give 512) and for more
-    dimensions than it has.
+    """Raises ConfigError for lengths above the model's usable positions (XLM-R: 514 rows give 512), and for a
+    truncate_dim above its dimensions.
     """
     usable = usable_positions(backbone, offset)
     problems = [

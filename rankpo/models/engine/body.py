@@ -21,7 +21,7 @@ def body_of(backbone: PreTrainedModel) -> Any:
 
 
 def summary(origin: str, model: nn.Module, attention: str) -> str:
-    """One line about a built model. origin: of its weights. attention: layout and implementation, in words."""
+    """Returns one line about a built model. origin: the source of its weights. attention: layout and implementation."""
     parameters = list(model.parameters())
     whole = sum(_count(parameter) for parameter in parameters) / 1e6
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad) / 1e6

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from rankpo.types import Vectors
 
-ROWS = {"cpu": 1024}  # Document rows of a block; on a CPU, their vectors fit the second-level cache.
-SCORES = {"cpu": 1 << 18}  # Inner products of a block of query rows with them.
-MANY_ROWS, MANY_SCORES = 1 << 16, 1 << 25  # On other devices, where a block costs the start of several kernels.
-PAIRED = 8  # Blocks of pairs have so many times as many document rows, since each meets one query alone.
+ROWS = {"cpu": 1024}  # Document rows of a block; on a CPU, their vectors fit in the L2 cache.
+SCORES = {"cpu": 1 << 18}  # Inner products of a block.
+MANY_ROWS, MANY_SCORES = 1 << 16, 1 << 25  # For other devices, where each block launches several kernels.
+PAIRED = 8  # Factor on the document rows of a block of pairs, since each document is compared with one query only.
 EMPTY = -1e9  # Score of a document without vectors, as in sentence-transformers: below every other.
 
 
@@ -36,7 +36,7 @@ def maxsim(queries: Vectors, documents: Vectors) -> Tensor:
 
 def paired_maxsim(queries: Vectors, documents: Vectors) -> Tensor:
     """[n] scores of query i with document i, with gradient; otherwise as `maxsim`."""
-    if not len(documents.rows):  # No place to read from.
+    if not len(documents.rows):  # There are no rows to gather.
         documents = Vectors(documents.rows.new_zeros(1, documents.rows.shape[1]), documents.counts)
     with torch.no_grad():
         places = _best_places(queries, documents)  # [Q] rows of the documents
@@ -85,7 +85,7 @@ def _blocks(counts: Tensor, budget: int) -> Iterator[_Block]:
 
 
 class _Context(Protocol):
-    """What forward leaves for backward. places: [Q, n] for each block."""
+    """Values that forward stores for backward. places: [Q, n] for each block."""
 
     needs_input_grad: tuple[bool, ...]
     saved_tensors: tuple[Tensor, ...]
@@ -95,7 +95,7 @@ class _Context(Protocol):
 
 
 class _MaxSim(torch.autograd.Function):
-    """`maxsim`, with the place of every maximum kept for backward."""
+    """`maxsim` with stored indices of the maxima for backward."""
 
     @staticmethod
     def forward(ctx: _Context, queries: Tensor, documents: Tensor, query_counts: Tensor, counts: Tensor) -> Tensor:
@@ -134,19 +134,19 @@ class _MaxSim(torch.autograd.Function):
 
 
 def _rows(queries: Tensor) -> int:
-    """Document rows of a block on the device of the queries."""
+    """Returns the document rows of a block on the device of the queries."""
     return ROWS.get(queries.device.type, MANY_ROWS)
 
 
 def _row_blocks(queries: Tensor, width: int) -> Iterator[slice]:
-    """Query rows, so many at once that their inner products with `width` document rows fit the device's `SCORES`."""
+    """Yields blocks of query rows whose inner products with `width` document rows fit in the device's `SCORES`."""
     size = max(1, SCORES.get(queries.device.type, MANY_SCORES) // width)
     for start in range(0, len(queries), size):
         yield slice(start, start + size)
 
 
 def _block_maxima(queries: Tensor, rows: Tensor, block: _Block, with_places: bool) -> tuple[Tensor, Tensor | None]:
-    """[Q, n] maxima over each document's rows, and [Q, n] int32 their places in the document.
+    """[Q, n] maxima over each document's rows, and [Q, n] int32 indices of the maxima in the document.
 
     rows: [n * L, D] vectors of the block.
     """
@@ -159,7 +159,7 @@ def _block_maxima(queries: Tensor, rows: Tensor, block: _Block, with_places: boo
             maxima[part] = products.amax(2)
         else:
             maxima[part], best = products.max(2)
-            places[part] = torch.minimum(best, block.counts - 1)  # A repetition stands for the last row.
+            places[part] = torch.minimum(best, block.counts - 1)  # A padding row repeats the last row.
     return maxima, places
 
 
@@ -187,7 +187,7 @@ def _best_places(queries: Vectors, documents: Vectors) -> Tensor:
 def _sums(values: Tensor, counts: Tensor) -> Tensor:
     """[q, n] sums of the rows of each query. values: [Q, n]; counts: [q] on the CPU.
 
-    Queries are padded with a row of zeros: an addition by index would have no fixed order on a GPU.
+    Queries are padded with a row of zeros, since index_add has no fixed order of summation on a GPU.
     """
     width = int(counts.max()) if len(counts) else 0
     if bool((counts == width).all()):

@@ -40,8 +40,8 @@ def packed_sdpa(
 ) -> tuple[Tensor, None]:
     """SDPA within each packed sequence. query: [1, heads, S, d]; key, value: [1, key heads, S, d].
 
-    Returns [1, S, heads, d]. sequence_lengths: lengths of the packed sequences in order; attended_lengths: tokens at the
-    beginning of each that are attended to, None for all; trees: sequences with shared prefixes instead. Raises
+    Returns [1, S, heads, d]. sequence_lengths: lengths of the packed sequences in order; attended_lengths: the number of
+    first tokens of each sequence that can be attended to, None for all; trees: sequences with shared prefixes instead. Raises
     ValueError for soft caps, position biases and attention sinks, which need padding.
     """
     for name in ("softcap", "position_bias", "s_aux"):
@@ -106,9 +106,9 @@ def window_mask(length: int, window: int | None, causal: bool, device: torch.dev
 def _attended_mask(
     length: int, attended: Sequence[int], causal: bool, window: Tensor | None, device: torch.device
 ) -> Tensor | None:
-    """Returns [count, 1, length or 1, length] bool for sequences of equal length, or `window` if all is attended to.
+    """Returns [count, 1, length or 1, length] bool for sequences of equal length, or `window` if no token is masked.
 
-    attended: tokens at the beginning of each sequence that are attended to. window: the mask of `window_mask`.
+    attended: the number of first tokens of each sequence that can be attended to. window: the mask of `window_mask`.
     """
     if min(attended) >= length:
         return window
@@ -148,7 +148,7 @@ def position_offset(backbone: PreTrainedModel) -> int:
 
 @torch.no_grad()
 def can_pack(backbone: PreTrainedModel, attn_implementation: str) -> bool:
-    """Whether this architecture gives the same hidden states packed as separately, tested on two short sequences.
+    """Whether this architecture gives the same hidden states with and without packing, tested on two short sequences.
 
     Architectures with relative position biases, soft caps or custom attention code need padding.
     """
@@ -159,7 +159,7 @@ def can_pack(backbone: PreTrainedModel, attn_implementation: str) -> bool:
     vocabulary = backbone.config.get_text_config().vocab_size
     device = next(backbone.parameters()).device
     if attn_implementation == "flash_attention_2" and device.type != "cuda":
-        return True  # Its kernel needs the model on its device.
+        return True  # The kernel runs only on a GPU, so the test below is not possible here.
     ids = (torch.arange(11, 18, device=device) * 7) % vocabulary
     lengths = torch.tensor([3, 4])
     training = backbone.training

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Size of a block's logits: 48 MiB on a CPU, above the 32 MiB from which glibc returns memory to the system instead of
-# fragmenting it. A GPU reads the whole head for each block, so its blocks are larger.
+# Size of a block's logits: 48 MiB on a CPU, since glibc returns allocations above 32 MiB to the system and does not
+# fragment its heap. A GPU reads the whole head for each block, so its blocks are larger.
 BLOCK_ELEMENTS = {"cpu": 3 << 22, "cuda": 1 << 25}
 
 Divergence = Callable[[Tensor, Tensor], Tensor]

@@ -12,16 +12,17 @@ def make_two_way(backbone: PreTrainedModel) -> None:
     Raises ValueError for an architecture that stays causal.
     """
     window = getattr(backbone.config.get_text_config(), "sliding_window", None)
-    if window is not None:  # Libraries differ in the extent of bidirectional windows.
+    if window is not None:  # Libraries disagree about the width of bidirectional windows.
         raise ValueError(
-            f"{type(backbone).__name__} reads in windows of {window} tokens; set model.bidirectional=false"
+            f"{type(backbone).__name__} has sliding windows of {window} tokens, which bidirectional attention does not support; "
+            "set model.bidirectional=false"
         )
     backbone.config.is_causal = False
     for module in backbone.modules():
         if isinstance(getattr(module, "is_causal", None), bool):  # These are attention layers of transformers.
             module.is_causal = False  # type: ignore[assignment]
     if not _sees_what_follows(backbone):
-        raise ValueError(f"{type(backbone).__name__} reads from left to right only; set model.bidirectional=false")
+        raise ValueError(f"{type(backbone).__name__} supports only causal attention; set model.bidirectional=false")
 
 
 @torch.no_grad()

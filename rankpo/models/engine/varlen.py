@@ -19,9 +19,12 @@ LARGEST_HEAD = 256  # Flash attention's limit of the head dimension; it must als
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """Which tokens of a sequence attend to which. window: a token attends to itself and to the window - 1 tokens before
-    it, and behind it if not causal; None: no limit. scale: of the inner products; None for 1/√d. attended: of each sequence, so many
-    tokens at its beginning are attended to; None: all."""
+    """The pattern of attention in each sequence.
+
+    window: a token attends to itself and to the window - 1 tokens before it, and also after it if not causal; None: no
+    limit. scale: factor on the inner products; None: 1/√d. attended: the number of first tokens of each sequence that
+    can be attended to; None: all.
+    """
 
     causal: bool
     window: int | None = None
@@ -30,13 +33,13 @@ class Pattern:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """The tokens before and after a token that it attends to, -1 for all, as flash attention counts them."""
+        """The number of tokens before and after a token that it attends to, -1 for all, as in flash attention."""
         before = -1 if self.window is None else self.window - 1
         return before, 0 if self.causal else before
 
 
 def fits(query: Tensor, dropout: float) -> bool:
-    """Whether the kernel takes these queries [1, heads, S, d]: device, type, head dimension, and no dropout."""
+    """Whether the kernel supports the device, dtype, head dimension and dropout of queries [1, heads, S, d]."""
     head = query.shape[-1]
     return query.is_cuda and query.dtype in HALF and head <= LARGEST_HEAD and head % 8 == 0 and dropout == 0
 
@@ -60,5 +63,5 @@ def attend(query: Tensor, key: Tensor, value: Tensor, borders: Tensor, longest: 
         window_size=pattern.sides,
         enable_gqa=key.shape[1] != query.shape[1],
     )
-    assert isinstance(output, Tensor)  # a pair only where the log-sum-exp is asked for
+    assert isinstance(output, Tensor)  # It would be a pair if the log-sum-exp were requested.
     return output[None]

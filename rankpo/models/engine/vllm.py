@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Weights(Protocol):
-    """The keys of a model's config that tell where its weights come from."""
+    """The keys of a model's config for the source of its weights."""
 
     @property
     def is_random(self) -> bool: ...
@@ -41,9 +41,9 @@ def choose_backend(asked: str, config: Weights, further: Mapping[str, bool] | No
     """
     hindrances = {
         "it is not installed (pip install vllm)": find_spec("vllm") is None,
-        "it loads weights from a folder or hub, and these are random": config.is_random,
-        "it does not read adapters of training; give a FINAL folder, where they are merged": config.use_peft,
-        "it spreads over GPUs by itself; start one process, with task.vllm.tensor_parallel_size": (
+        "it cannot run random weights": config.is_random,
+        "it does not support adapters in training; set model.load_from to a FINAL folder, where they are merged": config.use_peft,
+        "it uses several GPUs from one process; start one process and set task.vllm.tensor_parallel_size": (
             processes.world_size() > 1
         ),
         **(further or {}),
@@ -56,7 +56,7 @@ def choose_backend(asked: str, config: Weights, further: Mapping[str, bool] | No
 
 
 def open_engine(config: Weights, seed: int, max_model_len: int, arguments: Mapping[str, object]) -> LLM:
-    """Opens vllm.LLM with the weights of the model's config. arguments: further arguments, which win over ours."""
+    """Opens vllm.LLM with the weights of the model's config. arguments: further arguments, which override ours."""
     from vllm import LLM  # An optional package.
 
     source = resolve(config.name_or_path or "", config.load_from, config.revision)

@@ -1,8 +1,8 @@
 """Pooling of an output head's logits over the tokens of each sequence, without a [tokens, vocabulary] tensor.
 
-The engine applies the head to blocks of tokens and pools each block at once. For the maximum it keeps, per sequence and
-vocabulary entry, the value and the token that has it, so that the backward pass needs no logits: its gradient touches
-one token per active entry. For the sum, the backward pass computes the logits of each block again.
+The engine applies the head to blocks of tokens and pools each block at once. For the maximum it keeps the value and its
+token for every sequence and vocabulary entry, so that the backward pass needs no logits: the gradient of an active
+entry belongs to one token. For the sum, the backward pass computes the logits of each block again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Options(NamedTuple):
 
 
 class _Context(Protocol):
-    """What autograd gives to a function."""
+    """The autograd context."""
 
     options: _Options
     needs_input_grad: tuple[bool, ...]
@@ -70,7 +70,7 @@ class _Context(Protocol):
 
 
 class _Max(torch.autograd.Function):
-    """Saves [n, V] values and token numbers. The activations rise, so they apply to the maximum of the logits."""
+    """Saves [n, V] values and token numbers. The activations are monotonic, so they are applied to the maximum of the logits."""
 
     @staticmethod
     def forward(ctx: _Context, options: _Options, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -168,7 +168,7 @@ class _Sum(torch.autograd.Function):
 
 
 def _blocks(lengths: tuple[int, ...], size: int) -> Iterator[tuple[slice, list[Segment]]]:
-    """Yields the tokens of each block and its segments. A sequence may reach over several blocks."""
+    """Yields the tokens of each block and its segments. A sequence may span several blocks."""
     total = sum(lengths)
     segments: list[Segment] = []
     begin = place = 0
@@ -189,7 +189,7 @@ def _logits(block: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _raise_to(best: Tensor, token: Tensor, logits: Tensor, first: int) -> None:
-    """Raises the running maxima [V] and their tokens, in place, to those of logits [t, V]. first: their first token."""
+    """Updates running maxima [V] and their tokens in place with logits [t, V]. first: index of the first token."""
     if logits.device.type == "cpu":  # A running maximum stays in the cache; max over rows reads in strides.
         for place, row in enumerate(logits):
             token.masked_fill_(row > best, first + place)

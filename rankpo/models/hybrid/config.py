@@ -1,4 +1,4 @@
-"""The kind `hybrid`: dense, sparse and token vectors of one encoder, as the keys of its yaml describe it."""
+"""HybridKind: the configuration of models with dense, sparse and token vectors of one encoder."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class HybridKind(HybridSettings, ModelKind["HybridSettings", "TextInputs", "HybridModel"]):
     """BGE-M3's model: one encoder, three scores.
 
-    new_layers: new linear layers behind the encoder, drawn with the run's seed, for checkpoints without them. Settings
-    that a folder states (rankpo.json) win over the yaml, and the command line over both.
+    new_layers: creates the linear layers after the encoder with random weights from the run's seed, for checkpoints
+    without them. Settings in a folder's rankpo.json override the yaml, and the command line overrides both.
     """
 
     kind: ClassVar[str] = "hybrid"

@@ -21,19 +21,19 @@ CONVERT = (
 
 
 def read_layers(model: HybridModel, folder: Path, new_layers: bool) -> None:
-    """Reads the weights of both layers. new_layers: leaves them as drawn where the folder has none.
+    """Reads the weights of both layers. new_layers: keeps the random weights if the folder has none.
 
     Raises LoadingError for pickles, missing files and tensors of other sizes.
     """
     missing = [name for name in LAYERS if not (folder / f"{name}.safetensors").exists()]
     if missing and any((folder / f"{name}.pt").exists() for name in LAYERS):
         raise LoadingError(
-            f"{folder} has pickled layers ({missing[0]}.pt), which are not opened, since a pickle can run code; where you "
-            f"trust the folder, convert them in it: {CONVERT}"
+            f"{folder} has pickled layers ({missing[0]}.pt); rankpo does not open pickles, since they can run code. If you "
+            f"trust the folder, convert the layers there: {CONVERT}"
         )
     if missing and not (new_layers and len(missing) == len(LAYERS)):
         raise LoadingError(
-            f"{folder} has no {missing[0]}.safetensors, which a hybrid model starts from; convert FlagEmbedding's "
+            f"{folder} has no {missing[0]}.safetensors, which a hybrid model needs; convert FlagEmbedding's "
             f"{missing[0]}.pt, or set model.new_layers=true for new layers"
         )
     for name in LAYERS if not missing else ():

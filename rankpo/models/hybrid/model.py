@@ -1,8 +1,8 @@
 """Hybrid models (BGE-M3): a dense vector, token weights and token vectors of one encoder, and their weighted scores.
 
-The first token gives the dense vector, every other token a vector and a weight: https://arxiv.org/abs/2402.03216
-section 3.2. A text has one row for each token: [D] of the vector, the token's weight and its id. The row of the first
-token holds the dense vector and the weight 0.
+The first token gives the dense vector; every other token gives a vector and a weight (https://arxiv.org/abs/2402.03216
+section 3.2). A text has one row per token: the vector [D], the token's weight and its id. The row of the first token
+holds the dense vector and the weight 0.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from rankpo.types import Sequences, Vectors
 
 
 class HybridModel(GivesVectors):
-    """`forward(sequences)` gives [R, D + 2] float32: a row for each token, see above.
+    """`forward(sequences)` gives [R, D + 2] float32: one row per token, as the module docstring describes.
 
-    sparse_linear, colbert_linear: the layers behind the hidden states. Tokens that repeat in a text count once, with
-    their largest weight; special tokens have no weight.
+    sparse_linear, colbert_linear: linear layers on the hidden states. A token that occurs several times in a text
+    counts once, with its largest weight; special tokens have weight 0.
     """
 
     kind: ClassVar[str] = "hybrid"
@@ -52,7 +52,7 @@ class HybridModel(GivesVectors):
 
     @property
     def vector_dim(self) -> int:
-        """Columns of a row's vector: the dense vector may be longer than the token vectors, which end in zeros."""
+        """D, the columns of a row's vector. Token vectors that are shorter than the dense vector are padded with zeros."""
         return max(self.width, self.colbert_linear.out_features)
 
     @property
@@ -76,7 +76,7 @@ class HybridModel(GivesVectors):
         return torch.cat(parts)[torch.argsort(torch.cat(rows)).to(self.device)]
 
     def _rows(self, hidden: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
-        """[tokens, D + 2] of hidden states [tokens, D]."""
+        """Rows [tokens, D + 2] from hidden states [tokens, D]."""
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = hidden.float()
             weights = relu(self.sparse_linear(hidden)).squeeze(1)
@@ -89,7 +89,7 @@ class HybridModel(GivesVectors):
             return torch.cat([vectors, weights.masked_fill(first, 0)[:, None], ids.float()[:, None]], 1)
 
     def similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
-        """[q, c] weighted sums of the parts' scores."""
+        """[q, c] weighted sums of the scores of the parts."""
         return self._summed(self._parts(queries, candidates))
 
     def paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
@@ -120,7 +120,7 @@ class HybridModel(GivesVectors):
         return torch.stack([found[name]() for name in self.settings.parts])
 
     def _summed(self, scores: Tensor) -> Tensor:
-        """[…] of scores [parts, …]."""
+        """Weighted sum [...] of scores [parts, ...] over the parts."""
         weights = torch.tensor(self.settings.weights, dtype=scores.dtype, device=scores.device)
         return torch.tensordot(weights, scores, dims=1)
 

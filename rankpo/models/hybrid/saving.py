@@ -1,4 +1,4 @@
-"""FINAL of a hybrid model: a transformers folder with the linear layers beside it, as FlagEmbedding names them."""
+"""HybridFolder: a transformers folder plus the linear layers in files with FlagEmbedding's names."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class HybridFolder(FolderFormat[HybridModel]):
         return 2e-2 if _flash(model) else self.tolerance
 
     def difference(self, folder: Path, model: HybridModel) -> float:
-        """Loaded by plain transformers, sample texts padded together; relative to weights above 1."""
+        """Compares with the folder as transformers loads it, on padded sample texts; relative if weights exceed 1."""
         family = headless(read_json(folder / "config.json"))
         backbone = family.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
         plain = HybridModel(backbone, TextInputs(model.tokenizer, model.settings), layout="padded").eval()

@@ -14,9 +14,9 @@ PARTS = ("dense", "sparse", "colbert")
 class HybridSettings(Settings):
     """Settings of the encoding of a text in several parts, and of their weighted sum.
 
-    parts: of `PARTS`, those that the score sums; one alone is that part. Weights as in BGE-M3
-    (https://arxiv.org/abs/2402.03216 section 3.3). colbert_dim: of token vectors, None for the hidden size. Lengths in
-    tokens, special tokens included.
+    parts: the parts of the score, out of `PARTS`. The score is the weighted sum of their scores, with the weights of
+    BGE-M3 (https://arxiv.org/abs/2402.03216 section 3.3) as defaults. colbert_dim: dimensions of token vectors; None
+    means the hidden size. Lengths are in tokens, including special tokens.
     """
 
     parts: Sequence[str] = PARTS
@@ -35,7 +35,9 @@ class HybridSettings(Settings):
             raise ValueError(f"parts must be a list of some of {', '.join(PARTS)}, got {list(self.parts)}")
         for name in ("dense_weight", "sparse_weight", "colbert_weight"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}; leave a part out of parts instead")
+                raise ValueError(
+                    f"{name} must be > 0, got {getattr(self, name)}; to exclude this part, remove it from parts"
+                )
         for name in ("query_max_length", "passage_max_length"):
             if getattr(self, name) < 4:
                 raise ValueError(f"{name} must be >= 4 tokens, got {getattr(self, name)}")

@@ -1,4 +1,4 @@
-"""The kind `late_interaction`: one vector per token, compared by MaxSim, as the keys of its yaml describe it."""
+"""LateInteractionKind: the configuration of models with one vector per token, compared by MaxSim."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class LateInteractionKind(
 ):
     """A multi-vector encoder (ColBERT): one vector per token.
 
-    Settings that a folder states (rankpo.json, or the files of sentence-transformers, PyLate and Stanford ColBERT) win
-    over the yaml, and the command line over both.
+    Settings in a folder's files (rankpo.json, or those of sentence-transformers, PyLate and Stanford ColBERT) override
+    the yaml, and the command line overrides both.
     """
 
     kind: ClassVar[str] = "late_interaction"
@@ -48,13 +48,13 @@ class LateInteractionKind(
         made = inputs.LateInteractionInputs(tokenizer, settings)
         if made.unknown_words:
             say(
-                f"{self.origin}: model.skip names {', '.join(made.unknown_words)}, which are no tokens of the "
-                "tokenizer; passages keep the vectors of such texts"
+                f"{self.origin}: model.skip lists {', '.join(made.unknown_words)}, but the tokenizer has no such "
+                "tokens; these entries have no effect"
             )
         return made
 
     def load(self, inputs: LateInteractionInputs, say: Say) -> PreTrainedModel:
-        # The projection of a Stanford folder stands among the weights of the encoder; `wrap` reads it.
+        # Stanford ColBERT stores the projection with the weights of the encoder; `wrap` reads it.
         return self.backbone(say=lambda line: None if INLINE in line else say(line))
 
     def wrap(self, backbone: PreTrainedModel, inputs: LateInteractionInputs) -> LateInteractionModel:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class LateInteractionInputs(TextInputs):
     """The inputs of `LateInteractionModel`.
 
-    `Sequences.kept` marks the tokens with a vector, and `Sequences.attended` excludes the expansion tokens, if
-    attend_to_expansion is off. unknown_words: words of the skip list that are no token of the tokenizer; they are left
-    out of it.
+    `Sequences.kept` marks the tokens with a vector. `Sequences.attended` excludes the expansion tokens if
+    attend_to_expansion is false. unknown_words: words of the skip list that the tokenizer has no token for; they are
+    ignored.
     """
 
     settings: LateInteractionSettings
@@ -38,7 +38,7 @@ class LateInteractionInputs(TextInputs):
 
     @property
     def roles_alike(self) -> bool:
-        """A row of the table differs by role if queries are expanded, or if passages alone leave tokens out."""
+        """False if queries are expanded, or if tokens are skipped in passages only."""
         settings = self.settings
         skips_alike = settings.skip_queries or not len(self.skipped_ids)
         return super().roles_alike and not settings.expanded_length and skips_alike
@@ -80,11 +80,11 @@ def _expansion_id(tokenizer: PreTrainedTokenizerBase, settings: LateInteractionS
     token = settings.expansion_token or tokenizer.mask_token or tokenizer.eos_token
     if token is None:
         raise ValueError(
-            "query_expansion needs a token, and the tokenizer has no mask and no eos token; set model.expansion_token"
+            "query_expansion needs a token, but the tokenizer has neither a mask nor an eos token; set model.expansion_token"
         )
     number = _token_id(tokenizer, str(token))
     if number is None:
-        raise ValueError(f"expansion_token={token!r} is no token of the tokenizer")
+        raise ValueError(f"expansion_token={token!r} is not a token of the tokenizer; set model.expansion_token to one")
     return number
 
 

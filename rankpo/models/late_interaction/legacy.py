@@ -1,4 +1,4 @@
-"""Older folders of late interaction: PyLate up to 3, and Stanford ColBERT with its artifact.metadata."""
+"""Readers of older late-interaction folders: PyLate up to 3, and Stanford ColBERT with artifact.metadata."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ PYLATE_KEYS = (
     "skiplist_words",
 )
 EXPANSION_KEYS = ("strategy", "attend", "token", "length")
-DEFAULT_LENGTH = 32  # of queries, in ColBERT's own settings
-METADATA_VALUES = {"similarity": "cosine", "interaction": "colbert"}  # of artifact.metadata; no other is read
+DEFAULT_LENGTH = 32  # Tokens of a query in ColBERT's own settings.
+METADATA_VALUES = {"similarity": "cosine", "interaction": "colbert"}  # The supported values in artifact.metadata.
 MARKER = re.compile(r"\[[^\]\s]+\] ?")
 
 
@@ -43,7 +43,7 @@ def is_pylate(general: Mapping[str, object]) -> bool:
 
 
 def knobs(general: Mapping[str, object]) -> dict[str, object]:
-    """PyLate's keys as those of sentence-transformers' Transformer: query_length, document_length, query_expansion."""
+    """Converts PyLate's keys to those of a Transformer: query_length, document_length, query_expansion."""
     if not any(name in general for name in PYLATE_KEYS):
         return {}
     found = {name: general[name] for name in ("query_length", "document_length") if general.get(name) is not None}
@@ -57,7 +57,7 @@ def knobs(general: Mapping[str, object]) -> dict[str, object]:
 
 
 def encoding(found: Mapping[str, object], longest: int | None) -> dict[str, object]:
-    """Our lengths and expansion. found: keys of the Transformer; longest: its limit of a text, None for none.
+    """Returns rankpo's lengths and expansion. found: keys of the Transformer. longest: its maximum length, or None.
 
     Raises ConfigError for an expansion with unknown keys or values.
     """
@@ -75,7 +75,9 @@ def encoding(found: Mapping[str, object], longest: int | None) -> dict[str, obje
     strategy, length = expansion.get("strategy"), expansion.get("length")
     if strategy not in ("fixed", "min") or not isinstance(length, int):
         raise ConfigError(
-            [f"query_expansion: strategy={strategy!r}, length={length!r}; rankpo reads fixed and min with a length"]
+            [
+                f"query_expansion: strategy={strategy!r}, length={length!r}; strategy must be fixed or min, and length a number"
+            ]
         )
     sized = {"query_max_length": length} if strategy == "fixed" else {"expansion_length": length}
     attends, token = bool(expansion.get("attend")), expansion.get("token")
@@ -84,7 +86,7 @@ def encoding(found: Mapping[str, object], longest: int | None) -> dict[str, obje
 
 
 def with_prefixes(general: Mapping[str, object]) -> dict[str, object]:
-    """The prompts, with PyLate's markers in front of them."""
+    """Returns the prompts, each preceded by PyLate's marker."""
     stated = general.get("prompts")
     prompts = dict(stated) if isinstance(stated, Mapping) else {}
     for key, role in (("query_prefix", "query"), ("document_prefix", "document")):
@@ -95,19 +97,23 @@ def with_prefixes(general: Mapping[str, object]) -> dict[str, object]:
 
 
 def skipped(general: Mapping[str, object]) -> tuple[str, ...]:
-    """The skip list of a PyLate folder: punctuation, if it states none."""
+    """Returns the skip list of a PyLate folder; without one, punctuation."""
     words = general.get("skiplist_words")
     return tuple(string.punctuation) if not isinstance(words, list) else tuple(map(str, words))
 
 
 def read_stanford(folder: Path, dim: int | None) -> Stated:
-    """The settings of artifact.metadata, or Stanford ColBERT's defaults. Keys of its training are not used."""
+    """Returns the settings in artifact.metadata, or Stanford ColBERT's defaults. Training keys are ignored."""
     metadata = read_json(folder / METADATA)
     if dim is None:
-        raise ConfigError([f"{folder} is a folder of Stanford ColBERT without the tensor {INLINE} of its projection"])
+        raise ConfigError(
+            [f"{folder} is a folder of Stanford ColBERT, but its weights lack the tensor {INLINE} of the projection"]
+        )
     for key, allowed in METADATA_VALUES.items():
         if metadata.get(key) not in (None, allowed):
-            raise ConfigError([f"{folder / METADATA}: {key}={metadata[key]!r}; rankpo reads {key}={allowed}"])
+            raise ConfigError(
+                [f"{folder / METADATA}: {key}={metadata[key]!r} is not supported; rankpo needs {key}={allowed}"]
+            )
     longest = length_of(Module("Transformer", folder, {}))
     values: dict[str, object] = {
         "dim": dim,
@@ -142,7 +148,7 @@ def markers(folder: Path) -> tuple[str, ...]:
 
 
 def register(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> None:
-    """Makes markers of the vocabulary special tokens, so that a text begins with one token and not with its pieces."""
+    """Registers markers in the vocabulary as special tokens, so that each is one token instead of several pieces."""
     known = {*tokenizer.get_vocab(), *tokenizer.get_added_vocab()}
     for prompt in prompts:
         names = [name for name in (prompt, prompt.partition(" ")[0]) if name in known]

@@ -29,7 +29,7 @@ ROLES = ("query", "passage")
 
 
 class LateInteractionModel(GivesVectors):
-    """Hidden states, projected and normalised: `forward(sequences)` gives [R, D] float32, the kept tokens in order."""
+    """Projects and normalises hidden states. `forward(sequences)` returns [R, D] float32, one row per kept token."""
 
     kind: ClassVar[str] = "late_interaction"
     stored_form: ClassVar[str] = "tokens"
@@ -45,13 +45,13 @@ class LateInteractionModel(GivesVectors):
         layout: str = "auto",
         chunk_tokens: int | None = None,
     ) -> None:
-        """Raises ConfigError for lengths above the backbone's positions and for attention that cannot skip tokens."""
+        """Raises ConfigError for lengths above the backbone's positions and for attention that cannot mask tokens."""
         super().__init__(backbone, inputs, layout=layout, chunk_tokens=chunk_tokens)
         width = int(self.base.config.get_text_config().hidden_size)
         layers, self._dim = self.settings.sized(width)
         self.layers = make_layers(layers)
         self._at_start = False
-        self._of_start: tuple[nn.ModuleList, ...] = ()  # In a tuple, so that it is no part of the weights.
+        self._of_start: tuple[nn.ModuleList, ...] = ()  # In a tuple, so that torch does not register it as a submodule.
         _check(self.settings, backbone, usable_positions(backbone, self.position_offset))
 
     @property
@@ -96,7 +96,7 @@ class LateInteractionModel(GivesVectors):
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
-        """The model that the adapters were added to: without them, and with the projection of that time."""
+        """Disables the adapters inside the block and restores the projection from `keep_start`."""
         with super().adapters_off():
             self._at_start = bool(self._of_start)
             for layers in self._of_start:
@@ -107,7 +107,7 @@ class LateInteractionModel(GivesVectors):
                 self._at_start = False
 
     def similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
-        """[q, c] MaxSim; with normalize_scores divided by the number of the query's vectors."""
+        """[q, c] MaxSim, divided by the number of the query's vectors if normalize_scores is true."""
         return self._scaled(maxsim(_exact(queries), _exact(candidates)), queries, (-1, 1))
 
     def paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
@@ -139,8 +139,8 @@ class LateInteractionModel(GivesVectors):
     ) -> list[np.ndarray] | np.ndarray:
         """Token vectors [tokens, D] float32 of each text, in input order; one text gives one array.
 
-        role: "query" or "passage", which chooses prompt, length, expansion and skipped tokens. progress: a bar on the
-        terminal. Raises ValueError for another role, TypeError for anything that is not text.
+        role: "query" or "passage", which chooses prompt, length, expansion and skipped tokens. progress: shows
+        a progress bar. Raises ValueError for another role and TypeError for values other than text.
         """
         several = [texts] if isinstance(texts, str) else list(texts)
         vectors = self.encode_packed(several, role, progress=progress)
@@ -169,7 +169,7 @@ def _exact(vectors: Vectors) -> Vectors:
 
 
 def _check(settings: LateInteractionSettings, backbone: PreTrainedModel, usable: int | None) -> None:
-    """Raises ConfigError for lengths above the usable positions, and for flash attention that would see expansions."""
+    """Raises ConfigError for lengths above the usable positions, and for flash attention with masked expansions."""
     problems = [
         f"model.{name}={asked}, but the model has {usable} positions; lower it to {usable} or less"
         for name in ("query_max_length", "passage_max_length")
@@ -178,7 +178,7 @@ def _check(settings: LateInteractionSettings, backbone: PreTrainedModel, usable:
     flash = str(backbone.config._attn_implementation).startswith("flash")
     if flash and settings.expanded_length and not settings.attend_to_expansion:
         problems.append(
-            "model.attn_implementation=flash_attention_2 cannot leave query expansion unattended; set "
+            "model.attn_implementation=flash_attention_2 cannot mask the query expansion tokens; set "
             "model.attn_implementation=sdpa, or model.attend_to_expansion=true, which changes the scores"
         )
     if problems:

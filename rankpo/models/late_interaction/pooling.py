@@ -1,7 +1,7 @@
 """Pooling of token vectors: fewer vectors for each text of an index (https://arxiv.org/abs/2409.14683).
 
-Vectors of one text are clustered by Ward's method on their cosine distances, and each cluster becomes the mean of its
-vectors, of length 1. The first vector of a text stays by itself, since it stands for the whole text ([CLS]).
+Ward's method clusters the vectors of one text by cosine distance, and the normalised mean of each cluster replaces its
+vectors. The first vector of a text ([CLS]) is not pooled, since it represents the whole text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PROTECTED = 1  # Vectors at the beginning of a text that are not pooled.
 
 
 def pool_vectors(vectors: Vectors, factor: float) -> Vectors:
-    """About 1/factor of each text's vectors, of length 1. Raises ValueError for a factor below 1."""
+    """Returns about 1/factor as many vectors for each text, with length 1. Raises ValueError for a factor below 1."""
     if factor < 1:
         raise ValueError(f"pool_factor must be >= 1, got {factor}")
     parts = [_pooled(rows, factor) for rows in vectors.rows.split(vectors.counts.tolist())]

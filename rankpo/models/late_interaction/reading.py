@@ -1,4 +1,4 @@
-"""Reading of late-interaction models of rankpo, sentence-transformers, PyLate up to 3 and Stanford ColBERT."""
+"""Reader of late-interaction folders of rankpo, sentence-transformers, PyLate up to 3 and Stanford ColBERT."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 KIND = "late_interaction"
-SIMILARITIES = {None: False, "maxsim": False, "meanmaxsim": True}  # whether the score is divided
+SIMILARITIES = {
+    None: False,
+    "maxsim": False,
+    "meanmaxsim": True,
+}  # Whether the score is divided by the number of query vectors.
 MASK_KEYS = ("skiplist_words", "skiplist_tasks", "keep_only_token_ids")
 PASSAGE_PROMPTS = ("document", "passage", "corpus")
 TOKENS = "token_embeddings"  # sentence-transformers' name of the output that the layers act on
@@ -36,9 +40,9 @@ PLAIN_DENSE = {"bias": False, "activation": "Identity", "residual": False}
 
 
 def read_folder(folder: Path) -> Stated | None:
-    """The settings that a folder states: of a late-interaction model all, of an embedding model its prompts.
+    """Returns all settings of a late-interaction folder, or only the prompts of an embedding model's folder.
 
-    Raises ConfigError for modules, keys and values that would give other scores than sentence-transformers' own.
+    Raises ConfigError for modules, keys and values with which scores would differ from those of sentence-transformers.
     """
     if (folder / RECORD).exists():
         if saved_kind(folder) == "embedding":
@@ -56,14 +60,16 @@ def read_folder(folder: Path) -> Stated | None:
 
 
 def _of_embedding(settings: Mapping[str, object], folder: Path) -> Stated:
-    """The start of a late-interaction model from a model with one vector per text: its prompts."""
+    """Returns the prompts of an embedding model, from which a late-interaction model starts."""
     prompts = {name: settings.get(name) or "" for name in ("query_prompt", "passage_prompt")}
-    note = f"{folder} holds an embedding model: its encoder is the start, and the projection of token vectors is new"
+    note = (
+        f"{folder} holds an embedding model: training starts from its encoder with a new projection for token vectors"
+    )
     return Stated(values={name: text for name, text in prompts.items() if text}, source="its prompts", notes=(note,))
 
 
 def _of_modules(folder: Path, modules: Sequence[Module], general: Mapping[str, object]) -> Stated:
-    """Transformer, then Dense layers, MultiVectorMask and Normalize, whose order does not matter for the vectors."""
+    """Reads a Transformer followed by Dense layers, MultiVectorMask and Normalize, whose order may vary."""
     old = legacy.is_pylate(general)
     check_keys(folder / GENERAL, general, (*GENERAL_KEYS, *(legacy.PYLATE_KEYS if old else ())))
     names = [module.name for module in modules]
@@ -102,7 +108,7 @@ def _normalises_early(names: Sequence[str]) -> bool:
 def _normalises(modules: Sequence[Module]) -> bool:
     found = [module for module in modules if module.name == "Normalize"]
     for module in found:
-        read_layer(module, TOKENS)  # Refuses another output.
+        read_layer(module, TOKENS)  # Raises for a layer on another output.
     return bool(found)
 
 
@@ -121,7 +127,7 @@ def _projection(layers: Sequence[Mapping[str, object]]) -> dict[str, object]:
 def _scores(general: Mapping[str, object], folder: Path, old: bool) -> dict[str, object]:
     name = general.get("similarity_fn_name")
     if name not in SIMILARITIES and not old:
-        raise ConfigError([f"{folder}: similarity {name}; token vectors are compared by maxsim or meanmaxsim"])
+        raise ConfigError([f"{folder}: similarity {name} is not supported; it must be maxsim or meanmaxsim"])
     return {"normalize_scores": SIMILARITIES.get(name if isinstance(name, str) else None, False)}
 
 
@@ -129,19 +135,21 @@ def _mask(module: Module) -> dict[str, object]:
     place = module.folder / "config.json"
     check_keys(place, module.config, MASK_KEYS)
     if module.config.get("keep_only_token_ids"):
-        raise ConfigError([f"{place}: keep_only_token_ids is for images; rankpo reads texts"])
+        raise ConfigError([f"{place}: keep_only_token_ids is for images, and rankpo supports only texts"])
     tasks = module.config.get("skiplist_tasks")
     chosen = {"document"} if tasks is None else {tasks} if isinstance(tasks, str) else set(tasks)
     words = tuple(module.config.get("skiplist_words") or ())
     if not words or not chosen:
         return {"skip": ()}
     if "document" not in chosen or not chosen <= {"document", "query"}:
-        raise ConfigError([f"{place}: skiplist_tasks={tasks}; rankpo skips tokens of documents, or of both sides"])
+        raise ConfigError(
+            [f"{place}: skiplist_tasks={tasks} is not supported; it must name document, or query and document"]
+        )
     return {"skip": words, "skip_queries": "query" in chosen}
 
 
 def _prompts(prompts: Mapping[str, object], names: Sequence[str]) -> dict[str, str]:
-    """The prompts of queries and passages. names: those of passages; a MultiVectorEncoder takes "document" alone."""
+    """Returns the prompts of queries and passages. names: accepted names of the passage prompt."""
     passage = next((prompts[name] for name in names if prompts.get(name)), "")
     return {"query_prompt": str(prompts.get("query") or ""), "passage_prompt": str(passage or "")}
 
@@ -151,27 +159,27 @@ def _notes(general: Mapping[str, object], folder: Path) -> tuple[str, ...]:
     unused = [name for name, text in prompts.items() if text and name not in ("query", "document")]
     if not unused:
         return ()
-    line = f"{folder}: its prompts {', '.join(unused)} are not used; model.query_prompt and model.passage_prompt set others"
+    line = f"{folder}: the prompts {', '.join(unused)} are not used; to change prompts, set model.query_prompt or model.passage_prompt"
     return (line,)
 
 
 def _check_side(folder: Path, values: Mapping[str, object]) -> None:
-    """Raises ConfigError where sentence-transformers would put expansion tokens in front of the query."""
+    """Raises ConfigError if sentence-transformers would put expansion tokens before the query."""
     if (
         values["query_expansion"] != "none"
         and read_json(folder / "tokenizer_config.json").get("padding_side") == "left"
     ):
         raise ConfigError(
             [
-                f"{folder}: its tokenizer pads on the left, so that query expansion stands in front; rankpo expands behind"
+                f"{folder}: the tokenizer pads on the left, so expansion tokens would precede the query; rankpo appends them"
             ]
         )
 
 
 def single_markers(folder: Path, tokenizer: PreTrainedTokenizerBase, settings: LateInteractionSettings) -> None:
-    """Makes the markers in front of texts single tokens: those of older folders, and `[…]` in front of a new model.
+    """Registers the markers before texts as single tokens, for older folders and for new models with `[…]` prompts.
 
-    Folders of sentence-transformers and of rankpo have a tokenizer that reads their prompts as it should.
+    The tokenizers in folders of sentence-transformers and rankpo already contain these tokens.
     """
     if older := legacy.markers(folder):
         legacy.register(tokenizer, older)
@@ -181,26 +189,26 @@ def single_markers(folder: Path, tokenizer: PreTrainedTokenizerBase, settings: L
 
 
 def projection_folders(folder: Path) -> list[Path]:
-    """The folders of the Dense layers on token vectors, in order; [] in a folder of another kind."""
+    """Returns the folders of the Dense layers on token vectors, in order; [] for a folder of another kind."""
     if not (folder / GENERAL).exists() or saved_kind(folder) != KIND:
         return []
     return [module.folder for module in read_modules(folder) if module.name == "Dense"]
 
 
 def inline_dim(folder: Path) -> int | None:
-    """Dimensions of the projection that Stanford ColBERT keeps among the weights of the encoder, None without one."""
+    """Dimensions of the projection that Stanford ColBERT stores with the encoder's weights; None without one."""
     found = inline_tensor(folder, INLINE)
     return None if found is None else int(found.shape[0])
 
 
 def read_projection(folder: Path, layers: nn.ModuleList) -> None:
-    """Reads the weights of the projection, if the folder has one. Raises ConfigError for one of other sizes."""
+    """Reads the weights of the projection, if the folder has one. Raises ConfigError if its sizes differ."""
     folders = projection_folders(folder)
     inline = inline_tensor(folder, INLINE) if is_stanford(folder) else None
     count = len(folders) if inline is None else 1
     if count and count != len(layers):
         raise ConfigError(
-            [f"{folder} holds {count} layers of a projection, and model.dim and model.layers ask for {len(layers)}"]
+            [f"{folder} holds {count} projection layers, but model.dim and model.layers define {len(layers)}"]
         )
     if inline is None:
         if folders:

@@ -1,4 +1,4 @@
-"""FINAL of a late-interaction model: a folder that sentence-transformers' MultiVectorEncoder loads with the same scores."""
+"""LateInteractionFolder: a folder that sentence-transformers' MultiVectorEncoder loads with equal scores."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LateInteractionFolder(FolderFormat[LateInteractionModel]):
     output = "token vectors"
 
     def tokenizer(self, model: LateInteractionModel) -> PreTrainedTokenizerBase:
-        """The model's tokenizer with a pad token, which others need, and padding behind the text for the expansion."""
+        """Adds a pad token, which other libraries need, and pads on the right, where query expansion belongs."""
         chosen: PreTrainedTokenizerBase = copy.deepcopy(model.tokenizer)
         if chosen.pad_token is None:
             chosen.pad_token = chosen.eos_token or chosen.sep_token or chosen.unk_token
@@ -85,7 +85,7 @@ class LateInteractionFolder(FolderFormat[LateInteractionModel]):
         return 2e-2 if _flash(model) else 1e-5
 
     def difference(self, folder: Path, model: LateInteractionModel) -> float:
-        """Loaded by plain transformers, sample texts of both roles padded together."""
+        """Compares with the folder as transformers loads it, on padded sample texts of both roles."""
         family = headless(read_json(folder / "config.json"))
         backbone = family.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
         inputs = LateInteractionInputs(model.tokenizer, model.settings)

@@ -11,21 +11,22 @@ from rankpo.models.settings import Settings
 
 EXPANSIONS = ("none", "fixed", "min")
 PUNCTUATION = "punctuation"
-INLINE = "linear.weight"  # the projection among the weights of a folder of Stanford ColBERT
+INLINE = "linear.weight"  # The projection in the weights of a Stanford ColBERT folder.
 
 
 @dataclass(frozen=True, kw_only=True)
 class LateInteractionSettings(Settings):
     """Settings of the encoding of a text as one vector per token, and of the score.
 
-    dim: dimensions of a token's vector, by a projection without bias; None: the hidden states. layers: the projection
-    in detail, Dense layers in order, each a mapping with the keys of `layer_keys.LAYERS`; the last gives `dim`.
-    normalize: token vectors of length 1. normalize_scores: MaxSim divided by the number of the query's vectors, in
-    [-1, 1] for vectors of length 1; False: the sum. Prompts stand before the text, such as the markers `[Q] ` and
-    `[D] `. Lengths in tokens, special tokens included. query_expansion: `fixed` fills every query with expansion_token
-    up to query_max_length, `min` up to expansion_length, `none` not at all; each of these tokens has a vector.
-    attend_to_expansion: whether other tokens attend to them. expansion_token: None for the tokenizer's mask token, else
-    its eos token. skip: tokens of passages without a vector, or "punctuation". skip_queries: also those of queries.
+    dim: dimensions of a token's vector after a projection without bias; None uses the hidden states unchanged. layers:
+    the Dense layers of the projection in order, each a mapping with the keys of `layer_keys.LAYERS`; the last one has
+    `dim` outputs. normalize: scales token vectors to length 1. normalize_scores: divides MaxSim by the number of the
+    query's vectors, so that it is in [-1, 1] for vectors of length 1; False keeps the sum. Prompts precede the text,
+    such as the markers `[Q] ` and `[D] `. Lengths are in tokens, including special tokens. query_expansion: `fixed`
+    pads every query with expansion_token up to query_max_length, `min` up to expansion_length, and `none` adds no
+    tokens; each added token has a vector. attend_to_expansion: whether other tokens attend to the added tokens.
+    expansion_token: None means the tokenizer's mask token, or its eos token if it has no mask token. skip: a list of
+    tokens, or "punctuation"; these tokens of passages have no vector. skip_queries: applies `skip` to queries too.
     """
 
     dim: int | None = 128
@@ -54,7 +55,7 @@ class LateInteractionSettings(Settings):
             raise ValueError(f"layers: type must be Dense for token vectors, got {strange[0]!r}")
         if self.layers and self.layers[-1]["out_features"] != self.dim:
             raise ValueError(
-                f"dim={self.dim}, but the last of layers gives {self.layers[-1]['out_features']} dimensions; set them alike"
+                f"dim={self.dim}, but the last of layers has out_features={self.layers[-1]['out_features']}; set both to the same number"
             )
         object.__setattr__(self, "skip", _words(self.skip))
         self._check_expansion()
@@ -77,13 +78,13 @@ class LateInteractionSettings(Settings):
 
     @property
     def expanded_length(self) -> int:
-        """Tokens that a query has at least, 0 without expansion."""
+        """Minimum tokens of a query after expansion; 0 without expansion."""
         if self.query_expansion == "fixed":
             return self.query_max_length
         return self.expansion_length or 0
 
     def projection(self) -> tuple[Keys, ...]:
-        """The layers behind the hidden states."""
+        """The layers after the hidden states."""
         if self.layers or self.dim is None:
             return tuple(dict(layer) for layer in self.layers)
         plain = {"type": "Dense", "out_features": self.dim, "bias": False, "activation": "Identity"}

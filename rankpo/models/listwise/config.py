@@ -1,4 +1,4 @@
-"""The kind `listwise`: a language model that orders the passages of one prompt, as the keys of its yaml describe it."""
+"""ListwiseKind: the configuration of language models that order the passages of one prompt."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ListwiseKind(ListwiseKeys, ModelKind["ListwiseSettings", "ListwiseInputs", "ListwiseModel"]):
-    """A listwise reranker: how it reads lists and answers.
+    """A listwise reranker: its prompt, windows and decoding.
 
-    prompt: the name of a shipped template or a yaml file, ours or RankLLM's. neftune_alpha: noise on input embeddings
-    while training. Settings that a folder states (rankpo.json) win over the yaml, and the command line over both.
+    prompt: the name of a shipped template, or a yaml file in rankpo's or RankLLM's format. neftune_alpha: noise on
+    input embeddings in training. Settings in a folder's rankpo.json override the yaml, and the command line overrides
+    both.
     """
 
     kind: ClassVar[str] = "listwise"
@@ -51,14 +52,18 @@ class ListwiseKind(ListwiseKeys, ModelKind["ListwiseSettings", "ListwiseInputs",
         return ListwiseSettings(template=read_template(self.prompt).to_json(), **own)
 
     def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: ListwiseSettings, say: Say) -> ListwiseInputs:
-        """Raises ValueError for identifiers that the tokenizer does not keep as single tokens."""
+        """Raises ValueError for identifiers that are not single tokens."""
         from rankpo.models.listwise.inputs import ListwiseInputs
 
         inputs = ListwiseInputs(tokenizer, settings)
         for note in (*inputs.layout.chat.notes, *inputs.layout.notes):
             say(note)
         own = inputs.layout.identifiers
-        shown = "" if own.canonical else ", from separate pieces: free generation may tokenise an answer otherwise"
+        shown = (
+            ""
+            if own.canonical
+            else ", built from separate tokens, so that free generation may tokenise an answer differently"
+        )
         say(
             f"identifiers {own.scheme} {own.open}{own.labels[0]}{own.close} to {own.open}{own.labels[-1]}{own.close}{shown}"
         )
@@ -88,7 +93,7 @@ class ListwiseKind(ListwiseKeys, ModelKind["ListwiseSettings", "ListwiseInputs",
         return self.adapted(model.base, "CAUSAL_LM")
 
     def stated(self, folder: Path) -> Stated | None:
-        """None for a causal_lm, whose weights a listwise reranker may start from."""
+        """Returns None for a causal_lm, from whose weights a listwise reranker can start."""
         return None if saved_kind(folder) in self.starts_from else own_statement(folder, (self.kind,), ListwiseSettings)
 
     def folder_format(self) -> ListwiseFolder:

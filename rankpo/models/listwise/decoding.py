@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def first_logits(model: ReadsIdentifiers, prompts: Sequence[np.ndarray]) -> Tensor:
-    """[n, window] identifier logits, one pass over each prompt; what all begin with is read once where that is less.
+    """[n, window] identifier logits from one pass over each prompt, by the cheaper of two methods.
 
-    The packed pass reads every token; the shared one reads the common prefix once and pads what follows it.
+    The packed method processes every token. The shared method processes the common prefix once and pads the rest.
     """
     common = common_prefix(prompts)
     rest = max(len(prompt) for prompt in prompts) - common
@@ -63,7 +63,7 @@ def _behind_prefix(model: ReadsIdentifiers, prompts: Sequence[np.ndarray], commo
 def write(model: ReadsIdentifiers, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]:
     """Greedy continuations of at most `budget` tokens, without the end token.
 
-    It ignores the checkpoint's sampling settings, since an unintended temperature of 1 costs points of nDCG.
+    The checkpoint's sampling settings are ignored, since an unintended temperature of 1 lowers nDCG by points.
     """
 
     end = model.inputs.layout.end[-1]
@@ -77,7 +77,7 @@ def write(model: ReadsIdentifiers, prompts: Sequence[np.ndarray], budget: int) -
 def constrained(model: ReadsIdentifiers, prompts: Sequence[np.ndarray], counts: Sequence[int]) -> list[list[int]]:
     """Returns permutations of the identifiers: greedy among the remaining ones, with fixed separators.
 
-    counts: passages of each prompt. The last passage needs no choice.
+    counts: passages of each prompt. The last passage is not generated.
     """
     own = model.inputs.layout.identifiers
     first = torch.tensor(own.first, device=model.device)

@@ -40,11 +40,10 @@ class _OneList:
 
 
 class ListwiseInputs(Inputs[_OneList]):
-    """How a listwise reranker reads a query and its passages, in the order in which they are given.
+    """The inputs of `ListwiseModel`: one sequence per group, a query and its passages in the given order.
 
-    answers: whether `collate` puts the answer behind the prompt, for objectives that generate. One sequence per group;
-    its labels are -100 on the prompt and the answer's ids behind it, so that the score position, the last of the
-    prompt, is known by construction.
+    answers: whether `collate` appends the answer to the prompt, for generative objectives. The labels are -100 on the
+    prompt and the token ids on the answer, so that they define the score position, the last token of the prompt.
     """
 
     settings: ListwiseSettings
@@ -82,8 +81,8 @@ class ListwiseInputs(Inputs[_OneList]):
         return QUERY + plain_text(example.query), [PASSAGE + text for text in example.candidates]
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of marked texts: white space of the template in front, special tokens as plain letters."""
-        escaped: dict[int, int] = {}  # by number: of a long text, in the beginning that is used
+        """Token ids of marked texts, after the template's white space, with special tokens as plain letters."""
+        escaped: dict[int, int] = {}  # By index of the text, counted in the used beginning of long texts.
 
         def clean(number: int, text: str) -> str:
             words, escaped[number] = self._clean(text[:2], text[2:])
@@ -95,11 +94,11 @@ class ListwiseInputs(Inputs[_OneList]):
 
     @property
     def bound(self) -> int:
-        """Tokens of a long text that the store keeps; no list ever uses more."""
+        """Maximum tokens of a text in the token store, enough for every list."""
         return token_bound(self.settings.max_length)
 
     def _clean(self, mark: str, text: str) -> tuple[str, int]:
-        """A marked text as the template shows it, and how many identifiers in it were escaped."""
+        """Returns a marked text as it appears in the template, and the number of escaped identifiers in it."""
         words, found = " ".join(text.split()), 0
         if mark == QUERY:
             return self.layout.query_prefix + words, 0
@@ -108,9 +107,9 @@ class ListwiseInputs(Inputs[_OneList]):
         return self.layout.text_prefix + words, found
 
     def kept(self, query: int, passages: np.ndarray, name: str = "") -> tuple[int, np.ndarray]:
-        """Tokens kept of a query and passages of these lengths. name: of the query, for messages.
+        """Returns the kept tokens of a query and passages of these lengths. name: of the query, for messages.
 
-        Raises ValueError where not even the shortest passages fit beside the query.
+        Raises ValueError if even passages of the minimum length do not fit.
         """
         settings, layout = self.settings, self.layout
         room = settings.max_length - layout.num_fixed(len(passages)) - layout.reserve(len(passages))
@@ -120,8 +119,8 @@ class ListwiseInputs(Inputs[_OneList]):
                 return limit, kept
         raise ValueError(
             f"query {name or 'of ' + str(query) + ' tokens'} with {len(passages)} passages does not fit into "
-            f"model.max_length={settings.max_length}: {layout.num_fixed(len(passages))} tokens of the template and "
-            f"{layout.reserve(len(passages))} of the answer leave passages {max(cap, 0)} tokens each, "
+            f"model.max_length={settings.max_length}: the template has {layout.num_fixed(len(passages))} tokens "
+            f"and the answer {layout.reserve(len(passages))}, which leaves {max(cap, 0)} tokens per passage, below "
             f"model.min_passage_tokens={settings.min_passage_tokens}; lower model.window"
         )
 
@@ -136,7 +135,7 @@ class ListwiseInputs(Inputs[_OneList]):
         return np.concatenate(parts)
 
     def answer(self, relevance: np.ndarray) -> np.ndarray:
-        """Ids of the answer that the relevance of the passages asks for; equal ones in their order, with the end."""
+        """Token ids of the answer by descending relevance, ties in the given order, with the end token."""
         order = np.argsort(-relevance, kind="stable").tolist()
         return np.array([*self.layout.identifiers.answer(order), *self.layout.end], dtype=np.int64)
 
@@ -162,7 +161,7 @@ class ListwiseInputs(Inputs[_OneList]):
         return self._with_answers(prompts, groups) if self.answers else join(prompts)
 
     def labels(self, table: ExampleTable, groups: Sequence[Group]) -> Labels:
-        """The labels of groups; where answers are trained, `lengths` says how many tokens each passage's place has."""
+        """Returns the labels of groups; with answers, `lengths` counts the answer tokens of each passage."""
         labels = labels_of(groups)
         if not self.answers:
             return labels
@@ -182,7 +181,7 @@ class ListwiseInputs(Inputs[_OneList]):
         return Sequences(whole.input_ids, whole.lengths, torch.from_numpy(np.concatenate(labels)))
 
     def shown(self, table: ExampleTable, group: Group) -> str:
-        """The prompt of a group for the log: its ends with the borders of tokens, and where its score is read."""
+        """Returns the prompt of a group for the log: both ends with token borders, and the score position."""
         ids = self.prompt(
             table.tokens(group.query), [table.tokens(int(row)) for row in group.candidates], group.id
         ).tolist()

@@ -19,11 +19,11 @@ SENTINEL = "\ue000prompt\ue001"  # Private-use characters do not occur in texts.
 
 
 class ListwiseLayout:
-    """A template rendered for one tokenizer: its chat format around it, its identifiers proved to be single tokens.
+    """A template rendered for one tokenizer, with its chat format and with single-token identifiers.
 
-    text_prefix, query_prefix: white space before a passage or query, tokenised together with it, so that words keep
-    the ids they have in running text. notes: what had to be done differently than asked, for the log.
-    Raises SchemeError for identifiers that are not one token, ValueError for a chat template that loses the prompt.
+    text_prefix, query_prefix: white space before a passage or query, which is tokenised together with it, so that words
+    have the same ids as in running text. notes: deviations from the settings, for the log.
+    Raises SchemeError for identifiers that are not one token, and ValueError for a chat template that omits the prompt.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ListwiseSettings) -> None:
@@ -40,7 +40,7 @@ class ListwiseLayout:
         self.parts = lru_cache(maxsize=None)(self._parts)
 
     def _around(self) -> tuple[str, str]:
-        """What the chat format puts before and after the user's turn, the system's words and answer's header included."""
+        """Returns the chat format before and after the user's turn, including the system turn and the answer's header."""
         system = self.template.system
         turns = [("system", system), ("user", SENTINEL)] if system else [("user", SENTINEL)]
         try:
@@ -49,10 +49,10 @@ class ListwiseLayout:
         except BadRecord:
             refused, rendered = True, ""
         if refused:
-            self.notes.append("the chat template takes no system turn: its words stand before the user's")
+            self.notes.append("the chat template has no system turn, so its text is added to the user's turn")
             rendered = self.chat.prompt([("user", f"{system}\n\n{SENTINEL}")])
         if rendered.count(SENTINEL) != 1:
-            raise ValueError("the chat template loses or repeats the user's turn; set model.chat_template")
+            raise ValueError("the chat template omits or repeats the user's turn; set model.chat_template")
         before, after = rendered.split(SENTINEL)
         return before, after
 
@@ -67,7 +67,7 @@ class ListwiseLayout:
         return fronts.pop() if len(fronts) == 1 else ""
 
     def _parts(self, count: int) -> tuple[tuple[int, ...] | str, ...]:
-        """The prompt over `count` passages: ids of fixed text, and "query" or "text" for the places, in order."""
+        """Returns the parts of a prompt with `count` passages: ids of fixed text, and "query" or "text" placeholders."""
         own = self.identifiers
         labels = own.labels[:count]
         content = self.template.content(labels, [f"{own.open}{label}{own.close}" for label in labels])
@@ -88,13 +88,13 @@ class ListwiseLayout:
 
     @property
     def num_queries(self) -> int:
-        """How often the query stands in a prompt."""
+        """The number of occurrences of the query in a prompt."""
         return sum(part == "query" for part in self.parts(2))
 
     def num_fixed(self, count: int) -> int:
-        """Tokens of a prompt over `count` passages without query and passages."""
+        """Returns the tokens of a prompt with `count` passages, without query and passages."""
         return sum(len(part) for part in self.parts(count) if not isinstance(part, str))
 
     def reserve(self, count: int) -> int:
-        """Tokens of a whole answer with its end."""
+        """Returns the tokens of a whole answer with its end token."""
         return self.identifiers.answer_length(count) + len(self.end)

@@ -29,23 +29,18 @@ if TYPE_CHECKING:
 
 
 class ListwiseModel(LanguageModel):
-    """A language model that scores the passages of one prompt together.
+    """`forward(sequences)` returns a `ListwiseOutput` with one row per prompt, for all losses on [B, G].
 
-    `forward(sequences)` returns a `ListwiseOutput` with one row of logits for each prompt. Any loss on scores [B, G]
-    can train the model.
-
-    inputs: builds the prompts. The model's folder stores its settings with the weights.
-    neftune_alpha: α of NEFTune, the uniform noise on input embeddings during training; 0 disables it
-    (https://arxiv.org/abs/2310.05914).
-    noise_key: numbers that seed the noise of a sequence together with its token ids. The noise therefore does not
-    depend on how an update is split into chunks.
+    inputs: converts the lists; its settings are saved with the weights. neftune_alpha: α of the uniform noise on input
+    embeddings in training (https://arxiv.org/abs/2310.05914); 0 means none. noise_key: seeds the noise of a sequence
+    together with its tokens, so that the noise does not depend on micro-batches.
     """
 
     kind: ClassVar[str] = "listwise"
     inputs: ListwiseInputs
     settings: ListwiseSettings
     decode_modes = DECODE
-    wave_tokens = 32768  # The token budget of one batch of windows in inference.
+    wave_tokens = 32768  # Tokens of the windows of one batch.
 
     def __init__(
         self,
@@ -95,10 +90,7 @@ class ListwiseModel(LanguageModel):
         return torch.cat(kept)[torch.argsort(torch.cat(rows)).to(self.device)]
 
     def identifier_logits(self, hidden: Tensor) -> Tensor:
-        """Returns the logits [n, window] of the identifiers.
-
-        The logits are computed in float32, because about 1 % of the pairs of passages would tie in half precision.
-        """
+        """[n, window] logits of the identifiers in float32, since half precision makes 1 % of pairs equal."""
         head = self.head
         ids = torch.tensor(self.inputs.layout.identifiers.first, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -127,10 +119,7 @@ class ListwiseModel(LanguageModel):
         return super()._run_padded(pieces, lengths, attended, **further)
 
     def _add_noise(self, module: object, arguments: object, embedded: Tensor) -> Tensor:
-        """Adds noise from U(-m, m) to the embeddings of each sequence, and no noise to padding.
-
-        m = α/√(T·d), where T is the number of tokens of that sequence and d the size of the embeddings.
-        """
+        """U(-m, m) on the tokens of each sequence, m = α/√(T·d) with its own T; none on padding."""
         if not (self.training and torch.is_grad_enabled()):
             return embedded
         noise = [self._noise(ids, embedded) for ids in self._noised]
@@ -159,9 +148,9 @@ class ListwiseModel(LanguageModel):
     def rank(
         self, query: str, documents: Sequence[str], top_k: int | None = None, *, return_documents: bool = False
     ) -> list[Ranked]:
-        """Returns a record with corpus_id and score for each of the best `top_k` documents, best first.
+        """Returns at most `top_k` records with corpus_id and score, best first.
 
-        return_documents: whether a record also contains the text. See also `ListwiseReranker.rank_many`.
+        return_documents: adds the text to each record. See `ListwiseReranker.rank_many`.
         """
         from rankpo.models.listwise.reranking import ListwiseReranker
 
@@ -169,20 +158,17 @@ class ListwiseModel(LanguageModel):
         return [record(index, score, documents, return_documents) for index, score, _ in ranked]
 
     def rerank(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Returns float32 scores [documents] for each request.
-
-        Each rank processes a part of the requests, and all ranks return the scores of all requests.
-        """
+        """[documents] float32 scores for each request, on every rank; one rank processes each request."""
         return [ranked.by_document() for ranked in self.rank_requests(requests)]
 
     def rank_requests(self, requests: Sequence[Request], on_window_error: str = "raise") -> list[RankedList]:
-        """Returns the rankings of `rerank` with a record of each window. on_window_error: see `ListwiseReranker`."""
+        """Like `rerank`, with a record of each window. on_window_error: see `ListwiseReranker`."""
         from rankpo.models.listwise.reranking import ListwiseReranker
 
         return ListwiseReranker(self, on_window_error=on_window_error).rank_requests(requests)
 
     def rank_many(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[RankedList]:
-        """Ranks the documents of many queries. A batch can contain windows of different queries."""
+        """Returns rankings of many (query, documents); a batch contains windows of different queries."""
         from rankpo.models.listwise.reranking import ListwiseReranker
 
         return ListwiseReranker(self).rank_many(requests)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WindowRecord:
-    """One window: places [start, end) of the list as it was then; number of the pass; what became of it.
+    """One window: positions [start, end) of the list at that time, the number of the pass, and the result.
 
-    response: what the model wrote, or None where nothing was written. scores: logits by place of the window, or None.
+    response: the generated text, or None without generation. scores: logits by position in the window, or None.
     """
 
     start: int
@@ -38,11 +38,11 @@ class WindowRecord:
 
 @dataclass(frozen=True)
 class RankedList:
-    """order: numbers of the documents as they were given, best first. scores: in that order, strictly decreasing.
+    """A ranked list. order: indices of the given documents, best first. scores: in that order, strictly decreasing.
 
-    logits: by document number, of the last window that held it, or None; those of different windows are not
-    comparable, and are the scores only where one window covered the list and no two are equal. held: by document
-    number, the place of that window in `windows`, or None. decode: what was used.
+    logits: by document index, from the last window with the document, or None. Logits of different windows are not
+    comparable; they are the scores only if one window covered the list and no two logits are equal. held: by document
+    index, the index of that window in `windows`, or None. decode: the decoding that was used.
     """
 
     order: tuple[int, ...]
@@ -53,28 +53,28 @@ class RankedList:
     decode: str
 
     def by_document(self) -> np.ndarray:
-        """[documents] float32 scores in the order in which the documents were given."""
+        """[documents] float32 scores in the order of the given documents."""
         values = np.empty(len(self.order), dtype=np.float32)
         values[list(self.order)] = self.scores
         return values
 
     @property
     def failed(self) -> int:
-        """The number of windows with an unreadable answer, which kept their order."""
+        """The number of windows with an unparsable answer, which kept their order."""
         return sum(record.permutation.status == "failed" for record in self.windows)
 
 
 class ListwiseOutput(NamedTuple):
     """logits [N, window] float32 of the identifiers at the score position; answer_logps [N] summed log-probabilities
-    of the answers in nats, or None where the sequences hold no answer."""
+    of the answers in nats, or None if the sequences have no answers."""
 
     logits: Tensor
     answer_logps: Tensor | None
 
 
 class ReadsWindows(Protocol):
-    """A model that writes the order of a window. decode_modes: the ways in which it can give one. wave_tokens: the
-    tokens of the prompts that it reads at once."""
+    """Interface of models that generate the order of a window. decode_modes: the supported decodings. wave_tokens:
+    tokens of the prompts of one batch."""
 
     inputs: ListwiseInputs
     settings: ListwiseSettings
@@ -89,7 +89,7 @@ class ReadsWindows(Protocol):
 
 
 class ReadsIdentifiers(ReadsWindows, Protocol):
-    """A model in this process, which also gives the logits of a window's identifiers."""
+    """Interface of models in this process, which also compute the logits of a window's identifiers."""
 
     packed: bool
 

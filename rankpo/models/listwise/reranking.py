@@ -37,7 +37,7 @@ class _State:
 
 
 class Ordering(TypedDict, total=False):
-    """Settings of `ListwiseSettings` that a reranker may change; None keeps the model's."""
+    """Overrides of `ListwiseSettings` for a reranker; None keeps the model's value."""
 
     decode: str | None
     window: int | None
@@ -47,12 +47,11 @@ class Ordering(TypedDict, total=False):
 
 
 class ListwiseReranker:
-    """Orders documents with a listwise model, by default as its settings say.
+    """Orders documents with a listwise model, by default with the model's settings.
 
-    model: a `ListwiseModel`, or one in vLLM, which can only `generate`.
-    changed: values in place of the model's settings. on_window_error: "raise", or "keep": a
-    window whose forward pass raises RuntimeError keeps its order and is marked as failed.
-    Raises ValueError for a window that is larger than the identifiers allow.
+    model: a `ListwiseModel`, or one in vLLM, which supports only `generate`. changed: overrides of the model's
+    settings. on_window_error: "raise", or "keep", with which a window whose forward pass raises RuntimeError keeps its
+    order and is marked as failed. Raises ValueError for a window with more passages than identifiers.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class ListwiseReranker:
             raise ValueError(f"decode must be one of {', '.join(model.decode_modes)}, got {self.decode!r}")
         if not 2 <= self.window <= len(model.inputs.layout.identifiers):
             raise ValueError(
-                f"window must be in 2 to {len(model.inputs.layout.identifiers)}, for which identifiers are proved, "
+                f"window must be in 2 to {len(model.inputs.layout.identifiers)}, the number of identifiers, "
                 f"got {self.window}"
             )
         windows(0, 0, self.window, self.stride)  # Raises for an invalid stride.
@@ -82,24 +81,24 @@ class ListwiseReranker:
             raise ValueError(f"on_window_error must be raise or keep, got {on_window_error!r}")
 
     def rank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[tuple[int, float, str]]:
-        """(index into `documents`, score, text), best first; at most `top_k`. No document gives an empty list.
+        """Returns at most `top_k` tuples (index into `documents`, score, text), best first; [] without documents.
 
-        Raises TypeError for anything that is not text, ValueError for an empty query.
+        Raises TypeError for values other than text, and ValueError for an empty query.
         """
         if isinstance(documents, str):
-            raise TypeError("documents must be a list of texts, got one text")
+            raise TypeError("documents must be a list of strings, got one string")
         (ranked,) = self.rank_many([(query, documents)])
         pairs = list(zip(ranked.order, ranked.scores, strict=True))[:top_k]
         return [(index, score, documents[index]) for index, score in pairs]
 
     @torch.inference_mode()
     def rank_many(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[RankedList]:
-        """The rankings of (query, documents) in their order; the j-th windows of all requests are run together."""
+        """Returns the rankings of (query, documents) in order; a batch contains the j-th windows of all requests."""
         states = self._open(requests)
         return self._run(states)
 
     def rank_requests(self, requests: Sequence[Request]) -> list[RankedList]:
-        """The rankings of requests, on every rank; each is ranked by one of them."""
+        """Returns the rankings of requests on every rank; one rank processes each request."""
         sizes = np.array([sum(map(len, request.documents)) for request in requests], dtype=np.int64)  # In characters.
         own = deal(sizes, processes.world_size())[processes.rank()]
         found = self.rank_many([(requests[index].query, requests[index].documents) for index in own])
@@ -139,7 +138,7 @@ class ListwiseReranker:
             chosen = [(state, own[wave]) for state, own in zip(states, ranges, strict=True) if wave < len(own)]
             self._wave(chosen, number)
         for state, old in zip(states, before, strict=True):
-            state.settled = state.order == old  # A pass without changes is final.
+            state.settled = state.order == old  # After a pass without changes, further passes give the same order.
 
     def _wave(self, chosen: Sequence[tuple[_State, tuple[int, int]]], number: int) -> None:
         """Orders one window of each state."""
@@ -161,7 +160,7 @@ class ListwiseReranker:
                 state.records.append(WindowRecord(start, end, number, permutation, response, logits))
 
     def _within(self, prompts: list[np.ndarray], counts: list[int]) -> list[_Answer]:
-        """The answers to prompts; under on_window_error=keep a window that fails alone keeps its order."""
+        """Returns the answers to prompts; with on_window_error=keep, a failing window keeps its order."""
         if self.on_window_error == "raise":
             return self._answers(prompts, counts)
         try:
@@ -217,9 +216,9 @@ def _by_logits(logits: Sequence[float]) -> _Answer:
 
 @torch.inference_mode()
 def slot_scores(model: ReadsIdentifiers, table: ExampleTable) -> np.ndarray:
-    """[slots] float32 scores of every list of the table, on every rank; each list is ranked by one of them.
+    """[slots] float32 scores of every list of the table, on every rank; one rank processes each list.
 
-    They order the candidates of one query; between queries they are not comparable.
+    The scores order the candidates of one query; scores of different queries are not comparable.
     """
     reranker = ListwiseReranker(model, top_k=int(np.diff(table.offsets).max(initial=1)))
     lists = [example for example in range(len(table)) if len(table.slots(example))]

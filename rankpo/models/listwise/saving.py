@@ -1,4 +1,4 @@
-"""FINAL of a listwise reranker: a transformers folder for AutoModelForCausalLM, with its template and identifiers."""
+"""ListwiseFolder: a transformers folder for AutoModelForCausalLM, with the template and identifiers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ model = rankpo.load("FOLDER")
 model.rank("a query", ["a document", "another"])
 ```
 
-Scores order the documents of one query. Where a list is longer than a window they are ranks, since logits of \
-different windows are not comparable."""
+Scores order the documents of one query. For lists longer than a window, scores are derived from ranks, since logits \
+of different windows are not comparable."""
 
 
 class ListwiseFolder(FolderFormat[ListwiseModel]):
@@ -34,7 +34,7 @@ class ListwiseFolder(FolderFormat[ListwiseModel]):
     output = "logits"
 
     def tokenizer(self, model: ListwiseModel) -> PreTrainedTokenizerBase:
-        """A copy with the chat format that the model was trained with."""
+        """Returns a copy of the tokenizer with the chat format of training."""
         other = copy.deepcopy(model.tokenizer)
         other.chat_template = model.inputs.layout.chat.template
         return other
@@ -46,7 +46,7 @@ class ListwiseFolder(FolderFormat[ListwiseModel]):
 
     @torch.no_grad()
     def difference(self, folder: Path, model: ListwiseModel) -> float:
-        """Of a short list, against the folder's own logits."""
+        """Compares logits of a short list with those of the folder as transformers loads it."""
         inputs = model.inputs
         query, *passages = inputs.tokenize([QUERY + PROBE[0], *(PASSAGE + text for text in PROBE[1])])
         shown = [np.asarray(ids) for ids in passages[: model.settings.window]]

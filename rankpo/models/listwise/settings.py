@@ -16,15 +16,15 @@ DECODE = ("first_token", "generate", "constrained")
 class ListwiseKeys(Settings):
     """The keys that the yaml and a saved folder have in common.
 
-    window: passages of one prompt; stride: by how many the window moves up. passes: over the whole list. top_k:
-    candidates that are reranked, the others stay below.
+    window: passages of one prompt. stride: the number of positions by which the window moves up. passes: over the whole
+    list. top_k: the number of reranked candidates; the others keep their order below them.
 
-    max_length: tokens of a prompt with its answer. max_passage_tokens: of one passage; if all do not fit, the longest
-    are cut further, evenly, down to min_passage_tokens, and then the query to max_query_tokens.
-    escape_identifiers: text in a passage that looks like an identifier gets round brackets.
-    chat_template: jinja in place of the tokenizer's. decode: "first_token" reads the logits of all identifiers at once,
-    "generate" writes and parses an answer, "constrained" writes one in which each identifier occurs once.
-    reasoning_tokens: that `generate` may spend before its answer.
+    max_length: tokens of a prompt with its answer. max_passage_tokens: of one passage. If the passages do not fit, the
+    longest are cut evenly down to min_passage_tokens, and then the query to max_query_tokens.
+    escape_identifiers: replaces the brackets of identifiers in passages by round ones. chat_template: jinja instead of
+    the tokenizer's template. decode: "first_token" uses the logits of all identifiers at one position, "generate"
+    generates and parses an answer, and "constrained" generates each identifier exactly once. reasoning_tokens: the
+    maximum tokens before the answer of `generate`.
     """
 
     window: int = 20

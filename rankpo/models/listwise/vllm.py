@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class VllmListwiseModel:
-    """The weights in vLLM; prompts, windows and the reading of answers are those of `ListwiseModel`.
+    """A listwise model in vLLM with the prompts, windows and answer parsing of `ListwiseModel`.
 
-    arguments: further ones of vllm.LLM, such as tensor_parallel_size. Its prefix cache, on by default, reads what
-    prompts begin with once.
+    arguments: further arguments of vllm.LLM, such as tensor_parallel_size. vLLM's prefix cache, on by default,
+    processes the common beginning of prompts once.
     """
 
     kind = "listwise"

@@ -6,7 +6,7 @@ from __future__ import annotations
 def windows(start: int, end: int, window: int, stride: int) -> list[tuple[int, int]]:
     """Returns half-open ranges that cover [start, end) from the last to the first, each `stride` above the previous.
 
-    Neighbours overlap by window - stride places, so that a passage can move up. Raises ValueError unless
+    Adjacent windows overlap by window - stride positions, so that a passage can move up. Raises ValueError unless
     1 <= stride <= window.
     """
     if not 1 <= stride <= window:

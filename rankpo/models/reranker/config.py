@@ -1,4 +1,4 @@
-"""The kind `reranker`: a model that reads query and candidate together, as the keys of its yaml describe it."""
+"""RerankerKind: the configuration of models that score a query and a candidate as one sequence."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 class RerankerKind(RerankerSettings, ModelKind["RerankerSettings", "RerankerInputs", "RerankerModel"]):
     """A reranker: one score per pair of query and candidate.
 
-    export_one_label: FINAL of a causal language model holds one linear head instead of the two answers. Settings that
-    a folder states (rankpo.json) win over the yaml, and the command line over both.
+    export_one_label: whether FINAL of a causal language model has one linear head instead of the logits of two answers.
+    Settings in a folder's rankpo.json override the yaml, and the command line overrides both.
     """
 
     kind: ClassVar[str] = "reranker"
     gives: ClassVar[frozenset[str]] = frozenset({"pairs"})
-    logps: ClassVar[str] = "sigmoid"  # each candidate is relevant or not by itself
+    logps: ClassVar[str] = "sigmoid"  # The relevance of a candidate does not depend on the others.
     settings_class: ClassVar[type[Settings]] = RerankerSettings
 
     head: str = AUTO
@@ -42,7 +42,7 @@ class RerankerKind(RerankerSettings, ModelKind["RerankerSettings", "RerankerInpu
         ModelKind.__post_init__(self)
         if self.export_one_label and self.head != "causal_lm":
             raise ValueError(
-                f"export_one_label=true turns two answers into one head: it needs head=causal_lm, got {self.head}"
+                f"export_one_label=true needs head=causal_lm, whose two answers it converts to one head, got {self.head}"
             )
 
     def make_inputs(self, tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings, say: Say) -> RerankerInputs:
@@ -52,7 +52,7 @@ class RerankerKind(RerankerSettings, ModelKind["RerankerSettings", "RerankerInpu
         return RerankerInputs(tokenizer, settings)
 
     def decided(self, settings: RerankerSettings) -> RerankerSettings:
-        """With head=auto decided: the last token of a decoder carries the score, and an encoder has a head of its own."""
+        """Resolves head=auto: `decoder` (a score on the last token) for decoders, `encoder` for encoders."""
         if settings.head != AUTO:
             return settings
         return replace(settings, head="decoder" if self.decodes() else "encoder")
@@ -66,7 +66,7 @@ class RerankerKind(RerankerSettings, ModelKind["RerankerSettings", "RerankerInpu
             family = OneLabelFamily()
             backbone = self.backbone(family)
             if family.missing:
-                say(f"new, drawn with the run's seed: {', '.join(sorted(family.missing))}")
+                say(f"initialised at random from the run's seed: {', '.join(sorted(family.missing))}")
         align_pad(inputs.tokenizer, backbone, say)
         return backbone
 
@@ -85,14 +85,14 @@ class RerankerKind(RerankerSettings, ModelKind["RerankerSettings", "RerankerInpu
         return RerankerFolder(one_label=self.export_one_label)
 
     def stated(self, folder: Path) -> Stated | None:
-        """From rankpo.json, reranker.json of older versions, or the files of a CrossEncoder."""
+        """Reads rankpo.json, the reranker.json of older versions, or the files of a CrossEncoder."""
         return read_folder(folder)
 
 
 def ensure_pad(tokenizer: PreTrainedTokenizerBase, say: Say) -> None:
-    """A pad token for tokenizers without one: an existing reserved token, else the unknown one; never a new one.
+    """Sets a pad token if there is none: an existing reserved token, or else the unknown token.
 
-    The end token would do for us, who count lengths, but transformers looks for the end of a text by the pad id.
+    rankpo counts lengths and could use the end token, but transformers finds the end of a text by the pad id.
     """
     if tokenizer.pad_token is not None:
         return
@@ -100,12 +100,12 @@ def ensure_pad(tokenizer: PreTrainedTokenizerBase, say: Say) -> None:
     reserved = [name for name in special if any(word in name.lower() for word in ("pad", "reserved", "unused"))]
     chosen = next(iter(reserved), tokenizer.unk_token or tokenizer.eos_token)
     tokenizer.pad_token = chosen
-    say(f"the tokenizer has no pad token; {chosen!r} is used")
+    say(f"the tokenizer has no pad token, so {chosen!r} is used")
 
 
 def align_pad(tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel, say: Say) -> None:
-    """The tokenizer's pad id wins over the model's: transformers finds the end of a text by the latter."""
+    """Sets the model's pad id to the tokenizer's, since transformers finds the end of a text by the model's."""
     config = backbone.config.get_text_config()
     if config.pad_token_id != tokenizer.pad_token_id:
-        say(f"config.pad_token_id is {config.pad_token_id}, the tokenizer's {tokenizer.pad_token_id} is used")
+        say(f"config.pad_token_id={config.pad_token_id} is replaced by the tokenizer's {tokenizer.pad_token_id}")
         config.pad_token_id = backbone.config.pad_token_id = tokenizer.pad_token_id

@@ -1,4 +1,4 @@
-"""OneLabelFamily: the classes of transformers from which rerankers are loaded."""
+"""OneLabelFamily: the class of transformers that loads rerankers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rankpo.models.families import CLASSIFIER
 
 
 class OneLabelFamily:
-    """AutoModelForSequenceClassification of transformers, asked for one label where the checkpoint has no head of its own.
+    """AutoModelForSequenceClassification of transformers, with one label if the checkpoint has no head.
 
-    missing: after loading, the names of weights that the checkpoint does not hold.
+    missing: the names of weights that the checkpoint lacks, known after loading.
     """
 
     def __init__(self) -> None:
         self.missing: list[str] = []
 
     def from_pretrained(self, path: str, **arguments: object) -> tuple[PreTrainedModel, Mapping[str, Collection[str]]]:
-        """The model and transformers' report on loading."""
+        """Returns the model and transformers' report on loading."""
         shared = {name: arguments[name] for name in ("trust_remote_code", "token")}
         config = AutoConfig.from_pretrained(path, **shared)
         if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):

@@ -16,8 +16,8 @@ from rankpo.models.engine.pooling import pool
 class ScoreHead(ABC):
     """`scores(model, hidden, lengths)` gives [n] float32; hidden [tokens, D], sequences concatenated, lengths [n].
 
-    The model's modules are looked up at every call: adapters put wrappers in their places.
-    modules: names of the head's modules in the model, which are trained whole beside adapters.
+    The model's modules are looked up at every call, since adapters replace them by wrappers.
+    modules: names of the head's modules in the model, which are fully trained next to adapters.
     """
 
     modules: tuple[str, ...] = ()
@@ -30,12 +30,12 @@ class ScoreHead(ABC):
     def scores(self, model: PreTrainedModel, hidden: Tensor, lengths: Tensor) -> Tensor: ...
 
     def plain(self, model: PreTrainedModel, ids: Tensor) -> Tensor:
-        """[] score of one sequence [T] by the architecture's own forward pass."""
+        """Scalar score of one sequence [T] by the architecture's own forward pass."""
         return model(input_ids=ids[None]).logits[0, 0]
 
 
 class PooledHead(ScoreHead):
-    """Encoders with `head` and `classifier` behind a pooling of their own: ModernBERT."""
+    """Encoders with a configurable pooling, `head` and `classifier`: ModernBERT."""
 
     modules = ("head", "classifier")
 
@@ -68,7 +68,7 @@ class TwoLayerHead(ScoreHead):
 
 
 class FirstTokenHead(ScoreHead):
-    """Encoders whose `classifier` takes the first token of what it is given: RoBERTa, XLM-R, ELECTRA, MPNet."""
+    """Encoders whose `classifier` selects the first token itself: RoBERTa, XLM-R, ELECTRA, MPNet."""
 
     modules = ("classifier",)
 
@@ -78,7 +78,7 @@ class FirstTokenHead(ScoreHead):
 
 
 class LastTokenHead(ScoreHead):
-    """Decoders with a linear `score`: w · h at the last token, found by length and never by looking for a pad id."""
+    """Decoders with a linear `score`: w · h at the last token, found by length and not by pad id."""
 
     modules = ("score",)
 
@@ -89,8 +89,8 @@ class LastTokenHead(ScoreHead):
 class AnswerHead(ScoreHead):
     """Causal language models: the logit of the yes word after the last token, minus that of the no word if used.
 
-    Two rows of the output matrix meet one position: neither generation nor logits of the vocabulary.
-    ids: of the yes word, and of the no word unless yes alone is read.
+    It multiplies two rows of the output matrix with one hidden state, without generation or other logits.
+    ids: of the yes word, and of the no word if it is used.
     """
 
     def __init__(self, ids: tuple[int, ...]) -> None:
@@ -112,18 +112,18 @@ class AnswerHead(ScoreHead):
 
 
 def find_head(model: PreTrainedModel, kind: str, answers: tuple[int, ...] = ()) -> ScoreHead:
-    """The head of this kind that gives the architecture's own scores.
+    """Returns the head of this kind that reproduces the scores of the architecture.
 
-    Raises ValueError where none does, or where the head has other than one output.
+    Raises ValueError if there is none, or if the head does not have exactly one output.
     """
     if kind != "causal_lm" and model.config.num_labels != 1:
         raise ValueError(
-            f"{type(model).__name__} has {model.config.num_labels} labels; a reranker has one: choose another model"
+            f"{type(model).__name__} has {model.config.num_labels} labels, but a reranker needs one; choose another model"
         )
     head = AnswerHead(answers) if kind == "causal_lm" else LastTokenHead() if kind == "decoder" else _encoder(model)
     if not (head.fits(model) and _proved(model, head)):
         raise ValueError(
-            f"{type(model).__name__} does not compute its score the way model.head={kind} does; "
+            f"{type(model).__name__} computes its score differently from model.head={kind}; "
             "choose another model.head or another model"
         )
     return head

@@ -32,7 +32,7 @@ MAX_OVERLAP = 80  # Maximum overlap of two slices in tokens.
 class Truncation:
     """Truncation over a table: pairs with a truncated document or query, lost tokens, longest pair.
 
-    at_least: whether some texts are so long that the table holds their beginnings alone.
+    at_least: whether the table holds only the beginnings of some texts, so that counts are lower bounds.
     """
 
     pairs: int
@@ -47,15 +47,15 @@ class Truncation:
         least = "at least " if self.at_least else ""
         text = f"{self.pairs} pairs, the longest {least}{self.longest} tokens: "
         if not (self.documents_cut or self.queries_cut):
-            return text + "none is cut"
+            return text + "none is truncated"
         return text + (
-            f"{self.documents_cut} documents and {self.queries_cut} queries are cut, {least}{self.tokens_dropped} tokens lost; "
-            f"the first of example {self.first_cut}"
+            f"{self.documents_cut} documents and {self.queries_cut} queries are truncated by {least}"
+            f"{self.tokens_dropped} tokens in all, the first in example {self.first_cut}"
         )
 
 
 class RerankerInputs(Inputs[tuple[int, int]]):
-    """How a reranker reads a pair: before · query · between · document · after, at most `max_length` tokens.
+    """The inputs of `RerankerModel`: before · query · between · document · after, at most `max_length` tokens.
 
     Raises ValueError if the fixed tokens leave no room for a short query and the shortest document.
     """
@@ -74,9 +74,9 @@ class RerankerInputs(Inputs[tuple[int, int]]):
         needed = self.layout.num_fixed + heads[0] + self.smallest_document + SMALLEST_QUERY
         if settings.max_length < needed:
             raise ValueError(
-                f"model.max_length={settings.max_length} leaves no room: {self.layout.num_fixed} fixed tokens, "
+                f"model.max_length={settings.max_length} is too small: {self.layout.num_fixed} fixed tokens, "
                 f"{sum(heads)} of the formats, {settings.min_document_tokens} of a document and {SMALLEST_QUERY} of a "
-                f"query make {needed}"
+                f"query need {needed}"
             )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -84,7 +84,7 @@ class RerankerInputs(Inputs[tuple[int, int]]):
 
     @property
     def bound(self) -> int:
-        """Tokens of a long text that the store keeps; no pair ever uses more."""
+        """Maximum tokens of a text in the token store, enough for every pair."""
         return token_bound(self.settings.max_length)
 
     def pieces(self) -> Pieces:
@@ -100,7 +100,7 @@ class RerankerInputs(Inputs[tuple[int, int]]):
         )
 
     def cut(self, query: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens kept of pieces of these lengths (heads included): the document gives way first, down to m."""
+        """Returns the kept tokens of pieces with these lengths, heads included. The document is cut first, down to m."""
         if self.settings.query_max_length is not None:
             query = np.minimum(query, self.settings.query_max_length)
         fits = query + document <= self.room
@@ -109,11 +109,11 @@ class RerankerInputs(Inputs[tuple[int, int]]):
         return np.minimum(query, self.room - kept), kept
 
     def lengths(self, query: np.ndarray, document: np.ndarray) -> np.ndarray:
-        """Tokens of whole pairs after the cut."""
+        """Returns the tokens of whole pairs after truncation."""
         return self.layout.num_fixed + np.add(*self.cut(query, document))
 
     def assemble(self, query: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Token ids and types (None where the model reads none) of one pair of pieces."""
+        """Returns token ids and token types (None for models without them) of a pair of pieces."""
         layout = self.layout
         first, second = (int(kept) for kept in self.cut(np.asarray(len(query)), np.asarray(len(document))))
         parts = (layout.before, query[:first], layout.between, document[:second], layout.after)
@@ -135,9 +135,9 @@ class RerankerInputs(Inputs[tuple[int, int]]):
         return _joined([self.assemble(table.tokens(query), table.tokens(document)) for query, document in keys])
 
     def slices(self, query: np.ndarray, document: np.ndarray) -> list[np.ndarray]:
-        """The document's piece, or where it would be cut, slices of it that cover it: each behind the document's head.
+        """Returns the document's piece, or overlapping slices of a long document, each after the document's head.
 
-        Neighbours overlap by a quarter of a slice, by at most MAX_OVERLAP tokens.
+        Adjacent slices overlap by a quarter of a slice, at most MAX_OVERLAP tokens.
         """
         longest = self.settings.query_max_length or len(query)
         budget = max(self.room - min(len(query), longest), self.smallest_document)
@@ -150,7 +150,7 @@ class RerankerInputs(Inputs[tuple[int, int]]):
         return [np.concatenate([head, text[start : start + size]]) for start in starts]
 
     def sliced(self, pairs: Sequence[tuple[str, str]]) -> tuple[Sequences, torch.Tensor]:
-        """Token sequences of pairs of texts, long documents in slices; and the number of the pair of each sequence."""
+        """Returns token sequences of pairs of texts, with slices of long documents, and the pair's index of each one."""
         pieces = [
             (query, part, number)
             for number, (query, document) in enumerate(self._pieces(pairs, whole=True))
@@ -160,13 +160,13 @@ class RerankerInputs(Inputs[tuple[int, int]]):
         return _joined([self.assemble(query, part) for query, part, _ in pieces]), owners
 
     def sequences_of(self, pairs: Sequence[tuple[str, str]]) -> Sequences:
-        """Token sequences of pairs of texts, in their order, cut at the maximum length."""
+        """Returns token sequences of pairs of texts in order, truncated to the maximum length."""
         return _joined([self.assemble(query, document) for query, document in self._pieces(pairs)])
 
     def _pieces(self, pairs: Sequence[tuple[str, str]], whole: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Token ids of each pair's texts with their heads; every distinct text is tokenised once.
+        """Yields the token ids of each pair's texts with their heads; every distinct text is tokenised once.
 
-        whole: also the tokens of long texts that a cut never keeps.
+        whole: keeps all tokens of long texts, for slices.
         """
         queries = {self.layout.query_prefix + query.strip(): None for query, _ in pairs}
         documents = {self.layout.document_prefix + document.strip(): None for _, document in pairs}

@@ -1,7 +1,7 @@
 """Layout of a pair: the fixed token ids around query and document, read from the tokenizer and verified.
 
-before · query · between · document · after: the fixed parts are tokenised once, with special tokens understood; the
-texts are tokenised with special tokens as ordinary letters, so that no document can end its own sequence.
+before · query · between · document · after: the fixed parts are tokenised once, including special tokens. In the
+texts, special tokens are tokenised as plain letters, so that a document cannot end its sequence.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rankpo.models.reranker.settings import RerankerSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# These placeholders for query and document serve to render a template.
+# Placeholders for query and document in a rendered template.
 SENTINELS = ("QUERYPLACE7Q", "DOCUMENTPLACE7D")
 PROBES = (
     ("first", "second"),
@@ -31,8 +31,8 @@ PROBES = (
 class PairLayout:
     """Fixed token ids around and between the two texts, and the plain text that is tokenised together with each.
 
-    types: token types of before, query, between, document and after (the texts' as one number), or None where all
-    are 0. native: the tokenizer's own encoding of a pair gives the same ids. tail: the text that `after` was made of.
+    types: token types of before, query, between, document and after (one number for each text), or None if all are 0.
+    native: whether the tokenizer's own encoding of a pair gives the same ids. tail: the text of `after`.
     """
 
     before: tuple[int, ...]
@@ -50,7 +50,7 @@ class PairLayout:
 
 
 def make_layout(tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings) -> PairLayout:
-    """The layout of these settings. Raises ValueError for a template that does not keep both texts apart."""
+    """Returns the layout of these settings. Raises ValueError for a template that does not separate the texts."""
     if settings.separator is None and not settings.chat_template:
         layout = _native(tokenizer)
         query, document = (split_special(tokenizer, part.head) for part in (settings.query, settings.document))
@@ -76,7 +76,7 @@ def make_layout(tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings) 
 
 
 def _native(tokenizer: PreTrainedTokenizerBase) -> PairLayout:
-    """The tokenizer's own layout of a pair, read off one pair and checked on others."""
+    """Returns the tokenizer's own layout of a pair, derived from one pair and checked on others."""
     layout = _read_off(tokenizer, *PROBES[0])
     for query, document in PROBES[1:]:
         pieces = [ids for ids in plain_ids(tokenizer, [query, document])]
@@ -84,7 +84,7 @@ def _native(tokenizer: PreTrainedTokenizerBase) -> PairLayout:
         full = tokenizer(query, document)["input_ids"]
         if joined != full:
             raise ValueError(
-                f"the tokenizer lays out ({query!r}, {document!r}) as {full}, which its parts do not give ({joined}); "
+                f"the tokenizer encodes the pair ({query!r}, {document!r}) as {full}, but its parts give {joined}; "
                 "set model.separator to a text"
             )
     return layout
@@ -116,7 +116,7 @@ def _find(full: Sequence[int], part: Sequence[int], begin: int) -> int:
         if list(full[start : start + len(part)]) == list(part):
             return start
     raise ValueError(
-        f"the tokenizer's encoding of a pair {list(full)} does not hold {list(part)}; set model.separator to a text"
+        f"the tokenizer's encoding of a pair {list(full)} does not contain {list(part)}; set model.separator to a text"
     )
 
 
@@ -124,7 +124,7 @@ def _cut(tokenizer: PreTrainedTokenizerBase, part: str, head: str, key: str) -> 
     """Splits the part before a text into its fixed tokens and the text to tokenise together with it."""
     plain = split_special(tokenizer, head)[1]
     if not part.endswith(plain):
-        raise ValueError(f"the chat template alters model.{key}: {part!r} does not end in {plain!r}")
+        raise ValueError(f"the chat template changes the text of model.{key}: {part!r} does not end with {plain!r}")
     return part.removesuffix(plain), plain
 
 
@@ -142,9 +142,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings) ->
         turns = [{"role": "user", "content": whole}]
         whole = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     if any(whole.count(sentinel) != 1 for sentinel in SENTINELS) or whole.find(SENTINELS[0]) > whole.find(SENTINELS[1]):
-        raise ValueError(
-            "the chat template loses, repeats or turns round what it is given; set model.chat_template=false"
-        )
+        raise ValueError("the chat template omits, repeats or reorders the texts; set model.chat_template=false")
     first, rest = whole.split(SENTINELS[0])
     middle, last = rest.split(SENTINELS[1])
     return first, middle, last

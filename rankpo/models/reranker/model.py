@@ -59,8 +59,8 @@ class RerankerModel(RankingModel):
         check_positions(settings.max_length, backbone, self.position_offset)
 
     def forward(self, sequences: Sequences) -> Tensor:
-        """[N] float32 logits. With a gradient and more than `part_tokens` tokens, which only one long list of candidates
-        has, parts are computed one after the other, and again in the backward pass.
+        """[N] float32 logits. With a gradient and more than `part_tokens` tokens, which only a long list of candidates
+        has, the model computes parts in turn and recomputes them in the backward pass.
         """
         limit = self.part_tokens
         if limit is None or sequences.num_tokens <= limit or not torch.is_grad_enabled():
@@ -75,7 +75,7 @@ class RerankerModel(RankingModel):
         rows, scores = [], []
         for chunk, hidden, lengths in self.hidden_states(sequences):
             rows.append(chunk)
-            # Half precision would tie close scores.
+            # In half precision, close scores would be equal.
             with torch.autocast(hidden.device.type, enabled=False):
                 scores.append(self.head.scores(self.base, hidden, lengths).float())
         if not rows:
@@ -107,11 +107,11 @@ class RerankerModel(RankingModel):
         return np.split(flat, np.cumsum([len(request.documents) for request in requests])[:-1]) if requests else []
 
     def scores_of(self, query: Prompt, candidates: Sequence[str]) -> list[float]:
-        """Scores as of `compute_score`; a conversation is read as plain text."""
+        """Returns scores as in `compute_score`; a conversation is converted to plain text."""
         return self._scores([(plain_text(query), text) for text in candidates], None, BATCH_TOKENS)
 
     def score_many(self, sizes: np.ndarray, score: Callable[[np.ndarray], Tensor]) -> np.ndarray:
-        """[n] float32 scores of n pairs, on every rank. sizes: [n], to sort and deal them by; score: of numbers."""
+        """[n] float32 scores of n pairs, on every rank. sizes: [n], to balance the ranks. score: scores pairs by index."""
         own = deal(sizes, processes.world_size())[processes.rank()]
         own = own[np.argsort(-sizes[own], kind="stable")]
         scores = torch.zeros(len(own))
@@ -126,14 +126,14 @@ class RerankerModel(RankingModel):
         return result
 
     def score_texts(self, pairs: Sequence[Pair], batch_tokens: int = BATCH_TOKENS) -> Tensor:
-        """[len(pairs)] float32 logits; of a long document in slices, the best slice's."""
+        """[len(pairs)] float32 logits; the score of a sliced document is that of its best slice."""
         if self.settings.long_document == "truncate":
             return self.score_sequences(self.inputs.sequences_of(pairs), batch_tokens)
         sequences, owners = self.inputs.sliced(pairs)
         scores = self.score_sequences(sequences, batch_tokens)
         return torch.full((len(pairs),), -torch.inf).scatter_reduce(0, owners, scores, "amax")
 
-    @torch.no_grad()  # not inference mode: weights that FSDP2 gathers in it could not be trained afterwards
+    @torch.no_grad()  # Not inference mode, since FSDP2 would then gather untrainable weights.
     def score_sequences(self, sequences: Sequences, batch_tokens: int = BATCH_TOKENS) -> Tensor:
         """[N] float32 on the CPU, in evaluation mode, longest first, about `batch_tokens` tokens at a time."""
         scores = torch.zeros(len(sequences))
@@ -145,7 +145,7 @@ class RerankerModel(RankingModel):
         return scores
 
     def _within_memory(self, sequences: Sequences, rows: Tensor) -> Tensor:
-        """Scores these rows; splits them in halves if the device runs out of memory."""
+        """Scores rows of the sequences; halves the batch if the device runs out of memory."""
         try:
             return self(select(sequences, rows.numpy())).cpu()
         except torch.OutOfMemoryError:
@@ -158,11 +158,11 @@ class RerankerModel(RankingModel):
     def compute_score(
         self, pairs: Pair | Sequence[Pair], normalize: bool | None = None, batch_tokens: int = BATCH_TOKENS
     ) -> float | list[float]:
-        """Scores in input order: a float for one pair of two texts, a list for a list of pairs.
+        """Returns scores in input order: a float for one pair of two texts, a list for a list of pairs.
 
-        normalize: True applies a sigmoid, False gives logits, None what the model was saved with. Equal pairs are
-        scored once. Raises TypeError naming the place of anything that is not a pair of texts, ValueError for an
-        empty query; an empty document has a score.
+        normalize: True applies a sigmoid, False gives logits, None uses the saved activation. Equal pairs are scored
+        once. An empty document is allowed. Raises TypeError with the index for values other than pairs of strings, and
+        ValueError for an empty query.
         """
         chosen, single = checked_pairs(pairs)
         scores = self._scores(chosen, normalize, batch_tokens)
@@ -191,16 +191,16 @@ class RerankerModel(RankingModel):
         *,
         return_documents: bool = False,
     ) -> list[Ranked]:
-        """Records of the documents with corpus_id and score, best first, ties in their order; at most `top_k`.
+        """Returns at most `top_k` records with corpus_id and score, best first, ties in the given order.
 
-        normalize: as in `compute_score`. return_documents: each record has its text too.
+        normalize: as in `compute_score`. return_documents: adds the text to each record.
         """
         scores = self._scores(checked_pairs(pairs_of(query, documents))[0], normalize, BATCH_TOKENS)
         return by_score(scores, documents, top_k, return_documents)
 
 
 def answers_of(inputs: RerankerInputs) -> tuple[int, ...]:
-    """Token ids of the answers that are read, proved to be one token each at the end of this model's prompt."""
+    """Returns the token ids of the answer words, after a check that each is one token at the end of the prompt."""
     settings = inputs.settings
     words = [settings.yes_word, *([settings.no_word] if settings.readout == "difference" else [])]
     return answer_ids(inputs.tokenizer, words, inputs.layout.tail)

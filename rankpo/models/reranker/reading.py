@@ -1,4 +1,4 @@
-"""Reading of rerankers that were saved by rankpo, or by sentence-transformers' CrossEncoder of any generation."""
+"""Reader of rerankers in folders of rankpo and of all generations of sentence-transformers' CrossEncoder."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ OLD_ACTIVATION = "sbert_ce_default_activation_function"
 
 
 def read_folder(folder: Path) -> Stated | None:
-    """What a folder states of a reranker: rankpo's record, else a CrossEncoder's files, else None.
+    """Returns the settings in rankpo's record, or else in a CrossEncoder's files, or else None.
 
-    Raises ConfigError for what would give other scores than CrossEncoder's own.
+    Raises ConfigError for settings with which scores would differ from those of CrossEncoder.
     """
     config = read_json(folder / "config.json")
     heads = [name for name in config.get("architectures") or [] if name.startswith(("LayerWise", "CostWise"))]
     if heads:
         raise ConfigError(
-            [f"{folder}: {heads[0]} reads scores from several layers, which rankpo does not; choose another"]
+            [f"{folder}: {heads[0]} reads scores from several layers, which is not supported; choose another model"]
         )
     if old := read_json(folder / OLD_RERANKER_RECORD):
         settings = RerankerSettings.from_json(old["settings"], str(folder / OLD_RERANKER_RECORD))
@@ -79,27 +79,29 @@ def _activation(stated: object, folder: Path) -> str:
     """Returns the stated activation, by default the sigmoid, as in CrossEncoder."""
     name = "Sigmoid" if stated is None else str(stated).rpartition(".")[2]
     if name not in ACTIVATIONS:
-        raise ConfigError([f"{folder}: activation {stated}; rankpo's rerankers have identity or sigmoid"])
+        raise ConfigError([f"{folder}: activation {stated} is not supported; it must be identity or sigmoid"])
     return ACTIVATIONS[name]
 
 
 def _prompt(general: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """The prompt that CrossEncoder puts in front of every query unless told otherwise."""
+    """Returns the default prompt that CrossEncoder adds before every query."""
     chosen = general.get("default_prompt_name")
     prompt = (general.get("prompts") or {}).get(chosen) if chosen else None
     if not prompt:
         return {}
     if "{" in prompt or "}" in prompt:
-        raise ConfigError([f"{folder}: its prompt {prompt!r} has braces; write it into model.query_format"])
+        raise ConfigError([f"{folder}: the prompt {prompt!r} contains braces; write it into model.query_format"])
     return {"query_format": f"{prompt}{{}}"}
 
 
 def _answers(module: Module, folder: Path) -> Stated:
-    """A language model whose answers are read; its formats are a chat template's, which the yaml has to state."""
+    """Reads the settings of a language model with answer words, except for its formats, which the yaml must set."""
     check_keys(module.folder / "config.json", module.config, ("true_token_id", "false_token_id", "module_input_name"))
     readout = "yes" if module.config.get("false_token_id") is None else "difference"
     return Stated(
         values={"head": "causal_lm", "readout": readout},
         source="CrossEncoder's files",
-        notes=(f"{folder}: the formats of query and document are the yaml's (model.query_format and its neighbours)",),
+        notes=(
+            f"{folder}: the folder states no formats; model.query_format, model.document_format and model.suffix are used",
+        ),
     )

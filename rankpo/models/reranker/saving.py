@@ -1,7 +1,7 @@
-"""FINAL of a reranker: a plain transformers folder that sentence-transformers' CrossEncoder loads with equal scores.
+"""RerankerFolder: a transformers folder that sentence-transformers' CrossEncoder loads with equal scores.
 
-The layout of a pair is written into the tokenizer, so that `tokenizer(query, document)` of any library gives the ids
-that this model was trained on.
+The tokenizer in the folder contains the layout of a pair, so that `tokenizer(query, document)` gives the ids of
+training in every library.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ PROBES = (
 class RerankerFolder(FolderFormat[RerankerModel]):
     """The folder format of kind reranker.
 
-    one_label: the two answers of a causal language model become one linear head.
+    one_label: whether to convert the two answers of a causal language model to one linear head.
     """
 
     kind = "reranker"
@@ -101,7 +101,7 @@ class RerankerFolder(FolderFormat[RerankerModel]):
 
     @torch.inference_mode()
     def difference(self, folder: Path, model: RerankerModel) -> float:
-        """Loaded by plain transformers, pairs alone and padded together."""
+        """Compares with the folder as transformers loads it, on single and on padded pairs."""
         causal = self._reads_answers(model)
         family: Any = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
         loaded = family.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval().to(model.device)
@@ -149,15 +149,15 @@ def _activation(settings: RerankerSettings) -> str:
 
 
 def to_one_label(model: PreTrainedModel, answers: tuple[int, ...]) -> PreTrainedModel:
-    """The same model with one linear head: W[yes] - W[no], or W[yes] where only that is read.
+    """Returns the model with one linear head: W[yes] - W[no], or W[yes] if there is only a yes word.
 
-    Raises ExportError for output layers with a bias or a soft cap, which one linear head cannot stand for.
+    Raises ExportError for output layers with a bias or a soft cap, which a linear head cannot reproduce.
     """
     output: Any = model.get_output_embeddings()
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     if getattr(output, "bias", None) is not None or cap is not None:
         raise ExportError(
-            f"{type(model).__name__} has a bias or soft cap behind its logits; set model.export_one_label=false"
+            f"{type(model).__name__} has a bias or soft cap in its output layer; set model.export_one_label=false"
         )
     config = copy.deepcopy(model.config)
     config.num_labels = 1
@@ -169,9 +169,9 @@ def to_one_label(model: PreTrainedModel, answers: tuple[int, ...]) -> PreTrained
 
 
 def pair_tokenizer(inputs: RerankerInputs) -> PreTrainedTokenizerBase:
-    """A copy of the tokenizer whose own encoding of a pair is the model's layout, and whose limit is its length.
+    """Returns a copy of the tokenizer that encodes pairs in the model's layout, up to its maximum length.
 
-    Formats with plain text in front of query or document stay with the caller: that text is one piece with theirs.
+    Callers must add the plain text of formats before query or document, since it is tokenised together with the text.
     """
     tokenizer = copy.deepcopy(inputs.tokenizer)
     tokenizer.model_max_length = inputs.settings.max_length
@@ -179,7 +179,9 @@ def pair_tokenizer(inputs: RerankerInputs) -> PreTrainedTokenizerBase:
     if layout.native:
         return tokenizer
     if not tokenizer.is_fast:
-        raise ExportError(f"{type(tokenizer).__name__} cannot be given a layout of pairs; set model.separator=null")
+        raise ExportError(
+            f"{type(tokenizer).__name__} does not support a custom layout of pairs; set model.separator=null"
+        )
 
     around = SpecialTokens.learn(tokenizer)
     parts = {"before": layout.before, "between": layout.between, "after": layout.after}
@@ -196,7 +198,7 @@ def pair_tokenizer(inputs: RerankerInputs) -> PreTrainedTokenizerBase:
         pair=f"{names['before']} $A {names['between']} $B {names['after']}".split(),
         special_tokens=special,
     )
-    # a class of its own would put its usual layout back when it is loaded; a chat template would go before it
+    # The model's own tokenizer class would restore its layout on loading, and a chat template would override it.
     plain = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=inputs.settings.max_length,
@@ -208,7 +210,7 @@ def pair_tokenizer(inputs: RerankerInputs) -> PreTrainedTokenizerBase:
 
 
 def _write_logit_score(folder: Path, answers: tuple[int, ...], activation: str) -> None:
-    """The files by which CrossEncoder reads the answers' logits; ids are pinned, never looked up by word."""
+    """Writes the files with which CrossEncoder reads the logits of the answers, given by their ids."""
     modules = [
         ("0", "", "sentence_transformers.base.modules.transformer.Transformer"),
         ("1", "1_LogitScore", "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from rankpo.models.settings import Settings
 
 HEADS = ("encoder", "decoder", "causal_lm")
-AUTO = "auto"  # A value for configs only: the model's architecture determines the head.
-SMALLEST_QUERY = 8  # A query keeps at least this many tokens after truncation, next to any document.
+AUTO = "auto"  # Value of a key that is resolved by the architecture.
+SMALLEST_QUERY = 8  # Minimum tokens of a query next to the shortest document.
 
 
 @dataclass(frozen=True)
@@ -22,24 +22,20 @@ class Format:
 
 @dataclass(frozen=True, kw_only=True)
 class RerankerSettings(Settings):
-    """The keys of a reranker's yaml file that are saved with the weights.
+    """The keys of a reranker's yaml that its folder stores.
 
-    head: "encoder" is a classification head with one label. "decoder" is a linear layer on the hidden state of the last
-    token. "causal_lm" uses the language model's logits z of `yes_word` and `no_word` after the last token.
-    readout: the score of a causal_lm: "difference" is z[yes] - z[no], and "yes" is z[yes].
-    query_format, document_format: templates. Each contains one `{}` (or `{query}`, `{document}`) for the text, and
-    optionally `{instruction}`.
-    separator: the text between query and document. None uses the tokenizer's own format for a pair of texts.
-    suffix: the text after the document. The heads decoder and causal_lm read the last token of the sequence.
-    add_eos: appends the end token to the suffix.
-    chat_template: puts both formatted texts into a user turn of the tokenizer's chat template, after which the answer
-    begins.
-    max_length: the maximum number of tokens of a pair. Truncation shortens the document first, but keeps
-    `min_document_tokens` of it in addition to the head of its format. Only then does it shorten the query.
-    query_max_length: the maximum number of tokens of the query and the head of its format; None sets no separate limit.
-    activation: the function that `compute_score` applies to scores by default.
-    long_document: how inference reads documents that are too long. "truncate" reads the beginning. "max_slice" scores
-    overlapping slices of the document and takes the maximum. Training always truncates.
+    head: "encoder" (a classification head with one label), "decoder" (a linear score on the last token) or
+    "causal_lm" (the language model's own logits of `yes_word` and `no_word` after the last token). readout: for
+    causal_lm, "difference" is z[yes] - z[no], and "yes" is z[yes].
+    query_format, document_format: templates with one `{}` each (or `{query}`, `{document}`) and an optional
+    `{instruction}`. separator: text between query and document; None uses the tokenizer's own layout of a pair. suffix:
+    text after the document; decoder and causal_lm compute the score on its last token. add_eos: adds the end token
+    after the suffix. chat_template: whether both formats are inside a user's turn of the tokenizer's template, followed
+    by the start of the answer.
+    max_length: tokens of a whole pair. The document is cut first, down to `min_document_tokens` after its head, and
+    then the query; `query_max_length` also limits the query. activation: the default activation of `compute_score`.
+    long_document: the treatment of long documents outside of training: "truncate" cuts them, and "max_slice" scores
+    overlapping slices and returns the best score.
     """
 
     head: str = "encoder"
@@ -74,7 +70,7 @@ class RerankerSettings(Settings):
         if self.query_max_length is not None and self.query_max_length < SMALLEST_QUERY:
             raise ValueError(f"query_max_length must be >= {SMALLEST_QUERY} or null, got {self.query_max_length}")
         if self.head == "causal_lm" and self.add_eos:
-            raise ValueError("add_eos=true puts the end before the answer that head=causal_lm reads; set it to false")
+            raise ValueError("add_eos=true puts the end token before the answer of head=causal_lm; set add_eos=false")
         if self.head == "encoder" and self.chat_template:
             raise ValueError("chat_template=true needs head=decoder or causal_lm, got encoder")
         query, document = self.query, self.document
@@ -88,7 +84,7 @@ class RerankerSettings(Settings):
             for name, value in given.items():
                 if value:
                     raise ValueError(
-                        f"separator is null, so the tokenizer's own layout of a pair is used, which has no place for "
+                        f"separator=null uses the tokenizer's own layout of a pair, which has no place for "
                         f"{name} ({value!r}); set separator to a text"
                     )
 
@@ -102,15 +98,12 @@ class RerankerSettings(Settings):
 
 
 def _parsed(key: str, template: str, role: str, instruction: str) -> Format:
-    """Splits a template at the place of its text and inserts the instruction.
-
-    Raises ValueError if the template does not contain exactly one place for the text, or has unknown names in braces.
-    """
+    """Parses a template. Raises ValueError unless it has exactly one place for its text and no other braces."""
     places = re.findall(r"\{[^{}]*\}", template)
     texts = [place for place in places if place in ("{}", f"{{{role}}}")]
     if len(texts) != 1 or any(place not in (*texts, "{instruction}") for place in places):
         raise ValueError(
-            f"{key} must hold {{}} or {{{role}}} once, and {{instruction}} if wanted; nothing else in braces, "
+            f"{key} must contain {{}} or {{{role}}} once, optionally {{instruction}}, and no other braces, "
             f"got {template!r}"
         )
     head, tail = template.split(texts[0])

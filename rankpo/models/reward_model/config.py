@@ -1,4 +1,4 @@
-"""The kind `reward_model`: a decoder with one scalar for a whole completion."""
+"""RewardKind: the configuration of decoders with one scalar reward for a whole completion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FINAL of a reward model: a transformers folder for AutoModelForSequenceClassification with one label."""
+"""RewardFolder: a transformers folder for AutoModelForSequenceClassification with one label."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RewardFolder(FolderFormat[RewardModel]):
 
     @torch.no_grad()
     def difference(self, folder: Path, model: RewardModel) -> float:
-        """Of a few tokens, against the folder's own logit."""
+        """Compares the reward of a few tokens with that of the folder as transformers loads it."""
         loaded = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True
         ).eval()

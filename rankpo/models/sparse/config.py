@@ -1,4 +1,4 @@
-"""The kind `sparse`: a weight for each entry of the vocabulary, as the keys of its yaml describe it."""
+"""SparseKind: the configuration of models with a weight for each entry of the vocabulary."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 class SparseKind(SparseSettings, ModelKind["SparseSettings", "SparseInputs", "SparseModel"]):
     """A sparse encoder (SPLADE): weights over the vocabulary by a masked-language head, compared by inner products.
 
-    query_weights: a JSON file with the weight of each token, such as OpenSearch's idf.json, from which static queries
-    start; None: a loaded folder's weights, else 1 each. new_head: a new masked-language head, drawn with the run's seed,
-    for checkpoints without one. regularizer: terms on the activations, beside any loss. Settings that a folder states (rankpo.json, or sentence-transformers' files) win over
-    the yaml, and the command line over both.
+    query_weights: a JSON file with initial weights of tokens for static queries, such as OpenSearch's idf.json; None
+    uses the weights of a loaded folder, or 1 for every token. new_head: creates a masked-language head with random
+    weights from the run's seed, for checkpoints without one. regularizer: terms on the activations that are added to
+    any loss. Settings in a folder's files (rankpo.json, or those of sentence-transformers) override the yaml, and the
+    command line overrides both.
     """
 
     kind: ClassVar[str] = "sparse"
@@ -51,8 +52,8 @@ class SparseKind(SparseSettings, ModelKind["SparseSettings", "SparseInputs", "Sp
         if self.decodes():
             raise ConfigError(
                 [
-                    f"{self.origin} is a decoder, and a model of kind sparse needs an encoder with a masked-language "
-                    "head, such as model=modernbert; or add kind=embedding"
+                    f"{self.origin} is a decoder, but kind=sparse needs an encoder with a masked-language head; "
+                    "choose another model, such as model=modernbert, or set kind=embedding"
                 ]
             )
         if self.query_weights is not None and settings.query_encoder != "static":
@@ -70,7 +71,7 @@ class SparseKind(SparseSettings, ModelKind["SparseSettings", "SparseInputs", "Sp
         family = MaskedFamily(self.origin, self.new_head)
         backbone = self.backbone(family, say)
         if family.missing:
-            say(f"new, drawn with the run's seed: {', '.join(sorted(family.missing))}")
+            say(f"initialised at random from the run's seed: {', '.join(sorted(family.missing))}")
         return backbone
 
     def wrap(self, backbone: PreTrainedModel, inputs: SparseInputs) -> SparseModel:
@@ -80,7 +81,7 @@ class SparseKind(SparseSettings, ModelKind["SparseSettings", "SparseInputs", "Sp
         model = SparseModel(backbone, inputs, layout=self.layout, chunk_tokens=self.chunk_tokens)
         folder = None if self.is_random else Path(self.source().folder)
         read_query_weights(model, self.query_weights, folder)
-        # The weights of static queries are one per token, not activations: their term has no meaning.
+        # Static queries have one trained weight per token and no activations to regularise.
         model.sparsity = replace(self.regularizer, query_weight=0.0) if inputs.static else self.regularizer
         return model
 
@@ -93,5 +94,5 @@ class SparseKind(SparseSettings, ModelKind["SparseSettings", "SparseInputs", "Sp
         return SparseFolder()
 
     def stated(self, folder: Path) -> Stated | None:
-        """From rankpo.json, or from the files of a SparseEncoder."""
+        """Reads rankpo.json, or the files of a SparseEncoder."""
         return read_folder(folder)

@@ -21,7 +21,7 @@ GELU = "gelu"
 class Transform:
     """The layers of a head before its output layer. steps: names of modules in the model, or `GELU`, in order.
 
-    The modules are looked up at every call, since adapters put wrappers in their places.
+    The modules are looked up at every call, since adapters replace them by wrappers.
     """
 
     steps: tuple[str, ...]
@@ -31,7 +31,7 @@ class Transform:
         return all(step == GELU or step in names for step in self.steps)
 
     def apply(self, model: nn.Module, hidden: Tensor) -> Tensor:
-        """Inputs [tokens, D'] of the output layer. hidden: [tokens, D]."""
+        """Returns the inputs [tokens, D'] of the output layer. hidden: [tokens, D]."""
         for step in self.steps:
             hidden = gelu(hidden) if step == GELU else model.get_submodule(step)(hidden)
         return hidden
@@ -49,7 +49,7 @@ TRANSFORMS = (
 
 
 def output_head(model: PreTrainedModel) -> Head:
-    """Raises ConfigError for an output layer that adapters wrap."""
+    """Returns the output layer. Raises ConfigError if adapters wrap it."""
     output: object = model.get_output_embeddings()
     if not isinstance(output, nn.Linear):
         name = type(output).__name__
@@ -60,22 +60,22 @@ def output_head(model: PreTrainedModel) -> Head:
 
 
 def find_transform(model: PreTrainedModel, packed: bool) -> Transform:
-    """The layers that give the architecture's own logits.
+    """Finds the layers that reproduce the logits of the architecture.
 
-    packed: whether the enclosing `RankingModel` uses packed attention. Raises ValueError where none does.
+    packed: whether the enclosing `RankingModel` uses packed attention. Raises ValueError for an unknown head.
     """
     for transform in TRANSFORMS:
         if transform.fits(model) and _proved(model, transform, packed):
             return transform
     raise ValueError(
-        f"{type(model).__name__} computes its logits in a way that kind=sparse does not know; choose an encoder with a "
+        f"{type(model).__name__} has a masked-language head that kind=sparse does not support; choose an encoder with a "
         "masked-language head, such as BERT, DistilBERT, RoBERTa, XLM-R, ModernBERT or ELECTRA"
     )
 
 
 @torch.no_grad()
 def _proved(model: PreTrainedModel, transform: Transform, packed: bool) -> bool:
-    """Whether our logits of a few tokens equal those of the model."""
+    """Whether the logits from `transform` equal those of the model on a few tokens."""
     training = model.training
     ids = (torch.arange(3, 10, device=model.device) * 7) % model.config.get_text_config().vocab_size
     model.eval()

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class SparseInputs(TextInputs):
     """The inputs of `SparseModel`.
 
-    With query_encoder=static a query is its tokens alone, without special tokens, and the first column of
-    `Sequences.prefixes` is 1 for queries and 0 for passages.
+    With query_encoder=static, a query has no special tokens, and the first column of `Sequences.prefixes` is 1 for
+    queries and 0 for passages.
     """
 
     settings: SparseSettings

@@ -22,10 +22,10 @@ WEIGHT = "weight"  # The tensor of a SparseStaticEmbedding.
 
 
 class MaskedFamily:
-    """AutoModelForMaskedLM, which reports a missing head.
+    """AutoModelForMaskedLM with a check for a missing head.
 
-    new_head: whether the checkpoint may lack it. missing: after loading, the names of weights that the checkpoint does
-    not hold.
+    new_head: whether the checkpoint may lack the head. missing: the names of weights that the checkpoint lacks, known
+    after loading.
     """
 
     def __init__(self, origin: str, new_head: bool) -> None:
@@ -33,14 +33,14 @@ class MaskedFamily:
         self.missing: list[str] = []
 
     def from_pretrained(self, path: str, **arguments: object) -> tuple[PreTrainedModel, dict[str, object]]:
-        """The model and transformers' report on loading. Raises LoadingError for a head that is not there."""
+        """Returns the model and transformers' report on loading. Raises LoadingError for a missing head."""
         model, found = AutoModelForMaskedLM.from_pretrained(path, **arguments)
         body = {f"{model.base_model_prefix}.{name}" for name in model.base_model.state_dict()}
         self.missing = [name for name in sorted(found["missing_keys"]) if name not in body]
         if self.missing and not self.new_head:
             raise LoadingError(
-                f"{self.origin} has no masked-language head ({self.missing[0]} is missing), from which a sparse model "
-                "starts; choose a checkpoint with one, such as distilbert/distilbert-base-uncased, or set "
+                f"{self.origin} has no masked-language head ({self.missing[0]} is missing), which a sparse model "
+                "needs; choose a checkpoint with one, such as distilbert/distilbert-base-uncased, or set "
                 "model.new_head=true"
             )
         return model, {**found, "missing_keys": [name for name in found["missing_keys"] if name in body]}

@@ -33,9 +33,9 @@ TYPICAL_ENTRIES = 256  # Active entries of a trained model's passages.
 
 
 class SparseModel(GivesVectors):
-    """Pooled activations of the output head: `forward(sequences)` gives [N, V] float32 weights, none below 0.
+    """Pools the activations of the output head. `forward(sequences)` returns non-negative weights [N, V] in float32.
 
-    query_weights: [V] the weight of each token of a query, a trained parameter with query_encoder=static, else None.
+    query_weights: [V] a parameter with the weight of each query token if query_encoder=static, else None.
     """
 
     kind: ClassVar[str] = "sparse"
@@ -50,7 +50,7 @@ class SparseModel(GivesVectors):
         layout: str = "auto",
         chunk_tokens: int | None = None,
     ) -> None:
-        """Raises ValueError for an unknown head, ConfigError for lengths that the backbone does not have."""
+        """Raises ValueError for an unknown head, ConfigError for lengths above the backbone's positions."""
         super().__init__(backbone, inputs, layout=layout, chunk_tokens=chunk_tokens)
         self.transform = find_transform(self.base, self.packed)
         self.entries = len(output_head(self.base).weight)
@@ -85,11 +85,11 @@ class SparseModel(GivesVectors):
         return torch.zeros(len(sequences), self.dim, device=self.device) if weights is None else weights
 
     def _with_static(self, sequences: Sequences) -> Tensor:
-        """[N, V] weights where queries are their own tokens."""
+        """[N, V] weights, those of queries from `query_weights`."""
         assert self.query_weights is not None and sequences.prefixes is not None
         asked = sequences.prefixes[:, 0].bool()
         queries, texts = asked.nonzero().squeeze(1), (~asked).nonzero().squeeze(1)
-        # Every call reads some text and every weight: DDP and sharded parameters need equal calls on all ranks.
+        # Every call uses the backbone and all weights, since DDP and sharded parameters need equal calls on all ranks.
         read = select(sequences, texts.numpy()) if len(texts) else self._shortest()
         pooled = self._pooled(read)[: len(texts)] + 0 * self.query_weights.sum()
         if not len(texts):
@@ -99,12 +99,12 @@ class SparseModel(GivesVectors):
         return torch.cat([own, pooled])[order]
 
     def _shortest(self) -> Sequences:
-        """A passage of special tokens alone, or of one token where there are none."""
+        """A passage of special tokens only, or of one token if the tokenizer adds none."""
         special = [*self.inputs.special.head, *self.inputs.special.tail] or [0]
         return join([np.array(special, dtype=np.int64)])
 
     def _presence(self, sequences: Sequences) -> Tensor:
-        """[n, V] 1 for tokens that occur in a sequence, else 0."""
+        """[n, V]: 1 for tokens that occur in the sequence, else 0."""
         owner = torch.arange(len(sequences)).repeat_interleave(sequences.lengths).to(self.device)
         present = torch.zeros(len(sequences), self.dim, device=self.device)
         present[owner, sequences.input_ids.to(self.device)] = 1
@@ -152,7 +152,7 @@ class SparseModel(GivesVectors):
         return paired_products(queries, candidates, self.dim)
 
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
-        """[slots] scores by whole vectors, as in training, so that they serve as reference scores."""
+        """[slots] scores from vectors with all entries, as in training, so that they can be reference scores."""
         kept, self.max_active = self.max_active, None
         try:
             return super().slot_scores(table)
@@ -160,10 +160,10 @@ class SparseModel(GivesVectors):
             self.max_active = kept
 
     def encode(self, texts: Sequence[str] | str, role: str = "passage", *, progress: bool = False) -> csr_array:
-        """Weights [len(texts), V] float32 in compressed rows, in input order; one text gives [1, V].
+        """Returns a CSR matrix of weights [len(texts), V] in float32, in input order; [1, V] for one text.
 
-        role: "query" or "passage", which chooses prompt, maximum length and the encoder. progress: a bar on the
-        terminal. Raises ValueError for another role, TypeError for anything that is not text.
+        role: "query" or "passage", which chooses prompt, maximum length and the encoder. progress: shows
+        a progress bar. Raises ValueError for another role and TypeError for values other than text.
         """
         if role not in ("query", "passage"):
             raise ValueError(f"role must be query or passage, got {role!r}")
@@ -176,7 +176,7 @@ class SparseModel(GivesVectors):
             return to_csr(self.encode_vectors(sequences, advance), self.dim)
 
     def terms(self, text: str, role: str = "passage") -> dict[str, float]:
-        """The active tokens of a text and their weights, the largest first."""
+        """Returns the active tokens of a text and their weights, largest first."""
         row = self.encode(text, role)
         tokens = self.tokenizer.convert_ids_to_tokens(row.indices.tolist())
         found = sorted(zip(tokens, row.data.tolist(), strict=True), key=lambda item: -item[1])

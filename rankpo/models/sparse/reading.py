@@ -1,4 +1,4 @@
-"""Reading of sparse models that were saved by rankpo or as a SparseEncoder of sentence-transformers."""
+"""Reader of sparse models in folders of rankpo and of sentence-transformers' SparseEncoder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ ROUTER_PARAMETERS: Mapping[str, tuple[object, ...]] = {
 def read_folder(folder: Path) -> Stated | None:
     """Returns the settings in rankpo.json, else those in sentence-transformers' files, else None.
 
-    Raises ConfigError for modules, keys and values that would give other vectors than sentence-transformers' own.
+    Raises ConfigError for modules, keys and values with which vectors would differ from those of
+    sentence-transformers.
     """
     if (folder / RECORD).exists():
         return own_statement(folder, ("sparse",), SparseSettings)
@@ -58,7 +59,7 @@ def read_folder(folder: Path) -> Stated | None:
     if len(modules) != 2 or modules[0].name not in TRANSFORMERS or modules[1].name != "SpladePooling":
         names = ", ".join(module.name for module in modules)
         raise ConfigError(
-            [f"{folder}: modules {names}; kind=sparse reads a masked-language Transformer and SpladePooling"]
+            [f"{folder}: modules {names}; kind=sparse supports a masked-language Transformer followed by SpladePooling"]
         )
     check_transformer(modules[0], MASKED)
     prompts: Mapping[str, str] = general.get("prompts") or {}  # type: ignore[assignment]
@@ -77,7 +78,7 @@ def read_folder(folder: Path) -> Stated | None:
 
 
 def static_folder(folder: Path) -> Path | None:
-    """The folder of the weights of static queries, or None where queries are read by the model."""
+    """Returns the folder with the weights of static queries, or None if the model encodes queries."""
     modules = read_modules(folder)
     if [module.name for module in modules] != ["Router"]:
         return None
@@ -93,12 +94,14 @@ def _routed(folder: Path) -> tuple[list[Module], dict[str, object]]:
     check_keys(place, parameters, tuple(ROUTER_PARAMETERS))
     for key, value in parameters.items():
         if value not in ROUTER_PARAMETERS[key]:
-            raise ConfigError([f"{place}: {key}={value!r} is not what rankpo does"])
+            raise ConfigError([f"{place}: {key}={value!r} is not supported by rankpo"])
     check_keys(place, router["structure"], ("query", "document"))
     queries, documents = read_route(folder, "query"), read_route(folder, "document")
     if [module.name for module in queries] != ["SparseStaticEmbedding"]:
         names = ", ".join(module.name for module in queries)
-        raise ConfigError([f"{folder}: queries go through {names}; kind=sparse reads SparseStaticEmbedding there"])
+        raise ConfigError(
+            [f"{folder}: queries use the modules {names}; kind=sparse supports only SparseStaticEmbedding for them"]
+        )
     check_keys(queries[0].folder / "config.json", queries[0].config, ("frozen",))
     _check_same_tokens(queries[0].folder, documents[0].folder)
     static = {"query_encoder": "static", "freeze_query_weights": bool(queries[0].config.get("frozen", False))}
@@ -109,7 +112,7 @@ def _routed(folder: Path) -> tuple[list[Module], dict[str, object]]:
 
 
 def _check_same_tokens(one: Path, other: Path) -> None:
-    """Raises ConfigError where queries and documents have different tokenizers: their entries would differ."""
+    """Raises ConfigError if queries and documents have different tokenizers, since their entries would differ."""
     if _tokens(one) != _tokens(other):
         raise ConfigError([f"{one} and {other} hold different tokenizers; kind=sparse uses one for both"])
 

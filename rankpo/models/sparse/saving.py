@@ -1,4 +1,4 @@
-"""FINAL of a sparse model: a transformers folder that sentence-transformers' SparseEncoder loads with equal vectors."""
+"""SparseFolder: a transformers folder that sentence-transformers' SparseEncoder loads with equal vectors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rankpo.models.sparse.model import SparseModel
 from rankpo.models.sparse.settings import SparseSettings
 from rankpo.storage.printable import markdown
 
-MODULES = "sentence_transformers.sparse_encoder.models"  # Releases 5 and 6 know these names.
+MODULES = "sentence_transformers.sparse_encoder.models"  # Releases 5 and 6 of sentence-transformers accept these names.
 ROUTER = "sentence_transformers.models.Router"
 STATIC = "query_0_SparseStaticEmbedding"
 POOLING = "1_SpladePooling"
@@ -58,7 +58,7 @@ class SparseFolder(FolderFormat[SparseModel]):
         return 2e-2 if _flash(model) else self.tolerance
 
     def difference(self, folder: Path, model: SparseModel) -> float:
-        """Loaded by plain transformers, sample texts padded together."""
+        """Compares with the folder as transformers loads it, on padded sample texts."""
         backbone = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
         plain = SparseModel(backbone, SparseInputs(model.tokenizer, model.settings), layout="padded").eval()
         read_query_weights(plain, None, folder)
@@ -116,7 +116,7 @@ def _write_sentence_transformers(folder: Path, model: SparseModel) -> None:
 
 
 def _write_router(folder: Path, model: SparseModel) -> None:
-    """Queries by their tokens' weights, documents by the model in the folder itself (`.`)."""
+    """Writes a Router: token weights for queries, and the model in the folder itself (`.`) for documents."""
     assert model.query_weights is not None
     if (tokens := len(model.tokenizer.get_vocab())) != model.dim:
         raise LoadingError(

@@ -15,11 +15,12 @@ QUERY_ENCODERS = ("same", "static")
 class SparseSettings(Settings):
     """Settings of the encoding of a text.
 
-    pooling: max (SPLADE v2, https://arxiv.org/abs/2109.10086) or sum (https://arxiv.org/abs/2107.05720) over a text's
-    tokens. activation: relu, log(1 + relu(x)); log1p_relu, log(1 + log(1 + relu(x))) as OpenSearch's models have
-    (https://arxiv.org/abs/2504.14839). query_encoder: same, the model reads queries too; static, each distinct token of
-    a query has a weight, and no model runs; freeze_query_weights: those weights are not trained. max_active: entries of a vector that are kept outside of training,
-    the largest; None keeps all. Lengths in tokens, special tokens included.
+    pooling: max (SPLADE v2, https://arxiv.org/abs/2109.10086) or sum (https://arxiv.org/abs/2107.05720) over the tokens
+    of a text. activation: "relu" is log(1 + relu(x)); "log1p_relu" is log(1 + log(1 + relu(x))), as in OpenSearch's
+    models (https://arxiv.org/abs/2504.14839). query_encoder: "same" encodes queries with the model; "static" gives each
+    distinct token of a query a weight, without a forward pass. freeze_query_weights: whether the weights of static
+    queries stay fixed in training. max_active: the number of largest entries of a vector that are kept outside of
+    training; None keeps all. Lengths are in tokens, including special tokens.
     """
 
     pooling: str = "max"

@@ -1,4 +1,4 @@
-"""Sparse vectors in stored form: one row (entry, weight) for each entry that is not 0, and their products."""
+"""Sparse vectors in stored form, one row (entry, weight) for each non-zero entry, and their products."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from rankpo.types import Vectors
 
-COLUMNS = 2  # The number of the entry, exact in float32 up to 2^24, and its weight.
+COLUMNS = 2  # The index of the entry, exact in float32 up to 2^24, and its weight.
 
 
 def compact(weights: Tensor, max_active: int | None = None) -> Vectors:
-    """Stored form of weights [n, V]. max_active: keeps so many of the largest entries of each row; None: all."""
+    """Returns the stored form of weights [n, V]. max_active: the number of largest entries to keep per row; None: all."""
     if max_active is not None and max_active < weights.shape[1]:
         values, entries = weights.topk(max_active, dim=1)
         weights = torch.zeros_like(weights).scatter(1, entries, values)
@@ -31,14 +31,14 @@ def joined(parts: Sequence[Vectors]) -> Vectors:
 
 
 def to_csr(vectors: Vectors, dim: int) -> csr_array:
-    """[N, dim] float32 in scipy's compressed rows."""
+    """Returns a CSR matrix [N, dim] in float32."""
     borders = np.concatenate([[0], vectors.counts.numpy().cumsum()])
     entries, weights = vectors.rows[:, 0].numpy().astype(np.int32), vectors.rows[:, 1].numpy()
     return csr_array((weights, entries, borders), shape=(len(vectors), dim))
 
 
 def of_csr(matrix: csr_array) -> Vectors:
-    """Stored form of compressed rows."""
+    """Returns the stored form of a CSR matrix."""
     rows = np.stack([matrix.indices.astype(np.float32), matrix.data.astype(np.float32)], 1)
     return Vectors(torch.from_numpy(rows), torch.from_numpy(np.diff(matrix.indptr).astype(np.int64)))
 

@@ -134,7 +134,7 @@ def test_the_loss_is_that_of_the_paper(distillation):
 def test_other_numbers_of_weights_are_refused():
     model, given = hybrid(parts=["dense", "sparse"]), batch()
     vectors = Vectors(model(given.sequences), model.counts(given.sequences))
-    with pytest.raises(ValueError, match="part_weights has 3 weights, and the model 2 parts"):
+    with pytest.raises(ValueError, match="part_weights has 3 weights, but the model has 2 parts"):
         SelfDistillationLoss(temperature=1.0).in_batch(vectors, given, None, model.part_similarities)
 
 
@@ -157,7 +157,7 @@ def test_folders_there_and_back_and_pickles_are_refused(tmp_path):
     assert kind(new_layers=True).colbert_linear.out_features == 8
     for name in ("sparse_linear", "colbert_linear"):
         torch.save(model.get_submodule(name).state_dict(), folder / f"{name}.pt")
-    with pytest.raises(LoadingError, match="pickle can run code") as refused:
+    with pytest.raises(LoadingError, match="they can run code") as refused:
         kind()
     assert CONVERT in str(refused.value)
     words = shlex.split(CONVERT)
@@ -174,7 +174,7 @@ def test_folders_there_and_back_and_pickles_are_refused(tmp_path):
             r"parts must be a list of some of dense, sparse, colbert, got \['dense', 'bm25'\]",
         ),
         ({"parts": []}, "parts must be a list"),
-        ({"sparse_weight": 0}, "sparse_weight must be > 0, got 0; leave a part out"),
+        ({"sparse_weight": 0}, "sparse_weight must be > 0, got 0; to exclude this part"),
         ({"colbert_dim": 0}, "colbert_dim must be >= 1 or null, got 0"),
     ],
 )

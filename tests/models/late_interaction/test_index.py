@@ -96,7 +96,7 @@ def test_shards_hold_the_vectors_of_every_text(world, model):
     chosen = stored.vectors(np.array([29, 0, 11, 0]))
     assert chosen.counts.tolist() == [len(expected[n]) for n in (29, 0, 11, 0)]
     assert_close(chosen.rows, torch.cat([expected[n] for n in (29, 0, 11, 0)]), atol=1e-5, rtol=0)
-    with pytest.raises(EncodingError, match="holds tokens vectors, and dense or sparse are needed here"):
+    with pytest.raises(EncodingError, match="holds tokens vectors, but dense or sparse vectors are needed"):
         Embeddings(world / "encoded" / "embeddings")
 
 
@@ -108,7 +108,9 @@ def test_a_damaged_shard_is_named_and_made_again(world, model, tmp_path):
     folder = tmp_path / "e" / "embeddings"
     counts = np.load(folder / "shard-00001.counts.npy")
     np.save(folder / "shard-00001.counts.npy", counts[::-1])
-    with pytest.raises(EncodingError, match=r"shard-00001.npy is damaged \(shard-00001.counts.npy has another content"):
+    with pytest.raises(
+        EncodingError, match=r"shard-00001.npy is damaged \(the checksum of shard-00001.counts.npy is wrong"
+    ):
         list(open_stored(folder).blocks())
     run(tmp_path, "e", "task=encode", "task.shard_size=16")
     assert np.load(folder / "shard-00001.counts.npy").tolist() == counts.tolist()
@@ -167,7 +169,7 @@ REFUSED = {
     "no such run": (("task.candidates=nothing.trec",), "task.candidates must be bm25 or the file of a TREC run"),
     "depth": (("task.candidates=bm25", "task.candidate_depth=3"), "candidate_depth=3 must be >= top_k=5"),
     "backend": (("task.candidates=bm25", "task.backend=faiss"), "backend=faiss must be exact"),
-    "faiss": (("task.backend=faiss",), "backend=faiss indexes one vector per text, and kind=late_interaction"),
+    "faiss": (("task.backend=faiss",), "backend=faiss supports one vector per text, but kind=late_interaction"),
     "plaid": (("task.backend=plaid",), "backend=plaid needs fast-plaid"),
     "another corpus": (("task.candidates=bm25", "task.corpus=pool"), "is not the corpus of"),
 }

@@ -115,7 +115,7 @@ def test_layouts_agree(tmp_path, layout):
         (("model.query_expansion=min",), "model.expansion_length must be in 1 to query_max_length=40"),
         (("model.skip=commas",), "model.skip must be punctuation or a list of tokens, got 'commas'"),
         (("model.dim=0",), "model.dim must be >= 1 or null, got 0"),
-        (("model.layers=[{type: Dense, out_features: 9}]",), "model.dim=16, but the last of layers gives 9 dimensions"),
+        (("model.layers=[{type: Dense, out_features: 9}]",), "model.dim=16, but the last of layers has out_features=9"),
         (("model.layers=[{type: LayerNorm}]",), "model.layers: type must be Dense for token vectors"),
         (("model.passage_max_length=3",), "model.passage_max_length must be >= 4 tokens, got 3"),
     ],

@@ -151,7 +151,9 @@ def test_other_modules_are_refused_by_name(tmp_path, checkpoint):
 
     shared = [Transformer(str(checkpoint), transformer_task="fill-mask"), SpladePooling()]
     their_folder(tmp_path, router(checkpoint, query_modules=shared))
-    with pytest.raises(ConfigError, match=r"queries go through Transformer, SpladePooling; .* SparseStaticEmbedding"):
+    with pytest.raises(
+        ConfigError, match=r"queries use the modules Transformer, SpladePooling; .* SparseStaticEmbedding"
+    ):
         rankpo.load(tmp_path / "theirs", "cpu")
 
 
@@ -195,6 +197,6 @@ def test_a_checkpoint_without_a_head_is_refused_or_gets_a_new_one(tmp_path, chec
 
 
 def test_decoders_are_refused():
-    with pytest.raises(ConfigError, match="is a decoder, and a model of kind sparse needs an encoder"):
+    with pytest.raises(ConfigError, match="is a decoder, but kind=sparse needs an encoder"):
         kind = SparseKind(random={"model_type": "llama"})
         kind.open_inputs(print)
