@@ -1,4 +1,4 @@
-"""Errors that name what to change, and the nearest allowed name for a mistyped one."""
+"""Exceptions whose messages tell users what to change, and suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent  # errors raised by code below this folder carry messages for users
+PACKAGE = Path(__file__).parent  # config/messages.py shows the messages of errors raised in this folder to users
 
 
 class InputError(Exception):
-    """Something that the user gave: keys, records or weights. The exit code is 2; that of a run that failed is 1."""
+    """Base class of errors in the user's input: config keys, records or weights.
+
+    The command exits with code 2 for these errors, and with code 1 for any other failure.
+    """
 
 
 class ConfigError(InputError, ValueError):
-    """All problems of a config, one line each.
+    """Raised with all problems of a config at once, so that users can correct them together.
 
-    problems: the lines. The message joins them.
+    problems: one line of text for each problem. The message joins these lines.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -24,12 +27,15 @@ class ConfigError(InputError, ValueError):
         self.problems = list(problems)
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
-        """Rebuilds the error from its problems; submitit pickles it on another machine."""
+        """Pickles the list of problems, because the default would pass the joined message to the constructor.
+
+        submitit pickles errors to send them from another machine.
+        """
         return type(self), (self.problems,)
 
 
 class ManyLines(InputError, ValueError):
-    """An error whose message has a line for each problem; each is shown on a line of its own."""
+    """Base class of errors with one line of text for each problem. Other errors are shown as a single line."""
 
 
 class LoadingError(InputError, RuntimeError):
@@ -37,19 +43,19 @@ class LoadingError(InputError, RuntimeError):
 
 
 class StorageError(RuntimeError):
-    """A file or folder that cannot be read, written or used; the message names it and what to do."""
+    """Raised for a file or folder that cannot be read, written or used; the message names it and the remedy."""
 
 
 def did_you_mean(value: str, allowed: Iterable[str]) -> str:
-    """`; did you mean NAME?` for the nearest allowed name, or an empty text where none is near."""
+    """Returns `; did you mean NAME?` with the most similar allowed name, or "" if no name is similar."""
     near = get_close_matches(value, sorted(allowed), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def unknown(name: str, value: str, allowed: Iterable[str], hint: str = "") -> str:
-    """The message for a value that `name` does not have, with a hint and all allowed values.
+    """Returns the message for an unknown value of `name`, with a hint and all allowed values.
 
-    hint: replaces the nearest allowed name.
+    hint: text after the value. By default, the message suggests the most similar allowed name.
     """
     choices = sorted(allowed)
     return f"{name} has no {value!r}{hint or did_you_mean(value, choices)} (allowed: {', '.join(choices)})"

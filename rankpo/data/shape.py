@@ -1,4 +1,4 @@
-"""Declarations of a dataset about its examples, which tasks read to choose an evaluation."""
+"""Properties that a dataset declares about its examples. Tasks read them to choose an evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PEEKED = 100  # The number of examples that determine the shape of a dataset.
 
 @runtime_checkable
 class EvaluationSet(Protocol):
-    """A corpus with graded judgements."""
+    """A corpus and queries, with graded judgements of documents for these queries."""
 
     @property
     def name(self) -> str: ...
@@ -33,9 +33,9 @@ class EvaluationSet(Protocol):
 
 @runtime_checkable
 class StatesPrompts(Protocol):
-    """An `EvaluationSet` with prompts that replace those of the model; None keeps the model's prompt.
+    """An `EvaluationSet` whose prompts replace those of the model. A prompt of None keeps the model's prompt.
 
-    symmetric: whether documents have the prompt of queries.
+    symmetric: whether documents get the same prompt as queries.
     """
 
     @property
@@ -47,18 +47,21 @@ class StatesPrompts(Protocol):
 
 @dataclass(frozen=True)
 class Shape:
-    """Numbers of candidates of the first examples of a dataset."""
+    """The number of candidates of each of the first `PEEKED` examples of a dataset."""
 
     sizes: tuple[int, ...]
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> Shape:
-        """The shape of the first `PEEKED` examples."""
+        """Computes the shape from the first `PEEKED` examples."""
         return cls(tuple(len(example.candidates) for example in islice(examples, PEEKED)))
 
     @property
     def mostly_single(self) -> bool:
-        """Whether most queries have one candidate, so that scores are compared with labels instead of ranked."""
+        """Whether most queries have a single candidate.
+
+        A single candidate cannot be ranked, so the evaluation compares scores with labels across queries.
+        """
         return 2 * sum(size == 1 for size in self.sizes) > len(self.sizes)
 
     @property
@@ -73,7 +76,7 @@ class Shape:
 
 
 class Evaluable(Dataset, Protocol):
-    """A dataset with the declarations of `Declares`."""
+    """A dataset with the properties that `Declares` defines."""
 
     @property
     def collection(self) -> str | None: ...
@@ -92,19 +95,19 @@ class Evaluable(Dataset, Protocol):
 
 
 class Declares:
-    """The default declarations of datasets of yaml files; subclasses override them."""
+    """Default values of the properties, for datasets that are configured in yaml files. Subclasses override them."""
 
     weight: float
-    collection: str | None = None  # The collection whose means its metrics join.
-    streaming: bool = False  # Whether its examples are read as they come.
-    window: int = 10_000  # Examples that are shuffled together where it is streamed.
+    collection: str | None = None  # Evaluation averages metrics over the datasets of a collection.
+    streaming: bool = False  # Whether training reads the examples window by window, for data larger than the disk.
+    window: int = 10_000  # The number of examples that a streamed dataset shuffles together.
 
     def examples(self) -> Iterator[Example]:
         raise TypeError(f"{type(self).__name__} must yield examples")
 
     @property
     def shape(self) -> Shape:
-        """The numbers of candidates of the first examples, which this property reads."""
+        """The shape of the dataset. Every access to this property reads the first examples."""
         return Shape.of(self.examples())
 
     @property
@@ -114,17 +117,20 @@ class Declares:
 
     @property
     def label_scale(self) -> float:
-        """The length of the range from which labels were scaled to 0 to 1; 1 if they were not scaled."""
+        """The width of the label range that the reader scaled to [0, 1]; 1 if the reader did not scale labels."""
         return 1.0
 
     @property
     def relevant_label(self) -> float | None:
-        """The smallest relevant label minus the start of the range, before scaling; None if it is unknown."""
+        """The smallest relevant label, as unscaled distance from the lower end of the label range; None if unknown."""
         return None
 
 
 class Undeclared(Declares):
-    """A dataset of another package without declarations; they are derived from its examples and its judgements."""
+    """Wraps a dataset of another package that does not inherit from `Declares`.
+
+    The wrapper computes the shape from the examples, and provides the dataset's judgements if it is an `EvaluationSet`.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -142,10 +148,10 @@ class Undeclared(Declares):
 
 
 def declared(dataset: Dataset) -> Evaluable:
-    """The dataset itself, or an `Undeclared` for a dataset without declarations."""
+    """Returns the dataset itself if it inherits from `Declares`, else the dataset wrapped in `Undeclared`."""
     return dataset if isinstance(dataset, Declares) else Undeclared(dataset)
 
 
 def weight_of(dataset: Dataset) -> float:
-    """The number of times that an epoch repeats a dataset; 1 for a dataset of another package without a weight."""
+    """Returns the number of times that an epoch repeats a dataset: its `weight`, or 1 if it has no such attribute."""
     return float(getattr(dataset, "weight", 1.0))

@@ -84,7 +84,7 @@ class Pool:
 
     @property
     def relevant_from(self) -> float:
-        """The smallest grade above 0."""
+        """The smallest positive grade of the pool, so that every positive grade counts as relevant."""
         return min((grade for judged in self._grades.values() for grade in judged.values() if grade > 0), default=1.0)
 
 
@@ -135,7 +135,7 @@ class RankedPart(HeldOutPart):
 
 
 class LossEvaluator(Evaluator):
-    """The training loss on held-out data, in updates of the run's batch size.
+    """Computes the training loss on held-out data, in batches of the run's batch size.
 
     measure: computes it with the current weights; the trainer sets it.
     """

@@ -1,4 +1,4 @@
-"""Adapters of peft on a backbone: new ones, and those of a folder."""
+"""Adds peft adapters to a backbone: new adapters, or saved adapters from a folder."""
 
 from __future__ import annotations
 

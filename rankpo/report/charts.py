@@ -30,7 +30,7 @@ class Series:
 
 
 def lines(series: Sequence[Series], x_label: str, y_label: str, frame: Frame = FRAME) -> str:
-    """One line for each series; a single point is a dot. "" where no series has a finite point."""
+    """Draws a line for each series, or a dot if it has a single point. Returns "" if no series has a finite point."""
     kept = [_finite(item) for item in series]
     kept = [item for item in kept if item.points]
     if not kept:

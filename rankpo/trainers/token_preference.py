@@ -1,4 +1,4 @@
-"""Trainer for TDPO and Ra-DPO: pairs with the policy-reference divergence at every token of the completions."""
+"""Trainer for TDPO and Ra-DPO, preference losses with a divergence between policy and reference at every token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from rankpo.types import Batch, LossOutput
 
 
 class TokenPreferenceTrainer(PairedPreferenceTrainer):
-    """Trains tdpo and ra-dpo. The policy and the reference process each block of tokens together."""
+    """Trains with the losses tdpo and ra-dpo.
+
+    A divergence needs the distributions of both models over the vocabulary. The token engine computes them for one
+    block of tokens at a time, because the distributions of all tokens would need too much memory.
+    """
 
     loss: TokenPreferenceLoss
 

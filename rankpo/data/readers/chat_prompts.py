@@ -1,4 +1,7 @@
-"""Prompts of chat records, from their keys, from the common prefix of two answers, or from Alpaca's instructions."""
+"""Extraction of the prompts of chat records.
+
+A prompt comes from the keys of a record, from the common prefix of its two answers, or from an Alpaca instruction.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from rankpo.data.readers.fields import BadRecord
 from rankpo.types import Turn
 
 Record = Mapping[str, Any]
-# Scripts without spaces between words (kana and Chinese characters), where a text can be split after any character.
+# Kana and Chinese characters. These scripts have no spaces between words, so a text can be split beside any of them.
 UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
 def given_prompt(record: Record) -> Any:
-    """The prompt of a record, as text or turns; None if it has none."""
+    """Returns the prompt of a record as text or as turns, or None if the record has no prompt."""
     if record.get("prompt") is not None:
         given = record["prompt"]
         return given if isinstance(given, str) else turns(given, "prompt")
@@ -29,9 +32,11 @@ def given_prompt(record: Record) -> Any:
 
 
 def in_front(given: str | tuple[Turn, ...] | None, common: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """The given prompt followed by the common turns of both answers, unless these already begin with it.
+    """Returns the turns of the given prompt, followed by the common turns of both answers.
 
-    A text is a user's turn. A system turn of either comes first. Raises BadRecord for two different system turns.
+    If the common turns already begin with the prompt, the result contains it only once. A prompt given as text becomes
+    a user turn. The system turn of the prompt or of the common turns comes first. Raises BadRecord if both have a
+    system turn and the two differ.
     """
     if not given:
         return common
@@ -60,8 +65,8 @@ def common_text(chosen: str, rejected: str) -> tuple[str, tuple[str, str]]:
         raise BadRecord("one of chosen and rejected is a prefix of the other, so the end of the prompt is unknown")
     end = len(common)
     while end and not (_ends_word(chosen, end) and _ends_word(rejected, end)):
-        end -= 1  # The prefix "bl" of blue and black, or "19" of 1984 and 1912, belongs to the answers.
-    prompt = common[:end].rstrip(" ")  # A trailing space belongs to the completions, as tokenizers expect.
+        end -= 1  # The answers keep a partial word, such as "bl" of blue and black, or "19" of 1984 and 1912.
+    prompt = common[:end].rstrip(" ")  # Tokenizers join a space to the word that follows it.
     return prompt, (chosen[len(prompt) :], rejected[len(prompt) :])
 
 
@@ -72,7 +77,10 @@ def _ends_word(text: str, end: int) -> bool:
 
 
 def common_turns(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[str, str]]:
-    """The longest common prefix of turns, and the text of the one assistant turn that follows it in each."""
+    """Returns the longest common prefix of both conversations, and the two texts of the assistant turns after it.
+
+    Raises BadRecord unless exactly one assistant turn follows the prefix in each conversation.
+    """
     count = 0
     while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
         count += 1
@@ -85,7 +93,10 @@ def common_turns(chosen: Sequence[Turn], rejected: Sequence[Turn]) -> tuple[tupl
 
 
 def system_first(record: Record, several: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """The turns after a system turn with the record's `system` text, if any. Raises BadRecord for two system turns."""
+    """Inserts the record's `system` text, if any, as a system turn before the other turns.
+
+    Raises BadRecord if the turns already begin with a different system turn.
+    """
     system = record.get("system")
     if not system:
         return several
@@ -99,9 +110,9 @@ def system_first(record: Record, several: tuple[Turn, ...]) -> tuple[Turn, ...]:
 
 
 def alpaca_turns(record: Record) -> tuple[Turn, ...]:
-    """The turns of an Alpaca record. The user's turn is the instruction and the input, joined by a line break.
+    """Returns the turns of an Alpaca record. The last user turn joins the instruction and the input with a line break.
 
-    `history` is a list of pairs (question, answer) that come first.
+    The (question, answer) pairs of the record's `history` become the turns before it.
     """
     parts = [needed(record, "instruction"), record.get("input") or ""]
     if not all(isinstance(part, str) for part in parts):

@@ -26,14 +26,17 @@ class RewardKind(CompletionKind["RewardModel"]):
     kind: ClassVar[str] = "reward_model"
     gives: ClassVar[frozenset[str]] = frozenset({"rewards"})
     starts_from: ClassVar[frozenset[str]] = frozenset({"causal_lm"})
-    logps: ClassVar[str] = "candidates"  # rewards are logits of a choice among candidates
+    logps: ClassVar[str] = "candidates"  # a softmax over the candidates converts rewards to log-probabilities
 
     def stated(self, folder: Path) -> Stated | None:
-        """A language model's settings are read too: a reward model may start from it."""
+        """Also reads the settings of a causal language model, because a reward model can start from one."""
         return own_statement(folder, (self.kind, *self.starts_from), CausalSettings)
 
     def load(self, inputs: CompletionInputs, say: Say) -> PreTrainedModel:
-        """Loads the decoder with an output head, which a reward model does not use."""
+        """Loads the decoder as a causal language model, whose output head a reward model does not use.
+
+        A saved reward model is a classifier in transformers, so this method copies the weights of its decoder.
+        """
         if not self._has_reward_head:
             return super().load(inputs, say)
         from rankpo.models.families import CAUSAL_LM

@@ -1,4 +1,4 @@
-"""Lines at the start of a training with the most important values of the config."""
+"""Lines that a training run logs at its start, with the most important values of the config."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
     from rankpo.trainers.basic import BasicTrainer
 
-FEW = 10  # The number of updates below which a fine-tuned model hardly changes.
+FEW = 10  # Fine-tuning with fewer updates hardly changes a model.
 
 
 def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
-    """Yields lines with the run directory, the loss and model, the data, and the number of updates."""
+    """Yields lines with the run directory, the loss and model, the data, and the number of updates.
+
+    A last line warns if the number of updates is smaller than `FEW`.
+    """
     settings, model = experiment.settings, experiment.model
     began = " (the default of an earlier version)" if CACHE in experiment.run_dir.parts[:1] else ""
     yield f"run directory {experiment.run_dir}{began}: all settings are in its config.json"
