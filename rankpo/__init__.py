@@ -1,6 +1,6 @@
 """Train and align ranking models: bi-encoders, rerankers and causal language models, from one config tree.
 
-Importing this package does nothing; heavy libraries are imported when they are needed.
+`import rankpo` is fast, because each function imports heavy libraries such as torch only when it is called.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ __version__ = "0.1.0"
 
 
 def load(path: str | Path, device: str | None = None) -> Any:
-    """The saved model of a folder or hub id: a run's FINAL, or any sentence-transformers or classification folder.
+    """Loads a saved model from a hub id or a folder: a run's FINAL, or one of sentence-transformers or transformers.
 
-    An embedding model has `encode_query`, `encode_document`, `encode(texts, role)`, `predict(pairs)` and
-    `rank(query, documents)`; a reranker `predict(pairs)`, `compute_score(pairs)` and `rank`; a causal language model
-    `logps(prompts, completions)`; a reward model `rewards(prompts, completions)`. All have `save` and `push_to_hub`.
+    All models have `save` and `push_to_hub`. The other methods depend on the kind of the model:
+    - Embedding model: `encode_query`, `encode_document`, `encode(texts, role)`, `predict(pairs)` and
+      `rank(query, documents)`.
+    - Reranker: `predict(pairs)`, `compute_score(pairs)` and `rank(query, documents)`.
+    - Causal language model: `logps(prompts, completions)`.
+    - Reward model: `rewards(prompts, completions)`.
 
-    device: "cpu", "cuda", …; None takes a GPU if there is one. Raises LoadingError for what cannot be loaded.
+    device: "cpu", "cuda", …; None selects a GPU if one is available. Raises LoadingError if loading fails.
     """
     return import_module("rankpo.models.load").load_saved(str(path), device)
 
@@ -36,18 +39,20 @@ def train(
     overrides: Sequence[str] = (),
     **keys: object,
 ) -> Any:
-    """Trains a model in this process, writes it to the run directory's FINAL, and returns it, as `load` does.
+    """Trains a model in this process, saves it to FINAL in the run directory, and returns it.
 
-    model: an option of config/model (minilm), a folder, a hub id, or a model of `load` or of an earlier `train`.
-    loss: an option of config/loss (contrastive), or a subclass of `rankpo.losses.base.Loss` or an object of one.
-    data, eval_data: records as mappings, a path (file, folder, glob), an option of config/datasets, a table of pandas or
-    of the library datasets, or a dataset of one's own with `name`, `fingerprint()` and `examples()`. callbacks: objects of
-    `rankpo.Callback`. overrides: as on the command line, "trainer.epochs=2".
-    keys: the config's keys: a group's option (kind="reranker"), a mapping of a group's keys (trainer={"epochs": 2}), or
-    the last part of a key alone (epochs=2, batch_size=8, lr=5e-5, temperature=0.05). Without exp_name, each call makes
-    another run: runs/contrastive-1, runs/contrastive-2.
+    The returned model has the methods that `load` lists.
 
-    Raises ConfigError, with a line for each thing to change, before data and weights are loaded.
+    model: an option of config/model (minilm), a folder, a hub id, or a model that `load` or `train` returned.
+    loss: an option of config/loss (contrastive), a subclass of `rankpo.losses.base.Loss`, or an instance of one.
+    data, eval_data: records as mappings, a path (file, folder, glob), an option of config/datasets, a pandas DataFrame,
+    a Hugging Face `datasets.Dataset`, or any object with `name`, `fingerprint()` and `examples()`.
+    callbacks: instances of `rankpo.Callback`. overrides: strings as on the command line, "trainer.epochs=2".
+    keys: values of the config. The name is a config group, with an option (kind="reranker") or a mapping of its keys
+    (trainer={"epochs": 2}), or the last part of a key (lr=5e-5, epochs=2 for trainer.epochs). If exp_name is not given,
+    each call creates a new run directory: runs/contrastive-1, runs/contrastive-2.
+
+    The config is checked before data and weights are loaded. Raises ConfigError with one line for each problem.
     """
     arguments = _arguments(model, loss, data, eval_data, callbacks, overrides, keys)
     return import_module("rankpo.api.training").train(arguments)
@@ -63,10 +68,12 @@ def build(
     callbacks: Sequence[Callback] = (),
     **keys: object,
 ) -> Any:
-    """A training that has not begun, with every object to look at or to change; the arguments are those of `train`.
+    """Builds a training run without starting it, so that its objects can be inspected or changed.
 
-    `training.experiment` has the checked config; `training.trainer` has policy, loss, loader, optimizer, schedule,
-    evaluators, callbacks; `training.train()` trains and returns the model.
+    The arguments are those of `train`. The returned object has these attributes and methods:
+    - `experiment`: the checked config.
+    - `trainer`: its attributes are the policy, loss, loader, optimizer, schedule, evaluators and callbacks.
+    - `train()`: trains and returns the model.
     """
     arguments = _arguments(model, loss, data, eval_data, callbacks, overrides, keys)
     return import_module("rankpo.api.training").build(arguments)

@@ -1,4 +1,7 @@
-"""Environment lines for bug reports: versions, devices and paths, without secrets and names of users or machines."""
+"""Description of the environment for bug reports.
+
+It lists versions, devices and paths, and omits secrets, user names and machine names.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,14 @@ LIBRARIES = (
     *("torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "hydra-core", "omegaconf", "numpy"),
     *("scipy", "deepspeed", "flash-attn", "sentence-transformers", "datasets", "faiss-cpu", "faiss-gpu-cu12", "vllm"),
 )
-VARIABLES = (  # Variables whose values hold no secret.
+VARIABLES = (  # Only variables that never contain a secret, since users paste the output into public issues.
     *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM"),
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "NCCL_DEBUG", "PYTORCH_CUDA_ALLOC_CONF"),
 )
 
 
 def lines() -> list[str]:
-    """Lines `name: value`, in a fixed order."""
+    """Returns the description as lines of the form `name: value`, in a fixed order."""
     where = "installed" if INSTALLED else "checkout"
     memory = psutil.virtual_memory().total / 2**30
     facts = [
@@ -63,6 +66,6 @@ def _devices() -> list[tuple[str, str]]:
 
 
 def _from_home(path: str) -> str:
-    """The path with `~` for the home directory, which contains the user's name."""
+    """Replaces the home directory by `~`, since its path contains the user's name."""
     home = os.path.expanduser("~")
     return f"~{path[len(home) :]}" if path.startswith(f"{home}{os.sep}") else path

@@ -1,6 +1,7 @@
-"""Program of launch.py, `rankpo` and `python -m rankpo`, which composes the config, checks it, and runs the task.
+"""Entry point of launch.py, `rankpo` and `python -m rankpo`: composes the config, checks it, and runs the task.
 
-Heavy modules are imported after the check of the config, so that --help and config errors are fast.
+Functions import torch and other slow modules only after the config has been checked, so that --help and config errors
+appear quickly.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def close_processes() -> None:
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """Exits with the message only. For an exception, Hydra would print another line."""
+    """Prints the message and exits. Raising an error instead would make Hydra print an additional line."""
     say(message)
     sys.exit(code)
 
@@ -85,20 +86,21 @@ def say_trace(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 
 def exit_code(error: Exception) -> int:
-    """Returns the exit code: 2 for a config, records or weights that cannot be used, 1 for a failed run."""
+    """Returns the exit code: 2 for an invalid config, invalid records or invalid weights, 1 for any other failure."""
     return 2 if isinstance(error, InputError) or about_records(error) else 1
 
 
-CLOSED_PIPE = 128 + signal.SIGPIPE  # The exit code of a shell for a writer whose reader has closed the pipe.
-FORESEEN = (ValueError, RuntimeError, OSError, MemoryError, ImportError)  # Errors whose message can be for users.
+CLOSED_PIPE = 128 + signal.SIGPIPE  # The exit code that a shell reports for a process that SIGPIPE ended.
+# `run_error` can explain some of these errors to users. An unexplained error prints a traceback.
+FORESEEN = (ValueError, RuntimeError, OSError, MemoryError, ImportError)
 
 
 def main() -> int:
     """Runs the command line and returns the exit code.
 
-    The code is 0 for success, 2 for an invalid config (with one line for each problem), 75 for a run that SIGTERM or
-    SIGUSR1 stopped and that resume=auto continues, and 1 for a failed run (with the reason). Unexpected errors print a
-    traceback.
+    The code is 0 for success, 1 for a failed run, 2 for an invalid config, and 75 for a run that SIGTERM or SIGUSR1
+    interrupted. The program prints one line for each problem of a config, and the reason of a failed run. The option
+    resume=auto continues an interrupted run. Unexpected errors print a traceback.
     """
     refusal = multirun_refusal(sys.argv[1:], os.environ) or flag_refusal(sys.argv[1:])
     if refusal:
@@ -123,7 +125,7 @@ def main() -> int:
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         say(explain(error, sys.argv[1:]))
         return 2
-    except FORESEEN as error:  # A sweep raises the error of a job after all other jobs.
+    except FORESEEN as error:  # A sweep raises the error of a failed job here, after it has run all other jobs.
         if refused := null_group(error, sys.argv[1:]):
             say(refused)
             return 2
@@ -136,7 +138,10 @@ def main() -> int:
 
 
 def leave(code: str | int | None) -> NoReturn:
-    """Ends this process. One of several skips the shutdown of the interpreter, which torch's threads sometimes abort."""
+    """Ends this process with the exit code.
+
+    A process of a distributed run skips the interpreter's shutdown, because torch's threads sometimes abort it.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -154,6 +159,6 @@ def start(program: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:  # The reader of the output, such as `| head`, has closed the pipe.
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # Otherwise the flush at the end of the interpreter fails.
+        )  # Otherwise the interpreter's final flush of stdout fails.
         ended = CLOSED_PIPE
     leave(ended)

@@ -1,4 +1,4 @@
-"""Table of digests: which of millions of texts were seen before, at 20 bytes each instead of a dictionary's 180."""
+"""Table of digests to find duplicates among millions of texts. A text takes 20 bytes; a dictionary would take 180."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ DIGEST_BYTES = 16
 
 
 class DigestTable:
-    """Numbers by 128-bit digest, looked up and added many at a time.
+    """Maps 128-bit digests to numbers. Each call looks up or adds a batch of digests.
 
-    The digests stand in sorted arrays whose sizes at least double, so that n of them cost O(n log n) to add.
+    Digests are stored in several sorted arrays, each at least twice as large as the next one. Adding a batch merges
+    the arrays that are too small, so few arrays need to be searched and each digest is copied O(log n) times.
     """
 
     def __init__(self) -> None:
         self._levels: list[
             tuple[np.ndarray, np.ndarray, np.ndarray]
-        ] = []  # Sorted first halves, second halves, numbers.
+        ] = []  # (first halves, second halves, numbers), sorted by the first half.
 
     def find(self, digests: np.ndarray) -> np.ndarray:
-        """[n] int64 numbers, -1 for new digests. digests: [n, 2] uint64."""
+        """Returns the number of each digest as [n] int64, -1 if the table lacks it. digests: [n, 2] uint64."""
         found = np.full(len(digests), -1, dtype=np.int64)
         for first, second, numbers in self._levels:
             place = np.searchsorted(first, digests[:, 0])
@@ -29,7 +30,8 @@ class DigestTable:
             alike = (first[inside] == digests[:, 0]) & (place < len(first))
             same = alike & (second[inside] == digests[:, 1])
             found[same] = numbers[inside[same]]
-            for row in np.flatnonzero(alike & ~same):  # Another digest with the same first half.
+            # Here, a different digest has the same first half. The loop searches all digests with this half.
+            for row in np.flatnonzero(alike & ~same):
                 end = np.searchsorted(first, digests[row, 0], side="right")
                 equal = np.flatnonzero(second[place[row] : end] == digests[row, 1])
                 if len(equal):
@@ -37,7 +39,7 @@ class DigestTable:
         return found
 
     def add(self, digests: np.ndarray, numbers: np.ndarray) -> None:
-        """Adds digests that are not in the table. digests: [n, 2] uint64. numbers: [n]."""
+        """Adds new digests; the table must not contain them yet. digests: [n, 2] uint64. numbers: [n]."""
         if not len(digests):
             return
         first, second, values = digests[:, 0], digests[:, 1], numbers.astype(np.int32)
@@ -49,5 +51,5 @@ class DigestTable:
 
 
 def digest_array(digests: Sequence[bytes]) -> np.ndarray:
-    """[n, 2] uint64 halves of 16-byte digests."""
+    """Converts 16-byte digests to an [n, 2] uint64 array of their two halves."""
     return np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 2)

@@ -1,7 +1,7 @@
-"""Preference pairs from graded judgements. Of two relevant candidates of a query, the higher grade is preferred.
+"""Preference pairs from graded judgements: of two relevant candidates, the one with the higher grade is preferred.
 
-Binarised grades can then train stage one, and the grades of relevant candidates replace the judge of stage two, so that
-alignment and retention can be measured on real data.
+With these pairs, one graded dataset can train both stages: stage one learns which candidates are relevant, and stage
+two learns from their grades instead of a judge. Alignment and retention can then be measured on real data.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GRADES = "grades"
 
 
 def check_preferences(preferences: str | None, pairs_per_query: int) -> None:
-    """Raises ValueError for values of the keys that are not allowed."""
+    """Raises ValueError if a value of the keys `preferences` or `pairs_per_query` is invalid."""
     if preferences not in (None, GRADES):
         raise ValueError(f"preferences must be grades or null, got {preferences!r}")
     if pairs_per_query < 1:
@@ -30,7 +30,7 @@ def check_preferences(preferences: str | None, pairs_per_query: int) -> None:
 def as_preferences(
     examples: Iterable[Example], preferences: str | None, pairs_per_query: int, name: str
 ) -> Iterator[Example]:
-    """The unchanged examples, or with preferences=grades the pairs of each. name: of the dataset, for messages.
+    """Yields the pairs of each example, or the examples if preferences is None. name: the dataset, for error messages.
 
     Raises ValueError if no query has two relevant candidates of different grades.
     """
@@ -51,10 +51,12 @@ def as_preferences(
 
 
 def grade_pairs(example: Example, pairs_per_query: int, name: str) -> list[Example]:
-    """Up to pairs_per_query pairs of an example, the preferred candidate first.
+    """Returns up to pairs_per_query random pairs of an example. The preferred candidate comes first.
 
-    The id of the example determines the draw, so that the same data gives the same pairs. Pairs have no confidence. name:
-    the name of the dataset. Raises UnknownRelevance if the relevance of candidates is unknown.
+    The id of the example seeds the random choice, so that the same data always gives the same pairs.
+    The pairs have no confidence, since grades do not state one.
+
+    name: the dataset, for error messages. Raises UnknownRelevance if the relevance of candidates is unknown.
     """
     grades = example.grades or example.relevance
     chosen = relevant(example, name, "preferences=grades")

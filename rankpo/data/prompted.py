@@ -1,4 +1,4 @@
-"""Prompted: a dataset with its own prompts, in training and in evaluation."""
+"""Prompted: a wrapper that sets the prompts of one dataset, both for training and for evaluation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from rankpo.types import Example
 
 
 class Prompted(WrappedDataset):
-    """A dataset with prompts that replace those of the model.
+    """A dataset whose prompts override the prompts of the model.
 
-    query_prompt, passage_prompt: None keeps the prompt of the model. The prompt of a record takes precedence.
+    query_prompt, passage_prompt: None keeps the prompt of the model. If a record states its own prompt, the record's
+    prompt is used.
     """
 
     def __init__(self, dataset: Dataset, query_prompt: str | None, passage_prompt: str | None) -> None:
@@ -39,7 +40,7 @@ class Prompted(WrappedDataset):
 
 @dataclass(frozen=True)
 class PromptedSet:
-    """A judged collection with its own prompts."""
+    """An `EvaluationSet` whose prompts override the prompts of the model. prompt: the prompt of all queries."""
 
     inner: EvaluationSet
     prompt: str | None

@@ -1,4 +1,4 @@
-"""Triplet loss: the positive must be nearer to the query than each negative by a margin."""
+"""Triplet loss: trains each positive to be nearer to the query than each negative, by at least a margin."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TripletLoss(NestedInBatchLoss):
         return {"loss": self._triplets(build_pool(batch, None, deduplicate=True)).sum(1).float()}
 
     def _triplets(self, pool: Pool) -> Tensor:
-        """Returns [b, P] bool: the negatives of each query among the passages."""
+        """Returns a mask [b, P] that is True where passage P is a negative of query b."""
         if self.negatives == "own":
             return ~pool.known & pool.own
         return ~pool.known if pool.alone is None else ~pool.known & (pool.own | ~pool.alone[:, None])

@@ -40,7 +40,7 @@ Respond = Callable[[dict[str, list[str]]], "Answer"]
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A response. body: text; kind: its media type; version: of the content, for /main."""
+    """An HTTP response. kind: the media type of the body. version: the version of the report's content, for /main."""
 
     status: HTTPStatus = HTTPStatus.OK
     body: str = ""
@@ -60,7 +60,7 @@ class Live:
         self._version, self._main = "", ""
 
     def version(self) -> str:
-        """Changes with the size and time of every file that the report reads."""
+        """Returns a hash of the paths, sizes and modification times of the watched files."""
         digest = hashlib.sha256()
         for folder in self.folders:
             for path in sorted({path for pattern in WATCHED for path in folder.glob(pattern)}):
@@ -72,7 +72,7 @@ class Live:
         return digest.hexdigest()[:16]
 
     def main(self) -> tuple[str, str]:
-        """(version, HTML of the page's content)."""
+        """Returns the version and the HTML of the page's content."""
         with self._lock:
             version = self.version()
             if version != self._version:
@@ -84,11 +84,8 @@ class Live:
         """Returns the content, or the reason if there is none yet, as for a new run without metrics."""
         try:
             return render_main(self.read())
-        except (
-            ValueError,
-            OSError,
-            KeyError,
-        ) as error:  # A partly written file raises json.JSONDecodeError, a ValueError.
+        # A partly written file raises json.JSONDecodeError, a ValueError.
+        except (ValueError, OSError, KeyError) as error:
             return f'<p role="status">Nothing to show yet: {escape(str(error))}</p>'
 
 
@@ -109,13 +106,13 @@ def make_server(live: Live, searcher: Searcher | None, host: str, port: int) -> 
 
 
 def allowed_hosts(host: str, port: int) -> frozenset[str]:
-    """The Host headers that a request may carry."""
+    """Returns the Host headers that the server accepts."""
     names = {host, "localhost", "127.0.0.1", "[::1]"} if is_loopback(host) else {host}
     return frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server on `host`."""
+    """Returns True if `host` is a loopback address, so that only this machine can reach the server."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -149,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
     routes: ClassVar[dict[str, Respond]] = {}
     hosts: ClassVar[frozenset[str]] = frozenset()
     server_version, sys_version = "rankpo", ""
-    timeout = 30  # seconds for a request to arrive
+    timeout = 30  # The server closes a connection after this many seconds without data.
 
     def do_GET(self) -> None:
         if self.headers.get("Host", "") not in self.hosts:

@@ -1,4 +1,4 @@
-"""Folder of a run: its lock, and the checks before a run starts or continues there."""
+"""The run directory: its lock, and the checks before a run starts or continues in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Comparable = Callable[[Mapping[str, object]], Mapping[str, object]]
 
 CONFIG = "config.json"
 TRACKER_ID = "tracker_id"
-TRACKER_RUNS = "tracker_runs.json"  # The run's names in trackers.
+TRACKER_RUNS = "tracker_runs.json"  # Maps each tracker to the name of this run there.
 RUN_FILES = (  # A run writes these files beside its checkpoints and FINAL.
     "metrics.jsonl",
     "origin.json",
@@ -28,12 +28,12 @@ RUN_FILES = (  # A run writes these files beside its checkpoints and FINAL.
     "evaluation/*/*/per_query.jsonl",
     "evaluation/*/*/run.trec",
 )
-# These keys may differ between the start of a run and its continuation.
+# A run may resume with other values of these keys, since they do not affect the result.
 FREE_KEYS = (
     "overwrite",
     "resume",
     "allow_changes",
-    "runs_dir",  # run_dir follows from it.
+    "runs_dir",  # run_dir is derived from this key.
     "tracker",
     "task",
     "trainer.log_every",
@@ -44,7 +44,7 @@ FREE_KEYS = (
 
 @contextmanager
 def claim(run_dir: Path) -> Iterator[None]:
-    """Locks the run directory; raises StorageError with the holder's name if another process holds it."""
+    """Locks the run directory inside the block. Raises StorageError, which names the owner, if it is already locked."""
     lock = run_dir / ".lock"
     with ExitStack() as stack:
         try:
@@ -61,22 +61,22 @@ def enter_run_dir(
     resume: str | None,
     comparable: Comparable = lambda tree: tree,
 ) -> bool:
-    """Prepares the directory; returns whether work remains. Raises StorageError with the key to set.
+    """Prepares the run directory and returns True if the run has work to do. StorageError names the key to set.
 
-    A finished run (with FINAL) is overwritten with overwrite=true only. An unfinished run continues with resume=auto if
-    its config is equal except for keys that cannot change the result. With resume=auto, the result is False for a
-    finished run with the same config.
+    With overwrite=true, the run may replace an earlier run of the same name. With resume=auto, an unfinished run
+    continues and a finished run returns False; the config must then equal the saved one, except for `FREE_KEYS`. In all
+    other cases, a run with results raises StorageError, so that no results are lost.
 
-    comparable: converts the saved config and this one to a form for comparison, see `config.moved.comparable`.
+    comparable: a function that converts both configs before they are compared, see `config.moved.comparable`.
     """
     saved_path = run_dir / CONFIG
     recover(run_dir / "FINAL")
     finished = (run_dir / "FINAL").exists()
-    # A run that stopped before its first log line, such as at a bad record, has no results to continue or protect.
+    # If a run stopped before its first log line, such as at a bad record, it has no results, and a new run may start.
     begun = saved_path.exists() and any((run_dir / name).exists() for name in ("checkpoints", "metrics.jsonl"))
     if overwrite and (begun or finished):
         prove(run_dir)
-        return True  # `start_again` removes the old files once the new run can begin, so that bad data loses nothing.
+        return True  # `start_again` removes old files after the data is read, so that bad data does not destroy them.
     if not (begun or finished):
         write_json(saved_path, config)
         return True
@@ -91,9 +91,9 @@ def enter_run_dir(
 
 
 def start_again(run_dir: Path, config: Mapping[str, object]) -> None:
-    """Removes the files of an earlier run of this name (overwrite=true) and writes the new run's config.
+    """Removes the files of an earlier run (overwrite=true) and writes the config of the new run.
 
-    Other files are kept. Raises StorageError for a folder without a run.
+    All other files remain. Raises StorageError if the folder does not contain a run, see `prove`.
     """
     prove(run_dir)
     whole = [run_dir / "FINAL", *(run_dir / "checkpoints").glob("step-*")]
@@ -108,7 +108,10 @@ def start_again(run_dir: Path, config: Mapping[str, object]) -> None:
 
 
 def prove(run_dir: Path) -> None:
-    """Raises StorageError unless config.json or the manifest of FINAL shows that the folder is a run."""
+    """Raises StorageError unless the folder is a run, so that overwrite=true cannot delete files of the user.
+
+    A run has a config.json with the keys of a run, or no config.json and a FINAL with a manifest.
+    """
     if (run_dir / CONFIG).is_file() and {"task", "loss", "run_dir"} <= read_json(run_dir / CONFIG).keys():
         return
     if not (run_dir / CONFIG).exists() and (run_dir / "FINAL" / MANIFEST).is_file():
@@ -117,7 +120,7 @@ def prove(run_dir: Path) -> None:
 
 
 def remove_empty(folder: Path) -> None:
-    """Removes a folder and its subfolders if they are empty."""
+    """Removes all empty subfolders of a folder, and then the folder if it is empty."""
     for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else ():
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
@@ -126,7 +129,7 @@ def remove_empty(folder: Path) -> None:
 
 
 def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
-    """Returns the keys with forbidden differences, as `key: old -> new`."""
+    """Returns one line `key: old -> new` for each key that differs and is not in `FREE_KEYS`."""
     before, after = _flat(json.loads(json.dumps(old))), _flat(json.loads(json.dumps(new)))
     keys = sorted(set(before) | set(after))
     return [

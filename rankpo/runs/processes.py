@@ -1,4 +1,7 @@
-"""Processes of a run. Only this module imports torch.distributed and constructs an Accelerator."""
+"""The processes of a run: the Accelerator, and collectives that also work without a process group.
+
+Only this module imports torch.distributed and constructs an Accelerator.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +38,15 @@ from rankpo.runs.launcher import (
 
 
 class LaunchError(RuntimeError):
-    """Raised if the running processes differ from the requested ones."""
+    """Raised if the processes that run differ from the launcher's request, in number, strategy or settings."""
 
 
 def settled_precision(asked: str) -> str:
-    """Returns trainer.precision. "auto" becomes the precision of `accelerate launch`, or else bf16 on a GPU that supports
-    it, or else fp32."""
+    """Returns the precision that trainer.precision selects.
+
+    "auto" selects the precision that `accelerate launch` requests. If it requests none, "auto" selects bf16 on a GPU
+    that supports it, and fp32 elsewhere.
+    """
     if asked != "auto":
         return asked
     on_device = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
@@ -48,11 +54,12 @@ def settled_precision(asked: str) -> str:
 
 
 def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Accelerator:
-    """The Accelerator of this run, on CUDA or Apple's GPU where there is one, else on CPUs with gloo.
+    """Builds the Accelerator of this run, on a GPU (CUDA or Apple) if one is available, and else on CPUs with gloo.
 
-    Accelerate's and DeepSpeed's own accumulation are left at 1: the loop counts globally and steers synchronisation
-    itself. Raises LaunchError where fewer processes work together than were asked for, or with another strategy: each
-    would train on the same data.
+    The accumulation steps of accelerate and DeepSpeed must be 1, because the training loop accumulates gradients and
+    controls their synchronisation. The number of processes and the strategy must equal the launcher's request, because
+    processes that do not form one group would each train on the same data. Raises LaunchError otherwise. Raises
+    ValueError or ConfigError if the precision is unknown, or unsupported by the device or the launcher's settings.
     """
     precision = settled_precision(precision)
     if precision not in PRECISIONS:
@@ -70,7 +77,7 @@ def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Ac
             f"torchrun --nproc-per-node {processes} launch.py …"
         )
     if precision == "bf16" and torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")  # TF32 for products that autocast keeps in float32.
+        torch.set_float32_matmul_precision("high")  # Use TF32 for the matrix products that autocast leaves in float32.
     accelerator = _accelerator(strategy, PRECISIONS[precision], timedelta(minutes=timeout_minutes))
     if accelerator.num_processes != processes:
         raise LaunchError(f"{processes} processes were asked for, but this one sees {accelerator.num_processes}")
@@ -87,27 +94,30 @@ def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Ac
 
 
 def _accumulation(accelerator: Accelerator) -> int:
-    """The divisor that accelerate or DeepSpeed applies to each gradient."""
+    """Returns the number of accumulation steps, by which accelerate or DeepSpeed would divide each gradient."""
     plugin = accelerator.state.deepspeed_plugin
     asked = 1 if plugin is None else plugin.deepspeed_config.get("gradient_accumulation_steps", 1)
     return max(accelerator.gradient_accumulation_steps, 1 if asked == "auto" else int(asked))
 
 
 def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta) -> Accelerator:
-    """An Accelerator, with workarounds for FSDP2 and DeepSpeed on CPUs with accelerate 1.15.
+    """Builds an Accelerator. Contains workarounds for FSDP2 and DeepSpeed in accelerate 1.15, mostly on CPUs.
 
-    Observed behaviour (tests/distributed/test_shims.py fails if it changes):
-    - FSDP on CPUs: Accelerator(cpu=True) gives DDP, Accelerator() one process each that knows of no other. So cpu=True
-      makes the group, then type and plugin are set, which `prepare` reads.
-    - DeepSpeed on CPUs: Accelerator(cpu=True) gives DDP, Accelerator() alone asks for nccl. So gloo is named.
-    - DeepSpeed on CPUs compiles a reduction through shared memory when it starts: minutes on a busy machine, and a
-      process that was killed in them leaves a lock on which every later one waits for ever. So gloo does it.
-    - DeepSpeed anywhere: `prepare` wants the batch size of a torch DataLoader, and there is none. So one is written
-      into its configuration; it scales nothing while accumulation is 1.
+    The workarounds address this behaviour (tests/distributed/test_shims.py fails if it changes):
+    - FSDP on CPUs: Accelerator(cpu=True) selects DDP, and Accelerator() creates no process group. This function builds
+      the group with cpu=True, and then sets the distributed type and the plugin, which `prepare` reads.
+    - DeepSpeed on CPUs: Accelerator(cpu=True) selects DDP, and Accelerator() selects nccl. This function sets the
+      backend to gloo.
+    - DeepSpeed on CPUs compiles a shared-memory reduction at start, which can take minutes. If the process is killed
+      meanwhile, its lock remains, and all later processes wait for it forever. This function disables the reduction, so
+      that gloo is used.
+    - DeepSpeed on any device: `prepare` requires the batch size of a torch DataLoader, which the training loop does not
+      use. `settle_auto` sets the batch size to 1; with accumulation of 1, the value has no effect on gradients.
     """
     cpu = device_kind() == "cpu"
     group: dict[str, object] = {"timeout": timeout}
-    if cpu:  # accelerate imports DeepSpeed where it is installed, and DeepSpeed looks for a GPU and says so
+    # If DeepSpeed is installed, accelerate imports it. This variable stops DeepSpeed from logging its search for a GPU.
+    if cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if strategy == "DEEPSPEED":
         if cpu:
@@ -122,7 +132,8 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
     handlers: list[object] = [InitProcessGroupKwargs(**group), DistributedDataParallelKwargs(broadcast_buffers=False)]
     accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=handlers)
     if strategy == "FSDP" and cpu:
-        plugin = FullyShardedDataParallelPlugin()  # It reads the launcher's environment variables.
+        # The constructor of the plugin reads the environment variables of `accelerate launch`.
+        plugin = FullyShardedDataParallelPlugin()
         if mixed_precision != "no":
             plugin.set_mixed_precision(mixed_precision)
         accelerator.state.distributed_type = DistributedType.FSDP
@@ -131,7 +142,7 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
 
 
 def thread_advice() -> str | None:
-    """Returns one line if this machine's processes of the run have more threads than cores are free, else None."""
+    """Returns a one-line warning if the run has more threads on this machine than there are free cores, else None."""
     own = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return threads.advice(torch.get_num_threads(), own, threads.cores(), threads.load())
 
@@ -139,8 +150,8 @@ def thread_advice() -> str | None:
 def build_whole_models() -> None:
     """Makes transformers build unsharded models under ZeRO-3, for which `zero3_init_flag: false` is not enough.
 
-    Accelerate registers ZeRO-3 with transformers whenever it makes an Accelerator or prepares a model. After that, new
-    models are sharded at construction, and could not be exported or copied as a reference.
+    Accelerate registers ZeRO-3 with transformers whenever it builds an Accelerator or prepares a model. Transformers
+    would then shard new models at construction, and a sharded model cannot be exported or copied as a reference model.
     """
     from transformers.integrations import unset_hf_deepspeed_config
 
@@ -153,7 +164,8 @@ def own_state(
 ) -> Iterator[Callable[[], list[Mapping[str, object]]]]:
     """Replaces accelerate's global state inside the block, and restores the state of the caller afterwards.
 
-    values: the state inside, as returned by the yielded function in an earlier block; None starts with a new state.
+    values: the state to use inside the block; None starts with an empty state. The yielded function returns a copy of
+    the current state, which a later block can take as `values`.
     """
     shared = [state._shared_state for state in (PartialState, AcceleratorState, GradientState)]
 
@@ -182,17 +194,18 @@ def world_size() -> int:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum over all ranks, in place, without gradient; the tensor itself with one process."""
+    """Sums a tensor over all ranks in place and returns it. The operation has no gradient."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def place_rows(local: Tensor, rows: Tensor, num_rows: int) -> Tensor:
-    """Returns [num_rows, …] with every rank's `local` at its `rows`, equal on all ranks and without gradient.
+    """Gathers the rows of all ranks into one tensor [num_rows, …], equal on all ranks and without gradient.
 
-    Summing zero-filled buffers costs twice the traffic of a gather and needs no padding to equal counts; adding
-    zeros is exact.
+    local: the rows of this rank. rows: their indices in the result; no index may occur twice. The implementation sums
+    zero-filled tensors over the ranks, which is exact. The sum costs twice the traffic of a gather, but a gather would
+    require padding to equal numbers of rows.
     """
     full = torch.zeros(num_rows, *local.shape[1:], dtype=local.dtype, device=local.device)
     full[rows.to(local.device)] = local.detach()
@@ -200,7 +213,7 @@ def place_rows(local: Tensor, rows: Tensor, num_rows: int) -> Tensor:
 
 
 def broadcast_object(value: object) -> Any:
-    """Rank 0's value (anything JSON-like) on all ranks."""
+    """Returns the value of rank 0 on all ranks. value: any JSON-like object."""
     box = [value]
     if world_size() > 1:
         dist.broadcast_object_list(box, src=0)
@@ -208,7 +221,7 @@ def broadcast_object(value: object) -> Any:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Every rank's value (anything that can be pickled), by rank, on all ranks."""
+    """Returns the values of all ranks as a list, in rank order, on every rank. value: any picklable object."""
     if world_size() == 1:
         return [value]
     values: list[object] = [None] * world_size()
@@ -217,7 +230,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the value is true on any rank."""
+    """Returns True on all ranks if `flag` is true on at least one. This call is a collective."""
     if world_size() == 1:
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -226,28 +239,29 @@ def any_rank(flag: bool) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Gathers a tensor that FSDP2 shards; returns others unchanged. All ranks must call it together."""
+    """Gathers a tensor that FSDP2 shards, and returns any other unchanged. All ranks must call it together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of(value: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a complete tensor, if `like` is split over ranks; on its device."""
+    """Moves a full tensor to the device of `like`, and shards it in the same way if `like` is sharded."""
     value = value.to(like.device)
     return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value
 
 
 class Shardable(nn.Module):
-    """A module whose parameters can be sharded over ranks. sharded: whether they are."""
+    """A module whose parameters can be sharded over ranks. sharded: True if they are sharded."""
 
     sharded: bool = False
 
 
 @contextmanager
 def in_step(model: Shardable, make_idle: Callable[[], object]) -> Iterator[None]:
-    """Makes the number of forward calls of `model` inside the block equal on all ranks, by idle calls.
+    """Makes all ranks run the same number of forward calls of `model`.
 
-    Sharded parameters are gathered in each forward pass, so a rank without work would block the others. make_idle: makes
-    the arguments of the smallest call. Has no effect if parameters are not sharded.
+    With sharded parameters, each forward call is a collective, and a rank that runs fewer calls would block the others.
+    At the end of the block, a rank with fewer calls runs idle calls until all ranks are done. The context manager has
+    no effect if the parameters are not sharded. make_idle: returns the input of the cheapest call.
     """
     if not model.sharded:
         yield
@@ -256,7 +270,7 @@ def in_step(model: Shardable, make_idle: Callable[[], object]) -> Iterator[None]
     def announce(*_: object) -> None:
         any_rank(True)
 
-    # This hook must precede FSDP2's: the ranks first agree that one has work, and then gather.
+    # This hook must run before FSDP2's hook: a rank announces its call first, and then all ranks gather parameters.
     hook = model.register_forward_pre_hook(announce, prepend=True)
     try:
         yield
@@ -270,9 +284,10 @@ def in_step(model: Shardable, make_idle: Callable[[], object]) -> Iterator[None]
 
 @contextmanager
 def units_in_step(model: Shardable, idle: Callable[[], object]) -> Iterator[Callable[[], object]]:
-    """Like `in_step`, for units of several forward calls. The yielded function must be called before each unit.
+    """Makes all ranks run the same number of units, where a unit is a fixed sequence of forward calls. See `in_step`.
 
-    idle: the smallest unit, with the same forward calls in the same order.
+    The caller must call the yielded function before each unit. idle: runs the cheapest unit; it must run the same
+    forward calls in the same order as any other unit.
     """
     if not model.sharded:
         yield lambda: None
@@ -288,6 +303,6 @@ def barrier() -> None:
 
 
 def shut_down() -> None:
-    """Ends the process group, so that the interpreter does not warn at exit."""
+    """Destroys the process group; otherwise, torch prints a warning when the interpreter exits."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,4 +1,7 @@
-"""Handlers of SIGTERM and SIGUSR1, which finish the update, write a checkpoint, and exit with a code for requeueing."""
+"""Handlers of SIGTERM and SIGUSR1, so that a run ends with a checkpoint and an exit code that asks for a restart.
+
+A training run finishes its current update before it writes the checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,27 @@ from dataclasses import dataclass
 from types import FrameType
 
 REQUEUE = 75  # Exit code EX_TEMPFAIL of sysexits.h: "temporary failure, the user is invited to retry".
-# Schedulers send these before a time limit or a preemption. Windows has no SIGUSR1.
+# A scheduler sends one of these signals shortly before a time limit or a preemption. Windows has no SIGUSR1.
 SIGNALS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGUSR1") if name in signal.Signals.__members__)
 
 
 class Interrupted(RuntimeError):
-    """Raised after a signal, once the checkpoint is written; resume=auto continues the run."""
+    """The trainer raises this error after a signal, once the checkpoint is written. resume=auto continues the run."""
 
 
 @dataclass
 class Notice:
-    """signal: the name of the last received signal, or None."""
+    """A record of received signals, which the trainer polls. signal: the name of the last received signal, or None."""
 
     signal: str | None = None
 
 
 @contextmanager
 def noticed() -> Iterator[Notice]:
-    """Records signals inside the block without further effect; does nothing outside the main thread."""
+    """Records signals that arrive inside the block, and lets the block continue.
+
+    Python allows signal handlers in the main thread only, so in other threads this function records nothing.
+    """
     notice = Notice()
 
     def note(number: int, _: FrameType | None) -> None:
@@ -40,10 +46,11 @@ def noticed() -> Iterator[Notice]:
 
 @contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """Signals inside this block, but outside of `noticed`, end the process at once with the exit code REQUEUE.
+    """Ends the process with the exit code REQUEUE at any signal inside this block, except inside `noticed`.
 
-    This is safe, since all writes are atomic and the work before the first update can be repeated. Without this handler,
-    SIGUSR1 would be lost if a launcher ignores it, as scripts/slurm_batch.sh must.
+    An immediate exit is safe, because all writes are atomic and the next start repeats the work before the first
+    update. scripts/slurm_launch.sh makes the launcher ignore SIGUSR1, and child processes inherit this. Without this
+    handler, they would ignore the signal too.
     """
 
     def leave(number: int, _: FrameType | None) -> None:

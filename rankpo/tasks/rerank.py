@@ -1,4 +1,4 @@
-"""Rerank: the keys of task=rerank."""
+"""The keys of task=rerank and their checks."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ class Rerank(Task):
 
     With qrels, the task also writes metrics.json and per_query.jsonl.
 
-    run: a TREC run, whose texts are in the BEIR folder `beir`. requests: a JSON Lines file that holds its own texts.
-    Exactly one of the two is set.
-    split: the split of the folder's qrels; None reads no qrels. qrels: a file of qrels to use instead.
-    depth: the number of documents of each query that are scored; lower ranks are left out of the result.
+    run: a TREC run. beir: the BEIR folder with the texts of the run. requests: a JSON Lines file with queries and
+    documents. Exactly one of run and requests must be set.
+    split: the split of the BEIR folder's qrels, or None for no qrels. qrels: a file that replaces the folder's qrels.
+    depth: the number of documents to rerank for each query. The result excludes documents at lower ranks.
     normalize: applies a sigmoid to the scores.
-    missing_ids: `error` raises if an id of the run has no text; `drop` removes and counts such ids.
-    metrics: the metrics of the new order and of the first stage.
-    relevant_from, gain, ignore_identical_ids: the rules of the collection, as for eval_datasets=beir. With
-    ignore_identical_ids, a document with the id of its query is not scored.
-    on_window_error: for listwise rerankers, whose windows are listed in rerank.jsonl. `keep` keeps the order of a window
-    that raised an error. The task raises at its end if the fraction of failed windows exceeds max_failed_windows.
+    missing_ids: the action for ids of the run that have no text. `error` raises an error; `drop` removes these ids and
+    reports their number.
+    metrics: the metrics to compute, both for the first stage and for the new order.
+    relevant_from, gain, ignore_identical_ids: the rules of evaluation, with the same meaning as for eval_datasets=beir.
+    ignore_identical_ids excludes a document that has the same id as its query.
+    on_window_error: the action of a listwise reranker if a window raises an error. `raise` stops the task; `keep`
+    leaves the order of that window unchanged. The file rerank.jsonl lists all windows.
+    max_failed_windows: the allowed fraction of failed windows. If it is exceeded, the task raises an error at its end.
     backend: the engine that generates the answers of a listwise reranker with decode=generate: `transformers`, `vllm`
     or `auto`. vllm: arguments of vllm.LLM.
     The call returns the metrics of the new order, or {} without qrels.
@@ -80,5 +82,5 @@ class Rerank(Task):
 
     @property
     def rules(self) -> Rules:
-        """The rules by which both orders are measured."""
+        """The rules of evaluation, for both the first stage and the new order."""
         return Rules(relevant_from=self.relevant_from, gain=self.gain, ignore_identical_ids=self.ignore_identical_ids)

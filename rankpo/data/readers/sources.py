@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Source(Protocol):
     """A source of records.
 
-    files: the paths that are read in order. has_neighbours: whether their folder can hold a corpus.
+    files: the paths, in reading order. has_neighbours: whether a corpus file may lie in the same folder as a data file.
     """
 
     @property
@@ -29,7 +29,10 @@ class Source(Protocol):
 
 
 class FileSource:
-    """Files, folders, globs and addresses. quoted_tsv: as in `files.records`."""
+    """Reads records from files, folders, globs and fsspec addresses.
+
+    quoted_tsv: see `files.records`.
+    """
 
     has_neighbours = True
 
@@ -45,12 +48,15 @@ class FileSource:
         return files.records(path, self.quoted_tsv)
 
     def content(self, corpora: Sequence[Path]) -> str:
-        """A fingerprint of the contents. corpora: further files with texts of the examples."""
+        """Returns a fingerprint of the contents of all files.
+
+        corpora: the files with the documents to which the records refer by id.
+        """
         return files.content_fingerprint([*self.files, *corpora])
 
 
 def source_of(keys: RecordKeys) -> Source:
-    """The source for the keys of `records`. Raises FileNotFoundError or ValueError."""
+    """Returns a FileSource if `path` is set, otherwise a HubSource. Raises FileNotFoundError or ValueError."""
     if keys.path is not None:
         return FileSource(keys.path, keys.quoted_tsv)
     return HubSource(

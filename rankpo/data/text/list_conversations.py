@@ -1,4 +1,4 @@
-"""RankLLM's training conversations as lists, and lists as conversations."""
+"""Conversion between RankLLM's training conversations and ranked lists, in both directions."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ from rankpo.data.text.identifiers import Identifiers, labels_of_scheme
 from rankpo.data.text.permutations import parse
 from rankpo.data.text.prompt_templates import Place, PromptTemplate
 
-# what introduces the query before the passages, and what repeats it behind them: RankLLM's, where a full stop of its own
-# follows, and that of our templates
+# A prompt states the query twice: before the passages and after them. Each form is (the text before the first query,
+# the text before the repeated query, the text after both). The first form is RankLLM's, the second is that of our
+# templates.
 FORMS = (("search query: ", "Search Query: ", "."), ("this query: ", "Query: ", ""))
 REPEATED = re.compile(r"^(?:Search Query: (?P<ranked>.*)\.|Query: (?P<plain>.*))$", re.MULTILINE)
 FIRST = re.compile(r"^\[([1A])\]", re.MULTILINE)
 STATED = re.compile(r"\b(?:with|are) (\d+) passages\b")
-# a line inside a passage that looks like the beginning of one: written with one blank more than it has
+# Matches a line inside a passage that looks like the label of another passage. The writer puts one more blank before
+# such a line, and the reader removes it, so that only real labels start a line.
 LOOKS_LIKE_LABEL = re.compile(r"^( *\[(?:\d+|[A-Z])\])", re.MULTILINE)
 WRITTEN_WITH_BLANK = re.compile(r"^ ( *\[(?:\d+|[A-Z])\])", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class RankedRecord:
-    """ranking: positions in `passages`, best first; partial, or empty where `scores` [n] stand in its place."""
+    """A query with passages and their ranking.
+
+    ranking: positions in `passages`, best first. It may cover only some of the passages, and it is empty if the record
+    gives `scores` [n] instead.
+    """
 
     query: str
     passages: tuple[str, ...]
@@ -34,12 +40,15 @@ class RankedRecord:
 
 
 def written(scheme: str, count: int) -> Identifiers:
-    """The identifiers of an answer as text; no tokenizer is asked."""
+    """Returns the identifiers as text only. The token ids are empty, since text needs no tokenizer."""
     return Identifiers(scheme, labels_of_scheme(scheme, count), "[", "]", " > ", (), (), (), (), (), True)
 
 
 def from_conversation(record: Mapping[str, object]) -> RankedRecord:
-    """The list of a conversation. Raises BadRecord unless its answer is a whole permutation of its passages."""
+    """Returns the ranked list of a conversation.
+
+    Raises BadRecord if the answer is not a complete permutation of the passages.
+    """
     turns = _turns(record["conversations"])
     for name in ("user", "assistant"):
         if name not in turns:
@@ -57,7 +66,10 @@ def from_conversation(record: Mapping[str, object]) -> RankedRecord:
 
 
 def _turns(conversation: object) -> dict[str, str]:
-    """Contents by role; turns are found by name, not by place. Raises BadRecord for a turn that is none."""
+    """Returns the content of each role. The role's name identifies a turn, whatever its position.
+
+    Raises BadRecord for an invalid turn and for a second turn of the same role.
+    """
     if not isinstance(conversation, Sequence) or isinstance(conversation, str):
         raise BadRecord(f"conversations must be a list of turns, got {type(conversation).__name__}")
     turns: dict[str, str] = {}
@@ -80,10 +92,9 @@ def _turns(conversation: object) -> dict[str, str]:
 
 
 def _split(prompt: str) -> tuple[str, str, list[str]]:
-    """(scheme, query, passages); both may have several lines.
+    """Splits a prompt into (scheme, query, passages). The query and each passage may have several lines.
 
-    Raises BadRecord for a prompt with fewer than two passages, without a line that repeats the query, or whose passages
-    begin nobody knows where.
+    Raises BadRecord if the prompt has fewer than two passages, does not repeat the query, or has ambiguous labels.
     """
     starts = [match.start() for match in FIRST.finditer(prompt)]
     if not starts:
@@ -100,10 +111,11 @@ def _split(prompt: str) -> tuple[str, str, list[str]]:
 
 
 def _around_passages(prompt: str, starts: Sequence[int]) -> tuple[int, int, str]:
-    """(where the passages begin, where they end, query): the query that stands before them and behind them alike.
+    """Returns (start of the passages, end of the passages, query). The same query must precede and follow the passages.
 
-    starts: of the lines that begin with the first label. The last one that fits is taken, since a query may have such a
-    line, and behind a line of a passage nothing repeats all that stands before it.
+    starts: the offsets of all lines that begin with the first label. The query may contain such a line too, so the
+    search takes the last offset that fits. A line inside a passage never fits, because no text after the passages
+    repeats both the query and the part of the passage before that line.
     """
     for start in reversed(starts):
         for introduces, repeats, stop in FORMS:
@@ -115,7 +127,7 @@ def _around_passages(prompt: str, starts: Sequence[int]) -> tuple[int, int, str]
 
 
 def _repeated(prompt: str, start: int, line: str) -> int | None:
-    """Where the last such line begins behind `start`, with nothing more on it."""
+    """Returns the offset of the last `line` after `start` that has no further text on its line, or None."""
     end = prompt.rfind(f"{line}\n", start)
     if end < 0 and prompt.endswith(line):
         end = len(prompt) - len(line)
@@ -123,15 +135,18 @@ def _repeated(prompt: str, start: int, line: str) -> int | None:
 
 
 def _introduced(before: str, introduces: str, stop: str) -> str | None:
-    """The query at the end of what stands before the passages."""
+    """Returns the text after `introduces` without the final `stop`, or None if one of the two is missing."""
     _, found, query = before.partition(introduces)
     query = query.strip("\n")
     return query.removesuffix(stop) if found and query.endswith(stop) else None
 
 
 def _by_lines(prompt: str, starts: Sequence[int]) -> tuple[int, int, str]:
-    """The same where nothing known introduces the query: it is one line behind the passages. In the template `plain`,
-    whose labels have no blank behind them and which ends with a passage and a line break, it is all that stands before.
+    """Returns the same as `_around_passages` for prompts in which no form of FORMS encloses the passages.
+
+    The query comes from the last line `Search Query: ….` or `Query: …` after the passages. The template `plain` has no
+    such line: all text before its passages is the query. Its labels have no blank after them, and its prompts end with
+    a line break.
     """
     start, last = starts[0], starts[-1]
     repeated = list(REPEATED.finditer(prompt, start))
@@ -147,8 +162,11 @@ def _by_lines(prompt: str, starts: Sequence[int]) -> tuple[int, int, str]:
 
 
 def _passages(body: str, scheme: str, stated: int | None) -> list[str]:
-    """The passages, as many as stated or as there are labels in order. Raises BadRecord where a label begins two lines
-    that may both be the beginning of its passage.
+    """Splits the passages at their labels.
+
+    Labels must appear in order. `stated` limits the number of passages if the prompt gives it. A forward search finds
+    the first possible line of each label, and a backward search the last. Raises BadRecord if they differ, because
+    either line could then begin the passage.
     """
     lines = body.split("\n")
     forwards = [0]
@@ -179,7 +197,10 @@ def _label(scheme: str, place: int) -> str:
 
 
 def to_conversation(record: RankedRecord, template: PromptTemplate, scheme: str) -> list[dict[str, str]]:
-    """The turns that show a list and its full ranking under letters or numbers; `from_conversation` reads them back."""
+    """Returns the turns of a prompt with the list and of the answer with its full ranking.
+
+    scheme: `letters` or `numbers`. `from_conversation` is the inverse.
+    """
     identifiers = written(scheme, len(record.passages))
     labels = identifiers.labels
     content = template.content(labels, [f"[{label}]" for label in labels])
@@ -194,6 +215,6 @@ def to_conversation(record: RankedRecord, template: PromptTemplate, scheme: str)
 
 
 def _shown(passage: str) -> str:
-    """A passage whose inner lines cannot be taken for the beginning of another; reading takes the blank off again."""
+    """Puts a blank before each line after the first that looks like a label. `_passages` removes the blank."""
     first, line_break, rest = passage.partition("\n")
     return first + line_break + LOOKS_LIKE_LABEL.sub(r" \1", rest)

@@ -1,4 +1,4 @@
-"""Hybrid models (BGE-M3): a dense vector, token weights and token vectors of one encoder, and their weighted scores.
+"""Hybrid models (BGE-M3): one encoder gives dense, sparse and ColBERT vectors, and the score is their weighted sum.
 
 The first token gives the dense vector; every other token gives a vector and a weight (https://arxiv.org/abs/2402.03216
 section 3.2). A text has one row per token: the vector [D], the token's weight and its id. The row of the first token
@@ -41,7 +41,7 @@ class HybridModel(GivesVectors):
     def __init__(
         self, backbone: PreTrainedModel, inputs: TextInputs, *, layout: str = "auto", chunk_tokens: int | None = None
     ) -> None:
-        """Raises ConfigError for lengths above the backbone's positions."""
+        """Raises ConfigError if a maximum length exceeds the number of positions of the backbone."""
         super().__init__(backbone, inputs, layout=layout, chunk_tokens=chunk_tokens)
         self.width = int(self.base.config.get_text_config().hidden_size)
         self.sparse_linear = nn.Linear(self.width, 1)
@@ -52,7 +52,7 @@ class HybridModel(GivesVectors):
 
     @property
     def vector_dim(self) -> int:
-        """D, the columns of a row's vector. Token vectors that are shorter than the dense vector are padded with zeros."""
+        """D, the columns of a row's vector. If dense and token vectors differ in size, zeros pad the shorter ones."""
         return max(self.width, self.colbert_linear.out_features)
 
     @property
@@ -108,7 +108,7 @@ class HybridModel(GivesVectors):
         return torch.cat([self._summed(parts)[None], parts])
 
     def _parts(self, queries: Vectors, candidates: Vectors) -> Tensor:
-        """[parts, q, c] scores of each part in the order of settings.parts, without weights."""
+        """Returns the unweighted scores [parts, q, c] in the order of settings.parts."""
         left, right = _Split(queries, self.vector_dim), _Split(candidates, self.vector_dim)
         found = {
             "dense": lambda: left.dense @ right.dense.T,
@@ -125,7 +125,7 @@ class HybridModel(GivesVectors):
         return torch.tensordot(weights, scores, dims=1)
 
     def encode_parts(self, texts: Sequence[str], role: str = "passage") -> Encoded:
-        """All parts of texts; see `Encoded`. role: "query" or "passage". Raises ValueError for another role."""
+        """Encodes texts into all three parts. role: "query" or "passage". Raises ValueError for any other role."""
         if role not in ("query", "passage"):
             raise ValueError(f"role must be query or passage, got {role!r}")
         sequences = self.inputs.sequences_of(list(texts), "query" if role == "query" else "candidate")
@@ -150,14 +150,18 @@ class HybridModel(GivesVectors):
 
 
 class Encoded:
-    """The parts of n texts. dense: [n, D] float32. sparse: [n, V] in compressed rows. colbert: n arrays [tokens, D']."""
+    """The three parts of n encoded texts.
+
+    dense: [n, hidden size] float32. sparse: [n, vocabulary size], as CSR. colbert: n arrays [tokens - 1, D'], where
+    D' is colbert_dim or the hidden size. The first token has no ColBERT vector.
+    """
 
     def __init__(self, *, dense: np.ndarray, sparse: csr_array, colbert: list[np.ndarray]) -> None:
         self.dense, self.sparse, self.colbert = dense, sparse, colbert
 
 
 class _Split:
-    """The parts of packed rows [R, D + 2], in at least float32. A text without tokens has zeros."""
+    """Splits output rows [R, D + 2] into the parts, in at least float32. The parts of an empty text are zeros."""
 
     def __init__(self, vectors: Vectors, dim: int) -> None:
         self.rows, self.counts, self.dim = at_least_float32(vectors.rows), vectors.counts, dim
@@ -168,7 +172,7 @@ class _Split:
 
     @property
     def dense(self) -> Tensor:
-        """[N, D]"""
+        """The dense vectors [N, D] of N texts."""
         whole = self.rows[self.first.to(self.device), : self.dim]
         if len(whole) == len(self.counts):
             return whole
@@ -177,11 +181,11 @@ class _Split:
 
     @property
     def tokens(self) -> Vectors:
-        """The vectors of all tokens but the first."""
+        """The ColBERT vectors: those of all tokens except the first of each text."""
         return Vectors(self.rows[~self.first.to(self.device), : self.dim], (self.counts - 1).clamp(min=0))
 
     def entries(self, vocabulary: int) -> Tensor:
-        """[N, V] the largest weight of each token's id."""
+        """Returns sparse vectors as a dense tensor [N, V]: the largest weight of each token id in each text."""
         owner = torch.arange(len(self.counts)).repeat_interleave(self.counts).to(self.device)
         places = owner * vocabulary + self.rows[:, self.dim + 1].long()
         flat = self.rows.new_zeros(len(self.counts) * vocabulary)

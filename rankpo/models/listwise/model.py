@@ -1,4 +1,7 @@
-"""Listwise rerankers: one prompt holds a query and its passages; the identifiers' logits are their scores."""
+"""Listwise rerankers: one prompt contains a query and several passages, each with an identifier.
+
+The logit of an identifier after the prompt is the score of its passage.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,7 @@ class ListwiseModel(LanguageModel):
         return ListwiseOutput(self.identifier_logits(hidden[first]), sum_by_sequence(logps, sequences))
 
     def last_hidden(self, sequences: Sequences) -> Tensor:
-        """[N, D] hidden states at the last token of each sequence, found by lengths."""
+        """Returns the hidden states [N, D] of the last token of each sequence."""
         rows, kept = [], []
         for chunk, hidden, lengths in self.hidden_states(sequences):
             rows.append(chunk)
@@ -97,7 +100,7 @@ class ListwiseModel(LanguageModel):
             return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
     def score(self, output: Any, batch: Batch) -> Tensor:
-        """[B, G] identifier logits of the passages in their order; 0 where masked."""
+        """Returns the identifier logits [B, G], one for each passage in the order of the prompt; 0 where masked."""
         width = batch.labels.mask.shape[1]
         return output.logits[:, :width].masked_fill(~batch.labels.mask, 0.0)
 
@@ -137,7 +140,7 @@ class ListwiseModel(LanguageModel):
     # inference
 
     def write(self, prompts: Sequence[np.ndarray], budget: int) -> list[list[int]]:
-        """Greedy continuations of at most `budget` tokens, without the end token."""
+        """Generates greedily at most `budget` tokens for each prompt. The result excludes the end token."""
         from rankpo.models.listwise.decoding import write
 
         return write(self, prompts, budget)
@@ -171,7 +174,10 @@ class ListwiseModel(LanguageModel):
         return ListwiseReranker(self).rank_many(requests)
 
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
-        """[slots] float32: scores of every list of the table, by windows as in inference, on every rank."""
+        """Returns float32 scores [slots] of all lists of the table, on every rank.
+
+        Sliding windows score the lists, as in inference.
+        """
         from rankpo.models.listwise.reranking import slot_scores
 
         return slot_scores(self, table)

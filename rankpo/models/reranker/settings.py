@@ -1,4 +1,4 @@
-"""Settings of a reranker's inputs and head, saved with the weights."""
+"""Settings of a reranker's inputs and of its head. The model's folder stores them with the weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMALLEST_QUERY = 8  # Minimum tokens of a query next to the shortest document.
 
 @dataclass(frozen=True)
 class Format:
-    """A template of one text: the parts before and after it."""
+    """A parsed template. head: the fixed text before the query or document. tail: the fixed text after it."""
 
     head: str
     tail: str

@@ -1,4 +1,7 @@
-"""Lessons: groups of datasets with the loss that trains them; one loss for all datasets, or one for each."""
+"""Lessons: a lesson is a group of datasets and the loss that trains on them.
+
+A run has one lesson with all datasets, or one lesson for each dataset.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from rankpo.tasks.references import StartModel
     from rankpo.trainers.basic import BasicTrainer
 
-COMPLETIONS = frozenset({"token_logps", "rewards"})  # Outputs of kinds that read completions.
+COMPLETIONS = frozenset({"token_logps", "rewards"})  # A model kind with one of these outputs reads completions.
 Say = Callable[[str], None]
 
 
@@ -38,7 +41,7 @@ Say = Callable[[str], None]
 class Lesson:
     """Datasets that one loss trains on; each update draws from all of them.
 
-    name: the name of the dataset, or "all". trainer, dataloader: the makers that the loss chooses.
+    name: the name of the dataset, or "all". trainer, dataloader: makers of the classes that the loss requires.
     """
 
     name: str
@@ -58,9 +61,12 @@ class Material:
 
 
 def lessons_of(experiment: Experiment, datasets: Sequence[Dataset]) -> list[Lesson]:
-    """The lessons of the training data: one, or one for each dataset if each update draws from a single dataset.
+    """Returns the lessons of the training data.
 
-    datasets: the datasets of the experiment, or their parts that are not held out.
+    With dataloader.mixing=mixed, one lesson contains all datasets. With any other value, each update draws from a
+    single dataset, and each dataset has its own lesson.
+
+    datasets: the datasets of the experiment, without held-out data.
     """
     run = Lesson(
         name="all",
@@ -104,7 +110,7 @@ def material(experiment: Experiment, inputs: Inputs, lesson: Lesson, say: Say) -
 
 
 def _check_teaches(lesson: Lesson, loader: DataLoader, say: Say) -> None:
-    """Raises ConfigError for data without a training signal, and reports the share of data without one."""
+    """Raises ConfigError if no part of the data gives a training signal. Reports the amount of data that gives none."""
     try:
         check(lesson.loss, loader, say)
     except ValueError as error:
@@ -112,12 +118,12 @@ def _check_teaches(lesson: Lesson, loader: DataLoader, say: Say) -> None:
 
 
 def _streamed(experiment: Experiment, inputs: Inputs, lesson: Lesson, dataset: Evaluable, say: Say) -> Material:
-    """The training data of a lesson whose dataset is streamed: the first window of it, so far."""
+    """Returns the training data of a lesson with a streamed dataset. The table contains the first window only."""
     if issubclass(lesson.dataloader.load(), UnpairedPreferenceDataLoader):
         name = type(lesson.loss).__name__
         raise ConfigError([f"datasets.{dataset.name}.streaming=true: {name} must count all its completions; set false"])
     run = xxhash.xxh3_64_hexdigest(str(experiment.run_dir.resolve()).encode())
-    folder = experiment.cache_dir / "streams" / run  # Another run may read the same stream, and is elsewhere in it.
+    folder = experiment.cache_dir / "streams" / run  # Not shared: another run may be at another window.
 
     def opened(window: Window) -> DataLoader | None:
         table = open_table(folder, [window], inputs.pieces(), _silent)
@@ -142,11 +148,14 @@ def _streamed(experiment: Experiment, inputs: Inputs, lesson: Lesson, dataset: E
 
 
 def _silent(line: str) -> None:
-    """Ignores a line about one window of many."""
+    """Discards a message, since the messages of each window would fill the log."""
 
 
 def held_out_material(experiment: Experiment, inputs: Inputs, lesson: Lesson, say: Say) -> Material:
-    """The held-out data of a lesson, in batches of nearly equal size. Raises ConfigError if the loss cannot use it."""
+    """Returns the held-out data of a lesson, in batches of nearly equal size.
+
+    Raises ConfigError if the loss cannot use the data.
+    """
     table = open_table(experiment.cache_dir, lesson.datasets, inputs.pieces(), say)
     make = partial(lesson.dataloader.make, table=table, seed=experiment.seed)
     try:
@@ -158,7 +167,10 @@ def held_out_material(experiment: Experiment, inputs: Inputs, lesson: Lesson, sa
 
 
 def _equal_pairs(inputs: Inputs, lesson: Lesson, table: ExampleTable, say: Say) -> list[int]:
-    """Reports and excludes pairs of completions that are equal after truncation."""
+    """Returns the indices of pairs whose two completions are equal after truncation, and reports their number.
+
+    Such a pair has no training signal.
+    """
     if not lesson.dataloader.load().pairs:
         return []
     found = inputs.equal_pairs(table)
@@ -168,7 +180,7 @@ def _equal_pairs(inputs: Inputs, lesson: Lesson, table: ExampleTable, say: Say) 
 
 
 def weights(datasets: Sequence[Dataset]) -> list[float]:
-    """Returns the weight of each dataset, the number of times that an epoch repeats its examples."""
+    """Returns the weight of each dataset. An epoch repeats the examples of a dataset this many times."""
     return [weight_of(dataset) for dataset in datasets]
 
 
@@ -190,7 +202,11 @@ def objective(start: StartModel, given: Material, training: bool = True) -> Obje
 def trainer_of(
     experiment: Experiment, objectives: Sequence[Objective], replay: DataLoader | None, parts: dict[str, Any]
 ) -> BasicTrainer:
-    """The trainer of a run. parts: arguments of all trainers. replay: added to the updates of losses with replay."""
+    """Returns the trainer of a run.
+
+    replay: the replay data, which the trainer adds to the updates of each loss with a replay_weight > 0.
+    parts: the arguments that all trainers have in common.
+    """
     if len(objectives) == 1:
         only = objectives[0]
         return only.trainer(

@@ -1,4 +1,4 @@
-"""Strategy selection, and the combinations that a strategy does not support."""
+"""Selects the distributed strategy, and states which losses and models the strategy does not support."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from rankpo.trainers.strategies.zero import ZeroStrategy
 def make_strategy(
     accelerator: Accelerator, model: RankingModel, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
 ) -> Strategy:
-    """Builds the launched strategy. With sharded weights, each forward pass of the model makes one backbone call."""
+    """Builds the strategy that the launcher selected.
+
+    If the strategy shards weights, it also makes `model` run each forward pass as one backbone call, because all ranks
+    gather the weights in each call.
+    """
     kinds = {"FSDP": FullyShardedStrategy, "DEEPSPEED": ZeroStrategy}
     return kinds.get(accelerator.distributed_type.value, Strategy)(accelerator, model, optimizer, max_grad_norm)
 
@@ -23,7 +27,8 @@ def make_strategy(
 def unfit(strategy: str, gives: frozenset[str], loss: Loss, evaluated: bool) -> str | None:
     """Returns why this combination is unsupported and what to use instead, or None if it is supported.
 
-    strategy: the result of `name_of`. gives: the outputs of the model's kind. evaluated: whether there are eval_datasets.
+    strategy: the result of `name_of`. gives: the outputs of the model's kind. evaluated: True if the run has
+    eval_datasets.
     """
     if strategy in ("DEEPSPEED-3", "FSDP") and evaluated and "lists" in gives:
         return (
@@ -39,7 +44,7 @@ def unfit(strategy: str, gives: frozenset[str], loss: Loss, evaluated: bool) -> 
 
 
 def name_of(accelerator: Accelerator) -> str:
-    """Returns accelerate's DistributedType, with the stage for ZeRO."""
+    """Returns the name of accelerate's DistributedType, and for DeepSpeed also the ZeRO stage: "DEEPSPEED-3"."""
     name = accelerator.distributed_type.value
     plugin = accelerator.state.deepspeed_plugin
     return f"{name}-{plugin.zero_stage}" if plugin is not None else name
