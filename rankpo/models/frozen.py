@@ -59,11 +59,6 @@ class WeightForm:
         if self.random:
             raise ValueError("quantization needs a checkpoint, but model.random is set; remove one of the two")
 
-    @property
-    def exact(self) -> bool:
-        """Whether the weights are float32 on every device."""
-        return self.quantization is None and (self.dtype == "float32" or not self.under_adapters)
-
     def torch_dtype(self, stored: str | None) -> torch.dtype:
         """Returns the dtype of the weights. stored: the dtype in the checkpoint's config, such as bfloat16, or None."""
         import torch

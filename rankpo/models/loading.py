@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from huggingface_hub import snapshot_download
+from torch import nn
 from transformers import (
     AutoTokenizer,
     PreTrainedModel,
@@ -26,11 +27,6 @@ from rankpo.models.frozen import WeightForm
 from rankpo.models.saved import RECORD, read_json
 from rankpo.models.st_folders import transformer_folder
 from rankpo.storage.folders import MANIFEST, damage
-
-if TYPE_CHECKING:
-    import torch
-
-    pass
 
 huggingface_logging.disable_progress_bar()  # Only rankpo's logger prints.
 
@@ -185,7 +181,7 @@ def check_tensors(
     found: transformers' report on loading. Raises LoadingError for missing tensors, except those of a new head or an
     encoder's pooler, and for tensors of unknown layers.
     """
-    body = cast("torch.nn.Module", model.base_model)
+    body = cast("nn.Module", model.base_model)
     prefix = "" if body is model else f"{model.base_model_prefix}."
     new_head = type(model).__name__.endswith("ForSequenceClassification")
     missing = [

@@ -25,32 +25,19 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rankpo.errors import ConfigError
-from rankpo.runs import threads
 from rankpo.runs.devices import check_precision, device_kind
 from rankpo.runs.launcher import (
     PRECISIONS,
     contradiction,
-    precision_asked,
     processes_asked,
     settle_auto,
     strategy_asked,
 )
+from rankpo.runs.precision import settled_precision
 
 
 class LaunchError(RuntimeError):
     """Raised if the processes that run differ from the launcher's request, in number, strategy or settings."""
-
-
-def settled_precision(asked: str) -> str:
-    """Returns the precision that trainer.precision selects.
-
-    "auto" selects the precision that `accelerate launch` requests. If it requests none, "auto" selects bf16 on a GPU
-    that supports it, and fp32 elsewhere.
-    """
-    if asked != "auto":
-        return asked
-    on_device = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
-    return precision_asked(os.environ) or on_device
 
 
 def make_accelerator(precision: str = "fp32", timeout_minutes: float = 30) -> Accelerator:
@@ -139,12 +126,6 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
-
-
-def thread_advice() -> str | None:
-    """Returns a one-line warning if the run has more threads on this machine than there are free cores, else None."""
-    own = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return threads.advice(torch.get_num_threads(), own, threads.cores(), threads.load())
 
 
 def build_whole_models() -> None:

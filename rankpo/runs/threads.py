@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
+
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # Linux: "200000 100000" is two cores; "max 100000" no limit
 
 
@@ -37,3 +39,9 @@ def advice(threads: int, processes: int, cores: float, load: float) -> str | Non
         f"{started} share {cores:g} cores, of which about {free:.1f} are free (load {load:.1f}); threads that wait for "
         f"each other can make a run 10 times slower: set OMP_NUM_THREADS={fitting}"
     )
+
+
+def thread_advice() -> str | None:
+    """Returns a one-line warning if the run has more threads on this machine than there are free cores, else None."""
+    own = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return advice(torch.get_num_threads(), own, cores(), load())

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 from accelerate.utils import convert_outputs_to_fp32
 
 from rankpo.errors import ConfigError
-from rankpo.runs import processes
+from rankpo.runs import processes, threads
 from rankpo.runs.folder import claim
 from rankpo.runs.launcher import second_fsdp
 from rankpo.runs.logger import MetricsLogger
+from rankpo.runs.precision import settled_precision
 from rankpo.tasks.seeds import seed_everything
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def open_session(experiment: Experiment, who: str, needs: frozenset[str], severa
     """
     require(experiment.model, needs, who)
     settings = experiment.settings
-    precision = processes.settled_precision(settings.precision)
+    precision = settled_precision(settings.precision)
     upgraded = second_fsdp(os.environ)
     accelerator = processes.make_accelerator(precision, settings.timeout_minutes)
     if processes.world_size() > 1 and not several_processes:
@@ -91,7 +92,7 @@ def open_session(experiment: Experiment, who: str, needs: frozenset[str], severa
         logger.say(upgraded)
     if settings.precision == "auto" and precision != "fp32":
         logger.say(f"precision {precision}, with TF32 products on a GPU; set trainer.precision=fp32 for exact float32")
-    if accelerator.device.type == "cpu" and (line := processes.thread_advice()):
+    if accelerator.device.type == "cpu" and (line := threads.thread_advice()):
         logger.say(line)
     return Session(accelerator=accelerator, logger=logger, precision=precision)
 

@@ -163,7 +163,7 @@ def test_auto_takes_vllm_only_with_a_gpu(tmp_path, final, vllm, monkeypatch):
 def _on_the_cpu(precision, timeout_minutes):
     from contextlib import nullcontext
 
-    return SimpleNamespace(device="cpu", autocast=nullcontext)
+    return SimpleNamespace(device=torch.device("cpu"), autocast=nullcontext)
 
 
 @pytest.mark.parametrize(

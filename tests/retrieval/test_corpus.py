@@ -50,7 +50,7 @@ def test_the_pool_has_every_candidate_once(tmp_path):
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([{"_id": "d", "text": "a"}, {"_id": "d", "text": "b"}], "c.jsonl:2: the id 'd' stands twice"),
+        ([{"_id": "d", "text": "a"}, {"_id": "d", "text": "b"}], "c.jsonl:2: the id 'd' appears more than once"),
         ([{"_id": "d", "words": "a"}], "c.jsonl:1: no text under text, content, .*found: _id, words"),
         ([3], "c.jsonl:1: not a JSON object"),
     ],

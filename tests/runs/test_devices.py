@@ -7,7 +7,7 @@ import torch
 
 from rankpo.errors import ConfigError
 from rankpo.runs.devices import check_precision, device_kind
-from rankpo.runs.processes import settled_precision
+from rankpo.runs.precision import settled_precision
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rankpo.runs import processes
 from rankpo.runs.launcher import precision_asked
+from rankpo.runs.precision import settled_precision
 from rankpo.storage.json_files import read_json
 from tests.runs import TINY, compose, train
 
@@ -28,7 +28,7 @@ def test_auto_settles_by_launcher_and_device(monkeypatch, asked, cuda, bf16, lau
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)
-    assert processes.settled_precision(asked) == settled
+    assert settled_precision(asked) == settled
 
 
 def test_the_launchers_word_for_a_precision():

@@ -214,34 +214,38 @@ def _saver(experiment: Experiment, inputs: Inputs, say: Callable[[str], None]) -
         if processes.rank() == 0:
             folder = experiment.run_dir / "FINAL"
             kind = trained_kind(experiment.model, all_needs(experiment))
-            exact = kind.weight_form.exact
-            if weights is None and not exact:
-                weights = {name: value.detach().cpu() for name, value in trained_parameters(model).items()}
-            whole = model if weights is None else complete(experiment, inputs, weights)
+            rounded = has_rounded_weights(model)
+            given = weights
+            if given is None and rounded:
+                given = {name: value.detach().cpu() for name, value in trained_parameters(model).items()}
+            whole = model if given is None else complete(experiment, inputs, given, trained_only=rounded)
             difference = kind.save(folder, whole, describe(experiment, metrics))
             say(f"{folder} written. Check: transformers loaded it, and its outputs differ by at most {difference:.0e}.")
-            if not exact:
-                rounded = kind.folder_format().difference(folder, model)
+            if rounded and weights is None:  # A forward pass of sharded weights would need all ranks.
+                apart = kind.folder_format().difference(folder, model)
                 say(
                     f"FINAL holds the adapters merged into the float32 weights; the outputs of the model in training, with "
-                    f"its frozen weights in {kind.quantization or 'bfloat16'}, differ from it by at most {rounded:.0e}."
+                    f"its frozen weights in {kind.quantization or 'bfloat16'}, differ from it by at most {apart:.0e}."
                 )
         processes.barrier()
 
     return save
 
 
-def complete(experiment: Experiment, inputs: Inputs, weights: Mapping[str, Tensor]) -> RankingModel:
+def has_rounded_weights(model: torch.nn.Module) -> bool:
+    """Whether frozen weights are quantised, or of a type with fewer bits than float32."""
+    return any(p.dtype != torch.float32 for p in model.parameters() if not p.requires_grad)
+
+
+def complete(experiment: Experiment, inputs: Inputs, weights: Mapping[str, Tensor], trained_only: bool) -> RankingModel:
     """Builds the experiment's model again on the CPU in float32 with these weights.
 
-    The trained model is sharded, or its frozen weights are rounded; in the second case only its trained parameters are
-    copied.
+    The trained model is sharded, or its frozen weights are rounded. trained_only: copies the trained parameters alone.
     """
-    exact = experiment.model.weight_form.exact
     kind = replace(experiment.model, dtype="float32", quantization=None)
     model = build_model(replace(experiment, model=kind), inputs, ignore)
-    names = model.state_dict().keys() if exact else trained_parameters(model).keys()
-    model.load_state_dict({name: weights[name] for name in names}, strict=exact)
+    names = trained_parameters(model).keys() if trained_only else model.state_dict().keys()
+    model.load_state_dict({name: weights[name] for name in names}, strict=not trained_only)
     if not experiment.settings.dropout:
         disable_dropout(model)
     return model
