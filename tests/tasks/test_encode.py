@@ -128,7 +128,7 @@ def test_queries_of_a_file_and_hits_with_the_querys_id(world, tmp_path):
         (("seed=7",), "was encoded by another model; set model.load_from"),
         (("model.normalize=false",), "was encoded with other settings; set model.normalize=True"),
         (("task.queries=none.jsonl",), "task.queries: none.jsonl does not exist"),
-        (("task.backend=scann",), "task.backend must be one of exact, faiss, plaid, got 'scann'"),
+        (("task.backend=scann",), "task.backend must be one of exact, inverted, faiss, plaid, got 'scann'"),
         (("task.faiss.kind=lsh",), "task.faiss.kind must be one of flat, hnsw, ivf_pq"),
         (("task.top_k=0",), "task.top_k must be >= 1, got 0"),
     ],

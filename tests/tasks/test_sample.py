@@ -183,7 +183,7 @@ def test_two_processes_write_what_one_writes(tmp_path):
 
 def test_other_settings_are_refused_until_overwritten(tmp_path):
     sample(tmp_path, "run", "task.max_new_tokens=2")
-    with pytest.raises(ConfigError, match="another temperature"):
+    with pytest.raises(ConfigError, match="a different temperature"):
         sample(tmp_path, "run", "task.max_new_tokens=2", "task.temperature=0.5")
     folder = sample(tmp_path, "run", "task.max_new_tokens=2", "task.temperature=0.5", "overwrite=true")
     assert len(lines(folder / "draws-0.jsonl")) == 16

@@ -100,14 +100,14 @@ def test_evaluation_of_a_run_in_its_precision_gives_what_training_measured(tmp_p
 def test_annotate_is_one_process():
     done = launch("task=annotate", *TINY, "datasets=[toy_pairs]", "task.dry_run=true", processes=2)
     assert done.returncode != 0
-    assert "task=annotate is one process; start it with python launch.py" in done.stderr
+    assert "task=annotate runs in one process only; start it with python launch.py" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("task=encode", "kind=reranker"), "task=encode needs kind=embedding, and this model is of kind reranker; add kind=embedding"),
-        (("task=search", "kind=reranker", "task.index=nowhere"), "task=search needs kind=embedding"),
+        (("task=encode", "kind=reranker", "datasets=[toy_pairs]"), "task=encode needs kind=embedding, and this model is of kind reranker; add kind=embedding"),
+        (("task=search", "kind=reranker", "task.index=nowhere", "datasets=[toy_pairs]"), "task=search needs kind=embedding"),
         (("task=sample", "kind=embedding", "datasets=[toy_chat]"), "task=sample needs kind=causal_lm"),
         (("task=mine", "kind=reranker", "mining=dense", "datasets=[toy_contrastive]"), "mining by vectors needs kind=embedding"),
     ],
