@@ -28,6 +28,7 @@ def test_every_benchmark_runs(name):
     assert f"## {name}" in report.markdown("here")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PEERS, reason="the peers need the extras demo and st")
 def test_the_benchmark_of_a_gpu_runs_tiny_on_a_cpu():
     from benchmarks import gpu

@@ -187,7 +187,7 @@ class GRPOTrainer(TokenPolicyTrainer):
 
     def begin(self, update: Prepared) -> Update:
         assert isinstance(update, Update)
-        return super().begin(update) if self.acts_on_tokens else update
+        return super().begin(update) if self.acts_on_tokens else self._regularised(update)
 
     @property
     def acts_on_tokens(self) -> bool:

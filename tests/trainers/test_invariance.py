@@ -111,8 +111,6 @@ IN_CI = {
     "graded_margin": CORPUS,
     "cosent": CORPUS,
     "gist": (),
-    "jasper": (),
-    "online_contrastive": (),
     "triplet, in batch": (),
     "graded replay": (),
     "rankpo": PAIRS,
@@ -122,8 +120,6 @@ IN_CI = {
     "m3": CORPUS,
     "late interaction": CORPUS,
     "sparse": CORPUS,
-    "sparse, static queries": CORPUS,
-    "sparse, pairs": (),
     "listwise_combined": LISTS,
     "reranker of lists": CORPUS,
     "dpo, tokens": ANSWERS,
@@ -131,7 +127,6 @@ IN_CI = {
     "kto, rising": (),
     "ppo, two passes": (),
     "grpo, by sequence": (),
-    "csft": ANSWERS,
 }
 
 
