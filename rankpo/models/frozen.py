@@ -6,16 +6,11 @@ quantisation, and computes in the dtype of the activations. LLM.int8 (https://ar
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rankpo.errors import ConfigError
-
 if TYPE_CHECKING:
-    import torch
     from torch import nn
-    from transformers import BitsAndBytesConfig
 
 DTYPES = ("auto", "float32", "bfloat16")
 QUANTIZATION = ("4bit", "8bit")
@@ -58,36 +53,3 @@ class WeightForm:
             )
         if self.random:
             raise ValueError("quantization needs a checkpoint, but model.random is set; remove one of the two")
-
-    def torch_dtype(self, stored: str | None) -> torch.dtype:
-        """Returns the dtype of the weights. stored: the dtype in the checkpoint's config, such as bfloat16, or None."""
-        import torch
-
-        if self.dtype != "auto":
-            return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
-        kept = self.under_adapters and torch.cuda.is_available() and stored == "bfloat16"
-        return torch.bfloat16 if kept else torch.float32
-
-    def quantized(self, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-        """Returns the configuration of bitsandbytes, or None. dtype: of the layers that are not quantised.
-
-        Raises ConfigError if the package is missing.
-        """
-        import torch
-        from transformers import BitsAndBytesConfig
-
-        if self.quantization is None:
-            return None
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise ConfigError(
-                [f"model.quantization={self.quantization} needs the package bitsandbytes: pip install bitsandbytes"]
-            )
-        if self.quantization == "8bit":
-            return BitsAndBytesConfig(load_in_8bit=True)
-        on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16 if on_gpu else dtype,
-        )

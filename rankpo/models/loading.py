@@ -26,6 +26,7 @@ from rankpo.models.families import Family, headless
 from rankpo.models.frozen import WeightForm
 from rankpo.models.saved import RECORD, read_json
 from rankpo.models.st_folders import transformer_folder
+from rankpo.models.weight_types import quantized, torch_dtype
 from rankpo.storage.folders import MANIFEST, damage
 
 huggingface_logging.disable_progress_bar()  # Only rankpo's logger prints.
@@ -135,8 +136,8 @@ def load_backbone(
     rounds to zero. say: reports an unused head of the checkpoint. Raises LoadingError, also for missing tensors and
     for tensors that the architecture of the config does not have.
     """
-    dtype = form.torch_dtype(_stored_dtype(_read(source)))
-    quantization = form.quantized(dtype)
+    dtype = torch_dtype(form, _stored_dtype(_read(source)))
+    quantization = quantized(form, dtype)
     arguments: dict[str, object] = {
         "dtype": dtype,
         **({} if quantization is None else {"quantization_config": quantization}),

@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rankpo.runs.progress import LiveLine
-from rankpo.runs.tables import text_of
 from rankpo.runs.trackers import Trackers, trackers_of
 from rankpo.storage.atomic import replace_text
 from rankpo.storage.json_lines import Record, read_lines
 from rankpo.storage.printable import shown
+
+if TYPE_CHECKING:
+    from rankpo.runs.progress import LiveLine
 
 SHOWN = ("loss", "rewards/accuracies", "scores/accuracies", "grad_norm", "learning_rate")
 
@@ -69,6 +70,8 @@ class MetricsLogger:
             kept = [] if afresh else [record for record in records if record["step"] <= first_step]
             replace_text(self.path, "".join(f"{json.dumps(record)}\n" for record in kept))
         if self.main and self.stream.isatty():
+            from rankpo.runs.progress import LiveLine
+
             self._live = LiveLine(self.stream, total_steps, first_step)
         if self._open is not None:
             self._trackers = self._open(first_step, {key for record in records for key in _logged(record)})
@@ -113,6 +116,8 @@ class MetricsLogger:
 
     def table(self, rows: Sequence[Mapping[str, object]], title: str = "") -> str:
         """Prints rows as aligned columns of at most 100 characters to standard output, and returns the text."""
+        from rankpo.runs.tables import text_of
+
         text = shown("".join([f"{title}\n" if title else "", text_of(rows)]))
         if self.main:
             sys.stdout.write(text)

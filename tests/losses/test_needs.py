@@ -27,6 +27,7 @@ EXPECTED = {
     **{name: {"reference"} for name in PAIRS_WITH_REFERENCE},
     **{name: {"vectors"} for name in ("contrastive", "graded_margin", "triplet", "cosent", "angle", "cosine_mse")},
     **{name: {"vectors"} for name in ("contrastive_pairs", "online_contrastive", "gist", "embed_distill", "jasper")},
+    "m3": {"vectors", "parts"},
     "kto": {"reference", "live_reference"},
     "tdpo": {"reference", "live_reference", "token_logps"},
     "ra-dpo": {"reference", "live_reference", "token_logps"},

@@ -148,7 +148,7 @@ def test_a_folder_that_differs_never_takes_the_name(tmp_path, monkeypatch):
         return weights
 
     monkeypatch.setattr(EmbeddingFolder, "weights", spoiled)
-    with pytest.raises(ExportError, match="loaded again, embeddings differ by"):
+    with pytest.raises(ExportError, match="after a reload, embeddings differ by"):
         saved(model_of(), tmp_path / "FINAL", {})
     assert not list(tmp_path.iterdir())
 

@@ -12,6 +12,7 @@ import rankpo
 from rankpo.errors import ConfigError
 from rankpo.models.frozen import WeightForm
 from rankpo.models.random_weights import byte_tokenizer
+from rankpo.models.weight_types import torch_dtype
 from tests.runs import compose, curve, train, trainer_of
 
 with_bitsandbytes = pytest.mark.skipif(
@@ -68,7 +69,7 @@ def test_refusals(values, words):
 def test_auto_keeps_a_stored_bfloat16_on_a_gpu_alone(monkeypatch):
     def chosen(stored, gpu, **values):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-        return WeightForm(**values).torch_dtype(stored)
+        return torch_dtype(WeightForm(**values), stored)
 
     assert chosen("bfloat16", True, under_adapters=True) == torch.bfloat16
     assert chosen("bfloat16", False, under_adapters=True) == torch.float32

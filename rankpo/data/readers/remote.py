@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import xxhash
 
 from rankpo.storage.atomic import replace_text
@@ -33,6 +32,8 @@ def fetched(address: str, wanted: Callable[[str], bool]) -> list[Path]:
     A file is downloaded again if it has changed. Without a connection, earlier copies are used. Raises FileNotFoundError
     for an address without files, ValueError if the address cannot be reached or read.
     """
+    import fsspec
+
     try:
         system, place = fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:
