@@ -58,7 +58,7 @@ def test_a_folder_that_differs_never_takes_the_name(tmp_path, kind, monkeypatch)
     (tmp_path / "FINAL").mkdir()
     (tmp_path / "FINAL" / "before").touch()
     monkeypatch.setattr(FOLDERS[kind], "difference", lambda *arguments: float("nan"))
-    with pytest.raises(ExportError, match=f"FINAL: loaded again, {FOLDERS[kind].output} differ by nan"):
+    with pytest.raises(ExportError, match=f"FINAL: after a reload, {FOLDERS[kind].output} differ by nan"):
         made.save(tmp_path / "FINAL", model, {})
     assert [path.name for path in tmp_path.rglob("*")] == ["FINAL", "before"]
 
@@ -80,7 +80,7 @@ def test_wrong_weights_are_seen(tmp_path, kind, monkeypatch):
     if kind == "reward_model":  # its new head is 0, as is every reward
         torch.nn.init.normal_(model.reward_head.linear.weight)
     monkeypatch.setattr(FOLDERS[kind], "weights", spoiled)
-    with pytest.raises(ExportError, match="loaded again"):
+    with pytest.raises(ExportError, match="after a reload"):
         made.save(tmp_path / "FINAL", model, {})
 
 

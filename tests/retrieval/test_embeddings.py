@@ -236,7 +236,7 @@ class TestFaiss:
 
 def test_a_search_that_cannot_fit_is_refused_before_it_starts():
     said = []
-    with pytest.raises(TooLargeError, match=r"the search needs .* GiB and .* GiB are free; lower top_k"):
+    with pytest.raises(TooLargeError, match=r"the search needs .* GiB, but only .* GiB are free; lower top_k"):
         DenseSearch(top_k=1000, device=torch.device("cpu"), say=said.append).check_memory(10**9, 10**7, 384)
     assert "1000000000 queries, 10000000 documents" in said[0]
 
