@@ -23,12 +23,12 @@ from torch.testing import assert_close
 
 from rankpo.config.messages import run_error
 from rankpo.tasks.annotate import Unfinished
+from tests.cli.test_launch import stopped
 from tests.distributed.strategies import ROOT, _launcher
 from tests.judges.server import Handler, choice, serving
 from tests.judges.test_annotate import files, output, overrides, preferences  # noqa: F401
 from tests.runs import CONTRASTIVE, RANKPO, curve, final_weights, train
 from tests.test_faults import mounted  # noqa: F401
-from tests.test_launch import stopped
 
 pytestmark = pytest.mark.slow
 KEY = "sk-siege/AbC+1234567890=="

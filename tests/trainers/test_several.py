@@ -138,7 +138,7 @@ def test_temperature_goes_from_equal_shares_to_sizes(temperature, shares):
         ("datasets.sts.loss=nonsense", "datasets.sts.loss=nonsense: "),
         ("datasets.sts.negatives=own", "CoSENTLoss has no key negatives"),
         ("datasets.sts.num_negatives=3", "ListwiseDataLoader has no key num_negatives"),
-        ("dataloader.mixing=mixed", "datasets.sts.loss is for one of them"),
+        ("dataloader.mixing=mixed", "datasets.sts.loss applies to one of them"),
         ("datasets.typo.loss=cosent", "datasets.typo is not a dataset of this run, which has qa, sts, pairs"),
         ("datasets.sts.loss=tdpo", "needs token log-probabilities"),
     ],
