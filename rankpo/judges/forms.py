@@ -65,6 +65,7 @@ class Annotation(TypedDict):
     model: str
     calls: Sequence[Call]
     suspicious: NotRequired[Mapping[str, Sequence[str]]]
+    prompt: NotRequired[str]
 
 
 class Scored(TypedDict):

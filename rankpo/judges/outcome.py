@@ -26,20 +26,28 @@ class Unfinished(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Keys that select annotated pairs for training. flag: whether to mark pairs with a suspicious passage."""
+    """Keys that select annotated pairs for training.
+
+    flag: whether to mark pairs with a suspicious passage. prompts: the prompt of a query by its text, for queries whose
+    record states one.
+    """
 
     keep_disagreement: bool
     min_confidence: float
     flag: bool
+    prompts: Mapping[str, str]
 
     def keeps(self, record: Annotation) -> bool:
         confidence = record["confidence_score"]
         return (confidence is None or confidence >= self.min_confidence) and (record["agree"] or self.keep_disagreement)
 
     def flagged(self, record: Annotation) -> Annotation:
-        """Returns a record for the training file, with `suspicious` if a passage has signs."""
+        """Returns a record for the training file, with `suspicious` if a passage has signs, and the query's prompt."""
         plain = record.copy()
         plain.pop("asked", None)
+        query = plain["query"]
+        if isinstance(query, str) and (prompt := self.prompts.get(query)) is not None:
+            plain["prompt"] = prompt
         if self.flag and (found := signs_of(record)):
             plain["suspicious"] = found
         return plain

@@ -70,7 +70,7 @@ class Parts:
     callbacks: Sequence[Callback] = ()
     within: Parts | None = None
 
-    main_term = "preference"  # The name of the loss's main term in the log.
+    main_term = "preference"  # The log names the main term of the loss so.
     has_held_out_loss = True  # Whether the loss is defined on data that no update trains on.
 
     def __post_init__(self) -> None:

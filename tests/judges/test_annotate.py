@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rankpo.data.readers import records as readers
 from rankpo.errors import ConfigError
 from rankpo.judges.base import JudgeStopped
 from rankpo.judges.records import Records
@@ -86,6 +87,26 @@ def test_the_written_file_is_training_data(files):
         f"cache_dir={files}/cache", "exp_name=trained",
     )  # fmt: skip
     assert (files / "cache" / "trained" / "FINAL").is_dir()
+
+
+def test_prompts_of_records_are_kept(files, capsys):
+    """A record's prompt stands in the training file, and is read from there as the query's prompt."""
+    records = [
+        {"query": f"query {n}", "positives": [f"text with value {n} in it"], "negatives": [f"other value {n + 9} here"]}
+        for n in range(4)
+    ]
+    records[0]["prompt"] = "Find it: "
+    (files / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    chosen = ("datasets=[rankpo]", f"datasets.rankpo.path={files}/records.jsonl", "task.run=null", "task.queries=pool")
+    with serving() as server:
+        train(*overrides(files, server.url, *chosen, "task.corpus=pool"))
+    written = preferences(files)
+    assert {record["query"]: record.get("prompt") for record in written}["query 0"] == "Find it: "
+    assert all("prompt" not in record for record in written if record["query"] != "query 0")
+    assert "1 queries have a prompt of their own" in capsys.readouterr().err
+    path = files / "cache" / "a" / "annotate" / "preferences.jsonl"
+    examples = list(readers.Records(name="r", path=str(path)).examples())
+    assert {example.query_prompt for example in examples if example.query == "query 0"} == {"Find it: "}
 
 
 def test_a_server_that_misbehaves(files):

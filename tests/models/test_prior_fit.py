@@ -16,7 +16,7 @@ def world(num_passages=200, num_pairs=1500, slope=3.0, noise=0.0):
     """Features, and pairs whose log-odds are slope·gap + t_w - t_l with t = 2·f_0 - f_1; f_2 is a constant."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(num_passages, 5, generator=generator, dtype=torch.float64)
-    features[:, 1] *= 100  # The scale of a feature must not matter.
+    features[:, 1] *= 100  # The fit standardises features, so their scale does not change the result.
     features[:, 2] = 7
     utility = 2 * features[:, 0] - features[:, 1] / 100
     left, right = torch.randint(num_passages, (2, num_pairs), generator=generator)

@@ -94,7 +94,7 @@ def labelled_text(record: object, options: Options, place: str = "") -> tuple[st
     if not isinstance(record, Mapping):
         raise BadRecord(f"{place.rstrip('.')} must be an object, got {type(record).__name__}")
     content = options.fields.get("content", "content")
-    if not place:  # A line of its own, not a hit of a list.
+    if not place:  # The record is a line of the file, and not an element of a list of hits.
         options.use(content)
     label = options.fields.get("label") or next((key for key in ("label", "score") if key in record), "label")
     value = extract(record, label)
@@ -173,7 +173,7 @@ KEYS: dict[str, Sequence[str]] = {  # `a|b` means one of the two.
     "cohere": ("query", "relevant_passages"),
     "set": ("set",),
 }
-ELSEWHERE = {  # Keys of records that other datasets read.
+ELSEWHERE = {  # Keys of records that other dataset classes read, by the option that has such a class.
     "chat": ("chosen", "rejected", "completion", "messages", "conversations", "prompt", "output_A"),
     "ranked_lists": ("passages", "ranking"),
 }

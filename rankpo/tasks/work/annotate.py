@@ -32,6 +32,7 @@ from rankpo.tasks.vector_models import vector_model
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
+    from rankpo.data.dataset import Dataset
     from rankpo.judges.base import Judge
     from rankpo.judges.rankings import Ranking
     from rankpo.tasks.annotate import Annotate
@@ -74,7 +75,8 @@ class Pairs:
     """Pairs to judge.
 
     queries, texts: by id. num_dropped: the number of pairs that suspicious=drop excluded.
-    equal_grades: counts of pairs of equal grade, for passages whose relevance is in the datasets.
+    equal_grades: counts of pairs of equal grade, for passages whose relevance is in the datasets. prompts: by the text
+    of a query, the prompt that its record states.
     """
 
     drawn: Sequence[Pair]
@@ -82,6 +84,7 @@ class Pairs:
     queries: Mapping[str, Prompt]
     texts: Mapping[str, str]
     equal_grades: EqualGrades
+    prompts: Mapping[str, str]
 
 
 def _samples(task: Annotate, logger: MetricsLogger) -> Samples | None:
@@ -123,9 +126,31 @@ def _pairs(task: Annotate, experiment: Experiment, session: Session, samples: Sa
         session.logger.say(
             f"{grades.share:.0%} of the {grades.known} pairs whose grades are known have passages of equal grade"
         )
+    prompts = _stated_prompts(experiment.datasets, queries) if samples is None else {}
+    if prompts:
+        session.logger.say(
+            f"{len(prompts)} queries have a prompt of their own: preferences.jsonl contains it as `prompt`; the search "
+            "for passages used the model's query prompt"
+        )
     return Pairs(
-        drawn=trusted, num_dropped=len(drawn) - len(trusted), queries=queries, texts=texts, equal_grades=grades
+        drawn=trusted,
+        num_dropped=len(drawn) - len(trusted),
+        queries=queries,
+        texts=texts,
+        equal_grades=grades,
+        prompts=prompts,
     )
+
+
+def _stated_prompts(datasets: Sequence[Dataset], queries: Mapping[str, Prompt]) -> dict[str, str]:
+    """The query prompts that records state, by the text of the query; the first one of each query."""
+    wanted = {query for query in queries.values() if isinstance(query, str)}
+    found: dict[str, str] = {}
+    for dataset in datasets:
+        for example in dataset.examples():
+            if example.query_prompt is not None and isinstance(example.query, str) and example.query in wanted:
+                found.setdefault(example.query, example.query_prompt)
+    return found
 
 
 def _rankings(
@@ -213,6 +238,7 @@ class Annotation:
             keep_disagreement=self.task.on_disagreement == "keep",
             min_confidence=self.task.min_confidence,
             flag=self.task.suspicious == "flag",
+            prompts=self.pairs.prompts,
         )
 
     @property

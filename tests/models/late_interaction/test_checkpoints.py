@@ -159,7 +159,7 @@ PYLATE = {
 def test_folders_of_pylate(tmp_path, case):
     folder = pylate(tmp_path, PYLATE[case])
     tokenizer = byte_tokenizer()
-    if case == "attended":  # "[Q] " is a token of its own, as PyLate adds it
+    if case == "attended":  # PyLate adds the marker "[Q] " to the vocabulary as one token.
         tokenizer.add_tokens(["[Q] ", "[D] "])
         resize(folder, len(tokenizer))
     tokenizer.save_pretrained(folder)
