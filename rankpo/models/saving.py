@@ -10,7 +10,10 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import torch
+import transformers
 
 from rankpo.models.base import RankingModel, plain_attention
 from rankpo.models.model_card import public_name
@@ -22,6 +25,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Model = TypeVar("Model", bound=RankingModel)
+
+
+class ReadsPrompts(Protocol):
+    """Settings with the prompts of both roles."""
+
+    @property
+    def query_prompt(self) -> str: ...
+    @property
+    def passage_prompt(self) -> str: ...
 
 
 class ExportError(RuntimeError):
@@ -133,6 +145,27 @@ def without_paths(value: Any) -> Any:
 
 def _is_folder(value: str) -> bool:
     return "/" in value and len(value) < 1024 and "\n" not in value and Path(value).exists()
+
+
+def sentence_transformers_config(
+    model_type: str, release: str, settings: ReadsPrompts, similarity: str, **more: object
+) -> dict[str, object]:
+    """The contents of config_sentence_transformers.json.
+
+    model_type: sentence-transformers' class. release: its oldest release that reads the folder. more: further keys.
+    """
+    return {
+        "model_type": model_type,
+        "__version__": {
+            "sentence_transformers": release,
+            "transformers": transformers.__version__,
+            "pytorch": torch.__version__.split("+")[0],
+        },
+        "prompts": {"query": settings.query_prompt, "document": settings.passage_prompt},
+        "default_prompt_name": None,
+        "similarity_fn_name": similarity,
+        **more,
+    }
 
 
 def write_json(path: Path, value: object) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import transformers
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -26,7 +25,7 @@ from rankpo.models.layers import cut_layer, read_weights, their_keys, write_weig
 from rankpo.models.loading import headless
 from rankpo.models.model_card import card_of, origin
 from rankpo.models.saved import read_json
-from rankpo.models.saving import FolderFormat, write_json
+from rankpo.models.saving import FolderFormat, sentence_transformers_config, write_json
 from rankpo.storage.printable import markdown
 
 CLASSES = "sentence_transformers.models"
@@ -179,16 +178,6 @@ def _pooling_keys(settings: EmbeddingSettings, width: int) -> dict[str, object]:
 
 
 def _general(settings: EmbeddingSettings, cut: int | None) -> dict[str, object]:
-    versions = {
-        "sentence_transformers": "5.0.0",
-        "transformers": transformers.__version__,
-        "pytorch": torch.__version__.split("+")[0],
-    }
-    return {
-        "model_type": "SentenceTransformer",
-        "__version__": versions,
-        "prompts": {"query": settings.query_prompt, "document": settings.passage_prompt},
-        "default_prompt_name": None,
-        "similarity_fn_name": "cosine" if settings.normalize and not settings.prior_layers else "dot",
-        **({} if settings.truncate_dim is None or cut else {"truncate_dim": settings.truncate_dim}),
-    }
+    similarity = "cosine" if settings.normalize and not settings.prior_layers else "dot"
+    more = {} if settings.truncate_dim is None or cut else {"truncate_dim": settings.truncate_dim}
+    return sentence_transformers_config("SentenceTransformer", "5.0.0", settings, similarity, **more)

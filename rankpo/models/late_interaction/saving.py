@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import transformers
 from transformers import PreTrainedTokenizerBase
 
 from rankpo.models.late_interaction.inputs import LateInteractionInputs
@@ -19,7 +18,7 @@ from rankpo.models.layers import their_keys, write_weights
 from rankpo.models.loading import headless
 from rankpo.models.model_card import card_of, origin
 from rankpo.models.saved import read_json
-from rankpo.models.saving import FolderFormat, write_json
+from rankpo.models.saving import FolderFormat, sentence_transformers_config, write_json
 from rankpo.storage.printable import markdown
 
 MASK = "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"
@@ -153,15 +152,5 @@ def _transformer(settings: LateInteractionSettings) -> dict[str, object]:
 
 
 def _general(settings: LateInteractionSettings) -> dict[str, object]:
-    versions = {
-        "sentence_transformers": "6.2.0",
-        "transformers": transformers.__version__,
-        "pytorch": torch.__version__.split("+")[0],
-    }
-    return {
-        "model_type": "MultiVectorEncoder",
-        "__version__": versions,
-        "prompts": {"query": settings.query_prompt, "document": settings.passage_prompt},
-        "default_prompt_name": None,
-        "similarity_fn_name": "meanmaxsim" if settings.normalize_scores else "maxsim",
-    }
+    similarity = "meanmaxsim" if settings.normalize_scores else "maxsim"
+    return sentence_transformers_config("MultiVectorEncoder", "6.2.0", settings, similarity)

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import transformers
 from safetensors.torch import save_file
 from transformers import AutoModelForMaskedLM
 
 from rankpo.models.loading import LoadingError
 from rankpo.models.model_card import card_of, origin
-from rankpo.models.saving import FolderFormat, write_json
+from rankpo.models.saving import FolderFormat, sentence_transformers_config, write_json
 from rankpo.models.sparse.inputs import SparseInputs
 from rankpo.models.sparse.loading import WEIGHT, read_query_weights
 from rankpo.models.sparse.model import SparseModel
@@ -142,16 +141,5 @@ def _write_router(folder: Path, model: SparseModel) -> None:
 
 
 def _general(settings: SparseSettings) -> dict[str, object]:
-    versions = {
-        "sentence_transformers": "5.0.0",
-        "transformers": transformers.__version__,
-        "pytorch": torch.__version__.split("+")[0],
-    }
-    return {
-        "model_type": "SparseEncoder",
-        "__version__": versions,
-        "prompts": {"query": settings.query_prompt, "document": settings.passage_prompt},
-        "default_prompt_name": None,
-        "similarity_fn_name": "dot",
-        **({} if settings.max_active is None else {"max_active_dims": settings.max_active}),
-    }
+    more = {} if settings.max_active is None else {"max_active_dims": settings.max_active}
+    return sentence_transformers_config("SparseEncoder", "5.0.0", settings, "dot", **more)
