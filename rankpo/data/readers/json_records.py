@@ -151,13 +151,13 @@ def _members(scanner: Scanner) -> tuple[dict[str, Any], int | None]:
         start, end, letter = _next(tokens)
         if letter != QUOTE:
             raise ValueError("a member has no key")
-        key = orjson.loads(scanner.bytes(start, end))
+        key = orjson.loads(scanner.between(start, end))
         _, begin, letter = _next(tokens)
         if letter != COLON:
             raise ValueError("no colon follows a key")
         scanner.keep(begin)
         token = _next(tokens)
-        if key == ENVELOPE_KEY and token[2] == ARRAY_START and not scanner.bytes(begin, token[0]).strip():
+        if key == ENVELOPE_KEY and token[2] == ARRAY_START and not scanner.between(begin, token[0]).strip():
             data = token[1]
             for _ in elements(scanner, tokens, data):
                 pass
@@ -166,7 +166,7 @@ def _members(scanner: Scanner) -> tuple[dict[str, Any], int | None]:
                 raise ValueError("no comma follows an array")
         else:
             start, end, letter = _value_end(tokens, token)
-            members[key] = orjson.loads(scanner.bytes(begin, start))
+            members[key] = orjson.loads(scanner.between(begin, start))
         scanner.keep(end)
     if letter != OBJECT_END:
         raise ValueError("an object is not closed")

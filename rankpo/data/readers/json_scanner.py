@@ -32,13 +32,13 @@ class Scanner:
         """Allows the scanner to drop all bytes before `place`."""
         self._kept = place
 
-    def bytes(self, start: int, end: int) -> bytes:
+    def between(self, start: int, end: int) -> bytes:
         """The bytes of a range that begins at the last kept place or behind it."""
         return self._buffer[start - self._base : end - self._base]
 
     def since_kept(self, end: int) -> bytes:
         """The bytes from the last kept place to `end`."""
-        return self.bytes(self._kept, end)
+        return self.between(self._kept, end)
 
     def ends(self) -> bool:
         """Whether only blanks follow the last kept place. No token can be read after this call."""
@@ -87,7 +87,7 @@ def elements(scanner: Scanner, tokens: Iterator[Token], start: int) -> Iterator[
         elif letter in CLOSING and depth:
             depth -= 1
         elif not depth and letter in b",]}":
-            element = scanner.bytes(start, place).strip()
+            element = scanner.between(start, place).strip()
             if element or not first or letter == COMMA:
                 yield element
             start, first = end, False
