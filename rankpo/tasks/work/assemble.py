@@ -25,6 +25,7 @@ from rankpo.tasks.seeds import seed_everything
 from rankpo.tasks.train import DEFAULT_METRICS
 from rankpo.tasks.work.holdout import HeldOut, drawn_of, held_out, trained_parts
 from rankpo.tasks.work.lessons import all_needs, lessons_of, material, objective, trainer_of, weights
+from rankpo.tasks.work.memory import memory_parts
 from rankpo.trainers.baseline import Baseline
 
 if TYPE_CHECKING:
@@ -79,7 +80,10 @@ def assemble(
     for evaluator in evaluators:
         evaluator.compare_with(model, accelerator.autocast, reference)
     parts = _parts(experiment, inputs, model, accelerator, logger)
-    parts |= {"settings": settings, "evaluators": evaluators}
+    parts |= memory_parts(
+        replace(experiment, settings=settings), model, materials, objectives, accelerator, logger.main
+    )
+    parts |= {"evaluators": evaluators}
     parts |= _baseline(experiment, model, accelerator, evaluators, logger.say)
     trainer = trainer_of(experiment, objectives, replay, parts)
     held.measure_losses(trainer, inputs, start)
