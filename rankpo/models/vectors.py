@@ -72,11 +72,17 @@ class GivesVectors(RankingModel):
     # The stored form of encoded texts; a kind overrides it if its vectors are too large for the dense form.
 
     stored_form: ClassVar[str] = "dense"  # One of `FORMS` in rankpo/retrieval/shards.py.
+    stored_dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16")  # Floats that can hold the rows.
 
     @property
     def typical_size(self) -> int:
         """The typical count of stored numbers per text, for estimates of memory."""
         return self.dim
+
+    @property
+    def metric(self) -> str:
+        """ "cosine" if all vectors have length 1, so that inner products are cosines; "dot" for other inner products."""
+        return "dot"
 
     @property
     def stored_dim(self) -> int:

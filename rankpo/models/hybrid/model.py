@@ -35,6 +35,8 @@ class HybridModel(GivesVectors):
     """
 
     kind: ClassVar[str] = "hybrid"
+    stored_form: ClassVar[str] = "tokens"
+    stored_dtypes: ClassVar[tuple[str, ...]] = ("float32",)  # float16 ends at 65,504, below most ids.
     inputs: TextInputs
     settings: HybridSettings
 
