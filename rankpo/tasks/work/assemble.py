@@ -66,24 +66,21 @@ def assemble(
     if logger.main:
         report_data(experiment, inputs, materials, evaluators, logger.say)
     model = _on_device(experiment, inputs, [item.table for item in materials], accelerator, logger.say)
-    whole = len(materials) == 1
     start = StartModel(
         experiment=experiment,
         model=model,
         say=logger.say,
         autocast=accelerator.autocast,
-        whole=whole,
+        whole=len(materials) == 1,
         streamed=any(declared(dataset).streaming for dataset in experiment.datasets),
     )
     objectives = [objective(start, item) for item in materials]
     reference = next((item.reference for item in objectives if item.reference is not None), None)
     for evaluator in evaluators:
         evaluator.compare_with(model, accelerator.autocast, reference)
-    parts = _parts(experiment, inputs, model, accelerator, logger)
-    parts |= memory_parts(
-        replace(experiment, settings=settings), model, materials, objectives, accelerator, logger.main
-    )
-    parts |= {"evaluators": evaluators}
+    parts = {**_parts(experiment, inputs, model, accelerator, logger), "evaluators": evaluators}
+    settled = replace(experiment, settings=settings)
+    parts |= memory_parts(settled, model, materials, objectives, accelerator, logger.main)
     parts |= _baseline(experiment, model, accelerator, evaluators, logger.say)
     trainer = trainer_of(experiment, objectives, replay, parts)
     held.measure_losses(trainer, inputs, start)
