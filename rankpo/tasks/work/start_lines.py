@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rankpo.config.run_folder import CACHE
 from rankpo.runs import processes
+from rankpo.trainers.largest import remark
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -18,7 +19,7 @@ FEW = 10  # Fine-tuning with fewer updates hardly changes a model.
 def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
     """Yields lines with the run directory, the loss and model, the data, the number of updates, and the memory.
 
-    A last line warns if the number of updates is smaller than `FEW`.
+    Further lines warn of an example that exceeds max_tokens and is held whole, and of fewer updates than `FEW`.
     """
     settings, model = experiment.settings, experiment.model
     began = " (the default of an earlier version)" if CACHE in experiment.run_dir.parts[:1] else ""
@@ -39,6 +40,8 @@ def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
     )
     if trainer.memory is not None:
         yield trainer.memory.line(trainer.settings.token_budget)
+    if (line := remark(trainer)) is not None:
+        yield line
     if settings.max_steps is None and trainer.total_steps < FEW:
         yield (
             f"only {trainer.total_steps} update{'s' if trainer.total_steps != 1 else ''} in all, so the model hardly changes; "
