@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -130,7 +130,9 @@ def envelope(path: Path) -> dict[str, object]:
         return {}
     with opened(path) as file:
         whole = _whole_object(file.read().removeprefix(BOM))
-    return {key: value for key, value in (whole or {}).items() if key != ENVELOPE_KEY}
+    if whole is None or not _is_envelope(whole):
+        return {}
+    return {key: value for key, value in whole.items() if key != ENVELOPE_KEY}
 
 
 def is_table(path: Path) -> bool:
@@ -188,7 +190,7 @@ def _json_lines(name: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
 
 
 def _json_array(name: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
-    """Yields the records of an array, of an object with an array under `data`, or of JSON Lines in a .json file."""
+    """Yields the records of a .json file: an array, an object with an array under `data`, one record, or JSON Lines."""
     content = file.read().removeprefix(BOM)
     prefix = name
     if content.lstrip().startswith(b"["):
@@ -199,10 +201,12 @@ def _json_array(name: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
             return
     else:
         whole = _whole_object(content)
-        if whole is None:
-            yield from _json_lines(name, io.BytesIO(content))
+        if whole is None or not _is_envelope(whole):
+            # A record that is set out over several lines is one object, and not JSON Lines.
+            several = iter([(f"{name}[0]", whole)]) if whole and b"\n" in content.strip() else None
+            yield from several or _json_lines(name, io.BytesIO(content))
             return
-        if ENVELOPE_KEY not in whole:
+        if not isinstance(whole.get(ENVELOPE_KEY), list):
             yield from _finetune_dataset(name, whole)
             return
         items, prefix = whole[ENVELOPE_KEY], f"{name}:{ENVELOPE_KEY}"
@@ -211,15 +215,18 @@ def _json_array(name: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
 
 
 def _whole_object(content: bytes) -> dict[str, object] | None:
-    """The object of a file that holds a single object with a list of records under `data`, or None."""
+    """The object of a file that holds a single JSON object, or None."""
     try:
         whole = orjson.loads(content)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(whole, dict):
-        return None
+    return whole if isinstance(whole, dict) else None
+
+
+def _is_envelope(whole: Mapping[str, object]) -> bool:
+    """Whether an object holds records: a list under `data`, or the parts of LlamaIndex."""
     parts = all(isinstance(whole.get(key), dict) for key in FINETUNE_KEYS)
-    return whole if parts or isinstance(whole.get(ENVELOPE_KEY), list) else None
+    return parts or isinstance(whole.get(ENVELOPE_KEY), list)
 
 
 def _finetune_dataset(name: str, whole: dict[str, Any]) -> Iterator[tuple[str, Any]]:
