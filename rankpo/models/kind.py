@@ -264,8 +264,7 @@ class ModelKind(HasScale, ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         return model
 
     def save(self, folder: Path, model: ModelT_co, description: Mapping[str, object]) -> float:  # type: ignore[misc]
-        """Writes a model of this kind as a folder atomically; see `saving.save`. Returns the largest difference
-        of outputs after a reload."""
+        """Writes a folder atomically; see `saving.save`. Returns the largest difference of outputs after a reload."""
         from rankpo.models.saving import save
 
         own = type(self).__module__

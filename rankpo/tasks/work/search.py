@@ -17,10 +17,11 @@ from rankpo.retrieval.corpus import OWN, open_source
 from rankpo.retrieval.dense import DenseSearch, Hits
 from rankpo.retrieval.embeddings import TextList, cached_embeddings
 from rankpo.retrieval.plaid import PlaidSearch, check_installed
-from rankpo.retrieval.ragged import RaggedSearch, make_search, rescored
-from rankpo.retrieval.stored import Stored, open_stored
+from rankpo.retrieval.ragged import RaggedSearch, by_part, make_search, rescored
+from rankpo.retrieval.stored import HybridEmbeddings, Stored, open_stored
 from rankpo.runs import processes
 from rankpo.storage.atomic import replace_text, replacing
+from rankpo.tasks.search import PARTS
 from rankpo.tasks.vector_models import vector_model
 from rankpo.tasks.work.first_stage import candidates_of
 
@@ -46,20 +47,21 @@ def run(task: Search, experiment: Experiment) -> dict[str, object]:
         raise ConfigError([f"task.queries={task.queries} holds no query"])
     names = corpus.ids()
     _check_names(task, queries, names)
-    first_stage = None if task.candidates is None else candidates_of(task, experiment, queries, names)
+    parts = _of_parts(task, corpus)
+    first_stage = candidates_of(task, experiment, queries, names) if task.first_stage_of_texts else None
     model = vector_model(experiment, session)
     check_model(corpus, model)
     own_id = _ignores_identical_ids(task, experiment.datasets)
-    search = _search(task, model, task.top_k + own_id, session)
+    depth = task.top_k + own_id
+    search = _search(task, model, depth, session)
     memory = search.check_memory(len(queries), len(corpus), model.typical_size)
-    texts = TextList(list(queries), list(queries.values()))
+    texts = TextList([*queries], [*queries.values()])
     vectors = cached_embeddings(experiment.cache_dir, model, texts, "query", logger.say)
     started = time.monotonic()
-    if first_stage is None:
-        hits = search.hits(vectors, corpus)
-    else:
-        scored = (first_stage, model.stored_similarity, task.top_k + own_id, session.device)
-        hits = rescored(vectors, corpus, *scored)
+    if parts is not None:
+        first_stage = by_part(vectors, parts, str(task.candidates), model, task.candidate_depth)
+    scored = (model.stored_similarity, depth, session.device)
+    hits = search.hits(vectors, corpus) if first_stage is None else rescored(vectors, corpus, first_stage, *scored)
     row = {
         "queries": len(queries),
         "documents": len(corpus),
@@ -75,6 +77,20 @@ def run(task: Search, experiment: Experiment) -> dict[str, object]:
     return row
 
 
+def _of_parts(task: Search, corpus: Stored) -> HybridEmbeddings | None:
+    """The corpus for a first stage by a part, None for another first stage. Raises ConfigError for a corpus without parts."""
+    if task.candidates not in PARTS:
+        return None
+    if isinstance(corpus, HybridEmbeddings):
+        return corpus
+    raise ConfigError(
+        [
+            f"task.candidates={task.candidates} is a part of a hybrid model, and {corpus.folder} holds "
+            f"{corpus.encoding.form} vectors; set task.candidates=bm25 or the file of a TREC run"
+        ]
+    )
+
+
 def _search(
     task: Search, model: GivesVectors, depth: int, session: Session
 ) -> DenseSearch | RaggedSearch | PlaidSearch:
@@ -85,7 +101,9 @@ def _search(
         if task.backend != "inverted":
             return search
         if not isinstance(search, DenseSearch):
-            raise ConfigError([f"backend=inverted needs sparse vectors, and kind={model.kind} gives token vectors"])
+            raise ConfigError(
+                [f"backend=inverted needs sparse vectors, and kind={model.kind} gives several vectors per text"]
+            )
         return replace(search, inverted=True)
     if not model.pools:
         raise ConfigError(
