@@ -1,13 +1,12 @@
-"""Recipes of stage two on the job-talent world, as full fine-tunes by the product's own commands; LOG.md has the table.
+"""Recipes of stage two on the job-talent world, by the product's own commands; LOG.md has the tables.
 
     python -m benchmarks.frontier_experiments list
     python -m benchmarks.frontier_experiments train NAME… [--seeds 1 2 3]
-    python -m benchmarks.frontier_experiments sweep NAME… [--seeds 1 2 3]   # task=prior, task=frontier on the dev world
+    python -m benchmarks.frontier_experiments sweep NAME… [--seeds 1 2 3]   # all runs in one task=frontier on the dev world
 
-The runs of stage one and the judge's pairs (jobs_mined, jobs_stage1, jobs_judged) are those of `./install.sh demo cache_dir=CACHE`;
-jobs_judged_narrow has task.pairs.top_k=12 task.pairs.per_query=15.
-
-Each row of the table is a name in `RECIPES`: what is replayed, and the keys that differ from experiment=jobs_stage2.
+The runs of stage one and the judge's pairs (jobs_mined, jobs_stage1, jobs_judged) are those of `./install.sh demo cache_dir=CACHE`.
+Each recipe is a name in `RECIPES`: the keys that differ from 20 updates of experiment=jobs_stage2 on the judge's pairs. All weights
+are trained, unless a recipe says otherwise. A run takes a minute and a half of one free core.
 """
 
 from __future__ import annotations
@@ -20,32 +19,88 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CACHE = Path(".cache/frontier")
-BINARY = ("replay_datasets=[rankpo]", "replay_datasets.rankpo.path={cache}/jobs_mined/mined.jsonl")
+PAIRS = "{cache}/jobs_judged/annotate/preferences.jsonl"
+MINED = "{cache}/jobs_mined/mined.jsonl"
+START = "model.load_from={cache}/jobs_stage1/FINAL"
+STAGE_TWO = (
+    "experiment=jobs_stage2",
+    START,
+    "datasets=[rankpo]",
+    f"datasets.rankpo.path={PAIRS}",
+    "trainer.max_steps=20",
+)
+BINARY = ("replay_datasets=[mined:rankpo]", f"replay_datasets.mined.path={MINED}")
+REPLAYED = (*STAGE_TWO, *BINARY)
+ALL_CANDIDATES = 2000  # of each grade, so that the grade of every passage of an update is known
 GRADED = (
+    *STAGE_TWO,
     "replay_datasets=[jobs_graded]",
     "replay_dataloader=listwise",
     "~replay_dataloader.num_negatives",
-    "replay_datasets.jobs_graded.num_negatives=2000",
+    f"replay_datasets.jobs_graded.num_negatives={ALL_CANDIDATES}",
     "replay_dataloader.group_size=8",
     "replay_dataloader.groups_per_query=one",
     "replay_dataloader.num_positives=4",
     "loss.replay_kind=graded_margin",
 )
-NARROW, WIDE = "jobs_judged_narrow", "jobs_judged"  # pairs of the top 12 of 120 posts; of the top 100 of 300
 PRIOR = ("model.prior_layers=[2,3,4]", "model.prior_lr=0.01", "model.prior_weight=0.05")
-APART = (*PRIOR, "loss.prior_weight=1")  # the prior learns the judge, the scores keep stage one
-RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "plain": (NARROW, ("replay_datasets=[]", "loss.replay_weight=0")),
-    "replayed": (NARROW, BINARY),
-    "binary_wide": (WIDE, BINARY),
-    "binary_margin": (WIDE, (*BINARY, "loss.replay_kind=graded_margin")),
-    "binary_prior_alone": (WIDE, (*BINARY, *APART, "loss.rankpo_weight=0")),
-    "binary_prior_both": (WIDE, (*BINARY, *APART)),
-    "binary_prior_inside": (WIDE, (*BINARY, *PRIOR)),
-    "graded": (WIDE, GRADED),
-    "graded_prior_alone": (WIDE, (*GRADED, *APART, "loss.rankpo_weight=0")),
-    "graded_prior_both": (WIDE, (*GRADED, *APART)),
-    "graded_prior_inside": (WIDE, (*GRADED, *PRIOR)),
+APART = (*PRIOR, "loss.prior_weight=1")  # The prior learns the judge apart from the scores.
+KL = ("loss.kl_weight=0.5", "loss.kl_temperature=0.05")
+LAST_LAYERS = r"model.peft.target_modules='.*layer\.[45]\..*(query|key|value|dense)'"
+# Two datasets, each with its loss: RankPO on the pairs, and InfoNCE on the mined negatives.
+TWO_LOSSES = (
+    "loss=rankpo",
+    "model=minilm",
+    "datasets=[pairs:rankpo,mined:rankpo]",
+    f"datasets.pairs.path={PAIRS}",
+    f"datasets.mined.path={MINED}",
+    "datasets.mined.loss={{name:contrastive,temperature:0.05}}",
+    "trainer.batch_size=30",
+    "trainer.max_tokens=8192",
+    "optimizer.lr=2e-4",
+)
+# The judge's order of whole lists of eight profiles: 225 lists are as many profiles as 900 pairs have.
+LISTS = (
+    "model=minilm",
+    "kind=embedding",
+    START,
+    "datasets=[judged:jobs_graded,mined:rankpo]",
+    "datasets.judged.num_negatives=3",
+    f"datasets.mined.path={MINED}",
+    "datasets.mined.loss={{name:contrastive,temperature:0.05}}",
+    "loss.target=teacher",
+    "loss.temperature=0.05",
+    "trainer.batch_size=12",
+    "trainer.max_tokens=8192",
+    "trainer.max_steps=40",
+    "optimizer.lr=2e-4",
+)
+RECIPES: dict[str, tuple[str, ...]] = {
+    "plain": (*STAGE_TWO, "replay_datasets=[]", "loss.replay_weight=0"),
+    "replay_05": REPLAYED,
+    "replay_2": (*REPLAYED, "loss.replay_weight=2"),
+    "graded_05": GRADED,
+    "graded_2": (*GRADED, "loss.replay_weight=2"),
+    "margin": (*REPLAYED, "loss.margin=1"),
+    "binary_margin": (*REPLAYED, "loss.replay_kind=graded_margin", "loss.replay_unknown=irrelevant"),
+    "lr_low": (*REPLAYED, "optimizer.lr=5e-5"),
+    "lr_high": (*REPLAYED, "optimizer.lr=5e-4"),
+    "lora": (*REPLAYED, "model.use_peft=true", "optimizer.lr=2e-3"),
+    "lora_last": (*REPLAYED, "model.use_peft=true", LAST_LAYERS, "optimizer.lr=2e-3"),
+    "ema": (*REPLAYED, "trainer.ema=0.9"),
+    "confidence": (*REPLAYED, "loss.confidence=weight"),
+    "smoothing": (*REPLAYED, "loss.confidence=smoothing"),
+    "reference": (*REPLAYED, "loss.reference_free=false"),
+    "kl": (*REPLAYED, *KL),
+    "kl_graded": (*GRADED, *KL, "loss.replay_weight=2"),
+    "prior_apart": (*REPLAYED, *APART, "loss.rankpo_weight=0"),
+    "prior_both": (*REPLAYED, *APART, "loss.replay_weight=2"),
+    "prior_inside": (*REPLAYED, *PRIOR, "loss.replay_weight=2"),
+    "graded_prior_both": (*GRADED, *APART, "loss.replay_weight=2"),
+    "listnet": ("loss=listnet", *LISTS, "loss.target_temperature=1"),
+    "plackett_luce": ("loss=plackett_luce", *LISTS),
+    "joint": (*TWO_LOSSES, START, "trainer.max_steps=40"),
+    "joint_from_base": (*TWO_LOSSES, "trainer.max_steps=60"),
 }
 DEV = (
     "eval_datasets=[jobs_dev,jobs_preferences_dev]",
@@ -60,55 +115,45 @@ DEV = (
 def launch(cache: Path, *command: str) -> float:
     """Runs a command of the product. Returns its seconds; raises CalledProcessError if it fails."""
     started = time.monotonic()
-    subprocess.run([sys.executable, "launch.py", *command, f"cache_dir={cache}"], check=True)
+    keys = [key.format(cache=cache) for key in command]
+    subprocess.run([sys.executable, "launch.py", *keys, f"cache_dir={cache}", "overwrite=true"], check=True)
     return time.monotonic() - started
 
 
 def train(cache: Path, name: str, seed: int) -> None:
-    pairs, overrides = RECIPES[name]
-    seconds = launch(
-        cache,
-        "experiment=jobs_stage2",
-        "datasets=[rankpo]",
-        f"datasets.rankpo.path={cache}/{pairs}/annotate/preferences.jsonl",
-        *(key.format(cache=cache) for key in overrides),
-        f"exp_name=x_{name}_{seed}",
-        f"seed={seed}",
-        "overwrite=true",
-    )
+    """Trains a recipe, unless its run is already finished."""
+    run = f"x_{name}_{seed}"
+    if (cache / run / "FINAL").is_dir():
+        return
+    seconds = launch(cache, *RECIPES[name], f"exp_name={run}", f"seed={seed}")
     sys.stdout.write(f"{name}, seed {seed}: {seconds:.0f} s\n")
     sys.stdout.flush()
 
 
-def sweep(cache: Path, name: str, seed: int) -> None:
-    """A prior on the frozen model of a run, and the frontier of the run and the prior on the dev world."""
-    pairs, run = f"{cache}/{RECIPES[name][0]}/annotate/preferences.jsonl", f"x_{name}_{seed}"
-    frozen = ("task=prior", "model=minilm", f"model.load_from={cache}/{run}/FINAL", PRIOR[0])
-    launch(
-        cache, *frozen, "datasets=[rankpo]", f"datasets.rankpo.path={pairs}", f"exp_name=prior_{run}", "overwrite=true"
-    )
-    sources = (
-        f"task.runs=[{cache}/{run}]",
-        f"task.priors=[{cache}/prior_{run}]",
-        f"task.start={cache}/jobs_stage1/FINAL",
-    )
-    launch(cache, "task=frontier", *sources, *DEV, f"exp_name=frontier_{run}", "overwrite=true")
+def sweep(cache: Path, names: Sequence[str], seeds: Sequence[int], further: Sequence[str]) -> None:
+    """Measures all runs, at α ½ and 1, on the dev world. further: keys that win over those."""
+    runs = [f"{cache}/x_{name}_{seed}" for name in names for seed in seeds]
+    sources = (f"task.runs=[{','.join(runs)}]", f"task.start={cache}/jobs_stage1/FINAL", "task.alphas=[0.5,1]")
+    launch(cache, "task=frontier", *sources, *DEV, f"exp_name=frontier_{names[0]}", *further)
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("train", "sweep", "list"))
-    parser.add_argument("names", nargs="*")
+    parser.add_argument("names", nargs="*", help="recipes, and for sweep also keys of launch.py")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--cache", type=Path, default=CACHE)
     options = parser.parse_args(arguments)
+    names = [name for name in options.names if "=" not in name]
     if options.step == "list":
-        for name, (pairs, keys) in RECIPES.items():
-            sys.stdout.write(f"{name}: {pairs}; {' '.join(keys)}\n")
-        return
-    for seed in options.seeds:
-        for name in options.names:
-            (train if options.step == "train" else sweep)(options.cache, name, seed)
+        for name, keys in RECIPES.items():
+            sys.stdout.write(f"{name}: {' '.join(keys)}\n")
+    elif options.step == "sweep":
+        sweep(options.cache, names, options.seeds, [name for name in options.names if "=" in name])
+    else:
+        for seed in options.seeds:
+            for name in names:
+                train(options.cache, name, seed)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def benchmark(options: Options) -> Report:
             for arguments, taken in times.items()
         ],
         [
-            Goal("help", medians[HELP], 1.5, upper=True, unit=" s"),
+            Goal("help", medians[HELP], 1.0, upper=True, unit=" s"),
             Goal("slowest config error", worst, 2.0, upper=True, unit=" s"),
         ],
     )

@@ -1,6 +1,7 @@
 """What every test stands on: no network, few threads, and nothing left over from the test before."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ def clean_torch():
     torch.set_default_dtype(torch.float32)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(autouse=True)
+def no_exit_of_pytest(monkeypatch):
+    """launch.py runs in this process too: there it raises SystemExit where a process of its own would end at once."""
+    monkeypatch.setattr("rankpo.cli.program.leave", sys.exit)
 
 
 @pytest.fixture

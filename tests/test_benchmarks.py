@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaModel
 
+from benchmarks import cranfield
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.arithmetic import training_gflop
 from benchmarks.report import Goal, Options, Report
 from benchmarks.sides import DisagreementError, Measured, Outcome, Side, SideError, measure, require_same
 from benchmarks.workloads import job_posts, long_pairs
+from rankpo.data.readers.beir import Beir
 from tests.sides import hold
 
 SMALL = Options(updates=1, threads=1, quick=True, isolated=False)
@@ -128,3 +130,24 @@ def test_generated_workloads_have_the_lengths_they_stand_for(monkeypatch, tmp_pa
     assert len(posts) == 20 and all(len(set(row.candidates)) == 6 for row in posts)
     lengths = [len(text.split()) for row in posts for text in row.candidates]
     assert min(lengths) <= 5 and max(lengths) >= 100
+
+
+def test_cranfield_becomes_a_graded_collection(tmp_path):
+    """Codes are turned round, questions are named by their place, and every fifth is tested."""
+    source, target = tmp_path / "cran", tmp_path / "beir"
+    source.mkdir()
+    first = ".I 1\n.T\nwings in a slipstream .\n.A\nbrenckman,m.\n.W\nwings in a slipstream .\n  a study of\nlift .\n"
+    (source / "cran.all.1400").write_text(f"{first}.I 2\n.T\nheat .\n.A\n.W\nheat .\n")
+    (source / "cran.qry").write_text(".I 001\n.W\nwhat lifts\na wing .\n.I 004\n.W\nwhat is heat .\n")
+    (source / "cranqrel").write_text("1 1 4\n1 2 -1\n2 2 2\n\n")
+    cranfield.main([str(source), str(target)])
+    world = Beir(name="cran", path=str(target), split="train")
+    assert list(world.corpus()) == [("1", "wings in a slipstream . a study of lift ."), ("2", "heat .")]
+    assert list(world.queries()) == [("1", "what lifts a wing ."), ("2", "what is heat .")]
+    assert world.qrels() == {"1": {"1": 1, "2": 4}, "2": {"2": 3}}
+    (source / "cranqrel").write_text("4 1 1\n")
+    cranfield.convert(source, target)
+    assert (target / "qrels" / "test.tsv").read_text() == "query-id\tcorpus-id\tscore\n4\t1\t4\n"
+    (source / "cranqrel").write_text("4 1 7\n")
+    with pytest.raises(ValueError, match="code 7"):
+        cranfield.convert(source, target)

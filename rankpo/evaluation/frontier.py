@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +38,21 @@ class Candidate:
         return ", ".join(parts)
 
 
-def undominated(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Returns the Pareto-optimal candidates by agreement and kept quality, in descending order of agreement.
+def pareto_optimal(items: Sequence[Item], place: Callable[[Item], tuple[float, float]]) -> list[Item]:
+    """Returns the items that no other one beats in both values of `place`, in descending order of the second value.
 
-    Only the first of equal candidates is returned.
+    Only the first of equal items is returned.
     """
-    best: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda one: (-one.agreement, -one.kept)):
-        if not best or candidate.kept > best[-1].kept:
-            best.append(candidate)
+    best: list[Item] = []
+    for item in sorted(items, key=lambda one: (-place(one)[1], -place(one)[0])):
+        if not best or place(item)[0] > place(best[-1])[0]:
+            best.append(item)
     return best
+
+
+def undominated(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Returns the Pareto-optimal candidates by agreement and kept quality, in descending order of agreement."""
+    return pareto_optimal(candidates, lambda one: (one.kept, one.agreement))
 
 
 def most_aligned(candidates: Sequence[Candidate], floor: float) -> Candidate | None:

@@ -84,6 +84,11 @@ class GivesVectors(RankingModel):
         return self.dim
 
     @property
+    def metric(self) -> str:
+        """ "cosine" if all vectors have length 1, so that inner products are cosines; "dot" for other inner products."""
+        return "dot"
+
+    @property
     def stored_dim(self) -> int:
         """Columns of the rows that `encode_vectors` returns."""
         return self.dim

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from rankpo.evaluation.frontier import pareto_optimal
 from rankpo.report import palette
 from rankpo.report.scales import Axis, Frame, Scale, axes, opened, scales
 
@@ -41,23 +42,31 @@ class Point:
         return self.name if not note or note.lower() in self.name.lower() else f"{self.name} ({note})"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """The Pareto-optimal models of one search, as (kept, agreement) in descending order of agreement. key, number: of its
+    group."""
+
+    key: str
+    number: int
+    places: Sequence[tuple[float, float]]
+
+
 def pareto(points: Sequence[Point]) -> list[Point]:
     """Returns the Pareto-optimal points in descending order of agreement, without oracles."""
     recipes = [point for point in points if point.role != "oracle"]
-    best: list[Point] = []
-    for point in sorted(recipes, key=lambda point: (-point.y, -point.x)):
-        if not best or point.x > best[-1].x:
-            best.append(point)
-    return best
+    return pareto_optimal(recipes, lambda point: (point.x, point.y))
 
 
-def chart(points: Sequence[Point], kept: str, agreement: str) -> str:
-    """SVG of the frontier. kept, agreement: the axes' labels."""
-    xs = [value for p in points for value in (p.x - p.x_spread, p.x + p.x_spread)]
-    ys = [value for p in points for value in (p.y - p.y_spread, p.y + p.y_spread)]
+def chart(points: Sequence[Point], kept: str, agreement: str, fronts: Sequence[Front] = ()) -> str:
+    """SVG of the frontier. kept, agreement: the axes' labels. fronts: lines to draw in place of that of the points."""
+    further = [place for front in fronts for place in front.places]
+    xs = [value for p in points for value in (p.x - p.x_spread, p.x + p.x_spread)] + [x for x, _ in further]
+    ys = [value for p in points for value in (p.y - p.y_spread, p.y + p.y_spread)] + [y for _, y in further]
     x_scale, y_scale = scales(FRAME, xs, ys)
     axis = axes(FRAME, x_scale, y_scale, Axis(label=kept, written=_percent), Axis(label=agreement))
-    drawn = [axis, _pareto_line(points, x_scale, y_scale)]
+    lines = [_front(front, x_scale, y_scale) for front in fronts] or [_pareto_line(points, x_scale, y_scale)]
+    drawn = [axis, *lines]
     taken = [box for point in points for box in _boxes(point, x_scale, y_scale)]
     for point in sorted(points, key=lambda point: -point.y):
         drawn.append(_point(point, x_scale, y_scale, taken))
@@ -75,6 +84,16 @@ def _pareto_line(points: Sequence[Point], x_scale: Scale, y_scale: Scale) -> str
         return ""
     path = " ".join(f"{x_scale(point.x):.1f},{y_scale(point.y):.1f}" for point in best)
     return f'<polyline class="pareto" points="{path}"/>'
+
+
+def _front(front: Front, x_scale: Scale, y_scale: Scale) -> str:
+    colour = palette.colour(front.number)
+    path = " ".join(f"{x_scale(x):.1f},{y_scale(y):.1f}" for x, y in front.places)
+    dots = "".join(
+        f'<circle class="dot" cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" r="2.5"/>' for x, y in front.places
+    )
+    line = f'<polyline class="front" points="{path}"/>'
+    return f'<g class="series" data-key="{escape(front.key)}" style="--c:{colour}">{line}{dots}</g>'
 
 
 def _point(point: Point, x_scale: Scale, y_scale: Scale, taken: list[Box]) -> str:

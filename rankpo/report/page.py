@@ -20,6 +20,7 @@ from rankpo.report.groups import Group, group_runs
 from rankpo.report.material import Library
 from rankpo.report.queries import browser
 from rankpo.report.runs import Run
+from rankpo.report.searched import searched
 from rankpo.report.stages import judged_of, mined_of
 from rankpo.report.summary import sentences
 from rankpo.sweeps.folder import table_of
@@ -82,6 +83,7 @@ def render_main(content: Content) -> str:
             groups=groups,
             several=len(groups) > 1,
             status=status,
+            searched=searched(groups),
             sweeps=[_sweep(folder) for folder in content.sweeps],
             curves=curves(groups),
             charts_at_once=CHARTS_AT_ONCE,

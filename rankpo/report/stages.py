@@ -13,6 +13,7 @@ from rankpo.report import charts
 
 MINED = "*statistics.json"
 JUDGED = "**/report.json"
+SEARCHED = "frontier.json"  # of task=frontier
 SHARES = {
     "orders_agree": "both orders agree",
     "first_shown_preferred": "the passage shown first is preferred",
@@ -44,6 +45,10 @@ class Judged:
 
 def has_stages(folder: Path) -> bool:
     return bool(list(folder.glob(MINED)) or list(folder.glob(JUDGED)))
+
+
+def has_search(folder: Path) -> bool:
+    return (folder / SEARCHED).exists()
 
 
 def mined_of(name: str, folder: Path) -> list[Mined]:

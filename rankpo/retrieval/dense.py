@@ -83,30 +83,22 @@ class DenseSearch:
 
     def _exact(self, vectors: torch.Tensor, corpus: Embeddings, limit: int) -> Hits:
         """Ranks process chunks of queries in turn, so that the products do not depend on the number of ranks."""
-        chunk = torch.arange(len(vectors)) // QUERIES_PER_CHUNK
-        own = torch.nonzero(chunk % processes.world_size() == processes.rank())[:, 0]
-        scores, numbers = search_blocks(vectors[own].to(self.device), corpus.blocks(limit), self.top_k)
-        if processes.world_size() > 1:
-            scores = processes.place_rows(scores.to(self.device), own, len(vectors))
-            numbers = processes.place_rows(numbers.to(self.device), own, len(vectors))
-        return Hits(scores.cpu().numpy(), numbers.cpu().numpy())
+        own = own_rows(len(vectors), QUERIES_PER_CHUNK)
+        found = search_blocks(vectors[own].to(self.device), corpus.blocks(limit), self.top_k)
+        return gathered(found, own, len(vectors), self.device)
 
     def _sparse(self, queries: Embeddings, corpus: Embeddings, limit: int) -> Hits:
         """Ranks process chunks of queries in turn, as in `_exact`, on the CPU."""
         if self.faiss is not None:
             raise ConfigError([f"{corpus.folder} holds sparse vectors; set backend=exact or backend=inverted"])
         dim, count = corpus.encoding.dim, len(queries)
-        chunk = torch.arange(count) // QUERIES_PER_CHUNK
-        own = torch.nonzero(chunk % processes.world_size() == processes.rank())[:, 0]
+        own = own_rows(count, QUERIES_PER_CHUNK)
         vectors = queries.sparse_rows(own.numpy())
         if self.inverted:
-            scores, numbers = InvertedIndex(corpus.sparse_blocks(limit), dim).search(vectors, self.top_k)
+            found = InvertedIndex(corpus.sparse_blocks(limit), dim).search(vectors, self.top_k)
         else:
-            scores, numbers = search_products(vectors, corpus.sparse_blocks(limit), dim, self.top_k)
-        if processes.world_size() > 1:
-            scores = processes.place_rows(scores.to(self.device), own, count).cpu()
-            numbers = processes.place_rows(numbers.to(self.device), own, count).cpu()
-        return Hits(scores.numpy(), numbers.numpy())
+            found = search_products(vectors, corpus.sparse_blocks(limit), dim, self.top_k)
+        return gathered(found, own, count, self.device)
 
     def _by_index(self, vectors: np.ndarray, corpus: Embeddings, settings: FaissSettings, limit: int) -> Hits:
         """The main process builds and searches; faiss uses all its threads."""
@@ -136,6 +128,21 @@ class DenseSearch:
         _, exact = search_blocks(torch.from_numpy(vectors).to(self.device), corpus.blocks(limit), depth)
         found = [len(np.intersect1d(own, best)) for own, best in zip(numbers, exact.cpu().numpy(), strict=True)]
         return float(np.mean(found)) / depth
+
+
+def own_rows(count: int, chunk: int) -> torch.Tensor:
+    """Returns the queries of this rank; ranks process chunks of `chunk` queries in turn."""
+    chunks = torch.arange(count) // chunk
+    return torch.nonzero(chunks % processes.world_size() == processes.rank())[:, 0]
+
+
+def gathered(found: tuple[torch.Tensor, torch.Tensor], own: torch.Tensor, count: int, device: torch.device) -> Hits:
+    """The hits of all `count` queries on every rank. found: scores and numbers of `own`. device: of the exchange."""
+    scores, numbers = found
+    if processes.world_size() > 1:
+        scores = processes.place_rows(scores.to(device), own, count)
+        numbers = processes.place_rows(numbers.to(device), own, count)
+    return Hits(scores.cpu().numpy(), numbers.cpu().numpy())
 
 
 def check_free(needed: int, device: torch.device, num_queries: int, num_documents: int, say: Say) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -16,11 +17,15 @@ import xxhash
 from rankpo.errors import StorageError
 from rankpo.models.inputs import tokenizer_state
 from rankpo.models.reference import fingerprint_weights
+from rankpo.retrieval.quantisation import Quantiser, ranges_of
 from rankpo.retrieval.shards import (
+    FLOAT_FOLDER,
     META,
+    RANGES,
     Encoding,
     EncodingError,
     read_meta,
+    remove_embeddings,
     save_hybrid_shard,
     save_shard,
     save_sparse_shard,
@@ -30,8 +35,9 @@ from rankpo.retrieval.shards import (
     write_meta,
 )
 from rankpo.retrieval.stored import Embeddings as Embeddings
-from rankpo.retrieval.stored import TokenEmbeddings, open_stored
+from rankpo.retrieval.stored import TokenEmbeddings, open_stored, read_quantiser
 from rankpo.runs import processes
+from rankpo.storage.atomic import replacing
 
 if TYPE_CHECKING:
     from rankpo.models.vectors import GivesVectors
@@ -106,13 +112,9 @@ def encode_texts(
     if processes.rank() == 0:
         _enter(folder, encoding)
     processes.barrier()
-    missing = []
-    for shard in range(encoding.num_shards):
-        fault = shard_fault(folder, encoding, shard)
-        if fault is not None:
-            missing.append(shard)
-            if shard_path(folder, shard).exists():
-                say(f"{shard_path(folder, shard)} is damaged ({fault}); it is written again")
+    if encoding.calibrated and not (folder / RANGES).exists():
+        return _calibrated(folder, encoding, model, source, say)
+    missing = _missing(folder, encoding, say)
     processes.barrier()  # All ranks must see the same shards before new ones appear.
     if missing:
         done = encoding.num_shards - len(missing)
@@ -124,11 +126,68 @@ def encode_texts(
         if shard in own:
             _write_shard(folder, shard, part, model, encoding)
             say(f"shard {shard + 1} of {encoding.num_shards} written")
+    return _completed(folder, encoding)
+
+
+def _missing(folder: Path, encoding: Encoding, say: Say) -> list[int]:
+    """The numbers of the shards that have to be written."""
+    missing = []
+    for shard in range(encoding.num_shards):
+        fault = shard_fault(folder, encoding, shard)
+        if fault is not None:
+            missing.append(shard)
+            if shard_path(folder, shard).exists():
+                say(f"{shard_path(folder, shard)} is damaged ({fault}); it is written again")
+    return missing
+
+
+def _completed(folder: Path, encoding: Encoding) -> Embeddings | TokenEmbeddings:
+    """Marks the folder as complete once all processes have written their shards, and opens it."""
     processes.barrier()
     if processes.rank() == 0:
         write_meta(folder, encoding, complete=True)
+        shutil.rmtree(folder / FLOAT_FOLDER, ignore_errors=True)
     processes.barrier()
     return open_stored(folder)
+
+
+def _calibrated(
+    folder: Path, encoding: Encoding, model: GivesVectors, source: Texts, say: Say
+) -> Embeddings | TokenEmbeddings:
+    """Encodes the texts in float32 first, since the ranges of the codes are those of all vectors, and quantises them.
+
+    An interruption continues with the vectors that exist. They are removed when all codes are written.
+    """
+    floats = encode_texts(folder / FLOAT_FOLDER, replace(encoding, dtype="float32"), model, source, say)
+    assert isinstance(floats, Embeddings)
+    if processes.rank() == 0:
+        write_codes(floats, folder, encoding)
+    return _completed(folder, encoding)
+
+
+def write_codes(vectors: Embeddings, folder: Path, encoding: Encoding) -> None:
+    """Writes the vectors in the dtype of `encoding`; the ranges of the codes are those of all vectors, written last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ranges = ranges_of(vectors.stored_blocks(), encoding.dim) if encoding.calibrated else None
+    quantiser = Quantiser(encoding.dtype, encoding.dim, ranges)
+    ids = iter(vectors.ids())
+    for shard, block in enumerate(vectors.stored_blocks()):
+        codes = quantiser.encode(block) if encoding.quantised else block
+        save_shard(folder, shard, list(islice(ids, len(block))), codes, encoding.dtype)
+    if ranges is not None:
+        with replacing(folder / RANGES) as temporary, temporary.open("wb") as file:
+            np.save(file, ranges, allow_pickle=False)
+
+
+def quantised(vectors: Embeddings, folder: Path, dtype: str) -> Embeddings:
+    """A copy of a folder of vectors with another dtype. It is kept if it is complete already."""
+    encoding = replace(vectors.encoding, dtype=dtype)
+    saved = read_meta(folder)
+    if saved is None or saved != (encoding, True):
+        remove_embeddings(folder)
+        write_codes(vectors, folder, encoding)
+        write_meta(folder, encoding, complete=True)
+    return Embeddings(folder)
 
 
 def cached_embeddings(
@@ -185,6 +244,9 @@ def _write_shard(
         save_hybrid_shard(folder, shard, ids, stored, encoding.dtype)
     elif encoding.form == "tokens":
         save_token_shard(folder, shard, ids, stored, encoding.dtype)
+    elif encoding.quantised:
+        codes = read_quantiser(folder, encoding).encode(stored.rows.numpy())
+        save_shard(folder, shard, ids, codes, encoding.dtype)
     else:
         save_shard(folder, shard, ids, stored.rows.numpy(), encoding.dtype)
 

@@ -15,6 +15,13 @@ BYTES_PER_SCORE = 4  # float32; topk needs no second block
 ROWS_WITH_TIES = 32  # Rows that are resolved at once, since they need several blocks of their size.
 BYTES_PER_HIT = 2 * 12  # Score and number, for new and for merged hits.
 
+Products = Callable[[Tensor, Tensor], Tensor]
+
+
+def inner(queries: Tensor, documents: Tensor) -> Tensor:
+    """[q, c] inner products in float32."""
+    return queries.float() @ documents.float().T
+
 
 def estimate_memory(num_queries: int, num_documents: int, dim: int, top_k: int, *, resident: bool = True) -> int:
     """Returns the peak memory of a search in bytes, including embeddings in float32.
@@ -50,22 +57,24 @@ def search_blocks(
     blocks: Iterable[Tensor],
     top_k: int,
     *,
+    products: Products = inner,
     queries_per_chunk: int = QUERIES_PER_CHUNK,
     documents_per_chunk: int = DOCUMENTS_PER_CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """Like `search`, over an iterable of blocks [c, D]; every block is read once.
 
-    The search runs on the device of the queries; blocks are moved there chunk by chunk.
+    The search runs on the device of the queries; blocks are moved there chunk by chunk. products: computes the scores
+    [q, c] float32 of queries and documents.
     """
-    chunks = list(queries.float().split(queries_per_chunk)) if len(queries) else []
+    chunks = list(queries.split(queries_per_chunk)) if len(queries) else []
     scores = [torch.empty(len(chunk), 0, device=queries.device) for chunk in chunks]
     numbers = [torch.empty(len(chunk), 0, dtype=torch.int64, device=queries.device) for chunk in chunks]
     start = 0
     for block in blocks:
         for part in block.split(documents_per_chunk):
-            documents = part.to(queries.device).float()  # [c, D]
+            documents = part.to(queries.device)  # [c, D]
             for index, chunk in enumerate(chunks):
-                found, columns = best(chunk @ documents.T, top_k)  # [q, k]
+                found, columns = best(products(chunk, documents), top_k)  # [q, k]
                 merged = torch.cat([scores[index], found], 1)
                 candidates = torch.cat([numbers[index], columns + start], 1)
                 # Earlier hits come first, so that equal scores are ordered by number.

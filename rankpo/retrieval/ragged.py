@@ -12,11 +12,10 @@ from torch import Tensor
 
 from rankpo.errors import ConfigError
 from rankpo.models.vectors import GivesVectors
-from rankpo.retrieval.dense import DenseSearch, Hits, check_free
+from rankpo.retrieval.dense import DenseSearch, Hits, check_free, gathered, own_rows
 from rankpo.retrieval.exact import BYTES_PER_HIT, best, search_vectors
 from rankpo.retrieval.faiss_index import FaissSettings
 from rankpo.retrieval.stored import HybridEmbeddings, Stored, TokenEmbeddings
-from rankpo.runs import processes
 from rankpo.types import Vectors
 
 Say = Callable[[str], None]
@@ -52,9 +51,9 @@ class RaggedSearch:
         """Returns equal hits on every rank. num_documents: searches only the first documents of the corpus."""
         assert isinstance(corpus, TokenEmbeddings)
         limit = len(corpus) if num_documents is None else num_documents
-        own = _own_rows(len(queries))
-        scores, numbers = search_stored(queries.vectors(own.numpy()), corpus.blocks(limit), self.similarity, self.top_k)
-        return _gathered(scores, numbers, own, len(queries), self.device)
+        own = own_rows(len(queries), QUERIES_PER_TURN)
+        found = search_stored(queries.vectors(own.numpy()), corpus.blocks(limit), self.similarity, self.top_k)
+        return gathered(found, own, len(queries), self.device)
 
 
 def make_search(
@@ -91,11 +90,10 @@ def search_stored(
 
 def by_part(queries: Stored, corpus: HybridEmbeddings, part: str, model: GivesVectors, depth: int) -> list[np.ndarray]:
     """The first stage of a hybrid search, on every rank: the best `depth` documents of each query by one part."""
-    own = _own_rows(len(queries))
+    own = own_rows(len(queries), QUERIES_PER_TURN)
     asked = model.stored_part(queries.vectors(own.numpy()), part)
-    similarity = partial(model.stored_part_similarity, part)
-    scores, numbers = search_stored(asked, corpus.part_blocks(part), similarity, depth)
-    return list(_gathered(scores, numbers, own, len(queries), model.device).numbers)
+    found = search_stored(asked, corpus.part_blocks(part), partial(model.stored_part_similarity, part), depth)
+    return list(gathered(found, own, len(queries), model.device).numbers)
 
 
 def rescored(
@@ -111,7 +109,7 @@ def rescored(
     candidates: document numbers of each query in the first stage's order, which also orders equal scores.
     device: where ranks exchange results.
     """
-    own = _own_rows(len(queries))
+    own = own_rows(len(queries), QUERIES_PER_TURN)
     depth = min(top_k, max((len(item) for item in candidates), default=0))
     scores = torch.full((len(own), depth), -torch.inf)
     numbers = torch.full((len(own), depth), -1, dtype=torch.int64)
@@ -121,17 +119,4 @@ def rescored(
             values, places = best(found, min(depth, len(chosen)))
             scores[row, : values.shape[1]] = values[0]
             numbers[row, : values.shape[1]] = torch.from_numpy(chosen)[places[0]]
-    return _gathered(scores, numbers, own, len(queries), device)
-
-
-def _own_rows(count: int) -> Tensor:
-    """Returns the queries of this rank; ranks process chunks in turn."""
-    chunk = torch.arange(count) // QUERIES_PER_TURN
-    return torch.nonzero(chunk % processes.world_size() == processes.rank())[:, 0]
-
-
-def _gathered(scores: Tensor, numbers: Tensor, own: Tensor, count: int, device: torch.device) -> Hits:
-    if processes.world_size() > 1:
-        scores = processes.place_rows(scores.to(device), own, count)
-        numbers = processes.place_rows(numbers.to(device), own, count)
-    return Hits(scores.cpu().numpy(), numbers.cpu().numpy())
+    return gathered((scores, numbers), own, len(queries), device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import xxhash
 
 from rankpo.errors import StorageError
+from rankpo.retrieval.quantisation import BINARY, DTYPES, FLOATS, SCALAR
 from rankpo.storage.atomic import replacing
 from rankpo.storage.folders import checksum
 from rankpo.storage.json_files import read_json, write_json
@@ -28,8 +30,9 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "tokens": ("counts",),
     "hybrid": ("weights", "entries", "counts"),
 }  # Further files.
-WRITTEN = ("shard-*.npy", "shard-*.ids.txt", "shard-*.sums.json", "faiss-*.index", "meta.json")
-DTYPES = {"float32": np.float32, "float16": np.float16}
+RANGES = "ranges.npy"  # Of int8 and uint8, [2, D] float32: what `quantize_embeddings` takes as `ranges`.
+FLOAT_FOLDER = "float32"  # The vectors of int8 and uint8 before their ranges are known.
+WRITTEN = ("shard-*.npy", "shard-*.ids.txt", "shard-*.sums.json", "faiss-*.index", RANGES, META)
 HEADER_BYTES = 128  # Header of a .npy file with two axes.
 
 
@@ -43,7 +46,7 @@ class Encoding:
 
     model: fingerprint of the weights. inputs: fingerprint of tokenizer, prompt, length, pooling and precision. texts:
     fingerprint of ids and texts. role: "query" or "passage". pool_factor: of `GivesVectors.pool_tokens`; 1 means no
-    pooling. settings: of the model, for readers and for `task=search`.
+    pooling. settings: of the model, for readers and for `task=search`. dim: D, also where `dtype` packs eight to a byte.
     """
 
     model: str
@@ -67,6 +70,20 @@ class Encoding:
         return xxhash.xxh3_128_hexdigest(json.dumps(values, sort_keys=True).encode())
 
     @property
+    def quantised(self) -> bool:
+        return self.dtype not in FLOATS
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the codes need the ranges of the dimensions."""
+        return self.dtype in SCALAR
+
+    @property
+    def columns(self) -> int:
+        """The columns of a shard of dense vectors."""
+        return -(-self.dim // 8) if self.dtype in BINARY else self.dim
+
+    @property
     def num_shards(self) -> int:
         return -(-self.num_rows // self.shard_size)
 
@@ -88,6 +105,7 @@ def remove_embeddings(folder: Path) -> None:
     for pattern in WRITTEN:
         for path in folder.glob(pattern):
             path.unlink()
+    shutil.rmtree(folder / FLOAT_FOLDER, ignore_errors=True)
 
 
 def save_shard(folder: Path, shard: int, ids: Sequence[str], vectors: np.ndarray, dtype: str) -> None:
@@ -174,7 +192,7 @@ def shard_fault(folder: Path, encoding: Encoding, shard: int) -> str | None:
     if _sound.get(vectors) == stamp:
         return None
     rows = encoding.rows_of(shard)
-    size = HEADER_BYTES + rows * encoding.dim * np.dtype(DTYPES[encoding.dtype]).itemsize
+    size = HEADER_BYTES + rows * encoding.columns * np.dtype(DTYPES[encoding.dtype]).itemsize
     if encoding.form == "dense" and stamp[0][0] != size:
         return f"it has {stamp[0][0]} bytes instead of {size}"
     if (count := ids.read_bytes().count(b"\n")) != rows:

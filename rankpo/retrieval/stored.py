@@ -13,7 +13,9 @@ from torch import Tensor
 
 from rankpo.models.engine.sparse_vectors import joined, to_csr
 from rankpo.models.hybrid.parts import dense_of, sparse_of, tokens_of
+from rankpo.retrieval.quantisation import Quantiser
 from rankpo.retrieval.shards import (
+    RANGES,
     Encoding,
     EncodingError,
     ids_path,
@@ -57,6 +59,12 @@ class Stored(ABC):
         """Whether the folder holds sparse vectors."""
         return self.encoding.form == "sparse"
 
+    @property
+    def bytes(self) -> int:
+        """The bytes on disk of the vectors or codes, without the ids."""
+        shards = self.folder.glob("shard-*.npy")
+        return sum(path.stat().st_size for path in [*shards, *self.folder.glob(RANGES)])
+
     @abstractmethod
     def vectors(self, numbers: np.ndarray) -> Vectors:
         """The vectors of texts, float32, in that order."""
@@ -85,17 +93,29 @@ class Stored(ABC):
 
 
 class Embeddings(Stored):
-    """Dense vectors [rows, D], one per text, or sparse vectors; see `sparse_blocks` and `sparse_rows`."""
+    """Dense vectors [rows, D], one per text, or sparse vectors; see `sparse_blocks` and `sparse_rows`.
+
+    quantiser: of a folder with codes in place of vectors, which `blocks` and `rows` decode; None: the folder has vectors.
+    """
 
     forms: ClassVar[tuple[str, ...]] = ("dense", "sparse")
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.quantiser = read_quantiser(folder, self.encoding) if self.encoding.quantised else None
+
     def blocks(self, limit: int | None = None) -> Iterator[Tensor]:
         """Yields blocks [c, D] of the first `limit` rows, shard by shard; each is read from disk when used."""
+        for block in self.stored_blocks(limit):
+            yield torch.from_numpy(block if self.quantiser is None else self.quantiser.decode(block))
+
+    def stored_blocks(self, limit: int | None = None) -> Iterator[np.ndarray]:
+        """Like `blocks`, of the vectors or codes as they are on disk."""
         left = len(self) if limit is None else limit
         for shard in range(self.encoding.num_shards):
             if left <= 0:
                 return
-            yield torch.from_numpy(self._shard(shard)[:left])
+            yield self._shard(shard)[:left]
             left -= self.encoding.rows_of(shard)
 
     def sparse_blocks(self, limit: int | None = None) -> Iterator[Vectors]:
@@ -129,13 +149,31 @@ class Embeddings(Stored):
         shards = numbers // self.encoding.shard_size
         for shard in np.unique(shards):
             places = np.flatnonzero(shards == shard)
-            output[places] = self._shard(int(shard))[numbers[places] % self.encoding.shard_size]
+            chosen = self._shard(int(shard))[numbers[places] % self.encoding.shard_size]
+            output[places] = chosen if self.quantiser is None else self.quantiser.decode(chosen)
         return output
 
     def vectors(self, numbers: np.ndarray) -> Vectors:
         if self.sparse:
             return self.sparse_rows(numbers)
         return Vectors(torch.from_numpy(self.rows(numbers)), torch.ones(len(numbers), dtype=torch.int64))
+
+
+def read_quantiser(folder: Path, encoding: Encoding) -> Quantiser:
+    """The quantiser of a folder of codes. Raises EncodingError if the folder's ranges are missing or damaged."""
+    if not encoding.calibrated:
+        return Quantiser(encoding.dtype, encoding.dim)
+    path = folder / RANGES
+    try:
+        ranges = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise EncodingError(f"{path} cannot be read ({error}); set overwrite=true to encode again") from error
+    if ranges.shape != (2, encoding.dim) or ranges.dtype != np.float32 or not np.isfinite(ranges).all():
+        raise EncodingError(
+            f"{path} must hold [2, {encoding.dim}] finite float32 values, got {list(ranges.shape)} {ranges.dtype}; "
+            "set overwrite=true to encode again"
+        )
+    return Quantiser(encoding.dtype, encoding.dim, ranges)
 
 
 class TokenEmbeddings(Stored):

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankpo.retrieval.corpus import OWN, POOL, check_source
+from rankpo.retrieval.quantisation import DTYPES
 from rankpo.tasks.base import Task
 
 ENGINES = ("elasticsearch", "opensearch", "vespa", "qdrant")
 ROLES = ("passage", "query")
-DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,8 @@ class Encode(Task):
     """Encodes a corpus into the folder `output`: shard-NNNNN.npy, their ids, and meta.json with fingerprints.
 
     corpus: "own" (that of the datasets), "pool" (all passages of their examples), or a file, folder or glob.
+    dtype: float32 or float16; int8 or uint8, whose ranges are those of all vectors; binary or ubinary, one bit per
+    dimension. The last four are the forms of sentence-transformers' `quantize_embeddings`, for one dense vector per text.
     pool_factor: for kinds with token vectors, clusters the vectors of each passage and stores the means, about
     1/pool_factor of them.
     A second start continues an interrupted encoding. It raises an error if the model, the texts or the inputs have

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from rankpo.evaluation.metrics import parse_metric
 from rankpo.retrieval.bm25 import Bm25Settings
 from rankpo.retrieval.corpus import OWN, POOL, check_source
 from rankpo.retrieval.faiss_index import FaissSettings
+from rankpo.retrieval.quantisation import DTYPES
 from rankpo.tasks.base import Task
 
 BACKENDS = ("exact", "inverted", "faiss", "plaid")
@@ -27,6 +30,11 @@ class Search(Task):
     `corpus`, a part of a hybrid model ("dense", "sparse" or "colbert"), or the file of a TREC run, such as one of
     task=search with another model.
     candidate_depth: documents of the first stage for each query.
+    rescore_multiplier: of an index with dtype int8, uint8, binary or ubinary. The first stage finds so many times top_k
+    documents with quantised queries, and the queries in float32 order them; 0 keeps the order of the first stage.
+    forms: dtypes of task=encode. `output`/forms/DTYPE has the vectors of the index in each of them, and a second table
+    compares size, quality and speed.
+    metrics: computed where the queries are those of datasets with judgements.
     ignore_identical_ids: removes a hit with the id of its query. None takes the setting of the datasets for
     queries=own, and false otherwise.
     The call returns the table's row.
@@ -39,6 +47,9 @@ class Search(Task):
     faiss: FaissSettings = field(default_factory=FaissSettings)
     candidates: str | None = None
     candidate_depth: int = 1000
+    rescore_multiplier: int = 4
+    forms: Sequence[str] = ()
+    metrics: Sequence[str] = ("ndcg@10",)
     corpus: str = "own"
     bm25: Bm25Settings = field(default_factory=Bm25Settings)
     ignore_identical_ids: bool | None = None
@@ -53,6 +64,14 @@ class Search(Task):
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
         if self.top_k < 1:
             raise ValueError(f"top_k must be >= 1, got {self.top_k}")
+        if self.rescore_multiplier < 0:
+            raise ValueError(f"rescore_multiplier must be >= 0, got {self.rescore_multiplier}")
+        if wrong := [form for form in self.forms if form not in DTYPES]:
+            raise ValueError(f"forms must be of {', '.join(DTYPES)}, got {wrong[0]!r}")
+        if self.forms and (self.backend != "exact" or self.candidates is not None):
+            raise ValueError("forms are compared by backend=exact without candidates")
+        for name in self.metrics:
+            parse_metric(name)
         check_source(self.queries, "queries")
         if self.candidates is None:
             return

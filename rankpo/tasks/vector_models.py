@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from rankpo.errors import ConfigError
+from rankpo.models.embedding.model import EmbeddingModel
+from rankpo.retrieval.quantisation import BINARY, FLOATS
 from rankpo.tasks.models import build_model
 from rankpo.tasks.seeds import seed_everything
 from rankpo.tasks.session import Session, require
@@ -22,3 +26,23 @@ def vector_model(experiment: Experiment, session: Session, who: str = "this task
     seed_everything(experiment.seed)
     model = build_model(experiment.model, experiment.explicit, session.logger.say)
     return session.prepared(cast("GivesVectors", model))
+
+
+def check_dtype(given: str, dtype: str, model: GivesVectors, say: Callable[[str], None]) -> None:
+    """Raises ConfigError if the vectors of the model cannot be stored as `dtype`. given: the key and value of the task."""
+    if dtype in FLOATS:
+        return
+    if model.stored_form != "dense":
+        raise ConfigError(
+            [
+                f"{given} is for models with one dense vector per text, and kind={model.kind} stores {model.stored_form} "
+                f"vectors; use {' or '.join(FLOATS)}"
+            ]
+        )
+    if dtype not in BINARY or model.metric == "cosine":
+        return
+    if isinstance(model, EmbeddingModel) and model.prior is not None:
+        raise ConfigError(
+            [f"{given} keeps only signs, and the last dimension of this model is its prior, a number; use int8"]
+        )
+    say(f"warning: {given} keeps only signs, and model.normalize=false gives vectors whose lengths count")

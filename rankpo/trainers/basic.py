@@ -143,6 +143,8 @@ class BasicTrainer(Parts):
         self.next_loss_state(update.num_queries)
         self._check_sparsity()
         self.state.step += 1
+        if self.average is not None:
+            self.average.update(self.state.step)
         self.state.stream = self.loader.position(self.state.step)
         self.state.tokens += update.num_tokens
         self.state.queries += update.num_queries

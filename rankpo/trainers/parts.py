@@ -25,6 +25,7 @@ from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.runs.logger import MetricsLogger
 from rankpo.runs.running import RunningMetrics
 from rankpo.trainers import regularisation
+from rankpo.trainers.averaging import WeightAverage
 from rankpo.trainers.baseline import Measure, measured
 from rankpo.trainers.regularisation import Regularisation
 from rankpo.trainers.schedules import Schedule
@@ -87,6 +88,8 @@ class Parts:
         self.state = TrainerState(loss_state=self.loss.initial_state())
         self.running = RunningMetrics()
         self.observed = RunningMetrics()  # Metrics of the current update alone, for losses with a state.
+        decay = None if self.within is not None else self.settings.ema
+        self.average = None if decay is None else WeightAverage(self.strategy, decay)
         self.finite_loss = True  # Refers to this rank's part of the current update.
         self.watch = self._watch()
 
@@ -112,6 +115,7 @@ class Parts:
                 settings=self.settings,
                 updates_per_epoch=per_epoch,
                 device=self.policy.device,
+                average=self.average,
             ),
             state=self.state,
             running=self.running,

@@ -19,6 +19,8 @@ class TrainerSettings:
     true. best_metric: such as "ndcg@20" or "jobs_dev/ndcg@20". Larger is better, except for loss and perplexity. None
     with holdout takes the main metric of the held-out queries. patience: evaluations without improvement before the run
     stops. final: FINAL holds the "last" or the "best" weights.
+    ema: decay, in (0, 1), of an exponential moving average of the weights, which evaluations and FINAL use; None for the
+    weights themselves.
     precision: the precision of forward passes, "fp32", "bf16", "fp16" or "auto". "auto" takes accelerate's
     mixed_precision if that is set, else bf16 on a GPU that supports it, and fp32 on other devices.
     reference: source of the reference scores: "stored" (computed once before the run), "live" (a frozen copy),
@@ -46,6 +48,7 @@ class TrainerSettings:
     best_metric: str | None = None
     patience: int | None = None
     final: str = "last"
+    ema: float | None = None
     reference: str = "auto"
     timeout_minutes: float = 30
 
@@ -71,6 +74,8 @@ class TrainerSettings:
         self._check_intermediate_checkpoints()
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be >= 1 or null, got {self.patience}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema must be a decay in (0, 1), such as 0.99, or null, got {self.ema:g}")
         if not self.timeout_minutes > 0:
             raise ValueError(f"timeout_minutes must be > 0, got {self.timeout_minutes}")
         if self.holdout is not None and not (0 < self.holdout < 1 or (self.holdout >= 1 and self.holdout % 1 == 0)):

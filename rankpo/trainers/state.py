@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,12 @@ from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.runs.running import RunningMetrics
 from rankpo.storage.folders import damage
 from rankpo.storage.json_files import read_json, write_json
+from rankpo.trainers.averaging import WeightAverage
 from rankpo.trainers.settings import TrainerSettings
 from rankpo.trainers.strategies.base import OptimizerState, Strategy
+
+EVALUATED = "weights.safetensors"  # The weights that evaluations and exports of a checkpoint use.
+IN_TRAINING = "training.safetensors"  # The weights in training, if the former are their average.
 
 
 @dataclass
@@ -55,6 +60,8 @@ class Keeper:
     """Writes and reads the checkpoints of a run.
 
     store: the checkpoints' folder. scaler: fp16's gradient scaler, or None. device: the device of the running metrics.
+    average: the average that evaluations and FINAL use; weights.safetensors of a checkpoint then holds it, and
+    training.safetensors the weights in training.
     """
 
     store: CheckpointStore
@@ -63,6 +70,7 @@ class Keeper:
     settings: TrainerSettings
     updates_per_epoch: int
     device: torch.device
+    average: WeightAverage | None = None
 
     def save(self, state: TrainerState, running: RunningMetrics) -> None:
         """Writes checkpoints/step-N from the main process and removes superseded checkpoints."""
@@ -72,14 +80,14 @@ class Keeper:
             "running": running.state(processes.sum_over_ranks),
             "scaler": {} if self.scaler is None else self.scaler.state_dict(),
         }
-        weights, optimizer = (
-            self.strategy.trained_weights(),
-            self.strategy.optimizer_state(),
-        )  # A collective.
+        weights, optimizer = self.strategy.trained_weights(), self.strategy.optimizer_state()  # Collectives.
+        averaged = None if self.average is None else self.average.whole()  # Another collective.
         if processes.rank() == 0:
 
             def write(folder: Path) -> None:
-                save_file(weights, folder / "weights.safetensors")
+                save_file(weights if averaged is None else averaged, folder / EVALUATED)
+                if averaged is not None:
+                    save_file(weights, folder / IN_TRAINING)
                 save_optimizer(folder, optimizer)
                 save_file(states, folder / "random.safetensors")
 
@@ -97,7 +105,10 @@ class Keeper:
         checkpoint = self.store.newest_valid(say)
         if checkpoint is None:
             return None
-        self.strategy.load_weights(load_file(checkpoint.path / "weights.safetensors"))
+        self.strategy.load_weights(load_file(checkpoint.path / EVALUATED))
+        if self.average is not None:
+            self.average.values = self.strategy.local_weights()
+            self.strategy.load_weights(load_file(checkpoint.path / IN_TRAINING))
         self.strategy.load_optimizer_state(load_optimizer(checkpoint.path))
         saved = checkpoint.state
         _restore_python(saved.pop("python_random"))
@@ -116,7 +127,16 @@ class Keeper:
         fault = damage(path) if path.exists() else "it does not exist"
         if fault is not None:
             raise StorageError(f"trainer.final=best: {path} cannot be read ({fault}); set trainer.final=last")
-        self.strategy.load_weights(load_file(path / "weights.safetensors"))
+        self.strategy.load_weights(load_file(path / EVALUATED))
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """Returns a context in which the model holds the weights to evaluate: the average if there is one."""
+        return nullcontext() if self.average is None else self.average.in_use()
+
+    def use_average(self) -> None:
+        """Writes the average, if there is one, into the model."""
+        if self.average is not None:
+            self.average.use()
 
 
 def save_optimizer(folder: Path, state: OptimizerState) -> None:

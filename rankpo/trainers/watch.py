@@ -117,9 +117,10 @@ class Watch:
         if not self.evaluators:
             return {}
         metrics: dict[str, float] = {}
-        for evaluator in self.evaluators:
-            values = metrics_of(evaluator, self.policy)
-            metrics.update({f"{evaluator.name}/{name}": value for name, value in values.items()})
+        with self.keeper.evaluated_weights():
+            for evaluator in self.evaluators:
+                values = metrics_of(evaluator, self.policy)
+                metrics.update({f"{evaluator.name}/{name}": value for name, value in values.items()})
         metrics = with_means(metrics, self.evaluators)
         if self.state.start_metrics is None:
             self.state.start_metrics = dict(metrics)
@@ -167,6 +168,8 @@ class Watch:
             self.logger.say(f"FINAL holds the best weights, of step {self.state.best_step}")
             self.keeper.load_best(self.state)
             metrics = self.state.best_metrics
+        else:
+            self.keeper.use_average()
         return metrics or {}
 
 

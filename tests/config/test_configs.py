@@ -88,7 +88,9 @@ OF_ENCODERS = ("sparse",)
 OF_VECTORS = ("late_interaction", "sparse", "hybrid")  # These kinds read checkpoints as kind=embedding does.
 IN_CI = ("base", "minilm", "modernbert", "bge_m3", "llama", "qwen3_embedding", "colbert", "splade")
 PAIRS = [
-    pytest.param(model, kind, marks=[pytest.mark.slow] if kind in OF_VECTORS and model not in IN_CI else [])
+    pytest.param(
+        model, kind, marks=[pytest.mark.slow] if kind not in ("embedding", "causal_lm") and model not in IN_CI else []
+    )
     for model in options("model")
     for kind in options("kind")
     if not (kind in OF_DECODERS if model in ENCODERS else kind in OF_ENCODERS)

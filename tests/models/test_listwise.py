@@ -20,6 +20,7 @@ from rankpo.models.listwise.reranking import ListwiseReranker
 from rankpo.types import Sequences
 from tests.models.saved import saved
 from tests.runs import trainer_of
+from tests.thinning import thinned
 
 # prompts of little more than their passages
 BARE = (
@@ -187,7 +188,7 @@ def test_no_noise_without_alpha_and_none_in_inference():
 # learning
 
 
-@pytest.fixture(scope="module", params=["generation", "ranking", "combined"])
+@pytest.fixture(scope="module", params=thinned(["generation", "ranking", "combined"], keep=["combined"]))
 def trained(request):
     trainer = trainer_of(*TRAINED, f"loss=listwise_{request.param}")
     for step in range(trainer.total_steps):

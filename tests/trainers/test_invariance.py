@@ -28,10 +28,19 @@ from tests.distributed.strategies import (
     launch_all,
     place,
 )
-from tests.recipes import EVERY, LOSSES, PARTS, WHOLE, gentle
+from tests.recipes import EVERY, LOSSES, OF_LISTS, OF_PAIRS, OF_SCORED_PAIRS, PARTS, WHOLE, gentle
 from tests.runs import CONTRASTIVE, RANKPO, curve, train, trainer_of
+from tests.thinning import thinned
 
 FEW, MANY = 4, 50  # updates
+
+
+# Losses that differ in one formula from another that the default run keeps: the way through the loop is the same.
+ALIKE = (
+    *{*OF_PAIRS} - {"bco", "bradley-terry", "dpo", "orpo"},
+    *{*OF_LISTS} - {"kl_distill", "lambdarank", "margin_mse", "pointwise"},
+    *{*OF_SCORED_PAIRS} - {"cosent"},
+)
 
 
 def run(tmp_path, name, *overrides):
@@ -84,7 +93,7 @@ def test_every_loss_is_in_the_table():
     assert sorted(LOSSES) == sorted(path.stem for path in (ROOT / "config" / "loss").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("recipe", EVERY)
+@pytest.mark.parametrize("recipe", thinned(EVERY, keep=[name for name in EVERY if name not in ALIKE]))
 def test_max_tokens_changes_nothing(tmp_path, recipe):
     assert_max_tokens_changes_nothing(FEW, tmp_path, recipe)
 
@@ -107,7 +116,7 @@ def assert_two_processes_give_the_run_of_one(folder: Path, recipes: Mapping[str,
 
 # each evaluation has numbers of texts, pairs or lists that two processes do not share evenly
 IN_CI = {
-    "contrastive": CORPUS,
+    "contrastive": (*CORPUS, "trainer.ema=0.9"),
     "graded_margin": CORPUS,
     "cosent": CORPUS,
     "gist": (),

@@ -46,12 +46,19 @@ def losses() -> list[str]:
     return found
 
 
+EVERY_KIND = ("rankpo", "dpo", "kto", "bradley-terry")  # The other losses train one kind here, and the rest if slow.
+CASES = [
+    pytest.param(loss, kind, marks=[] if loss in EVERY_KIND or kind == next(iter(MODELS)) else [pytest.mark.slow])
+    for loss in sorted(set(losses()) - NEED_TOKENS)
+    for kind in MODELS
+]
+
+
 def test_none_is_forgotten():
     assert len(losses()) == 24 and {"rankpo", "dpo", "bco", "kto", "bradley-terry", *NEED_TOKENS} < {*losses()}
 
 
-@pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("loss", sorted(set(losses()) - NEED_TOKENS))
+@pytest.mark.parametrize(("loss", "kind"), CASES)
 def test_it_trains(tmp_path, loss, kind):
     """Six steps on one update lower its loss: candidates of pairs, or each by itself."""
     options = (*DATA, f"loss={loss}", *MODELS[kind], *OPTIONS.get(loss, ()))

@@ -69,6 +69,10 @@ class HasPrior(GivesVectors):
         return self.topic_dim + (self.prior is not None)
 
     @property
+    def metric(self) -> str:
+        return "cosine" if self.settings.normalize and self.prior is None else "dot"
+
+    @property
     def topic_dim(self) -> int:
         """The dimensions of a vector without the one for the prior."""
         return self.settings.truncate_dim or self.full_dim

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,12 @@ from rankpo.retrieval.corpus import open_source
 from rankpo.retrieval.embeddings import describe_encoding, encode_texts
 from rankpo.retrieval.engine_files import write_engine_file
 from rankpo.retrieval.shards import remove_embeddings
-from rankpo.retrieval.stored import Embeddings
-from rankpo.tasks.vector_models import vector_model
+from rankpo.retrieval.stored import Embeddings, Stored
+from rankpo.tasks.vector_models import check_dtype, vector_model
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
+    from rankpo.models.vectors import GivesVectors
     from rankpo.tasks.encode import Encode
 
 
@@ -34,6 +36,7 @@ def run(task: Encode, experiment: Experiment) -> dict[str, object]:
         raise ConfigError(
             [f"task.pool_factor={task.pool_factor:g} pools token vectors, and kind={model.kind} has none"]
         )
+    check_dtype(f"task.dtype={task.dtype}", task.dtype, model, logger.say)
     folder = Path(task.output)
     with session.claimed(folder):
         if logger.main and experiment.overwrite:
@@ -42,20 +45,28 @@ def run(task: Encode, experiment: Experiment) -> dict[str, object]:
         encoding = describe_encoding(model, source, task.role, task.shard_size, task.dtype, task.pool_factor)
         embeddings = encode_texts(folder, encoding, model, source, logger.say)
     if task.engine is not None and logger.main:
-        if not (isinstance(embeddings, Embeddings) and embeddings.sparse):
-            raise ConfigError([f"task.engine={task.engine} needs sparse vectors; add kind=sparse"])
-        file = folder / f"{task.engine}.jsonl"
-        tokens = model.tokenizer.convert_ids_to_tokens(list(range(len(model.tokenizer))))
-        names = [*tokens, *(f"entry_{number}" for number in range(len(tokens), model.dim))]
-        write_engine_file(embeddings, task.engine, names, file)
-        logger.say(f"{file} written")
+        _write_for_engine(task.engine, embeddings, model, folder, logger.say)
     row = {
         "embeddings": str(folder),
         "texts": len(embeddings),
         "dim": encoding.dim,
         "shards": encoding.num_shards,
         "dtype": encoding.dtype,
+        "MB": embeddings.bytes / 1e6,
         "seconds": time.monotonic() - started,
     }
     logger.table([row])
     return row
+
+
+def _write_for_engine(
+    engine: str, embeddings: Stored, model: GivesVectors, folder: Path, say: Callable[[str], None]
+) -> None:
+    """Writes `folder`/ENGINE.jsonl. Raises ConfigError for vectors that are not sparse."""
+    if not (isinstance(embeddings, Embeddings) and embeddings.sparse):
+        raise ConfigError([f"task.engine={engine} needs sparse vectors; add kind=sparse"])
+    file = folder / f"{engine}.jsonl"
+    tokens = model.tokenizer.convert_ids_to_tokens(list(range(len(model.tokenizer))))
+    names = [*tokens, *(f"entry_{number}" for number in range(len(tokens), model.dim))]
+    write_engine_file(embeddings, engine, names, file)
+    say(f"{file} written")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -16,6 +15,7 @@ from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.interpolation import interpolate_by_layers
 from rankpo.models.load import load_saved
 from rankpo.report.frontier_page import frontier_page
+from rankpo.storage.json_files import write_json
 from rankpo.tasks.models import NONE, ModelOfRun, build_model
 from rankpo.tasks.work.export import check_round_trip
 from rankpo.tasks.work.frontier_measures import Measures, measured, measures_of
@@ -259,7 +259,7 @@ class Search:
             "chosen": next((number for number, one in enumerate(candidates) if one is chosen), None),
             "candidates": [asdict(candidate) for candidate in candidates],
         }
-        (folder / "frontier.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+        write_json(folder / "frontier.json", record)
         page = frontier_page(candidates, best, chosen, self.measures.kept, self.measures.agreement)
         (folder / "frontier.html").write_text(page, encoding="utf-8")
 

@@ -9,21 +9,24 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankpo.data.readers.trec import check_names, write_run
+from rankpo.data.readers.trec import check_names
 from rankpo.data.shape import declared
 from rankpo.errors import ConfigError
 from rankpo.models.reference import fingerprint_weights
 from rankpo.retrieval.corpus import OWN, open_source
 from rankpo.retrieval.dense import DenseSearch, Hits
-from rankpo.retrieval.embeddings import TextList, cached_embeddings
+from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
 from rankpo.retrieval.plaid import PlaidSearch, check_installed
+from rankpo.retrieval.quantised import QuantisedSearch
 from rankpo.retrieval.ragged import RaggedSearch, by_part, make_search, rescored
 from rankpo.retrieval.stored import HybridEmbeddings, Stored, open_stored
 from rankpo.runs import processes
-from rankpo.storage.atomic import replace_text, replacing
+from rankpo.storage.atomic import replace_text
 from rankpo.tasks.search import PARTS
 from rankpo.tasks.vector_models import vector_model
 from rankpo.tasks.work.first_stage import candidates_of
+from rankpo.tasks.work.search_forms import Comparison, check_forms, dense_search
+from rankpo.tasks.work.search_results import Asked, measured, write_hits
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -42,39 +45,57 @@ def run(task: Search, experiment: Experiment) -> dict[str, object]:
     session = task.open(experiment)
     logger = session.logger
     corpus = open_stored(Path(task.index))
+    asked = _asked(task, experiment, corpus)
+    parts, first_stage = _of_parts(task, corpus), candidates_of(task, experiment, asked.queries, asked.documents)
+    model = vector_model(experiment, session)
+    check_model(corpus, model)
+    check_forms(task, corpus, model, logger.say)
+    search = _search(task, model, corpus, asked.depth, session)
+    memory = search.check_memory(len(asked.queries), len(corpus), model.typical_size)
+    texts = TextList([*asked.queries], [*asked.queries.values()])
+    vectors = cached_embeddings(experiment.cache_dir, model, texts, "query", logger.say)
+    started = time.monotonic()
+    if parts is not None:
+        first_stage = by_part(vectors, parts, str(task.candidates), model, task.candidate_depth)
+    scored = (model.stored_similarity, asked.depth, session.device)
+    hits = search.hits(vectors, corpus) if first_stage is None else rescored(vectors, corpus, first_stage, *scored)
+    seconds = time.monotonic() - started
+    judged = experiment.datasets if task.queries == OWN else ()
+    row: dict[str, object] = {
+        "queries": len(asked.queries),
+        "documents": len(corpus),
+        "backend": _backend(task),
+        "seconds": seconds,
+        "recall against exact": hits.recall,
+        **measured(judged, asked.run_of(hits), task.metrics, logger.say),
+    }
+    logger.table([row])
+    forms: list[dict[str, object]] = []
+    if task.forms:
+        forms = Comparison(task=task, asked=asked, datasets=judged, session=session).rows(corpus, vectors)
+        logger.table(forms)
+    if logger.main:
+        _write(task, asked, hits, {**row, "checked": hits.checked, "estimated_bytes": memory, "forms": forms})
+    processes.barrier()
+    return row
+
+
+def _asked(task: Search, experiment: Experiment, corpus: Stored) -> Asked:
+    """Reads the queries and the ids of the corpus. Raises ConfigError if there is no query."""
     queries = dict(open_source(task.queries, "query", experiment.datasets).texts())
     if not queries:
         raise ConfigError([f"task.queries={task.queries} holds no query"])
     names = corpus.ids()
     _check_names(task, queries, names)
-    parts = _of_parts(task, corpus)
-    first_stage = candidates_of(task, experiment, queries, names) if task.first_stage_of_texts else None
-    model = vector_model(experiment, session)
-    check_model(corpus, model)
     own_id = _ignores_identical_ids(task, experiment.datasets)
-    depth = task.top_k + own_id
-    search = _search(task, model, depth, session)
-    memory = search.check_memory(len(queries), len(corpus), model.typical_size)
-    texts = TextList([*queries], [*queries.values()])
-    vectors = cached_embeddings(experiment.cache_dir, model, texts, "query", logger.say)
-    started = time.monotonic()
-    if parts is not None:
-        first_stage = by_part(vectors, parts, str(task.candidates), model, task.candidate_depth)
-    scored = (model.stored_similarity, depth, session.device)
-    hits = search.hits(vectors, corpus) if first_stage is None else rescored(vectors, corpus, first_stage, *scored)
-    row = {
-        "queries": len(queries),
-        "documents": len(corpus),
-        "backend": _backend(task),
-        "seconds": time.monotonic() - started,
-        "recall against exact": hits.recall,
-    }
-    if logger.main:
-        summary = {**row, "checked": hits.checked, "estimated_bytes": memory}
-        _write(task, hits, queries, names, own_id, summary)
-    logger.table([row])
-    processes.barrier()
-    return row
+    return Asked(queries=queries, documents=names, top_k=task.top_k, own_id=own_id)
+
+
+def _write(task: Search, asked: Asked, hits: Hits, summary: Mapping[str, object]) -> None:
+    folder = Path(task.output)
+    write_hits(folder, asked.queries, asked.run_of(hits))
+    settings = {**asdict(task), "ignore_identical_ids": asked.own_id}
+    replace_text(folder / "search.json", json.dumps({**summary, "settings": settings}, indent=1))
 
 
 def _of_parts(task: Search, corpus: Stored) -> HybridEmbeddings | None:
@@ -92,9 +113,11 @@ def _of_parts(task: Search, corpus: Stored) -> HybridEmbeddings | None:
 
 
 def _search(
-    task: Search, model: GivesVectors, depth: int, session: Session
-) -> DenseSearch | RaggedSearch | PlaidSearch:
+    task: Search, model: GivesVectors, corpus: Stored, depth: int, session: Session
+) -> DenseSearch | QuantisedSearch | RaggedSearch | PlaidSearch:
     """Searches with the backend of the task. Raises ConfigError if the backend cannot search vectors of this kind."""
+    if isinstance(corpus, Embeddings) and not corpus.sparse and task.backend == "exact":
+        return dense_search(task, corpus, depth, session)
     if task.backend != "plaid":
         faiss = task.faiss if task.backend == "faiss" else None
         search = make_search(model, depth, session.device, session.logger.say, faiss)
@@ -136,34 +159,6 @@ def _check_names(task: Search, queries: Iterable[str], documents: Iterable[str])
         check_names(documents, f"task.index={task.index}")
     except ValueError as error:
         raise ConfigError([str(error)]) from error
-
-
-def _write(
-    task: Search,
-    hits: Hits,
-    queries: Mapping[str, str],
-    documents: Sequence[str],
-    own_id: bool,
-    summary: dict[str, object],
-) -> None:
-    folder = Path(task.output)
-    run: dict[str, dict[str, float]] = {}
-    with replacing(folder / "hits.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
-        for (query, text), numbers, scores in zip(queries.items(), hits.numbers, hits.scores, strict=True):
-            found = [
-                (documents[number], float(f"{score:.9g}"))
-                for number, score in zip(numbers.tolist(), scores.tolist(), strict=True)
-                if number >= 0 and not (own_id and documents[number] == query)
-            ][: task.top_k]
-            run[query] = dict(found)
-            listed = [{"rank": rank, "id": name, "score": score} for rank, (name, score) in enumerate(found, 1)]
-            line = {"query_id": query, "query": text, "hits": listed}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    write_run(folder / "run.trec", run)
-    replace_text(
-        folder / "search.json",
-        json.dumps({**summary, "settings": {**asdict(task), "ignore_identical_ids": own_id}}, indent=1),
-    )
 
 
 def check_model(corpus: Stored, model: GivesVectors) -> None:

@@ -100,5 +100,6 @@ def refuse_unfit(experiment: Experiment, accelerator: Accelerator) -> None:
         raise ConfigError(
             [f"model.quantization={quantization} cannot be sharded over processes; start it without {name}"]
         )
-    if problem := unfit(name, experiment.model.gives, experiment.loss, evaluated):
+    averaged = experiment.settings.ema is not None
+    if problem := unfit(name, experiment.model.gives, experiment.loss, evaluated, averaged):
         raise ConfigError([problem])

@@ -89,6 +89,17 @@ class Strategy:
         for name, parameter in self.trained.items():
             parameter.copy_(processes.part_of(weights[name], parameter))
 
+    @torch.no_grad()
+    def local_weights(self) -> dict[str, Tensor]:
+        """Returns copies of this rank's part of the trained parameters by name."""
+        return {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+
+    @torch.no_grad()
+    def load_local(self, weights: Mapping[str, Tensor]) -> None:
+        """Loads this rank's part of the trained parameters, in the form of `local_weights`."""
+        for name, parameter in self.trained.items():
+            parameter.copy_(weights[name])
+
     def optimizer_state(self) -> OptimizerState:
         """Returns the complete optimizer state of every trained parameter on rank 0, {} elsewhere."""
         names = {id(parameter): name for name, parameter in self.trained.items()}

@@ -24,16 +24,21 @@ def make_strategy(
     return kinds.get(accelerator.distributed_type.value, Strategy)(accelerator, model, optimizer, max_grad_norm)
 
 
-def unfit(strategy: str, gives: frozenset[str], loss: Loss, evaluated: bool) -> str | None:
+def unfit(strategy: str, gives: frozenset[str], loss: Loss, evaluated: bool, ema: bool = False) -> str | None:
     """Returns why this combination is unsupported and what to use instead, or None if it is supported.
 
     strategy: the result of `name_of`. gives: the outputs of the model's kind. evaluated: True if the run has
-    eval_datasets.
+    eval_datasets. ema: True if the run averages its weights.
     """
     if strategy in ("DEEPSPEED-3", "FSDP") and evaluated and "lists" in gives:
         return (
             "a listwise reranker cannot rank eval_datasets in windows with sharded weights; use "
             "accelerate_config/deepspeed_zero2.yaml, or remove eval_datasets"
+        )
+    if strategy.startswith("DEEPSPEED") and ema:
+        return (
+            "trainer.ema averages the weights of each process, of which DeepSpeed keeps copies of its own; set it to null, "
+            "or use accelerate_config/fsdp.yaml"
         )
     if strategy.startswith("DEEPSPEED") and loss.value_max_grad_norm is not None:
         return (

@@ -30,6 +30,13 @@ class FullyShardedStrategy(Strategy):
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         super().load_weights(weights)
+        self._forget_gathered()
+
+    def load_local(self, weights: Mapping[str, Tensor]) -> None:
+        super().load_local(weights)
+        self._forget_gathered()
+
+    def _forget_gathered(self) -> None:
         cast("FSDPModule", self.model).reshard()  # Parameters that an earlier evaluation gathered are stale.
 
 
