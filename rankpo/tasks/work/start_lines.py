@@ -17,7 +17,7 @@ FEW = 10  # Fine-tuning with fewer updates hardly changes a model.
 
 
 def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
-    """Yields lines with the run directory, the loss and model, the data, and the number of updates.
+    """Yields lines with the run directory, the loss and model, the data, the number of updates, and the memory.
 
     A last line warns if the number of updates is smaller than `FEW`.
     """
@@ -42,6 +42,8 @@ def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
         f"{trainer.total_steps:,} update{'s' if trainer.total_steps != 1 else ''} in all · {optimizer}, learning rate "
         f"{rate}, {experiment.schedule.kind}"
     )
+    if trainer.memory is not None:
+        yield trainer.memory.line(trainer.settings.token_budget)
     if settings.max_steps is None and trainer.total_steps < FEW:
         yield (
             f"only {trainer.total_steps} update{'s' if trainer.total_steps != 1 else ''} in all, so the model hardly changes; "
