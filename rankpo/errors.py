@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent  # config/messages.py shows the messages of errors raised in this folder to users
+
+# Messages of Python, torch, the C++ runtime and the dynamic loader for a failed memory allocation.
+NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator|not enough memory|cannot allocate memory|can't allocate memory|unable to allocate"
+    r"|bad_alloc|failed to map segment|can't start new thread|CUDA out of memory|memory allocation of \d+ bytes failed",
+    re.IGNORECASE,
+)
 
 
 class InputError(Exception):
@@ -44,6 +53,21 @@ class LoadingError(InputError, RuntimeError):
 
 class StorageError(RuntimeError):
     """Raised for a file or folder that cannot be read, written or used; the message names it and the remedy."""
+
+
+class OutOfMemory(RuntimeError):
+    """Raised for an update that does not fit into memory; the message names the key and a value that fits."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one of its causes, is a failed memory allocation."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        if isinstance(error, RuntimeError | ImportError | SystemError) and NO_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def did_you_mean(value: str, allowed: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,13 +24,6 @@ from rankpo.storage.atomic import UNWRITTEN, remedy, room
 from rankpo.storage.printable import one_line
 
 PORT_IN_USE = re.compile(r"EADDRINUSE|address already in use", re.IGNORECASE)
-
-# Messages of Python, torch, the C++ runtime and the dynamic loader for a failed memory allocation.
-NO_MEMORY = re.compile(
-    r"DefaultCPUAllocator|not enough memory|cannot allocate memory|can't allocate memory|unable to allocate"
-    r"|bad_alloc|failed to map segment|can't start new thread|CUDA out of memory|memory allocation of \d+ bytes failed",
-    re.IGNORECASE,
-)
 
 
 def unknown(name: str, value: str, allowed: Iterable[str], found: Sequence[str] = (), leaf: str | None = None) -> str:
@@ -81,7 +73,9 @@ def _foreseen(error: Exception, several: bool, environment: Mapping[str, str]) -
     words = str(error)
     if isinstance(error, ConfigError):
         return "\n".join(map(one_line, error.problems))
-    if _is_out_of_memory(error):
+    if isinstance(error, errors.OutOfMemory):
+        return words
+    if errors.is_out_of_memory(error):
         return (
             f"out of memory ({words.splitlines()[0][:200] if words else type(error).__name__}); lower the batch "
             "size, max_tokens or the maximum lengths, or raise the memory limit of the job (ulimit -v, the scheduler's)"
@@ -108,17 +102,6 @@ def about_records(error: Exception) -> bool:
     """Whether a reader of data rejected the content of a file."""
     frames = traceback.extract_tb(error.__traceback__)
     return isinstance(error, ValueError) and Path(frames[-1].filename).is_relative_to(errors.PACKAGE / "data")
-
-
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one of its causes, is a failed memory allocation."""
-    while error is not None:
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-            return True
-        if isinstance(error, RuntimeError | ImportError | SystemError) and NO_MEMORY.search(str(error)):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _not_yaml(error: yaml.YAMLError) -> str:

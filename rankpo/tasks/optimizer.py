@@ -30,6 +30,11 @@ def make_optimizer(experiment: Experiment, model: RankingModel) -> torch.optim.O
     return experiment.optimizer.make(params=given, **_fused(experiment.optimizer, trained))
 
 
+def make_optimizer_of(experiment: Experiment, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of a run for other weights."""
+    return experiment.optimizer.make(params=weights, **_fused(experiment.optimizer, weights))
+
+
 def _fused(optimizer: Maker, trained: Sequence[torch.nn.Parameter]) -> dict[str, bool]:
     """Returns fused=True for an optimizer of torch that supports it on a GPU, unless the config
     already chooses how the optimizer updates the tensors."""

@@ -18,6 +18,7 @@ from rankpo.losses.matryoshka import matryoshka
 from rankpo.losses.reduction import denominators, total
 from rankpo.runs import processes
 from rankpo.runs.signals import noticed
+from rankpo.trainers.memory import explained
 from rankpo.trainers.parts import Parts
 from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Prepared, Update
 from rankpo.types import Batch, LossOutput
@@ -58,7 +59,7 @@ class BasicTrainer(Parts):
     def micro_batches(self, groups: Sequence[Group]) -> list[MicroBatch]:
         """Splits this rank's share of the groups into micro-batches of at most max_tokens tokens."""
         costs = self.policy.inputs.costs(self.loader.table, groups)
-        parts = plan(costs, processes.world_size(), self.settings.max_tokens)[processes.rank()]
+        parts = plan(costs, processes.world_size(), self.settings.token_budget)[processes.rank()]
         cheapest = np.array([int(costs.argmin())])
         chosen = [[groups[index] for index in (part if len(part) else cheapest)] for part in parts]
         return [MicroBatch(self.collate(own), bool(len(part))) for own, part in zip(chosen, parts, strict=True)]
@@ -119,7 +120,7 @@ class BasicTrainer(Parts):
         ahead = Ahead(self.prepare, self.total_steps)
         try:
             self.watch.start(self.baseline, self.schedule.remark(self.total_steps))
-            with noticed() as notice:
+            with noticed() as notice, explained(self.memory, self.settings.token_budget):
                 while self.state.step < self.total_steps and not self.state.stopped:
                     self.train_step(ahead.get(self.state.step))
                     self.watch.after_step()

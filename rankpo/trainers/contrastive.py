@@ -34,7 +34,7 @@ class ContrastiveTrainer(BasicTrainer):
         if not self._in_batch:
             return super().prepare(step)
         groups = self.loader.groups(step)
-        inputs, table, max_tokens = self.policy.inputs, self.loader.table, self.settings.max_tokens
+        inputs, table, max_tokens = self.policy.inputs, self.loader.table, self.settings.token_budget
         update = in_batch.prepare(self.loss, inputs, table, groups, max_tokens, self.teacher)
         counts = self.policy.counts(update.batch.sequences)
         parts = "parts" in self.loss.needs

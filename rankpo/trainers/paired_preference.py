@@ -57,7 +57,7 @@ class PairedPreferenceTrainer(BasicTrainer):
         assert isinstance(pairs, Update)
         groups = self.replay.groups(step)
         inputs = self.policy.inputs
-        replayed = in_batch.prepare(self.replay_loss, inputs, self.replay.table, groups, self.settings.max_tokens)
+        replayed = in_batch.prepare(self.replay_loss, inputs, self.replay.table, groups, self.settings.token_budget)
         if self.loss.prior_weight and isinstance(self.policy, EmbeddingModel):
             replayed = replace(replayed, similarity=self.policy.topic_similarity)
         return ReplayedUpdate(pairs, replayed)

@@ -27,6 +27,7 @@ from rankpo.runs.running import RunningMetrics
 from rankpo.trainers import regularisation
 from rankpo.trainers.averaging import WeightAverage
 from rankpo.trainers.baseline import Measure, measured
+from rankpo.trainers.memory import MemoryPlan
 from rankpo.trainers.regularisation import Regularisation
 from rankpo.trainers.schedules import Schedule
 from rankpo.trainers.settings import TrainerSettings
@@ -49,7 +50,8 @@ class Parts:
     or from complete weights if they are not None; every rank calls it. baseline: metrics of the start model. stored:
     [slots] reference scores, or None. teacher: embeddings of the data by another model, or None. replay: a second
     loader whose groups join every update, or None. within: the trainer of the run, if this trainer is for one of several
-    datasets or for the loss on held-out data; it then uses the strategy, weights and step of the run. Else None.
+    datasets or for the loss on held-out data; it then uses the strategy, weights and step of the run. Else None. memory:
+    the memory plan of the run, or None if nothing reads it.
     """
 
     settings: TrainerSettings
@@ -70,6 +72,7 @@ class Parts:
     replay: DataLoader | None = None
     callbacks: Sequence[Callback] = ()
     within: Parts | None = None
+    memory: MemoryPlan | None = None
 
     main_term = "preference"  # The log names the main term of the loss so.
     has_held_out_loss = True  # Whether the loss is defined on data that no update trains on.
@@ -81,7 +84,7 @@ class Parts:
         self.strategy: Strategy = self._strategy() if self.within is None else self.within.strategy
         self.model: nn.Module = self.strategy.wrapped
         if not self.strategy.sharded:  # Gathered parameters are gone when the backward pass computes again.
-            self.policy.part_tokens = self.settings.max_tokens
+            self.policy.part_tokens = self.settings.token_budget
         self.optimizer = self.strategy.optimizer
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.total_steps = self.settings.total_steps(self.loader.updates_per_epoch)

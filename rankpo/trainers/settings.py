@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 EVERY_EPOCH = "epoch"
+AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
     """The keys of `trainer`.
 
-    batch_size: queries per update over all devices. max_tokens: tokens whose activations one device holds at once.
+    batch_size: queries per update over all devices. max_tokens: tokens whose activations one device holds at once, or
+    "auto": as many as fit into its memory, see `MemoryPlan.automatic`.
     replay_batch_size: queries of replay_datasets per update; None for batch_size.
     epochs: length of the run, or max_steps updates if that is not None. eval_every, save_every: an interval in updates,
     "epoch", or None for never (save_every None keeps only FINAL and, with best_metric, the best).
@@ -31,7 +33,7 @@ class TrainerSettings:
 
     batch_size: int = 32
     replay_batch_size: int | None = None
-    max_tokens: int = 16384
+    max_tokens: int | str = 16384
     epochs: float = 1
     max_steps: int | None = None
     precision: str = "auto"
@@ -53,7 +55,10 @@ class TrainerSettings:
     timeout_minutes: float = 30
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_tokens", "log_every", "keep_checkpoints"):
+        if isinstance(self.max_tokens, str) and self.max_tokens != AUTO:
+            raise ValueError(f"max_tokens must be a whole number >= 1 or {AUTO}, got {self.max_tokens!r}")
+        numbers = ("batch_size", "log_every", "keep_checkpoints")
+        for name in numbers if self.max_tokens == AUTO else ("max_tokens", *numbers):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.replay_batch_size is not None and self.replay_batch_size < 1:
@@ -98,6 +103,13 @@ class TrainerSettings:
             )
         if not isinstance(asked, bool) and not all(_is_update(step) for step in asked):
             raise ValueError(f"intermediate_checkpoints must be updates >= 1, got {list(asked)}")
+
+    @property
+    def token_budget(self) -> int:
+        """max_tokens as a number. The task replaces "auto" by a number before a trainer is made."""
+        if isinstance(self.max_tokens, str):
+            raise ValueError(f"max_tokens={self.max_tokens} has no number yet; the memory plan of the run gives it")
+        return self.max_tokens
 
     def total_steps(self, updates_per_epoch: int) -> int:
         """The number of updates of the whole run."""

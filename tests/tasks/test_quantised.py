@@ -148,7 +148,6 @@ def test_hybrid_vectors_are_stored_and_searched(world):
         (("kind=sparse",), r"task\.dtype=int8 is for models with one dense vector .* kind=sparse stores sparse"),
         (("kind=late_interaction",), r"kind=late_interaction stores tokens vectors; use float32 or float16"),
         (("kind=hybrid",), r"task\.dtype=int8 is for models with one dense vector per text, .* use float32"),
-        (("kind=hybrid", "task.dtype=float16"), r"float16 cannot hold what kind=hybrid stores; use float32"),
         (("task.dtype=binary", "model.prior_layers=[1]"), r"task\.dtype=binary keeps only signs, and .* its prior"),
         (("task.dtype=int4",), r"task\.dtype must be one of float32, float16, int8, uint8, binary, ubinary"),
     ],

@@ -75,7 +75,8 @@ class LateInteractionModel(GivesVectors):
                 kept = [
                     sequences.kept[start : start + size] for start, size in zip(starts[chunk], lengths, strict=True)
                 ]
-                hidden = hidden[torch.cat(kept).to(hidden.device)]
+                # A boolean index would wait for the device to count the kept tokens.
+                hidden = hidden[torch.cat(kept).nonzero().squeeze(1).to(hidden.device)]
             rows.append(places.places(chunk))
             parts.append(self._finished(hidden))
         if not parts:

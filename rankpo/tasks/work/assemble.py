@@ -25,6 +25,7 @@ from rankpo.tasks.seeds import seed_everything
 from rankpo.tasks.train import DEFAULT_METRICS
 from rankpo.tasks.work.holdout import HeldOut, drawn_of, held_out, trained_parts
 from rankpo.tasks.work.lessons import all_needs, lessons_of, material, objective, trainer_of, weights
+from rankpo.tasks.work.memory import memory_parts
 from rankpo.trainers.baseline import Baseline
 
 if TYPE_CHECKING:
@@ -65,21 +66,21 @@ def assemble(
     if logger.main:
         report_data(experiment, inputs, materials, evaluators, logger.say)
     model = _on_device(experiment, inputs, [item.table for item in materials], accelerator, logger.say)
-    whole = len(materials) == 1
     start = StartModel(
         experiment=experiment,
         model=model,
         say=logger.say,
         autocast=accelerator.autocast,
-        whole=whole,
+        whole=len(materials) == 1,
         streamed=any(declared(dataset).streaming for dataset in experiment.datasets),
     )
     objectives = [objective(start, item) for item in materials]
     reference = next((item.reference for item in objectives if item.reference is not None), None)
     for evaluator in evaluators:
         evaluator.compare_with(model, accelerator.autocast, reference)
-    parts = _parts(experiment, inputs, model, accelerator, logger)
-    parts |= {"settings": settings, "evaluators": evaluators}
+    parts = {**_parts(experiment, inputs, model, accelerator, logger), "evaluators": evaluators}
+    settled = replace(experiment, settings=settings)
+    parts |= memory_parts(settled, model, materials, objectives, accelerator, logger.main)
     parts |= _baseline(experiment, model, accelerator, evaluators, logger.say)
     trainer = trainer_of(experiment, objectives, replay, parts)
     held.measure_losses(trainer, inputs, start)
