@@ -35,13 +35,7 @@ def run(task: Encode, experiment: Experiment) -> dict[str, object]:
             f"warning: the id {blank!r} contains white space, which run.trec, a TREC file of task=search, cannot hold"
         )
     model = vector_model(experiment, session)
-    if task.pool_factor > 1 and not model.pools:
-        raise ConfigError(
-            [f"task.pool_factor={task.pool_factor:g} pools token vectors, and kind={model.kind} has none"]
-        )
-    check_dtype(f"task.dtype={task.dtype}", task.dtype, model, logger.say)
-    if task.to is not None and model.stored_form != "dense":
-        raise ConfigError([f"task.to={task.to} stores one dense vector per text, and kind={model.kind} gives others"])
+    _check(task, model, logger.say)
     folder = Path(task.output)
     with session.claimed(folder):
         if logger.main and experiment.overwrite:
@@ -66,12 +60,25 @@ def run(task: Encode, experiment: Experiment) -> dict[str, object]:
     return row
 
 
+def _check(task: Encode, model: GivesVectors, say: Callable[[str], None]) -> None:
+    """Raises ConfigError for keys that do not fit the vectors of the model."""
+    check_dtype(f"task.dtype={task.dtype}", task.dtype, model, say)
+    problems = []
+    if task.pool_factor > 1 and not model.pools:
+        problems.append(f"task.pool_factor={task.pool_factor:g} pools token vectors, and kind={model.kind} has none")
+    if task.engine is not None and model.stored_form != "sparse":
+        problems.append(f"task.engine={task.engine} needs sparse vectors; add kind=sparse")
+    if task.to is not None and model.stored_form != "dense":
+        problems.append(f"task.to={task.to} stores one dense vector per text, and kind={model.kind} gives others")
+    if problems:
+        raise ConfigError(problems)
+
+
 def _write_for_engine(
     engine: str, embeddings: Stored, model: GivesVectors, folder: Path, say: Callable[[str], None]
 ) -> None:
-    """Writes `folder`/ENGINE.jsonl. Raises ConfigError for vectors that are not sparse."""
-    if not (isinstance(embeddings, Embeddings) and embeddings.sparse):
-        raise ConfigError([f"task.engine={engine} needs sparse vectors; add kind=sparse"])
+    """Writes `folder`/ENGINE.jsonl."""
+    assert isinstance(embeddings, Embeddings)
     file = folder / f"{engine}.jsonl"
     tokens = model.tokenizer.convert_ids_to_tokens(list(range(len(model.tokenizer))))
     names = [*tokens, *(f"entry_{number}" for number in range(len(tokens), model.dim))]
