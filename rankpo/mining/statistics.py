@@ -24,18 +24,11 @@ def statistics(data: MiningData, mined: Sequence[Mined], num_negatives: int) -> 
     gap: the score for margins minus the negative's score. above_weakest_positive: share of the scored
     negatives above their query's lowest positive. uses: of one text as a negative.
     """
-    kept = sum(len(item.negatives) for item in mined)
-
-    def of_negatives(value: Callable[[Mined, Negative], float]) -> np.ndarray:
-        """[kept] float64: a value of every negative, in place of lists with an object for each."""
-        found = (value(item, negative) for item in mined for negative in item.negatives)
-        return np.fromiter(found, dtype=np.float64, count=kept)
-
     positives = _finite(np.concatenate([np.zeros(0), *(item.positives for item in mined)]))
-    scores = of_negatives(lambda item, negative: negative.score)
-    margins = of_negatives(lambda item, negative: item.margin_from)
-    weakest = of_negatives(lambda item, negative: item.positives.min() if len(item.positives) else np.nan)
-    ranks = of_negatives(lambda item, negative: np.nan if negative.rank is None else negative.rank)
+    scores = _of_negatives(mined, lambda item, negative: negative.score)
+    margins = _of_negatives(mined, lambda item, negative: item.margin_from)
+    weakest = _of_negatives(mined, lambda item, negative: item.positives.min() if len(item.positives) else np.nan)
+    ranks = _of_negatives(mined, lambda item, negative: np.nan if negative.rank is None else negative.rank)
     uses = Counter(negative.number for item in mined for negative in item.negatives)
     negatives, known = _finite(scores), np.isfinite(scores) & np.isfinite(weakest)
     removed: Counter[str] = Counter()
@@ -50,7 +43,7 @@ def statistics(data: MiningData, mined: Sequence[Mined], num_negatives: int) -> 
         "removed": dict(removed),
         "short": sum(len(item.negatives) < num_negatives for item in mined),
         "without_negatives": sum(not item.negatives for item in mined),
-        "kept": kept,
+        "kept": len(scores),
         "marked": dict(Counter(negative.mark for item in mined for negative in item.negatives if negative.mark)),
         "positive_mean": _mean(positives),
         "negative_mean": _mean(negatives),
@@ -62,6 +55,12 @@ def statistics(data: MiningData, mined: Sequence[Mined], num_negatives: int) -> 
         "histogram": histogram(positives, negatives),
         "hardest": hardest(data, mined),
     }
+
+
+def _of_negatives(mined: Sequence[Mined], value: Callable[[Mined, Negative], float]) -> np.ndarray:
+    """[negatives of all queries] float64: a value of each. Lists would hold an object for each of some million."""
+    count = sum(len(item.negatives) for item in mined)
+    return np.fromiter((value(item, own) for item in mined for own in item.negatives), dtype=np.float64, count=count)
 
 
 def histogram(positives: np.ndarray, negatives: np.ndarray) -> Histogram | None:

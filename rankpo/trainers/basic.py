@@ -18,7 +18,6 @@ from rankpo.losses.matryoshka import matryoshka
 from rankpo.losses.reduction import denominators, total
 from rankpo.runs import processes
 from rankpo.runs.signals import noticed
-from rankpo.trainers.largest import largest_group
 from rankpo.trainers.memory import explained
 from rankpo.trainers.parts import Parts
 from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Prepared, Update
@@ -64,12 +63,6 @@ class BasicTrainer(Parts):
         cheapest = np.array([int(costs.argmin())])
         chosen = [[groups[index] for index in (part if len(part) else cheapest)] for part in parts]
         return [MicroBatch(self.collate(own), bool(len(part))) for own, part in zip(chosen, parts, strict=True)]
-
-    def largest_whole_group(self) -> int:
-        """Tokens of the largest group that a forward pass holds whole; 0 if every group is within max_tokens or split."""
-        if self.policy.computes_in_parts and not self.strategy.sharded:
-            return 0
-        return largest_group(self.policy.inputs, self.loader.current, self.settings.token_budget)
 
     def collate(self, groups: Sequence[Group]) -> Batch:
         return self.policy.inputs.collate(self.loader.table, groups, reference=self.stored)

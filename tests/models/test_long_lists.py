@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rankpo.trainers.largest import remark
+from rankpo.tasks.work.start_lines import large_example
 from rankpo.trainers.several import SeveralTrainer
 from rankpo.trainers.strategies.base import Strategy
 from tests.runs import trainer_of
@@ -58,7 +58,7 @@ def test_parts_give_the_scores_and_gradients_of_the_whole(tmp_path, monkeypatch)
 def test_a_list_that_is_held_whole_is_said(tmp_path, monkeypatch, options, sharded, said):
     monkeypatch.setattr(Strategy, "sharded", sharded)
     trainer = trainer_of(*options, f"trainer.max_tokens={SMALL}", f"cache_dir={tmp_path}")
-    line = remark(trainer)
+    line = large_example(trainer)
     assert (line is None) == (said == ())
     if line is None:
         return
@@ -75,4 +75,4 @@ def test_a_list_that_is_held_whole_is_said(tmp_path, monkeypatch, options, shard
 
 def test_a_list_within_max_tokens_is_not_said(tmp_path):
     trainer = trainer_of(*EMBEDDING, "loss=softmax", "trainer.max_tokens=4000", f"cache_dir={tmp_path}")
-    assert remark(trainer) is None
+    assert large_example(trainer) is None

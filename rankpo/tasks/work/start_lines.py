@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from rankpo.config.run_folder import CACHE
 from rankpo.config.temperatures import scale_of
 from rankpo.runs import processes
-from rankpo.trainers.largest import remark
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -45,7 +44,7 @@ def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
     )
     if trainer.memory is not None:
         yield trainer.memory.line(trainer.settings.token_budget)
-    if (line := remark(trainer)) is not None:
+    if (line := large_example(trainer)) is not None:
         yield line
     if settings.max_steps is None and trainer.total_steps < FEW:
         yield (
@@ -69,3 +68,24 @@ def _unfit_temperature(experiment: Experiment, trainer: BasicTrainer, temperatur
             f"warning: loss.temperature={temperature:g} is the default for {assumed}, but the scores of {model.origin} are "
             f"{found}; the default for them is loss.temperature={wanted:g}"
         )
+
+
+def large_example(trainer: BasicTrainer) -> str | None:
+    """One line if some group exceeds max_tokens and is held whole: its tokens, what they need, and the keys to change."""
+    tokens, budget = trainer.largest_whole_group(), trainer.settings.token_budget
+    if tokens <= budget:
+        return None
+    sharded = trainer.strategy.sharded
+    by = "split parameters (FSDP2, ZeRO-3)" if sharded else f"models of kind {trainer.policy.kind}"
+    needs = f"about {tokens / budget:.1f} times the activations of max_tokens"
+    if trainer.memory is not None:
+        needs = f"{trainer.memory.activations(tokens) / 1e9:.2g} GB of activations"
+    remedies = [
+        "dataloader.group_size or dataloader.num_negatives, if the loader has one",
+        "the maximum lengths of model",
+    ]
+    other = "; one process or DDP computes it in parts" if sharded and trainer.policy.computes_in_parts else ""
+    return (
+        f"the largest example has {tokens:,} tokens, and max_tokens is {budget:,}: with {by} one forward pass holds it whole, "
+        f"which needs {needs}; lower {' or '.join(remedies)} if that does not fit{other}"
+    )
