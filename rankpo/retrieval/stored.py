@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rankpo.models.engine.sparse_vectors import joined, to_csr
 from rankpo.models.hybrid.parts import dense_of, sparse_of, tokens_of
-from rankpo.retrieval.quantisation import Quantiser
+from rankpo.retrieval.quantisation import DTYPES, Quantiser
 from rankpo.retrieval.shards import (
     RANGES,
     Encoding,
@@ -145,12 +145,16 @@ class Embeddings(Stored):
         """[len(numbers), D] float32, in that order."""
         if self.sparse:
             return np.asarray(to_csr(self.sparse_rows(numbers), self.encoding.dim).toarray())
-        output = np.empty((len(numbers), self.encoding.dim), dtype=np.float32)
+        found = self.stored_rows(numbers)
+        return found.astype(np.float32, copy=False) if self.quantiser is None else self.quantiser.decode(found)
+
+    def stored_rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Like `rows`, of the vectors or codes as they are on disk."""
+        output = np.empty((len(numbers), self.encoding.columns), dtype=DTYPES[self.encoding.dtype])
         shards = numbers // self.encoding.shard_size
         for shard in np.unique(shards):
             places = np.flatnonzero(shards == shard)
-            chosen = self._shard(int(shard))[numbers[places] % self.encoding.shard_size]
-            output[places] = chosen if self.quantiser is None else self.quantiser.decode(chosen)
+            output[places] = self._shard(int(shard))[numbers[places] % self.encoding.shard_size]
         return output
 
     def vectors(self, numbers: np.ndarray) -> Vectors:
