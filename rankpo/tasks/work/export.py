@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.storage.json_files import read_json
 from rankpo.tasks.export import FINAL
 from rankpo.tasks.models import NONE, ModelOfRun, build_model, load_weights, plain
-from rankpo.tasks.work.export_onnx import check_onnx, onnx_row
+from rankpo.tasks.work.export_file import check_format, row_of_file
 from rankpo.tasks.work.mixing import check_one_start, copied, mean_model, start_model
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path],
     first = task.soup[0] if task.soup else task.run
     run = None if first is None else ModelOfRun.of(Path(first))
     config = experiment.model if run is None else run.kind
-    if task.format == "onnx":
-        check_onnx(config)
+    if task.format != "folder":
+        check_format(task, config)
     needs = NONE if run is None else run.loss.needs
     if task.soup:
         if any(alpha < 1 for alpha in task.alphas):
@@ -79,6 +80,7 @@ def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path],
     else:
         model = _trained(task, experiment, run, say)
     description = _description(task, experiment, config)
+    measured = replace(experiment, model=config, loss=experiment.loss if run is None else run.loss)
     trained = copied(model)
     start: dict[str, Tensor] = {}
     if any(alpha < 1 for alpha in task.alphas):
@@ -93,7 +95,8 @@ def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path],
         difference = _write(task, model, config, target, _described(task, description, alpha))
         check_round_trip(model, config, target, needs)
         row = {"folder": str(target), "alpha": alpha, "dtype": task.dtype, "difference": f"{difference:.0e}"}
-        rows.append({**row, **(onnx_row(task, experiment, model, target, say) if task.format == "onnx" else {})})
+        of_file = row_of_file(task, measured, model, target, say) if task.format != "folder" else {}
+        rows.append({**row, **of_file})
     return rows
 
 
