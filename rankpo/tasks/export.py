@@ -13,6 +13,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 FINAL = "FINAL"
 FORMATS = ("folder", "onnx", "openvino")
 QUANTIZE = ("int8", "fp16")
+PARTS = ("dense", "sparse", "colbert")  # Of a hybrid model.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class Export(Task):
     format: "onnx" adds FINAL/onnx and "openvino" FINAL/openvino: the hidden states of a model with vectors, the logits of
     a sparse model, or the scores of a cross-encoder. The file is compared with torch.
     quantize: "int8" gives that file weights of 8 bits, "fp16" of 16.
+    part: "dense", "sparse" or "colbert", one part of a hybrid model as a model of its own: an embedding model, a hybrid
+    model with this part alone, or a late-interaction model.
     metrics: what the file is compared by on eval_datasets; the table and the card have what is lost.
     The call returns the table's rows, one for each folder.
     """
@@ -39,6 +42,7 @@ class Export(Task):
     soup: Sequence[str] = ()
     format: str = "folder"
     quantize: str | None = None
+    part: str | None = None
     metrics: Sequence[str] = ("ndcg@10",)
 
     work: ClassVar[str] = "rankpo.tasks.work.export"
@@ -52,6 +56,8 @@ class Export(Task):
             raise ValueError(f"quantize must be one of {', '.join(QUANTIZE)} or null, got {self.quantize!r}")
         if self.quantize is not None and self.format == "folder":
             raise ValueError(f"quantize={self.quantize} needs format=onnx or openvino")
+        if self.part not in (None, *PARTS):
+            raise ValueError(f"part must be one of {', '.join(PARTS)} or null, got {self.part!r}")
         if not self.alphas or not all(0 <= alpha <= 1 for alpha in self.alphas):
             raise ValueError(f"alphas must be numbers in [0, 1], got {list(self.alphas)}")
         if len(set(self.alphas)) < len(self.alphas):

@@ -176,9 +176,9 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
 
 @SLOW
 def test_token_types_are_an_input(tmp_path):
-    from tests.models.test_reranker import model_of as reranker_of
+    from tests.models.test_reranker import bert, tiny
 
-    model = reranker_of("encoder")
+    model = tiny("bert", bert())
     model.base.base_model.embeddings.token_type_embeddings.weight.data.normal_()
     form = Scores()
     exported = form.exported(model)

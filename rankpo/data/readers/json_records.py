@@ -42,6 +42,11 @@ class WholeObject:
     members: dict[str, Any]
     data: int | None
 
+    @property
+    def is_record(self) -> bool:
+        """Whether the object is a record itself: it has no array of records, and is not LlamaIndex's object."""
+        return self.data is None and not all(isinstance(self.members.get(key), dict) for key in FINETUNE_KEYS)
+
 
 def json_lines(name: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
     """Yields (file:line, record) of every line that is not blank."""
@@ -52,7 +57,7 @@ def json_lines(name: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
 
 
 def json_file(path: Path) -> Iterator[tuple[str, object]]:
-    """Yields the records of an array, of an object with an array under `data`, or of JSON Lines in a .json file.
+    """Yields the records of a .json file: an array, an object with an array under `data`, one record, or JSON Lines.
 
     Records of arrays are parsed one by one, so that the file may be larger than memory. LlamaIndex's object refers to
     its texts by id and is read as a whole.
@@ -64,9 +69,11 @@ def json_file(path: Path) -> Iterator[tuple[str, object]]:
         yield from _array(path, start + 1, name, whole=True)
         return
     whole = _whole_object(path) if letter == b"{" else None
-    if whole is None:
+    if whole is None or (whole.is_record and _is_one_line(path)):
         with opened(path) as file:
             yield from json_lines(name, file)
+    elif whole.is_record:
+        yield f"{name}[0]", whole.members
     elif whole.data is not None:
         yield from _array(path, whole.data, f"{name}:{ENVELOPE_KEY}", whole=False)
     else:
@@ -76,7 +83,12 @@ def json_file(path: Path) -> Iterator[tuple[str, object]]:
 def envelope(path: Path) -> dict[str, object]:
     """The other keys of a JSON file that is one object with records under `data`; {} for any other file."""
     whole = _whole_object(path)
-    return {} if whole is None else whole.members
+    return {} if whole is None or whole.is_record else whole.members
+
+
+def _is_one_line(path: Path) -> bool:
+    with opened(path) as file:
+        return b"\n" not in file.read().strip()
 
 
 def _first(file: IO[bytes]) -> tuple[int, bytes]:
@@ -118,7 +130,7 @@ def _skip(file: IO[bytes], count: int) -> None:
 
 
 def _whole_object(path: Path) -> WholeObject | None:
-    """The object that a file holds, if it has an array under `data` or LlamaIndex's keys; else None."""
+    """The object that a file holds, or None for JSON Lines and other files."""
     with opened(path) as file:
         start, letter = _first(file)
     if letter != b"{":
@@ -132,10 +144,7 @@ def _whole_object(path: Path) -> WholeObject | None:
             return None
         if not scanner.ends():  # JSON Lines
             return None
-    if data is not None:
-        return WholeObject(members, start + 1 + data)
-    complete = all(isinstance(members.get(key), dict) for key in FINETUNE_KEYS)
-    return WholeObject(members, None) if complete else None
+    return WholeObject(members, None if data is None else start + 1 + data)
 
 
 def _members(scanner: Scanner) -> tuple[dict[str, Any], int | None]:

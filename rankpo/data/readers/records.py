@@ -39,7 +39,7 @@ ID_NAMES = {  # Names of the id field other than `id`. A line with one text has 
 }
 SYMMETRIC = ("symmetric_sts", "symmetric_clustering")  # FlagEmbedding's types whose passages get the query's prompt.
 TYPES = ("normal", "only_1neg", "symmetric_class", *SYMMETRIC)
-VERSION = 2  # raise it with any change of what a record becomes
+VERSION = 3  # raise it with any change of what a record becomes
 
 
 @dataclass(kw_only=True)

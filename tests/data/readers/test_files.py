@@ -266,6 +266,15 @@ def test_parquet_and_arrow(tmp_path):
     for name in ("d.parquet", "e.arrow"):
         place, record = read(write(tmp_path / name, LINES))[0]
         assert place == name and isinstance(record, NotARecord) and "not " in str(record)
+    whole = (tmp_path / "a.parquet").read_bytes()
+    place, record = read(write(tmp_path / "f.parquet", whole[:30] + b"damaged!" + whole[38:]))[0]
+    assert place == "f.parquet" and "not Parquet, or damaged: " in str(record) and "\n" not in str(record)
+
+
+def test_one_record_over_several_lines(tmp_path):
+    record = {"query": "q", "positives": ["p"]}
+    assert read(write(tmp_path / "a.json", json.dumps(record, indent=1).encode())) == [("a.json[0]", record)]
+    assert read(write(tmp_path / "b.json", json.dumps(record).encode())) == [("b.json:1", record)]
 
 
 @pytest.mark.parametrize(
