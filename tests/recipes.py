@@ -40,6 +40,8 @@ RERANKER = (
     "optimizer.lr=1",
 )
 LISTS = (*SGD, "model=tiny_llama_wide", "kind=listwise", "datasets=[toy_lists]", "datasets.toy_lists.num_examples=11")
+PLAIN = ("loss.temperature=1",)  # smaller ones need a smaller learning rate
+PLAIN_MIXTURE = tuple(f"loss.losses.{name}.temperature=1" for name in ("labels", "teacher"))
 GRADED_MARGIN = (*GRADED, "loss=graded_margin", "loss.temperature=0.5", "dataloader.group_size=7")
 # a model that is its own teacher has nothing to learn from its vectors, but from shorter ones
 AWAY = ("loss.triplet_weight=20", "loss.dims=[8]", "dataloader.group_size=3")
@@ -84,7 +86,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "m3": (*HYBRID, "loss=m3", "loss.temperature=0.1", CONTRASTIVE[-1]),
     "rankpo": RANKPO,
     **{name: (*PAIRS, f"loss={name}", *STRONG.get(name, ())) for name in OF_PAIRS},
-    **{name: (*GRADED, f"loss={name}") for name in OF_LISTS},
+    **{name: (*GRADED, f"loss={name}", *(PLAIN_MIXTURE if name == "mixture" else PLAIN)) for name in OF_LISTS},
     **{name: (*CHAT, f"loss={name}") for name in OF_TOKENS},
     **{name: (*LISTS, f"loss={name}", "optimizer.lr=0.05") for name in OF_WINDOWS},
 }
@@ -119,7 +121,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "hinge": (*RANKPO, "loss.kind=hinge", "loss.reference_free=false"),
     "confidence": (*RANKPO, "loss.confidence=weight", "loss.sft_weight=0.5"),
     "replay": REPLAY,
-    "unequal lists": (*GRADED, "loss=pointwise", "dataloader.group_size=5"),
+    "unequal lists": (*GRADED, "loss=pointwise", *PLAIN, "dataloader.group_size=5"),
     "dpo, tokens": (*CHAT, "loss=dpo"),
     "simpo, tokens": (*CHAT, "loss=simpo"),
     "orpo, tokens": (*CHAT, "loss=orpo"),

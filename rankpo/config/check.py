@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rankpo.config import packages
+from rankpo.config import packages, temperatures
 from rankpo.config.compatibility import incompatible
 from rankpo.config.construct import Maker, build, construct, locate, maker
 from rankpo.config.experiment import Experiment
@@ -134,7 +134,7 @@ def plain_tree(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     tree["model"] = settled(tree["model"], target, _model_keys(overrides))
     if own := objectives(tree):
         tree["objectives"] = own
-    return tree
+    return temperatures.settled(tree, _model_keys(overrides))
 
 
 def _objects(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:

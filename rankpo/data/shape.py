@@ -32,6 +32,13 @@ class EvaluationSet(Protocol):
 
 
 @runtime_checkable
+class HasTitles(Protocol):
+    """A corpus whose documents have titles beside their texts."""
+
+    def titles(self) -> Iterator[tuple[str, str]]: ...
+
+
+@runtime_checkable
 class StatesPrompts(Protocol):
     """An `EvaluationSet` whose prompts replace those of the model. A prompt of None keeps the model's prompt.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -16,15 +16,14 @@ from rankpo.data.dataset import CollectsBadRecords, Dataset, Pieces, ReportsPass
 from rankpo.data.digest_table import DigestTable, digest_array
 from rankpo.data.readers.fields import BadRecord
 from rankpo.data.relevance import UNKNOWN, completed
+from rankpo.data.text.long_texts import calls
 from rankpo.storage.folders import written_whole
 from rankpo.storage.json_files import write_json
 from rankpo.types import Example
 
 FORMAT_VERSION = 8
-TEXTS_PER_CALL = 2048  # Enough for the threads of the tokenizer, and few enough for memory.
 TEXTS_AT_ONCE = 1 << 15  # that wait to be looked up among all others
 BYTES_AT_ONCE = 1 << 23
-BYTES_PER_CALL = 1 << 20  # A tokenizer needs 100 to 400 bytes of memory for each byte of text.
 
 
 def build_table(folder: Path, datasets: Sequence[Dataset], pieces: Pieces) -> None:
@@ -121,7 +120,7 @@ class Builder:
     def _tokenised(self, texts: Sequence[str]) -> list[int]:
         """Rows of new texts, whose tokens are written unless another text has the same."""
         rows: list[int] = []
-        for call in _calls(texts):
+        for call in calls(texts):
             tokens = [np.asarray(ids, dtype="<i4") for ids in self.pieces.tokenize(call)]
             digests = [xxhash.xxh3_128_digest(ids.tobytes()) for ids in tokens]
             known = self.by_tokens.find(digest_array(digests)).tolist()
@@ -192,19 +191,6 @@ def _refuse(dataset: Dataset, example: Example, error: BadRecord) -> None:
     if not isinstance(dataset, CollectsBadRecords):
         raise BadRecord(f"datasets.{dataset.name}: {example.source or example.id}: {error}") from error
     dataset.note(example.source, error)
-
-
-def _calls(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The texts in parts that one call of the tokenizer takes; a text larger than a part has one of its own."""
-    start = size = 0
-    for number, text in enumerate(texts):
-        length = len(text.encode())
-        if number > start and (number - start >= TEXTS_PER_CALL or size + length > BYTES_PER_CALL):
-            yield texts[start:number]
-            start, size = number, 0
-        size += length
-    if start < len(texts):
-        yield texts[start:]
 
 
 def _view(values: array[Any], dtype: type[np.generic]) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rankpo.losses.matryoshka import Matryoshka
+from rankpo.losses.temperature import HasTemperature
 from rankpo.types import Labels, LossOutput
 
 # A loss may need:
@@ -46,7 +47,7 @@ NEEDS = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
+class Loss(HasTemperature):
     """Base of all losses on scores.
 
     `__call__(scores, labels, reference)`: scores [B, G] raw model scores; labels as in `types.Labels`;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -76,6 +77,8 @@ class ContrastiveLoss(InBatchLoss):
     symmetric: mean with the same loss of the positive against the queries (2310.19923). matryoshka_*: applied by
     `in_batch`; callers of `__call__` wrap the scoring in `matryoshka`.
     """
+
+    cosine_temperature: ClassVar[float] = 0.02  # As in the run_contrastive.sh of RankPO's authors.
 
     temperature: float
     negatives: str = "in_batch"

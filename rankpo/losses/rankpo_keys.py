@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rankpo.losses.base import Loss, require_choice, require_not_negative, require_positive
 from rankpo.losses.in_batch import InBatchLoss
@@ -14,6 +15,8 @@ from rankpo.losses.replay import replay_loss
 @dataclass(frozen=True, kw_only=True)
 class RankPOKeys(Loss):
     """The keys of `RankPOLoss`; see its documentation."""
+
+    cosine_temperature: ClassVar[float] = 0.1  # As in the run_rankpo.sh of RankPO's authors.
 
     beta: float
     temperature: float

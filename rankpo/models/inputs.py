@@ -15,7 +15,7 @@ from rankpo.data.batch import join, labels_of, own_negatives, stored_reference
 from rankpo.data.dataset import Pieces
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable
-from rankpo.data.text.long_texts import leading_ids, token_bound
+from rankpo.data.text.long_texts import calls, leading_ids, token_bound
 from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.errors import LoadingError
 from rankpo.models.settings import Settings
@@ -242,7 +242,9 @@ class TextInputs(Inputs[tuple[int, str]]):
 
     def sequences_of(self, texts: Sequence[str], role: str) -> Sequences:
         """Returns the token sequences of plain texts in their order, without deduplication."""
-        encoded = self.tokenize([self.prompt(role) + text for text in texts])
+        prompted = [self.prompt(role) + text for text in texts]
+        # Lists of numbers need several times the memory of arrays, so that each call's become arrays at once.
+        encoded = (ids for call in calls(prompted) for ids in self.tokenize(call))
         return join([self.assemble(np.asarray(ids, dtype=np.int64), role) for ids in encoded])
 
 

@@ -16,6 +16,7 @@ from rankpo.errors import ConfigError, LoadingError
 from rankpo.models.adapters import LoraSettings
 from rankpo.models.frozen import WeightForm, keep_layout
 from rankpo.models.saved import Stated, own_statement
+from rankpo.models.scale import HasScale
 from rankpo.models.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ ModelT_co = TypeVar("ModelT_co", bound="RankingModel", covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
+class ModelKind(HasScale, ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
     """The source of the weights and the kind of model to build. Subclasses inherit the settings of their kind.
 
     The type parameters are the `Settings`, the `Inputs` and the `RankingModel` of the kind.
@@ -263,8 +264,7 @@ class ModelKind(ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         return model
 
     def save(self, folder: Path, model: ModelT_co, description: Mapping[str, object]) -> float:  # type: ignore[misc]
-        """Writes a model of this kind as a folder atomically; see `saving.save`. Returns the largest difference
-        of outputs after a reload."""
+        """Writes a folder atomically; see `saving.save`. Returns the largest difference of outputs after a reload."""
         from rankpo.models.saving import save
 
         own = type(self).__module__

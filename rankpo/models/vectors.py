@@ -72,7 +72,11 @@ class GivesVectors(RankingModel):
     # The stored form of encoded texts; a kind overrides it if its vectors are too large for the dense form.
 
     stored_form: ClassVar[str] = "dense"  # One of `FORMS` in rankpo/retrieval/shards.py.
-    stored_dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16")  # Floats that can hold the rows.
+
+    @property
+    def ragged(self) -> bool:
+        """Whether a text has several stored rows that are not entries of one sparse vector."""
+        return self.stored_form not in ("dense", "sparse")
 
     @property
     def typical_size(self) -> int:
@@ -108,6 +112,14 @@ class GivesVectors(RankingModel):
     def pool_tokens(self, vectors: Vectors, factor: float) -> Vectors:
         """Reduces the token vectors of each text by about `factor`, for kinds that have token vectors."""
         raise NotImplementedError(f"{type(self).__name__} has no token vectors")
+
+    def stored_part(self, vectors: Vectors, part: str) -> Vectors:
+        """One part of stored vectors, for kinds that give "parts"."""
+        raise TypeError(f"{type(self).__name__} has a single score and no parts")
+
+    def stored_part_similarity(self, part: str, queries: Vectors, candidates: Vectors) -> Tensor:
+        """[q, c] float32 scores of one part of stored vectors, on the CPU, without gradient."""
+        raise TypeError(f"{type(self).__name__} has a single score and no parts")
 
     def stored_similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
         """[q, c] float32 scores of every query with every candidate, both in stored form, without gradient."""

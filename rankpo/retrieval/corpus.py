@@ -11,14 +11,18 @@ import xxhash
 
 from rankpo.data.readers import files
 from rankpo.data.readers.fields import normal
-from rankpo.data.readers.texts import BEIR_FILES, read_texts, text_id
+from rankpo.data.readers.texts import BEIR_FILES, joined, read_texts, read_titled, text_id
+from rankpo.data.shape import HasTitles
 from rankpo.errors import ConfigError
 
 POOL, OWN = "pool", "own"
 
 
 class TextSource(Protocol):
-    """Interface of texts with ids that can be read several times. files: input files, which nothing may overwrite."""
+    """Interface of texts with ids that can be read several times. files: input files, which nothing may overwrite.
+
+    titles: the titles of the texts that have one, by their ids.
+    """
 
     @property
     def name(self) -> str: ...
@@ -27,6 +31,8 @@ class TextSource(Protocol):
     def files(self) -> Sequence[Path]: ...
 
     def texts(self) -> Iterator[tuple[str, str]]: ...
+
+    def titles(self) -> dict[str, str]: ...
 
 
 def text_key(text: str) -> bytes:
@@ -66,6 +72,14 @@ class FileTexts:
                 elif identity is not None:
                     raise ValueError(f"{place}: the id {identity!r} appears more than once")
 
+    def titles(self) -> dict[str, str]:
+        found = {}
+        for path in self.files:
+            for _, identity, title, text in read_titled(path, self.role):
+                if title.strip():
+                    found[identity or text_id(joined(title, text))] = title
+        return found
+
 
 @dataclass(frozen=True)
 class PoolTexts:
@@ -104,6 +118,10 @@ class PoolTexts:
                         )
                     yield example.id, text
 
+    def titles(self) -> dict[str, str]:
+        """Empty, since examples have texts only."""
+        return {}
+
 
 @dataclass(frozen=True)
 class OwnTexts:
@@ -132,6 +150,10 @@ class OwnTexts:
                     )
                 seen.add(identity)
                 yield identity, text
+
+    def titles(self) -> dict[str, str]:
+        titled = [dataset for dataset in self.datasets if self.role == "passage" and isinstance(dataset, HasTitles)]
+        return {identity: title for dataset in titled for identity, title in dataset.titles() if title.strip()}
 
 
 def dataset_files(datasets: Sequence[object]) -> list[Path]:

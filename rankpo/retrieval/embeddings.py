@@ -26,6 +26,7 @@ from rankpo.retrieval.shards import (
     EncodingError,
     read_meta,
     remove_embeddings,
+    save_hybrid_shard,
     save_shard,
     save_sparse_shard,
     save_token_shard,
@@ -239,6 +240,8 @@ def _write_shard(
         raise EncodingError(f"the embedding of {ids[bad[0]]} is not finite, as are {len(bad)} in its shard")
     if encoding.form == "sparse":
         save_sparse_shard(folder, shard, ids, stored, encoding.dtype)
+    elif encoding.form == "hybrid":
+        save_hybrid_shard(folder, shard, ids, stored, encoding.dtype)
     elif encoding.form == "tokens":
         save_token_shard(folder, shard, ids, stored, encoding.dtype)
     elif encoding.quantised:

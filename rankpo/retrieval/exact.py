@@ -123,7 +123,7 @@ def _search_chunk(
     scores = torch.empty(len(queries), 0)
     numbers = torch.empty(len(queries), 0, dtype=torch.int64)
     for part in _by_rows(corpus.counts, rows):
-        found, columns = best(similarity(queries, corpus.select(part)).float(), top_k)
+        found, columns = best(similarity(queries, corpus.between(int(part[0]), int(part[-1]) + 1)).float(), top_k)
         # Earlier documents come first, so that equal scores are ordered by number.
         candidates = torch.cat([numbers, part[columns]], 1)
         scores, columns = best(torch.cat([scores, found], 1), top_k)
@@ -153,15 +153,22 @@ def best(scores: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     ]  # NaN sorts as the largest; a later check raises for it.
     values, columns = values[:, :depth], columns[:, :depth].clone()
     for rows in crowded.split(ROWS_WITH_TIES):
-        columns[rows] = _first_tied(scores[rows], values[rows, -1:], depth)
+        columns[rows] = _first_tied(scores[rows], values[rows], columns[rows])
     columns = columns.sort(1).values
     values = scores.gather(1, columns)
     values, order = torch.sort(values, dim=1, descending=True, stable=True)
     return values, columns.gather(1, order)
 
 
-def _first_tied(scores: Tensor, border: Tensor, depth: int) -> Tensor:
-    """[q, depth] columns: all above the border, and the first of those at the border."""
-    above, tied = scores > border, scores == border
-    kept = above | (tied & (tied.cumsum(1) <= depth - above.sum(1, keepdim=True)))
-    return kept.nonzero()[:, 1].view(-1, depth)
+def _first_tied(scores: Tensor, values: Tensor, columns: Tensor) -> Tensor:
+    """Replaces the columns of values at the border, the smallest of each row, by the first columns with that score.
+
+    scores: [q, c]. values, columns: [q, depth] the largest of each row, in any order of equal values.
+    """
+    border = values[:, -1:]
+    at_border = values == border
+    rows, tied = (scores == border).nonzero().unbind(1)
+    counts = torch.bincount(rows, minlength=len(scores))
+    place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    kept = place < at_border.sum(1)[rows]
+    return columns.masked_scatter(at_border, tied[kept])

@@ -69,19 +69,24 @@ class Quantiser:
             return 2 * bits - np.int8(1)
         return codes if self.dtype == "int8" else _shifted(codes)
 
-    def queries(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns q [Q, D] int8, scales [Q] and offsets [Q] of queries [Q, D].
+    def weights(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns w [Q, D] and offsets [Q] of queries [Q, D]: w · d + offset, with the signed codes d of a document, is the
+        inner product of the query and the decoded document.
+        """
+        if self.binary:
+            return vectors / np.float32(np.sqrt(self.dim)), np.zeros(len(vectors), dtype=np.float32)
+        return vectors * self._step, vectors @ (self._low + np.float32(MIDDLE + 0.5) * self._step)
 
-        scale · (q · d) + offset is about the inner product of a query and a document with the signed codes d.
+    def queries(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns q [Q, D] int8, scales [Q] and offsets [Q] of queries [Q, D]: scale · (q · d) + offset is about `weights`'
+        inner product; of bits, the cosine of the signs.
         """
         if self.binary:
             signs = np.where(vectors > 0, np.int8(1), np.int8(-1))
             return signs, np.full(len(vectors), 1 / self.dim), np.zeros(len(vectors))
-        scaled = vectors * self._step
-        largest = np.maximum(np.abs(scaled).max(1, initial=0), np.finfo(np.float32).tiny)
-        codes = np.rint(scaled * (LARGEST / largest)[:, None]).astype(np.int8)
-        offsets = vectors @ (self._low + np.float32(MIDDLE + 0.5) * self._step)
-        return codes, largest / LARGEST, offsets
+        weights, offsets = self.weights(vectors)
+        largest = np.maximum(np.abs(weights).max(1, initial=0), np.finfo(np.float32).tiny)
+        return np.rint(weights * (LARGEST / largest)[:, None]).astype(np.int8), largest / LARGEST, offsets
 
 
 def _shifted(codes: np.ndarray) -> np.ndarray:

@@ -82,15 +82,18 @@ def integer_products(queries: Tensor, documents: Tensor) -> Tensor:
 def rescored(queries: np.ndarray, numbers: Tensor, corpus: Embeddings, top_k: int) -> tuple[Tensor, Tensor]:
     """Scores and numbers [Q, k] of the best of each query's own documents; equal scores in ascending order of the numbers.
 
-    queries: [Q, D] float32. numbers: [Q, n] rows of the corpus.
+    queries: [Q, D] float32. numbers: [Q, n] rows of the corpus, a folder of codes.
     """
+    assert corpus.quantiser is not None
+    weights, offsets = map(torch.from_numpy, corpus.quantiser.weights(queries))
     depth = min(top_k, numbers.shape[1])
     scores, found = torch.empty(len(queries), depth), torch.empty(len(queries), depth, dtype=torch.int64)
     for rows in torch.arange(len(queries)).split(QUERIES_PER_TURN):
         chosen = numbers[rows].sort(1).values
         needed, places = np.unique(chosen.numpy(), return_inverse=True)
-        documents = torch.from_numpy(corpus.rows(needed))[torch.from_numpy(places.reshape(chosen.shape))]  # [q, n, D]
-        products = torch.einsum("qd,qnd->qn", torch.from_numpy(queries)[rows], documents)
-        scores[rows], columns = best(products, depth)
+        documents = _signed(corpus.quantiser, corpus.stored_rows(needed)).float()
+        # The products with the documents of all queries of a turn take less time than a copy of each query's own.
+        products = (weights[rows] @ documents.T).gather(1, torch.from_numpy(places.reshape(chosen.shape)))
+        scores[rows], columns = best(products + offsets[rows, None], depth)
         found[rows] = chosen.gather(1, columns)
     return scores, found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from rankpo.models.vectors import GivesVectors
 from rankpo.retrieval.dense import DenseSearch, Hits, check_free, gathered, own_rows
 from rankpo.retrieval.exact import BYTES_PER_HIT, best, search_vectors
 from rankpo.retrieval.faiss_index import FaissSettings
-from rankpo.retrieval.stored import Stored, TokenEmbeddings
+from rankpo.retrieval.stored import HybridEmbeddings, Stored, TokenEmbeddings
 from rankpo.types import Vectors
 
 Say = Callable[[str], None]
@@ -59,7 +60,7 @@ def make_search(
     model: GivesVectors, top_k: int, device: torch.device, say: Say, faiss: FaissSettings | None = None
 ) -> DenseSearch | RaggedSearch:
     """Returns the search for a kind's vectors. Raises ConfigError for backends that do not support them."""
-    if model.stored_form != "tokens":
+    if not model.ragged:
         return DenseSearch(top_k=top_k, device=device, say=say, faiss=faiss)
     if faiss is not None:
         raise ConfigError(
@@ -85,6 +86,14 @@ def search_stored(
         numbers = candidates.gather(1, places)
         start += len(block)
     return scores, numbers
+
+
+def by_part(queries: Stored, corpus: HybridEmbeddings, part: str, model: GivesVectors, depth: int) -> list[np.ndarray]:
+    """The first stage of a hybrid search, on every rank: the best `depth` documents of each query by one part."""
+    own = own_rows(len(queries), QUERIES_PER_TURN)
+    asked = model.stored_part(queries.vectors(own.numpy()), part)
+    found = search_stored(asked, corpus.part_blocks(part), partial(model.stored_part_similarity, part), depth)
+    return list(gathered(found, own, len(queries), model.device).numbers)
 
 
 def rescored(

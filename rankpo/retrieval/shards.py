@@ -22,11 +22,13 @@ from rankpo.types import Vectors
 META, FORMAT_VERSION = "meta.json", 1
 LOCKS = (".lock", ".lock.holder", ".lock.soft")
 # Forms. dense: one vector per text. sparse: active entries and weights of each text. tokens: its token vectors.
-FORMS = ("dense", "sparse", "tokens")
+# hybrid: the vectors of its tokens, and their weights and ids.
+FORMS = ("dense", "sparse", "tokens", "hybrid")
 PARTS: Mapping[str, tuple[str, ...]] = {
     "dense": (),
     "sparse": ("entries", "counts"),
     "tokens": ("counts",),
+    "hybrid": ("weights", "entries", "counts"),
 }  # Further files.
 RANGES = "ranges.npy"  # Of int8 and uint8, [2, D] float32: what `quantize_embeddings` takes as `ranges`.
 FLOAT_FOLDER = "float32"  # The vectors of int8 and uint8 before their ranges are known.
@@ -127,6 +129,20 @@ def save_token_shard(folder: Path, shard: int, ids: Sequence[str], vectors: Vect
     """Writes the counts [texts] of the shard's token vectors, and then the vectors as `save_shard` writes them."""
     parts = {"counts": vectors.counts.numpy().astype(np.int32)}
     _save_with_parts(folder, shard, ids, vectors.rows.numpy(), dtype, parts)
+
+
+def save_hybrid_shard(folder: Path, shard: int, ids: Sequence[str], vectors: Vectors, dtype: str) -> None:
+    """Writes counts [texts], weights and ids [R] of tokens, and then the vectors as `save_shard` writes them.
+
+    vectors: rows [R, D + 2], see `HybridModel`. dtype: of the vectors; weights stay float32.
+    """
+    rows = vectors.rows.numpy()
+    parts = {
+        "weights": rows[:, -2].astype(np.float32),
+        "entries": rows[:, -1].astype(np.int32),
+        "counts": vectors.counts.numpy().astype(np.int32),
+    }
+    _save_with_parts(folder, shard, ids, rows[:, :-2], dtype, parts)
 
 
 def _save_with_parts(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankpo.models.sparse.vectors import products, to_csr
+from rankpo.models.engine.sparse_vectors import products, to_csr
 from rankpo.retrieval.exact import best
 from rankpo.types import Vectors
 

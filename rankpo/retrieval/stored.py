@@ -11,20 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankpo.models.sparse.vectors import joined, to_csr
-from rankpo.retrieval.quantisation import Quantiser
+from rankpo.models.engine.sparse_vectors import joined, to_csr
+from rankpo.models.hybrid.parts import dense_of, sparse_of, tokens_of
+from rankpo.retrieval.quantisation import DTYPES, Quantiser
 from rankpo.retrieval.shards import (
     RANGES,
     Encoding,
     EncodingError,
     ids_path,
     load_sparse_shard,
+    part_path,
     read_counts,
     read_meta,
     shard_fault,
     shard_path,
 )
 from rankpo.types import Vectors
+
+ROWS_OF_BLOCK = 65536  # Token vectors of a hybrid model that are in memory at once.
 
 
 class Stored(ABC):
@@ -141,12 +145,16 @@ class Embeddings(Stored):
         """[len(numbers), D] float32, in that order."""
         if self.sparse:
             return np.asarray(to_csr(self.sparse_rows(numbers), self.encoding.dim).toarray())
-        output = np.empty((len(numbers), self.encoding.dim), dtype=np.float32)
+        found = self.stored_rows(numbers)
+        return found.astype(np.float32, copy=False) if self.quantiser is None else self.quantiser.decode(found)
+
+    def stored_rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Like `rows`, of the vectors or codes as they are on disk."""
+        output = np.empty((len(numbers), self.encoding.columns), dtype=DTYPES[self.encoding.dtype])
         shards = numbers // self.encoding.shard_size
         for shard in np.unique(shards):
             places = np.flatnonzero(shards == shard)
-            chosen = self._shard(int(shard))[numbers[places] % self.encoding.shard_size]
-            output[places] = chosen if self.quantiser is None else self.quantiser.decode(chosen)
+            output[places] = self._shard(int(shard))[numbers[places] % self.encoding.shard_size]
         return output
 
     def vectors(self, numbers: np.ndarray) -> Vectors:
@@ -202,8 +210,73 @@ class TokenEmbeddings(Stored):
         return Vectors(torch.cat(found) if found else torch.zeros(0, self.encoding.dim), sizes)
 
 
+class HybridEmbeddings(TokenEmbeddings):
+    """The vectors of a hybrid model: rows [R, D + 2] of `HybridModel`, whose vectors, weights and ids have their own files."""
+
+    forms: ClassVar[tuple[str, ...]] = ("hybrid",)
+
+    def blocks(self, limit: int | None = None) -> Iterator[Vectors]:
+        """The rows in blocks of about `ROWS_OF_BLOCK`, of the first `limit` texts."""
+        left = len(self) if limit is None else limit
+        for shard in range(self.encoding.num_shards):
+            if left <= 0:
+                return
+            counts = torch.from_numpy(read_counts(self.folder, shard)[:left])
+            files = self._files(shard)
+            starts = counts.cumsum(0) - counts
+            for texts in torch.arange(len(counts)).split(_texts_per_block(counts)):
+                first, last = int(starts[texts[0]]), int(starts[texts[-1]] + counts[texts[-1]])
+                yield Vectors(_joined_rows(files, slice(first, last)), counts[texts])
+            left -= self.encoding.rows_of(shard)
+
+    def part_blocks(self, part: str) -> Iterator[Vectors]:
+        """One part of all texts in its stored form, shard by shard; only the files of this part are read."""
+        for shard in range(self.encoding.num_shards):
+            counts = torch.from_numpy(read_counts(self.folder, shard))
+            vectors, weights, entries = self._files(shard)
+            if part == "sparse":
+                yield sparse_of(np.asarray(entries), np.asarray(weights), counts)
+            else:
+                yield (dense_of if part == "dense" else tokens_of)(torch.from_numpy(vectors), counts)
+
+    def vectors(self, numbers: np.ndarray) -> Vectors:
+        parts: dict[int, Tensor] = {}
+        shards = numbers // self.encoding.shard_size
+        for shard in np.unique(shards).tolist():
+            files, counts = self._files(shard), read_counts(self.folder, shard)
+            ends = counts.cumsum()
+            for place in np.flatnonzero(shards == shard).tolist():
+                text = int(numbers[place]) % self.encoding.shard_size
+                parts[place] = _joined_rows(files, slice(ends[text] - counts[text], ends[text]))
+        found = [parts[place] for place in range(len(numbers))]
+        sizes = torch.tensor([len(item) for item in found], dtype=torch.int64)
+        return Vectors(torch.cat(found) if found else torch.zeros(0, self.encoding.dim), sizes)
+
+    def _files(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Vectors [R, D], weights [R] and ids [R], as memory maps."""
+        further = (
+            np.load(part_path(self.folder, shard, name), mmap_mode="c", allow_pickle=False)
+            for name in ("weights", "entries")
+        )
+        return self._shard(shard), *further
+
+
+def _joined_rows(files: tuple[np.ndarray, np.ndarray, np.ndarray], place: slice) -> Tensor:
+    """[r, D + 2] float32."""
+    vectors, weights, entries = (item[place].astype(np.float32) for item in files)
+    return torch.from_numpy(np.concatenate([vectors, weights[:, None], entries[:, None]], 1))
+
+
+def _texts_per_block(counts: Tensor) -> int:
+    """Texts with about `ROWS_OF_BLOCK` rows, on average."""
+    return max(1, int(ROWS_OF_BLOCK * len(counts) // max(int(counts.sum()), 1)))
+
+
 def open_stored(folder: Path) -> Embeddings | TokenEmbeddings:
     """Opens a folder with the class for its form of vectors. Raises EncodingError as `Stored` does."""
     saved = read_meta(folder)
-    tokens = saved is not None and saved[0].form in TokenEmbeddings.forms
-    return TokenEmbeddings(folder) if tokens else Embeddings(folder)
+    form = "dense" if saved is None else saved[0].form
+    for ragged in (TokenEmbeddings, HybridEmbeddings):
+        if form in ragged.forms:
+            return ragged(folder)
+    return Embeddings(folder)

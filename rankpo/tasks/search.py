@@ -16,6 +16,7 @@ from rankpo.tasks.base import Task
 
 BACKENDS = ("exact", "inverted", "faiss", "plaid")
 BM25 = "bm25"
+PARTS = ("dense", "sparse", "colbert")  # Of a hybrid model.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class Search(Task):
     backend: "exact"; "inverted", an inverted index of sparse vectors; "faiss" with its settings; or "plaid" for token
     vectors, which needs fast-plaid.
     candidates: the first stage of a search in two stages; only its documents are scored. It is "bm25" over the texts of
-    `corpus`, or the file of a TREC run, such as one of task=search with another model.
+    `corpus`, a part of a hybrid model ("dense", "sparse" or "colbert"), or the file of a TREC run, such as one of
+    task=search with another model.
     candidate_depth: documents of the first stage for each query.
     rescore_multiplier: of an index with dtype int8, uint8, binary or ubinary. The first stage finds so many times top_k
     documents with quantised queries, and the queries in float32 order them; 0 keeps the order of the first stage.
@@ -79,8 +81,14 @@ class Search(Task):
             raise ValueError(f"candidate_depth={self.candidate_depth} must be >= top_k={self.top_k}")
         if self.candidates == BM25:
             check_source(self.corpus, "corpus")
-        elif not Path(self.candidates).is_file():
-            raise ValueError(f"candidates must be {BM25} or the file of a TREC run, got {self.candidates!r}")
+        elif self.candidates not in PARTS and not Path(self.candidates).is_file():
+            allowed = ", ".join((BM25, *PARTS))
+            raise ValueError(f"candidates must be one of {allowed}, or the file of a TREC run, got {self.candidates!r}")
+
+    @property
+    def first_stage_of_texts(self) -> bool:
+        """Whether the first stage is BM25 or a TREC run, which needs no vectors."""
+        return self.candidates is not None and self.candidates not in PARTS
 
     def reads_datasets(self) -> bool:
         return self.queries in (OWN, POOL) or (self.candidates == BM25 and self.corpus in (OWN, POOL))

@@ -30,17 +30,13 @@ def vector_model(experiment: Experiment, session: Session, who: str = "this task
 
 def check_dtype(given: str, dtype: str, model: GivesVectors, say: Callable[[str], None]) -> None:
     """Raises ConfigError if the vectors of the model cannot be stored as `dtype`. given: the key and value of the task."""
-    if dtype in FLOATS and dtype not in model.stored_dtypes:
-        raise ConfigError(
-            [f"{given} cannot hold what kind={model.kind} stores; use {' or '.join(model.stored_dtypes)}"]
-        )
     if dtype in FLOATS:
         return
     if model.stored_form != "dense":
         raise ConfigError(
             [
                 f"{given} is for models with one dense vector per text, and kind={model.kind} stores {model.stored_form} "
-                f"vectors; use {' or '.join(model.stored_dtypes)}"
+                f"vectors; use {' or '.join(FLOATS)}"
             ]
         )
     if dtype not in BINARY or model.metric == "cosine":

@@ -12,7 +12,9 @@ import yaml
 from groups import ROOT, Key, Option, groups, located, meaning, options, read
 
 from rankpo.config.construct import build
+from rankpo.config.temperatures import resolved
 from rankpo.losses.base import Loss
+from rankpo.losses.temperature import COSINES
 
 GROUPS = {  # the order of the reference, with a title and what the group chooses
     "task": ("Tasks", "What a command does."),
@@ -206,7 +208,7 @@ def _built(option: Option) -> Loss:
     for group, _, name in (item.partition("=") for item in option.chooses):
         if group.startswith("loss/"):
             node = {**yaml.safe_load((ROOT / "config" / group / f"{name}.yaml").read_text()), **node}
-    made: Loss = build(node, "loss")
+    made: Loss = build(resolved(node, COSINES), "loss")
     return made
 
 

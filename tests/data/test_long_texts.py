@@ -3,13 +3,15 @@
 import random
 import subprocess
 import sys
+from collections import Counter
 from functools import partial
 
 import numpy as np
 import pytest
 
-from rankpo.data.text import long_texts
+from rankpo.data.text import long_texts, whole_texts
 from rankpo.data.text.long_texts import MARGIN, leading_ids, token_bound, trailing_tokens
+from rankpo.data.text.whole_texts import whole_ids
 from rankpo.models.causal_lm.inputs import CompletionInputs
 from rankpo.models.causal_lm.settings import CausalSettings
 from rankpo.models.listwise.inputs import PASSAGE, QUERY, ListwiseInputs
@@ -76,6 +78,36 @@ def test_the_end_has_the_ids_of_the_whole_text(make, alphabet):
             assert found.ids == whole(tokenizer, text, False)[-bound:]
             offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             assert found.starts == [start for start, _ in offsets[-bound:]]
+
+
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+@pytest.mark.parametrize("make", FAMILIES)
+def test_a_whole_text_in_parts_has_the_ids_of_the_whole(make, alphabet, monkeypatch):
+    """Wherever a part is cut; without blanks, a token near each cut may differ."""
+    tokenizer = make()
+    monkeypatch.setattr(whole_texts, "MARGIN", 40)
+    texts = [random_text(0, alphabet) + random_text(n, "words") for n in range(2)]
+    expected = [whole(tokenizer, text, True) for text in texts]
+    for size in (300, 700):
+        monkeypatch.setattr(whole_texts, "PART", size)
+        found = [ids.tolist() for ids in whole_ids(tokenizer, texts)]
+        if alphabet == "words":
+            assert found == expected
+        for one, other in zip(found, expected, strict=True):
+            differing = (Counter(one) - Counter(other)) + (Counter(other) - Counter(one))
+            assert differing.total() <= 8 * (1 + 4 * len(texts[0]) // size), differing
+
+
+def test_no_call_of_the_tokenizer_is_large(monkeypatch):
+    tokenizer, seen = tokenizers.bert(), []
+    inputs = RerankerInputs(tokenizer, RerankerSettings(max_length=80, long_document="max_slice"))
+    owner, encode = type(tokenizer), type(tokenizer).__call__
+    monkeypatch.setattr(
+        owner, "__call__", lambda self, text, **o: seen.append(sum(map(len, text))) or encode(self, text, **o)
+    )
+    sequences, owners = inputs.sliced([("how deep", "how deep do moles dig " * 10_000), ("why", "moles " * 3)])
+    assert sum(seen) > 10_000 * 22 and max(seen) < 2 * whole_texts.PART
+    assert len(sequences) > 500 and owners.tolist()[-1] == 1 and owners.tolist().count(1) == 1
 
 
 # every kind reads long texts as it would read them whole

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from rankpo.models.sparse.vectors import compact
+from rankpo.models.engine.sparse_vectors import compact
 from rankpo.retrieval.sparse import InvertedIndex, search_products
 
 DIM = 50

@@ -51,6 +51,29 @@ def test_what_the_format_cannot_hold_is_refused_and_leaves_nothing(tmp_path, run
     assert (tmp_path / "run.trec").read_text() == "before\n"
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "query-id\tcorpus-id\tscore",
+        "Query-ID\tCorpus-ID\tScore",
+        "qid docid relevance",
+        "query-id iter corpus-id score",
+    ],
+)
+def test_a_header_of_judgements_is_skipped(tmp_path, header):
+    row = "q 0 d 2" if header.count(" ") == 3 else "q d 2"
+    assert read_qrels(lines(tmp_path, header, row)) == {"q": {"d": 2}}
+    with pytest.raises(ValueError, match=r"file\.txt:2: '(score|Score|relevance)' is not a number"):
+        read_qrels(lines(tmp_path, row, header))
+
+
+@pytest.mark.parametrize("read", [read_qrels, read_run])
+def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path, read):
+    (tmp_path / "a").write_bytes("q 0 d 1\nq 0 é 1\n".encode("latin-1") if read is read_qrels else b"q d 1\nq \xe9 1\n")
+    with pytest.raises(ValueError, match=r"a:2: not UTF-8: "):
+        read(tmp_path / "a")
+
+
 def test_three_columns_and_any_white_space(tmp_path):
     path = lines(tmp_path, "\ufeffq\ta  1", "", "q b\t2")
     assert read_run(path) == {"q": {"a": -1.0, "b": -2.0}}

@@ -84,6 +84,7 @@ def test_an_interruption_continues_with_the_vectors(world, monkeypatch):
     encode(world, "uint8")  # complete: nothing to do
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_is_encoded_with_the_ranges_that_exist(world):
     encode(world, "int8", "damaged")
     path = world / "damaged/embeddings/shard-00001.npy"
@@ -120,6 +121,7 @@ def test_forms_are_compared(world, capsys):
     assert "same hits" in printed and max(map(len, printed.splitlines()[-20:])) < 200
 
 
+@pytest.mark.slow
 def test_a_form_is_an_index(world):
     search(world, "made", "float32", "task.forms=[int8]")
     made = world / "made/search/forms/int8"
@@ -129,6 +131,7 @@ def test_a_form_is_an_index(world):
     assert json.loads((world / "of_form/search/search.json").read_text())["beir/ndcg@10"] == own["beir/ndcg@10"]
 
 
+@pytest.mark.slow
 def test_hybrid_vectors_are_stored_and_searched(world):
     """By the sum of the parts, as evaluate scores them."""
     encode(world, "float32", "hybrid", "kind=hybrid")
@@ -145,7 +148,6 @@ def test_hybrid_vectors_are_stored_and_searched(world):
         (("kind=sparse",), r"task\.dtype=int8 is for models with one dense vector .* kind=sparse stores sparse"),
         (("kind=late_interaction",), r"kind=late_interaction stores tokens vectors; use float32 or float16"),
         (("kind=hybrid",), r"task\.dtype=int8 is for models with one dense vector per text, .* use float32"),
-        (("kind=hybrid", "task.dtype=float16"), r"float16 cannot hold what kind=hybrid stores; use float32"),
         (("task.dtype=binary", "model.prior_layers=[1]"), r"task\.dtype=binary keeps only signs, and .* its prior"),
         (("task.dtype=int4",), r"task\.dtype must be one of float32, float16, int8, uint8, binary, ubinary"),
     ],

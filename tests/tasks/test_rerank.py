@@ -170,6 +170,16 @@ def test_titles_stand_in_front_of_texts(tmp_path):
     assert request.documents == expected
 
 
+def test_ids_under_the_names_of_other_tools(tmp_path):
+    """A lost id would leave every judgement unmatched."""
+    record = {"query": {"_id": 3, "text": "q"}, "documents": [{"_id": "a", "text": "x"}, {"pid": 0, "text": "y"}]}
+    (tmp_path / "requests.jsonl").write_text(
+        json.dumps(record) + "\n" + json.dumps({**record, "query": "q", "query_id": 4})
+    )
+    first, second = of_file(tmp_path / "requests.jsonl")
+    assert (first.id, first.document_ids, second.id) == ("3", ("a", "0"), "4")
+
+
 def test_a_query_id_that_stands_twice_is_refused(folder):
     (folder / "requests.jsonl").write_text('{"id": "a", "query": "q", "documents": ["x"]}\n' * 2)
     with pytest.raises(ConfigError, match="the query id 'a' appears more than once"):

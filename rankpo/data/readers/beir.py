@@ -95,6 +95,11 @@ class Beir(Declares):
         for identity, text, title in self._texts("corpus"):
             yield identity, document_text(self.document_format, title, text)
 
+    def titles(self) -> Iterator[tuple[str, str]]:
+        """(id, title) of each document."""
+        for identity, _, title in self._texts("corpus"):
+            yield identity, title
+
     def queries(self) -> Iterator[tuple[str, str]]:
         for identity, text, _ in self._texts("queries"):
             yield identity, text

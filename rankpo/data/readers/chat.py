@@ -20,7 +20,7 @@ from rankpo.data.readers.passes import PassReport
 from rankpo.data.relevance import threshold
 from rankpo.types import Example, Prompt
 
-VERSION = 2  # raise it with any change of what a record becomes
+VERSION = 3  # raise it with any change of what a record becomes
 FORMATS = ("auto", *chat_formats.FORMATS, "oasst")
 
 

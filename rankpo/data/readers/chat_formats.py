@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rankpo.data.readers.chat_prompts import (
+    PROMPT_KEYS,
     alpaca_turns,
+    behind_system,
     common_text,
     common_turns,
     given_prompt,
     in_front,
     system_first,
 )
-from rankpo.data.readers.chat_turns import answer, flagged, needed, turns
+from rankpo.data.readers.chat_turns import answer, conversation, flagged, needed, turns
 from rankpo.data.readers.fields import BadRecord, number
 from rankpo.types import Prompt
 
@@ -44,12 +46,11 @@ class Chat:
 def preference(record: Record) -> Chat:
     """TRL's {"prompt"?, "chosen", "rejected"}, each text or turns. A missing prompt is the common prefix of both.
 
-    Alpaca's `instruction` and ShareGPT's `conversations` are also prompts, and their answers are turns.
+    The prompt can also be named question, query or input, and a `system` text precedes it as the first turn. Alpaca's `instruction` and ShareGPT's `conversations` are also prompts, and their answers are turns.
     """
     chosen, rejected = needed(record, "chosen"), needed(record, "rejected")
     given = given_prompt(record)
-    if isinstance(chosen, str) != isinstance(rejected, str):
-        raise BadRecord("chosen and rejected must both be texts or both be lists of turns")
+    _alike({"chosen": chosen, "rejected": rejected})
     if chosen == rejected:
         raise BadRecord("chosen and rejected are equal")
     if isinstance(chosen, str) and isinstance(given, tuple):
@@ -76,16 +77,20 @@ def completion(record: Record) -> Chat | None:
     Returns None if the flag of the completion excludes it from training.
     """
     given, written = needed(record, "prompt"), needed(record, "completion")
-    if isinstance(given, str) != isinstance(written, str):
-        raise BadRecord("prompt and completion must both be texts or both be lists of turns")
+    _alike({"prompt": given, "completion": written})
     relevance = _label(record["label"]) if "label" in record else 1.0
     finished = _finished(record, "finished")
     if isinstance(written, str):
-        return Chat(_prompt(given), _completions([written]), (relevance,), finished=finished)
+        return Chat(behind_system(record, _prompt(given)), _completions([written]), (relevance,), finished=finished)
     several = flagged(written, "completion")
     if [message.trained for message in several] == [False]:
         return None
-    return Chat(turns(given, "prompt"), _completions([answer(written, "completion")]), (relevance,), finished=finished)
+    return Chat(
+        behind_system(record, turns(given, "prompt")),
+        _completions([answer(written, "completion")]),
+        (relevance,),
+        finished=finished,
+    )
 
 
 def messages(record: Record) -> Chat | None:
@@ -102,7 +107,7 @@ def trained_turns(record: Record, which: str) -> list[Chat]:
     turn without a preceding one, give no example.
     """
     key = "messages" if record.get("messages") is not None else "conversations"
-    several = flagged(needed(record, key), key)
+    several = conversation(record, key)
     names = [message.turn[0] for message in several]
     if names[-1] != "assistant" or len(several) < 2:
         raise BadRecord(f"{key} must end with an assistant turn that follows another turn, got {names}")
@@ -211,12 +216,29 @@ def _completions(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def _alike(values: Mapping[str, object]) -> None:
+    """Raises BadRecord unless all values are texts or all are turns, which are a list or one object."""
+    kinds = {key: "a text" if isinstance(value, str) else "turns" for key, value in values.items()}
+    for key, value in values.items():
+        if not isinstance(value, str | Mapping) and not (isinstance(value, list | tuple) and value):
+            what = "an empty list" if isinstance(value, list | tuple) else type(value).__name__
+            raise BadRecord(f"{key} is {what}; allowed: a text, or a list of turns")
+    if len(set(kinds.values())) > 1:
+        found = ", ".join(
+            f"{key} is {what}" if what == "a text" else f"{key} has {what}" for key, what in kinds.items()
+        )
+        raise BadRecord(f"{' and '.join(values)} must both be texts or both be lists of turns, but {found}")
+
+
 def _label(value: object) -> float:
-    if value not in (0, 1, True, False):
+    """1 or 0. Tables have only texts, so the texts of these values are read too."""
+    read = LABELS.get(value.strip().lower()) if isinstance(value, str) else value
+    if read not in (0, 1):
         raise BadRecord(f"label is {value!r}; allowed: true, false, 1, 0")
-    return float(value)
+    return float(read)
 
 
+LABELS = {"true": 1, "false": 0, "1": 1, "0": 0, "1.0": 1, "0.0": 0}  # Labels in tables.
 FORMATS: dict[str, Callable[[Record], Chat | None]] = {
     "trl_preference": preference,
     "trl_completion": completion,
@@ -240,8 +262,8 @@ NAMES = {"sharegpt": "messages"}  # The format that reads these keys.
 ALPACA_KEYS = ("instruction", "input", "system", "history")
 # The keys that each format reads, and `split`, which selects records.
 USED: dict[str, tuple[str, ...]] = {
-    "trl_preference": ("prompt", "chosen", "rejected", "conversations", *ALPACA_KEYS),
-    "trl_completion": ("prompt", "completion", "label", "finished"),
+    "trl_preference": (*PROMPT_KEYS, "chosen", "rejected", "conversations", *ALPACA_KEYS),
+    "trl_completion": ("prompt", "completion", "label", "finished", "system"),
     "messages": ("messages", "conversations", "system", "text"),
     "alpaca": (*ALPACA_KEYS, "output"),
     "halos": (

@@ -19,13 +19,16 @@ Record = Mapping[str, Any]
 UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
+PROMPT_KEYS = ("prompt", "question", "query", "input")  # Names of the prompt, in the order in which they are tried.
+
+
 def given_prompt(record: Record) -> Any:
     """Returns the prompt of a record as text or as turns, or None if the record has no prompt."""
-    if record.get("prompt") is not None:
-        given = record["prompt"]
-        return given if isinstance(given, str) else turns(given, "prompt")
-    if record.get("instruction") is not None:
+    if record.get("prompt") is None and record.get("instruction") is not None:
         return alpaca_turns(record)
+    for key in PROMPT_KEYS:
+        if (given := record.get(key)) is not None:
+            return behind_system(record, given if isinstance(given, str) else turns(given, key))
     if record.get("conversations") is not None and not isinstance(record.get("chosen"), list | tuple):
         return system_first(record, turns(record["conversations"], "conversations"))
     return None
@@ -107,6 +110,16 @@ def system_first(record: Record, several: tuple[Turn, ...]) -> tuple[Turn, ...]:
     if several[0][0] == "system":
         raise BadRecord("system and the first turn are two system prompts; remove one of them")
     return (("system", system), *several)
+
+
+def behind_system(record: Record, given: str | tuple[Turn, ...]) -> str | tuple[Turn, ...]:
+    """Returns a prompt behind the record's `system` text; a prompt that is a text then becomes a user turn.
+
+    Without a system text, the prompt is unchanged.
+    """
+    if not record.get("system"):
+        return given
+    return system_first(record, (("user", given),) if isinstance(given, str) else given)
 
 
 def alpaca_turns(record: Record) -> tuple[Turn, ...]:

@@ -43,8 +43,10 @@ def needed(record: Record, key: str) -> Any:
     for refused in REFUSED_OF_RECORDS:
         if record.get(refused):
             raise BadRecord(f"{refused} are not supported")
-    if record.get(key) is None:
+    if key not in record:
         raise BadRecord(f"no field {key!r} (found: {', '.join(record) or 'nothing'})")
+    if record[key] is None:
+        raise BadRecord(f"field {key!r} is null")
     return record[key]
 
 
@@ -79,8 +81,8 @@ def _message(item: object, place: str) -> Message:
             )
     name = next((item[key] for key in ROLE_KEYS if key in item), None)
     content = next((item[key] for key in CONTENT_KEYS if key in item), None)
-    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
-        content = "".join(part["text"] for part in content)
+    if isinstance(content, list):
+        content = "".join(_part(part, f"{place}.content[{index}]") for index, part in enumerate(content))
     if not isinstance(name, str) or not isinstance(content, str):
         raise BadRecord(f"{place} must hold a role and a text (found: {', '.join(item)})")
     try:
@@ -89,6 +91,27 @@ def _message(item: object, place: str) -> Message:
         raise
     except ValueError as error:
         raise BadRecord(f"{place}: {error}") from error
+
+
+def _part(part: object, place: str) -> str:
+    """The text of one part of a content in parts. Raises BadRecord for an image, another part, and a text that is null."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        raise BadRecord(f"{place} must be an object with type and text, got {type(part).__name__}")
+    if part.get("type", "text") != "text":
+        raise BadRecord(f"{place} has the type {part['type']!r}, but only texts are read")
+    if not isinstance(part.get("text"), str):
+        raise BadRecord(f"{place} must hold a text under text (found: {', '.join(map(str, part))})")
+    return str(part["text"])
+
+
+def conversation(record: Record, key: str) -> tuple[Message, ...]:
+    """The turns of a whole conversation. Raises BadRecord for a text, such as a conversation that is stored as JSON."""
+    value = needed(record, key)
+    if isinstance(value, str):
+        raise BadRecord(f"{key} is a text; it must be a list of turns with role and content, not JSON in a text")
+    return flagged(value, key)
 
 
 def _flag(item: Mapping[str, object], place: str) -> bool | None:

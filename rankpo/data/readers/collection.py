@@ -122,9 +122,16 @@ class Collection(Declares):
         return xxhash.xxh3_128_hexdigest((files.content_fingerprint(self.files) + json.dumps(settings)).encode())
 
     def corpus(self) -> Iterator[tuple[str, str]]:
+        self._has("corpus")
         yield from self._with_ids("corpus", "passage")
 
+    def _has(self, part: str) -> None:
+        """Raises ValueError if the collection has no such part, which triples of texts do not need."""
+        if part not in self.parts:
+            raise ValueError(f"datasets.{self.name} has no {part}; set datasets.{self.name}.{part}_file")
+
     def queries(self) -> Iterator[tuple[str, str]]:
+        self._has("queries")
         path = self.parts["queries"]
         with opened(path) as file:
             start = file.read(4096)

@@ -18,8 +18,8 @@ def parquet(path: Path) -> Iterator[tuple[str, object]]:
     try:
         batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=ROWS_PER_BATCH)
         yield from _rows(one_line(path.name), batches)
-    except pyarrow.ArrowInvalid as error:
-        yield one_line(path.name), NotARecord(f"not Parquet: {error}")
+    except (pyarrow.ArrowException, OSError) as error:  # OSError: of damaged pages
+        yield one_line(path.name), NotARecord(f"not Parquet, or damaged: {_short(error)}")
 
 
 def arrow(path: Path) -> Iterator[tuple[str, object]]:
@@ -34,8 +34,13 @@ def arrow(path: Path) -> Iterator[tuple[str, object]]:
                 yield from _rows(one_line(path.name), batches)
             else:
                 yield from _rows(one_line(path.name), iter(pyarrow.ipc.open_stream(source)))
-    except pyarrow.ArrowInvalid as error:
-        yield one_line(path.name), NotARecord(f"not Arrow: {error}")
+    except (pyarrow.ArrowException, OSError) as error:
+        yield one_line(path.name), NotARecord(f"not Arrow, or damaged: {_short(error)}")
+
+
+def _short(error: Exception) -> str:
+    """The message of pyarrow in one line."""
+    return " ".join(str(error).split())
 
 
 def _rows(name: str, batches: Iterable[pyarrow.RecordBatch]) -> Iterator[tuple[str, object]]:

@@ -170,6 +170,15 @@ def text(value: object, role: str) -> str:
     return value.strip()
 
 
+def items(value: object, role: str) -> list[Any]:
+    """The items of a list, [] for null. Raises BadRecord for a text or an object, whose letters or keys are no items."""
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple):
+        raise BadRecord(f"{role} must be a list, got {type(value).__name__}")
+    return list(value)
+
+
 def texts(value: object, role: str) -> list[str]:
     """A list of texts. Raises BadRecord for a string, which would otherwise be read letter by letter."""
     if not isinstance(value, list | tuple):

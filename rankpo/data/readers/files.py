@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import io
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
-import orjson
 import xxhash
 
 from rankpo.data.readers.compression import errors, opened
+from rankpo.data.readers.json_records import BOM, json_file, json_lines
 from rankpo.data.readers.not_a_record import NotARecord as NotARecord
 from rankpo.data.readers.remote import fetched, is_address
 from rankpo.storage.printable import one_line
@@ -21,9 +20,6 @@ from rankpo.storage.printable import one_line
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 COMPRESSED = (".gz", ".zst")  # Allowed for the four text formats.
 EXTRAS = {".zst": ("zstandard", "zstd"), ".parquet": ("pyarrow", "parquet"), ".arrow": ("pyarrow", "parquet")}
-FINETUNE_KEYS = ("queries", "corpus", "relevant_docs")  # The keys of LlamaIndex's JSON object.
-BOM = b"\xef\xbb\xbf"
-ENVELOPE_KEY = "data"  # The key of the records in a JSON file with a single object.
 
 
 def find(path: str | Sequence[str], key: str) -> list[Path]:
@@ -116,21 +112,15 @@ def records(path: Path, quoted_tsv: bool = False) -> Iterator[tuple[str, Any]]:
     elif is_table(path):
         yield from _table(path, quoted_tsv)
     else:
-        read = _json_array if form == ".json" else _json_lines
         try:
-            with opened(path) as file:
-                yield from read(one_line(path.name), file)
+            yield from json_file(path) if form == ".json" else _json_lines(path)
         except errors(path) as error:
             yield one_line(path.name), NotARecord(f"cannot be decompressed: {error}")
 
 
-def envelope(path: Path) -> dict[str, object]:
-    """The other keys of a JSON file that is one object with records under `data`; {} for any other file."""
-    if kind(path) != ".json":
-        return {}
+def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
     with opened(path) as file:
-        whole = _whole_object(file.read().removeprefix(BOM))
-    return {key: value for key, value in (whole or {}).items() if key != ENVELOPE_KEY}
+        yield from json_lines(one_line(path.name), file)
 
 
 def is_table(path: Path) -> bool:
@@ -178,75 +168,6 @@ def _cells(path: Path, file: IO[bytes], quoted_tsv: bool) -> Iterator[tuple[str,
         yield f"{one_line(path.name)}:{reader.line_num}", NotARecord(f"{error}; the rest of the file was not read")
     finally:
         csv.field_size_limit(previous)
-
-
-def _json_lines(name: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
-    for number, line in enumerate(file, 1):
-        text = (line.removeprefix(BOM) if number == 1 else line).strip()
-        if text:
-            yield f"{name}:{number}", _parse(text)
-
-
-def _json_array(name: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
-    """Yields the records of an array, of an object with an array under `data`, or of JSON Lines in a .json file."""
-    content = file.read().removeprefix(BOM)
-    prefix = name
-    if content.lstrip().startswith(b"["):
-        try:
-            items = orjson.loads(content)
-        except orjson.JSONDecodeError as error:
-            yield f"{name}:{error.lineno}", NotARecord(f"not JSON: {error}")
-            return
-    else:
-        whole = _whole_object(content)
-        if whole is None:
-            yield from _json_lines(name, io.BytesIO(content))
-            return
-        if ENVELOPE_KEY not in whole:
-            yield from _finetune_dataset(name, whole)
-            return
-        items, prefix = whole[ENVELOPE_KEY], f"{name}:{ENVELOPE_KEY}"
-    for index, item in enumerate(items):
-        yield f"{prefix}[{index}]", item if isinstance(item, dict) else _not_an_object(item)
-
-
-def _whole_object(content: bytes) -> dict[str, object] | None:
-    """The object of a file that holds a single object with a list of records under `data`, or None."""
-    try:
-        whole = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(whole, dict):
-        return None
-    parts = all(isinstance(whole.get(key), dict) for key in FINETUNE_KEYS)
-    return whole if parts or isinstance(whole.get(ENVELOPE_KEY), list) else None
-
-
-def _finetune_dataset(name: str, whole: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """LlamaIndex's EmbeddingQAFinetuneDataset: texts by id, and the relevant documents of each query."""
-    queries, corpus, relevant = (whole[key] for key in FINETUNE_KEYS)
-    for identity, documents in relevant.items():
-        place = f"{name}:relevant_docs[{identity}]"
-        missing = [key for key in documents if key not in corpus]
-        if identity not in queries or missing:
-            yield place, NotARecord(f"no text for {', '.join(missing) or 'the query'}")
-        else:
-            yield place, {"id": identity, "query": queries[identity], "positives": [corpus[key] for key in documents]}
-
-
-def _parse(text: bytes) -> object:
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        return NotARecord(f"not JSON: {error}")
-    return value if isinstance(value, dict) else _not_an_object(value)
-
-
-def _not_an_object(value: object) -> object:
-    """A list of texts as a record with numbered columns; a NotARecord for anything else."""
-    if isinstance(value, list) and len(value) > 1 and all(isinstance(item, str) for item in value):
-        return {f"text_{number}": item for number, item in enumerate(value, 1)}
-    return NotARecord(f"not a JSON object but {type(value).__name__}")
 
 
 def _table(path: Path, quoted_tsv: bool) -> Iterator[tuple[str, object]]:

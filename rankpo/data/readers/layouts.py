@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from rankpo.data.readers.fields import BadRecord, Options, Record, filled, number, numbers, text, texts
+from rankpo.data.readers.fields import BadRecord, Options, Record, filled, items, number, numbers, text, texts
 from rankpo.data.readers.parsed import Parsed, labelled, of_lists
 
 LABELS = ("label", "labels", "score", "scores")  # sentence-transformers' names of label columns.
 NOT_TEXTS = re.compile(  # Columns of strings that describe a record and are not its texts.
-    r"(.*_)?(id|ids|_id|idx|index|uuid|url|uri|link|source|dataset|subset|split|domain|lang|language|title|category|topic"
+    r"(.*_)?(id|ids|_id|qid|pid|did|cid|uid|docid|guid|idx|index|uuid|url|uri|link|source|dataset|subset|split|domain|lang|language|title|category|topic"
     r"|task|task_name|type|meta|metadata|author|license|date|timestamp|prompt|instruction|prompt_for_query)",
     re.IGNORECASE,
 )
@@ -56,9 +56,8 @@ def ordered(record: Record, options: Options) -> Parsed:
     """
     columns, label = options.order
     options.use(*columns, *([label] if label else []))
-    missing = [name for name in columns[:2] if name not in record]
-    if missing:
-        raise BadRecord(f"no field {missing[0]!r} (found: {', '.join(map(str, record))}), which the first record has")
+    _needs(record, columns[:2])
+    _needs_no_more(record, [*columns, label])
     query = text(record[columns[0]], columns[0])
     first = record[columns[1]]
     positives = texts(first, columns[1]) if isinstance(first, list | tuple) else [text(first, columns[1])]
@@ -71,14 +70,31 @@ def ordered(record: Record, options: Options) -> Parsed:
     return replace(parsed, teacher=_teacher(record.get(label), label, len(positives), len(negatives)))
 
 
+def _needs(record: Record, names: Sequence[str]) -> None:
+    """Raises BadRecord for a column that is missing or null."""
+    for name in names:
+        if name not in record:
+            raise BadRecord(f"no field {name!r} (found: {', '.join(map(str, record))}), which the first record has")
+        if record[name] is None:
+            raise BadRecord(f"field {name!r} is null")
+
+
+def _needs_no_more(record: Record, known: Sequence[str | None]) -> None:
+    """Raises BadRecord for a column of texts that the first record lacks: its role would be unknown."""
+    for name, value in record.items():
+        if name not in known and value and _holds_text(value) and not NOT_TEXTS.fullmatch(str(name)):
+            raise BadRecord(
+                f"the field {name!r} holds a text, and the first record of the file does not have it; add it to the first "
+                "record (null is allowed), or set the keys of the field map"
+            )
+
+
 def labelled_pair(record: Record, options: Options) -> tuple[str, tuple[str, float]]:
     """Returns (anchor, (text, label)) of a record with two texts and a label."""
     (first, second), label = options.order
     assert label is not None
     options.use(first, second, label)
-    for name in (first, second, label):
-        if record.get(name) is None:
-            raise BadRecord(f"no field {name!r} (found: {', '.join(map(str, record))}), which the first record has")
+    _needs(record, (first, second, label))
     value = float(record[label]) if isinstance(record[label], bool) else record[label]
     return text(record[first], first), (text(record[second], second), number(value, label))
 
@@ -129,10 +145,10 @@ def tevatron(record: Record, options: Options) -> Parsed:
     """{"query_id", "query", "positive_passages": [{"docid", "title"?, "text"}], "negative_passages"?}."""
     query = text(options.get(record, "query"), "query")
     options.use("positive_passages", "negative_passages")
-    positives = [passage(item, f"positive_passages[{i}]") for i, item in enumerate(record["positive_passages"])]
-    negatives = [
-        passage(item, f"negative_passages[{i}]") for i, item in enumerate(record.get("negative_passages") or [])
-    ]
+    positives, negatives = (
+        [passage(item, f"{key}[{index}]") for index, item in enumerate(items(record.get(key), key))]
+        for key in ("positive_passages", "negative_passages")
+    )
     if not positives:
         raise BadRecord("positive_passages is empty")
     return of_lists(query, positives, negatives)
@@ -144,7 +160,7 @@ def dpr(record: Record, options: Options) -> Parsed:
     options.use("question", *sides[0], *sides[1])
     query = text(record.get("question"), "question")
     found = [
-        [passage(item, f"{key}[{index}]") for key in keys for index, item in enumerate(record.get(key) or [])]
+        [passage(item, f"{key}[{index}]") for key in keys for index, item in enumerate(items(record.get(key), key))]
         for keys in sides
     ]
     if not found[0]:
@@ -184,9 +200,8 @@ def ids(record: Record, options: Options) -> Parsed:
     name = "query_text" if "query_text" in record else "query"
     options.use(name, "positive_document_ids", "negative_document_ids")
     query = text(record.get(name), name)
-    sides = [
-        _texts_of(record.get(key) or [], key, options) for key in ("positive_document_ids", "negative_document_ids")
-    ]
+    keys = ("positive_document_ids", "negative_document_ids")
+    sides = [_texts_of(items(record.get(key), key), key, options) for key in keys]
     if not sides[0]:
         raise BadRecord("positive_document_ids is empty")
     return of_lists(query, *sides)

@@ -16,6 +16,8 @@ from rankpo.data.readers import files, formats, layouts
 from rankpo.data.readers.corpus_lines import CorpusLines
 from rankpo.data.readers.examples import example_of, sees_own_negatives_alone
 from rankpo.data.readers.fields import BadRecord, FieldMap, Options, check_id, extract
+from rankpo.data.readers.json_records import envelope
+from rankpo.data.readers.line_groups import Line, LineGroups
 from rankpo.data.readers.parsed import Parsed, labelled
 from rankpo.data.readers.passes import MAX_SHOWN, BadRecords, PassReport
 from rankpo.data.readers.record_keys import NO_SETTINGS, OF_PREFERENCES, RecordKeys
@@ -37,7 +39,7 @@ ID_NAMES = {  # Names of the id field other than `id`. A line with one text has 
 }
 SYMMETRIC = ("symmetric_sts", "symmetric_clustering")  # FlagEmbedding's types whose passages get the query's prompt.
 TYPES = ("normal", "only_1neg", "symmetric_class", *SYMMETRIC)
-VERSION = 2  # raise it with any change of what a record becomes
+VERSION = 3  # raise it with any change of what a record becomes
 
 
 @dataclass(kw_only=True)
@@ -147,8 +149,8 @@ class Records(FieldMap, RecordKeys, Declares):
         if form not in BY_ID or self._corpus_files or not self._source.has_neighbours:
             return self._corpus_files if form in BY_ID else []
         if form == "nemo":
-            envelope = files.envelope(path)
-            return nemo_corpora(path, envelope) if "corpus" in envelope else []
+            found = envelope(path) if files.kind(path) == ".json" else {}
+            return nemo_corpora(path, found) if "corpus" in found else []
         beside = corpus_beside(path)
         return [] if beside is None else files.find(str(beside), "corpus")
 
@@ -210,21 +212,20 @@ class Records(FieldMap, RecordKeys, Declares):
         self, good: Iterable[tuple[str, Mapping[str, object]]], options: Options, path: Path
     ) -> Iterator[Example]:
         """Merges lines with the same query, adjacent or not, into one example each."""
-        groups: dict[str, tuple[str, Mapping[str, object], list[tuple[str, float]]]] = {}
-        for place, record in good:
-            try:
-                query, pair = formats.labelled_line(record, options)
-            except BadRecord as error:
-                self._bad(place, error)
-                continue
-            groups.setdefault(query, (place, record, []))[2].append(pair)
-        for query, (place, first, pairs) in groups.items():
-            try:
-                extras = self._extras(path, "flat", first, place, options)
-                yield self._example(labelled(query, pairs, options), extras)
-                self.report.rows += len(pairs) - 1
-            except BadRecord as error:
-                self._bad(place, error)
+        with LineGroups() as groups:
+            for place, record in good:
+                try:
+                    query, (text, label) = formats.labelled_line(record, options)
+                    groups.add(Line(place, query, text, label, record))
+                except BadRecord as error:
+                    self._bad(place, error)
+            for first, pairs in groups:
+                try:
+                    extras = self._extras(path, "flat", first.record, first.place, options)
+                    yield self._example(labelled(first.query, pairs, options), extras)
+                    self.report.rows += len(pairs) - 1
+                except BadRecord as error:
+                    self._bad(first.place, error)
 
     def _extras(
         self, path: Path, form: str, record: Mapping[str, object], place: str, options: Options

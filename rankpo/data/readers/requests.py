@@ -14,6 +14,7 @@ from rankpo.data.readers.files import NotARecord, records
 from rankpo.data.readers.trec import order, read_run
 
 TEXT_KEYS = ("text", "segment", "contents", "content", "body", "passage")
+ID_KEYS = ("id", "_id")
 MAX_SHOWN = 10
 
 # From a query and its scores, the documents to keep, best first.
@@ -79,9 +80,9 @@ def of_file(path: str | Path, document_format: str = "{title} {text}") -> Iterat
         if isinstance(record, NotARecord):
             raise ValueError(f"{place}: {record}")
         query: Any = record.get("query")
-        name = record.get("qid", record.get("id"))
+        name = _id_of(record, ("qid", "query_id", *ID_KEYS))
         if isinstance(query, Mapping):
-            query, name = query.get("text"), query.get("qid", name)
+            query, name = query.get("text"), _id_of(query, ("qid", "query_id", *ID_KEYS)) or name
         candidates = record.get("candidates", record.get("documents"))
         if not isinstance(query, str) or not query.strip():
             raise ValueError(f"{place}: needs a query with a text (found: {', '.join(record) or 'nothing'})")
@@ -90,7 +91,7 @@ def of_file(path: str | Path, document_format: str = "{title} {text}") -> Iterat
         parsed = [
             _candidate(item, f"{place}: candidates[{index}]", document_format) for index, item in enumerate(candidates)
         ]
-        yield _request(str(name) if name is not None else place.replace(" ", "_"), query, parsed, place)
+        yield _request(name if name is not None else place.replace(" ", "_"), query, parsed, place)
 
 
 def _request(name: str, query: str, parsed: Sequence[tuple[str, str, float | None]], place: str) -> Request:
@@ -124,9 +125,14 @@ def _candidate(item: object, place: str, document_format: str) -> tuple[str, str
     if not isinstance(title, str | None):
         raise ValueError(f"{place}.title must be a text, got {title!r}")
     whole = text if title is None else document_text(document_format, title.strip(), text)
-    name = outer.get("docid", outer.get("id"))
-    identity = str(name) if name is not None else hashlib.sha256(whole.encode()).hexdigest()[:16]
+    name = _id_of(outer, ("docid", "doc_id", "pid", *ID_KEYS))
+    identity = name if name is not None else hashlib.sha256(whole.encode()).hexdigest()[:16]
     return identity, whole, _score(outer.get("score"), place)
+
+
+def _id_of(record: Mapping[str, object], keys: Sequence[str]) -> str | None:
+    """The first id under one of the keys, as a text."""
+    return next((str(record[key]) for key in keys if record.get(key) is not None), None)
 
 
 def _score(given: Any, place: str) -> float | None:

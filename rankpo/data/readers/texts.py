@@ -35,11 +35,21 @@ def read_texts(path: Path, role: str) -> Iterator[tuple[str, str | None, str]]:
     role: "passage" or "query", which determines the keys. Tables without a header have the columns of MS MARCO: id and
     text, or id, url, title and body. Raises ValueError, with the line, for a record without text.
     """
+    for place, identity, title, text in read_titled(path, role):
+        yield place, identity, joined(title, text)
+
+
+def read_titled(path: Path, role: str) -> Iterator[tuple[str, str | None, str, str]]:
+    """Like `read_texts`, with the title, which may be empty, and the text behind it: (place, id or None, title, text)."""
     if files.is_table(path) and not _has_header(path, role):
         yield from _of_rows(path)
         return
     for place, record in files.records(path):
-        yield place, *of_record(place, record, role)
+        yield place, *_parts(place, record, role)
+
+
+def joined(title: str, text: str) -> str:
+    return f"{title} {text}".strip()
 
 
 def _has_header(path: Path, role: str) -> bool:
@@ -48,7 +58,7 @@ def _has_header(path: Path, role: str) -> bool:
     return first.strip().lower() in known
 
 
-def _of_rows(path: Path) -> Iterator[tuple[str, str | None, str]]:
+def _of_rows(path: Path) -> Iterator[tuple[str, str | None, str, str]]:
     for place, row in files.rows(path):
         if isinstance(row, files.NotARecord):
             raise ValueError(f"{place}: {row}")
@@ -56,11 +66,17 @@ def _of_rows(path: Path) -> Iterator[tuple[str, str | None, str]]:
             raise ValueError(
                 f"{place}: {len(row)} columns; without a header there are 2 (id, text) or 4 (id, url, title, body)"
             )
-        text = row[1] if len(row) == 2 else f"{row[TITLE_COLUMN]} {row[BODY_COLUMN]}"
-        yield place, _id(row[0], place), text.strip()
+        title = "" if len(row) == 2 else row[TITLE_COLUMN]
+        yield place, _id(row[0], place), title, row[BODY_COLUMN]
 
 
 def of_record(place: str, record: object, role: str) -> tuple[str | None, str]:
+    """(id or None, text) of a record; a title precedes its text. Raises ValueError for a record without text."""
+    identity, title, text = _parts(place, record, role)
+    return identity, joined(title, text)
+
+
+def _parts(place: str, record: object, role: str) -> tuple[str | None, str, str]:
     if not isinstance(record, Mapping):
         raise ValueError(f"{place}: {record}")
     keys = TEXT_KEYS[role]
@@ -70,7 +86,7 @@ def of_record(place: str, record: object, role: str) -> tuple[str | None, str]:
         raise ValueError(f"{place}: no text under {', '.join(keys)} (found: {', '.join(record) or 'nothing'})")
     title = record.get("title") if role == "passage" else None
     identity = next((record[key] for key in ID_KEYS if record.get(key) is not None), None)
-    return None if identity is None else _id(identity, place), f"{title or ''} {text}".strip()
+    return None if identity is None else _id(identity, place), str(title or ""), text
 
 
 def _id(value: object, place: str) -> str:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from rankpo.data.readers.compression import errors, opened
 from rankpo.storage.atomic import replacing
 
+GRADE_NAMES = ("score", "grade", "relevance", "rel", "label", "judgment", "judgement")  # Last columns of headers.
 Run = Mapping[str, Mapping[str, float]]
 
 
@@ -69,14 +71,14 @@ def read_run(path: str | Path, say: Callable[[str], None] | None = None) -> dict
 
 
 def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
-    """Grades by query and document, from lines `qid 0 docid grade`, or from BEIR's three columns with a header.
+    """Grades by query and document, from lines `qid 0 docid grade`, or from BEIR's three columns; a header is skipped.
 
     Raises ValueError, with the line, for another number of columns, a grade that is not an integer, or a pair with two
     grades.
     """
     qrels: dict[str, dict[str, int]] = {}
     for number, (place, columns) in enumerate(_lines(path, (3, 4))):
-        if number == 0 and columns[:2] == ["query-id", "corpus-id"]:
+        if number == 0 and columns[-1].lower() in GRADE_NAMES:
             continue
         if len(columns) not in (3, 4):
             raise ValueError(f"{place}: {len(columns)} columns; qrels have 4 (qid 0 docid grade) or 3")
@@ -100,17 +102,29 @@ def check_names(ids: Iterable[str], where: str) -> None:
 
 
 def _lines(path: str | Path, allowed: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
-    """Yields (file:line, columns) for the non-blank lines.
+    """Yields (file:line, columns) for the non-blank lines of a file, which can be compressed (.gz, .zst).
 
     allowed: the allowed numbers of columns. A line is split at tabs if that gives an allowed number, so that ids can
-    contain spaces; otherwise it is split at white space.
+    contain spaces; otherwise it is split at white space. Raises ValueError, with the line, for bytes that are not UTF-8,
+    and with the file for a damaged compressed file.
     """
-    with Path(path).open(encoding="utf-8-sig", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            cells = [cell.strip() for cell in line.rstrip("\r\n").split("\t")]
-            columns = cells if len(cells) in allowed and all(cells) else line.split()
-            if columns:
-                yield f"{path}:{number}", columns
+    try:
+        with opened(Path(path)) as file:
+            for number, data in enumerate(file, 1):
+                line = _decoded(data, f"{path}:{number}").removeprefix("\ufeff")
+                cells = [cell.strip() for cell in line.rstrip("\r\n").split("\t")]
+                columns = cells if len(cells) in allowed and all(cells) else line.split()
+                if columns:
+                    yield f"{path}:{number}", columns
+    except errors(Path(path)) as error:
+        raise ValueError(f"{path}: cannot be decompressed: {error}") from error
+
+
+def _decoded(line: bytes, place: str) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place}: not UTF-8: {error}") from error
 
 
 def _number(text: str, place: str) -> float:

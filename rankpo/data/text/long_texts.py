@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
@@ -17,6 +18,8 @@ CHARACTERS_PER_TOKEN = 4  # of the first part; English text has 4 to 5, and a pa
 MARGIN = 256  # characters at the cut end of a part that are never used: a special token may be cut there
 ROOM_FOR_ENDS = 64  # tokens that are taken off a text: its first token, a context in front
 # Between a letter or digit and the blank behind it every pre-tokenizer ends a word, whatever stands before.
+TEXTS_PER_CALL = 2048  # Enough for the threads of a tokenizer, and few enough for memory.
+BYTES_PER_CALL = 1 << 20  # A tokenizer needs 100 to 400 bytes of memory for each byte of text.
 BORDER = re.compile(r"[^\W_](?= )")
 
 Prepare = Callable[[int, str], str]  # The number of a text and a part of it -> what is tokenised in its place.
@@ -50,11 +53,24 @@ def leading_ids(
     options = _options(split_special)
     long = {n for n, text in enumerate(texts) if _is_long(tokenizer, text, bound)}
     short = [prepare(n, text) for n, text in enumerate(texts) if n not in long]
-    rest = iter(_ids(tokenizer, short, split_special, options))
+    rest = chain.from_iterable(_ids(tokenizer, call, split_special, options) for call in calls(short))
     return [
         _leading(tokenizer, text, bound, options, partial(prepare, n)).ids if n in long else next(rest)
         for n, text in enumerate(texts)
     ]
+
+
+def calls(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yields the texts in parts that one call of a tokenizer takes; a text larger than a part has one of its own."""
+    start = size = 0
+    for number, text in enumerate(texts):
+        length = len(text.encode())
+        if number > start and (number - start >= TEXTS_PER_CALL or size + length > BYTES_PER_CALL):
+            yield texts[start:number]
+            start, size = number, 0
+        size += length
+    if start < len(texts):
+        yield texts[start:]
 
 
 def leading_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bound: int) -> Tokens:
@@ -78,20 +94,18 @@ def trailing_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bound: int) -
 
 
 def _ids(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], split_special: bool, options: Mapping[str, object]
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], split_special: bool, options: Mapping[str, object]
 ) -> list[list[int]]:
     """The token ids of each text. Tokenizers that encode as transformers' base class does are called directly, without
     the offsets and masks that it computes: 1.2 to 1.8 times as fast (LOG.md, 2026-11-28)."""
-    if not texts:
-        return []
     if getattr(type(tokenizer), "_encode_plus", None) is not TokenizersBackend._encode_plus:
-        encoded: Any = tokenizer(texts, return_attention_mask=False, **options)["input_ids"]
+        encoded: Any = tokenizer(list(texts), return_attention_mask=False, **options)["input_ids"]
         return encoded
     backend: Any = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = split_special or tokenizer.split_special_tokens
-    return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def _options(split_special: bool) -> dict[str, object]:

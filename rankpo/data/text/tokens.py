@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Ids of user texts, in which names of special tokens are plain text."""
+    if not len(texts):  # A tokenizer raises IndexError for no text.
+        return []
     encoded: Any = tokenizer(
         list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
     )
-    return encoded["input_ids"] if len(texts) else []
+    ids: list[list[int]] = encoded["input_ids"]
+    return ids
 
 
 def fixed_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:

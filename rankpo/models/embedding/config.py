@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rankpo.errors import ConfigError, LoadingError
+from rankpo.losses.temperature import COSINES, PRODUCTS
 from rankpo.models.embedding.reading import layer_folders, read_folder
 from rankpo.models.embedding.settings import AUTO, EmbeddingSettings
 from rankpo.models.kind import ModelKind, Say
@@ -120,6 +122,14 @@ class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "Embedding
         from rankpo.models.embedding.saving import EmbeddingFolder
 
         return EmbeddingFolder()
+
+    def scale(self, settings: Settings) -> str:
+        assert isinstance(settings, EmbeddingSettings)
+        return COSINES if settings.normalize else PRODUCTS
+
+    def early_statement(self, folder: Path) -> Mapping[str, object]:
+        stated = self.stated(folder)
+        return {} if stated is None else stated.values
 
     def stated(self, folder: Path) -> Stated | None:
         """Reads rankpo.json, or the files of sentence-transformers."""

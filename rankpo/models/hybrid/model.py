@@ -21,6 +21,7 @@ from rankpo.errors import ConfigError
 from rankpo.losses.maths import at_least_float32
 from rankpo.models.engine.maxsim import maxsim, paired_maxsim
 from rankpo.models.engine.positions import usable_positions
+from rankpo.models.hybrid.parts import paired_part_scores, part_of, part_scores, weighted
 from rankpo.models.hybrid.settings import HybridSettings
 from rankpo.models.inputs import TextInputs
 from rankpo.models.vectors import GivesVectors
@@ -35,8 +36,7 @@ class HybridModel(GivesVectors):
     """
 
     kind: ClassVar[str] = "hybrid"
-    stored_form: ClassVar[str] = "tokens"
-    stored_dtypes: ClassVar[tuple[str, ...]] = ("float32",)  # float16 ends at 65,504, below most ids.
+    stored_form: ClassVar[str] = "hybrid"
     inputs: TextInputs
     settings: HybridSettings
 
@@ -95,6 +95,8 @@ class HybridModel(GivesVectors):
         return self._summed(self._parts(queries, candidates))
 
     def paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        if not (queries.rows.requires_grad or candidates.rows.requires_grad):
+            return self.stored_paired(queries, candidates).to(queries.rows.device)  # Without tensors [n, vocabulary].
         left, right = _Split(queries, self.vector_dim), _Split(candidates, self.vector_dim)
         found = {
             "dense": lambda: (left.dense * right.dense).sum(1),
@@ -125,6 +127,34 @@ class HybridModel(GivesVectors):
         """Weighted sum [...] of scores [parts, ...] over the parts."""
         weights = torch.tensor(self.settings.weights, dtype=scores.dtype, device=scores.device)
         return torch.tensordot(weights, scores, dims=1)
+
+    # Stored vectors are the rows of `forward`; task=encode writes their vectors, weights and ids into files of their own.
+
+    def stored_part(self, vectors: Vectors, part: str) -> Vectors:
+        return part_of(vectors.cpu(), part)
+
+    @torch.no_grad()
+    def stored_part_similarity(self, part: str, queries: Vectors, candidates: Vectors) -> Tensor:
+        return part_scores(part, queries, candidates, self.entries, self.device)
+
+    @torch.no_grad()
+    def stored_similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        """[q, c] weighted sums of the parts, with products of sparse matrices, on the CPU."""
+        pairs = {part: (self.stored_part(queries, part), self.stored_part(candidates, part)) for part in self.parts}
+        return weighted({part: self.stored_part_similarity(part, *pair) for part, pair in pairs.items()}, self.parts)
+
+    @torch.no_grad()
+    def stored_paired(self, queries: Vectors, candidates: Vectors) -> Tensor:
+        scores = {}
+        for part in self.parts:
+            left, right = self.stored_part(queries, part), self.stored_part(candidates, part)
+            scores[part] = paired_part_scores(part, left, right, self.entries, self.device)
+        return weighted(scores, self.parts)
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The parts of the score with their weights."""
+        return dict(zip(self.settings.parts, self.settings.weights, strict=True))
 
     def encode_parts(self, texts: Sequence[str], role: str = "passage") -> Encoded:
         """Encodes texts into all three parts. role: "query" or "passage". Raises ValueError for any other role."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from rankpo.losses.temperature import COSINES, PRODUCTS
 from rankpo.models.kind import ModelKind, Say
-from rankpo.models.late_interaction.settings import INLINE, LateInteractionSettings
+from rankpo.models.late_interaction.settings import INLINE, SIMILARITIES, LateInteractionSettings
+from rankpo.models.saved import RECORD, read_json, saved_kind
 from rankpo.models.settings import Settings
+from rankpo.models.st_folders import GENERAL
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -73,6 +77,16 @@ class LateInteractionKind(
         from rankpo.models.late_interaction.saving import LateInteractionFolder
 
         return LateInteractionFolder()
+
+    def scale(self, settings: Settings) -> str:
+        assert isinstance(settings, LateInteractionSettings)
+        return COSINES if settings.normalize and settings.normalize_scores else PRODUCTS
+
+    def early_statement(self, folder: Path) -> Mapping[str, object]:
+        if (folder / RECORD).exists() or saved_kind(folder) != self.kind:
+            return super().early_statement(folder)
+        name = read_json(folder / GENERAL).get("similarity_fn_name")
+        return {"normalize_scores": SIMILARITIES.get(name, False)}
 
     def stated(self, folder: Path) -> Stated | None:
         from rankpo.models.late_interaction.reading import read_folder

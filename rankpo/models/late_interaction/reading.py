@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rankpo.errors import ConfigError
 from rankpo.models.late_interaction import legacy
-from rankpo.models.late_interaction.settings import INLINE, LateInteractionSettings
+from rankpo.models.late_interaction.settings import INLINE, SIMILARITIES, LateInteractionSettings
 from rankpo.models.layer_keys import read_layer
 from rankpo.models.layers import inline_tensor, read_weights
 from rankpo.models.saved import RECORD, Stated, is_stanford, own_statement, read_json, saved_kind
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 KIND = "late_interaction"
-SIMILARITIES = {
-    None: False,
-    "maxsim": False,
-    "meanmaxsim": True,
-}  # Whether the score is divided by the number of query vectors.
 MASK_KEYS = ("skiplist_words", "skiplist_tasks", "keep_only_token_ids")
 PASSAGE_PROMPTS = ("document", "passage", "corpus")
 TOKENS = "token_embeddings"  # sentence-transformers' name of the output that the layers act on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rankpo.models.layer_keys import Keys, checked_layer, sized_layers
@@ -11,6 +11,8 @@ from rankpo.models.settings import Settings
 
 EXPANSIONS = ("none", "fixed", "min")
 PUNCTUATION = "punctuation"
+# Similarities of sentence-transformers, and whether each divides by the number of query vectors.
+SIMILARITIES: Mapping[str | None, bool] = {None: False, "maxsim": False, "meanmaxsim": True}
 INLINE = "linear.weight"  # The projection in the weights of a Stanford ColBERT folder.
 
 

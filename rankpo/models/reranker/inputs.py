@@ -15,8 +15,8 @@ from rankpo.data.batch import join
 from rankpo.data.dataset import Pieces
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable
-from rankpo.data.text.long_texts import leading_ids, token_bound
-from rankpo.data.text.tokens import plain_ids
+from rankpo.data.text.long_texts import calls, leading_ids, token_bound
+from rankpo.data.text.whole_texts import whole_ids
 from rankpo.models.inputs import GroupKeys, Inputs, tokenizer_state
 from rankpo.models.reranker.layout import PairLayout, make_layout
 from rankpo.models.reranker.settings import SMALLEST_QUERY, RerankerSettings
@@ -171,8 +171,11 @@ class RerankerInputs(Inputs[tuple[int, int]]):
         queries = {self.layout.query_prefix + query.strip(): None for query, _ in pairs}
         documents = {self.layout.document_prefix + document.strip(): None for _, document in pairs}
         texts = list({**queries, **documents})
-        rows = plain_ids(self.tokenizer, texts) if whole else self.tokenize(texts)
-        ids = {text: np.asarray(row, dtype=np.int64) for text, row in zip(texts, rows, strict=True)}
+        if whole:
+            rows = list(whole_ids(self.tokenizer, texts))
+        else:
+            rows = [np.asarray(ids, dtype=np.int64) for call in calls(texts) for ids in self.tokenize(call)]
+        ids = dict(zip(texts, rows, strict=True))
         for query, document in pairs:
             yield ids[self.layout.query_prefix + query.strip()], ids[self.layout.document_prefix + document.strip()]
 

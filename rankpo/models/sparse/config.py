@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rankpo.errors import ConfigError
 from rankpo.losses.sparsity import Sparsity
+from rankpo.losses.temperature import PRODUCTS
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.settings import Settings
 from rankpo.models.sparse.reading import read_folder
@@ -87,6 +88,9 @@ class SparseKind(SparseSettings, ModelKind["SparseSettings", "SparseInputs", "Sp
 
     def adapt(self, model: SparseModel) -> PeftModel:
         return self.adapted(model.base, "FEATURE_EXTRACTION")
+
+    def scale(self, settings: Settings) -> str:
+        return PRODUCTS
 
     def folder_format(self) -> SparseFolder:
         from rankpo.models.sparse.saving import SparseFolder

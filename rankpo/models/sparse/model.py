@@ -15,11 +15,11 @@ from rankpo.data.batch import join, select
 from rankpo.errors import ConfigError
 from rankpo.models.base import in_order
 from rankpo.models.engine.positions import usable_positions
+from rankpo.models.engine.sparse_vectors import COLUMNS, compact, joined, paired_products, products, to_csr
 from rankpo.models.engine.vocabulary_pooling import pool_vocabulary
 from rankpo.models.sparse.heads import find_transform, output_head
 from rankpo.models.sparse.inputs import SparseInputs
 from rankpo.models.sparse.settings import SparseSettings
-from rankpo.models.sparse.vectors import COLUMNS, compact, joined, paired_products, products, to_csr
 from rankpo.models.vectors import GivesVectors, OnProgress, by_tokens
 from rankpo.runs.logger import counting
 from rankpo.types import Batch, Sequences, Vectors

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 def candidates_of(
     task: Search, experiment: Experiment, queries: Mapping[str, str], documents: Sequence[str]
-) -> list[np.ndarray]:
+) -> list[np.ndarray] | None:
     """For every query, the row numbers of its candidates in the index, best first. documents: the ids of the index.
+    None for a search without a first stage, or with one by a part of the vectors.
 
     Raises ConfigError for a run or a corpus that does not match the index.
     """
+    if not task.first_stage_of_texts:
+        return None
     places = {name: number for number, name in enumerate(documents)}
     if task.candidates == BM25:
         return _by_words(task, experiment, queries, documents)

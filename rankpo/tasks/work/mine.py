@@ -45,7 +45,7 @@ def run(task: Mine, experiment: Experiment) -> dict[str, object]:
     logger.say(f"{len(data.queries)} queries, {data.num_candidates} texts to mine from")
     work = Work(experiment, settings, data, session)
     candidates = work.candidates()
-    vectors = None if work.dense is None or work.dense.model.stored_form == "tokens" else work.dense.vectors
+    vectors = None if work.dense is None or work.dense.model.ragged else work.dense.vectors
     mined = mine_all(settings, data, candidates, vectors, work.found, experiment.seed)
     report: dict[str, object] = {"settings": asdict(settings), "recall_against_exact": work.recall, "files": {}}
     if logger.main:
@@ -104,7 +104,7 @@ class Work:
         self.dense: DenseScores | None = None
         if settings.needs_dense:
             model = vector_model(experiment, session, "mining by vectors")
-            if model.stored_form == "tokens" and settings.sampling == "cluster":
+            if model.ragged and settings.sampling == "cluster":
                 raise ConfigError(
                     [
                         f"mining.sampling=cluster needs one vector per text, and kind={model.kind} has several; "

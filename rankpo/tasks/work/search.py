@@ -18,10 +18,11 @@ from rankpo.retrieval.dense import DenseSearch, Hits
 from rankpo.retrieval.embeddings import Embeddings, TextList, cached_embeddings
 from rankpo.retrieval.plaid import PlaidSearch, check_installed
 from rankpo.retrieval.quantised import QuantisedSearch
-from rankpo.retrieval.ragged import RaggedSearch, make_search, rescored
-from rankpo.retrieval.stored import Stored, open_stored
+from rankpo.retrieval.ragged import RaggedSearch, by_part, make_search, rescored
+from rankpo.retrieval.stored import HybridEmbeddings, Stored, open_stored
 from rankpo.runs import processes
 from rankpo.storage.atomic import replace_text
+from rankpo.tasks.search import PARTS
 from rankpo.tasks.vector_models import vector_model
 from rankpo.tasks.work.first_stage import candidates_of
 from rankpo.tasks.work.search_forms import Comparison, check_forms, dense_search
@@ -45,19 +46,19 @@ def run(task: Search, experiment: Experiment) -> dict[str, object]:
     logger = session.logger
     corpus = open_stored(Path(task.index))
     asked = _asked(task, experiment, corpus)
-    first_stage = task.candidates and candidates_of(task, experiment, asked.queries, asked.documents)
+    parts, first_stage = _of_parts(task, corpus), candidates_of(task, experiment, asked.queries, asked.documents)
     model = vector_model(experiment, session)
     check_model(corpus, model)
     check_forms(task, corpus, model, logger.say)
     search = _search(task, model, corpus, asked.depth, session)
     memory = search.check_memory(len(asked.queries), len(corpus), model.typical_size)
-    texts = TextList(list(asked.queries), list(asked.queries.values()))
+    texts = TextList([*asked.queries], [*asked.queries.values()])
     vectors = cached_embeddings(experiment.cache_dir, model, texts, "query", logger.say)
     started = time.monotonic()
-    if not first_stage:
-        hits = search.hits(vectors, corpus)
-    else:
-        hits = rescored(vectors, corpus, first_stage, model.stored_similarity, asked.depth, session.device)
+    if parts is not None:
+        first_stage = by_part(vectors, parts, str(task.candidates), model, task.candidate_depth)
+    scored = (model.stored_similarity, asked.depth, session.device)
+    hits = search.hits(vectors, corpus) if first_stage is None else rescored(vectors, corpus, first_stage, *scored)
     seconds = time.monotonic() - started
     judged = experiment.datasets if task.queries == OWN else ()
     row: dict[str, object] = {
@@ -97,6 +98,20 @@ def _write(task: Search, asked: Asked, hits: Hits, summary: Mapping[str, object]
     replace_text(folder / "search.json", json.dumps({**summary, "settings": settings}, indent=1))
 
 
+def _of_parts(task: Search, corpus: Stored) -> HybridEmbeddings | None:
+    """The corpus for a first stage by a part, None for another first stage. Raises ConfigError for a corpus without parts."""
+    if task.candidates not in PARTS:
+        return None
+    if isinstance(corpus, HybridEmbeddings):
+        return corpus
+    raise ConfigError(
+        [
+            f"task.candidates={task.candidates} is a part of a hybrid model, and {corpus.folder} holds "
+            f"{corpus.encoding.form} vectors; set task.candidates=bm25 or the file of a TREC run"
+        ]
+    )
+
+
 def _search(
     task: Search, model: GivesVectors, corpus: Stored, depth: int, session: Session
 ) -> DenseSearch | QuantisedSearch | RaggedSearch | PlaidSearch:
@@ -109,7 +124,9 @@ def _search(
         if task.backend != "inverted":
             return search
         if not isinstance(search, DenseSearch):
-            raise ConfigError([f"backend=inverted needs sparse vectors, and kind={model.kind} gives token vectors"])
+            raise ConfigError(
+                [f"backend=inverted needs sparse vectors, and kind={model.kind} gives several vectors per text"]
+            )
         return replace(search, inverted=True)
     if not model.pools:
         raise ConfigError(

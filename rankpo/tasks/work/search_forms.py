@@ -44,12 +44,13 @@ class Comparison:
         """The rows of the table, that of the index first. `lost` is the metric of the index minus that of the form."""
         assert isinstance(index, Embeddings) and isinstance(queries, Embeddings)
         before, best = self._searched(index, queries)
+        measures = [name for name in before if name.rpartition("/")[2] in self.task.metrics]
         rows = [before]
         for form in dict.fromkeys(self.task.forms):
             if form == index.encoding.dtype:
                 continue
             row, found = self._searched(self._in_form(index, form), queries)
-            lost = {f"{name} lost": _minus(before[name], row[name]) for name in row if "/" in name}
+            lost = {f"{name} lost": _minus(before[name], row[name]) for name in measures}
             row = {**row, **lost, "same hits": _overlap(best, found)}
             rows.append(row)
         return rows

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rankpo.config.run_folder import CACHE
+from rankpo.config.temperatures import scale_of
 from rankpo.runs import processes
 
 if TYPE_CHECKING:
@@ -25,10 +26,14 @@ def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
     yield f"run directory {experiment.run_dir}{began}: all settings are in its config.json"
     device = f"{processes.world_size()} × {trainer.accelerator.device.type}"
     adapters = ", LoRA" if model.use_peft else ""
+    temperature = _temperature(experiment)
+    divided = "" if temperature is None else f" (temperature {temperature:g})"
     yield (
-        f"loss {trainer.losses} · model {model.origin} ({model.kind}{adapters}) · {device}, {settings.precision} · "
+        f"loss {trainer.losses}{divided} · model {model.origin} ({model.kind}{adapters}) · {device}, {settings.precision} · "
         f"seed {experiment.seed}"
     )
+    if temperature is not None:
+        yield from _unfit_temperature(experiment, trainer, temperature)
     names = ", ".join(dataset.name for dataset in experiment.datasets)
     rate = experiment.optimizer.arguments.get("lr")
     optimizer = experiment.optimizer.target.rpartition(".")[2]
@@ -43,4 +48,21 @@ def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
         yield (
             f"only {trainer.total_steps} update{'s' if trainer.total_steps != 1 else ''} in all, so the model hardly changes; "
             f"for more updates, lower trainer.batch_size={settings.batch_size} or raise trainer.epochs={settings.epochs}"
+        )
+
+
+def _temperature(experiment: Experiment) -> float | None:
+    """The temperature of the run's loss; None for a loss without one and for datasets with losses of their own."""
+    return None if any(experiment.objectives) else experiment.config["loss"].get("temperature")
+
+
+def _unfit_temperature(experiment: Experiment, trainer: BasicTrainer, temperature: float) -> Iterator[str]:
+    """A warning if the checkpoint's files, read with the weights, have another scale than the default temperature."""
+    model = experiment.model
+    assumed, found = scale_of(model, experiment.explicit), model.scale(trainer.policy.settings)
+    wanted = experiment.loss.default_temperature(found)
+    if assumed != found and temperature == experiment.loss.default_temperature(assumed) != wanted:
+        yield (
+            f"warning: loss.temperature={temperature:g} is the default for {assumed}, but the scores of {model.origin} are "
+            f"{found}; the default for them is loss.temperature={wanted:g}"
         )

@@ -11,6 +11,7 @@ from rankpo.data.readers.fields import BadRecord
 from rankpo.data.readers.passes import BadRecords
 
 USER, BLUE, GREEN = ("user", "Sky?"), "Blue.", "Green."
+TEXT_PAIR = Chat("Sky?", (BLUE, GREEN), (1.0, 0.0))
 PAIR = Chat((USER,), (BLUE, GREEN), (1.0, 0.0))
 
 
@@ -165,6 +166,24 @@ CASES = {
         {"messages": [turn("user", "Hi"), turn("assistant", "Hello") | {"weight": 0}, ASK, SAY_BLUE]},
         Chat((*EARLIER_TURNS, USER), (BLUE,), (1.0,)),
     ),
+    "question beside answers": ({"question": "Sky?", "chosen": "Blue.", "rejected": "Green."}, TEXT_PAIR),
+    "query beside answers": ({"query": "Sky?", "chosen": "Blue.", "rejected": "Green."}, TEXT_PAIR),
+    "input beside answers": ({"input": "Sky?", "chosen": "Blue.", "rejected": "Green."}, TEXT_PAIR),
+    "system, question": (
+        {"system": "Be brief.", "question": "Sky?", "chosen": "Blue.", "rejected": "Green."},
+        Chat((SYSTEM, USER), (BLUE, GREEN), (1.0, 0.0)),
+    ),
+    "system, prompt of turns": (
+        {"system": "Be brief.", "prompt": [ASK], "chosen": [SAY_BLUE], "rejected": [SAY_GREEN]},
+        Chat((SYSTEM, USER), (BLUE, GREEN), (1.0, 0.0)),
+    ),
+    "system of a completion": (
+        {"system": "Be brief.", "prompt": "Sky?", "completion": "Blue.", "label": True},
+        Chat((SYSTEM, USER), (BLUE,), (1.0,)),
+    ),
+    "empty system": ({"system": "", "prompt": "Sky?", "completion": "Blue."}, Chat("Sky?", (BLUE,), (1.0,))),
+    "label in a table": ({"prompt": "Sky?", "completion": "Green.", "label": "False"}, Chat("Sky?", (GREEN,), (0.0,))),
+    "parts of texts": ({"messages": [turn("user", ["Sky", {"text": "?"}]), SAY_BLUE]}, Chat((USER,), (BLUE,), (1.0,))),
     "scalar": (
         {"type": "scalar_feedback", "prompt_id": 7, "prompt": [ASK], "output": [SAY_BLUE], "reward": 2.1},
         Chat((USER,), (BLUE,), (2.1,), "7"),
@@ -264,6 +283,17 @@ def without(case, key):
         ),
         ({"instruction": "a", "output": "b", "history": ["c"]}, r"history\[0\] must be a question and an answer"),
         ({"type": "binary_feedback", "prompt": [ASK], "output": "b", "label": 1, "finished": "no"}, "finished is 'no'"),
+        ({"prompt": "a", "chosen": "b", "rejected": None}, "field 'rejected' is null"),
+        ({"prompt": "a", "chosen": "b", "rejected": []}, "rejected is an empty list; allowed: a text, or a list"),
+        ({"prompt": "a", "chosen": "b", "rejected": 5}, "rejected is int; allowed: a text, or a list of turns"),
+        ({"prompt": "a", "chosen": "b", "rejected": [SAY_GREEN]}, "but chosen is a text, rejected has turns"),
+        ({"prompt": "a", "completion": "b", "label": "maybe"}, "label is 'maybe'; allowed: true, false, 1, 0"),
+        ({"messages": json.dumps([ASK, SAY_BLUE])}, "messages is a text; it must be a list of turns"),
+        ({"conversations": "hello"}, "conversations is a text; it must be a list of turns"),
+        ({"messages": [turn("user", [{"type": "text", "text": None}]), SAY_BLUE]}, r"content\[0\] must hold a text"),
+        ({"messages": [turn("user", [{"type": "text"}]), SAY_BLUE]}, r"messages\[0\].content\[0\] must hold a text"),
+        ({"messages": [turn("user", [{"type": "image"}]), SAY_BLUE]}, "the type 'image', but only texts are read"),
+        ({"messages": [turn("user", [3]), SAY_BLUE]}, r"content\[0\] must be an object with type and text, got int"),
     ],
 )
 def test_refused_by_name(record, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 
 from rankpo.data.readers.collection import Collection
@@ -67,3 +69,29 @@ def test_what_is_missing_is_named(tmp_path):
         Collection(name="m", qrels_file=str(tmp_path / "collection.tsv"))
     with pytest.raises(ValueError, match="relevant_from must be >= 1, got 0"):
         Collection(name="m", path=str(tmp_path), relevant_from=0)
+
+
+def test_every_file_may_be_compressed(tmp_path):
+    """As MS MARCO publishes its documents."""
+    for name, content in {
+        "msmarco-docs.tsv.gz": "D1\thttp://a\tMoles\tThey dig.\nD2\thttp://b\tRain\tIt falls.\n",
+        "msmarco-doctrain-queries.tsv.gz": "10\thow deep\n",
+        "msmarco-doctrain-qrels.tsv.gz": "10 0 D1 1\n",
+        "run.train.trec.gz": "10 Q0 D2 1 5.0 x\n",
+    }.items():
+        (tmp_path / name).write_bytes(gzip.compress(content.encode()))
+    (example,) = Collection(name="m", path=str(tmp_path)).examples()
+    assert (example.candidates, stated(example)) == (("Moles They dig.", "Rain It falls."), (True, False))
+    cut = gzip.compress(b"10 0 D1 1\n" * 9)[:-9]
+    (tmp_path / "msmarco-doctrain-qrels.tsv.gz").write_bytes(cut)
+    with pytest.raises(ValueError, match=r"qrels\.tsv\.gz: cannot be decompressed: "):
+        Collection(name="m", path=str(tmp_path)).qrels()
+
+
+def test_triples_of_texts_have_no_corpus(tmp_path):
+    collection = Collection(name="m", path=folder(tmp_path, triples__tsv="q\ta\tb\n"))
+    for part in (collection.corpus, collection.queries):
+        with pytest.raises(
+            ValueError, match=rf"datasets\.m has no {part.__name__}; set datasets\.m\.{part.__name__}_file"
+        ):
+            list(part())

@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from rankpo.data.readers import files
+from rankpo.data.readers import files, json_scanner
 from rankpo.data.readers.files import NotARecord, find, records
+from rankpo.data.readers.json_records import envelope
 
 ROWS = [{"query": "größte Stadt", "n": 1}, {"query": "tab\there", "n": 2}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -153,7 +155,80 @@ def test_an_object_with_its_records_under_data(tmp_path):
         found = read(path)
         assert [place for place, _ in found] == [f"{path.name}:data[{n}]" for n in range(3)]
         assert found[0][1] == {"a": 1} and isinstance(found[1][1], NotARecord) and found[2][1] == {"a": 3}
-        assert files.envelope(path) == {"corpus": [{"path": "c"}]}
+        assert envelope(path) == {"corpus": [{"path": "c"}]}
+
+
+TRICKY = [
+    {"query": 'a "quoted" ] } , text', "n": [1, [2, {"b": "\\\\"}], []], "é": "größe\n"},
+    {"query": '\\"', "empty": {}, "deep": {"data": [{"data": []}]}, "long": "x" * 500},
+    {"query": "]", "n": -1.5e3, "none": None, "yes": True},
+]
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("under", ["", "data"])
+def test_arrays_are_read_block_by_block(tmp_path, monkeypatch, block, indent, under):
+    """Strings with brackets, quotes and escapes, wherever a block ends."""
+    monkeypatch.setattr(json_scanner, "BLOCK", block)
+    content = {"before": {"data": [1]}, "data": TRICKY, "after": "}"} if under else TRICKY
+    path = write(tmp_path / "a.json", json.dumps(content, indent=indent, ensure_ascii=indent is None))
+    prefix = "a.json:data" if under else "a.json"
+    assert read(path) == [(f"{prefix}[{n}]", record) for n, record in enumerate(TRICKY)]
+    assert envelope(path) == ({"before": {"data": [1]}, "after": "}"} if under else {})
+
+
+@pytest.mark.parametrize(
+    ("content", "good", "why"),
+    [
+        ('[{"a": 1}, {"a": 2}', 1, "not closed"),
+        ('[{"a": 1}, {"a": "x', 1, "not closed"),
+        ('[{"a": 1}, ]', 1, "not JSON"),
+        ('[{"a": 1} {"a": 2}]', 0, "not JSON"),
+        ('[{"a": 1}, {"a": nul}, {"a": 3}]', 1, "not JSON"),
+        ('[{"a": 1}}', 1, "not closed"),
+        ('[{"a": 1}] [', 1, "goes on"),
+        ("[", 0, "not closed"),
+        ("[,]", 0, "not JSON"),
+    ],
+)
+def test_a_damaged_array_gives_what_stands_before_the_damage(tmp_path, content, good, why):
+    *found, (place, last) = read(write(tmp_path / "a.json", content))
+    assert found == [(f"a.json[{n}]", {"a": n + 1}) for n in range(good)]
+    assert isinstance(last, NotARecord) and why in str(last) and "the rest of the file was not read" in str(last)
+    assert place == f"a.json[{good}]"
+
+
+@pytest.mark.parametrize(
+    "content", ['{"data": [{"a": 1}]', '{"data": [1] 2}', '{"data": 1, "b" 2}', '{"a": {}, 7}', "{"]
+)
+def test_an_object_that_is_no_json_is_named(tmp_path, content):
+    assert [str(record)[:8] for _, record in read(write(tmp_path / "a.json", content))] == ["not JSON"]
+
+
+def test_empty_files_and_arrays_hold_no_record(tmp_path):
+    assert [
+        read(write(tmp_path / "a.json", content)) for content in ("", " \n", "[]", "\ufeff[ \n]", '{"data": []}')
+    ] == [[]] * 5
+
+
+def test_json_lines_whose_first_record_has_data_are_lines(tmp_path):
+    rows = [{"query": "q", "data": [1]}, {"query": "r", "data": [2]}]
+    path = write(tmp_path / "a.json", "".join(json.dumps(row) + "\n" for row in rows))
+    assert read(path) == [("a.json:1", rows[0]), ("a.json:2", rows[1])]
+
+
+def test_a_large_array_is_never_in_memory(tmp_path):
+    """A record is returned before the file is read to its end, and what is behind is dropped."""
+    path = write(
+        tmp_path / "a.json", "[" + ", ".join(json.dumps({"n": n, "text": "x" * 1000}) for n in range(10_000)) + "]"
+    )
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in records(path)) == 10_000
+        assert tracemalloc.get_traced_memory()[1] < 5 << 20  # The file has 10 MB.
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -191,6 +266,15 @@ def test_parquet_and_arrow(tmp_path):
     for name in ("d.parquet", "e.arrow"):
         place, record = read(write(tmp_path / name, LINES))[0]
         assert place == name and isinstance(record, NotARecord) and "not " in str(record)
+    whole = (tmp_path / "a.parquet").read_bytes()
+    place, record = read(write(tmp_path / "f.parquet", whole[:30] + b"damaged!" + whole[38:]))[0]
+    assert place == "f.parquet" and "not Parquet, or damaged: " in str(record) and "\n" not in str(record)
+
+
+def test_one_record_over_several_lines(tmp_path):
+    record = {"query": "q", "positives": ["p"]}
+    assert read(write(tmp_path / "a.json", json.dumps(record, indent=1).encode())) == [("a.json[0]", record)]
+    assert read(write(tmp_path / "b.json", json.dumps(record).encode())) == [("b.json:1", record)]
 
 
 @pytest.mark.parametrize(

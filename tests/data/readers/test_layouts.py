@@ -128,6 +128,36 @@ def test_columns_of_later_records_are_read_by_the_names_of_the_first(tmp_path):
         list(load(tmp_path, [rows[0], {"anchor": Q, "negative": N}]).examples())
 
 
+def test_a_text_that_only_later_records_have_is_refused(tmp_path):
+    """It would be lost without a word: its role is unknown."""
+    rows = [{"anchor": Q, "positive": P}, {"anchor": "a", "positive": "b", "negative": N, "lang": "en", "note": None}]
+    with pytest.raises(BadRecords, match=r"data\.jsonl:2: the field 'negative' holds a text, and the first record"):
+        list(load(tmp_path, rows).examples())
+    first, second = load(tmp_path, [{**rows[0], "negative": None}, rows[1]]).examples()
+    assert (first.candidates, second.candidates) == ((P,), ("b", N))
+
+
+@pytest.mark.parametrize("name", ["qid", "query_id", "pid", "docid", "uid"])
+def test_ids_are_no_texts(tmp_path, name):
+    (example,) = load(tmp_path, [{name: "q7", "anchor": Q, "positive": P}]).examples()
+    assert (example.query, example.candidates) == (Q, (P,))
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"query": Q, "positive_passages": {"docid": "1", "text": P}}, "positive_passages must be a list, got dict"),
+        ({"query": Q, "positive_passages": [P], "negative_passages": N}, "negative_passages must be a list, got str"),
+        ({"question": Q, "positive_ctxs": {"title": "", "text": P}}, "positive_ctxs must be a list, got dict"),
+        ({"query": Q, "positive_document_ids": "12"}, "positive_document_ids must be a list, got str"),
+        ({"sentence1": Q, "sentence2": P, "score": None}, "field 'score' is null"),
+    ],
+)
+def test_what_is_no_list_is_not_read_letter_by_letter(tmp_path, record, message):
+    with pytest.raises(BadRecords, match=message):
+        list(load(tmp_path, [record]).examples())
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
 def test_tables_by_the_order_of_their_columns(tmp_path, suffix):
     """Cells that a row does not fill are left out."""

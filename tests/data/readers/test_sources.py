@@ -1,14 +1,17 @@
 """Records: the real samples' counts, merging, conflicts, filters, bad records, and what the command line can set."""
 
 import json
+import random
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rankpo.config.compose import compose
+from rankpo.data.readers import line_groups
 from rankpo.data.readers.passes import BadRecords
 from rankpo.data.readers.records import Records
 from rankpo.errors import ConfigError
@@ -203,6 +206,44 @@ def test_flat_lines_of_a_query_are_one_example_also_when_apart(tmp_path):
     ]
     assert (records.report.rows, records.report.filtered) == (3, 1)
     assert [line.split(": ")[1] for line in records.report.places] == ["data.jsonl:1", "data.jsonl:6"]
+
+
+def test_flat_lines_in_a_file_are_the_same_as_in_memory(tmp_path, monkeypatch):
+    """Lines of many queries in a random order, with prompts and ids; one query's lines keep their order."""
+    draw = random.Random(0)
+    rows = [
+        {"query": f"q{draw.randint(0, 40)}", "content": f"größe {n}", "label": n / 7, "id": n, "prompt": f"p{n}: "}
+        for n in range(300)
+    ]
+    path = write(tmp_path, rows)
+    expected: dict[str, list[dict]] = {}
+    for row in rows:
+        expected.setdefault(row["query"], []).append(row)
+    for size in (1 << 25, 1):
+        monkeypatch.setattr(line_groups, "IN_MEMORY", size)
+        found = list(load(path, id="id").examples())
+        assert [example.query for example in found] == list(expected)
+        assert [(e.id, e.query_prompt, e.candidates, e.relevance) for e in found] == [
+            (
+                str(own[0]["id"]),
+                own[0]["prompt"],
+                tuple(row["content"] for row in own),
+                tuple(row["label"] for row in own),
+            )
+            for own in expected.values()
+        ]
+
+
+def test_many_flat_lines_need_little_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(line_groups, "IN_MEMORY", 1)
+    rows = [{"query": f"q{n % 2000}", "content": f"{n} {'x' * 1000}", "label": 1.0} for n in range(6000)]
+    path = write(tmp_path, rows)
+    tracemalloc.start()
+    try:
+        assert sum(len(example.candidates) for example in load(path).examples()) == 6000
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20  # The file has 6 MB.
+    finally:
+        tracemalloc.stop()
 
 
 def test_grouped_is_the_same_as_flat(tmp_path):

@@ -38,7 +38,7 @@ LOSSES = {
     "rankpo": ("loss=rankpo", "datasets=[toy_pairs]"),
     "dpo": ("loss=dpo", "datasets=[toy_pairs]", "loss.temperature=0.1"),
     "kl_distill": ("loss=kl_distill", "datasets=[toy_graded]", "loss.temperature=0.1"),
-    "margin_mse": ("loss=margin_mse", "datasets=[toy_graded]"),
+    "margin_mse": ("loss=margin_mse", "datasets=[toy_graded]", "loss.temperature=1"),
     "ranknet": ("loss=ranknet", "datasets=[toy_graded]", "loss.temperature=0.1"),
     "listnet": ("loss=listnet", "datasets=[toy_graded]", "loss.temperature=0.1"),
     "listmle": ("loss=listmle", "datasets=[toy_graded]", "loss.temperature=0.1"),

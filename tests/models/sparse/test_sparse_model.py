@@ -6,12 +6,12 @@ import torch
 from torch.testing import assert_close
 
 from rankpo.errors import ConfigError
+from rankpo.models.engine.sparse_vectors import compact, of_csr, to_csr
 from rankpo.models.random_weights import byte_tokenizer
 from rankpo.models.sparse.config import SparseKind
 from rankpo.models.sparse.inputs import SparseInputs
 from rankpo.models.sparse.model import SparseModel
 from rankpo.models.sparse.settings import SparseSettings
-from rankpo.models.sparse.vectors import compact, of_csr, to_csr
 from tests.models.families import LENGTHS, sequences
 from tests.models.sparse.builders import MASKED, TEXTS, masked_backbone, sparse_model
 
