@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -38,13 +38,13 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
     ) -> None:
         """momentum: Muon's. betas, eps: AdamW's."""
-        of_muon = {"momentum": momentum, "nesterov": True, "adjust_lr_fn": "match_rms_adamw"}
         super().__init__(params, {"muon": False, "lr": lr, "weight_decay": weight_decay})
         self._inner: list[tuple[bool, torch.optim.Optimizer]] = []
         if chosen := self._groups(True):
-            self._add(True, torch.optim.Muon(_copies(chosen), lr=lr, **of_muon))
+            made = torch.optim.Muon(_copies(chosen), lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+            self._add(True, made)
         if others := self._groups(False):
-            self._add(False, torch.optim.AdamW(_copies(others), lr=lr, betas=tuple(betas), eps=eps))
+            self._add(False, torch.optim.AdamW(_copies(others), lr=lr, betas=(betas[0], betas[1]), eps=eps))
 
     def _groups(self, muon: bool) -> list[dict[str, Any]]:
         return [group for group in self.param_groups if group["muon"] == muon]
@@ -66,5 +66,5 @@ class Muon(torch.optim.Optimizer):
         return loss
 
 
-def _copies(groups: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
+def _copies(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: group[name] for name in ("params", "lr", "weight_decay")} for group in groups]

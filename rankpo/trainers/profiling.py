@@ -58,9 +58,10 @@ def _nothing() -> None:
 def heaviest(events: Sequence[FunctionEventAvg]) -> list[dict[str, object]]:
     """Rows of a table: the operators with most time of their own on the device, or on the CPU if there is no other."""
     on_device = any(event.self_device_time_total for event in events)
-    events = [event for event in events if not event.key.startswith("ProfilerStep")]
-    times = {event.key: (event.self_device_time_total if on_device else event.self_cpu_time_total) for event in events}
-    calls = {event.key: event.count for event in events}
+    named = {str(event.key): event for event in events if not str(event.key).startswith("ProfilerStep")}
+    times = {
+        name: event.self_device_time_total if on_device else event.self_cpu_time_total for name, event in named.items()
+    }
     whole = sum(times.values()) or 1
     ordered = sorted(times, key=lambda name: -times[name])[:SHOWN]
     return [
@@ -68,7 +69,7 @@ def heaviest(events: Sequence[FunctionEventAvg]) -> list[dict[str, object]]:
             "operator": name[:48],
             "GPU ms" if on_device else "CPU ms": f"{times[name] / 1e3:.1f}",
             "share": f"{times[name] / whole:.1%}",
-            "calls": calls[name],
+            "calls": named[name].count,
         }
         for name in ordered
         if times[name]
