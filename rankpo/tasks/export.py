@@ -11,6 +11,7 @@ from rankpo.tasks.base import Task
 
 DTYPES = ("float32", "bfloat16", "float16")
 FINAL = "FINAL"
+PARTS = ("dense", "sparse", "colbert")  # Of a hybrid model.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class Export(Task):
     start: a folder or hub id; None takes the model that the run, or all runs of the soup, started from.
     format: "onnx" adds FINAL/onnx, the backbone of a model that gives vectors as ONNX.
     quantize: "int8" gives that file weights of 8 bits.
+    part: "dense", "sparse" or "colbert", one part of a hybrid model as a model of its own: an embedding model, a hybrid
+    model with this part alone, or a late-interaction model.
     metrics: what format=onnx is compared by on eval_datasets; the table has what is lost.
     The call returns the table's rows, one for each folder.
     """
@@ -36,6 +39,7 @@ class Export(Task):
     soup: Sequence[str] = ()
     format: str = "folder"
     quantize: str | None = None
+    part: str | None = None
     metrics: Sequence[str] = ("ndcg@10",)
 
     work: ClassVar[str] = "rankpo.tasks.work.export"
@@ -45,6 +49,8 @@ class Export(Task):
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.format not in ("folder", "onnx"):
             raise ValueError(f"format must be one of folder, onnx, got {self.format!r}")
+        if self.part not in (None, *PARTS):
+            raise ValueError(f"part must be one of {', '.join(PARTS)} or null, got {self.part!r}")
         if self.quantize not in (None, "int8"):
             raise ValueError(f"quantize must be int8 or null, got {self.quantize!r}")
         if self.quantize is not None and self.format != "onnx":
