@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.storage.json_files import read_json
 from rankpo.tasks.export import FINAL
 from rankpo.tasks.models import NONE, ModelOfRun, build_model, load_weights, plain
-from rankpo.tasks.work.export_onnx import check_onnx, onnx_row
+from rankpo.tasks.work.export_file import check_format, row_of_file
 from rankpo.tasks.work.export_part import kind_of_part, model_of_part
 from rankpo.tasks.work.mixing import check_one_start, copied, mean_model, start_model
 
@@ -71,11 +72,12 @@ def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path],
     run = None if first is None else ModelOfRun.of(Path(first))
     whole = experiment.model if run is None else run.kind
     config = whole if task.part is None else kind_of_part(task.part, whole)
-    if task.format == "onnx":
-        check_onnx(config)
+    if task.format != "folder":
+        check_format(task, config)
     needs = NONE if run is None else run.loss.needs
     model = _mean(task, say) if task.soup else _trained(task, experiment, run, say)
     description = _description(task, experiment, whole)
+    measured = replace(experiment, model=config, loss=experiment.loss if run is None else run.loss)
     trained = copied(model)
     start: dict[str, Tensor] = {}
     if any(alpha < 1 for alpha in task.alphas):
@@ -91,7 +93,8 @@ def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path],
         difference = _write(task, exported, config, target, _described(task, description, alpha))
         check_round_trip(exported, config, target, needs)
         row = {"folder": str(target), "alpha": alpha, "dtype": task.dtype, "difference": f"{difference:.0e}"}
-        rows.append({**row, **(onnx_row(task, experiment, exported, target, say) if task.format == "onnx" else {})})
+        of_file = row_of_file(task, measured, exported, target, say) if task.format != "folder" else {}
+        rows.append({**row, **of_file})
     return rows
 
 
