@@ -5,8 +5,8 @@
     python -m benchmarks.frontier_experiments sweep NAME… [--seeds 1 2 3]   # all runs in one task=frontier on the dev world
 
 The runs of stage one and the judge's pairs (jobs_mined, jobs_stage1, jobs_judged) are those of `./install.sh demo cache_dir=CACHE`.
-Each recipe is a name in `RECIPES`: the keys that differ from 20 updates of experiment=jobs_stage2 on the judge's pairs. All weights
-are trained, unless a recipe says otherwise. A run takes a minute and a half of one free core.
+Each recipe is a name in `RECIPES`: the keys that differ from 20 updates of experiment=jobs_stage2 on the judge's pairs, 16 an update. All
+weights are trained, unless a recipe says otherwise. A run takes a minute of one free core.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ STAGE_TWO = (
     "datasets=[rankpo]",
     f"datasets.rankpo.path={PAIRS}",
     "trainer.max_steps=20",
+    "trainer.batch_size=16",
+    "trainer.replay_batch_size=6",
 )
 BINARY = ("replay_datasets=[mined:rankpo]", f"replay_datasets.mined.path={MINED}")
 REPLAYED = (*STAGE_TWO, *BINARY)
@@ -55,7 +57,7 @@ TWO_LOSSES = (
     f"datasets.pairs.path={PAIRS}",
     f"datasets.mined.path={MINED}",
     "datasets.mined.loss={{name:contrastive,temperature:0.05}}",
-    "trainer.batch_size=30",
+    "trainer.batch_size=16",
     "trainer.max_tokens=8192",
     "optimizer.lr=2e-4",
 )
@@ -70,15 +72,16 @@ LISTS = (
     "datasets.mined.loss={{name:contrastive,temperature:0.05}}",
     "loss.target=teacher",
     "loss.temperature=0.05",
-    "trainer.batch_size=12",
+    "trainer.batch_size=8",
     "trainer.max_tokens=8192",
-    "trainer.max_steps=40",
+    "trainer.max_steps=30",
     "optimizer.lr=2e-4",
 )
 RECIPES: dict[str, tuple[str, ...]] = {
     "plain": (*STAGE_TWO, "replay_datasets=[]", "loss.replay_weight=0"),
     "replay_05": REPLAYED,
     "replay_2": (*REPLAYED, "loss.replay_weight=2"),
+    "replay_warm": (*REPLAYED, "loss.replay_weight=2", "loss.replay_temperature=0.3"),
     "graded_05": GRADED,
     "graded_2": (*GRADED, "loss.replay_weight=2"),
     "margin": (*REPLAYED, "loss.margin=1"),
@@ -99,8 +102,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "graded_prior_both": (*GRADED, *APART, "loss.replay_weight=2"),
     "listnet": ("loss=listnet", *LISTS, "loss.target_temperature=1"),
     "plackett_luce": ("loss=plackett_luce", *LISTS),
-    "joint": (*TWO_LOSSES, START, "trainer.max_steps=40"),
-    "joint_from_base": (*TWO_LOSSES, "trainer.max_steps=60"),
+    "joint": (*TWO_LOSSES, START, "trainer.max_steps=30"),
+    "joint_from_base": (*TWO_LOSSES, "trainer.max_steps=50"),
 }
 DEV = (
     "eval_datasets=[jobs_dev,jobs_preferences_dev]",

@@ -125,6 +125,12 @@ class Vectors:
             return Vectors(self.rows[chosen.to(self.rows.device)], self.counts[chosen.cpu()])
         return Vectors(self.rows[self.places(chosen).to(self.rows.device)], self.counts[chosen.cpu()])
 
+    def between(self, first: int, last: int) -> Vectors:
+        """The vectors of the sequences first to last - 1, which share memory with these."""
+        start = int(self.counts[:first].sum())
+        size = int(self.counts[first:last].sum())
+        return Vectors(self.rows[start : start + size], self.counts[first:last])
+
     def cpu(self) -> Vectors:
         return Vectors(self.rows.cpu(), self.counts)
 

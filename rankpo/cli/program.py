@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rankpo.config.aliases import modern
 from rankpo.config.flags import flag_refusal, flags_last
 from rankpo.config.guard import announced, guarded
+from rankpo.config.memory import too_small_to_start
 from rankpo.config.messages import (
     about_records,
     explain,
@@ -43,6 +44,8 @@ register()
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")
 def compose_and_run(config: DictConfig) -> None:
+    if (refused := too_small_to_start()) is not None:
+        stop(refused, 1)
     from rankpo.cli import job
 
     hydra_config = HydraConfig.get()

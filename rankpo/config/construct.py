@@ -16,7 +16,7 @@ from rankpo.config.messages import unknown
 from rankpo.config.moved import current
 from rankpo.config.packages import given, permit, permits
 from rankpo.config.value_types import type_problems
-from rankpo.errors import ConfigError
+from rankpo.errors import ConfigError, is_out_of_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,8 @@ def locate(target: Any) -> object:
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
         raise ValueError(f"_target_={target} does not exist: {error}") from error
     if not inspect.isclass(found) or not permits(f"{found.__module__}."):
         raise ValueError(f"_target_={target} is not allowed; it must be a class of a permitted package")

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rankpo import errors
 from rankpo.config.aliases import ALIASES
 from rankpo.config.choices import options_of
+from rankpo.config.memory import memory_message
 from rankpo.config.places import CONFIG
 from rankpo.config.renamed import NO_KEY, RENAMED
 from rankpo.errors import ConfigError, ManyLines
@@ -71,15 +72,12 @@ def run_error(error: Exception, environment: Mapping[str, str]) -> str | None:
 
 def _foreseen(error: Exception, several: bool, environment: Mapping[str, str]) -> str | None:
     words = str(error)
-    if isinstance(error, ConfigError):
-        return "\n".join(map(one_line, error.problems))
     if isinstance(error, errors.OutOfMemory):
         return words
-    if errors.is_out_of_memory(error):
-        return (
-            f"out of memory ({words.splitlines()[0][:200] if words else type(error).__name__}); lower the batch "
-            "size, max_tokens or the maximum lengths, or raise the memory limit of the job (ulimit -v, the scheduler's)"
-        )
+    if errors.is_out_of_memory(error):  # Also where the import of a library failed for that reason.
+        return memory_message(error)
+    if isinstance(error, ConfigError):
+        return "\n".join(map(one_line, error.problems))
     if PORT_IN_USE.search(words) and type(error).__name__.startswith("Dist"):
         return (
             f"MASTER_PORT={environment.get('MASTER_PORT', 'unset')} is in use by another program; set another, "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 DIGEST_BYTES = 16
+Columns = list[np.ndarray]  # First halves, second halves and numbers of digests, sorted by the first half.
 
 
 class DigestTable:
@@ -17,9 +18,7 @@ class DigestTable:
     """
 
     def __init__(self) -> None:
-        self._levels: list[
-            tuple[np.ndarray, np.ndarray, np.ndarray]
-        ] = []  # (first halves, second halves, numbers), sorted by the first half.
+        self._levels: list[Columns] = []
 
     def find(self, digests: np.ndarray) -> np.ndarray:
         """Returns the number of each digest as [n] int64, -1 if the table lacks it. digests: [n, 2] uint64."""
@@ -42,12 +41,19 @@ class DigestTable:
         """Adds new digests; the table must not contain them yet. digests: [n, 2] uint64. numbers: [n]."""
         if not len(digests):
             return
-        first, second, values = digests[:, 0], digests[:, 1], numbers.astype(np.int32)
-        while self._levels and len(self._levels[-1][0]) < 2 * len(first):
-            before = self._levels.pop()
-            first, second, values = (np.concatenate(pair) for pair in zip(before, (first, second, values), strict=True))
-        order = np.argsort(first, kind="stable")
-        self._levels.append((first[order], second[order], values[order]))
+        parts: list[Columns] = [[digests[:, 0], digests[:, 1], numbers.astype(np.int32)]]
+        size = len(digests)
+        while self._levels and len(self._levels[-1][0]) < 2 * size:
+            parts.insert(0, self._levels.pop())
+            size += len(parts[0][0])
+        order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
+        merged: Columns = []
+        # A column at a time, so that a table of millions of digests is never in memory twice.
+        for column in range(len(parts[0])):
+            merged.append(np.concatenate([part[column] for part in parts])[order])
+            for part in parts:
+                part[column] = merged[0][:0]
+        self._levels.append(merged)
 
 
 def digest_array(digests: Sequence[bytes]) -> np.ndarray:

@@ -38,7 +38,8 @@ def data_report(
     kept: a function from text lengths and a role to the lengths after truncation, as `EmbeddingInputs.kept`; None if the
     model truncates in another way. evaluations: by name, a table and its (query, candidate) pairs as rows, [P, 2].
     """
-    datasets = {name: dataset_report(table, number, kept) for number, name in enumerate(names)}
+    own = ExampleTable(table.folder)  # What the report reads of the files leaves memory with it.
+    datasets = {name: dataset_report(own, number, kept) for number, name in enumerate(names)}
     for name, met in table.meta["reports"].items():
         if name in datasets:
             datasets[name]["read"] = met
@@ -93,11 +94,11 @@ def _has_relevant(table: ExampleTable) -> np.ndarray:
     return before[table.offsets[1:]] > before[table.offsets[:-1]]
 
 
-def quantiles(values: np.ndarray) -> dict[str, int]:
-    """Quantiles of integers, each of them an element of `values`; {} for an empty array."""
+def quantiles(values: np.ndarray, counts: np.ndarray | None = None) -> dict[str, int]:
+    """Quantiles of integers, each of them an element of `values`; {} for an empty array. counts: of each value."""
     if not len(values):
         return {}
-    found = np.quantile(values, list(QUANTILES.values()), method="inverted_cdf")
+    found = np.quantile(values, list(QUANTILES.values()), method="inverted_cdf", weights=counts)
     return {name: int(value) for name, value in zip(QUANTILES, found, strict=True)}
 
 
@@ -112,10 +113,14 @@ def histogram(values: np.ndarray) -> dict[str, int]:
 
 
 def _lengths(lengths: np.ndarray, role: str, kept: Kept | None) -> Report:
-    report: Report = quantiles(lengths)
-    if kept is not None and len(lengths):
+    """Quantiles of lengths in tokens, and the share of truncated texts, from the counts of each length."""
+    counts = np.bincount(lengths)
+    values = np.flatnonzero(counts)
+    counts = counts[values]
+    report: Report = quantiles(values, counts)
+    if kept is not None and len(values):
         # A text was truncated if one token less would give the same length.
-        report["truncated"] = float((kept(lengths, role) == kept(lengths - 1, role)).mean())
+        report["truncated"] = float(np.average(kept(values, role) == kept(values - 1, role), weights=counts))
     return report
 
 

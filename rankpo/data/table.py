@@ -109,12 +109,10 @@ class ExampleTable:
     def known_positives(self, query_row: int) -> np.ndarray:
         """Rows that any example of this query marks as relevant, sorted. Raises UnknownRelevance."""
         if self._positives is None:
-            example_of_slot = np.repeat(np.arange(len(self)), np.diff(self.offsets))
             relevant = self.relevant("a pool of negatives")
-            pairs = np.stack([self.query[example_of_slot][relevant], self.candidates[relevant]], axis=1)
-            pairs = np.unique(pairs, axis=0)
-            starts = np.searchsorted(pairs[:, 0], np.arange(self.num_rows + 1))
-            self._positives = starts, pairs[:, 1]
+            pairs = np.repeat(np.asarray(self.query, dtype=np.int64) * self.num_rows, np.diff(self.offsets))[relevant]
+            pairs = np.unique(pairs + self.candidates[relevant])
+            self._positives = _starts(pairs // self.num_rows, self.num_rows), pairs % self.num_rows
         starts, rows = self._positives
         return rows[starts[query_row] : starts[query_row + 1]]
 
@@ -123,10 +121,17 @@ class ExampleTable:
         if self._by_query is None:
             query_of_slot = np.repeat(np.asarray(self.query), np.diff(self.offsets))
             order = np.argsort(query_of_slot, kind="stable")
-            self._by_query = np.searchsorted(query_of_slot[order], np.arange(self.num_rows + 1)), order
+            self._by_query = _starts(query_of_slot, self.num_rows), order
         starts, order = self._by_query
         slots = order[starts[query_row] : starts[query_row + 1]]
         return np.asarray(self.candidates)[slots], np.asarray(self.relevance)[slots]
+
+
+def _starts(rows: np.ndarray, num_rows: int) -> np.ndarray:
+    """[num_rows + 1] the place of the first entry of each row among the sorted `rows`, and their number."""
+    starts = np.zeros(num_rows + 1, dtype=np.int64)
+    np.cumsum(np.bincount(rows, minlength=num_rows), out=starts[1:])
+    return starts
 
 
 def open_table(

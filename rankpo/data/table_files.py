@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -140,11 +140,11 @@ class Builder:
     def finish(self, folder: Path, reports: Mapping[str, Mapping[str, object]]) -> None:
         """Writes the arrays. reports: the report of reading each dataset (`passes.PassReport`), by name."""
         self._flush()
+        self.rows, self.by_tokens = DigestTable(), DigestTable()  # The memory is free for the arrays.
         self.file.flush()
-        arrays = self._arrays()
-        for name, values in arrays.items():
+        for name, values in self._arrays():
             np.save(folder / f"{name}.npy", values, allow_pickle=False)
-        teacher = arrays["teacher"]
+        teacher = _view(self.teacher, np.float32)
         notes = {} if self.pieces.notes is None else dict(self.pieces.notes())
         has_teacher = bool(len(teacher) and not np.isnan(teacher).any())
         meta = {
@@ -158,32 +158,30 @@ class Builder:
         }
         write_json(folder / "meta.json", meta)
 
-    def _arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of `ExampleTable`, by file name."""
-        relevance, counts = _view(self.relevance, np.float32), np.array(self.counts, dtype=np.int64)
-        owners = np.repeat(_view(self.dataset, np.int16), counts)
+    def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields the arrays of `ExampleTable` with their file names, one at a time for the sake of memory."""
+        counts = np.array(self.counts, dtype=np.int64)
+        yield "offsets", _offsets(counts)
+        yield "token_offsets", _offsets(_view(self.token_counts, np.int32))
         rows = _view(self.found, np.int32)
         is_query = np.zeros(len(rows), dtype=bool)
         is_query[_offsets(counts + 1)[:-1]] = True
-        arrays = {
-            "token_offsets": _offsets(_view(self.token_counts, np.int32)),
-            "query": rows[is_query].astype(np.int64),
-            "offsets": _offsets(counts),
-            "candidates": rows[~is_query].astype(np.int64),
-            "relevance": relevance,
-            "stated": completed(_view(self.stated, np.int8), relevance, owners),
-            "teacher": _view(self.teacher, np.float32),
-            "confidence": _view(self.confidence, np.float32),
-            "dataset": _view(self.dataset, np.int16),
-            "own_negatives": _view(self.own_negatives, np.bool_),
-            "max_negatives": _view(self.max_negatives, np.int16),
-            "example_keys": _view(self.example_keys, np.uint64),
-            "id_offsets": _offsets(_view(self.id_lengths, np.int32)),
-            "ids": np.frombuffer(self.ids, dtype=np.uint8),
-        }
+        yield "query", rows[is_query].astype(np.int64)
+        yield "candidates", rows[~is_query].astype(np.int64)
+        relevance = _view(self.relevance, np.float32)
+        yield "relevance", relevance
+        owners = np.repeat(_view(self.dataset, np.int16), counts)
+        yield "stated", completed(_view(self.stated, np.int8), relevance, owners)
         if self.has_grades:
-            arrays["grades"] = _view(self.grades, np.float32)
-        return arrays
+            yield "grades", _view(self.grades, np.float32)
+        yield "teacher", _view(self.teacher, np.float32)
+        yield "confidence", _view(self.confidence, np.float32)
+        yield "dataset", _view(self.dataset, np.int16)
+        yield "own_negatives", _view(self.own_negatives, np.bool_)
+        yield "max_negatives", _view(self.max_negatives, np.int16)
+        yield "example_keys", _view(self.example_keys, np.uint64)
+        yield "id_offsets", _offsets(_view(self.id_lengths, np.int32))
+        yield "ids", np.frombuffer(self.ids, dtype=np.uint8)
 
 
 def _refuse(dataset: Dataset, example: Example, error: BadRecord) -> None:
@@ -199,4 +197,6 @@ def _view(values: array[Any], dtype: type[np.generic]) -> np.ndarray:
 
 
 def _offsets(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets

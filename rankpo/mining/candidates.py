@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import overload
 
 import numpy as np
 import torch
@@ -32,6 +34,36 @@ class Found:
     numbers: np.ndarray
     scores: np.ndarray
     positives: np.ndarray
+
+
+class FoundByHits(Sequence[Found]):
+    """Candidates by embeddings, made when they are asked for: of 100,000 queries, the arrays of hits alone are kept."""
+
+    def __init__(self, hits: Hits, data: MiningData, dense: DenseScores) -> None:
+        self.hits = hits
+        self.ends = np.cumsum([len(query.positives) for query in data.queries])
+        scores = (dense.scores(n, np.asarray(query.positives)) for n, query in enumerate(data.queries))
+        self.positives = np.fromiter(chain.from_iterable(scores), dtype=np.float64, count=int(self.ends[-1]))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, query: int) -> Found: ...
+    @overload
+    def __getitem__(self, query: slice) -> Sequence[Found]: ...
+    def __getitem__(self, query: int | slice) -> Found | Sequence[Found]:
+        if isinstance(query, slice):
+            return [self[number] for number in range(*query.indices(len(self)))]
+        if not 0 <= query < len(self):
+            raise IndexError(query)
+        kept = self.hits.numbers[query] >= 0
+        start = int(self.ends[query - 1]) if query else 0
+        return Found(
+            numbers=self.hits.numbers[query][kept],
+            scores=self.hits.scores[query][kept].astype(np.float64),
+            positives=self.positives[start : int(self.ends[query])],
+        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +101,7 @@ class Search:
             return Searched(self._bm25())
         assert self.dense is not None
         hits = self.dense_search.hits(self.dense.queries, self.dense.encode(), self.data.num_candidates)
-        by_embedding = [_of_hits(hits, self.data, self.dense, query) for query in range(len(self.data.queries))]
+        by_embedding = FoundByHits(hits, self.data, self.dense)
         if settings.source == "dense":
             return Searched(by_embedding, hits.recall)
         pairs = zip(by_embedding, self._bm25(), strict=True)
@@ -134,12 +166,6 @@ class Search:
         return results
 
 
-def _of_hits(hits: Hits, data: MiningData, dense: DenseScores, query: int) -> Found:
-    kept = hits.numbers[query] >= 0
-    positives = dense.scores(query, np.asarray(data.queries[query].positives))
-    return Found(hits.numbers[query][kept], hits.scores[query][kept].astype(np.float64), positives)
-
-
 def _largest(scores: np.ndarray, depth: int) -> np.ndarray:
     """Numbers of the `depth` largest scores, best first, ties by ascending number."""
     if depth < len(scores):
@@ -160,6 +186,8 @@ def _fused(settings: MiningSettings, first: Found, second: Found) -> Found:
 
 def gather_numbers(data: MiningData, found: Sequence[Found]) -> np.ndarray:
     """Returns the sorted numbers of all candidates and positives, which later steps may use."""
-    parts = [item.numbers for item in found]
-    parts += [np.asarray(query.positives, dtype=np.int64) for query in data.queries]
-    return np.unique(np.concatenate(parts))
+    used = np.zeros(len(data.texts), dtype=bool)
+    for item, query in zip(found, data.queries, strict=True):
+        used[item.numbers] = True
+        used[query.positives] = True
+    return np.flatnonzero(used)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -49,7 +49,7 @@ class Survivors:
     spare: Candidates
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # A corpus has millions of them.
 class Negative:
     """rank: zero-based in the source's list, None for a random one. mark: "", "relaxed" or "random"."""
 
@@ -61,7 +61,7 @@ class Negative:
     mark: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Mined:
     """A query and its negatives. positives: scores of its positives. margin_from: the score for margins."""
 
@@ -210,7 +210,7 @@ def _negative(candidates: Candidates, place: int, labels: np.ndarray | None, mar
 def mine_all(
     settings: MiningSettings,
     data: MiningData,
-    candidates: Sequence[Candidates],
+    candidates: Iterable[Candidates],
     vectors: Callable[[np.ndarray], np.ndarray] | None,
     found: Sequence[Found],
     seed: int,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from rankpo.mining.data import MiningData
-from rankpo.mining.pipeline import Mined
+from rankpo.mining.pipeline import Mined, Negative
 from rankpo.mining.summary import Hardest, Histogram, Statistics
 
 BINS = 20
@@ -23,14 +24,13 @@ def statistics(data: MiningData, mined: Sequence[Mined], num_negatives: int) -> 
     gap: the score for margins minus the negative's score. above_weakest_positive: share of the scored
     negatives above their query's lowest positive. uses: of one text as a negative.
     """
-    positives = _finite([score for item in mined for score in item.positives.tolist()])
-    pairs = [(item, negative) for item in mined for negative in item.negatives]
-    negatives = _finite([negative.score for _, negative in pairs])
-    gaps = _finite([item.margin_from - negative.score for item, negative in pairs])
-    uses = Counter(negative.number for _, negative in pairs)
-    ranks = [negative.rank for _, negative in pairs if negative.rank is not None]
-    weakest = [(item.positives.min(), negative.score) for item, negative in pairs if len(item.positives)]
-    known = [(low, score) for low, score in weakest if np.isfinite(low) and np.isfinite(score)]
+    positives = _finite(np.concatenate([np.zeros(0), *(item.positives for item in mined)]))
+    scores = _of_negatives(mined, lambda item, negative: negative.score)
+    margins = _of_negatives(mined, lambda item, negative: item.margin_from)
+    weakest = _of_negatives(mined, lambda item, negative: item.positives.min() if len(item.positives) else np.nan)
+    ranks = _of_negatives(mined, lambda item, negative: np.nan if negative.rank is None else negative.rank)
+    uses = Counter(negative.number for item in mined for negative in item.negatives)
+    negatives, known = _finite(scores), np.isfinite(scores) & np.isfinite(weakest)
     removed: Counter[str] = Counter()
     for item in mined:
         removed.update(item.removed)
@@ -43,18 +43,24 @@ def statistics(data: MiningData, mined: Sequence[Mined], num_negatives: int) -> 
         "removed": dict(removed),
         "short": sum(len(item.negatives) < num_negatives for item in mined),
         "without_negatives": sum(not item.negatives for item in mined),
-        "kept": len(pairs),
-        "marked": dict(Counter(negative.mark for _, negative in pairs if negative.mark)),
+        "kept": len(scores),
+        "marked": dict(Counter(negative.mark for item in mined for negative in item.negatives if negative.mark)),
         "positive_mean": _mean(positives),
         "negative_mean": _mean(negatives),
-        "gap": _quantiles(gaps),
-        "above_weakest_positive": _mean(np.array([float(score > low) for low, score in known])),
-        "rank": _quantiles(np.array(ranks, dtype=np.float64)),
+        "gap": _quantiles(_finite(margins - scores)),
+        "above_weakest_positive": _mean((scores > weakest)[known].astype(np.float64)),
+        "rank": _quantiles(_finite(ranks)),
         "distinct_negatives": len(uses),
         "most_uses": max(uses.values(), default=0),
         "histogram": histogram(positives, negatives),
         "hardest": hardest(data, mined),
     }
+
+
+def _of_negatives(mined: Sequence[Mined], value: Callable[[Mined, Negative], float]) -> np.ndarray:
+    """[negatives of all queries] float64: a value of each. Lists would hold an object for each of some million."""
+    count = sum(len(item.negatives) for item in mined)
+    return np.fromiter((value(item, own) for item in mined for own in item.negatives), dtype=np.float64, count=count)
 
 
 def histogram(positives: np.ndarray, negatives: np.ndarray) -> Histogram | None:
@@ -72,12 +78,12 @@ def histogram(positives: np.ndarray, negatives: np.ndarray) -> Histogram | None:
 
 def hardest(data: MiningData, mined: Sequence[Mined]) -> list[Hardest]:
     """Returns the negatives with the smallest gap, with shortened texts, for a manual check for false negatives."""
-    known = [
+    known = (
         (item.margin_from - negative.score, item, negative)
         for item in mined
         for negative in item.negatives
         if np.isfinite(item.margin_from - negative.score)
-    ]
+    )
     return [
         {
             "query_id": data.queries[item.query].id,
@@ -88,13 +94,12 @@ def hardest(data: MiningData, mined: Sequence[Mined]) -> list[Hardest]:
             "query": data.queries[item.query].text[:SHOWN_CHARACTERS],
             "negative": data.texts[negative.number][:SHOWN_CHARACTERS],
         }
-        for gap, item, negative in sorted(known, key=lambda entry: entry[0])[:SHOWN]
+        for gap, item, negative in heapq.nsmallest(SHOWN, known, key=lambda entry: entry[0])
     ]
 
 
-def _finite(values: Sequence[float]) -> np.ndarray:
-    array = np.array(values, dtype=np.float64)
-    return array[np.isfinite(array)]
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
 
 
 def _mean(values: np.ndarray) -> float | None:

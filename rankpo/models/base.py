@@ -59,6 +59,7 @@ class RankingModel(Shardable):
     kind: ClassVar[str]
     sparsity: Sparsity | None = None  # Regularisation of a model with sparse vectors, which the trainers add.
     precision: str = "fp32"  # Precision of forward passes, set by the task; the key of stored vectors includes it.
+    computes_in_parts: ClassVar[bool] = False  # Whether a forward pass of more than `part_tokens` is computed in parts.
     part_tokens: int | None = None  # Tokens of one forward pass with stored activations, for kinds that can recompute.
     inputs: Inputs
     settings: Settings

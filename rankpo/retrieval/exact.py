@@ -123,7 +123,7 @@ def _search_chunk(
     scores = torch.empty(len(queries), 0)
     numbers = torch.empty(len(queries), 0, dtype=torch.int64)
     for part in _by_rows(corpus.counts, rows):
-        found, columns = best(similarity(queries, corpus.select(part)).float(), top_k)
+        found, columns = best(similarity(queries, corpus.between(int(part[0]), int(part[-1]) + 1)).float(), top_k)
         # Earlier documents come first, so that equal scores are ordered by number.
         candidates = torch.cat([numbers, part[columns]], 1)
         scores, columns = best(torch.cat([scores, found], 1), top_k)

@@ -44,6 +44,7 @@ class Stored(ABC):
         if saved is None:
             raise EncodingError(f"{folder} holds no embeddings; create them with task=encode")
         self.encoding, complete = saved
+        self._opened: dict[int, np.ndarray] = {}
         if not complete:
             raise EncodingError(f"{folder} is not complete; run the same task=encode again to continue it")
         if self.encoding.form not in self.forms:
@@ -71,10 +72,11 @@ class Stored(ABC):
 
     def _shard(self, shard: int) -> np.ndarray:
         """Returns [rows, D]. Raises EncodingError for damaged files."""
-        path = shard_path(self.folder, shard)
-        self._check(shard)
-        # Copy on write, since torch needs a writable array and the file must not change.
-        return np.load(path, mmap_mode="c", allow_pickle=False)
+        if shard not in self._opened:
+            self._check(shard)
+            # Copy on write, since torch needs a writable array and the file must not change.
+            self._opened[shard] = np.load(shard_path(self.folder, shard), mmap_mode="c", allow_pickle=False)
+        return self._opened[shard]
 
     def _check(self, shard: int) -> None:
         if fault := shard_fault(self.folder, self.encoding, shard):

@@ -21,6 +21,7 @@ RUN_FILES = (  # A run writes these files beside its checkpoints and FINAL.
     "metrics.jsonl",
     "origin.json",
     "data_report.json",
+    "profile.json",
     TRACKER_ID,
     TRACKER_RUNS,
     "tensorboard/**/events.out.tfevents.*",
@@ -39,6 +40,7 @@ FREE_KEYS = (
     "trainer.log_every",
     "trainer.timeout_minutes",
     "trainer.max_tokens",
+    "trainer.profile_updates",
 )
 
 

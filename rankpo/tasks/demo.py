@@ -1,12 +1,14 @@
 """Demo of the two-stage recipe on a small generated world: stage one, a judge's preferences, RankPO, a prior and a head.
 
-RankPO is trained alone; a prior and a head learn the judge and keep stage one; one table compares all models. `./install.sh demo` runs one seed,
-`./install.sh demo full` three seeds and a report. scripts/two_stage.sh runs the same steps at any size.
+RankPO is trained alone; a prior and a head learn the judge and keep stage one. A first table compares these models; a
+second one adds what the head learns without the judge, and the same steps with grades. `./install.sh demo` runs one seed,
+`./install.sh demo full` three. scripts/two_stage.sh runs the two stages at any size.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 import sys
 import time
@@ -21,7 +23,8 @@ from rankpo.storage.atomic import replace_text
 
 FULL = "full"
 SEEDS, QUICK_SEEDS = (1, 2, 3), (1,)
-FIRST_ROUND, STAGE_ONE, GRADED = "jobs_round1", "jobs_stage1", "jobs_graded"
+FIRST_ROUND, STAGE_ONE = "jobs_round1", "jobs_stage1"
+BINARY, GRADED = "binary", "graded"
 ORACLE_WEIGHT = 1.5  # The weight of the rules' grade relative to the judge's own utility.
 EVALUATION = (
     "eval_datasets=[jobs_test,jobs_preferences_test]",
@@ -33,49 +36,62 @@ EVALUATION = (
 )
 CHOICE = tuple(key.replace("_test", "_dev") for key in EVALUATION)  # The dev world has other posts and profiles.
 RULES, KEPT, RECALL, JUDGE = "nDCG@20 (rules)", "kept", "recall@100 (rules)", "agreement (judge)"
+JUDGED = "1,800 judged pairs"
 GIVEN = {  # The training data of each row of the table.
     "base": "nothing",
-    "stage one (binary)": "binary labels",
-    "stage one (graded)": "grades",
-    "RankPO alone": "binary labels, 1,800 judged pairs",
-    "prior and head": "binary labels, 1,800 judged pairs",
-    "prior and head (graded)": "grades, 1,800 judged pairs",
+    "stage one": "binary labels",
+    "RankPO alone": f"binary labels, {JUDGED}",
+    "prior and head": f"binary labels, {JUDGED}",
+    "head": "binary labels",
+    "head (graded)": "grades",
+    "prior and head (graded)": f"grades, {JUDGED}",
     "oracle": "the hidden judge and the rules themselves",
 }
+Found = dict[str, list[dict[str, float]]]  # The metrics of the runs of each row.
 
 
 class Demo:
     """Runs the tasks of launch.py in this process and prints each command. overrides: added to every command."""
 
     def __init__(self, overrides: Sequence[str], seeds: Sequence[int]) -> None:
-        self.overrides, self.seeds = list(overrides), seeds
+        self.overrides, self.seeds, self.started = list(overrides), seeds, time.monotonic()
         self.logger = MetricsLogger()
         self.runs = compose(self.overrides).runs_dir
         self.mined = self.runs / "jobs_mined" / "mined.jsonl"
         self.pairs = self.runs / "jobs_judged" / "annotate" / "preferences.jsonl"
 
     def run(self, title: str, seconds: int, *command: str) -> Any:
-        """Prints the title and the approximate duration of a step on two cores, and runs it."""
-        self.logger.say(f"\n{title} (about {seconds} s)\n  python launch.py {' '.join(command)}")
+        """Prints the title, the approximate duration of a step on two cores, and the time so far, and runs the step."""
+        past = time.monotonic() - self.started
+        self.logger.say(f"\n{title} (about {seconds} s; {past:.0f} s so far)\n  python launch.py {shlex.join(command)}")
         experiment = compose([*command, *self.overrides])
         return experiment.task(experiment)
 
     def start(self, run: str) -> str:
         return f"model.load_from={self.runs}/{run}/FINAL"
 
-    def train(self) -> dict[str, list[str]]:
-        """Trains all models. Returns the names of the runs for each row of the table."""
+    def binary(self) -> dict[str, list[str]]:
+        """Trains all models on binary labels. Returns the names of the runs for each row of the first table."""
         self.stage_one()
         self.annotate()
-        rows = {"base": ["jobs_base"], "stage one (binary)": [STAGE_ONE], "stage one (graded)": [GRADED]}
+        rows = {"base": ["jobs_base"], "stage one": [STAGE_ONE]}
         rows["RankPO alone"] = [self.alone(seed) for seed in self.seeds]
-        rows["prior and head"] = [self.keeping(seed, STAGE_ONE) for seed in self.seeds]
-        if len(self.seeds) > 1:
-            rows["prior and head (graded)"] = [self.keeping(seed, GRADED) for seed in self.seeds]
+        for seed in self.seeds:
+            self.prior(seed)
+        rows["prior and head"] = [self.keeping(seed, BINARY) for seed in self.seeds]
         return rows
 
+    def further(self) -> dict[str, list[str]]:
+        """Trains the models on grades. Returns the names of the runs for each further row of the second table."""
+        graded = [self.keeping(seed, GRADED) for seed in self.seeds]
+        return {
+            "head": [head_of(seed, BINARY) for seed in self.seeds],
+            "head (graded)": [head_of(seed, GRADED) for seed in self.seeds],
+            "prior and head (graded)": graded,
+        }
+
     def stage_one(self) -> None:
-        """Trains two rounds on binary labels, the second with mined hard negatives, and then a round on grades."""
+        """Trains two rounds on binary labels, the second with mined hard negatives."""
         self.run(
             "Stage one learns the rules from binary labels: first round",
             30,
@@ -97,13 +113,6 @@ class Demo:
             *("experiment=jobs_stage1", first, "datasets=[rankpo]", f"datasets.rankpo.path={self.mined}"),
             *(f"exp_name={STAGE_ONE}", "trainer.epochs=1", "optimizer.lr=5e-5", "overwrite=true"),
         )
-        self.run(
-            "Second baseline: the same model after a round on grades",
-            40,
-            *(*graded_lists(), "model=minilm", self.start(STAGE_ONE)),
-            *("trainer.batch_size=16", "trainer.max_steps=12", "optimizer.lr=1e-4"),
-            *(f"exp_name={GRADED}", "overwrite=true"),
-        )
 
     def annotate(self) -> None:
         """Asks the judge for preferences on 1,800 pairs from the model's own top 100, six for each post."""
@@ -118,48 +127,53 @@ class Demo:
         name = f"jobs_alone_{seed}"
         self.run(
             f"RankPO alone on the judge's pairs, seed {seed}",
-            40,
+            30,
             *(
                 "experiment=jobs_stage2",
                 self.start(STAGE_ONE),
                 "datasets=[rankpo]",
                 f"datasets.rankpo.path={self.pairs}",
             ),
-            *("replay_datasets=[]", "loss.replay_weight=0", "trainer.max_steps=20"),
+            *("replay_datasets=[]", "loss.replay_weight=0", "trainer.max_steps=12"),
             *(f"exp_name={name}", f"seed={seed}", "overwrite=true"),
         )
         return name
 
-    def keeping(self, seed: int, start: str) -> str:
-        """Fits a prior to the judge, trains a head on frozen layers, and chooses with task=frontier."""
-        name = f"{'graded' if start == GRADED else 'binary'}_{seed}"
-        grades = start == GRADED
-        rules = graded_lists() if grades else ("loss=contrastive", "loss.temperature=0.05", *self.mined_data)
-        what = "grades" if grades else "binary labels"
+    def prior(self, seed: int) -> None:
+        """Fits a prior of the passages to the judge."""
         self.run(
             f"A prior of the passages learns the judge by Bradley-Terry, all else frozen, seed {seed}",
-            30,
+            25,
             *("task=prior", "model=minilm", self.start(STAGE_ONE), PRIOR, "datasets=[rankpo]"),
-            *(f"datasets.rankpo.path={self.pairs}", f"exp_name=jobs_prior_{name}", f"seed={seed}", "overwrite=true"),
+            *(f"datasets.rankpo.path={self.pairs}", f"exp_name=jobs_prior_{seed}", f"seed={seed}", "overwrite=true"),
         )
+
+    def keeping(self, seed: int, labels: str) -> str:
+        """Trains a head on frozen layers, and chooses the weight of the prior with task=frontier. Returns the run."""
+        head, chosen = head_of(seed, labels), f"jobs_kept_{labels}_{seed}"
+        what = "grades" if labels == GRADED else "binary labels"
+        rules = GRADED_RULES if labels == GRADED else (*BINARY_RULES, f"datasets.rankpo.path={self.mined}")
         self.run(
             f"A head on several frozen layers learns {what} once more, seed {seed}",
-            40,
-            *(*rules, "model=minilm", self.start(STAGE_ONE), *HEAD, "trainer.max_steps=60"),
-            *(f"exp_name=jobs_head_{name}", f"seed={seed}", "overwrite=true"),
+            30,
+            *(
+                *rules,
+                "model=minilm",
+                self.start(STAGE_ONE),
+                *HEAD,
+                f"exp_name={head}",
+                f"seed={seed}",
+                "overwrite=true",
+            ),
         )
         self.run(
             "The model with the best agreement among those that keep 98 % of the start model's NDCG on the dev world",
-            40,
-            *("task=frontier", f"task.runs=[{self.runs}/jobs_head_{name}]", "task.alphas=[0.5,1]"),
-            *(f"task.priors=[{self.runs}/jobs_prior_{name}]", f"task.start={self.runs}/{STAGE_ONE}/FINAL", *CHOICE),
-            *("task.prior_weights=[0,0.1,0.15,0.2,0.25,0.3,0.4,0.5]", f"exp_name=jobs_kept_{name}", "overwrite=true"),
+            25,
+            *("task=frontier", f"task.runs=[{self.runs}/{head}]", "task.alphas=[1]", WEIGHTS),
+            *(f"task.priors=[{self.runs}/jobs_prior_{seed}]", f"task.start={self.runs}/{STAGE_ONE}/FINAL", *CHOICE),
+            *(f"exp_name={chosen}", "overwrite=true"),
         )
-        return f"jobs_kept_{name}"
-
-    @property
-    def mined_data(self) -> tuple[str, ...]:
-        return ("datasets=[rankpo]", f"datasets.rankpo.path={self.mined}", "dataloader.num_negatives=3")
+        return chosen
 
     def evaluate(self, run: str) -> dict[str, float]:
         folder = [] if run == "jobs_base" else [self.start(run)]
@@ -167,7 +181,14 @@ class Demo:
         found: dict[str, float] = self.run(f"{run} on the test world", 10, *command)[0]
         return found
 
-    def report(self, runs: Sequence[str]) -> Path:
+    def measure(self, rows: Mapping[str, Sequence[str]]) -> Found:
+        """The test metrics of the runs of each row."""
+        return {title: [self.evaluate(name) for name in names] for title, names in rows.items()}
+
+    def report(self, rows: Mapping[str, Sequence[str]]) -> Path:
+        """Writes the report. Runs of one row are seeds of one recipe."""
+        runs = [name for names in rows.values() for name in names]
+        labels = [f"{name}: '{title}'" for title, names in rows.items() for name in names if title != name]
         page: Path = self.run(
             "Report of all runs",
             5,
@@ -175,56 +196,71 @@ class Demo:
             f"task.runs=[{','.join(f'{self.runs}/{run}' for run in runs)}]",
             "task.metrics=[ndcg@20,recall@100,accuracy]",
             f"task.baseline={STAGE_ONE}",
+            f"task.labels={{{', '.join(labels)}}}",
             "task.title=RankPO on the job-talent world",
             f"task.output={self.runs}/demo/report.html",
             *EVALUATION[:3],
         )
         return page
 
+    def show(self, found: Found, bound: Mapping[str, float]) -> str:
+        """Prints the table of the rows and of the oracle, and returns its text."""
+        several = len(self.seeds) > 1
+        of_seeds = (
+            f"mean ± deviation over seeds {', '.join(map(str, self.seeds))}" if several else f"seed {self.seeds[0]}"
+        )
+        title = (
+            "\nRules: NDCG on a graded test world with other posts and profiles. Kept: its ratio to that of stage one. "
+            f"Judge: agreement on pairs of the test world. Stage two: {of_seeds}."
+        )
+        return self.logger.table(summary({**found, "oracle": [dict(bound)]}), title)
+
+
+def head_of(seed: int, labels: str) -> str:
+    """The name of the run of a head. labels: BINARY or GRADED."""
+    return f"jobs_head_{labels}_{seed}"
+
 
 PRIOR = "model.prior_layers=[2,3,4]"
 HEAD = (
-    *("model.freeze_backbone=true", "model.pooled_layers=[2,3,4,5,6]", "trainer.batch_size=64", "optimizer.lr=5e-4"),
-    *("model.layers=[{type:Dense,out_features:384,activation:Identity,bias:false}]", "trainer.max_tokens=100000"),
+    *("model.freeze_backbone=true", "model.pooled_layers=[2,3,4,5,6]", "trainer.max_tokens=100000"),
+    "model.layers=[{type:Dense,out_features:384,activation:Identity,bias:false}]",
+    *("optimizer.lr=1e-3", "trainer.batch_size=100", "trainer.max_steps=150"),
 )
+# The temperature is that of stage one times six: a soft loss keeps the order among the irrelevant.
+BINARY_RULES = ("loss=contrastive", "loss.temperature=0.3", "datasets=[rankpo]", "dataloader.num_negatives=3")
 CANDIDATES = 2000  # graded candidates of each post and grade: all, so that every passage of an update has a known grade
-
-
-def graded_lists() -> tuple[str, ...]:
-    """Overrides for graded margin on lists of eight, four of them relevant."""
-    return (
-        *("loss=graded_margin", "datasets=[jobs_graded]", f"datasets.jobs_graded.num_negatives={CANDIDATES}"),
-        *("dataloader.group_size=8", "dataloader.groups_per_query=one", "dataloader.num_positives=4"),
-    )
+GRADED_RULES = (
+    *("loss=graded_margin", "datasets=[jobs_graded]", f"datasets.jobs_graded.num_negatives={CANDIDATES}"),
+    *("dataloader.group_size=8", "dataloader.groups_per_query=one", "dataloader.num_positives=4"),
+)
+WEIGHTS = "task.prior_weights=[0,0.2,0.3,0.35,0.4,0.45,0.5,0.55,0.6,0.65,0.7,0.8]"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Trains, evaluates and reports. arguments: `full` for three seeds, and overrides that are added to every launch."""
-    started = time.monotonic()
     overrides = [argument for argument in arguments if argument != FULL]
-    seeds = SEEDS if FULL in arguments else QUICK_SEEDS
-    demo = Demo(overrides, seeds)
-    minutes = 20 if FULL in arguments else 6
-    demo.logger.say(f"The demo takes about {minutes} minutes on two cores. Every step prints its command.")
-    runs = demo.train()
-    found = {title: [demo.evaluate(name) for name in names] for title, names in runs.items()}
-    found["oracle"] = [oracle(compose([*EVALUATION, *overrides]).eval_datasets, ORACLE_WEIGHT)]
-    page = demo.report([name for names in runs.values() for name in names])
-    folder = page.parent
-    replace_text(folder / "results.json", json.dumps(found, indent=1))
-    spread_over = f"mean ± deviation over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
-    title = (
-        "\nRules: NDCG on a graded test world with other posts and profiles. Kept: its ratio to that of stage one (binary). "
-        f"Judge: agreement on pairs of the test world. Stage two: {spread_over}."
+    demo = Demo(overrides, SEEDS if FULL in arguments else QUICK_SEEDS)
+    minutes, first = (20, 12) if FULL in arguments else (7, 5)
+    demo.logger.say(
+        f"The demo takes about {minutes} minutes on two cores, the first table {first}. Every step prints its command."
     )
-    replace_text(folder / "table.txt", demo.logger.table(summary(found), title))
-    demo.logger.say(f"\nreport: {page}, after {time.monotonic() - started:.0f} s")
+    bound = oracle(compose([*EVALUATION, *overrides]).eval_datasets, ORACLE_WEIGHT)
+    rows = demo.binary()
+    found = demo.measure(rows)
+    demo.show(found, bound)
+    further = demo.further()
+    found |= demo.measure(further)
+    page = demo.report({**rows, **further})
+    replace_text(page.parent / "results.json", json.dumps({**found, "oracle": [bound]}, indent=1))
+    replace_text(page.parent / "table.txt", demo.show(found, bound))
+    demo.logger.say(f"\nreport: {page}, after {time.monotonic() - demo.started:.0f} s")
     return 0
 
 
 def summary(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, str]]:
     """The columns of the final table: quality by the rules, agreement with the judge, and each model's training data."""
-    base = found["stage one (binary)"][0]["jobs_test/ndcg@20"]
+    base = found["stage one"][0]["jobs_test/ndcg@20"]
     rows = []
     for title, members in found.items():
         ndcg = [row["jobs_test/ndcg@20"] for row in members]

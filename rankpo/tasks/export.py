@@ -11,6 +11,9 @@ from rankpo.tasks.base import Task
 
 DTYPES = ("float32", "bfloat16", "float16")
 FINAL = "FINAL"
+FORMATS = ("folder", "onnx", "openvino")
+QUANTIZE = ("int8", "fp16")
+PARTS = ("dense", "sparse", "colbert")  # Of a hybrid model.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +24,12 @@ class Export(Task):
     soup: run directories, such as seeds of one recipe. The mean of their FINALs is the trained model, in place of run.
     alphas: values in [0, 1]; the weights of a folder are (1 - α)·start + α·trained.
     start: a folder or hub id; None takes the model that the run, or all runs of the soup, started from.
-    format: "onnx" adds FINAL/onnx, the backbone of a model that gives vectors as ONNX.
-    quantize: "int8" gives that file weights of 8 bits.
-    metrics: what format=onnx is compared by on eval_datasets; the table has what is lost.
+    format: "onnx" adds FINAL/onnx and "openvino" FINAL/openvino: the hidden states of a model with vectors, the logits of
+    a sparse model, or the scores of a cross-encoder. The file is compared with torch.
+    quantize: "int8" gives that file weights of 8 bits, "fp16" of 16.
+    part: "dense", "sparse" or "colbert", one part of a hybrid model as a model of its own: an embedding model, a hybrid
+    model with this part alone, or a late-interaction model.
+    metrics: what the file is compared by on eval_datasets; the table and the card have what is lost.
     The call returns the table's rows, one for each folder.
     """
 
@@ -36,6 +42,7 @@ class Export(Task):
     soup: Sequence[str] = ()
     format: str = "folder"
     quantize: str | None = None
+    part: str | None = None
     metrics: Sequence[str] = ("ndcg@10",)
 
     work: ClassVar[str] = "rankpo.tasks.work.export"
@@ -43,12 +50,14 @@ class Export(Task):
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.format not in ("folder", "onnx"):
-            raise ValueError(f"format must be one of folder, onnx, got {self.format!r}")
-        if self.quantize not in (None, "int8"):
-            raise ValueError(f"quantize must be int8 or null, got {self.quantize!r}")
-        if self.quantize is not None and self.format != "onnx":
-            raise ValueError(f"quantize={self.quantize} needs format=onnx")
+        if self.format not in FORMATS:
+            raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+        if self.quantize is not None and self.quantize not in QUANTIZE:
+            raise ValueError(f"quantize must be one of {', '.join(QUANTIZE)} or null, got {self.quantize!r}")
+        if self.quantize is not None and self.format == "folder":
+            raise ValueError(f"quantize={self.quantize} needs format=onnx or openvino")
+        if self.part not in (None, *PARTS):
+            raise ValueError(f"part must be one of {', '.join(PARTS)} or null, got {self.part!r}")
         if not self.alphas or not all(0 <= alpha <= 1 for alpha in self.alphas):
             raise ValueError(f"alphas must be numbers in [0, 1], got {list(self.alphas)}")
         if len(set(self.alphas)) < len(self.alphas):

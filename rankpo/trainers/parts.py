@@ -27,6 +27,7 @@ from rankpo.runs.running import RunningMetrics
 from rankpo.trainers import regularisation
 from rankpo.trainers.averaging import WeightAverage
 from rankpo.trainers.baseline import Measure, measured
+from rankpo.trainers.largest import largest_group
 from rankpo.trainers.memory import MemoryPlan
 from rankpo.trainers.regularisation import Regularisation
 from rankpo.trainers.schedules import Schedule
@@ -100,6 +101,12 @@ class Parts:
     def losses(self) -> str:
         """The name of the loss, or of each dataset's loss."""
         return type(self.loss).__name__
+
+    def largest_whole_group(self) -> int:
+        """Tokens of the largest group that a forward pass holds whole; 0 if every group is within max_tokens or split."""
+        if self.policy.computes_in_parts and not self.strategy.sharded:
+            return 0
+        return largest_group(self.policy.inputs, self.loader.current, self.settings.token_budget)
 
     def _strategy(self) -> Strategy:
         return make_strategy(self.accelerator, self.policy, self.optimizer, self.settings.max_grad_norm)

@@ -28,6 +28,7 @@ class TrainerSettings:
     reference: source of the reference scores: "stored" (computed once before the run), "live" (a frozen copy),
     "adapters" (the policy with its adapters off), or "auto" (adapters with LoRA, else stored).
     holdout: the fraction of the training queries in (0, 1), or their number, that is evaluated and not trained on.
+    profile_updates: the number of updates after the first that torch.profiler records; 0 for none.
     dropout: False disables dropout, so that the curve does not depend on the division into micro-batches.
     """
 
@@ -53,6 +54,7 @@ class TrainerSettings:
     ema: float | None = None
     reference: str = "auto"
     timeout_minutes: float = 30
+    profile_updates: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.max_tokens, str) and self.max_tokens != AUTO:
@@ -63,6 +65,8 @@ class TrainerSettings:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.replay_batch_size is not None and self.replay_batch_size < 1:
             raise ValueError(f"replay_batch_size must be >= 1 or null, got {self.replay_batch_size}")
+        if self.profile_updates < 0:
+            raise ValueError(f"profile_updates must be >= 0, got {self.profile_updates}")
         if not self.epochs > 0:
             raise ValueError(f"epochs must be > 0, got {self.epochs}")
         if self.max_steps is not None and self.max_steps < 1:

@@ -95,6 +95,9 @@ class SeveralTrainer(BasicTrainer):
     def losses(self) -> str:
         return ", ".join(f"{type(item.loss).__name__} of {item.name}" for item in self.objectives)
 
+    def largest_whole_group(self) -> int:
+        return max(part.largest_whole_group() for part in self.parts)
+
     def prepare(self, step: int) -> UpdateOfOne:
         number, own_step = self.loader.turns.update(step)
         return UpdateOfOne(number, self.parts[number].prepare(own_step))

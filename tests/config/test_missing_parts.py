@@ -1,13 +1,21 @@
 """Overrides that take away what every run needs, or that give what no part can hold: one line each, no trace."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from rankpo.config import construct
 from rankpo.config.check import GROUPS, NEEDED, OPTIONAL
 from rankpo.config.compose import compose
 from rankpo.config.messages import null_group, run_error
 from rankpo.data.readers.chat import ChatRecords
 from rankpo.data.readers.passes import BadRecords
 from rankpo.errors import ConfigError
+from rankpo.retrieval import faiss_index
+
+ROOT = Path(__file__).parents[2]
 
 BASE = ("model=tiny_pythia", "loss=sft", "datasets=[toy_chat]")
 
@@ -81,6 +89,38 @@ def test_bad_records_stand_on_lines_of_their_own(tmp_path):
 def test_a_run_out_of_memory_says_so_in_one_line(error):
     message = run_error(error, {})
     assert message is not None and "out of memory" in message and "\n" not in message
+    assert "trainer.max_tokens" in message and "ulimit -v" in message
+
+
+def test_a_library_that_memory_does_not_hold_is_not_missing(monkeypatch):
+    """Neither an unknown class nor an extra that is not installed."""
+
+    def failed(name):
+        raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+
+    monkeypatch.setattr(construct, "import_module", failed)
+    with pytest.raises(MemoryError) as caught:
+        construct.locate("rankpo.losses.base.Loss")
+    assert (run_error(caught.value, {}) or "").startswith("out of memory (libtorch_cpu.so")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(faiss_index.FaissError) as missing:
+        faiss_index.load_faiss()
+    assert "pip install" in (run_error(missing.value, {}) or "")
+    error = faiss_index.FaissError("needs faiss")
+    error.__cause__ = ImportError("libfaiss.so: cannot allocate memory in static TLS block")
+    assert (run_error(error, {}) or "").startswith("out of memory")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of the address space")
+@pytest.mark.parametrize(("mebibytes", "code"), [(500, 1), (300, 1), (500, 0)])
+def test_a_limit_of_memory_below_the_libraries_is_named(mebibytes, code):
+    """The C++ runtime would end the process while it imports torch. --help needs no library."""
+    command = f"ulimit -v {mebibytes << 10}; exec {sys.executable} {ROOT}/launch.py {'' if code else '--help'}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == code, done.stderr
+    if code:
+        (line,) = done.stderr.splitlines()
+        assert f"ulimit -v) is {mebibytes} MiB" in line and "raise it" in line
 
 
 def test_other_errors_are_no_lack_of_memory():

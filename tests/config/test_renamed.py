@@ -160,7 +160,8 @@ def test_plusses_in_front_of_a_group():
     with pytest.raises(HydraException) as error:
         compose(["++debug=true"])
     assert (
-        explain(error.value, ["++debug=true"]) == "debug is a group; write debug=… without ++, one of: overfit, smoke"
+        explain(error.value, ["++debug=true"])
+        == "debug is a group; write debug=… without ++, one of: overfit, profile, smoke"
     )
 
 
@@ -182,7 +183,8 @@ def test_a_group_set_to_true_is_answered_with_its_options():
     with pytest.raises(ValueError) as error:
         composed(*overrides)
     assert (
-        null_group(error.value, overrides) == "debug=true: debug is a group; choose one of its options: overfit, smoke"
+        null_group(error.value, overrides)
+        == "debug=true: debug is a group; choose one of its options: overfit, profile, smoke"
     )
 
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from rankpo.data.readers.records import Records
 from rankpo.data.report import all_pairs, data_report, histogram, lines, quantiles, write_report
@@ -150,3 +151,11 @@ def test_training_writes_it(tmp_path, capsys):
     assert report["datasets"]["toy_contrastive"]["tokens"]["candidate"]["truncated"] > 0
     assert report["overlap"]["toy_contrastive"]["queries"] == {"shared": 0, "of": 4}
     assert "data toy_contrastive: 4 examples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 2, 19, 20, 21, 40, 100, 333])
+def test_quantiles_of_counts_are_those_of_the_values(count):
+    for seed in range(20):
+        values = np.random.default_rng(seed).integers(0, 12, count)
+        distinct, times = np.unique(values, return_counts=True)
+        assert quantiles(distinct, times) == quantiles(values)

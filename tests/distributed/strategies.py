@@ -16,7 +16,7 @@ import psutil
 import pytest
 from torch.testing import assert_close
 
-from tests.recipes import LATE, SPARSE, SPARSE_CONTRASTIVE
+from tests.recipes import HYBRID, LATE, SPARSE, SPARSE_CONTRASTIVE
 from tests.runs import CONTRASTIVE, RANKPO, curve, final_weights, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +65,11 @@ RECIPES = {
     "late interaction, cache": (*LATE, "loss=contrastive", *IN_BATCH, *EVALUATED, "trainer.max_tokens=200"),
     "late interaction, LoRA": (
         *(*LATE, "loss=rankpo", "datasets=[toy_pairs]", *EVALUATED, *PAIRS),
+        *("model.use_peft=true", "loss.reference_free=false"),
+    ),
+    "hybrid": (*HYBRID, "loss=m3", *IN_BATCH, *EVALUATED, *CORPUS, "trainer.max_tokens=300"),
+    "hybrid, LoRA": (
+        *(*HYBRID, "loss=rankpo", "datasets=[toy_pairs]", *EVALUATED, *PAIRS),
         *("model.use_peft=true", "loss.reference_free=false"),
     ),
     "reranker": (*RERANKER, "loss=softmax", *PAIRS),

@@ -19,6 +19,7 @@ from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.prior import FILE, Prior
 from rankpo.models.embedding.settings import EmbeddingSettings
+from rankpo.models.engine.dry_run import Pass, activation_bytes
 from rankpo.models.loading import LoadingError
 from rankpo.models.random_weights import byte_tokenizer
 from rankpo.storage.folders import MANIFEST
@@ -274,3 +275,14 @@ def test_a_frozen_backbone_encodes_each_text_once(tmp_path, monkeypatch):
         built(tmp_path / "plain", freeze_backbone=True)
     with pytest.raises(ValueError, match="freeze_backbone=true trains no adapters"):
         EmbeddingKind(name_or_path="a/b", freeze_backbone=True, use_peft=True)
+
+
+def test_a_dry_run_leaves_no_states_without_data(tmp_path):
+    """Before a run, its memory is measured on tensors without data. The states of the frozen backbone are real after it."""
+    saved(model_of(prior_layers=[]), tmp_path / "plain")
+    keys = {"pooled_layers": [1, 2], "layers": HEAD, "freeze_backbone": True}
+    fresh, measured = built(tmp_path / "plain", **keys)[0], built(tmp_path / "plain", **keys)[0]
+    sequences = measured.inputs.sequences_of(TEXTS, "candidate")
+    assert activation_bytes(measured, sequences, Pass()) > 0
+    assert_close(measured(sequences), fresh(sequences))
+    assert activation_bytes(measured, sequences, Pass()) > 0  # also where all states are known

@@ -76,6 +76,9 @@ def naive(model, query, document):
 
 def test_vectors_of_chosen_texts():
     vectors = Vectors(torch.arange(6.0)[:, None], torch.tensor([2, 1, 3]))
+    inside = vectors.between(1, 3)
+    assert torch.equal(inside.rows, vectors.select(torch.tensor([1, 2])).rows) and len(inside) == 2
+    assert inside.rows.untyped_storage().data_ptr() == vectors.rows.untyped_storage().data_ptr()
     chosen = vectors.select(torch.tensor([2, 0, 2]))
     assert chosen.rows[:, 0].tolist() == [3, 4, 5, 0, 1, 3, 4, 5] and chosen.counts.tolist() == [3, 2, 3]
     assert vectors.select(torch.tensor([], dtype=torch.int64)).rows.shape == (0, 1)

@@ -13,7 +13,7 @@ from rankpo.tasks import demo
 def test_summary_by_hand():
     row = {"jobs_test/ndcg@20": 0.5, "jobs_test/recall@100": 0.8, "jobs_preferences_test/accuracy": 0.6}
     better = [{**row, "jobs_test/ndcg@20": value} for value in (0.4, 0.5)]
-    first, second = demo.summary({"stage one (binary)": [row], "RankPO alone": better})
+    first, second = demo.summary({"stage one": [row], "RankPO alone": better})
     assert first[demo.RULES] == "0.5000"
     assert second[demo.RULES] == "0.4500 ± 0.0707"  # |.5 - .4| / √2
     assert second[demo.KEPT] == "90.0 %"
@@ -28,7 +28,8 @@ def test_demo_from_training_to_report(tmp_path, monkeypatch, full):
         small = [item.replace("profiles=500", "profiles=80").replace("posts=60", "posts=12") for item in usual]
         assert small != list(usual)
         monkeypatch.setattr(demo, name, tuple(small))
-    monkeypatch.setattr(demo, "CANDIDATES", 10)
+    few = [key.replace(str(demo.CANDIDATES), "10") for key in demo.GRADED_RULES]
+    monkeypatch.setattr(demo, "GRADED_RULES", tuple(few))
     shallow = [key.replace("[2,3,4,5,6]", "[0,1]").replace("384", "64") for key in demo.HEAD]
     monkeypatch.setattr(demo, "HEAD", tuple(shallow))
     monkeypatch.setattr(demo, "PRIOR", "model.prior_layers=[1]")
@@ -37,14 +38,14 @@ def test_demo_from_training_to_report(tmp_path, monkeypatch, full):
     found = json.loads((tmp_path / "demo" / "results.json").read_text())
     runs = 2 if full else 1
     assert {title: len(rows) for title, rows in found.items()} == {
-        "base": 1, "stage one (binary)": 1, "stage one (graded)": 1, "RankPO alone": runs, "prior and head": runs,
-        **({"prior and head (graded)": 2} if full else {}), "oracle": 1,
+        "base": 1, "stage one": 1, "RankPO alone": runs, "prior and head": runs, "head": runs, "head (graded)": runs,
+        "prior and head (graded)": runs, "oracle": 1,
     }  # fmt: skip
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "jobs_alone_1" in page
-    assert "Alignment against retention" in page
+    assert "Alignment against retention" in page and "Searched frontier" in page
     assert len((tmp_path / "demo" / "table.txt").read_text().splitlines()) >= 7
-    alone, stage_one = found["RankPO alone"][0], found["stage one (binary)"][0]
+    alone, stage_one = found["RankPO alone"][0], found["stage one"][0]
     assert alone["jobs_test/ndcg@20"] != pytest.approx(stage_one["jobs_test/ndcg@20"], abs=1e-12)
     assert all("/FINAL" not in title for title in found)
 
@@ -54,8 +55,10 @@ def test_every_step_says_what_it_takes(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "compose", lambda overrides: _Done(overrides))
     monkeypatch.setattr(steps.logger, "say", lambda line: said.append(line))
     said: list[str] = []
-    steps.train()
-    assert len(said) == 9 and all(re.match(r"\n[A-Z].* \(about \d+ s\)\n  python launch.py ", line) for line in said)
+    steps.binary()
+    steps.further()
+    assert len(said) == 10
+    assert all(re.match(r"\n[A-Z].* \(about \d+ s; \d+ s so far\)\n  python launch.py ", line) for line in said)
 
 
 class _Done:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from rankpo.data.batch import select
 from rankpo.models.base import RankingModel
@@ -30,14 +31,18 @@ class PooledStates:
     def of(self, sequences: Sequences) -> Tensor:
         """[N, W] on the device of the model."""
         keys = _keys(sequences)
+        if not keys:
+            return self._compute(sequences)
         missing = {key: row for row, key in enumerate(keys) if key not in self._known}
+        fresh: dict[bytes, Tensor] = {}
         if missing:
             with torch.no_grad(), self._model.evaluating():
                 found = self._compute(select(sequences, np.array(list(missing.values())))).float().cpu()
-            self._known.update(zip(missing, found, strict=True))
-        if not keys:
-            return self._compute(sequences)
-        return torch.stack([self._known[key] for key in keys]).to(self._model.device)
+            fresh = dict(zip(missing, found, strict=True))
+            if not isinstance(found, FakeTensor):  # The states of a dry run have no data.
+                self._known.update(fresh)
+        rows = [fresh[key] if key in fresh else self._known[key] for key in keys]
+        return torch.stack(rows).to(self._model.device)
 
 
 def _keys(sequences: Sequences) -> list[bytes]:

@@ -39,6 +39,7 @@ class RerankerModel(RankingModel):
     """
 
     kind: ClassVar[str] = "reranker"
+    computes_in_parts: ClassVar[bool] = True
     inputs: RerankerInputs
     settings: RerankerSettings
 

@@ -84,6 +84,14 @@ class SparseModel(GivesVectors):
         weights = in_order(pooled, rows, len(sequences), self.device)
         return torch.zeros(len(sequences), self.dim, device=self.device) if weights is None else weights
 
+    def pooled_logits(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """[n, V] weights from the logits [n, T, V] of the output head. mask: [n, T], 1 at tokens."""
+        active = logits.float().relu().log1p()
+        if self.settings.activation == "log1p_relu":
+            active = active.log1p()
+        active = active * mask[:, :, None]
+        return active.amax(1) if self.settings.pooling == "max" else active.sum(1)
+
     def _with_static(self, sequences: Sequences) -> Tensor:
         """[N, V] weights, those of queries from `query_weights`."""
         assert self.query_weights is not None and sequences.prefixes is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,8 @@ from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.storage.json_files import read_json
 from rankpo.tasks.export import FINAL
 from rankpo.tasks.models import NONE, ModelOfRun, build_model, load_weights, plain
-from rankpo.tasks.work.export_onnx import check_onnx, onnx_row
+from rankpo.tasks.work.export_file import check_format, row_of_file
+from rankpo.tasks.work.export_part import kind_of_part, model_of_part
 from rankpo.tasks.work.mixing import check_one_start, copied, mean_model, start_model
 
 if TYPE_CHECKING:
@@ -68,21 +70,18 @@ def _check_targets(task: Export, experiment: Experiment, targets: Sequence[Path]
 def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path], say: Say) -> list[dict[str, object]]:
     first = task.soup[0] if task.soup else task.run
     run = None if first is None else ModelOfRun.of(Path(first))
-    config = experiment.model if run is None else run.kind
-    if task.format == "onnx":
-        check_onnx(config)
+    whole = experiment.model if run is None else run.kind
+    config = whole if task.part is None else kind_of_part(task.part, whole)
+    if task.format != "folder":
+        check_format(task, config)
     needs = NONE if run is None else run.loss.needs
-    if task.soup:
-        if any(alpha < 1 for alpha in task.alphas):
-            check_one_start(task.soup, task.start, "task.soup")
-        model = mean_model(task.soup, "task.soup", say)
-    else:
-        model = _trained(task, experiment, run, say)
-    description = _description(task, experiment, config)
+    model = _mean(task, say) if task.soup else _trained(task, experiment, run, say)
+    description = _description(task, experiment, whole)
+    measured = replace(experiment, model=config, loss=experiment.loss if run is None else run.loss)
     trained = copied(model)
     start: dict[str, Tensor] = {}
     if any(alpha < 1 for alpha in task.alphas):
-        start = copied(start_model(task.start, config, run, _source(task), say))
+        start = copied(start_model(task.start, whole, run, _source(task), say))
         shared = shared_names(start, trained)
         say(
             f"{len(shared.mixed)} weights are interpolated; {len(shared.only)} are in one model only and stay unchanged"
@@ -90,11 +89,20 @@ def _export(task: Export, experiment: Experiment, targets: Mapping[float, Path],
     rows = []
     for alpha, target in targets.items():
         model.load_state_dict(interpolate(start, trained, alpha) if alpha < 1 else trained)
-        difference = _write(task, model, config, target, _described(task, description, alpha))
-        check_round_trip(model, config, target, needs)
+        exported = model if task.part is None else model_of_part(task.part, model, say)
+        difference = _write(task, exported, config, target, _described(task, description, alpha))
+        check_round_trip(exported, config, target, needs)
         row = {"folder": str(target), "alpha": alpha, "dtype": task.dtype, "difference": f"{difference:.0e}"}
-        rows.append({**row, **(onnx_row(task, experiment, model, target, say) if task.format == "onnx" else {})})
+        of_file = row_of_file(task, measured, exported, target, say) if task.format != "folder" else {}
+        rows.append({**row, **of_file})
     return rows
+
+
+def _mean(task: Export, say: Say) -> RankingModel:
+    """The mean of the models of the soup."""
+    if any(alpha < 1 for alpha in task.alphas):
+        check_one_start(task.soup, task.start, "task.soup")
+    return mean_model(task.soup, "task.soup", say)
 
 
 def _trained(task: Export, experiment: Experiment, run: ModelOfRun | None, say: Say) -> RankingModel:
@@ -164,6 +172,8 @@ def _described(task: Export, description: Mapping[str, object], alpha: float) ->
     whole = alpha == 1 and not task.soup
     kept = {name: value for name, value in description.items() if whole or not name.startswith("metrics_")}
     made: dict[str, object] = {"checkpoint": task.checkpoint}
+    if task.part is not None:
+        made["part"] = task.part
     made["start"] = None if task.start is None else Path(task.start).name
     if task.soup:
         made["soup"] = [Path(run).name for run in task.soup]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +46,7 @@ def run(task: Mine, experiment: Experiment) -> dict[str, object]:
     work = Work(experiment, settings, data, session)
     candidates = work.candidates()
     vectors = None if work.dense is None or work.dense.model.ragged else work.dense.vectors
+    # On all ranks: one that only waited for the others would give up after trainer.timeout_minutes.
     mined = mine_all(settings, data, candidates, vectors, work.found, experiment.seed)
     report: dict[str, object] = {"settings": asdict(settings), "recall_against_exact": work.recall, "files": {}}
     if logger.main:
@@ -145,23 +146,24 @@ class Work:
             self._scorer = loaded
         return self._scorer
 
-    def candidates(self) -> list[Candidates]:
-        """The candidates after exclusion, with the scores that thresholds use."""
+    def candidates(self) -> Iterable[Candidates]:
+        """The candidates after exclusion, with the scores that thresholds use; made one by one where that is possible."""
         settings, data = self.settings, self.data
-        left = [exclude(settings, data, query, found) for query, found in enumerate(self.found)]
+        left = (exclude(settings, data, query, found) for query, found in enumerate(self.found))
         if self.dense is not None and settings.source not in ("dense", "fused"):
             self.dense.encode(gather_numbers(data, self.found))
         if settings.score_by == "source":
             return left
-        positives = [np.asarray(query.positives, dtype=np.int64) for query in data.queries]
-        wanted = [np.concatenate([item.numbers, own]) for item, own in zip(left, positives, strict=True)]
+        positives = (np.asarray(query.positives, dtype=np.int64) for query in data.queries)
+        asked = ((item, np.concatenate([item.numbers, own])) for item, own in zip(left, positives, strict=True))
         if settings.score_by == "dense":
-            assert self.dense is not None
-            scores = [self.dense.scores(query, numbers) for query, numbers in enumerate(wanted)]
-        else:
-            self.say(f"scoring {sum(map(len, wanted))} pairs with {settings.cross_encoder}")
-            scores = score_pairs(self.scorer, data, wanted, self.device)
-        return [_scored(item, values) for item, values in zip(left, scores, strict=True)]
+            dense = self.dense
+            assert dense is not None
+            return (_scored(item, dense.scores(query, wanted)) for query, (item, wanted) in enumerate(asked))
+        kept, numbers = zip(*asked, strict=True)  # Ranks share the pairs.
+        self.say(f"scoring {sum(map(len, numbers))} pairs with {settings.cross_encoder}")
+        scores = score_pairs(self.scorer, data, numbers, self.device)
+        return [_scored(item, values) for item, values in zip(kept, scores, strict=True)]
 
     def audit(self, mined: Sequence[Mined]) -> dict[str, object]:
         """The fraction of negatives that the cross-encoder scores above the query's lowest positive, on a sample."""

@@ -19,7 +19,7 @@ FEW = 10  # Fine-tuning with fewer updates hardly changes a model.
 def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
     """Yields lines with the run directory, the loss and model, the data, the number of updates, and the memory.
 
-    A last line warns if the number of updates is smaller than `FEW`.
+    Further lines warn of an example that exceeds max_tokens and is held whole, and of fewer updates than `FEW`.
     """
     settings, model = experiment.settings, experiment.model
     began = " (the default of an earlier version)" if CACHE in experiment.run_dir.parts[:1] else ""
@@ -44,6 +44,8 @@ def start_lines(experiment: Experiment, trainer: BasicTrainer) -> Iterator[str]:
     )
     if trainer.memory is not None:
         yield trainer.memory.line(trainer.settings.token_budget)
+    if (line := large_example(trainer)) is not None:
+        yield line
     if settings.max_steps is None and trainer.total_steps < FEW:
         yield (
             f"only {trainer.total_steps} update{'s' if trainer.total_steps != 1 else ''} in all, so the model hardly changes; "
@@ -66,3 +68,24 @@ def _unfit_temperature(experiment: Experiment, trainer: BasicTrainer, temperatur
             f"warning: loss.temperature={temperature:g} is the default for {assumed}, but the scores of {model.origin} are "
             f"{found}; the default for them is loss.temperature={wanted:g}"
         )
+
+
+def large_example(trainer: BasicTrainer) -> str | None:
+    """One line if some group exceeds max_tokens and is held whole: its tokens, what they need, and the keys to change."""
+    tokens, budget = trainer.largest_whole_group(), trainer.settings.token_budget
+    if tokens <= budget:
+        return None
+    sharded = trainer.strategy.sharded
+    by = "split parameters (FSDP2, ZeRO-3)" if sharded else f"models of kind {trainer.policy.kind}"
+    needs = f"about {tokens / budget:.1f} times the activations of max_tokens"
+    if trainer.memory is not None:
+        needs = f"{trainer.memory.activations(tokens) / 1e9:.2g} GB of activations"
+    remedies = [
+        "dataloader.group_size or dataloader.num_negatives, if the loader has one",
+        "the maximum lengths of model",
+    ]
+    other = "; one process or DDP computes it in parts" if sharded and trainer.policy.computes_in_parts else ""
+    return (
+        f"the largest example has {tokens:,} tokens, and max_tokens is {budget:,}: with {by} one forward pass holds it whole, "
+        f"which needs {needs}; lower {' or '.join(remedies)} if that does not fit{other}"
+    )
