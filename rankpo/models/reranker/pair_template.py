@@ -62,6 +62,23 @@ class PairTemplate:
             [f"{self.folder}: rankpo cannot reproduce the tokens of the chat template; choose another model"]
         )
 
+    def answer_words(self, ids: Sequence[int], tail: str | None) -> list[str]:
+        """Returns the words of answer tokens. tail: the text before the answer; None if it is unknown.
+
+        Raises ConfigError for a token that is not written as a word after that text.
+        """
+        words = [str(self.tokenizer.decode([number])) for number in ids]
+        if tail is None:
+            return words
+        try:
+            found = answer_ids(self.tokenizer, words, tail)
+        except ValueError as error:
+            raise ConfigError([f"{self.folder}: {error}"]) from error
+        if list(found) != list(ids):
+            named = ", ".join(map(repr, words))
+            raise ConfigError([f"{self.folder}: the answer tokens {list(ids)} are not those of the words {named}"])
+        return words
+
     def _turns(self, query: str, document: str) -> list[dict[str, Any]]:
         system = [("system", self.prompt)] if self.prompt else []
         return [
@@ -102,23 +119,3 @@ def _ids_of(tokenizer: PreTrainedTokenizerBase, settings: RerankerSettings, quer
     texts = [layout.query_prefix + query, layout.document_prefix + document]
     first, second = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return [*layout.before, *first, *layout.between, *second, *layout.after]
-
-
-def answer_words(folder: Path, ids: Sequence[int], tail: str | None) -> list[str]:
-    """Returns the words of answer tokens. tail: the text before the answer; None if it is unknown.
-
-    Raises ConfigError for a token that is not written as a word after that text.
-    """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    words = [str(tokenizer.decode([number])) for number in ids]
-    if tail is None:
-        return words
-    try:
-        found = answer_ids(tokenizer, words, tail)
-    except ValueError as error:
-        raise ConfigError([f"{folder}: {error}"]) from error
-    if list(found) != list(ids):
-        raise ConfigError(
-            [f"{folder}: the answer tokens {list(ids)} are not those of the words {', '.join(map(repr, words))}"]
-        )
-    return words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankpo.errors import ConfigError
 from rankpo.models.reranker.settings import RerankerSettings
@@ -18,6 +18,9 @@ from rankpo.models.st_folders import (
     read_general,
     read_modules,
 )
+
+if TYPE_CHECKING:
+    from rankpo.models.reranker.pair_template import PairTemplate
 
 ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid"}
 # Allowed keys of a CrossEncoder's Transformer.
@@ -70,7 +73,7 @@ def read_folder(folder: Path) -> Stated | None:
         return _answers(transformer, modules[-1], general, {**limit, **activation})
     if modules:
         check_transformer(transformer, CLASSIFIES)
-    formats = _template(transformer, general) if _renders(transformer) else _prompt(general, folder)
+    formats = _template(transformer, general).settings() if _renders(transformer) else _prompt(general, folder)
     return Stated(values={**activation, **formats, **limit}, source=SOURCE)
 
 
@@ -107,14 +110,16 @@ def _renders(transformer: Module) -> bool:
     return "message" in (transformer.config.get("modality_config") or {})
 
 
-def _template(transformer: Module, general: Mapping[str, Any]) -> dict[str, str]:
-    """Reads the formats of the pair from the tokenizer's chat template."""
+def _template(transformer: Module, general: Mapping[str, Any]) -> PairTemplate:
+    """Opens the tokenizer, whose chat template renders the pair if `_renders`."""
     from rankpo.models.reranker.pair_template import PairTemplate  # Needs transformers, unlike other folders.
 
-    keys = (transformer.config.get("processing_kwargs") or {}).get("chat_template") or {}
+    if not _renders(transformer):
+        return PairTemplate.of(transformer.folder, "", {}, structured=False)
+    arguments = (transformer.config.get("processing_kwargs") or {}).get("chat_template") or {}
     structured = transformer.config["modality_config"]["message"]["format"] == "structured"
     prompt = (general.get("prompts") or {}).get(general.get("default_prompt_name")) or ""
-    return PairTemplate.of(transformer.folder, prompt, keys, structured).settings()
+    return PairTemplate.of(transformer.folder, prompt, arguments, structured)
 
 
 def _answers(transformer: Module, module: Module, general: Mapping[str, Any], values: Mapping[str, object]) -> Stated:
@@ -122,14 +127,13 @@ def _answers(transformer: Module, module: Module, general: Mapping[str, Any], va
 
     values: further settings of the folder.
     """
-    from rankpo.models.reranker.pair_template import answer_words
-
     folder = transformer.folder
     check_keys(module.folder / "config.json", module.config, ("true_token_id", "false_token_id", "module_input_name"))
     check_transformer(transformer, GENERATES)
     ids = [module.config["true_token_id"], module.config.get("false_token_id")]
-    formats = _template(transformer, general) if _renders(transformer) else {}
-    words = answer_words(folder, [number for number in ids if number is not None], formats.get("suffix"))
+    template = _template(transformer, general)
+    formats = template.settings() if _renders(transformer) else {}
+    words = template.answer_words([number for number in ids if number is not None], formats.get("suffix"))
     found = {
         **values,
         **formats,
