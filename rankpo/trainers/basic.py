@@ -88,7 +88,8 @@ class BasicTrainer(Parts):
                 weight = processes.world_size() if item.counts else 0.0
                 # nan_to_num removes the NaN of an uncounted batch, because 0 · NaN is NaN.
                 self.strategy.backward(value * weight if weight else torch.nan_to_num(value) * 0)
-                own = float(value.detach()) if item.counts else 0.0
+                own = value.detach().double()
+                own = own if item.counts else torch.zeros_like(own)
                 self.record(output, own, update.denominators, counts=item.counts)
 
     def loss_value(self, update: Prepared) -> float:
@@ -157,10 +158,12 @@ class BasicTrainer(Parts):
     def _optimize(self, update: Prepared) -> None:
         """Runs one pass over the update: gradient, clipping, optimizer step."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.finite_loss = True
+        self.values.clear()
         self.backward(update)
         norm = self.clip()
-        if not (self.finite_loss and (math.isfinite(norm) or self.strategy.scaler_will_skip())):
+        values = torch.stack(self.values).tolist()  # One read for all micro-batches: each one waits for the device.
+        self.watch.learning = self.watch.learning or any(values)
+        if not (all(map(math.isfinite, values)) and (math.isfinite(norm) or self.strategy.scaler_will_skip())):
             raise NonFiniteError.of(self.state.step + 1, update.ids)
         self.strategy.step()
         if math.isfinite(norm):  # fp16's gradient scaler skips updates with a non-finite norm.

@@ -94,7 +94,7 @@ class Parts:
         self.observed = RunningMetrics()  # Metrics of the current update alone, for losses with a state.
         decay = None if self.within is not None else self.settings.ema
         self.average = None if decay is None else WeightAverage(self.strategy, decay)
-        self.finite_loss = True  # Refers to this rank's part of the current update.
+        self.values: list[Tensor] = []  # This rank's loss values of the current update, on the device.
         self.watch = self._watch()
 
     @property
@@ -149,11 +149,10 @@ class Parts:
         torch.manual_seed(int(key) >> 1)
 
     def record(
-        self, output: LossOutput, value: float, sums: Mapping[str, float], prefix: str = "", counts: bool = True
+        self, output: LossOutput, value: Tensor, sums: Mapping[str, float], prefix: str = "", counts: bool = True
     ) -> None:
         """Adds a micro-batch to the metrics of the current log line. An uncounted one only registers the names."""
-        self.finite_loss = self.finite_loss and math.isfinite(value)
-        self.watch.learning = self.watch.learning or value != 0
+        self.values.append(value)
         self.running.add_sum(f"{prefix}loss", value)
         for name, metric in output.logged(self.main_term, sums).items():
             values = metric if counts else metric.reshape(-1)[:0]
