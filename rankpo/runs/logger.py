@@ -115,7 +115,7 @@ class MetricsLogger:
         return f"step {step}/{self._total} · {text}{speed} · ETA {_duration(remaining)}"
 
     def table(self, rows: Sequence[Mapping[str, object]], title: str = "") -> str:
-        """Prints rows as aligned columns of at most 100 characters to standard output, and returns the text."""
+        """Prints rows as aligned columns of at most 80 characters to standard output, and returns the text."""
         from rankpo.runs.tables import text_of
 
         text = shown("".join([f"{title}\n" if title else "", text_of(rows)]))

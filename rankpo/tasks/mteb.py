@@ -12,7 +12,7 @@ from rankpo.tasks.base import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Mteb(Task):
-    """Evaluates a model of kind embedding or reranker.
+    """Evaluates a model that gives vectors, or a reranker.
 
     tasks: names of mteb. prompts: a query prompt by the name of a task, in place of the model's. languages: ISO codes of
     the parts of tasks in several languages; None for all. output: the folder of the result files. name: of the model in

@@ -35,6 +35,7 @@ class Search(Task):
     forms: dtypes of task=encode. `output`/forms/DTYPE has the vectors of the index in each of them, and a second table
     compares size, quality and speed.
     metrics: computed where the queries are those of datasets with judgements.
+    texts: hits.jsonl has the text of every hit, and its title where it has one, from `corpus`.
     ignore_identical_ids: removes a hit with the id of its query. None takes the setting of the datasets for
     queries=own, and false otherwise.
     The call returns the table's row.
@@ -50,6 +51,7 @@ class Search(Task):
     rescore_multiplier: int = 4
     forms: Sequence[str] = ()
     metrics: Sequence[str] = ("ndcg@10",)
+    texts: bool = False
     corpus: str = "own"
     bm25: Bm25Settings = field(default_factory=Bm25Settings)
     ignore_identical_ids: bool | None = None
@@ -73,6 +75,8 @@ class Search(Task):
         for name in self.metrics:
             parse_metric(name)
         check_source(self.queries, "queries")
+        if self.texts:
+            check_source(self.corpus, "corpus")
         if self.candidates is None:
             return
         if self.backend != "exact":
@@ -91,4 +95,9 @@ class Search(Task):
         return self.candidates is not None and self.candidates not in PARTS
 
     def reads_datasets(self) -> bool:
-        return self.queries in (OWN, POOL) or (self.candidates == BM25 and self.corpus in (OWN, POOL))
+        return self.queries in (OWN, POOL) or (self.reads_corpus and self.corpus in (OWN, POOL))
+
+    @property
+    def reads_corpus(self) -> bool:
+        """Whether the texts of the documents are needed."""
+        return self.texts or self.candidates == BM25

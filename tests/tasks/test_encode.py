@@ -138,6 +138,23 @@ def test_errors_say_what_to_change(world, overrides, message):
         search(world, "failing", *overrides)
 
 
+def test_hits_with_their_texts(world, tmp_path):
+    """Of the datasets, or of a file, with titles; a source that lacks texts is refused before the search."""
+    lines = (search(world, "texts", "task.texts=true") / "hits.jsonl").read_text().splitlines()
+    texts = dict(CORPUS)
+    hits = [hit for line in lines for hit in json.loads(line)["hits"]]
+    assert len(hits) == 30 and all(list(hit) == ["rank", "id", "score", "text"] for hit in hits)
+    assert all(hit["text"] == texts[hit["id"]] for hit in hits)
+    rows = [{"id": name, "title": f"T {name}", "text": text} for name, text in CORPUS]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = search(world, "titled", "task.texts=true", f"task.corpus={tmp_path}/corpus.jsonl")
+    first = json.loads((folder / "hits.jsonl").read_text().splitlines()[0])["hits"][0]
+    assert first["title"] == f"T {first['id']}" and first["text"] == f"{first['title']} {texts[first['id']]}"
+    (tmp_path / "less.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+    with pytest.raises(ConfigError, match=r"less\.jsonl has no text for 1 of 30 documents of the index, such as 'd0'"):
+        search(world, "failing", "task.texts=true", f"task.corpus={tmp_path}/less.jsonl")
+
+
 def test_an_index_that_is_not_there_is_named(world):
     with pytest.raises(EncodingError, match="none holds no embeddings; create them with task=encode"):
         search(world, "failing", f"task.index={world}/none")

@@ -148,6 +148,14 @@ def test_repeated_takes_the_longest_texts_again_and_again():
     assert repeated(texts, 1).lengths.tolist() == [4]
 
 
+def test_repeated_keeps_the_roles_of_texts_but_no_shared_prompts():
+    roles = torch.tensor([[1, 0], [0, 0], [1, 3]])
+    texts = Sequences(torch.arange(9), torch.tensor([2, 4, 3]), prefixes=roles)
+    assert repeated(texts, 20).prefixes.tolist() == 2 * [[0, 0], [1, 3], [1, 0]]
+    completions = Sequences(torch.arange(9), torch.tensor([2, 4, 3]), labels=torch.zeros(9), prefixes=roles)
+    assert repeated(completions, 20).prefixes is None
+
+
 PLAN = MemoryPlan(weights=10**9, gradients=10**9, optimizer=2 * 10**9, fixed=0, per_token=1e5, available=10 * 10**9)
 
 

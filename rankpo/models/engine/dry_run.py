@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -78,7 +78,8 @@ def _peak(model: nn.Module, state: Mapping[str, Tensor], sequences: Sequences, g
 def repeated(sequences: Sequences, tokens: int) -> Sequences:
     """Returns sequences with about `tokens` tokens in all: the longest of the given ones, again and again.
 
-    The result holds at least one sequence. Shared prefixes are not kept, so each sequence is computed as a whole.
+    The result holds at least one sequence. Shared prompts of completions are not kept, so each sequence is computed as a
+    whole; the roles of texts, which stand in the same field, are kept.
     """
     order = np.argsort(-sequences.lengths.numpy(), kind="stable")
     sizes = sequences.lengths.numpy()[order]
@@ -87,9 +88,7 @@ def repeated(sequences: Sequences, tokens: int) -> Sequences:
     rows = np.tile(order, copies)
     count = max(1, int(np.searchsorted(np.cumsum(np.tile(sizes, copies)), tokens, side="right")))
     chosen = select(sequences, rows[:count])
-    return Sequences(
-        chosen.input_ids, chosen.lengths, chosen.labels, chosen.token_types, kept=chosen.kept, attended=chosen.attended
-    )
+    return chosen if chosen.labels is None else replace(chosen, prefixes=None)
 
 
 def _stand_ins(model: nn.Module, mode: FakeTensorMode | None) -> dict[str, Tensor]:

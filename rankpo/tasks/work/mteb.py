@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -10,15 +11,16 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from rankpo.data.batch import join
 from rankpo.errors import ConfigError
 from rankpo.models.reranker.model import RerankerModel
 from rankpo.models.vectors import GivesVectors
 from rankpo.tasks.models import build_model
+from rankpo.types import Vectors
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
     from rankpo.models.base import RankingModel
+    from rankpo.models.inputs import TextInputs
     from rankpo.tasks.mteb import Mteb
 
 Batches = Iterable[Mapping[str, list[str]]]  # mteb's loaders of texts
@@ -68,33 +70,60 @@ class Described:
 
 
 class Encoder(Described):
-    """An embedding model: queries and passages with the model's prompts, or the task's."""
+    """A model with vectors: queries and passages with the model's prompts, or the task's, and the model's own scores.
+
+    mteb handles embeddings as arrays with one entry per text. Kinds with several vectors per text therefore give arrays
+    [n, T, D + 1], padded with zeros, whose last column is 1 for vectors and 0 for padding.
+    """
 
     def __init__(self, model: GivesVectors, task: Mteb) -> None:
         super().__init__(task)
         self.model = model
 
     def encode(self, inputs: Batches, *, task_metadata: object, prompt_type: object = None, **_: object) -> np.ndarray:
-        """[n, D] float32. prompt_type: query, document, or None for texts that are compared with each other."""
+        """[n, D] or [n, T, D + 1] float32. prompt_type: query, document, or None for texts compared with each other."""
         texts = [text for batch in inputs for text in batch["text"]]
         kind = getattr(prompt_type, "value", None)
-        own = self.prompts.get(getattr(task_metadata, "name", ""))
         role = "candidate" if kind == "document" else "query"
-        if own is not None and role == "query":
-            reads = self.model.inputs
-            encoded = reads.tokenize([own + text for text in texts])
-            sequences = join([reads.assemble(np.asarray(ids, dtype=np.int64), role) for ids in encoded])
-        else:
-            sequences = self.model.inputs.sequences_of(texts, role)
-        return cast("np.ndarray", self.model.encode_sequences(sequences).numpy())
+        sequences = self._inputs(getattr(task_metadata, "name", "")).sequences_of(texts, role)
+        rows = self.model.encode_sequences(sequences)
+        if not self.model.ragged:
+            return cast("np.ndarray", rows.numpy())
+        return padded(Vectors(rows, self.model.counts(sequences)))
+
+    def _inputs(self, name: str) -> TextInputs:
+        """The inputs of the model, with the query prompt of a task that has its own."""
+        own = self.model.inputs
+        if name not in self.prompts:
+            return own
+        return type(own)(own.tokenizer, replace(own.settings, query_prompt=self.prompts[name]))  # type: ignore[call-arg]
 
     def similarity(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> torch.Tensor:
-        """[n, m] inner products, which are cosines where the model normalises."""
+        """[n, m] scores of the model: inner products, which are cosines where the model normalises, or MaxSim."""
+        if self.model.ragged:
+            return self.model.stored_similarity(unpadded(embeddings1), unpadded(embeddings2))
         return torch.as_tensor(embeddings1).float() @ torch.as_tensor(embeddings2).float().T
 
     def similarity_pairwise(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> torch.Tensor:
-        """[n] inner products of row i with row i."""
+        """[n] scores of row i with row i."""
+        if self.model.ragged:
+            return self.model.stored_paired(unpadded(embeddings1), unpadded(embeddings2))
         return (torch.as_tensor(embeddings1).float() * torch.as_tensor(embeddings2).float()).sum(1)
+
+
+def padded(vectors: Vectors) -> np.ndarray:
+    """[n, T, D + 1]: the vectors of each text, a column of ones, and rows of zeros up to the longest text."""
+    marked = torch.cat([vectors.rows, torch.ones(len(vectors.rows), 1)], 1)
+    parts = marked.split(vectors.counts.tolist())
+    return cast("np.ndarray", torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).numpy())
+
+
+def unpadded(embeddings: np.ndarray) -> Vectors:
+    """The vectors of `padded`; of one text for an array [T, D + 1]."""
+    values = torch.as_tensor(embeddings).float()
+    values = values[None] if values.ndim == 2 else values
+    real = values[..., -1] > 0
+    return Vectors(values[real][:, :-1], real.sum(1).cpu())
 
 
 class Scorer(Described):

@@ -26,7 +26,7 @@ from rankpo.tasks.search import PARTS
 from rankpo.tasks.vector_models import vector_model
 from rankpo.tasks.work.first_stage import candidates_of
 from rankpo.tasks.work.search_forms import Comparison, check_forms, dense_search
-from rankpo.tasks.work.search_results import Asked, measured, write_hits
+from rankpo.tasks.work.search_results import Asked, check_texts, measured, write_hits
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
@@ -87,13 +87,16 @@ def _asked(task: Search, experiment: Experiment, corpus: Stored) -> Asked:
         raise ConfigError([f"task.queries={task.queries} holds no query"])
     names = corpus.ids()
     _check_names(task, queries, names)
+    source = open_source(task.corpus, "passage", experiment.datasets) if task.texts else None
+    if source is not None:
+        check_texts(source, names, f"task.corpus={task.corpus}")
     own_id = _ignores_identical_ids(task, experiment.datasets)
-    return Asked(queries=queries, documents=names, top_k=task.top_k, own_id=own_id)
+    return Asked(queries=queries, documents=names, top_k=task.top_k, own_id=own_id, source=source)
 
 
 def _write(task: Search, asked: Asked, hits: Hits, summary: Mapping[str, object]) -> None:
     folder = Path(task.output)
-    write_hits(folder, asked.queries, asked.run_of(hits))
+    write_hits(folder, asked, asked.run_of(hits))
     settings = {**asdict(task), "ignore_identical_ids": asked.own_id}
     replace_text(folder / "search.json", json.dumps({**summary, "settings": settings}, indent=1))
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from rankpo.data.readers.trec import write_run
 from rankpo.data.shape import declared
+from rankpo.errors import ConfigError
 from rankpo.evaluation.rules import Rules
+from rankpo.retrieval.corpus import TextSource
 from rankpo.storage.atomic import replacing
 
 if TYPE_CHECKING:
@@ -24,13 +26,15 @@ Run = Mapping[str, Mapping[str, float]]
 class Asked:
     """The queries of a search by their ids, and the ids of the documents by number.
 
-    top_k: documents of each query. own_id: whether a hit with the id of its query is removed.
+    top_k: documents of each query. own_id: whether a hit with the id of its query is removed. source: the texts of the
+    documents, if the hits show them.
     """
 
     queries: Mapping[str, str]
     documents: Sequence[str]
     top_k: int
     own_id: bool
+    source: TextSource | None = None
 
     @property
     def depth(self) -> int:
@@ -50,12 +54,46 @@ class Asked:
         return run
 
 
-def write_hits(folder: Path, queries: Mapping[str, str], run: Run) -> None:
-    """Writes run.trec and hits.jsonl."""
+@dataclass(frozen=True)
+class Shown:
+    """Texts and titles of documents by their ids, for hits.jsonl."""
+
+    texts: Mapping[str, str]
+    titles: Mapping[str, str]
+
+    def of(self, document: str) -> dict[str, str]:
+        title = {"title": self.titles[document]} if document in self.titles else {}
+        return {**title, "text": self.texts[document]}
+
+
+def check_texts(source: TextSource, documents: Sequence[str], given: str) -> None:
+    """Raises ConfigError, before the search, if documents of the index have no text. given: key and value of the source."""
+    without = set(documents) - {name for name, _ in source.texts()}
+    if without:
+        raise ConfigError(
+            [
+                f"{given} has no text for {len(without)} of {len(documents)} documents of the index, such as {min(without)!r}"
+            ]
+        )
+
+
+def shown(source: TextSource, run: Run) -> Shown:
+    """The texts and titles of the documents of a run."""
+    wanted = {name for found in run.values() for name in found}
+    titles = {name: title for name, title in source.titles().items() if name in wanted}
+    return Shown({name: text for name, text in source.texts() if name in wanted}, titles)
+
+
+def write_hits(folder: Path, asked: Asked, run: Run) -> None:
+    """Writes run.trec and hits.jsonl, with the texts of the hits if `asked` has their source."""
+    texts = None if asked.source is None else shown(asked.source, run)
     with replacing(folder / "hits.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
         for query, found in run.items():
-            listed = [{"rank": rank, "id": name, "score": score} for rank, (name, score) in enumerate(found.items(), 1)]
-            line = {"query_id": query, "query": queries[query], "hits": listed}
+            listed = [
+                {"rank": rank, "id": name, "score": score, **(texts.of(name) if texts is not None else {})}
+                for rank, (name, score) in enumerate(found.items(), 1)
+            ]
+            line = {"query_id": query, "query": asked.queries[query], "hits": listed}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     write_run(folder / "run.trec", run)
 
