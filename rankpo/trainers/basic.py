@@ -88,9 +88,7 @@ class BasicTrainer(Parts):
                 weight = processes.world_size() if item.counts else 0.0
                 # nan_to_num removes the NaN of an uncounted batch, because 0 · NaN is NaN.
                 self.strategy.backward(value * weight if weight else torch.nan_to_num(value) * 0)
-                own = value.detach().double()
-                own = own if item.counts else torch.zeros_like(own)
-                self.record(output, own, update.denominators, counts=item.counts)
+                self.record(output, value.detach().double(), update.denominators, counts=item.counts)
 
     def loss_value(self, update: Prepared) -> float:
         """Returns this rank's share of the loss of an update, without any gradient. All ranks must call it."""
@@ -161,9 +159,7 @@ class BasicTrainer(Parts):
         self.values.clear()
         self.backward(update)
         norm = self.clip()
-        values = torch.stack(self.values).tolist()  # One read for all micro-batches: each one waits for the device.
-        self.watch.learning = self.watch.learning or any(values)
-        if not (all(map(math.isfinite, values)) and (math.isfinite(norm) or self.strategy.scaler_will_skip())):
+        if not (self.losses_are_finite() and (math.isfinite(norm) or self.strategy.scaler_will_skip())):
             raise NonFiniteError.of(self.state.step + 1, update.ids)
         self.strategy.step()
         if math.isfinite(norm):  # fp16's gradient scaler skips updates with a non-finite norm.

@@ -152,6 +152,7 @@ class Parts:
         self, output: LossOutput, value: Tensor, sums: Mapping[str, float], prefix: str = "", counts: bool = True
     ) -> None:
         """Adds a micro-batch to the metrics of the current log line. An uncounted one only registers the names."""
+        value = value if counts else torch.zeros_like(value)
         self.values.append(value)
         self.running.add_sum(f"{prefix}loss", value)
         for name, metric in output.logged(self.main_term, sums).items():
@@ -159,6 +160,12 @@ class Parts:
             self.running.add(f"{prefix}{name}", values)
             if self.state.loss_state or self.policy.sparsity is not None:
                 self.observed.add(f"{prefix}{name}", values)
+
+    def losses_are_finite(self) -> bool:
+        """Reads the losses of the update's micro-batches on this rank, all at once, because a read waits for the device."""
+        values = torch.stack(self.values).tolist()
+        self.watch.learning = self.watch.learning or any(values)
+        return all(map(math.isfinite, values))
 
     @property
     def regularisation_factor(self) -> float:
