@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rankpo.errors import ConfigError, unknown
-from rankpo.models.saved import read_json, read_list
+from rankpo.models.saved import RECORD, Stated, read_json, read_list, saved_kind
 
 MODULES = "modules.json"
+PASSAGE_PROMPTS = ("document", "passage", "corpus")  # The first that is not empty is the prompt of passages.
 ROUTER = "router_config.json"
 TRANSFORMERS = ("Transformer", "MLMTransformer")
 GENERAL = "config_sentence_transformers.json"
@@ -150,3 +151,24 @@ def positions_of(config: Mapping[str, object]) -> int | None:
     if not isinstance(limit, int) or limit <= 0 or limit > 1_000_000:
         return None
     return limit - 2 if config.get("model_type") in OFFSET_TYPES else limit
+
+
+def start_of(folder: Path, new: str) -> Stated | None:
+    """The prompts of an embedding model's folder, from which a model of another kind starts; None for other folders.
+
+    new: what the other kind adds to the encoder, for the note.
+    """
+    if saved_kind(folder) != "embedding":
+        return None
+    if record := read_json(folder / RECORD):
+        found = record["settings"]
+        prompts = {role: found.get(f"{role}_prompt") for role in ("query", "passage")}
+    elif (folder / MODULES).exists():
+        stated = read_json(folder / GENERAL).get("prompts") or {}
+        passage = next((stated[name] for name in PASSAGE_PROMPTS if stated.get(name)), None)
+        prompts = {"query": stated.get("query"), "passage": passage}
+    else:
+        return None
+    note = f"{folder} holds an embedding model: training starts from its encoder with {new}"
+    values = {f"{role}_prompt": text for role, text in prompts.items() if text}
+    return Stated(values=values, source="its prompts", notes=(note,))

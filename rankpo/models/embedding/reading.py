@@ -10,7 +10,15 @@ from rankpo.errors import ConfigError, unknown
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.layer_keys import LAYERS, read_layer
 from rankpo.models.saved import RECORD, Stated, own_statement, read_json
-from rankpo.models.st_folders import Module, check_keys, check_transformer, length_of, read_general, read_modules
+from rankpo.models.st_folders import (
+    PASSAGE_PROMPTS,
+    Module,
+    check_keys,
+    check_transformer,
+    length_of,
+    read_general,
+    read_modules,
+)
 
 POOLING_KEYS = {  # In the order in which sentence-transformers concatenates several of them.
     "pooling_mode_cls_token": "cls",
@@ -28,7 +36,6 @@ POOLING_NAMES = {
     "weightedmean": "weighted_mean",
     "lasttoken": "last",
 }
-PASSAGE_PROMPTS = ("document", "passage", "corpus")
 
 
 def read_folder(folder: Path) -> Stated | None:

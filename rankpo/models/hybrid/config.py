@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rankpo.models.hybrid.settings import HybridSettings
 from rankpo.models.kind import ModelKind, Say
+from rankpo.models.saved import Stated, own_statement
 from rankpo.models.settings import Settings
+from rankpo.models.st_folders import start_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -30,6 +32,7 @@ class HybridKind(HybridSettings, ModelKind["HybridSettings", "TextInputs", "Hybr
     kind: ClassVar[str] = "hybrid"
     gives: ClassVar[frozenset[str]] = frozenset({"vectors", "parts"})
     settings_class: ClassVar[type[Settings]] = HybridSettings
+    starts_from: ClassVar[frozenset[str]] = frozenset({"embedding"})
 
     new_layers: bool = False
 
@@ -54,6 +57,12 @@ class HybridKind(HybridSettings, ModelKind["HybridSettings", "TextInputs", "Hybr
 
     def adapt(self, model: HybridModel) -> PeftModel:
         return self.adapted(model.base, "FEATURE_EXTRACTION")
+
+    def stated(self, folder: Path) -> Stated | None:
+        """Reads rankpo.json, or the prompts of an embedding model."""
+        whole = (folder / "sparse_linear.safetensors").exists()
+        start = None if whole else start_of(folder, "new layers for token weights and token vectors")
+        return start or own_statement(folder, (self.kind,), HybridSettings)
 
     def folder_format(self) -> HybridFolder:
         from rankpo.models.hybrid.saving import HybridFolder

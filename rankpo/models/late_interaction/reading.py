@@ -21,6 +21,7 @@ from rankpo.models.st_folders import (
     check_transformer,
     length_of,
     read_modules,
+    start_of,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 KIND = "late_interaction"
 MASK_KEYS = ("skiplist_words", "skiplist_tasks", "keep_only_token_ids")
-PASSAGE_PROMPTS = ("document", "passage", "corpus")
 TOKENS = "token_embeddings"  # sentence-transformers' name of the output that the layers act on
 PLAIN_DENSE = {"bias": False, "activation": "Identity", "residual": False}
 
@@ -39,28 +39,18 @@ def read_folder(folder: Path) -> Stated | None:
 
     Raises ConfigError for modules, keys and values with which scores would differ from those of sentence-transformers.
     """
+    if (start := start_of(folder, "a new projection for token vectors")) is not None:
+        return start
     if (folder / RECORD).exists():
-        if saved_kind(folder) == "embedding":
-            return _of_embedding(read_json(folder / RECORD)["settings"], folder)
         return own_statement(folder, (KIND,), LateInteractionSettings)
     if is_stanford(folder):
         return legacy.read_stanford(folder, inline_dim(folder))
     modules = read_modules(folder)
     if not modules:
         return None
-    general = read_json(folder / GENERAL)
-    if saved_kind(folder) != KIND:
-        return _of_embedding(_prompts(legacy.with_prefixes(general), PASSAGE_PROMPTS), folder)
-    return _of_modules(folder, modules, general)
-
-
-def _of_embedding(settings: Mapping[str, object], folder: Path) -> Stated:
-    """Returns the prompts of an embedding model, from which a late-interaction model starts."""
-    prompts = {name: settings.get(name) or "" for name in ("query_prompt", "passage_prompt")}
-    note = (
-        f"{folder} holds an embedding model: training starts from its encoder with a new projection for token vectors"
-    )
-    return Stated(values={name: text for name, text in prompts.items() if text}, source="its prompts", notes=(note,))
+    if (kind := saved_kind(folder)) != KIND:
+        raise ConfigError([f"{folder} holds a model of kind {kind}, not {KIND}; add kind={kind}"])
+    return _of_modules(folder, modules, read_json(folder / GENERAL))
 
 
 def _of_modules(folder: Path, modules: Sequence[Module], general: Mapping[str, object]) -> Stated:

@@ -38,6 +38,7 @@ class SparseKind(SparseSettings, ModelKind["SparseSettings", "SparseInputs", "Sp
     kind: ClassVar[str] = "sparse"
     gives: ClassVar[frozenset[str]] = frozenset({"vectors"})
     settings_class: ClassVar[type[Settings]] = SparseSettings
+    starts_from: ClassVar[frozenset[str]] = frozenset({"embedding"})
 
     query_weights: str | None = None
     regularizer: Sparsity = field(default_factory=Sparsity)

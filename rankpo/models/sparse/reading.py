@@ -11,6 +11,7 @@ from rankpo.models.saved import RECORD, Stated, own_statement, read_json
 from rankpo.models.sparse.settings import SparseSettings
 from rankpo.models.st_folders import (
     NEUTRAL,
+    PASSAGE_PROMPTS,
     ROUTER,
     TRANSFORMERS,
     Module,
@@ -20,6 +21,7 @@ from rankpo.models.st_folders import (
     read_general,
     read_modules,
     read_route,
+    start_of,
 )
 
 POOLING_KEYS = ("pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension")
@@ -29,7 +31,6 @@ MASKED: Mapping[str, tuple[object, ...]] = {
     "modality_config": ({"text": {"method": "forward", "method_output_name": "logits"}},),
 }
 LENGTHS = ("query_max_length", "passage_max_length")
-PASSAGE_PROMPTS = ("document", "passage", "corpus")
 ROUTER_PARAMETERS: Mapping[str, tuple[object, ...]] = {
     "default_route": ("document", "query", None),
     "allow_empty_key": (True, False),
@@ -43,6 +44,8 @@ def read_folder(folder: Path) -> Stated | None:
     Raises ConfigError for modules, keys and values with which vectors would differ from those of
     sentence-transformers.
     """
+    if (start := start_of(folder, "the masked-language head of its files, or a new one")) is not None:
+        return start
     if (folder / RECORD).exists():
         return own_statement(folder, ("sparse",), SparseSettings)
     modules = read_modules(folder)

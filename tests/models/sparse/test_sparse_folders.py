@@ -9,7 +9,10 @@ import torch
 from numpy.testing import assert_allclose
 
 import rankpo
+from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
+from rankpo.models.embedding.config import EmbeddingKind
+from rankpo.models.hybrid.config import HybridKind
 from rankpo.models.loading import LoadingError
 from rankpo.models.saving import save
 from rankpo.models.sparse.config import SparseKind
@@ -200,3 +203,39 @@ def test_decoders_are_refused():
     with pytest.raises(ConfigError, match="is a decoder, but kind=sparse needs an encoder"):
         kind = SparseKind(random={"model_type": "llama"})
         kind.open_inputs(print)
+
+
+def test_an_embedding_model_is_a_start(tmp_path, checkpoint):
+    """Ours, or one of sentence-transformers: the encoder and the prompts, with the head of the files or a new one."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    transformer = Transformer(str(checkpoint), max_seq_length=30)
+    modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode="cls"), Normalize()]
+    prompts = {"query": "find: ", "document": "text: "}
+    SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save_pretrained(str(tmp_path / "dense"))
+    ours = EmbeddingKind(name_or_path=str(tmp_path / "dense"))
+    dense = ours.build(ours.open_inputs(print), print)
+    dense.save(tmp_path / "ours")
+    for name in ("dense", "ours"):
+        for kind in (SparseKind, HybridKind):
+            new = {"new_head": True} if kind is SparseKind else {"new_layers": True}
+            said = []
+            made = kind(load_from=str(tmp_path / name), query_max_length=20, passage_max_length=20, **new)
+            model = made.build(made.open_inputs(said.append), said.append)
+            assert (model.settings.query_prompt, model.settings.passage_prompt) == ("find: ", "text: ")
+            assert any("holds an embedding model: training starts from its encoder" in line for line in said)
+            embedded = model.base.get_input_embeddings().weight
+            assert torch.equal(embedded, dense.base.get_input_embeddings().weight)
+    words = [
+        "loss=contrastive",
+        "kind=sparse",
+        "model=minilm",
+        f"model.load_from={tmp_path / 'ours'}",
+        "datasets=[toy_pairs]",
+    ]
+    assert compose(words).model.kind == "sparse"
+    with pytest.raises(LoadingError, match=r"has no masked-language head .* or set model.new_head=true"):
+        made = SparseKind(load_from=str(tmp_path / "ours"))
+        made.build(made.open_inputs(print), print)
