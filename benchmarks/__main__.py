@@ -9,6 +9,7 @@ from benchmarks import (
     encode,
     late_interaction,
     listwise,
+    mining,
     planning,
     preference_step,
     search,
@@ -29,6 +30,7 @@ BENCHMARKS = (
     encode,
     search,
     planning,
+    mining,
     sparse,
     startup,
 )

@@ -3,7 +3,7 @@
 A page is a story: its blocks run one after the other in one folder. Two titles of blocks have a meaning:
 - a file name, such as `train.jsonl`: the block is the content of that file, which is written before the next command;
 - one of MARKS, such as `Needs a server`: the block does not run here, but its commands are composed. What needs GPUs does run,
-  with tiny models in one process.
+  with tiny models in one process, and what needs an optional package where that is installed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from rankpo.cli import commands as program
@@ -23,12 +24,19 @@ from tests.runs import launch, train
 
 DOCS = ROOT / "docs"
 RUN_TINY = ("Needs a GPU", "Needs several GPUs")  # marks of blocks that run here all the same, with tiny models
+NEEDS_PACKAGES = {  # marks of blocks that run where these packages are installed
+    "Needs ONNX": ("onnx", "onnxruntime", "onnxscript"),
+    "Needs OpenVINO": ("openvino", "onnx", "onnxscript"),
+    "Needs qdrant-client": ("qdrant_client",),
+    "Needs lancedb": ("lancedb",),
+}
 FAILS, MESSAGE = (
     "Fails",
     "Message",
 )  # a command that is refused, and the block behind it with what it says; … is any text
 MARKS = (
     *RUN_TINY,
+    *NEEDS_PACKAGES,
     FAILS,
     "Needs Slurm",
     "Needs a server",
@@ -224,6 +232,13 @@ def refused(command: str, message: str) -> None:
     assert done.returncode in (1, 2) and re.search(wanted, done.stderr, re.DOTALL), f"{command}\n{done.stderr}"
 
 
+def runs_here(title: str) -> bool:
+    """Whether a block with this title runs in this environment."""
+    if title in NEEDS_PACKAGES:
+        return all(find_spec(name) is not None for name in NEEDS_PACKAGES[title])
+    return title not in MARKS or title in RUN_TINY
+
+
 def run_page(page: Path) -> int:
     """Runs the blocks of a page in the current folder; returns how many commands and Python blocks ran."""
     ran = 0
@@ -239,7 +254,7 @@ def run_page(page: Path) -> int:
             path = Path(block.title)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
-        elif (block.title in MARKS and block.title not in RUN_TINY) or block.language not in ("bash", "python"):
+        elif not runs_here(block.title) or block.language not in ("bash", "python"):
             continue
         elif block.language == "python":
             code = re.sub(r"model=\"(minilm|bge_m3|modernbert)\"", 'model="tiny_bert"', block.text)

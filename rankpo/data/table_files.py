@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import xxhash
 
+from rankpo.data.column import Column
 from rankpo.data.dataset import CollectsBadRecords, Dataset, Pieces, ReportsPasses
 from rankpo.data.digest_table import DigestTable, digest_array
 from rankpo.data.readers.fields import BadRecord
@@ -29,7 +29,7 @@ BYTES_AT_ONCE = 1 << 23
 def build_table(folder: Path, datasets: Sequence[Dataset], pieces: Pieces) -> None:
     with written_whole(folder) as temporary:
         with (temporary / "tokens.raw").open("wb") as file:
-            builder = Builder(pieces, file)
+            builder = Builder(pieces, file, temporary)
             for number, dataset in enumerate(datasets):
                 builder.add(number, dataset)
             builder.finish(temporary, {d.name: asdict(d.report) for d in datasets if isinstance(d, ReportsPasses)})
@@ -48,7 +48,7 @@ def _raw_to_npy(raw: Path, target: Path) -> None:
 class Builder:
     """Collects examples as rows, and tokenises new texts in batches of a few thousand."""
 
-    def __init__(self, pieces: Pieces, file: IO[bytes]) -> None:
+    def __init__(self, pieces: Pieces, file: IO[bytes], folder: Path) -> None:
         self.pieces = pieces
         self.file = file
         self.rows = DigestTable()  # of texts
@@ -57,16 +57,23 @@ class Builder:
         self.waiting: dict[bytes, str] = {}  # distinct texts of the occurrences below, by digest
         self.waiting_bytes = 0
         self.occurrences: list[bytes] = []  # digests of each example's query and candidates, in order
-        # For millions of examples, Python lists would need four times the memory of these arrays.
-        self.found = array("i")  # rows of the occurrences that are tokenised
-        self.token_counts = array("i")
         self.names: list[str] = []
         self.has_grades = False
-        self.counts = array("i")
-        self.relevance, self.grades, self.teacher, self.confidence = (array("f") for _ in range(4))
-        self.stated, self.dataset = array("b"), array("h")
-        self.own_negatives, self.max_negatives = array("b"), array("h")
-        self.ids, self.id_lengths, self.example_keys = bytearray(), array("i"), array("Q")
+        self.columns: list[Column] = []
+
+        def column(name: str, code: str, dtype: type[np.generic] | None = None) -> Column:
+            self.columns.append(Column(folder / f"{name}.raw", code, dtype))
+            return self.columns[-1]
+
+        self.found = column("found", "i")  # rows of the occurrences that are tokenised
+        self.token_counts, self.counts = column("token_counts", "i"), column("counts", "i")
+        self.relevance, self.grades = column("relevance", "f"), column("grades", "f")
+        self.teacher, self.confidence = column("teacher", "f"), column("confidence", "f")
+        self.stated, self.dataset = column("stated", "b"), column("dataset", "h")
+        self.own_negatives = column("own_negatives", "b", np.bool_)
+        self.max_negatives = column("max_negatives", "h")
+        self.ids, self.id_lengths = column("ids", "B"), column("id_lengths", "i")
+        self.example_keys = column("example_keys", "Q", np.uint64)
 
     def add(self, number: int, dataset: Dataset) -> None:
         self.names.append(dataset.name)
@@ -89,7 +96,7 @@ class Builder:
             self.own_negatives.append(example.own_negatives)
             self.max_negatives.append(-1 if example.max_negatives is None else example.max_negatives)
             name = example.id.encode()
-            self.ids += name
+            self.ids.extend(name)
             self.id_lengths.append(len(name))
             self.example_keys.append(xxhash.xxh3_64_intdigest(name))
             if self.waiting_bytes > BYTES_AT_ONCE or len(self.occurrences) > TEXTS_AT_ONCE:
@@ -116,6 +123,8 @@ class Builder:
         self.waiting.clear()
         self.occurrences.clear()
         self.waiting_bytes = 0
+        for column in self.columns:
+            column.spill()
 
     def _tokenised(self, texts: Sequence[str]) -> list[int]:
         """Rows of new texts, whose tokens are written unless another text has the same."""
@@ -142,11 +151,12 @@ class Builder:
         self._flush()
         self.rows, self.by_tokens = DigestTable(), DigestTable()  # The memory is free for the arrays.
         self.file.flush()
+        has_teacher = False
         for name, values in self._arrays():
             np.save(folder / f"{name}.npy", values, allow_pickle=False)
-        teacher = _view(self.teacher, np.float32)
+            if name == "teacher":
+                has_teacher = bool(len(values) and not np.isnan(values).any())
         notes = {} if self.pieces.notes is None else dict(self.pieces.notes())
-        has_teacher = bool(len(teacher) and not np.isnan(teacher).any())
         meta = {
             "format": FORMAT_VERSION,
             "datasets": self.names,
@@ -160,28 +170,28 @@ class Builder:
 
     def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yields the arrays of `ExampleTable` with their file names, one at a time for the sake of memory."""
-        counts = np.array(self.counts, dtype=np.int64)
+        counts = self.counts.whole().astype(np.int64)
         yield "offsets", _offsets(counts)
-        yield "token_offsets", _offsets(_view(self.token_counts, np.int32))
-        rows = _view(self.found, np.int32)
+        yield "token_offsets", _offsets(self.token_counts.whole())
+        rows = self.found.whole()
         is_query = np.zeros(len(rows), dtype=bool)
         is_query[_offsets(counts + 1)[:-1]] = True
         yield "query", rows[is_query].astype(np.int64)
         yield "candidates", rows[~is_query].astype(np.int64)
-        relevance = _view(self.relevance, np.float32)
+        relevance, dataset = self.relevance.whole(), self.dataset.whole()
         yield "relevance", relevance
-        owners = np.repeat(_view(self.dataset, np.int16), counts)
-        yield "stated", completed(_view(self.stated, np.int8), relevance, owners)
+        yield "dataset", dataset
+        yield "stated", completed(self.stated.whole(), relevance, np.repeat(dataset, counts))
+        grades = self.grades.whole()
         if self.has_grades:
-            yield "grades", _view(self.grades, np.float32)
-        yield "teacher", _view(self.teacher, np.float32)
-        yield "confidence", _view(self.confidence, np.float32)
-        yield "dataset", _view(self.dataset, np.int16)
-        yield "own_negatives", _view(self.own_negatives, np.bool_)
-        yield "max_negatives", _view(self.max_negatives, np.int16)
-        yield "example_keys", _view(self.example_keys, np.uint64)
-        yield "id_offsets", _offsets(_view(self.id_lengths, np.int32))
-        yield "ids", np.frombuffer(self.ids, dtype=np.uint8)
+            yield "grades", grades
+        yield "teacher", self.teacher.whole()
+        yield "confidence", self.confidence.whole()
+        yield "own_negatives", self.own_negatives.whole()
+        yield "max_negatives", self.max_negatives.whole()
+        yield "example_keys", self.example_keys.whole()
+        yield "id_offsets", _offsets(self.id_lengths.whole())
+        yield "ids", self.ids.whole()
 
 
 def _refuse(dataset: Dataset, example: Example, error: BadRecord) -> None:
@@ -189,11 +199,6 @@ def _refuse(dataset: Dataset, example: Example, error: BadRecord) -> None:
     if not isinstance(dataset, CollectsBadRecords):
         raise BadRecord(f"datasets.{dataset.name}: {example.source or example.id}: {error}") from error
     dataset.note(example.source, error)
-
-
-def _view(values: array[Any], dtype: type[np.generic]) -> np.ndarray:
-    """The numbers of an array without a copy."""
-    return np.frombuffer(values, dtype=dtype) if len(values) else np.zeros(0, dtype)
 
 
 def _offsets(counts: np.ndarray) -> np.ndarray:

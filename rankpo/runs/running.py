@@ -28,7 +28,7 @@ class RunningMetrics:
         """Resets all sums."""
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._totals: dict[str, float] = {}
+        self._totals: dict[str, Tensor] = {}
         self._updates: dict[str, int] = {}
         self._touched: set[str] = set()  # Sums of the current update: with several datasets, not all of them.
 
@@ -39,9 +39,10 @@ class RunningMetrics:
         self._sums[name] = self._sums[name] + values.sum() if name in self._sums else values.sum()
         self._counts[name] = self._counts.get(name, 0) + values.numel()
 
-    def add_sum(self, name: str, value: float) -> None:
-        """Adds this rank's share of a value of an update. The result is the sum over ranks, averaged over updates."""
-        self._totals[name] = self._totals.get(name, 0.0) + value
+    def add_sum(self, name: str, value: Tensor) -> None:
+        """Adds this rank's share [] of a value of an update. The result is the sum over ranks, averaged over updates."""
+        value = value.detach().double()
+        self._totals[name] = self._totals[name] + value if name in self._totals else value
         self._touched.add(name)
 
     def end_update(self) -> None:
@@ -53,10 +54,11 @@ class RunningMetrics:
     def result(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """All means by name. reduce: sums a tensor over ranks; every rank must have added the same names."""
         names = sorted(self._sums)
-        device = self._sums[names[0]].device if names else torch.device("cpu")
+        held = [*self._sums.values(), *self._totals.values()]
+        device = held[0].device if held else torch.device("cpu")
         flat = [self._sums[name].to(device) for name in names]
         flat += [torch.tensor(float(self._counts[name]), dtype=torch.float64, device=device) for name in names]
-        flat += [torch.tensor(self._totals[name], dtype=torch.float64, device=device) for name in sorted(self._totals)]
+        flat += [self._totals[name].to(device) for name in sorted(self._totals)]
         if not flat:
             return {}
         values = reduce(torch.stack(flat)).tolist()
@@ -69,7 +71,7 @@ class RunningMetrics:
         """Returns the state for `restore` as JSON: the sums over all ranks since the last log line."""
         names, totals = sorted(self._sums), sorted(self._totals)
         flat = [*(float(self._sums[name]) for name in names), *(float(self._counts[name]) for name in names)]
-        flat += [self._totals[name] for name in totals]
+        flat += [float(self._totals[name]) for name in totals]
         device = self._sums[names[0]].device if names else None
         values = reduce(torch.tensor(flat, dtype=torch.float64, device=device)).tolist()
         count = len(names)
@@ -87,5 +89,8 @@ class RunningMetrics:
             for name, value in saved["sums"].items()
         }
         self._counts = {name: int(value * share) for name, value in saved["counts"].items()}
-        self._totals = {name: value * share for name, value in saved["totals"].items()}
+        self._totals = {
+            name: torch.tensor(value * share, dtype=torch.float64, device=device)
+            for name, value in saved["totals"].items()
+        }
         self._updates = dict(saved["updates"])

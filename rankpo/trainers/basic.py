@@ -88,8 +88,7 @@ class BasicTrainer(Parts):
                 weight = processes.world_size() if item.counts else 0.0
                 # nan_to_num removes the NaN of an uncounted batch, because 0 · NaN is NaN.
                 self.strategy.backward(value * weight if weight else torch.nan_to_num(value) * 0)
-                own = float(value.detach()) if item.counts else 0.0
-                self.record(output, own, update.denominators, counts=item.counts)
+                self.record(output, value.detach().double(), update.denominators, counts=item.counts)
 
     def loss_value(self, update: Prepared) -> float:
         """Returns this rank's share of the loss of an update, without any gradient. All ranks must call it."""
@@ -157,10 +156,10 @@ class BasicTrainer(Parts):
     def _optimize(self, update: Prepared) -> None:
         """Runs one pass over the update: gradient, clipping, optimizer step."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.finite_loss = True
+        self.values.clear()
         self.backward(update)
         norm = self.clip()
-        if not (self.finite_loss and (math.isfinite(norm) or self.strategy.scaler_will_skip())):
+        if not (self.losses_are_finite() and (math.isfinite(norm) or self.strategy.scaler_will_skip())):
             raise NonFiniteError.of(self.state.step + 1, update.ids)
         self.strategy.step()
         if math.isfinite(norm):  # fp16's gradient scaler skips updates with a non-finite norm.

@@ -136,7 +136,7 @@ def backward(
     *,
     scale: float = 1.0,
     last: bool = True,
-) -> tuple[LossOutput, float]:
+) -> tuple[LossOutput, Tensor]:
     """Accumulates the gradient of scale · loss. Returns the loss output and this rank's share of the loss value.
 
     model: the wrapped policy. last: whether ranks synchronise gradients.
@@ -189,13 +189,13 @@ def _again(model: nn.Module, update: InBatchUpdate, part: np.ndarray, state: lis
 
 def _loss_gradient(
     loss: InBatchLoss, update: InBatchUpdate, own: Tensor, rows: Tensor
-) -> tuple[LossOutput, float, Tensor]:
+) -> tuple[LossOutput, Tensor, Tensor]:
     """Returns the loss output of this rank's queries, its value, and dL/dE summed over ranks, [N, D]."""
     full = _of_all_ranks(update, own, rows).requires_grad_()
     output, value = _output(loss, update, full)
     value.backward()  # type: ignore[no-untyped-call]
     gradient = torch.zeros_like(full) if full.grad is None else full.grad
-    return output, float(value.detach()), processes.sum_over_ranks(gradient) if update.shared else gradient
+    return output, value.detach().double(), processes.sum_over_ranks(gradient) if update.shared else gradient
 
 
 def _counts(update: InBatchUpdate) -> Tensor:

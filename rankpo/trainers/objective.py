@@ -50,7 +50,7 @@ class NamedMetrics(RunningMetrics):
     def add(self, name: str, values: Tensor) -> None:
         self.run.add(f"{self.name}/{name}", values)
 
-    def add_sum(self, name: str, value: float) -> None:
+    def add_sum(self, name: str, value: Tensor) -> None:
         self.run.add_sum(f"{self.name}/{name}", value)
         if name == "loss":
             self.run.add_sum("loss", value)

@@ -94,7 +94,7 @@ class Parts:
         self.observed = RunningMetrics()  # Metrics of the current update alone, for losses with a state.
         decay = None if self.within is not None else self.settings.ema
         self.average = None if decay is None else WeightAverage(self.strategy, decay)
-        self.finite_loss = True  # Refers to this rank's part of the current update.
+        self.values: list[Tensor] = []  # This rank's loss values of the current update, on the device.
         self.watch = self._watch()
 
     @property
@@ -149,17 +149,23 @@ class Parts:
         torch.manual_seed(int(key) >> 1)
 
     def record(
-        self, output: LossOutput, value: float, sums: Mapping[str, float], prefix: str = "", counts: bool = True
+        self, output: LossOutput, value: Tensor, sums: Mapping[str, float], prefix: str = "", counts: bool = True
     ) -> None:
         """Adds a micro-batch to the metrics of the current log line. An uncounted one only registers the names."""
-        self.finite_loss = self.finite_loss and math.isfinite(value)
-        self.watch.learning = self.watch.learning or value != 0
+        value = value if counts else torch.zeros_like(value)
+        self.values.append(value)
         self.running.add_sum(f"{prefix}loss", value)
         for name, metric in output.logged(self.main_term, sums).items():
             values = metric if counts else metric.reshape(-1)[:0]
             self.running.add(f"{prefix}{name}", values)
             if self.state.loss_state or self.policy.sparsity is not None:
                 self.observed.add(f"{prefix}{name}", values)
+
+    def losses_are_finite(self) -> bool:
+        """Reads the losses of the update's micro-batches on this rank, all at once, because a read waits for the device."""
+        values = torch.stack(self.values).tolist()
+        self.watch.learning = self.watch.learning or any(values)
+        return all(map(math.isfinite, values))
 
     @property
     def regularisation_factor(self) -> float:

@@ -114,9 +114,9 @@ class SeveralTrainer(BasicTrainer):
     def backward(self, update: Prepared, last: bool = True) -> None:
         assert isinstance(update, UpdateOfOne)
         part = self.parts[update.number]
-        part.finite_loss = True
+        part.values.clear()
         part.backward(update.update, last)
-        self.finite_loss = part.finite_loss
+        self.values = list(part.values)
 
     def loss_state_of(self, name: str) -> dict[str, float]:
         start = f"{name}/"

@@ -29,7 +29,7 @@ def test_shares_are_summed_within_an_update_and_averaged_over_updates():
     running = RunningMetrics()
     for shares in ((0.25, 0.5), (1.0,)):
         for share in shares:
-            running.add_sum("loss", share)
+            running.add_sum("loss", torch.tensor(share))
         running.end_update()
     assert running.result(same) == {"loss": 0.875}
 
@@ -40,7 +40,7 @@ def test_two_ranks_by_hand():
     for running, values, share in zip(ranks, ([1.0, 2, 3], [8.0]), (0.25, 0.75), strict=True):
         running.add("margins", torch.tensor(values))
         running.add("none_here", torch.tensor(values)[:0])
-        running.add_sum("loss", share)
+        running.add_sum("loss", torch.tensor(share))
         running.end_update()
     sent = []
     ranks[0].result(lambda tensor: sent.append(tensor.clone()) or tensor)
@@ -51,14 +51,14 @@ def test_half_a_log_line_is_carried_on():
     """Saved after one update as JSON and restored on two ranks, of which one carries the sums."""
     first = RunningMetrics()
     first.add("margins", torch.tensor([0.1, 0.2]))
-    first.add_sum("loss", 0.3)
+    first.add_sum("loss", torch.tensor(0.3, dtype=torch.float64))
     first.end_update()
     saved = json.loads(json.dumps(first.state(same)))
     ranks = [RunningMetrics(), RunningMetrics()]
     for running, share in zip(ranks, (1.0, 0.0), strict=True):
         running.restore(saved, share)
         running.add("margins", torch.tensor([0.6]) if share else torch.tensor([0.7]))
-        running.add_sum("loss", 0.2 if share else 0.1)
+        running.add_sum("loss", torch.tensor(0.2 if share else 0.1, dtype=torch.float64))
         running.end_update()
     sent = []
     ranks[0].result(lambda tensor: sent.append(tensor.clone()) or tensor)
