@@ -11,6 +11,7 @@ from rankpo import errors
 from rankpo.cli import program
 from rankpo.config.flags import HYDRA_FLAGS, VALUE_FLAGS
 from rankpo.config.places import CONFIG
+from rankpo.data.readers.formats import reader_of
 from rankpo.errors import ConfigError
 
 OWN = ("data", "env", "init")
@@ -113,7 +114,7 @@ def of_file(words: Sequence[str]) -> list[str]:
     path = Path(files[0]).expanduser()
     if not path.exists():
         raise ConfigError([f"rankpo data {files[0]}: no such file or folder"])
-    kind = "beir" if all((path / name).is_file() for name in BEIR) else "jsonl"
+    kind = "beir" if all((path / name).is_file() for name in BEIR) else reader_of(path)
     keys = [word for word in words if word != files[0]]
     name = [] if any(word.startswith("exp_name=") for word in keys) else ["exp_name=data"]
     return ["task=inspect", f"datasets=[{kind}]", f"datasets.{kind}.path={escaped(str(path))}", *name, *keys]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from rankpo.config.places import CONFIG
-from rankpo.config.renamed import NO_KEY, RENAMED
+from rankpo.config.renamed import MAX_TOKENS, NO_KEY, RENAMED
 
 HYDRA_FLAGS = frozenset(
     [
@@ -35,7 +36,21 @@ OPTIONS = frozenset(  # flags without a value whose place here is the value of a
         "use_inbatch_neg",
         "use_logits",
         "save_on_epoch_end",
+        "knowledge_distillation",
+        "use_flash_attn",
+        "unified_finetuning",
+        "load_in_4bit",
+        "load_in_8bit",
+        "vllm_batched",
     ]
+)
+
+BELOW_A_NAME = ("loss", "datasets")  # Groups whose yamls have their keys below a name.
+ORDER = ("trainer", "model", "loss", "datasets", "task")  # The groups that a message names first.
+MOST_PLACES = 3
+SPLIT = (
+    "trainer.batch_size counts over all devices, an update is split into micro-batches automatically, and "
+    "trainer.max_tokens limits their memory"
 )
 
 VALUE_FLAGS = frozenset(  # Flags of Hydra that are followed by a value.
@@ -70,8 +85,15 @@ def _in_place_of(name: str, value: str) -> str:
     """The advice for a flag. value: its value, or "" for a flag without one."""
     if name in NO_KEY:
         return f"leave it out; {NO_KEY[name]}"
-    said = RENAMED.get(name) or _only_place(name)
-    key, _, note = said.partition(" ")
+    if RENAMED.get(name) == MAX_TOKENS:
+        return f"leave it out; {SPLIT}"
+    places = [RENAMED[name]] if name in RENAMED else _places(name)
+    if not places:
+        return f"keys are set without dashes, and no key is called {name!r}; rankpo train --cfg job prints all keys"
+    if len(places) > 1:
+        several = " or ".join(f"{place}={value or 'VALUE'}" for place in places[:MOST_PLACES])
+        return f"keys are set without dashes; write {several}"
+    key, _, note = places[0].partition(" ")
     option = note.strip("()").split(",")[0]
     if name in OPTIONS and value.lower() in ("", "true"):
         value = option
@@ -79,18 +101,27 @@ def _in_place_of(name: str, value: str) -> str:
     return f"keys are set without dashes; write {key}={value or 'VALUE'}{remark}"
 
 
-def _only_place(name: str) -> str:
-    """The only key of the configs whose last part is `name`, or `name` if there are several or none."""
-    found = {
-        f"{'model' if path.parent.name == 'kind' else path.parent.name}.{name}"
-        for path in CONFIG.glob("*/*.yaml")
-        if re.search(rf"^{re.escape(name)}:", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        or (
-            path.parent.name == "loss"
-            and re.search(rf"^  {re.escape(name)}:", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        )
-    }
-    return found.pop() if len(found) == 1 else name
+def _places(name: str) -> list[str]:
+    """The keys of the configs whose last part is `name`: a group or a key at the top, or else keys of the groups."""
+    top = _keys(CONFIG / "config.yaml", "")
+    if name in top or (CONFIG / name).is_dir():
+        return [name]
+    found = set()
+    for path in CONFIG.glob("*/*.yaml"):
+        group = path.parent.name
+        if path.parent.is_symlink():  # eval_datasets and others are the same files under another name
+            continue
+        indent = "  " if group in BELOW_A_NAME else ""
+        if name in _keys(path, "") or name in _keys(path, indent):
+            entry = ".NAME" if group == "datasets" else ""
+            found.add(f"{'model' if group == 'kind' else group}{entry}.{name}")
+    groups = {group: number for number, group in enumerate(ORDER)}
+    return sorted(found, key=lambda place: (groups.get(place.split(".")[0], len(ORDER)), place))
+
+
+def _keys(path: Path, indent: str) -> set[str]:
+    """The keys of a yaml at one depth. indent: the white space in front of them."""
+    return set(re.findall(rf"^{indent}(\w+):", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
 def flags_last(arguments: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from rankpo.errors import ConfigError
 from rankpo.models.engine.body import body_of, summary
-from rankpo.models.engine.packing import packed_arguments, position_offset, switch_to_packed
+from rankpo.models.engine.packing import mixes_padding, packed_arguments, position_offset, switch_to_packed
 from rankpo.models.hub import push
 from rankpo.models.inputs import Inputs
 from rankpo.models.settings import Settings
@@ -52,7 +52,8 @@ class RankingModel(Shardable):
 
     layout: "packed" (one row of tokens, no padding), "padded" (a mask), or "auto": packed if the architecture
     supports it. chunk_tokens: tokens (with padding, if padded) of one call of the backbone; None means 4,096
-    on a CPU and everything at once elsewhere.
+    on a CPU and everything at once elsewhere. equal_lengths: whether a call has only sequences of one length, because
+    padding changes the hidden states of this architecture.
     """
 
     kind: ClassVar[str]
@@ -85,6 +86,7 @@ class RankingModel(Shardable):
             raise ValueError(
                 f"model.layout=packed: {type(backbone).__name__} cannot be packed; set model.layout=padded"
             )
+        self.equal_lengths = not self.packed and mixes_padding(inner)
         self.position_offset = position_offset(inner)
         # The model does not generate here, so a cache of keys and values would waste memory.
         self.constant_arguments = {"use_cache": False} if hasattr(inner.config, "use_cache") else {}
@@ -129,7 +131,8 @@ class RankingModel(Shardable):
         for position, length in enumerate(lengths[order].tolist()):
             # With padding, every sequence of the chunk takes the length of the first.
             cost = length if self.packed else int(lengths[order[begin]]) if position > begin else length
-            if budget is not None and position > begin and used + cost > budget:
+            other = self.equal_lengths and length != int(lengths[order[begin]])
+            if position > begin and (other or (budget is not None and used + cost > budget)):
                 yield order[begin:position]
                 begin, used, cost = position, 0, length
             used += cost

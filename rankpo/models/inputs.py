@@ -15,7 +15,7 @@ from rankpo.data.batch import join, labels_of, own_negatives, stored_reference
 from rankpo.data.dataset import Pieces
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable
-from rankpo.data.text.long_texts import calls, leading_ids, token_bound
+from rankpo.data.text.long_texts import calls, kept_ids, kept_part, token_bound
 from rankpo.data.text.special_tokens import SpecialTokens
 from rankpo.errors import LoadingError
 from rankpo.models.settings import Settings
@@ -205,7 +205,7 @@ class TextInputs(Inputs[tuple[int, str]]):
         )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        return leading_ids(self.tokenizer, texts, self.bound, split_special=False)
+        return kept_ids(self.tokenizer, texts, self.bound, split_special=False)
 
     @property
     def bound(self) -> int:
@@ -219,7 +219,9 @@ class TextInputs(Inputs[tuple[int, str]]):
     def assemble(self, tokens: np.ndarray, role: str) -> np.ndarray:
         """[T] ids of one sequence. tokens: [n] ids of a text with its prompt."""
         room = self.max_length(role) - len(self.special)
-        return np.concatenate([self.special.head, tokens[:room], self.special.tail]).astype(np.int64)
+        return np.concatenate([self.special.head, kept_part(self.tokenizer, tokens, room), self.special.tail]).astype(
+            np.int64
+        )
 
     def key(self, row: int, role: str) -> tuple[int, str]:
         return int(row), "" if self.roles_alike else role
@@ -256,4 +258,5 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
     state = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     flags = [getattr(tokenizer, name, None) for name in ("add_bos_token", "add_eos_token", "add_prefix_space")]
-    return json.dumps([state, special, flags], sort_keys=True)
+    side = [tokenizer.truncation_side] if tokenizer.truncation_side == "left" else []
+    return json.dumps([state, special, flags, *side], sort_keys=True)

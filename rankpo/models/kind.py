@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, cast
 
 from rankpo.errors import ConfigError, LoadingError
 from rankpo.models.adapters import LoraSettings
+from rankpo.models.attention import used_attention
 from rankpo.models.frozen import WeightForm, keep_layout
 from rankpo.models.saved import Stated, own_statement
 from rankpo.models.scale import HasScale
@@ -191,8 +192,7 @@ class ModelKind(HasScale, ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
     def open_inputs(self, say: Say, explicit: Collection[str] = ()) -> InputsT_co:
         """Returns the `Inputs` of the kind without loading weights, so that the data can be checked first.
 
-        explicit: keys of the command line, which override those of a `load_from` folder. Raises LoadingError
-        for settings that the tokenizer does not support.
+        explicit: keys of the command line, which win over a folder's. Raises LoadingError for unsupported settings.
         """
         from rankpo.models import loading, random_weights, tokenizers
 
@@ -260,7 +260,7 @@ class ModelKind(HasScale, ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
             model.compile_body()
         self.finish(model, needs, say)
         model.writer = self
-        say(model.summary(self.origin, self.attn_implementation))
+        say(model.summary(self.origin, used_attention(backbone.config, self.attn_implementation)))
         return model
 
     def save(self, folder: Path, model: ModelT_co, description: Mapping[str, object]) -> float:  # type: ignore[misc]

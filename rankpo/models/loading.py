@@ -7,21 +7,18 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import cast
 
 from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import (
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as huggingface_logging
 
 from rankpo.errors import ConfigError
 from rankpo.errors import LoadingError as LoadingError
+from rankpo.models.attention import with_attention
 from rankpo.models.families import Family, headless
 from rankpo.models.frozen import WeightForm
 from rankpo.models.saved import RECORD, read_json
@@ -148,9 +145,8 @@ def load_backbone(
     with advised(source, attn_implementation), _quietly():
         if adapted := _adapter_config(source):
             return _merged(source, adapted, family, arguments)
-        model, found = _family(family, source).from_pretrained(
-            source.path, use_safetensors=True, output_loading_info=True, **arguments
-        )
+        options = {**arguments, "use_safetensors": True, "output_loading_info": True}
+        model, found = with_attention(partial(_family(family, source).from_pretrained, source.path), options)
     unused = check_tensors(model, found, source, family is None)
     if unused and say is not None:
         names = f"{', '.join(unused[:3])}{', …' if len(unused) > 3 else ''}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -15,6 +16,7 @@ from transformers import (
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from rankpo.errors import LoadingError
+from rankpo.models.attention import with_attention
 from rankpo.models.families import Family
 from rankpo.models.loading import Source, advised
 
@@ -38,7 +40,8 @@ def random_backbone(
         settings.setdefault(name, getattr(vocabulary, name))
     built = AutoConfig.for_model(model_type, **settings)
     with advised(Source(f"a random {model_type}", "", ""), attn_implementation):
-        return (family or AutoModel).from_config(built, attn_implementation=attn_implementation, dtype=torch.float32)
+        options = {"attn_implementation": attn_implementation, "dtype": torch.float32}
+        return with_attention(partial((family or AutoModel).from_config, built), options)
 
 
 def byte_tokenizer() -> FastTokenizer:

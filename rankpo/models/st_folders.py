@@ -145,6 +145,15 @@ def length_of(module: Module) -> int | None:
     return min(stated) if stated else None
 
 
+def plain_lengths(folder: Path, given: Mapping[str, int]) -> dict[str, int]:
+    """Returns the lengths above the limit of a folder's tokenizer or positions, lowered to the limit.
+
+    given: maximum tokens by key. For folders without a statement of their lengths.
+    """
+    limit = length_of(Module("Transformer", transformer_folder(folder), {}))
+    return {name: limit for name, value in given.items() if limit is not None and value > limit}
+
+
 def positions_of(config: Mapping[str, object]) -> int | None:
     """Returns the maximum tokens of a sequence by the architecture's config.json, or None."""
     limit = config.get("max_position_embeddings", config.get("n_positions"))

@@ -70,6 +70,24 @@ def test_data_names_its_file_whatever_it_is_called(tmp_path, name):
     assert (experiment.datasets[0].path, experiment.seed) == (str(tmp_path / name), 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "reader"),
+    [
+        ("a.jsonl", '{"system": "s", "question": "q", "chosen": "a", "rejected": "b"}', "chat"),
+        ("a.csv", "prompt,completion,label\np,c,True", "chat"),
+        ("a.jsonl", '{"query": "q", "passages": ["a", "b"], "ranking": [1, 0]}', "ranked_lists"),
+        ("a.jsonl", '{"anchor": "q", "positive": "a"}', "jsonl"),
+        ("a.jsonl", '{"nothing": 1}', "jsonl"),
+        ("a.jsonl", "no json", "jsonl"),
+        ("a.txt", "text", "jsonl"),
+    ],
+)
+def test_data_chooses_the_reader_by_the_first_record(tmp_path, name, content, reader):
+    (tmp_path / name).write_text(content + "\n")
+    found = commands.translated(["data", str(tmp_path / name)])
+    assert found[1] == f"datasets=[{reader}]" and found[2].startswith(f"datasets.{reader}.path=")
+
+
 def test_data_of_a_folder_of_beir(tmp_path):
     for name in ("corpus.jsonl", "queries.jsonl"):
         (tmp_path / name).touch()

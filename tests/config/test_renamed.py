@@ -21,7 +21,7 @@ from tests.runs import ROOT
 
 def composed(*overrides: str):
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        return hydra_compose("config", overrides=["datasets=[chat]", "eval_datasets=[chat]", *overrides])
+        return hydra_compose("config", overrides=["datasets=[chat,rankpo]", "eval_datasets=[chat]", *overrides])
 
 
 @cache
@@ -39,9 +39,11 @@ def test_what_is_said_exists(name):
     words = [word for word in words if word not in ("or", "and")]
     assert words
     for word in words:
-        parent, _, leaf = word.replace("NAME", "chat").rpartition(".")
-        node = OmegaConf.select(tree, parent) if parent else tree
-        assert leaf in list(node), f"{name}: {word}"
+        found = []
+        for entry in ("chat", "rankpo"):
+            parent, _, leaf = word.replace("NAME", entry).rpartition(".")
+            found += list(OmegaConf.select(tree, parent) or ()) if parent else list(tree)
+        assert leaf in found, f"{name}: {word}"
 
 
 def test_no_name_has_a_key_and_none():
@@ -124,13 +126,19 @@ def test_an_added_key_that_stands_elsewhere_is_named_there():
             ["--dataloader_drop_last", "True"],
             "--dataloader_drop_last: leave it out; the last batch of an epoch counts by its size",
         ),
-        (["--top-k", "3"], "--top-k: keys are set without dashes; write top_k=3"),
+        (
+            ["--top-k", "3"],
+            "--top-k: keys are set without dashes; write model.top_k=3 or task.top_k=3 or mining.top_k=3",
+        ),
         (
             ["--num_negatives", "5", "--save_every", "9"],
             "--num_negatives: keys are set without dashes; write dataloader.num_negatives=5 (loss=contrastive)\n"
             "--save_every: keys are set without dashes; write trainer.save_every=9",
         ),
-        (["--ndcg_at", "3"], "--ndcg_at: keys are set without dashes; write ndcg_at=3"),
+        (
+            ["--ndcg_at", "3"],
+            "--ndcg_at: keys are set without dashes, and no key is called 'ndcg_at'; rankpo train --cfg job prints all keys",
+        ),
         (["--chat_template", "x"], "--chat_template: keys are set without dashes; write model.chat_template=x"),
         (["-m", "--config-dir", "x", "--multirun", "--cfg", "job", "loss=dpo"], None),
     ],
@@ -191,3 +199,36 @@ def test_a_group_set_to_true_is_answered_with_its_options():
 def test_a_dataset_needs_no_brackets():
     made = compose(["datasets=toy_pairs", "eval_datasets=toy_pairs", "model=tiny_bert", "loss=rankpo"])
     assert [item.name for item in (*made.datasets, *made.eval_datasets)] == ["toy_pairs", "toy_pairs"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--seed 3", "write seed=3"),
+        ("--datasets x", "write datasets=x"),
+        ("--path a", "write datasets.NAME.path=a or judge.path=a"),
+        ("--train_group_size 8", "write dataloader.num_negatives=8 (one less: the positive is not counted"),
+        ("--knowledge_distillation True", "write loss=kl_distill"),
+        ("--use_flash_attn", "write model.attn_implementation=flash_attention_2"),
+        ("--gradient_accumulation_steps 4", "leave it out; trainer.batch_size counts over all devices"),
+        ("--output_dir out", "write exp_name=out (the run is in runs_dir/exp_name)"),
+        ("--retriever bm25", "leave it out; task=rerank reads the run of a first stage"),
+        ("--lora_r 8", "write model.peft.lora_r=8"),
+        ("--max_label 2", "write datasets.NAME.max_label=2"),
+        ("--no_such_thing 8", "no key is called 'no_such_thing'; rankpo train --cfg job prints all keys"),
+    ],
+)
+def test_flags_name_keys_that_exist(flags, said):
+    assert said in flag_refusal(flags.split())
+
+
+@pytest.mark.parametrize("override", ["max_label=2", "loss.max_label=2"])
+def test_a_key_of_datasets_is_named_where_none_is_chosen(override):
+    with pytest.raises(HydraException) as error:
+        hydra(override)
+    assert "here it is datasets.NAME.max_label" in explain(error.value, [override])
+
+
+def hydra(override: str):
+    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
+        return hydra_compose("config", overrides=[override])

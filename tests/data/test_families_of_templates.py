@@ -125,6 +125,13 @@ GRANITE = loop(
     "{{- '<|start_of_role|>' + m.role + '<|end_of_role|>' + m.content + '<|end_of_text|>\n' -}}"
     "{%- if loop.last and add_generation_prompt -%}{{- '<|start_of_role|>assistant<|end_of_role|>' -}}{%- endif -%}"
 )
+# thoughts are opened in the generation prompt, and an answer without them gets an empty block
+NEMOTRON3 = loop(
+    "{%- if m.role == 'assistant' -%}{{- '<|im_start|>assistant\n' + ('' if '<think>' in m.content else '<think></think>') -}}"
+    "{{- m.content + '<|im_end|>\n' -}}{%- else -%}{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' -}}"
+    "{%- endif -%}",
+    "{{- '<|im_start|>assistant\n<think>\n' -}}",
+)
 SPECIAL = (
     *("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>"),
     *("<end_of_turn>", "<|end|>", "<|START_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|USER_TOKEN|>", "<|return|>"),
@@ -150,6 +157,7 @@ FAMILIES = {
     ),
     "GLM 4.6": (GLM4, "\n<think></think>\nBlue.[SEP]", "\n<think>hm</think>\nBlue.[SEP]"),
     "Nemotron Nano 2": (NEMOTRON, None, "hm\n</think>\n\nBlue.\n<SPECIAL_12>"),
+    "Nemotron 3": (NEMOTRON3, None, "hm\n</think>\n\nBlue.<|im_end|>"),
     "Kimi K2 Thinking": (KIMI_K2_THINKING, "<think></think>Blue.<|im_end|>", None),
     "DeepSeek V3.1": (DEEPSEEK_V3_1, "Blue.[SEP]", None),
     "DeepSeek R1": (DEEPSEEK_R1, None, "hm\n</think>\n\nBlue.[SEP]"),
@@ -226,3 +234,17 @@ def test_roles_that_must_alternate_are_refused_by_the_templates_own_words():
     with pytest.raises(BadRecord, match="refuses this conversation: Conversation roles must alternate"):
         chat.prompt((("user", "Hi"), *ASK))
     assert chat.prompt(SYSTEM) == "[CLS]<start_of_turn>user\nBe brief.\n\nSky?<end_of_turn>\n<start_of_turn>model\n"
+
+
+def test_an_answer_behind_a_turn_that_opens_nothing():
+    """DeepSeek opens thoughts behind a user's turn alone: what is written behind a tool's turn has none."""
+    tool = "{%- elif m.role == 'tool' -%}{{- '<|tool|>' + m.content -}}{%- endif -%}{%- endfor -%}"
+    template = DEEPSEEK_R1.replace("{%- endif -%}{%- endfor -%}{%- if add", tool + "{%- if add")
+    template = template.replace(
+        "{%- if add_generation_prompt", "{%- if add_generation_prompt and messages[-1].role == 'user'"
+    )
+    chat = ChatFormat.learn(tokenizer(template))
+    behind_tool = (*ASK, ("assistant", "call"), ("tool", "42"))
+    assert chat.prompt(ASK).endswith("<think>\n") and chat.prompt(behind_tool).endswith("<|tool|>42")
+    assert chat.content(ASK, "hm\n</think>\n\nBlue.") == "<think>\nhm\n</think>\n\nBlue."
+    assert chat.content(behind_tool, "Blue.") == "Blue."

@@ -16,7 +16,7 @@ from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.loading import LoadingError
-from rankpo.models.random_weights import byte_tokenizer
+from rankpo.models.random_weights import byte_tokenizer, random_backbone
 from tests.models.families import backbone
 from tests.runs import train
 
@@ -237,6 +237,71 @@ def test_two_way_attention(tmp_path, family, layout):
     again = rankpo.load(tmp_path / "FINAL", "cpu")
     assert again.settings.bidirectional
     compare(again, tmp_path / "FINAL", "mean")
+
+
+SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
+EAGER = {  # Architectures without sdpa; in the last two, padding changes the hidden states.
+    "mpnet": {**SMALL, "max_position_embeddings": 80},
+    "deberta-v2": {**SMALL, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
+    "convbert": {**SMALL, "embedding_size": 24, "num_attention_heads": 4, "head_ratio": 2, "conv_kernel_size": 3},
+    "fnet": SMALL,
+}
+
+
+@pytest.mark.parametrize("family", EAGER)
+def test_architectures_that_run_with_eager_attention_alone(tmp_path, family):
+    """all-mpnet-base-v2 loads without a key, and a text's vector does not depend on its neighbours."""
+    torch.manual_seed(1)
+    body = random_backbone({"model_type": family, **EAGER[family], "max_position_embeddings": 80})
+    folder = saved_by_them(tmp_path, body)
+    kind, said = EmbeddingKind(name_or_path=str(folder)), []
+    model = kind.build(kind.open_inputs(said.append), said.append).eval()
+    assert any(line.endswith("padded eager") for line in said)
+    theirs = st.SentenceTransformer(str(folder), device="cpu")
+    alone = np.concatenate([theirs.encode_document([text], normalize_embeddings=True) for text in TEXTS])
+    np.testing.assert_allclose(model.encode(TEXTS), alone, atol=1e-5, rtol=0)
+    assert model.equal_lengths == (family in ("convbert", "fnet"))
+
+
+def saved_by_them(path, body, tokenizer=None):
+    body.save_pretrained(path / "plain")
+    (tokenizer or byte_tokenizer()).save_pretrained(path / "plain")
+    transformer = Transformer(str(path / "plain"), max_seq_length=40)
+    st.SentenceTransformer(modules=[transformer, Pooling(24, "mean")], device="cpu").save(str(path / "theirs"))
+    return path / "theirs"
+
+
+@pytest.mark.parametrize("layout", ["auto", "padded"])
+def test_a_tokenizer_that_truncates_at_the_left(tmp_path, layout):
+    """The end of a long text is read, also of one whose beginning alone would be stored."""
+    folder = saved_by_them(tmp_path, backbone("bert"))
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "truncation_side": "left"}))
+    kind = EmbeddingKind(name_or_path=str(folder), layout=layout)
+    model = kind.build(kind.open_inputs(print), print).eval()
+    texts = [*TEXTS, "soil " * 9000 + "rain"]
+    theirs = st.SentenceTransformer(str(folder), device="cpu").encode_document(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(model.encode(texts), theirs, atol=1e-5, rtol=0)
+    assert kind.save(tmp_path / "FINAL", model, {}) < 1e-5
+    np.testing.assert_allclose(rankpo.load(tmp_path / "FINAL", "cpu").encode(texts), theirs, atol=1e-5, rtol=0)
+    other = EmbeddingInputs(byte_tokenizer(), model.settings)
+    assert other.pieces().fingerprint != model.inputs.pieces().fingerprint
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1000000, 80), (30, 30)])
+def test_a_plain_folder_has_the_limits_of_its_files(tmp_path, limit, expected):
+    """They lower the yaml's lengths, and a length of the command line stays as it is."""
+    backbone("bert").save_pretrained(tmp_path)
+    tokenizer = byte_tokenizer()
+    tokenizer.model_max_length = limit
+    tokenizer.save_pretrained(tmp_path)
+    assert rankpo.load(tmp_path, "cpu").settings.query_max_length == expected
+    said = []
+    settings = EmbeddingKind(name_or_path=str(tmp_path), passage_max_length=20).open_inputs(said.append).settings
+    assert (settings.query_max_length, settings.passage_max_length, settings.pooling) == (expected, 20, "mean")
+    assert any(f"was saved with query_max_length={expected}" in line for line in said)
+    asked = EmbeddingKind(name_or_path=str(tmp_path), query_max_length=512)
+    assert asked.open_inputs(print, ["query_max_length"]).settings.query_max_length == 512
 
 
 def test_windows_are_not_made_two_way(tmp_path):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import rankpo
 from rankpo.errors import ConfigError
@@ -15,8 +15,10 @@ from rankpo.models.reranker.config import RerankerKind
 from tests.models.families import FAMILIES
 from tests.models.test_checkpoints import folder_of
 from tests.runs import train
+from tests.tokenizers import qwen
 
 st = pytest.importorskip("sentence_transformers")
+modules = pytest.importorskip("sentence_transformers.cross_encoder.modules")
 
 PAIRS = [("soil", "a field of wheat in the rain, and then nothing for a long while"), ("x", "y"), ("rain", "")]
 CASES = {
@@ -109,6 +111,87 @@ def test_what_would_give_other_scores_is_refused(tmp_path, change, message):
     (folder / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises((ConfigError, LoadingError), match=message):
         RerankerKind(name_or_path=str(folder)).open_inputs(print)
+
+
+ROLES = (
+    "{% for m in messages %}{% if m.role == 'system' %}<|im_start|>system\n{{ m.content }}<|im_end|>\n"
+    "{% elif m.role == 'query' %}<|im_start|>user\n<Query>: {{ m.content }}\n"
+    "{% else %}<Document>: {{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LONG = [*PAIRS[:2], ("how deep do moles dig?", "Moles dig to about 70 cm."), ("rain", "worms " * 90)]
+
+
+def rendered(path, words, prompt, template=ROLES, generation=True):
+    """A folder of a model whose tokenizer renders the pair. words: its answers, () for a classifier."""
+    tokenizer = qwen()
+    tokenizer.chat_template = template
+    keys = {**FAMILIES["qwen3"], "max_position_embeddings": 200, "vocab_size": 420, "pad_token_id": 0, "num_labels": 1}
+    torch.manual_seed(1)
+    family = AutoModelForCausalLM if words else AutoModelForSequenceClassification
+    model = family.from_config(AutoConfig.for_model("qwen3", **keys))
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(path / "plain")
+    tokenizer.save_pretrained(path / "plain")
+    task = "text-generation" if words else "sequence-classification"
+    arguments = {"chat_template": {"add_generation_prompt": generation}}
+    first = modules.Transformer(
+        str(path / "plain"), transformer_task=task, max_seq_length=100, processing_kwargs=arguments
+    )
+    ids = [tokenizer.encode(word, add_special_tokens=False)[0] for word in words]
+    last = [modules.LogitScore(*ids)] if words else []
+    prompts = {"prompts": {"web": prompt}, "default_prompt_name": "web"} if prompt else {}
+    st.CrossEncoder(modules=[first, *last], device="cpu", **prompts).save_pretrained(str(path / "theirs"))
+    return path / "theirs"
+
+
+@pytest.mark.parametrize("prompt", ["", "Judge the pair."])
+@pytest.mark.parametrize("words", [("yes", "no"), ("no", "yes"), ("yes",), ()])
+def test_a_chat_template_that_renders_the_pair(tmp_path, words, prompt):
+    """The newer form of Qwen3-Reranker: roles query and document, the prompt as a system turn, answers by their ids."""
+    folder = rendered(tmp_path, words, prompt)
+    model = rankpo.load(folder, "cpu")
+    theirs = st.CrossEncoder(str(folder), device="cpu")
+    expected = np.concatenate([theirs.predict([pair]) for pair in LONG])
+    np.testing.assert_allclose(model.compute_score(LONG), expected, atol=1e-5, rtol=0)
+    assert model.settings.max_length == 100 and model.settings.activation == "sigmoid"
+    if words:
+        assert (model.settings.yes_word, model.settings.head) == (words[0], "causal_lm")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ messages[-1].content }}{{ messages[-2].content }}", "it omits, repeats or reorders them"),
+        ("{{ messages[0].content }}", "it omits, repeats or reorders them"),
+        ("{% for m in messages %}{{ m.content | upper }} {% endfor %}", "cannot reproduce|omits, repeats"),
+        ("{ {% for m in messages %}{{ m.content }} {% endfor %}", "is not one token of its own"),
+    ],
+)
+def test_templates_that_no_formats_reproduce_are_refused(tmp_path, template, message):
+    folder = rendered(tmp_path, ("yes", "no"), "")
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(ConfigError, match=message):
+        RerankerKind(name_or_path=str(folder)).open_inputs(print)
+
+
+def test_other_arguments_of_the_tokenizer_are_refused_by_name(tmp_path):
+    folder = rendered(tmp_path, (), "")
+    path = folder / "sentence_bert_config.json"
+    config = json.loads(path.read_text())
+    for changed, message in (
+        ({"text": {"padding": "max_length"}}, "processing_kwargs.text is not supported"),
+        ({"chat_template": {"tools": []}}, "the argument tools of the chat template is not supported"),
+    ):
+        path.write_text(json.dumps({**config, "processing_kwargs": changed}))
+        with pytest.raises(ConfigError, match=message):
+            RerankerKind(name_or_path=str(folder)).open_inputs(print)
+
+
+def test_a_plain_folder_has_the_limits_of_its_files(tmp_path):
+    cross_encoder(tmp_path, "sigmoid")
+    assert rankpo.load(tmp_path / "plain", "cpu").settings.max_length == 80
 
 
 def test_an_embedding_model_becomes_a_reranker_with_a_new_head(tmp_path):

@@ -178,6 +178,14 @@ def _table(path: Path, quoted_tsv: bool) -> Iterator[tuple[str, object]]:
             yield place, row
         elif header is None:
             header = row
+            if len(header) == 1 and (cut := next((mark for mark in ";\t|" if mark in header[0]), None)):
+                yield (
+                    place,
+                    NotARecord(
+                        f"the cells seem to be separated by {cut!r}; write them with commas, or as .tsv with tabs"
+                    ),
+                )
+                return
             if twice := sorted({name for name in header if header.count(name) > 1}):
                 yield place, NotARecord(f"the header has {', '.join(twice)} more than once; the file was not read")
                 return

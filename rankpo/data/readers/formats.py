@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rankpo.data.readers import layouts
 from rankpo.data.readers.fields import BadRecord, Options, Record, extract, inner, normal, number, numbers, text, texts
+from rankpo.data.readers.files import kind, records
 from rankpo.data.readers.parsed import Parsed, labelled, of_lists, two_lists
 
 
@@ -211,6 +213,18 @@ def detect(record: Record, fields: Mapping[str, object]) -> str:
 def _there(record: Record, key: str, fields: Mapping[str, object]) -> bool:
     """Whether a record has a key, or one of the alternatives `a|b`, by the names of the field map."""
     return any(extract(record, fields.get(name, name)) is not None for name in key.split("|"))
+
+
+def reader_of(path: Path) -> str:
+    """The option of `datasets` that reads a file, by the keys of its first record: jsonl, chat or ranked_lists."""
+    first = next((record for _, record in records(path)), None) if path.is_file() and kind(path) else None
+    if not isinstance(first, Mapping):
+        return "jsonl"
+    try:
+        detect(first, {})
+    except BadRecord:
+        return _elsewhere(first) or "jsonl"
+    return "jsonl"
 
 
 def _elsewhere(record: Record) -> str | None:

@@ -202,7 +202,8 @@ class ChatFormat:
         answer = written.rstrip() if "right" in self.strips else written
         if _continues(turns):
             return answer
-        answer = self.opened + answer.removeprefix(self.opening)
+        begun = self.opened if self.opened and self.prompt(turns).endswith(self.opened) else ""
+        answer = begun + answer.removeprefix(self.opening)
         return answer.lstrip() if "left" in self.strips else answer
 
 
@@ -271,6 +272,8 @@ def _between(asked: str, before: str) -> tuple[str, str]:
         return before[len(asked) :], ""
     opened = asked.removeprefix(before)
     if not asked.startswith(before) or not opened.strip():
+        if (thought := opened_thought(asked)) and before.startswith(asked.removesuffix(thought)):
+            return "", thought  # A plain answer gets an empty block, which does not begin like the generation prompt.
         raise ValueError(
             f"the chat template's generation prompt ends in {asked[-20:]!r}, and its text before an answer in "
             f"{before[-20:]!r}: the one does not begin the other; set model.chat_template"

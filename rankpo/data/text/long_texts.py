@@ -8,6 +8,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 if TYPE_CHECKING:
@@ -73,6 +74,21 @@ def calls(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         yield texts[start:]
 
 
+def kept_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], bound: int, split_special: bool
+) -> list[list[int]]:
+    """Returns the token ids of each text; of a long text the `bound` ids that the tokenizer's truncation side keeps."""
+    if tokenizer.truncation_side != "left" or not any(_is_long(tokenizer, text, bound) for text in texts):
+        return leading_ids(tokenizer, texts, bound, split_special)
+    options = _options(split_special)
+    return [_trailing(tokenizer, text, bound, options).ids for text in texts]
+
+
+def kept_part(tokenizer: PreTrainedTokenizerBase, tokens: np.ndarray, room: int) -> np.ndarray:
+    """The first `room` tokens, or the last ones if the tokenizer truncates at the left."""
+    return tokens[max(0, len(tokens) - room) :] if tokenizer.truncation_side == "left" else tokens[:room]
+
+
 def leading_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bound: int) -> Tokens:
     """Returns the first `bound` tokens of a long text, all of another; special tokens in it are special."""
     if not _is_long(tokenizer, text, bound):
@@ -82,7 +98,10 @@ def leading_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bound: int) ->
 
 def trailing_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bound: int) -> Tokens:
     """Returns the last `bound` tokens of a long text, all of another; special tokens in it are special."""
-    options = _options(False)
+    return _trailing(tokenizer, text, bound, _options(False))
+
+
+def _trailing(tokenizer: PreTrainedTokenizerBase, text: str, bound: int, options: dict[str, object]) -> Tokens:
     if _is_long(tokenizer, text, bound):
         for size in _sizes(text, bound):
             begins = BORDER.search(text, len(text) - size, len(text) - MARGIN)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rankpo.errors import ConfigError, LoadingError
 from rankpo.losses.temperature import COSINES, PRODUCTS
-from rankpo.models.embedding.reading import layer_folders, read_folder
+from rankpo.models.embedding.reading import PLAIN, layer_folders, read_folder
 from rankpo.models.embedding.settings import AUTO, EmbeddingSettings
 from rankpo.models.kind import ModelKind, Say
+from rankpo.models.saved import Stated
 from rankpo.models.settings import Settings
+from rankpo.models.st_folders import plain_lengths
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from rankpo.models.embedding.inputs import EmbeddingInputs
     from rankpo.models.embedding.model import EmbeddingModel
     from rankpo.models.embedding.saving import EmbeddingFolder
-    from rankpo.models.saved import Stated
 
 # Parts that a folder may lack, with their keys: the yaml can then add them.
 ADDED = {"prior_layers": ("prior_layers", "prior_weight"), "layers": ("layers",), "pooled_layers": ("pooled_layers",)}
@@ -134,7 +135,9 @@ class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "Embedding
     def stated(self, folder: Path) -> Stated | None:
         """Reads rankpo.json, or the files of sentence-transformers."""
         stated = read_folder(folder)
-        if stated is None:
-            return None
+        if stated is None or stated.source == PLAIN:
+            lengths = {"query_max_length": self.query_max_length, "passage_max_length": self.passage_max_length}
+            values = {**plain_lengths(folder, lengths), **({} if stated is None else stated.values)}
+            return Stated(values=values, source=PLAIN) if values else None
         absent = {key for part, keys in ADDED.items() if not stated.values.get(part) for key in keys}
         return replace(stated, values={key: value for key, value in stated.values.items() if key not in absent})

@@ -36,6 +36,7 @@ POOLING_NAMES = {
     "weightedmean": "weighted_mean",
     "lasttoken": "last",
 }
+PLAIN = "config.json"  # The source of settings in folders of transformers alone.
 
 
 def read_folder(folder: Path) -> Stated | None:
@@ -78,7 +79,7 @@ def _plain(folder: Path) -> Stated | None:
     """Returns the settings that config.json states."""
     if read_json(folder / "config.json").get("is_causal") is not False:
         return None
-    return Stated(values={"bidirectional": True}, source="config.json")
+    return Stated(values={"bidirectional": True}, source=PLAIN)
 
 
 def layer_folders(folder: Path, count: int, settings: EmbeddingSettings) -> list[Path]:

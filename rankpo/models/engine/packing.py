@@ -186,6 +186,30 @@ def can_pack(backbone: PreTrainedModel, attn_implementation: str) -> bool:
     )
 
 
+@torch.no_grad()
+def mixes_padding(backbone: PreTrainedModel) -> bool:
+    """Whether padding changes the hidden states of a sequence, as in models with convolutions over tokens (ConvBERT)
+    or Fourier transforms (FNet). Tested on a short sequence beside a longer one.
+    """
+    if backbone.config._attn_implementation == "flash_attention_2" and backbone.device.type != "cuda":
+        return False  # The kernel runs only on a GPU, so the test is not possible here.
+    vocabulary = backbone.config.get_text_config().vocab_size
+    ids = (torch.arange(11, 18, device=backbone.device) * 7) % vocabulary
+    short = torch.cat([ids[:3], ids.new_zeros(4)])
+    mask = torch.tensor([[1] * 7, [1] * 3 + [0] * 4], device=backbone.device)
+    training = backbone.training
+    backbone.eval()
+    try:
+        beside = backbone(input_ids=torch.stack([ids, short]), attention_mask=mask).last_hidden_state[1, :3].float()
+        alone = backbone(input_ids=ids[None, :3]).last_hidden_state[0].float()
+    except (TypeError, ValueError):
+        return False
+    finally:
+        backbone.train(training)
+    tolerance = 1e-4 if backbone.dtype == torch.float32 else 5e-2
+    return not torch.allclose(beside, alone, atol=tolerance, rtol=tolerance)
+
+
 def _plain(backbone: PreTrainedModel, ids: Tensor) -> Tensor:
     """Hidden states [T, D] of one sequence by transformers' own attention."""
     packed = backbone.config._attn_implementation

@@ -16,7 +16,7 @@ def usable_positions(backbone: PreTrainedModel, offset: int) -> int | None:
     offset: the position of the first token.
     """
     limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
-    return None if limit is None else int(limit) - offset
+    return None if limit is None or int(limit) < 1 else int(limit) - offset  # XLNet has -1: no limit.
 
 
 def check_positions(max_length: int, backbone: PreTrainedModel, offset: int) -> None:

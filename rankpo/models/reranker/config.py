@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 from rankpo.models.kind import ModelKind, Say
 from rankpo.models.reranker.reading import read_folder
 from rankpo.models.reranker.settings import AUTO, RerankerSettings
+from rankpo.models.saved import RECORD, Stated
 from rankpo.models.settings import Settings
+from rankpo.models.st_folders import plain_lengths
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from rankpo.models.reranker.inputs import RerankerInputs
     from rankpo.models.reranker.model import RerankerModel
     from rankpo.models.reranker.saving import RerankerFolder
-    from rankpo.models.saved import Stated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,11 @@ class RerankerKind(RerankerSettings, ModelKind["RerankerSettings", "RerankerInpu
 
     def stated(self, folder: Path) -> Stated | None:
         """Reads rankpo.json, the reranker.json of older versions, or the files of a CrossEncoder."""
-        return read_folder(folder)
+        stated = read_folder(folder)
+        if stated is not None or self.head == "causal_lm" or (folder / RECORD).exists():
+            return stated
+        lengths = plain_lengths(folder, {"max_length": self.max_length})
+        return Stated(values=lengths, source="config.json") if lengths else None
 
 
 def ensure_pad(tokenizer: PreTrainedTokenizerBase, say: Say) -> None:

@@ -15,7 +15,7 @@ from rankpo.data.batch import join
 from rankpo.data.dataset import Pieces
 from rankpo.data.loaders.ranking import Group
 from rankpo.data.table import ExampleTable
-from rankpo.data.text.long_texts import calls, leading_ids, token_bound
+from rankpo.data.text.long_texts import calls, kept_ids, kept_part, token_bound
 from rankpo.data.text.whole_texts import whole_ids
 from rankpo.models.inputs import GroupKeys, Inputs, tokenizer_state
 from rankpo.models.reranker.layout import PairLayout, make_layout
@@ -80,7 +80,7 @@ class RerankerInputs(Inputs[tuple[int, int]]):
             )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        return leading_ids(self.tokenizer, texts, self.bound, split_special=True)
+        return kept_ids(self.tokenizer, texts, self.bound, split_special=True)
 
     @property
     def bound(self) -> int:
@@ -116,7 +116,8 @@ class RerankerInputs(Inputs[tuple[int, int]]):
         """Returns token ids and token types (None for models without them) of a pair of pieces."""
         layout = self.layout
         first, second = (int(kept) for kept in self.cut(np.asarray(len(query)), np.asarray(len(document))))
-        parts = (layout.before, query[:first], layout.between, document[:second], layout.after)
+        kept = kept_part(self.tokenizer, query, first), kept_part(self.tokenizer, document, second)
+        parts = (layout.before, kept[0], layout.between, kept[1], layout.after)
         ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
         if layout.types is None:
             return ids, None

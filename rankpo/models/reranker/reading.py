@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankpo.errors import ConfigError
 from rankpo.models.reranker.settings import RerankerSettings
@@ -19,14 +19,21 @@ from rankpo.models.st_folders import (
     read_modules,
 )
 
+if TYPE_CHECKING:
+    from rankpo.models.reranker.pair_template import PairTemplate
+
 ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid"}
 # Allowed keys of a CrossEncoder's Transformer.
+TEXT = {"method": "forward", "method_output_name": "logits"}
+MESSAGES = tuple({"text": TEXT, "message": {**TEXT, "format": form}} for form in ("flat", "structured"))
 CLASSIFIES = {
-    **NEUTRAL,
+    **{name: allowed for name, allowed in NEUTRAL.items() if name != "processing_kwargs"},
     "transformer_task": ("sequence-classification",),
     "module_output_name": ("scores", "classification"),
-    "modality_config": ({"text": {"method": "forward", "method_output_name": "logits"}},),
+    "modality_config": ({"text": TEXT}, *MESSAGES),
 }
+GENERATES = {**CLASSIFIES, "transformer_task": ("text-generation",), "module_output_name": ("causal_logits",)}
+SOURCE = "CrossEncoder's files"
 OLD_ACTIVATION = "sbert_ce_default_activation_function"
 
 
@@ -57,16 +64,17 @@ def read_folder(folder: Path) -> Stated | None:
         return None  # Another kind's weights get a new head.
     if not (general or modules or inside or OLD_ACTIVATION in config):
         return None
-    if modules and modules[-1].name == "LogitScore":
-        return _answers(modules[-1], folder)
-    if modules:
-        check_transformer(modules[0], CLASSIFIES)
+    transformer = modules[0] if modules else Module("Transformer", folder, {})
+    length = length_of(transformer)
+    limit: dict[str, object] = {} if length is None else {"max_length": length}
     stated = general.get("activation_fn") or inside.get("activation_fn") or config.get(OLD_ACTIVATION)
-    values = {"activation": _activation(stated, folder), **_prompt(general, folder)}
-    length = length_of(modules[0] if modules else Module("Transformer", folder, {}))
-    return Stated(
-        values={**values, **({} if length is None else {"max_length": length})}, source="CrossEncoder's files"
-    )
+    activation = {"activation": _activation(stated, folder)}
+    if modules and modules[-1].name == "LogitScore":
+        return _answers(transformer, modules[-1], general, {**limit, **activation})
+    if modules:
+        check_transformer(transformer, CLASSIFIES)
+    formats = _template(transformer, general).settings() if _renders(transformer) else _prompt(general, folder)
+    return Stated(values={**activation, **formats, **limit}, source=SOURCE)
 
 
 def _reads_pairs(modules: list[Module]) -> bool:
@@ -94,14 +102,46 @@ def _prompt(general: Mapping[str, Any], folder: Path) -> dict[str, str]:
     return {"query_format": f"{prompt}{{}}"}
 
 
-def _answers(module: Module, folder: Path) -> Stated:
-    """Reads the settings of a language model with answer words, except for its formats, which the yaml must set."""
+def _renders(transformer: Module) -> bool:
+    """Whether the tokenizer's chat template renders the pair. Raises ConfigError for other arguments of the tokenizer."""
+    arguments = transformer.config.get("processing_kwargs") or {}
+    if strange := [name for name in arguments if name != "chat_template"]:
+        raise ConfigError([f"{transformer.folder}: processing_kwargs.{strange[0]} is not supported by rankpo"])
+    return "message" in (transformer.config.get("modality_config") or {})
+
+
+def _template(transformer: Module, general: Mapping[str, Any]) -> PairTemplate:
+    """Opens the tokenizer, whose chat template renders the pair if `_renders`."""
+    from rankpo.models.reranker.pair_template import PairTemplate  # Needs transformers, unlike other folders.
+
+    if not _renders(transformer):
+        return PairTemplate.of(transformer.folder, "", {}, structured=False)
+    arguments = (transformer.config.get("processing_kwargs") or {}).get("chat_template") or {}
+    structured = transformer.config["modality_config"]["message"]["format"] == "structured"
+    prompt = (general.get("prompts") or {}).get(general.get("default_prompt_name")) or ""
+    return PairTemplate.of(transformer.folder, prompt, arguments, structured)
+
+
+def _answers(transformer: Module, module: Module, general: Mapping[str, Any], values: Mapping[str, object]) -> Stated:
+    """Reads the settings of a language model with answer words. Formats that no template states come from the yaml.
+
+    values: further settings of the folder.
+    """
+    folder = transformer.folder
     check_keys(module.folder / "config.json", module.config, ("true_token_id", "false_token_id", "module_input_name"))
-    readout = "yes" if module.config.get("false_token_id") is None else "difference"
-    return Stated(
-        values={"head": "causal_lm", "readout": readout},
-        source="CrossEncoder's files",
-        notes=(
-            f"{folder}: the folder states no formats; model.query_format, model.document_format and model.suffix are used",
-        ),
+    check_transformer(transformer, GENERATES)
+    ids = [module.config["true_token_id"], module.config.get("false_token_id")]
+    template = _template(transformer, general)
+    formats = template.settings() if _renders(transformer) else {}
+    words = template.answer_words([number for number in ids if number is not None], formats.get("suffix"))
+    found = {
+        **values,
+        **formats,
+        **dict(zip(("yes_word", "no_word"), words, strict=False)),
+        "head": "causal_lm",
+        "readout": "yes" if ids[1] is None else "difference",
+    }
+    note = (
+        f"{folder}: the folder states no formats; model.query_format, model.document_format and model.suffix are used"
     )
+    return Stated(values=found, source=SOURCE, notes=() if formats else (note,))

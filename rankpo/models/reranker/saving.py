@@ -204,6 +204,7 @@ def pair_tokenizer(inputs: RerankerInputs) -> PreTrainedTokenizerBase:
         model_max_length=inputs.settings.max_length,
         model_input_names=["input_ids", "attention_mask"],
         padding_side="right",
+        truncation_side=tokenizer.truncation_side,
         **{name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)},
     )
     return plain

@@ -42,9 +42,8 @@ class RewardKind(CompletionKind["RewardModel"]):
         from rankpo.models.families import CAUSAL_LM
 
         classifier = self._classifier()
-        model = CAUSAL_LM.from_config(
-            classifier.config, attn_implementation=self.attn_implementation, dtype=classifier.dtype
-        )
+        attention = classifier.config._attn_implementation
+        model = CAUSAL_LM.from_config(classifier.config, attn_implementation=attention, dtype=classifier.dtype)
         model.base_model.load_state_dict(classifier.base_model.state_dict())
         return model
 

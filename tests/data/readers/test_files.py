@@ -125,6 +125,16 @@ def test_a_quoted_row_that_does_not_fit_names_the_remedy(tmp_path):
     assert "quoted_tsv=true" in str(found[0][1])
 
 
+@pytest.mark.parametrize("mark", [";", "|", "\t"])
+def test_cells_behind_another_mark_are_named(tmp_path, mark):
+    """As spreadsheets write them in many countries."""
+    path = write(
+        tmp_path / "a.csv", mark.join(["query", "positive"]).encode() + b"\n" + mark.join("ab").encode() + b"\n"
+    )
+    ((place, record),) = read(path)
+    assert place == "a.csv:1" and f"separated by {mark!r}; write them with commas" in str(record)
+
+
 def test_a_column_name_that_stands_twice(tmp_path):
     """The second column would replace the first without a word."""
     for suffix, delimiter in (("csv", ","), ("tsv", "\t")):
