@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,6 +63,9 @@ class UnpairedPreferenceTrainer(BasicTrainer):
     def _mismatched(self, step: int, groups: Sequence[Group]) -> list[Group]:
         pairs = mismatched(groups)
         if not pairs:
+            queries = np.asarray(self.loader.table.query)[self.loader.items[:, 0]]
+            if len(np.unique(queries)) == 1:
+                raise ValueError("all items of the data have one prompt, and KTO's reference point needs two")
             raise ValueError(
                 f"update {step + 1} has one prompt only, and KTO's reference point needs two; raise trainer.batch_size "
                 f"(now {self.settings.batch_size}) or choose one whose last update of an epoch is larger"

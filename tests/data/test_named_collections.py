@@ -79,6 +79,10 @@ def test_the_form_of_mteb_on_the_hub(tmp_path):
     assert titled.name == "x" and dict(titled.corpus())["d1"] == "title d1 the red apple"
     newer = mteb_copy(tmp_path / "newer", before="en-", key="id", qrels="qrels")
     assert as_dicts(HubCollection(name=str(newer), config="en", document_format="{text}")) == as_dicts(plain)
+    fractions = [{**row, "score": 0.5} for row in judgements()]
+    parquet(mteb_copy(tmp_path / "half") / "qrels" / "test.parquet", fractions)
+    with pytest.raises(ValueError, match=r"half\[0\]: the grade 0\.5 is not a whole number"):
+        HubCollection(name=str(tmp_path / "half")).qrels()
     with pytest.raises(ValueError, match=r"split=dev: the qrels of .* have no such split \(found: test\)"):
         HubCollection(name=str(tmp_path / "plain"), split="dev").qrels()
     with pytest.raises(ValueError, match=r"has no config corpus \(found: en-qrels, en-corpus, en-queries\)"):

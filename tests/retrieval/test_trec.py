@@ -67,6 +67,12 @@ def test_a_header_of_judgements_is_skipped(tmp_path, header):
         read_qrels(lines(tmp_path, row, header))
 
 
+@pytest.mark.parametrize("rows", [[], ["query-id\tcorpus-id\tscore"], ["", " "]])
+def test_a_file_without_judgements_is_refused(tmp_path, rows):
+    with pytest.raises(ValueError, match=r"file\.txt holds no judgement"):
+        read_qrels(lines(tmp_path, *rows))
+
+
 @pytest.mark.parametrize("read", [read_qrels, read_run])
 def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path, read):
     (tmp_path / "a").write_bytes("q 0 d 1\nq 0 é 1\n".encode("latin-1") if read is read_qrels else b"q d 1\nq \xe9 1\n")

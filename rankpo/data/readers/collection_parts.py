@@ -9,7 +9,7 @@ from typing import Protocol
 
 from rankpo.data.readers.files import content_fingerprint, records
 from rankpo.data.readers.hub_source import HubSource, parts_of
-from rankpo.data.readers.trec import read_qrels
+from rankpo.data.readers.trec import read_qrels, whole_grade
 
 Qrels = dict[str, dict[str, int]]
 QRELS = ("qrels", "default")  # Names of the part of judgements on the hub.
@@ -110,9 +110,9 @@ class HubParts:
             query, document = record.get("query-id"), record.get("corpus-id")
             if query is None or document is None:
                 raise ValueError(f"{place}: judgements need query-id and corpus-id (found: {', '.join(record)})")
-            grade = record.get("score")
+            grade = 1 if record.get("score") is None else whole_grade(record["score"], place)
             for name in document if isinstance(document, list) else [document]:
-                found.setdefault(str(query), {})[str(name)] = 1 if grade is None else int(grade)
+                found.setdefault(str(query), {})[str(name)] = grade
         return found
 
     def content(self) -> str:

@@ -74,7 +74,7 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     """Grades by query and document, from lines `qid 0 docid grade`, or from BEIR's three columns; a header is skipped.
 
     Raises ValueError, with the line, for another number of columns, a grade that is not an integer, or a pair with two
-    grades.
+    grades, and for a file without judgements.
     """
     qrels: dict[str, dict[str, int]] = {}
     for number, (place, columns) in enumerate(_lines(path, (3, 4))):
@@ -83,12 +83,20 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
         if len(columns) not in (3, 4):
             raise ValueError(f"{place}: {len(columns)} columns; qrels have 4 (qid 0 docid grade) or 3")
         query, document = columns[0], columns[-2]
-        grade = _number(columns[-1], place)
-        if grade != int(grade):
-            raise ValueError(f"{place}: the grade {columns[-1]} is not a whole number")
-        if qrels.setdefault(query, {}).setdefault(document, int(grade)) != grade:
-            raise ValueError(f"{place}: {query} {document} has two grades, {qrels[query][document]} and {int(grade)}")
+        grade = whole_grade(columns[-1], place)
+        if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
+            raise ValueError(f"{place}: {query} {document} has two grades, {qrels[query][document]} and {grade}")
+    if not qrels:
+        raise ValueError(f"{path} holds no judgement")
     return qrels
+
+
+def whole_grade(value: object, place: str) -> int:
+    """A grade as an integer. Raises ValueError, with the place, for a fraction, which would be cut, and for no number."""
+    grade = _number(str(value), place)
+    if grade != int(grade):
+        raise ValueError(f"{place}: the grade {value} is not a whole number")
+    return int(grade)
 
 
 def check_names(ids: Iterable[str], where: str) -> None:

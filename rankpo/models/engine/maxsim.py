@@ -9,10 +9,13 @@ Letters: q queries · c documents · Q query rows · L rows of the longest docum
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +23,7 @@ from rankpo.types import Vectors
 
 ROWS = {"cpu": 1024}  # Document rows of a block; on a CPU, their vectors fit in the L2 cache.
 SCORES = {"cpu": 1 << 18}  # Inner products of a block.
+ROWS_IN_PLACE, COLUMNS_IN_PLACE = 4096, 256  # Document and query rows of a block without gradient on a CPU.
 MANY_ROWS, MANY_SCORES = 1 << 16, 1 << 25  # For other devices, where each block launches several kernels.
 PAIRED = 8  # Factor on the document rows of a block of pairs, since each document is compared with one query only.
 EMPTY = -1e9  # Score of a document without vectors, as in sentence-transformers: below every other.
@@ -100,6 +104,8 @@ class _MaxSim(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _Context, queries: Tensor, documents: Tensor, query_counts: Tensor, counts: Tensor) -> Tensor:
         needed = any(ctx.needs_input_grad[:2])
+        if not needed and queries.device.type == "cpu" and queries.dtype in (torch.float32, torch.float64):
+            return _without_places(Vectors(queries, query_counts), Vectors(documents, counts))
         scores = queries.new_full((len(query_counts), len(counts)), EMPTY)
         places = []
         for block in _blocks(counts, _rows(queries)):
@@ -131,6 +137,34 @@ class _MaxSim(torch.autograd.Function):
                 of_rows.addmm_(spread.T, queries[part])
             of_documents[here.rows[real]] = of_rows[real]
         return of_queries, of_documents, None, None
+
+
+def _without_places(queries: Vectors, documents: Vectors) -> Tensor:
+    """`maxsim` on a CPU without gradient: documents are read in place, in their order, without padding."""
+    scores = queries.rows.new_full((len(queries), len(documents)), EMPTY)
+    filled = torch.nonzero(documents.counts).squeeze(1)
+    borders = [0, *documents.counts[filled].cumsum(0).tolist()]
+    first, transposed = 0, queries.rows.T.contiguous()
+    while first < len(filled):
+        last = max(first + 1, bisect_right(borders, borders[first] + ROWS_IN_PLACE) - 1)
+        maxima = _row_maxima(documents.rows, transposed, borders[first : last + 1])
+        scores[:, filled[first:last]] = _sums(maxima.T.contiguous(), queries.counts)
+        first = last
+    return scores
+
+
+def _row_maxima(rows: Tensor, queries: Tensor, borders: list[int]) -> Tensor:
+    """[n, Q] maxima of rows @ queries over the rows of each document. queries: [D, Q]. borders: [n + 1] of the documents."""
+    maxima = rows.new_empty(len(borders) - 1, queries.shape[1])
+    begin = borders[0]
+    for columns in torch.arange(queries.shape[1]).split(COLUMNS_IN_PLACE):
+        part = slice(int(columns[0]), int(columns[-1]) + 1)
+        with torch.autocast("cpu", enabled=False):
+            products = (rows[begin : borders[-1]] @ queries[:, part]).numpy()
+        best = maxima[:, part].numpy()
+        for number, (start, end) in enumerate(pairwise(borders)):
+            np.maximum.reduce(products[start - begin : end - begin], axis=0, out=best[number])
+    return maxima
 
 
 def _rows(queries: Tensor) -> int:

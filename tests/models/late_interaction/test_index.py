@@ -166,7 +166,10 @@ def test_two_stages_score_the_candidates_of_the_first(world, table, tmp_path, st
 
 
 REFUSED = {
-    "no such run": (("task.candidates=nothing.trec",), "task.candidates must be bm25 or the file of a TREC run"),
+    "no such run": (
+        ("task.candidates=nothing.trec",),
+        "task.candidates must be one of bm25, dense, sparse, colbert, or the file of a TREC run",
+    ),
     "depth": (("task.candidates=bm25", "task.candidate_depth=3"), "candidate_depth=3 must be >= top_k=5"),
     "backend": (("task.candidates=bm25", "task.backend=faiss"), "backend=faiss must be exact"),
     "faiss": (("task.backend=faiss",), "backend=faiss supports one vector per text, but kind=late_interaction"),

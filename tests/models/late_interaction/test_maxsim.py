@@ -40,6 +40,8 @@ def test_the_score_by_hand():
 def test_scores_and_gradients_are_those_of_the_naive_form(monkeypatch, rows_per_block, scores_per_block):
     monkeypatch.setitem(engine.ROWS, "cpu", rows_per_block)
     monkeypatch.setitem(engine.SCORES, "cpu", scores_per_block)
+    monkeypatch.setattr(engine, "ROWS_IN_PLACE", rows_per_block)
+    monkeypatch.setattr(engine, "COLUMNS_IN_PLACE", min(scores_per_block, 256))
     queries, documents = vectors(QUERIES, 1), vectors(DOCUMENTS, 2)
     weights = torch.randn(len(queries), len(documents), generator=torch.Generator().manual_seed(3)).double()
     found = []
@@ -51,6 +53,21 @@ def test_scores_and_gradients_are_those_of_the_naive_form(monkeypatch, rows_per_
     for ours, theirs in zip(*found, strict=True):
         assert_close(ours, theirs, atol=1e-12, rtol=0)
     assert_close(maxsim(queries, documents), found[1][0], atol=1e-12, rtol=0)  # Without a graph, no places are kept.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_without_gradient_of_every_type_and_under_autocast(dtype):
+    """Documents without vectors in between, and products that autocast would round."""
+    queries, documents = vectors(QUERIES, 1, dtype), vectors((0, 4, 0, 0, 7, 1, 0), 2, dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = maxsim(queries, documents)
+    assert found.dtype == dtype
+    assert_close(
+        found.float(),
+        naive(queries, documents).float(),
+        rtol=1e-5 if dtype == torch.float32 else 2e-2,
+        atol=1e-2 if dtype == torch.bfloat16 else 1e-5,
+    )
 
 
 def test_gradcheck_in_float64():
