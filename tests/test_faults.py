@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from rankpo.data.readers import line_groups
 from rankpo.runs.checkpoints import CheckpointStore
 from rankpo.storage.folders import damage
 from rankpo.tasks.annotate import Unfinished
@@ -86,6 +88,23 @@ def test_a_disk_that_fills_while_texts_are_tokenised(mounted, monkeypatch, capsy
     code, lines = stopped(monkeypatch, capsys, *RANKPO, f"cache_dir={folder}")
     assert code == 1 and len(lines) == 1 and "the disk is full" in lines[0], lines
     assert [path.name for path in (folder / "text_store").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize("form", ["flat", "ids"])
+def test_a_temporary_folder_that_fills(tmp_path, mounted, monkeypatch, capsys, form):
+    """The lines of one label each, and a corpus that records name by id, are kept there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(mounted("size=32k")))
+    monkeypatch.setattr(line_groups, "IN_MEMORY", 1)
+    texts = [f"text {number} {'x' * 100}" for number in range(1000)]
+    if form == "flat":
+        path = write(tmp_path / "data.jsonl", *[{"query": text, "content": "c", "label": 1} for text in texts])
+    else:
+        write(tmp_path / "corpus.jsonl", *[{"id": str(number), "text": text} for number, text in enumerate(texts)])
+        path = write(tmp_path / "data.jsonl", {"query": "q", "positive_document_ids": ["1"], "query_id": "a"})
+    options = (*TINY, "loss=contrastive", "datasets=[jsonl]", f"datasets.jsonl.path={path}", f"cache_dir={tmp_path}")
+    code, lines = stopped(monkeypatch, capsys, *options)
+    assert code == 1 and len(lines) == 1, lines
+    assert lines[0] == f"{tmp_path / 'small'}: the disk is full; set TMPDIR to a folder with more room"
 
 
 def test_a_disk_that_fills_while_reference_scores_are_kept(tmp_path, mounted, monkeypatch, capsys):

@@ -38,8 +38,7 @@ def data_report(
     kept: a function from text lengths and a role to the lengths after truncation, as `EmbeddingInputs.kept`; None if the
     model truncates in another way. evaluations: by name, a table and its (query, candidate) pairs as rows, [P, 2].
     """
-    own = ExampleTable(table.folder)  # What the report reads of the files leaves memory with it.
-    datasets = {name: dataset_report(own, number, kept) for number, name in enumerate(names)}
+    datasets = {name: dataset_report(table, number, kept) for number, name in enumerate(names)}
     for name, met in table.meta["reports"].items():
         if name in datasets:
             datasets[name]["read"] = met
@@ -74,7 +73,7 @@ def dataset_report(table: ExampleTable, number: int, kept: Kept | None = None) -
         "without_relevant": int((mine & ~_has_relevant(table)).sum()),
     }
     if len(queries) and (counts[mine] == 2).all():
-        report["pairs_also_reversed"] = _reversed_pairs(table, np.flatnonzero(mine))
+        report["pairs_also_reversed"] = _reversed_pairs(table, np.flatnonzero(mine)[times[queries] > 1])
     else:
         report["positive_and_negative"] = _contradictions(table, np.flatnonzero(slots))
     return report
@@ -138,7 +137,10 @@ def _contradictions(table: ExampleTable, slots: np.ndarray) -> Report:
 
 
 def _reversed_pairs(table: ExampleTable, examples: np.ndarray) -> int:
-    """The number of pairs of a query that the data holds in both directions, which is label noise."""
+    """The number of pairs of a query that the data holds in both directions, which is label noise.
+
+    examples: those whose query occurs in several, since the others have no such pair.
+    """
     first = np.asarray(table.offsets)[examples]
     above, below = np.asarray(table.candidates)[first], np.asarray(table.candidates)[first + 1]
     relevance, other = np.asarray(table.relevance)[first], np.asarray(table.relevance)[first + 1]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,11 +94,11 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
     The workarounds address this behaviour (tests/distributed/test_shims.py fails if it changes):
     - FSDP on CPUs: Accelerator(cpu=True) selects DDP, and Accelerator() creates no process group. This function builds
       the group with cpu=True, and then sets the distributed type and the plugin, which `prepare` reads.
-    - DeepSpeed on CPUs: Accelerator(cpu=True) selects DDP, and Accelerator() selects nccl. This function sets the
-      backend to gloo.
-    - DeepSpeed on CPUs compiles a shared-memory reduction at start, which can take minutes. If the process is killed
-      meanwhile, its lock remains, and all later processes wait for it forever. This function disables the reduction, so
-      that gloo is used.
+    - FSDP on any device: `autocast` makes an AcceleratorState, which sets the distributed type back to that of DDP. A rank
+      that uses autocast before `prepare` would prepare for DDP, and wait for ever. This function keeps the type.
+    - DeepSpeed on CPUs: Accelerator(cpu=True) selects DDP, and Accelerator() nccl; the backend is set to gloo.
+    - DeepSpeed on CPUs compiles a shared-memory reduction at start, for minutes; the lock of a process that was killed
+      meanwhile would stop all later ones for ever. This function disables the reduction, so that gloo is used.
     - DeepSpeed on any device: `prepare` requires the batch size of a torch DataLoader, which the training loop does not
       use. `settle_auto` sets the batch size to 1; with accumulation of 1, the value has no effect on gradients.
     """
@@ -125,7 +126,17 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
             plugin.set_mixed_precision(mixed_precision)
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
+    if strategy == "FSDP":
+        accelerator.autocast = partial(_autocast, accelerator, accelerator.autocast)  # type: ignore[method-assign]
     return accelerator
+
+
+@contextmanager
+def _autocast(accelerator: Accelerator, inner: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    kept = accelerator.distributed_type
+    with inner():
+        accelerator.state.distributed_type = kept
+        yield
 
 
 def build_whole_models() -> None:

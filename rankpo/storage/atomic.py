@@ -10,6 +10,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
+
+from rankpo.errors import StorageError
 
 UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written$")  # numpy's message, which lacks the errno.
@@ -93,3 +96,14 @@ def replace_text(path: Path, content: str) -> None:
     """Writes a text as UTF-8 atomically."""
     with replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+@contextmanager
+def in_temporary_folder() -> Iterator[None]:
+    """Raises StorageError, with the folder and the remedy, if a temporary file of the block finds no room."""
+    try:
+        yield
+    except OSError as error:
+        if number := unwritten(error, Path(gettempdir())):
+            raise StorageError(f"{gettempdir()}: {room(number)}; set TMPDIR to a folder with more room") from error
+        raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -16,11 +17,12 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from rankpo.errors import ConfigError
 from rankpo.losses.dpo import DPOLoss
-from rankpo.runs import launcher
+from rankpo.runs import launcher, processes
 from rankpo.runs.launcher import contradiction, processes_asked
 from rankpo.runs.processes import LaunchError, make_accelerator
 from rankpo.trainers.strategies.choose import unfit
 from tests.distributed.strategies import ROOT, free_port, needs
+from tests.runs import reset
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="of CPUs")
 
@@ -186,3 +188,16 @@ def test_what_cannot_work_is_refused_with_what_can():
     assert "fsdp.yaml" in str(unfit("DEEPSPEED-1", tokens, Critic(), evaluated=False))
     assert unfit("FSDP", tokens, Critic(), evaluated=False) is None
     assert unfit("MULTI_GPU", lists, Critic(), evaluated=True) is None
+
+
+def test_autocast_before_preparation_keeps_fsdp(monkeypatch):
+    """The stock Accelerator forgets it; a rank that plans its memory first would then wait for the others for ever."""
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    reset()
+    made = processes._accelerator("FSDP", "no", timedelta(minutes=1))
+    with made.autocast():
+        assert made.distributed_type.value == "FSDP"
+    assert made.distributed_type.value == "FSDP"
+    with type(made).autocast(made):
+        assert made.distributed_type.value != "FSDP"
+    reset()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from tempfile import SpooledTemporaryFile
@@ -12,6 +13,8 @@ from types import TracebackType
 import numpy as np
 import orjson
 import xxhash
+
+from rankpo.storage.atomic import in_temporary_folder
 
 IN_MEMORY = 1 << 25  # Larger content goes to a file of the system's temporary folder.
 
@@ -46,19 +49,23 @@ class LineGroups:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # Closing writes what is buffered, and nobody needs that any more.
+            self._file.close()
 
     def add(self, line: Line) -> None:
         digest = xxhash.xxh3_128_digest(line.query.encode())
         self._keys.frombytes(digest)
         content = [line.place, line.query, line.text, line.label, line.record]
-        self._file.write(orjson.dumps(content, default=str, option=orjson.OPT_NON_STR_KEYS))
+        with in_temporary_folder():
+            self._file.write(orjson.dumps(content, default=str, option=orjson.OPT_NON_STR_KEYS))
         self._ends.append(self._file.tell())
 
     def __iter__(self) -> Iterator[tuple[Line, list[tuple[str, float]]]]:
         """Yields the first line of each group, and the (text, label) of all its lines."""
         if not self._ends:
             return
+        with in_temporary_folder():
+            self._file.flush()
         order, bounds = _grouped(np.frombuffer(self._keys, dtype=np.uint64).reshape(-1, 2))
         for start, end in pairwise(bounds):
             lines = [self._read(number) for number in order[start:end].tolist()]

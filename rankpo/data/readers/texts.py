@@ -13,6 +13,7 @@ import xxhash
 
 from rankpo.data.readers import files
 from rankpo.data.readers.fields import check_id, extract
+from rankpo.storage.atomic import in_temporary_folder
 
 ID_KEYS = ("_id", "id", "docid", "doc_id", "document_id", "pid", "query_id", "question_id", "qid")
 TEXT_KEYS = {
@@ -121,15 +122,15 @@ class TextsById:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this object
         keys, ends = array("Q"), array("q")
         position = 0
-        for path in paths:
-            for place, identity, text in read_texts(path, role):
-                if identity is None:
-                    raise ValueError(f"{place}: no id under {', '.join(ID_KEYS)}")
-                content = text.encode()
-                position += self._file.write(content)
-                keys.append(_key(identity))
-                ends.append(position)
-        self._file.flush()
+        with in_temporary_folder():
+            for path in paths:
+                for place, identity, text in read_texts(path, role):
+                    if identity is None:
+                        raise ValueError(f"{place}: no id under {', '.join(ID_KEYS)}")
+                    position += self._file.write(text.encode())
+                    keys.append(_key(identity))
+                    ends.append(position)
+            self._file.flush()
         self._ends = np.frombuffer(ends, dtype=np.int64) if len(ends) else np.zeros(0, np.int64)
         self._keys = np.frombuffer(keys, dtype=np.uint64) if len(keys) else np.zeros(0, np.uint64)
         self._order = np.argsort(self._keys, kind="stable")

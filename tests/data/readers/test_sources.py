@@ -236,11 +236,11 @@ def test_flat_lines_in_a_file_are_the_same_as_in_memory(tmp_path, monkeypatch):
 
 def test_many_flat_lines_need_little_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(line_groups, "IN_MEMORY", 1)
-    rows = [{"query": f"q{n % 2000}", "content": f"{n} {'x' * 1000}", "label": 1.0} for n in range(6000)]
+    rows = [{"query": f"q{n % 500}", "content": f"{n} {'x' * 3000}", "label": 1.0} for n in range(2000)]
     path = write(tmp_path, rows)
     tracemalloc.start()
     try:
-        assert sum(len(example.candidates) for example in load(path).examples()) == 6000
+        assert sum(len(example.candidates) for example in load(path).examples()) == 2000
         assert tracemalloc.get_traced_memory()[1] < 2 << 20  # The file has 6 MB.
     finally:
         tracemalloc.stop()
