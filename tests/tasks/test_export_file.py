@@ -94,7 +94,7 @@ NAMES = {
     ("openvino", "fp16"): "openvino_model_fp16.xml",
 }
 TOLERANCES = {"null": 1e-4, "fp16": 1e-2, "int8": 0.2}
-DEFAULT = (("embedding", "onnx", "int8"), ("reranker", "openvino", "null"))
+DEFAULT = (("embedding", "onnx", "int8"),)
 ALL = [(kind, *form) for kind in ("embedding", "reranker", "sparse") for form in NAMES]
 
 

@@ -51,7 +51,7 @@ def run(task: Inspect, experiment: Experiment) -> Report:
         report["training"] = {"datasets": parts, "said": said}
     _show(task, report, logger)
     replace_text(Path(task.output), json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    logger.say(f"{task.output} written")
+    logger.say(f"{Path(task.output)} written")
     return report
 
 
