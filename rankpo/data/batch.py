@@ -59,13 +59,13 @@ def join(parts: Sequence[np.ndarray]) -> Sequences:
 
 def select(sequences: Sequences, rows: np.ndarray) -> Sequences:
     """The sequences of the given rows, in that order."""
-    starts = torch.cumsum(sequences.lengths, 0) - sequences.lengths
-    places = [slice(int(starts[row]), int(starts[row] + sequences.lengths[row])) for row in rows.tolist()]
+    sizes = sequences.lengths.numpy()
+    firsts, counts = (np.cumsum(sizes) - sizes)[rows], sizes[rows]
+    offsets = np.cumsum(counts) - counts
+    places = torch.from_numpy(np.arange(counts.sum()) + np.repeat(firsts - offsets, counts))  # of all tokens
 
     def taken(tokens: torch.Tensor | None) -> torch.Tensor | None:
-        if tokens is None:
-            return None
-        return torch.cat([tokens[place] for place in places]) if places else tokens[:0]
+        return None if tokens is None else tokens[places.to(tokens.device)]
 
     ids = taken(sequences.input_ids)
     assert ids is not None

@@ -111,12 +111,13 @@ class RankingModel(Shardable):
 
         The hidden states of a chunk's sequences are concatenated in the order of `rows`.
         """
-        starts = torch.cumsum(sequences.lengths, 0) - sequences.lengths
+        starts = (torch.cumsum(sequences.lengths, 0) - sequences.lengths).tolist()
         ids = sequences.input_ids.to(self.device, non_blocking=True)
         types = None if sequences.token_types is None else sequences.token_types.to(self.device, non_blocking=True)
         for rows in self._chunks(sequences.lengths):
             lengths = sequences.lengths[rows]
-            places = [slice(start, start + size) for start, size in zip(starts[rows], lengths, strict=True)]
+            sizes = zip(rows.tolist(), lengths.tolist(), strict=True)
+            places = [slice(starts[row], starts[row] + size) for row, size in sizes]
             run = self._run_packed if self.packed else self._run_padded
             attended = None if sequences.attended is None else sequences.attended[rows]
             further = {} if types is None else {"token_type_ids": [types[place] for place in places]}

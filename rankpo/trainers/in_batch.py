@@ -2,8 +2,8 @@
 
 The method is that of Gao et al. 2021 (https://arxiv.org/abs/2101.06983). If an update exceeds `max_tokens`, the model
 first computes all embeddings without a graph. The loss yields the gradient with respect to the embeddings. Then the
-model encodes each part again and backpropagates the part's share of that gradient. The last part keeps its graph from
-the first pass, since memory must hold one graph anyway. With several ranks, sequences are distributed by tokens, every
+model encodes each part again and backpropagates the part's share of that gradient. The last part, which is the
+largest, keeps its graph from the first pass, since memory must hold one graph anyway. With several ranks, sequences are distributed by tokens, every
 rank gathers all embeddings and computes the loss of its own queries, and the ranks sum the gradients at the embeddings
 before the backward passes. The parameters therefore receive the same gradient as with one process.
 """
@@ -106,7 +106,7 @@ def prepare(
     lengths = batch.sequences.lengths.numpy()
     shares = deal(lengths, ranks) if shared else [np.arange(len(lengths))]
     cuts = pad_equal([cut(rows, lengths, max_tokens) for rows in shares])
-    parts = cuts[rank] if shared else cuts[0]
+    parts = largest_last(cuts[rank] if shared else cuts[0], lengths)
     queries = np.array_split(np.arange(len(groups)), ranks)[rank] if shared else np.arange(len(groups))
     return InBatchUpdate(
         batch=batch,
@@ -118,6 +118,15 @@ def prepare(
         ids=tuple(group.id for group in groups),
         shared=shared,
     )
+
+
+def largest_last(parts: list[np.ndarray], lengths: np.ndarray) -> list[np.ndarray]:
+    """Returns the parts with the one of most tokens at the end, where `backward` needs no second forward pass.
+
+    lengths: tokens of each sequence. Among equal parts, the first one has the longest texts, whose attention costs most.
+    """
+    largest = max(range(len(parts)), key=lambda number: int(lengths[parts[number]].sum()))
+    return [*parts[:largest], *parts[largest + 1 :], parts[largest]]
 
 
 class Backward(Protocol):

@@ -124,7 +124,7 @@ def gradients(model, table, loss, max_tokens):
     _, value = in_batch.backward(loss, model, update, OneProcess())
     return (
         len(update.parts),
-        value,
+        float(value),
         {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None},
     )
 

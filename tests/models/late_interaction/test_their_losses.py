@@ -93,7 +93,8 @@ def test_in_batch_negatives(pair, tmp_path, form):
     ours, reference, divided = pair
     loss, update = update_of(ours, tmp_path, 100_000 if form == "plain" else 40)
     assert (len(update.parts) > 1) == (form == "cached")
-    _, value = in_batch.backward(loss, ours, update, OneProcess())
+    _, found = in_batch.backward(loss, ours, update, OneProcess())
+    value = float(found)
     similarity = mean_colbert_scores if divided else None
     if form == "plain":
         their = theirs.MultiVectorMultipleNegativesRankingLoss(reference, scale=SCALE, similarity_fct=similarity)
