@@ -80,9 +80,6 @@ def large_example(trainer: BasicTrainer) -> str | None:
     needs = f"about {tokens / budget:.1f} times the activations of max_tokens"
     if trainer.memory is not None:
         needs = f"{trainer.memory.activations(tokens) / 1e9:.2g} GB of activations"
-        "dataloader.group_size or dataloader.num_negatives, if the loader has one",
-        "the maximum lengths of model",
-    ]
     other = "; one process or DDP computes it in parts" if sharded and trainer.policy.computes_in_parts else ""
     return (
         f"the largest example has {tokens:,} tokens, and max_tokens is {budget:,}: with {by} one forward pass holds it whole, "
