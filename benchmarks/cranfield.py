@@ -25,7 +25,7 @@ def records(text: str) -> Iterator[dict[str, str]]:
         number, _, rest = record.partition("\n")
         fields = re.split(r"^\.([A-Z])\s*$", rest, flags=re.MULTILINE)[1:]
         found = {name: " ".join(value.split()) for name, value in zip(fields[::2], fields[1::2], strict=True)}
-        yield {"I": number.strip(), **found}
+        yield {**found, "I": number.strip()}  # Some copies end with an empty field I.
 
 
 def grade_of(code: int) -> int:

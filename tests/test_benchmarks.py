@@ -137,7 +137,7 @@ def test_cranfield_becomes_a_graded_collection(tmp_path):
     source, target = tmp_path / "cran", tmp_path / "beir"
     source.mkdir()
     first = ".I 1\n.T\nwings in a slipstream .\n.A\nbrenckman,m.\n.W\nwings in a slipstream .\n  a study of\nlift .\n"
-    (source / "cran.all.1400").write_text(f"{first}.I 2\n.T\nheat .\n.A\n.W\nheat .\n")
+    (source / "cran.all.1400").write_text(f"{first}.I 2\n.T\nheat .\n.A\n.W\nheat .\n.I\n")
     (source / "cran.qry").write_text(".I 001\n.W\nwhat lifts\na wing .\n.I 004\n.W\nwhat is heat .\n")
     (source / "cranqrel").write_text("1 1 4\n1 2 -1\n2 2 2\n\n")
     cranfield.main([str(source), str(target)])

@@ -99,8 +99,7 @@ def _accelerator(strategy: str | None, mixed_precision: str, timeout: timedelta)
     - DeepSpeed on CPUs: Accelerator(cpu=True) selects DDP, and Accelerator() nccl; the backend is set to gloo.
     - DeepSpeed on CPUs compiles a shared-memory reduction at start, for minutes; the lock of a process that was killed
       meanwhile would stop all later ones for ever. This function disables the reduction, so that gloo is used.
-    - DeepSpeed on any device: `prepare` requires the batch size of a torch DataLoader, which the training loop does not
-      use. `settle_auto` sets the batch size to 1; with accumulation of 1, the value has no effect on gradients.
+    - DeepSpeed on any device: `prepare` requires a DataLoader's batch size. `settle_auto` sets 1, which has no effect.
     """
     cpu = device_kind() == "cpu"
     group: dict[str, object] = {"timeout": timeout}

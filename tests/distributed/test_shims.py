@@ -15,11 +15,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from rankpo.config.compose import compose
 from rankpo.errors import ConfigError
 from rankpo.losses.dpo import DPOLoss
 from rankpo.runs import launcher, processes
 from rankpo.runs.launcher import contradiction, processes_asked
 from rankpo.runs.processes import LaunchError, make_accelerator
+from rankpo.tasks.optimizer import make_optimizer_of
 from rankpo.trainers.strategies.choose import unfit
 from tests.distributed.strategies import ROOT, free_port, needs
 from tests.runs import reset
@@ -201,3 +203,15 @@ def test_autocast_before_preparation_keeps_fsdp(monkeypatch):
     with type(made).autocast(made):
         assert made.distributed_type.value != "FSDP"
     reset()
+
+
+def test_fused_updates_are_for_optimizers_that_shard():
+    """torch has no sharding of aten._fused_sgd_, so that SGD under FSDP ended at its first update."""
+    model, data = "model=tiny_bert", "datasets=[toy_pairs]"
+    for words, fused in (
+        (["optimizer=adamw"], True),
+        (["optimizer=sgd"], False),
+        (["optimizer=adamw", "+optimizer.foreach=true"], False),
+    ):
+        made = make_optimizer_of(compose([model, data, *words]), [torch.nn.Parameter(torch.zeros(2, 2))])
+        assert bool(made.defaults.get("fused")) is fused

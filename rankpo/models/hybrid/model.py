@@ -156,6 +156,10 @@ class HybridModel(GivesVectors):
         """The parts of the score with their weights."""
         return dict(zip(self.settings.parts, self.settings.weights, strict=True))
 
+    def encode(self, texts: Sequence[str] | str, role: str = "passage", *, progress: bool = False) -> np.ndarray:
+        """Raises TypeError, since a text has three parts; see `encode_parts`."""
+        raise TypeError("a hybrid model gives three parts for a text; call encode_parts, or export one part: task.part")
+
     def encode_parts(self, texts: Sequence[str], role: str = "passage") -> Encoded:
         """Encodes texts into all three parts. role: "query" or "passage". Raises ValueError for any other role."""
         if role not in ("query", "passage"):

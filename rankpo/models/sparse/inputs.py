@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rankpo.data.table import ExampleTable
+from rankpo.data.text.long_texts import kept_part
 from rankpo.models.inputs import TextInputs
 from rankpo.models.sparse.settings import SparseSettings
 from rankpo.types import Sequences
@@ -45,7 +46,7 @@ class SparseInputs(TextInputs):
 
     def assemble(self, tokens: np.ndarray, role: str) -> np.ndarray:
         if self.static and role == "query":
-            return np.asarray(tokens[: self.max_length(role)], dtype=np.int64)
+            return np.asarray(kept_part(self.tokenizer, tokens, self.max_length(role)), dtype=np.int64)
         return super().assemble(tokens, role)
 
     def sequences(self, table: ExampleTable, keys: Sequence[tuple[int, str]]) -> Sequences:

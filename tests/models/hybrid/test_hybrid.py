@@ -101,6 +101,12 @@ def test_the_parts_for_users():
         assert found == pytest.approx({number: weight for number, weight in weights.items() if weight}, abs=1e-5)
 
 
+def test_a_single_encoding_is_refused_by_name():
+    for call in (hybrid().encode, hybrid().encode_query, hybrid().encode_document):
+        with pytest.raises(TypeError, match="call encode_parts"):
+            call("soil")
+
+
 def batch():
     labels = Labels(torch.tensor([[1.0, 0], [1, 0]]), torch.ones(2, 2, dtype=torch.bool), torch.ones(2))
     candidates = torch.tensor([[2, 3], [4, 5]])
