@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 KINDS = ("flat", "hnsw", "ivf_pq")
 ROWS_PER_CENTROID = 39  # faiss warns below this number, since k-means needs more training rows.
 GPU_DEPTH = 2048  # faiss's own limit for k on a GPU
+QUERIES_AT_ONCE = 4096
 BLOCK = 65536
 
 Say = Callable[[str], None]
@@ -172,13 +173,25 @@ class FaissIndex:
         depth = min(top_k, self.num_rows)
         rescored = self.settings.kind == "ivf_pq" and self.settings.rescore > 0
         fetched = min(self.num_rows, depth * self.settings.rescore) if rescored else depth
-        scores, numbers = self._on_device(fetched).search(np.ascontiguousarray(queries, dtype=np.float32), fetched)
+        index = self._on_device(fetched)
+        scores = np.empty((len(queries), depth), dtype=np.float32)
+        numbers = np.empty((len(queries), depth), dtype=np.int64)
+        # The fetched hits of all queries would take several times the memory of the result.
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            part = slice(start, start + QUERIES_AT_ONCE)
+            scores[part], numbers[part] = self._search(index, queries[part], fetched, depth, rescored)
+        return scores, numbers
+
+    def _search(
+        self, index: Any, queries: np.ndarray, fetched: int, depth: int, rescored: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        scores, numbers = index.search(np.ascontiguousarray(queries, dtype=np.float32), fetched)
         if rescored:
             scores = np.stack([self._exact(*row) for row in zip(queries, numbers, strict=True)])
         scores = np.where(numbers < 0, -np.inf, scores)
         # Equal scores are ordered by ascending number, as in exact search.
         order = np.lexsort((numbers, -scores), axis=1)[:, :depth]
-        return np.take_along_axis(scores, order, 1).astype(np.float32), np.take_along_axis(numbers, order, 1)
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(numbers, order, 1)
 
     def _exact(self, query: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         return self.embeddings.rows(np.maximum(numbers, 0)) @ query

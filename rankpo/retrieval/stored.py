@@ -72,10 +72,14 @@ class Stored(ABC):
 
     def _shard(self, shard: int) -> np.ndarray:
         """Returns [rows, D]. Raises EncodingError for damaged files."""
+        self._check(shard)
+        # Copy on write, since torch needs a writable array and the file must not change.
+        return np.load(shard_path(self.folder, shard), mmap_mode="c", allow_pickle=False)
+
+    def _kept_shard(self, shard: int) -> np.ndarray:
+        """As `_shard`, mapped once: rows of one text after another would map the same shards millions of times."""
         if shard not in self._opened:
-            self._check(shard)
-            # Copy on write, since torch needs a writable array and the file must not change.
-            self._opened[shard] = np.load(shard_path(self.folder, shard), mmap_mode="c", allow_pickle=False)
+            self._opened[shard] = self._shard(shard)
         return self._opened[shard]
 
     def _check(self, shard: int) -> None:
@@ -156,7 +160,7 @@ class Embeddings(Stored):
         shards = numbers // self.encoding.shard_size
         for shard in np.unique(shards):
             places = np.flatnonzero(shards == shard)
-            output[places] = self._shard(int(shard))[numbers[places] % self.encoding.shard_size]
+            output[places] = self._kept_shard(int(shard))[numbers[places] % self.encoding.shard_size]
         return output
 
     def vectors(self, numbers: np.ndarray) -> Vectors:
@@ -202,7 +206,7 @@ class TokenEmbeddings(Stored):
         parts: dict[int, Tensor] = {}
         shards = numbers // self.encoding.shard_size
         for shard in np.unique(shards).tolist():
-            rows, counts = self._shard(shard), read_counts(self.folder, shard)
+            rows, counts = self._kept_shard(shard), read_counts(self.folder, shard)
             ends = counts.cumsum()
             for place in np.flatnonzero(shards == shard).tolist():
                 text = int(numbers[place]) % self.encoding.shard_size

@@ -23,6 +23,7 @@ class Letters:
     """A tokenizer of letters that puts 101 in front and 102, 103 behind."""
 
     is_fast = False
+    truncation_side = "right"
     special_tokens_map: ClassVar[dict[str, str]] = {}
 
     def __call__(self, text, add_special_tokens=True, **options):
