@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
@@ -25,7 +24,8 @@ class Muon(torch.optim.Optimizer):
     """torch's Muon (https://kellerjordan.github.io/posts/muon) and AdamW as one optimizer.
 
     A parameter group with muon=True has matrices for Muon; all others are for AdamW. Both take the learning rate of their
-    group, since Muon's updates are scaled to the root mean square of AdamW's (https://arxiv.org/abs/2502.16982).
+    group, since Muon's updates are scaled to the root mean square of AdamW's (https://arxiv.org/abs/2502.16982). Muon
+    needs whole matrices, so that it does not work with FSDP and DeepSpeed, which divide them.
     """
 
     def __init__(
@@ -55,9 +55,7 @@ class Muon(torch.optim.Optimizer):
         self._inner.append((muon, inner))
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of both. Raises TypeError for weights that are sharded, whose rows Muon cannot orthogonalise alone."""
-        if any(isinstance(p, DTensor) for group in self.param_groups if group["muon"] for p in group["params"]):
-            raise TypeError("optimizer=muon needs whole matrices; with FSDP, set optimizer=adamw")
+        """One step of both."""
         loss = None if closure is None else closure()
         for muon, inner in self._inner:
             # Loading a state replaces these objects, so the two optimizers take them anew for each step.

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from rankpo.config.compose import compose as compose_run
 from rankpo.errors import ConfigError
+from rankpo.tasks.work.train import refuse_unfit
 from rankpo.trainers.muon import Muon
 from tests.runs import CONTRASTIVE, curve, train, trainer_of
 
@@ -66,6 +67,13 @@ def test_an_interrupted_run_with_muon_ends_with_the_same_curve(tmp_path):
     (tmp_path / "cut" / "checkpoints" / "step-4").rename(tmp_path / "step-4")
     train(*whole, "exp_name=cut", "trainer.save_every=2", "trainer.keep_checkpoints=9", "resume=auto")
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("strategy", ["FSDP", "DEEPSPEED-2"])
+def test_muon_is_refused_where_matrices_are_divided(strategy, monkeypatch):
+    monkeypatch.setattr("rankpo.tasks.work.train.name_of", lambda accelerator: strategy)
+    with pytest.raises(ConfigError, match=f"optimizer=muon needs whole matrices, and {strategy} divides them"):
+        refuse_unfit(compose_run(MUON), None)
 
 
 @pytest.mark.parametrize("name", ["adamw_8bit", "adamw_8bit_paged"])

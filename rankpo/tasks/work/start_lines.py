@@ -80,12 +80,9 @@ def large_example(trainer: BasicTrainer) -> str | None:
     needs = f"about {tokens / budget:.1f} times the activations of max_tokens"
     if trainer.memory is not None:
         needs = f"{trainer.memory.activations(tokens) / 1e9:.2g} GB of activations"
-    remedies = [
-        "dataloader.group_size or dataloader.num_negatives, if the loader has one",
-        "the maximum lengths of model",
-    ]
     other = "; one process or DDP computes it in parts" if sharded and trainer.policy.computes_in_parts else ""
     return (
         f"the largest example has {tokens:,} tokens, and max_tokens is {budget:,}: with {by} one forward pass holds it whole, "
-        f"which needs {needs}; lower {' or '.join(remedies)} if that does not fit{other}"
+        f"which needs {needs}; lower dataloader.group_size, dataloader.num_negatives or the maximum "
+        f"lengths of model if that does not fit{other}"
     )

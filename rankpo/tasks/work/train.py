@@ -15,6 +15,7 @@ from rankpo.runs.folder import enter_run_dir, start_again
 from rankpo.runs.logger import MetricsLogger
 from rankpo.tasks.work.assemble import assemble
 from rankpo.tasks.work.start_lines import start_lines
+from rankpo.trainers.muon import Muon
 from rankpo.trainers.strategies.choose import name_of, unfit
 
 if TYPE_CHECKING:
@@ -101,5 +102,7 @@ def refuse_unfit(experiment: Experiment, accelerator: Accelerator) -> None:
             [f"model.quantization={quantization} cannot be sharded over processes; start it without {name}"]
         )
     averaged = experiment.settings.ema is not None
+    if experiment.optimizer.load() is Muon and (name == "FSDP" or name.startswith("DEEPSPEED")):
+        raise ConfigError([f"optimizer=muon needs whole matrices, and {name} divides them; set optimizer=adamw"])
     if problem := unfit(name, experiment.model.gives, experiment.loss, evaluated, averaged):
         raise ConfigError([problem])
