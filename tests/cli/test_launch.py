@@ -30,6 +30,7 @@ def stopped(monkeypatch, capsys, *arguments):
     progress = (
         "step ",
         "data ",
+        "memory: ",
         "eval ",
         "random weights",
         "tokenising",
