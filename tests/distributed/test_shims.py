@@ -83,6 +83,7 @@ def test_zero3_has_transformers_build_parts_though_it_is_told_not_to(tmp_path):
     assert stock(tmp_path, body, **more) == "SEEN True"
 
 
+@pytest.mark.slow
 def test_accelerate_starts_one_process_where_two_are_asked_for_and_the_run_stops(tmp_path):
     """--cpu, as MULTI_CPU, takes the plain launcher: the run knows from the launcher's command line alone."""
     done = subprocess.run(

@@ -320,6 +320,7 @@ def test_a_price_below_nothing_is_refused():
         judge("http://127.0.0.1:1/v1", price={"input": -1})
 
 
+@pytest.mark.slow
 def test_annotators_on_one_cache_ask_each_prompt_once(files):  # noqa: F811
     class Slow(Handler):
         def do_POST(self) -> None:

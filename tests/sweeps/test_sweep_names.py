@@ -108,6 +108,7 @@ def test_a_sweep_again_with_the_value_in_other_words_and_overwrite(tmp_path, mon
     assert jobs(tmp_path, "s") == first and "finished before" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_same_value_twice_is_one_job(tmp_path, monkeypatch):
     launcher = ("hydra/launcher=rankpo_accelerate", "hydra.launcher.jobs_at_once=2")
     common = (*JOBS, f"cache_dir={tmp_path}", "exp_name=s", *launcher)
