@@ -81,7 +81,7 @@ def test_the_curve_depends_on_neither_max_tokens_nor_processes_nor_an_interrupti
         (("trainer.holdout=0.1",), "trainer.holdout draws from all queries"),
         (("task=mine",), "only task=train reads a stream"),
         (("loss=kto",), "KTOLoss must count all its completions"),
-        (("loss=gist",), "GISTLoss takes embeddings of all texts by another model"),
+        (("loss=gist",), "GISTLoss needs embeddings of all texts by another model"),
         (("datasets.big.weight=2",), "weight=2 counts the examples of an epoch"),
     ],
 )
