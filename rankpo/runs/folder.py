@@ -41,6 +41,7 @@ FREE_KEYS = (
     "trainer.timeout_minutes",
     "trainer.max_tokens",
     "trainer.profile_updates",
+    "trainer.memory_plan",
 )
 
 

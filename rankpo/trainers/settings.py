@@ -29,6 +29,8 @@ class TrainerSettings:
     "adapters" (the policy with its adapters off), or "auto" (adapters with LoRA, else stored).
     holdout: the fraction of the training queries in (0, 1), or their number, that is evaluated and not trained on.
     profile_updates: the number of updates after the first that torch.profiler records; 0 for none.
+    memory_plan: whether the start of a run states the memory that it needs. The plan takes a dry run of an update without
+    data, some tenths of a second.
     dropout: False disables dropout, so that the curve does not depend on the division into micro-batches.
     """
 
@@ -55,6 +57,7 @@ class TrainerSettings:
     reference: str = "auto"
     timeout_minutes: float = 30
     profile_updates: int = 0
+    memory_plan: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.max_tokens, str) and self.max_tokens != AUTO:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -49,10 +50,11 @@ def trainer_of(*overrides: str):
     return assemble(experiment, accelerator, MetricsLogger(main=False))
 
 
-def train(*overrides: str):
-    """Runs the task of the overrides in this process; returns the experiment."""
+def train(*overrides: str, memory_plan: bool = False):
+    """Runs the task of the overrides in this process, without a memory plan by default; returns the experiment."""
     reset()
     experiment = compose(overrides)
+    experiment = replace(experiment, settings=replace(experiment.settings, memory_plan=memory_plan))
     experiment.task(experiment)
     return experiment
 

@@ -218,7 +218,7 @@ def test_an_allocation_that_fails_says_what_fits(tmp_path, monkeypatch):
 
     monkeypatch.setattr("rankpo.trainers.contrastive.ContrastiveTrainer.backward", full)
     with pytest.raises(OutOfMemory) as caught:
-        train(*CONTRASTIVE, f"cache_dir={tmp_path}", "trainer.max_tokens=1000")
+        train(*CONTRASTIVE, f"cache_dir={tmp_path}", "trainer.max_tokens=1000", memory_plan=True)
     message = run_error(caught.value, {})
     assert message is not None
     assert re.fullmatch(

@@ -36,7 +36,7 @@ def memory_parts(
 ) -> dict[str, object]:
     """The arguments `settings` and `memory` of a trainer. said: whether this process tells the plan to the user."""
     settings, plan = experiment.settings, None
-    if said or settings.max_tokens == AUTO:
+    if (said and settings.memory_plan) or settings.max_tokens == AUTO:
         plan = plan_of_run(experiment, model, materials, objectives, accelerator)
     return {"settings": with_budget(settings, plan, model.device.type), "memory": plan}
 
