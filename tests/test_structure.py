@@ -180,6 +180,17 @@ def test_no_source_refers_to_a_page_that_is_not_here():
     assert wrong == []
 
 
+def test_files_that_pages_name_exist():
+    """Paths of tests and sources in the documentation; NAME stands for any name."""
+    pattern = re.compile(r"`((?:tests|rankpo|config|benchmarks|scripts|accelerate_config)/[\w/.]+)`")
+    pages = [
+        path for path in tracked() if path.suffix == ".md" and path.name != "LOG.md" and path.parent.name != "results"
+    ]
+    named = {(path.name, name) for path in pages for name in pattern.findall(path.read_text()) if "NAME" not in name}
+    assert len(named) > 20
+    assert sorted((page, name) for page, name in named if not (ROOT / name).exists()) == []
+
+
 def test_the_counts_see_what_they_count():
     tree = ast.parse("def f(self, a, *, b: Any) -> Any:\n    def g():\n        import os\n    from x import y\n")
     assert parameters(tree.body[0]) == 2
