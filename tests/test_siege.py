@@ -4,6 +4,7 @@ servers that are hostile in every call. What must hold: nothing is lost, no dama
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import random
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,15 +158,21 @@ def besieged(whole: Path, data: st.DataObject, chosen: Callable[[Path], list[Pat
     damage = data.draw(damages(path.read_bytes()), label="damage")
     unchanged = damage == path.read_bytes()
     spoil(path, damage)
+    said = io.StringIO()
     try:
-        train(*LIVE, f"cache_dir={copy}", *more)
+        with redirect_stderr(said):
+            train(*LIVE, f"cache_dir={copy}", *more)
     except Exception as error:
         message = run_error(error, {})
         assert not unchanged and message is not None and len(message.splitlines()) == 1, f"{path}: {error!r}"
         assert path.name in message or path.parent.name in message or "damaged" in message, message
         return
     name = next(item.removeprefix("exp_name=") for item in more if item.startswith("exp_name="))
-    assert_close(curve(copy / name), curve(whole / "run"), rtol=0, atol=0)
+    losses, expected = curve(copy / name), curve(whole / "run")
+    if path.name == "metrics.jsonl" and len(losses) < len(expected):  # Lines at its end are gone, which is said.
+        assert "are missing; the curve of this run has a gap there" in said.getvalue()
+        expected = expected[: len(losses)]
+    assert_close(losses, expected, rtol=0, atol=0)
     assert_close(final_weights(copy / name), final_weights(whole / "run"), rtol=0, atol=0)
 
 

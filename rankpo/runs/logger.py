@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -58,10 +59,11 @@ class MetricsLogger:
         self.stream.write(f"{shown(message)}\n")
         self.stream.flush()
 
-    def start(self, total_steps: int, first_step: int, *, afresh: bool = False) -> None:
+    def start(self, total_steps: int, first_step: int, *, afresh: bool = False, every: int | None = None) -> None:
         """Begins the progress of a run of `total_steps`, and removes lines of metrics.jsonl after `first_step`.
 
-        afresh: removes all lines, because no checkpoint covers them.
+        afresh: removes all lines, because no checkpoint covers them. every: updates between two lines of training
+        metrics; a continued run reports lines that are missing at the end of the file.
         """
         self._total, self._first_step, self._started = total_steps, first_step, time.monotonic()
         records: list[Record] = []
@@ -69,6 +71,8 @@ class MetricsLogger:
             records = read_lines(self.path, needed=("step",))
             kept = [] if afresh else [record for record in records if record["step"] <= first_step]
             replace_text(self.path, "".join(f"{json.dumps(record)}\n" for record in kept))
+        if self.path is not None and every is not None and (line := missing_lines(records, first_step, every)):
+            self.say(f"{self.path}: {line}")
         if self.main and self.stream.isatty():
             from rankpo.runs.progress import LiveLine
 
@@ -158,3 +162,15 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def missing_lines(records: Sequence[Record], first_step: int, every: int) -> str | None:
+    """One line if the file lacks training metrics just before `first_step`, as after damage, else None."""
+    steps = [record["step"] for record in records if any(name.startswith("train/") for name in record)]
+    last = max((step for step in steps if step <= first_step), default=0)
+    gap = max([every, *(after - before for before, after in pairwise(steps))])
+    if first_step - last < gap:
+        return None
+    return (
+        f"the training metrics of updates {last + 1} to {first_step} are missing; the curve of this run has a gap there"
+    )

@@ -56,7 +56,7 @@ class Watch:
     def start(self, baseline: Measure, remark: str | None) -> None:
         """Starts the log and, in a fresh run, evaluates the start model. remark: a line to print, or None."""
         fresh = self.state.step == 0 and self.state.start_metrics is None
-        self.logger.start(self.total_steps, self.state.step, afresh=fresh)
+        self.logger.start(self.total_steps, self.state.step, afresh=fresh, every=self.settings.log_every)
         if remark:
             self.logger.say(remark)
         for callback in self.told:

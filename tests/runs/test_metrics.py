@@ -95,6 +95,27 @@ def test_lines_after_the_step_are_taken_back(tmp_path):
     assert logger.path.read_text() == ""
 
 
+@pytest.mark.parametrize(
+    ("steps", "first_step", "missing"),
+    [
+        ((1, 2, 3), 3, None),
+        ((10, 20), 25, None),  # the next line would come at 30
+        ((100, 200), 250, None),  # the lines were 100 updates apart
+        ((), 3, "updates 1 to 3 are missing"),
+        ((1, 2), 5, "updates 3 to 5 are missing"),
+        ((), 0, None),
+    ],
+)
+def test_lines_that_are_gone_are_said(tmp_path, steps, first_step, missing):
+    stream = io.StringIO()
+    logger = MetricsLogger(tmp_path, stream=io.StringIO())
+    for step in steps:
+        logger.log("train", step, {"loss": 1.0})
+    logger.stream = stream
+    logger.start(300, first_step, every=10 if first_step > 20 else 1)
+    assert (stream.getvalue() == "") if missing is None else (missing in stream.getvalue())
+
+
 def test_what_is_not_finite_is_null_in_the_file(tmp_path):
     logger = MetricsLogger(tmp_path, stream=io.StringIO())
     logger.log("train", 1, {"loss": float("nan"), "ok": 1.0})
