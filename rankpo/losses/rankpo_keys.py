@@ -16,7 +16,7 @@ from rankpo.losses.replay import replay_loss
 class RankPOKeys(Loss):
     """The keys of `RankPOLoss`; see its documentation."""
 
-    cosine_temperature: ClassVar[float] = 0.1  # As in the run_rankpo.sh of RankPO's authors.
+    cosine_temperature: ClassVar[float] = 0.1  # The value in run_rankpo.sh of RankPO's authors.
 
     beta: float
     temperature: float

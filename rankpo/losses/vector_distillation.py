@@ -15,7 +15,7 @@ from rankpo.losses.maths import at_least_float32
 from rankpo.losses.vectors import Similarity, inner_products, one_each
 from rankpo.types import Batch, LossOutput, Term, Vectors
 
-MOST_TEXTS = 256  # 256 texts have 33,000 pairs and half a billion pairs of pairs.
+MOST_TEXTS = 256  # 256 texts form 33,000 pairs, and comparing these takes half a billion numbers.
 
 
 @dataclass(frozen=True, kw_only=True)

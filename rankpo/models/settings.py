@@ -20,7 +20,7 @@ class Settings:
     yaml_keys: ClassVar[Mapping[str, str]] = {}
 
     def to_json(self) -> dict[str, object]:
-        plain: dict[str, object] = json.loads(json.dumps(asdict(self)))  # With lists for tuples, as JSON returns them.
+        plain: dict[str, object] = json.loads(json.dumps(asdict(self)))  # JSON has no tuples: they become lists.
         return plain
 
     def in_words(self) -> str:

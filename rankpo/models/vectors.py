@@ -111,7 +111,7 @@ class GivesVectors(RankingModel):
 
     def pool_tokens(self, vectors: Vectors, factor: float) -> Vectors:
         """Reduces the token vectors of each text by about `factor`, for kinds that have token vectors."""
-        raise NotImplementedError(f"{type(self).__name__} has no token vectors")
+        raise TypeError(f"{type(self).__name__} has no token vectors")
 
     def stored_part(self, vectors: Vectors, part: str) -> Vectors:
         """One part of stored vectors, for kinds that give "parts"."""

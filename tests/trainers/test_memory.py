@@ -20,6 +20,7 @@ from rankpo.runs.memory import free_ram
 from rankpo.runs.processes import make_accelerator
 from rankpo.tasks.work import memory as of_task
 from rankpo.tasks.work.assemble import assemble
+from rankpo.trainers.in_batch import InBatchUpdate
 from rankpo.trainers.memory import Activations, MemoryPlan, Sharing, plan_of, size_of
 from rankpo.types import Sequences
 from tests.recipes import EVERY
@@ -75,7 +76,7 @@ def test_the_plan_is_the_measured_peak_within_15_percent(form, tmp_path):
 
 def tokens_at_once(update) -> int:
     """Tokens of the largest part of an update, which is less than max_tokens by a text at most."""
-    if hasattr(update, "parts"):
+    if isinstance(update, InBatchUpdate):
         return max(int(update.batch.sequences.lengths[part].sum()) for part in update.parts)
     return max(item.batch.sequences.num_tokens for item in update.micro_batches)
 

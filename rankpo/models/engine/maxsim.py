@@ -24,7 +24,7 @@ from rankpo.types import Vectors
 ROWS = {"cpu": 1024}  # Document rows of a block; on a CPU, their vectors fit in the L2 cache.
 SCORES = {"cpu": 1 << 18}  # Inner products of a block.
 ROWS_IN_PLACE, COLUMNS_IN_PLACE = 4096, 256  # Document and query rows of a block without gradient on a CPU.
-MANY_ROWS, MANY_SCORES = 1 << 16, 1 << 25  # For other devices, where each block launches several kernels.
+MANY_ROWS, MANY_SCORES = 1 << 16, 1 << 25  # On GPUs, where large blocks save kernel launches.
 PAIRED = 8  # Factor on the document rows of a block of pairs, since each document is compared with one query only.
 EMPTY = -1e9  # Score of a document without vectors, as in sentence-transformers: below every other.
 

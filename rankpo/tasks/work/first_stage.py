@@ -23,7 +23,7 @@ def candidates_of(
     task: Search, experiment: Experiment, queries: Mapping[str, str], documents: Sequence[str]
 ) -> list[np.ndarray] | None:
     """For every query, the row numbers of its candidates in the index, best first. documents: the ids of the index.
-    None for a search without a first stage, or with one by a part of the vectors.
+    None if the search has no first stage, or if its first stage uses a part of the vectors.
 
     Raises ConfigError for a run or a corpus that does not match the index.
     """
