@@ -154,9 +154,13 @@ class RankingModel(Shardable):
         if attended is None and bool((lengths == lengths[0]).all()):
             return self._backbone(input_ids=padded, **others).flatten(0, 1)
         places = torch.arange(padded.shape[1], device=self.device)
-        mask = places < lengths.to(self.device)[:, None]  # [n, T]
-        seen = mask if attended is None else places < attended.to(self.device)[:, None]
-        return self._backbone(input_ids=padded, attention_mask=seen.long(), **others)[mask]
+        seen = (
+            places < (lengths if attended is None else attended).to(self.device, non_blocking=True)[:, None]
+        )  # [n, T]
+        hidden = self._backbone(input_ids=padded, attention_mask=seen.long(), **others)
+        # A boolean index would wait for the device to count the tokens.
+        filled = (torch.arange(padded.shape[1]) < lengths[:, None]).flatten().nonzero().squeeze(1)
+        return hidden.flatten(0, 1)[filled.to(self.device, non_blocking=True)]
 
     def _backbone(self, **arguments: object) -> Tensor:
         # The body includes the adapters, which are inside the layers; it excludes the head.
@@ -272,9 +276,9 @@ def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor], count: int, device
         return None
     values, places = torch.cat(list(parts)), torch.cat(list(rows))
     if len(places) == count:
-        return values[torch.argsort(places).to(device)]
+        return values[torch.argsort(places).to(device, non_blocking=True)]
     full = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device=device)
-    return full.index_copy(0, places.to(device), values)
+    return full.index_copy(0, places.to(device, non_blocking=True), values)
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def _attended_mask(
     if min(attended) >= length:
         return window
     position = torch.arange(length, device=device)
-    mask = (position < torch.tensor(attended, device=device)[:, None])[:, None, None]
+    mask = (position < torch.tensor(attended).to(device, non_blocking=True)[:, None])[:, None, None]
     if window is not None:
         return mask & window
     return mask & (position[:, None] >= position) if causal else mask
@@ -126,11 +126,11 @@ def packed_arguments(
     sizes = lengths.tolist()
     starts = torch.cumsum(lengths, 0) - lengths
     position_ids = torch.arange(int(lengths.sum())) - torch.repeat_interleave(starts, lengths) + position_offset
-    borders = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(device, torch.int32)
+    borders = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(device, torch.int32, non_blocking=True)
     limited = {} if attended is None else {"attended_lengths": attended.tolist()}
     return {
         **limited,
-        "position_ids": position_ids.unsqueeze(0).to(device),
+        "position_ids": position_ids.unsqueeze(0).to(device, non_blocking=True),
         "cu_seq_lens_q": borders,
         "cu_seq_lens_k": borders,
         "max_length_q": max(sizes),

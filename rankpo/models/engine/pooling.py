@@ -19,15 +19,15 @@ def pool(hidden: Tensor, lengths: Tensor, pooling: str, skipped: Tensor | None =
 
 
 def _pool(hidden: Tensor, lengths: Tensor, way: str, skipped: Tensor | None) -> Tensor:
-    ends = torch.cumsum(lengths, 0).to(hidden.device)
+    ends = torch.cumsum(lengths, 0).to(hidden.device, non_blocking=True)
     if way == "last":
         return hidden[ends - 1].float()
     # A sequence with only a prompt uses its first token (cls) or gives 0.
     left_out = None if skipped is None else torch.minimum(skipped, lengths)
     if way == "cls":
-        starts = ends - lengths.to(hidden.device)
+        starts = ends - lengths.to(hidden.device, non_blocking=True)
         if left_out is not None:
-            starts = starts + torch.where(left_out < lengths, left_out, 0).to(hidden.device)
+            starts = starts + torch.where(left_out < lengths, left_out, 0).to(hidden.device, non_blocking=True)
         return hidden[starts].float()
     sizes = lengths.tolist()
     firsts = [0] * len(sizes) if left_out is None else left_out.tolist()
@@ -43,5 +43,7 @@ def _pool(hidden: Tensor, lengths: Tensor, way: str, skipped: Tensor | None) -> 
         ]
         return torch.stack(weighed)
     sums = torch.stack([part.sum(0) for part in parts])  # [n, D]
-    counts = (lengths if left_out is None else lengths - left_out).clamp(min=1).to(hidden.device)[:, None]
+    counts = (
+        (lengths if left_out is None else lengths - left_out).clamp(min=1).to(hidden.device, non_blocking=True)[:, None]
+    )
     return sums / (counts if way == "mean" else counts.sqrt())
