@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from rankpo.errors import ConfigError
 from rankpo.models.engine.body import body_of, summary
-from rankpo.models.engine.packing import mixes_padding, packed_arguments, position_offset, switch_to_packed
+from rankpo.models.engine.packing import mixes_padding, packed_arguments, padding, position_offset, switch_to_packed
 from rankpo.models.hub import push
 from rankpo.models.inputs import Inputs
 from rankpo.models.settings import Settings
@@ -153,14 +153,8 @@ class RankingModel(Shardable):
         others = {name: nn.utils.rnn.pad_sequence(parts, batch_first=True) for name, parts in further.items()}
         if attended is None and bool((lengths == lengths[0]).all()):
             return self._backbone(input_ids=padded, **others).flatten(0, 1)
-        places = torch.arange(padded.shape[1], device=self.device)
-        seen = (
-            places < (lengths if attended is None else attended).to(self.device, non_blocking=True)[:, None]
-        )  # [n, T]
-        hidden = self._backbone(input_ids=padded, attention_mask=seen.long(), **others)
-        # A boolean index would wait for the device to count the tokens.
-        filled = (torch.arange(padded.shape[1]) < lengths[:, None]).flatten().nonzero().squeeze(1)
-        return hidden.flatten(0, 1)[filled.to(self.device, non_blocking=True)]
+        mask, filled = padding(lengths, lengths if attended is None else attended, self.device)
+        return self._backbone(input_ids=padded, attention_mask=mask, **others).flatten(0, 1)[filled]
 
     def _backbone(self, **arguments: object) -> Tensor:
         # The body includes the adapters, which are inside the layers; it excludes the head.

@@ -139,6 +139,17 @@ def packed_arguments(
     }
 
 
+def padding(lengths: Tensor, attended: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns the attention mask [n, T] int64 of padded sequences, and the places of their tokens among the n · T.
+
+    lengths, attended: [n] on the CPU; see `Sequences`. A mask as index would wait for a GPU to count the tokens.
+    """
+    places = torch.arange(int(lengths.max()))
+    mask = (places < attended[:, None]).long()
+    filled = (places < lengths[:, None]).flatten().nonzero().squeeze(1)
+    return mask.to(device, non_blocking=True), filled.to(device, non_blocking=True)
+
+
 def position_offset(backbone: PreTrainedModel) -> int:
     """Returns the position id of a first token: pad id + 1 for RoBERTa and related models, else 0."""
     table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
