@@ -132,10 +132,11 @@ class HasPrior(GivesVectors):
     def _pooled_states(self, sequences: Sequences) -> Tensor:
         """[N, pooled_width] pooled states."""
         rows, pooled = [], []
-        for chunk, hidden, lengths in self.hidden_states(sequences):
+        skipped = None if sequences.prefixes is None else sequences.prefixes[:, 1]
+        read = None if self.read_layers_of else self.settings.pooling
+        for chunk, hidden, lengths in self.hidden_states(sequences, read, skipped):
             rows.append(chunk)
-            skipped = None if sequences.prefixes is None else sequences.prefixes[chunk, 1]
-            pooled.append(self.pooled(hidden, lengths, skipped))
+            pooled.append(self.pooled(hidden, lengths, None if skipped is None else skipped[chunk]))
         vectors = in_order(pooled, rows, len(sequences), self.device)
         if vectors is None:  # All sequences are empty.
             vectors = torch.zeros(len(sequences), self.pooled_width, device=self.device)
