@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rankpo.errors import ConfigError
-from rankpo.models.engine.body import body_of, summary
+from rankpo.models.engine.body import body_of, freeze_pooler, summary
 from rankpo.models.engine.last_layer import OneToken, one_token, shorten_last_layer
 from rankpo.models.engine.packing import mixes_padding, packed_arguments, position_offset, switch_to_packed
 from rankpo.models.engine.pooling import place_of_token
@@ -294,38 +294,3 @@ class RankingModel(Shardable):
         finally:
             for parameter in frozen:  # peft re-enables gradients of all adapters, including an unused pooler's.
                 parameter.requires_grad_(False)
-
-
-def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor], count: int, device: torch.device) -> Tensor | None:
-    """Returns the values [count, …] of all chunks in the order of the sequences; 0 for an empty sequence.
-
-    parts: [n, …] values of each chunk; rows: [n] the chunk's rows. Returns None if there are no chunks.
-    """
-    if not parts:
-        return None
-    values, places = torch.cat(list(parts)), torch.cat(list(rows))
-    if len(places) == count:
-        return values[torch.argsort(places).to(device)]
-    full = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device=device)
-    return full.index_copy(0, places.to(device), values)
-
-
-@contextmanager
-def plain_attention(backbone: PreTrainedModel, packed: bool) -> Iterator[Any]:
-    """Yields the backbone with transformers' own attention, as other libraries and generation use it. packed: whether
-    the enclosing `RankingModel` uses packed attention."""
-    config = backbone.config
-    asked = config._attn_implementation
-    if packed:
-        config._attn_implementation = "sdpa"
-    try:
-        yield backbone
-    finally:
-        config._attn_implementation = asked
-
-
-def freeze_pooler(backbone: PreTrainedModel) -> None:
-    """Freezes the pooling head of encoders such as BERT, which embeddings do not use; exports keep it."""
-    pooler = getattr(backbone, "pooler", None)
-    if isinstance(pooler, nn.Module):
-        pooler.requires_grad_(False)

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from rankpo.data.batch import select
-from rankpo.models.base import in_order
 from rankpo.models.embedding.pooled_states import PooledStates
 from rankpo.models.embedding.prior import Prior, check_layers, make_prior, read_prior
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.body import body_of
-from rankpo.models.engine.pooling import pool
+from rankpo.models.engine.pooling import in_order, pool
 from rankpo.models.layers import Dense
 from rankpo.models.vectors import ENCODE_TOKENS, GivesVectors, by_tokens
 from rankpo.types import Batch, Sequences, Vectors

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -53,3 +55,17 @@ def _pool(hidden: Tensor, lengths: Tensor, way: str, skipped: Tensor | None) -> 
     sums = torch.stack([part.sum(0) for part in parts])  # [n, D]
     counts = (lengths if left_out is None else lengths - left_out).clamp(min=1).to(hidden.device)[:, None]
     return sums / (counts if way == "mean" else counts.sqrt())
+
+
+def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor], count: int, device: torch.device) -> Tensor | None:
+    """Returns the values [count, …] of all chunks in the order of the sequences; 0 for an empty sequence.
+
+    parts: [n, …] values of each chunk; rows: [n] the chunk's rows. Returns None if there are no chunks.
+    """
+    if not parts:
+        return None
+    values, places = torch.cat(list(parts)), torch.cat(list(rows))
+    if len(places) == count:
+        return values[torch.argsort(places).to(device)]
+    full = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device=device)
+    return full.index_copy(0, places.to(device), values)
