@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rankpo.errors import ConfigError
-from rankpo.models.base import RankingModel, plain_attention
+from rankpo.models.attention import plain_attention
+from rankpo.models.base import RankingModel
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.engine.body import body_of
 from rankpo.models.reranker.model import RerankerModel
