@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rankpo.errors import ConfigError
-from rankpo.models.base import RankingModel, plain_attention
+from rankpo.models.attention import plain_attention
+from rankpo.models.base import RankingModel
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.engine.body import body_of
 from rankpo.models.reranker.heads import ScoreHead
