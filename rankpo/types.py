@@ -7,16 +7,16 @@ D embedding size · V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 Record = TypeVar("Record", "Labels", "Batch")
-Moved = TypeVar("Moved", "Tensor", "Labels", "Sequences", "TeacherVectors")
+Part = TypeVar("Part", "Tensor", "Labels", "Sequences", "TeacherVectors")
 Turn = tuple[str, str]  # role and content
 Prompt = str | tuple[Turn, ...]
 
@@ -86,9 +86,12 @@ class Sequences:
         return int(self.input_ids.shape[0])
 
     def to(self, device: torch.device | str) -> Sequences:
-        ids = self.input_ids.to(device, non_blocking=True)
-        types = None if self.token_types is None else self.token_types.to(device, non_blocking=True)
-        return replace(self, input_ids=ids, token_types=types)
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Sequences:
+        """Returns the sequences with `change` applied to the tensors that a model reads on its device."""
+        types = None if self.token_types is None else change(self.token_types)
+        return replace(self, input_ids=change(self.input_ids), token_types=types)
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,14 @@ class Labels:
         return self if self.collated is None else self.collated
 
     def to(self, device: torch.device | str) -> Labels:
-        return _moved(self, device)
+        """Returns the labels on the device. The copies do not wait for it."""
+        if str(device) == "cpu":
+            return self.on_cpu
+        return replace(self.mapped(lambda tensor: tensor.to(device, non_blocking=True)), collated=self.on_cpu)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Labels:
+        """Returns the labels with `change` applied to each tensor."""
+        return _mapped(self, change)
 
 
 @dataclass(frozen=True)
@@ -174,8 +184,9 @@ class TeacherVectors:
     queries: Tensor
     candidates: Tensor
 
-    def to(self, device: torch.device | str) -> TeacherVectors:
-        return TeacherVectors(self.queries.to(device, non_blocking=True), self.candidates.to(device, non_blocking=True))
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Returns the vectors with `change` applied to both tensors."""
+        return replace(self, queries=change(self.queries), candidates=change(self.candidates))
 
 
 @dataclass(frozen=True)
@@ -216,22 +227,31 @@ class Batch:
         return self if self.collated is None else self.collated
 
     def to(self, device: torch.device | str) -> Batch:
-        return _moved(self, device)
+        """Returns the batch with its tensors on the device. The copies do not wait for it."""
+        if str(device) == "cpu":
+            return self.on_cpu
+        moved = self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, labels=replace(moved.labels, collated=self.on_cpu.labels), collated=self.on_cpu)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Returns the batch with `change` applied to each tensor that a loss or a model reads on its device."""
+        return _mapped(self, change)
 
 
-def _moved(record: Record, device: torch.device | str) -> Record:
-    """Returns the record with its tensors, and the records in it, on the device. The copies do not wait for the device."""
-    if str(device) == "cpu":
-        return record.on_cpu
+def _mapped(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
     values = {item.name: getattr(record, item.name) for item in fields(record) if item.name != "collated"}
-    moved = {name: _on(value, device) for name, value in values.items() if not isinstance(value, tuple | None)}
-    return replace(record, **moved, collated=record.on_cpu)
+    changed = {name: _changed(value, change) for name, value in values.items() if not isinstance(value, tuple | None)}
+    return replace(record, **changed)
 
 
-def _on(value: Moved, device: torch.device | str) -> Moved:
-    if isinstance(value, Labels | Sequences | TeacherVectors):
-        return value.to(device)
-    return value.to(device, non_blocking=True)
+def _changed(value: Part, change: Callable[[Tensor], Tensor]) -> Part:
+    if isinstance(value, Labels):
+        return value.mapped(change)
+    if isinstance(value, Sequences):
+        return value.mapped(change)
+    if isinstance(value, TeacherVectors):
+        return value.mapped(change)
+    return change(value)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from rankpo.models.inputs import Inputs
 from rankpo.runs import processes
 from rankpo.trainers.regularisation import Regularisation
 from rankpo.trainers.teacher import TeacherEmbeddings
-from rankpo.types import Batch, LossOutput, Vectors
+from rankpo.trainers.update import Change
+from rankpo.types import Batch, LossOutput, Sequences, Vectors
 
 TOO_FEW_QUERIES = "trainer.batch_size is smaller than the number of processes; loss.cross_device=false needs more"
 
@@ -41,13 +42,15 @@ class InBatchUpdate:
     """One update with this rank's share of the computation.
 
     batch: the queries of all ranks if they share one pool, else those of this rank. parts: rows of `batch.sequences` that this
-    rank encodes, one array per micro-batch. queries: [b] indices of the queries whose losses this rank computes.
+    rank encodes, one array per micro-batch. texts: the sequences of each part; of an empty part, the shortest sequence.
+    queries: [b] indices of the queries whose losses this rank computes.
     counts: [N] vectors of each sequence, None for 1 each. similarity: the model's score of queries and candidates.
     regularisation: of sparse vectors, or None.
     """
 
     batch: Batch
     parts: list[np.ndarray]
+    texts: list[Sequences]
     queries: Tensor
     denominators: dict[str, float]
     num_queries: int
@@ -61,6 +64,9 @@ class InBatchUpdate:
     def rows_of(self, part: np.ndarray) -> int:
         """Returns the number of vector rows of a part's sequences."""
         return len(part) if self.counts is None else int(self.counts[torch.from_numpy(part)].sum())
+
+    def with_inputs(self, change: Change) -> InBatchUpdate:
+        return replace(self, batch=change(self.batch), texts=[change(texts) for texts in self.texts])
 
 
 def check_loader(loss: InBatchLoss, loader: DataLoader, key: str) -> None:
@@ -111,6 +117,7 @@ def prepare(
     return InBatchUpdate(
         batch=batch,
         parts=parts,
+        texts=[select(batch.sequences, part if len(part) else _shortest(batch)) for part in parts],
         queries=torch.from_numpy(queries),
         denominators=sums(loss.in_batch_weights(batch)) if shared else {"loss": float(num_queries)},
         num_queries=num_queries,
@@ -150,15 +157,14 @@ def backward(
 
     model: the wrapped policy. last: whether ranks synchronise gradients.
     """
-    parts = [part if len(part) else _shortest(update.batch) for part in update.parts]
-    kept = len(parts) - 1  # The last part keeps its graph, so it needs no second forward pass.
+    kept = len(update.texts) - 1  # The last part keeps its graph, so it needs no second forward pass.
     states: list[list[Tensor]] = []
     embedded: list[Tensor] = []
-    for number, part in enumerate(parts):
+    for number, texts in enumerate(update.texts):
         states.append(_random_state())
         quiet = strategy.no_sync() if kept or not last else nullcontext()
         with nullcontext() if number == kept else torch.no_grad(), quiet:
-            embedded.append(model(select(update.batch.sequences, part)))
+            embedded.append(model(texts))
     end = _random_state()
     sizes = [update.rows_of(part) for part in update.parts]
     own = torch.cat([block[:size] for block, size in zip(embedded, sizes, strict=True)]).detach().float()
@@ -169,7 +175,7 @@ def backward(
     for number in (kept, *range(kept)):
         final = last and number == (kept - 1 if kept else kept)
         with nullcontext() if final else strategy.no_sync():
-            block = embedded.pop() if number == kept else _again(model, update, parts[number], states[number])
+            block = embedded.pop() if number == kept else _again(model, update.texts[number], states[number])
             # A part with weight 0 keeps the number of collectives equal on all ranks.
             share = shares[number] if len(shares[number]) else torch.zeros_like(block)
             strategy.backward((block.float() * share).sum())
@@ -181,18 +187,17 @@ def backward(
 @torch.no_grad()
 def loss_value(loss: InBatchLoss, model: nn.Module, update: InBatchUpdate) -> float:
     """Returns this rank's share of the loss value of an update, without any gradient."""
-    parts = [part if len(part) else _shortest(update.batch) for part in update.parts]
-    embedded = [model(select(update.batch.sequences, part)) for part in parts]
+    embedded = [model(texts) for texts in update.texts]
     sizes = [update.rows_of(part) for part in update.parts]
     own = torch.cat([block[:size] for block, size in zip(embedded, sizes, strict=True)])
     _, shared = _output(loss, update, _of_all_ranks(update, own.float(), _rows(update)))
     return float(shared)
 
 
-def _again(model: nn.Module, update: InBatchUpdate, part: np.ndarray, state: list[Tensor]) -> Tensor:
-    """Encodes the part again with a graph, with the same dropout masks as in the first pass."""
+def _again(model: nn.Module, texts: Sequences, state: list[Tensor]) -> Tensor:
+    """Encodes the sequences of a part again with a graph, with the same dropout masks as in the first pass."""
     _restore(state)
-    embedded: Tensor = model(select(update.batch.sequences, part))
+    embedded: Tensor = model(texts)
     return embedded
 
 
