@@ -78,7 +78,7 @@ def attend_by_length(
         q, k, v = (part.reshape(count, length, *part.shape[1:]).transpose(1, 2) for part in parts_of_run)
         mask = window_mask(length, pattern.window, pattern.causal, q.device)
         if pattern.attended is not None:
-            mask = _attended_mask(length, pattern.attended[first : first + count], pattern.causal, mask, q.device)
+            mask = attended_mask(length, pattern.attended[first : first + count], pattern.causal, mask, q.device)
         first += count
         within = pattern.causal and mask is None and length > 1
         output = scaled_dot_product_attention(
@@ -103,7 +103,7 @@ def window_mask(length: int, window: int | None, causal: bool, device: torch.dev
     return (distance >= 0) & (distance < window) if causal else distance.abs() < window
 
 
-def _attended_mask(
+def attended_mask(
     length: int, attended: Sequence[int], causal: bool, window: Tensor | None, device: torch.device
 ) -> Tensor | None:
     """Returns [count, 1, length or 1, length] bool for sequences of equal length, or `window` if no token is masked.
@@ -113,7 +113,7 @@ def _attended_mask(
     if min(attended) >= length:
         return window
     position = torch.arange(length, device=device)
-    mask = (position < torch.tensor(attended, device=device)[:, None])[:, None, None]
+    mask = (position < torch.tensor(attended).to(device, non_blocking=True)[:, None])[:, None, None]
     if window is not None:
         return mask & window
     return mask & (position[:, None] >= position) if causal else mask
@@ -126,17 +126,28 @@ def packed_arguments(
     sizes = lengths.tolist()
     starts = torch.cumsum(lengths, 0) - lengths
     position_ids = torch.arange(int(lengths.sum())) - torch.repeat_interleave(starts, lengths) + position_offset
-    borders = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(device, torch.int32)
+    borders = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(device, torch.int32, non_blocking=True)
     limited = {} if attended is None else {"attended_lengths": attended.tolist()}
     return {
         **limited,
-        "position_ids": position_ids.unsqueeze(0).to(device),
+        "position_ids": position_ids.unsqueeze(0).to(device, non_blocking=True),
         "cu_seq_lens_q": borders,
         "cu_seq_lens_k": borders,
         "max_length_q": max(sizes),
         "max_length_k": max(sizes),
         "sequence_lengths": sizes,
     }
+
+
+def padding(lengths: Tensor, attended: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns the attention mask [n, T] int64 of padded sequences, and the places of their tokens among the n · T.
+
+    lengths, attended: [n] on the CPU; see `Sequences`. A mask as index would wait for a GPU to count the tokens.
+    """
+    places = torch.arange(int(lengths.max()))
+    mask = (places < attended[:, None]).long()
+    filled = (places < lengths[:, None]).flatten().nonzero().squeeze(1)
+    return mask.to(device, non_blocking=True), filled.to(device, non_blocking=True)
 
 
 def position_offset(backbone: PreTrainedModel) -> int:

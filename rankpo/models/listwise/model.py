@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rankpo.models.causal_lm.language_model import LanguageModel, scored_counts, scored_labels, sum_by_sequence
+from rankpo.models.engine.last_layer import OneToken
 from rankpo.models.engine.positions import usable_positions
 from rankpo.models.engine.token_logps import TokenRequest, token_values
 from rankpo.models.listwise.inputs import ListwiseInputs
@@ -87,12 +88,12 @@ class ListwiseModel(LanguageModel):
             kept.append(hidden[(torch.cumsum(lengths, 0) - 1).to(hidden.device, non_blocking=True)])
         if not kept:
             return self.head.weight.new_zeros(0, self.head.weight.shape[1])
-        return torch.cat(kept)[torch.argsort(torch.cat(rows)).to(self.device)]
+        return torch.cat(kept)[torch.argsort(torch.cat(rows)).to(self.device, non_blocking=True)]
 
     def identifier_logits(self, hidden: Tensor) -> Tensor:
         """[n, window] logits of the identifiers in float32, since half precision makes 1 % of pairs equal."""
         head = self.head
-        ids = torch.tensor(self.inputs.layout.identifiers.first, device=hidden.device)
+        ids = torch.tensor(self.inputs.layout.identifiers.first).to(hidden.device, non_blocking=True)
         with torch.autocast(hidden.device.type, enabled=False):
             logits = hidden.float() @ head.weight[ids].float().T
             if head.bias is not None:
@@ -107,16 +108,26 @@ class ListwiseModel(LanguageModel):
     # NEFTune
 
     def _run_packed(
-        self, pieces: list[Tensor], lengths: Tensor, attended: Tensor | None, **further: list[Tensor]
+        self,
+        pieces: list[Tensor],
+        lengths: Tensor,
+        attended: Tensor | None,
+        token: OneToken | None = None,
+        **further: list[Tensor],
     ) -> Tensor:
         self._noised = pieces
-        return super()._run_packed(pieces, lengths, attended, **further)
+        return super()._run_packed(pieces, lengths, attended, token, **further)
 
     def _run_padded(
-        self, pieces: list[Tensor], lengths: Tensor, attended: Tensor | None, **further: list[Tensor]
+        self,
+        pieces: list[Tensor],
+        lengths: Tensor,
+        attended: Tensor | None,
+        token: OneToken | None = None,
+        **further: list[Tensor],
     ) -> Tensor:
         self._noised = pieces
-        return super()._run_padded(pieces, lengths, attended, **further)
+        return super()._run_padded(pieces, lengths, attended, token, **further)
 
     def _add_noise(self, module: object, arguments: object, embedded: Tensor) -> Tensor:
         """U(-m, m) on the tokens of each sequence, m = α/√(T·d) with its own T; none on padding."""

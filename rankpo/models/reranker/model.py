@@ -58,6 +58,7 @@ class RerankerModel(RankingModel):
         self.head: ScoreHead = head
         self.answers = answers
         check_positions(settings.max_length, backbone, self.position_offset)
+        self.read_one_token(head.pooling(backbone))
 
     def forward(self, sequences: Sequences) -> Tensor:
         """[N] float32 logits. With a gradient and more than `part_tokens` tokens, which only a long list of candidates
@@ -70,18 +71,18 @@ class RerankerModel(RankingModel):
         parts = cut(order.numpy(), sequences.lengths.numpy(), limit)
         scores = [checkpoint(self._logits, select(sequences, rows), use_reentrant=False) for rows in parts]
         place = torch.argsort(torch.from_numpy(np.concatenate(parts)))
-        return torch.cat(scores)[place.to(self.device)]
+        return torch.cat(scores)[place.to(self.device, non_blocking=True)]
 
     def _logits(self, sequences: Sequences) -> Tensor:
         rows, scores = [], []
-        for chunk, hidden, lengths in self.hidden_states(sequences):
+        for chunk, hidden, lengths in self.hidden_states(sequences, self.head.pooling(self.base)):
             rows.append(chunk)
             # In half precision, close scores would be equal.
             with torch.autocast(hidden.device.type, enabled=False):
                 scores.append(self.head.scores(self.base, hidden, lengths).float())
         if not rows:
             return torch.zeros(0, device=self.device)
-        return torch.cat(scores)[torch.argsort(torch.cat(rows)).to(self.device)]  # [N]
+        return torch.cat(scores)[torch.argsort(torch.cat(rows)).to(self.device, non_blocking=True)]  # [N]
 
     def score(self, scores: Tensor, batch: Batch) -> Tensor:
         """[B, G] scores of the candidates of each query. scores: [N]."""
