@@ -114,10 +114,16 @@ def of_file(words: Sequence[str]) -> list[str]:
     path = Path(files[0]).expanduser()
     if not path.exists():
         raise ConfigError([f"rankpo data {files[0]}: no such file or folder"])
-    kind = "beir" if all((path / name).is_file() for name in BEIR) else reader_of(path)
+    kind, loss = ("beir", None) if all((path / name).is_file() for name in BEIR) else reader_of(path)
     keys = [word for word in words if word != files[0]]
-    name = [] if any(word.startswith("exp_name=") for word in keys) else ["exp_name=data"]
-    return ["task=inspect", f"datasets=[{kind}]", f"datasets.{kind}.path={escaped(str(path))}", *name, *keys]
+    defaults = {"loss": loss, "exp_name": "data"}
+    added = [f"{key}={value}" for key, value in defaults.items() if value and not _given(key, keys)]
+    return ["task=inspect", f"datasets=[{kind}]", f"datasets.{kind}.path={escaped(str(path))}", *added, *keys]
+
+
+def _given(key: str, words: Sequence[str]) -> bool:
+    """Whether a command line sets a key, or keys of a config group."""
+    return any(word.startswith((f"{key}=", f"{key}@")) for word in words)
 
 
 def _environment(words: Sequence[str]) -> int:

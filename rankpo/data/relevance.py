@@ -18,14 +18,20 @@ RELEVANT, IRRELEVANT, UNKNOWN = 1, 0, -1  # The values of `ExampleTable.stated`.
 
 
 class UnknownRelevance(InputError, ValueError):
-    """Raised if the relevance of candidates is needed and the records do not state it."""
+    """Raised if the relevance of candidates is needed and the records do not state it.
 
-    def __init__(self, dataset: str, wanted_by: str, labels: Sequence[float] = ()) -> None:
+    alternative: a setting that trains without relevance, for the end of the message.
+    """
+
+    def __init__(
+        self, dataset: str, wanted_by: str, labels: Sequence[float] = (), alternative: str | None = None
+    ) -> None:
         found = f"labels from {min(labels):g} to {max(labels):g}" if len(labels) else "labels"
         key = f"datasets.{dataset}.relevant_from"
         super().__init__(
             f"{key} is not set: {wanted_by} needs to know which candidates are relevant, and the records give {found} "
             f"without lists of positives and negatives; set {key} to the smallest label that is relevant"
+            f"{f', or {alternative}' if alternative else ''}"
         )
 
 

@@ -95,15 +95,15 @@ class ExampleTable:
     def id(self, example: int) -> str:
         return bytes(self._ids[self._id_offsets[example] : self._id_offsets[example + 1]]).decode()
 
-    def relevant(self, wanted_by: str) -> np.ndarray:
-        """Whether each candidate is a positive, [slots] bool. Raises UnknownRelevance with `wanted_by`."""
+    def relevant(self, wanted_by: str, alternative: str | None = None) -> np.ndarray:
+        """Whether each candidate is a positive, [slots] bool. Raises UnknownRelevance with the arguments."""
         stated = np.asarray(self.stated)
         unknown = np.flatnonzero(stated == UNKNOWN)
         if len(unknown):
             owner = int(np.searchsorted(self.offsets, unknown[0], side="right")) - 1
             name = self.meta["datasets"][int(self.dataset[owner])]
             met = self.meta["labels"].get(name) or np.asarray(self.relevance)[unknown].tolist()
-            raise UnknownRelevance(name, wanted_by, met)
+            raise UnknownRelevance(name, wanted_by, met, alternative)
         return stated == RELEVANT
 
     def known_positives(self, query_row: int) -> np.ndarray:

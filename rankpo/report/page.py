@@ -16,6 +16,7 @@ from markupsafe import Markup
 from rankpo.data.dataset import Dataset
 from rankpo.report import contents, frontier, palette
 from rankpo.report.curves import Change, changes, curves, status
+from rankpo.report.forms import form_sentences, form_tables
 from rankpo.report.groups import Group, group_runs
 from rankpo.report.material import Library
 from rankpo.report.queries import browser
@@ -75,6 +76,7 @@ def render_shell(title: str, main: str, *, live: float | None = None, search: Se
 def render_main(content: Content) -> str:
     """Returns the part of the page that depends on the runs, which rankpo serve updates."""
     groups = group_runs(content.runs, content.labels)
+    forms = form_tables(groups)
     return (
         _environment()
         .get_template("main")
@@ -84,6 +86,8 @@ def render_main(content: Content) -> str:
             several=len(groups) > 1,
             status=status,
             searched=searched(groups),
+            forms=forms,
+            form_lines=form_sentences(forms),
             sweeps=[_sweep(folder) for folder in content.sweeps],
             curves=curves(groups),
             charts_at_once=CHARTS_AT_ONCE,

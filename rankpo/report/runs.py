@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankpo.errors import ConfigError
-from rankpo.report.stages import has_search, has_stages
+from rankpo.report.stages import has_indexes, has_search, has_stages
 from rankpo.storage.json_files import read_json
 from rankpo.storage.json_lines import read_lines
 from rankpo.sweeps.folder import JOB_FILE, SWEEP_FILE
@@ -73,12 +73,14 @@ def open_runs(paths: Sequence[str]) -> list[Run]:
             or list(folder.glob(f"**/{PER_QUERY}"))
             or has_stages(folder)
             or has_search(folder)
+            or has_indexes(folder)
         ):
             folders.append(folder)
         else:
             raise ConfigError(
                 [
-                    f"task.runs: {path} holds no metrics.jsonl, no evaluation, no sweep, no frontier, and nothing mined or judged"
+                    f"task.runs: {path} holds no metrics.jsonl, no evaluation, no sweep, no frontier, no index and no search, "
+                    "and nothing mined or judged"
                 ]
             )
     names = short_names(folders)

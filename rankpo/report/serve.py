@@ -25,7 +25,8 @@ from rankpo.report.page import Content, render_main, render_shell
 
 WATCHED = (
     *("metrics.jsonl", "config.json", "FINAL/rankpo.json", "sweep_job.json", "**/per_query.jsonl", "**/metrics.json"),
-    *("*/metrics.jsonl", "*/sweep_job.json", "*statistics.json", "**/report.json"),
+    *("*/metrics.jsonl", "*/sweep_job.json", "*statistics.json", "**/report.json", "frontier.json"),
+    *("search.json", "*/search.json", "meta.json", "*/meta.json"),
 )
 HEADERS = {
     "Cache-Control": "no-store",

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from rankpo.mining.summary import Histogram, table_row
 from rankpo.report import charts
+from rankpo.retrieval.shards import META
 
 MINED = "*statistics.json"
 JUDGED = "**/report.json"
 SEARCHED = "frontier.json"  # of task=frontier
+FOUND = "search.json"  # of task=search
 SHARES = {
     "orders_agree": "both orders agree",
     "first_shown_preferred": "the passage shown first is preferred",
@@ -49,6 +51,15 @@ def has_stages(folder: Path) -> bool:
 
 def has_search(folder: Path) -> bool:
     return (folder / SEARCHED).exists()
+
+
+def has_indexes(folder: Path) -> bool:
+    return bool([*near(folder, FOUND), *near(folder, META)])
+
+
+def near(folder: Path, name: str) -> list[Path]:
+    """The files of this name in a folder and in those directly below it, where task=encode and task=search write."""
+    return sorted({*folder.glob(name), *folder.glob(f"*/{name}")})
 
 
 def mined_of(name: str, folder: Path) -> list[Mined]:

@@ -218,6 +218,11 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05d}.npy"
 
 
+def vector_bytes(folder: Path) -> int:
+    """The bytes on disk of the vectors or codes of a folder, without the ids."""
+    return sum(path.stat().st_size for path in [*folder.glob("shard-*.npy"), *folder.glob(RANGES)])
+
+
 def ids_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05d}.ids.txt"
 

@@ -25,6 +25,7 @@ from rankpo.retrieval.shards import (
     read_meta,
     shard_fault,
     shard_path,
+    vector_bytes,
 )
 from rankpo.types import Vectors
 
@@ -63,8 +64,7 @@ class Stored(ABC):
     @property
     def bytes(self) -> int:
         """The bytes on disk of the vectors or codes, without the ids."""
-        shards = self.folder.glob("shard-*.npy")
-        return sum(path.stat().st_size for path in [*shards, *self.folder.glob(RANGES)])
+        return vector_bytes(self.folder)
 
     @abstractmethod
     def vectors(self, numbers: np.ndarray) -> Vectors:

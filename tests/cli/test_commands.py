@@ -71,21 +71,29 @@ def test_data_names_its_file_whatever_it_is_called(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "reader"),
+    ("name", "content", "reader", "loss"),
     [
-        ("a.jsonl", '{"system": "s", "question": "q", "chosen": "a", "rejected": "b"}', "chat"),
-        ("a.csv", "prompt,completion,label\np,c,True", "chat"),
-        ("a.jsonl", '{"query": "q", "passages": ["a", "b"], "ranking": [1, 0]}', "ranked_lists"),
-        ("a.jsonl", '{"anchor": "q", "positive": "a"}', "jsonl"),
-        ("a.jsonl", '{"nothing": 1}', "jsonl"),
-        ("a.jsonl", "no json", "jsonl"),
-        ("a.txt", "text", "jsonl"),
+        ("a.jsonl", '{"system": "s", "question": "q", "chosen": "a", "rejected": "b"}', "chat", "dpo"),
+        ("a.jsonl", '{"prompt": "p", "output_A": "a", "output_B": "b", "label": 1}', "chat", "dpo"),
+        ("a.csv", "prompt,completion,label\np,c,True", "chat", "kto"),
+        ("a.jsonl", '{"prompt": "p", "completion": "c"}', "chat", "sft"),
+        ("a.jsonl", '{"prompt_id": "1", "prompt": [], "output": [], "reward": 2}', "chat", "ppo"),
+        ("a.jsonl", '{"query": "q", "passages": ["a", "b"], "ranking": [1, 0]}', "ranked_lists", "plackett_luce"),
+        ("a.json", '[{"query": {"text": "q"}, "candidates": [{"doc": {}}]}]', "ranked_lists", "plackett_luce"),
+        ("a.jsonl", '{"query": "q", "passage1": "a", "passage2": "b", "preferred": "A"}', "jsonl", "rankpo"),
+        ("a.jsonl", '{"anchor": "q", "positive": "a"}', "jsonl", None),
+        ("a.jsonl", '{"nothing": 1}', "jsonl", None),
+        ("a.jsonl", "no json", "jsonl", None),
+        ("a.txt", "text", "jsonl", None),
     ],
 )
-def test_data_chooses_the_reader_by_the_first_record(tmp_path, name, content, reader):
+def test_data_chooses_the_reader_and_the_loss_by_the_first_record(tmp_path, name, content, reader, loss):
     (tmp_path / name).write_text(content + "\n")
     found = commands.translated(["data", str(tmp_path / name)])
     assert found[1] == f"datasets=[{reader}]" and found[2].startswith(f"datasets.{reader}.path=")
+    assert [word for word in found if word.startswith("loss=")] == ([] if loss is None else [f"loss={loss}"])
+    given = commands.translated(["data", str(tmp_path / name), "loss=listnet"])
+    assert [word for word in given if word.startswith("loss=")] == ["loss=listnet"]
 
 
 def test_data_of_a_folder_of_beir(tmp_path):

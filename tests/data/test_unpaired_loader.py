@@ -42,6 +42,17 @@ def test_shares_of_each_kind(pairs):
         UnpairedPreferenceDataLoader(table=pairs, batch_size=5, seed=1, desirable_fraction=0)
 
 
+def test_labels_without_a_threshold_are_refused_with_what_needs_none(tmp_path):
+    """Rewards such as 2.5 tell nothing of which completions are desirable, and loss=ppo can take them as they are."""
+    table = table_of(tmp_path, [Example(f"q{n}", (f"a{n}", f"b{n}"), (2.5, -1.0), f"id{n}") for n in range(3)])
+    message = "relevant_from is not set: a loss on desirable and undesirable completions needs .*"
+    with pytest.raises(ValueError, match=f"{message}, or with loss=ppo set loss.rewards=score, which takes the labels"):
+        UnpairedPreferenceDataLoader(table=table, batch_size=2, seed=1)
+    with pytest.raises(ValueError, match=f"{message}, or set dataloader.desirable_fraction and .* to 1$"):
+        UnpairedPreferenceDataLoader(table=table, batch_size=2, seed=1, rewards="score", desirable_fraction=0.5)
+    assert len(UnpairedPreferenceDataLoader(table=table, batch_size=2, seed=1, rewards="score").items) == 6
+
+
 def group(query: int, candidate: int) -> Group:
     one = np.array([candidate])
     return Group(f"{query}", query, one, one, np.ones(1), None, 1.0)

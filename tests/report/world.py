@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from rankpo.retrieval.shards import Encoding, write_meta
 from rankpo.types import Example
 
 DOCUMENTS = {
@@ -116,3 +117,22 @@ def write_world(root: Path) -> list[Path]:
     )
     write_agreement(folder, "model", {"q1/0": 0.0, "q1/1": 1.0, "q2/0": 1.0})
     return [stage_one, root / "plain_1", root / "plain_2", folder]
+
+
+def write_search_of_forms(
+    folder: Path, forms: list[dict], *, dtype="float32", megabytes=8.0, ndcg=0.5, metrics=("ndcg@10",)
+) -> None:
+    """search.json of task=search over 3 queries in .5 seconds, with the rows of task.forms."""
+    values = {"queries": 3, "documents": 5, "backend": "exact", "seconds": 0.5, "recall against exact": 1.0}
+    values |= {"beir/ndcg@10": ndcg, "forms": forms, "dtype": dtype, "MB": megabytes}
+    values["settings"] = {"index": str(folder / "embeddings"), "metrics": list(metrics)}
+    (folder / "search").mkdir(parents=True)
+    (folder / "search" / "search.json").write_text(json.dumps(values))
+
+
+def write_index(folder: Path, *, rows: int, dtype: str, num_bytes: int) -> None:
+    """The description of a folder of embeddings, and one shard of this size."""
+    shared = {"model": "m", "inputs": "i", "texts": "t", "role": "passage", "shard_size": 8, "settings": {}}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_meta(folder, Encoding(**shared, num_rows=rows, dim=4, dtype=dtype), complete=True)
+    (folder / "shard-00000.npy").write_bytes(bytes(num_bytes))

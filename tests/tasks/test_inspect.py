@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from rankpo.cli import commands
 from rankpo.errors import ConfigError
 from tests.runs import train
 
@@ -70,6 +71,19 @@ def test_what_a_loss_would_make_of_it(tmp_path):
         "no list has a training signal for ListNetLoss"
         in inspected(tmp_path, alone, "loss=listnet")["training"]["refused"]
     )
+
+
+def test_ranked_lists_name_their_layout_and_bad_records(tmp_path):
+    rows = [{"query": "q", "passages": ["a", "b", "c"], "ranking": order} for order in ([2, 0, 1], [1, 0], [3])]
+    (tmp_path / "lists.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = commands.translated(["data", str(tmp_path / "lists.jsonl")])
+    train(*keys, f"cache_dir={tmp_path / 'cache'}")
+    report = json.loads((tmp_path / "cache" / "data" / "inspect.json").read_text())
+    read = report["datasets"]["ranked_lists"]["read"]
+    assert (read["layout"], read["good_records"], read["bad_records"]) == (["ranking"], 2, 1)
+    assert read["bad"][0]["reason"] == "ranking has position 3; allowed: 0 to 2"
+    assert read["bad"][0]["first"] == "lists.jsonl:3"
+    assert (report["training"]["loss"], report["training"]["items"]) == ("PlackettLuceLoss", 2)
 
 
 def test_columns_that_are_read_in_their_order_are_named(tmp_path):

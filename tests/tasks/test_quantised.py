@@ -117,6 +117,7 @@ def test_forms_are_compared(world, capsys):
             assert row[f"beir/{metric} lost"] == pytest.approx(lost, abs=1e-9)
         assert row["queries/s"] > 0 and 0 <= row["same hits"] <= 1
     assert int8["same hits"] > 0.9 and bits["MB"] < int8["MB"] < whole["MB"]
+    assert summary["dtype"] == "float32" and summary["MB"] == whole["MB"]
     printed = capsys.readouterr().out
     assert "same hits" in printed and max(map(len, printed.splitlines()[-20:])) < 200
 

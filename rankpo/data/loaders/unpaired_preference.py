@@ -10,6 +10,11 @@ import numpy as np
 from rankpo.data.loaders.ranking import DataLoader, Group
 from rankpo.data.random_keys import permutation
 
+ALTERNATIVES = {  # By `rewards`, a setting under which the relevance of completions is not needed.
+    "label": "with loss=ppo set loss.rewards=score, which takes the labels themselves as rewards",
+    "score": "set dataloader.desirable_fraction and dataloader.undesirable_fraction to 1",
+}
+
 
 @dataclass(kw_only=True)
 class UnpairedPreferenceDataLoader(DataLoader):
@@ -37,7 +42,8 @@ class UnpairedPreferenceDataLoader(DataLoader):
         examples = np.repeat(np.arange(len(table)), np.diff(table.offsets))
         if self.rewards == "score" and self.desirable_fraction == self.undesirable_fraction == 1:
             return np.stack([examples, np.arange(len(examples))], axis=1)
-        desirable = self._relevant = table.relevant("a loss on desirable and undesirable completions")
+        wanted_by = "a loss on desirable and undesirable completions"
+        desirable = self._relevant = table.relevant(wanted_by, ALTERNATIVES[self.rewards])
         kept = [
             _share(np.flatnonzero(kind), fraction, self.seed, number)
             for number, (kind, fraction) in enumerate(

@@ -176,7 +176,7 @@ KEYS: dict[str, Sequence[str]] = {  # `a|b` means one of the two.
     "set": ("set",),
 }
 ELSEWHERE = {  # Keys of records that other dataset classes read, by the option that has such a class.
-    "chat": ("chosen", "rejected", "completion", "messages", "conversations", "prompt", "output_A"),
+    "chat": ("chosen", "rejected", "completion", "messages", "conversations", "prompt", "output_A", "prompt_id"),
     "ranked_lists": ("passages", "ranking"),
 }
 
@@ -215,18 +215,35 @@ def _there(record: Record, key: str, fields: Mapping[str, object]) -> bool:
     return any(extract(record, fields.get(name, name)) is not None for name in key.split("|"))
 
 
-def reader_of(path: Path) -> str:
-    """The option of `datasets` that reads a file, by the keys of its first record: jsonl, chat or ranked_lists."""
+def reader_of(path: Path) -> tuple[str, str | None]:
+    """How to read a file and what to train on it, by the keys of its first record.
+
+    Returns the option of `datasets` (jsonl, chat or ranked_lists), and the option of `loss` that such records are for;
+    None: a loss on positives, which is the default.
+    """
     first = next((record for _, record in records(path)), None) if path.is_file() and kind(path) else None
     if not isinstance(first, Mapping):
-        return "jsonl"
+        return "jsonl", None
     try:
-        detect(first, {})
+        return "jsonl", "rankpo" if detect(first, {}) == "preferences" else None
     except BadRecord:
-        return _elsewhere(first) or "jsonl"
-    return "jsonl"
+        other = _elsewhere(first)
+    if other is None:
+        return "jsonl", None
+    return other, "plackett_luce" if other == "ranked_lists" else _loss_of_completions(first)
+
+
+def _loss_of_completions(record: Record) -> str:
+    """The option of `loss` for records of prompts and completions."""
+    if "chosen" in record or "output_A" in record:
+        return "dpo"
+    if "reward" in record:
+        return "ppo"
+    return "kto" if "label" in record else "sft"
 
 
 def _elsewhere(record: Record) -> str | None:
     """The dataset option that reads the keys of a record, or None."""
+    if isinstance(record.get("query"), Mapping) and isinstance(record.get("candidates"), list):
+        return "ranked_lists"  # RankLLM's results
     return next((name for name, keys in ELSEWHERE.items() if sum(key in record for key in keys) >= 2), None)

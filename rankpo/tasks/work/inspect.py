@@ -12,6 +12,7 @@ from rankpo.data.inspection import first_example, inspect, lines, reading, words
 from rankpo.data.prompted import Prompted
 from rankpo.data.readers.hub import HubRecords
 from rankpo.data.readers.passes import PassReport
+from rankpo.data.readers.ranked_lists import RankedLists
 from rankpo.data.readers.records import Records
 from rankpo.data.report import Report
 from rankpo.data.table import open_table
@@ -105,7 +106,7 @@ def lenient(dataset: Dataset) -> Dataset:
 
 def why_nothing_is_left(datasets: Sequence[Dataset]) -> list[str]:
     """The reasons why all records are bad, with counts, for the message of an empty dataset."""
-    met = [(data.name, reading(data.report)) for data in datasets if isinstance(data, Records)]
+    met = [(data.name, reading(data.report)) for data in datasets if isinstance(data, Records | RankedLists)]
     return [
         f"{name}: {item['records']:,} bad: {item['reason']} (first: {item['first']})"
         for name, read in met

@@ -75,7 +75,12 @@ def run(task: Search, experiment: Experiment) -> dict[str, object]:
         forms = Comparison(task=task, asked=asked, datasets=judged, session=session).rows(corpus, vectors)
         logger.table(forms)
     if logger.main:
-        _write(task, asked, hits, {**row, "checked": hits.checked, "estimated_bytes": memory, "forms": forms})
+        _write(
+            task,
+            asked,
+            hits,
+            {**row, "checked": hits.checked, "estimated_bytes": memory, "forms": forms, **_stored(corpus)},
+        )
     processes.barrier()
     return row
 
@@ -99,6 +104,11 @@ def _write(task: Search, asked: Asked, hits: Hits, summary: Mapping[str, object]
     write_hits(folder, asked, asked.run_of(hits))
     settings = {**asdict(task), "ignore_identical_ids": asked.own_id}
     replace_text(folder / "search.json", json.dumps({**summary, "settings": settings}, indent=1))
+
+
+def _stored(corpus: Stored) -> dict[str, object]:
+    """The form and the size of an index, for the report."""
+    return {"dtype": corpus.encoding.dtype, "MB": corpus.bytes / 1e6}
 
 
 def _of_parts(task: Search, corpus: Stored) -> HybridEmbeddings | None:

@@ -28,6 +28,15 @@ PROMPT = (
     "[3] last\nSearch Query: who is it?.\nRank the 3 passages above."
 )
 
+RESULT = {  # what RankLLM's DataWriter writes: the reranked candidates, with the scores of the first stage
+    "query": {"text": "who?", "qid": 7},
+    "candidates": [
+        {"docid": "d3", "score": 0.1, "doc": {"contents": "three"}},
+        {"docid": "d1", "score": 9.5, "doc": {"title": "T", "segment": "one", "url": "x"}},
+        {"docid": "d2", "score": 4.0, "doc": {"body": "two"}},
+    ],
+}
+
 
 def conversation(answer="[2] > [3] > [1]", prompt=PROMPT, **names):
     turns = [("system", "Be good."), ("human", prompt), ("gpt", answer)]
@@ -50,6 +59,16 @@ def test_our_own_records(tmp_path):
     assert example.query == "who?" and example.id == "n1"
     assert example.candidates == ("one", "T two", "three")
     assert example.relevance == (1 / 2, 1 / 3, 1.0)
+
+
+@pytest.mark.parametrize("name", ["lists.jsonl", "lists.json"])
+def test_results_of_rank_llm_are_lists_from_the_best_on(tmp_path, name):
+    dataset = lists(tmp_path, RESULT, {**NATIVE, "prompt": "Find: "}, name=name)
+    first, second = dataset.examples()
+    assert (first.query, first.id, first.query_prompt) == ("who?", "7", None)
+    assert first.candidates == ("three", "T one", "two") and first.relevance == (1.0, 1 / 2, 1 / 3)
+    assert (second.id, second.query_prompt) == ("n1", "Find: ")
+    assert (dataset.report.formats, dataset.report.rows) == (["results", "ranking"], 2)
 
 
 def test_linear_partial_and_scored(tmp_path):
@@ -143,6 +162,13 @@ def test_lines_that_cannot_be_told_apart_are_refused(tmp_path):
         ({**NATIVE, "passages": ["one", " "]}, r"passages\[1\] is empty"),
         ({**NATIVE, "scores": [1, 2]}, r"scores must have one number for each of passages \(3\), got 2"),
         ({"query": "x", "passages": ["a", "b"]}, "needs a ranking"),
+        ({**NATIVE, "ranking": []}, "ranking is empty"),
+        ({**NATIVE, "prompt": ["x"]}, "prompt must be a text, got list"),
+        ({**RESULT, "candidates": RESULT["candidates"][:1]}, "candidates must be a list of two or more, got 1"),
+        ({**RESULT, "candidates": [{"docid": "a"}] * 2}, r"candidates\[0\] must have a doc with one of text, segment"),
+        ({**RESULT, "candidates": [{"doc": {"url": "x"}}] * 2}, r"candidates\[0\]\.doc has none of text, .*url"),
+        ({**RESULT, "candidates": [{"doc": {"text": " "}}] * 2}, r"candidates\[0\]\.doc\.text is empty"),
+        ({**RESULT, "query": {"qid": "7"}}, r"query\.text"),
         ({"passages": ["a", "b"], "ranking": [0]}, "no field 'query'"),
     ],
 )
