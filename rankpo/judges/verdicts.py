@@ -47,11 +47,8 @@ def parse(text: str) -> Verdict:
     JSON with `preferred` (and `confidence_score`), else the last line beginning `Preferred:` and the first confidence
     after it, else the one JSON object amid prose. The verdict may be followed by prose or blanks, as in real answers.
     """
-    bare = _without_thoughts(text)
-    if len(bare) > MAX_CHARACTERS:
-        raise Unreadable(f"the answer has {len(bare)} characters, more than {MAX_CHARACTERS}")
-    bare = bare.replace("**", "").replace("__", "").strip()
-    record = _json(bare)
+    bare = bare_answer(text)
+    record = json_object(bare, "preferred")
     if record is not None:
         return _of_record(record)
     starts = list(ANY_PREFERRED.finditer(bare))
@@ -66,6 +63,14 @@ def parse(text: str) -> Verdict:
         return Verdict(letter, stated_percent(rest))
     except ValueError as error:
         raise Unparsable(str(error)) from error
+
+
+def bare_answer(text: str) -> str:
+    """An answer without thoughts and marks of bold text. Raises Unreadable for an answer that is too long."""
+    bare = _without_thoughts(text)
+    if len(bare) > MAX_CHARACTERS:
+        raise Unreadable(f"the answer has {len(bare)} characters, more than {MAX_CHARACTERS}")
+    return bare.replace("**", "").replace("__", "").strip()
 
 
 def _letter(line: str) -> tuple[str, str] | None:
@@ -95,8 +100,8 @@ def _without_thoughts(text: str) -> str:
     return "".join([*kept, text[start:]])
 
 
-def _json(text: str) -> dict[str, object] | None:
-    """Returns the JSON object in the text, possibly between fences; None for other texts."""
+def json_object(text: str, key: str) -> dict[str, object] | None:
+    """Returns the JSON object with a key in the text, possibly between fences; None for other texts."""
     start = 0
     if not text.startswith("{"):
         fence = FENCED.search(text)
@@ -114,12 +119,14 @@ def _json(text: str) -> dict[str, object] | None:
     if not isinstance(value, dict):
         return None
     lower = {str(key).lower(): item for key, item in value.items()}
-    return lower if "preferred" in lower else None
+    return lower if key in lower else None
 
 
 def _amid_prose(text: str) -> Verdict:
     """Returns the verdict of the one JSON object with a preference in the text."""
-    records = [record for found in OBJECT.finditer(text) if (record := _json(found.group())) is not None]
+    records = [
+        record for found in OBJECT.finditer(text) if (record := json_object(found.group(), "preferred")) is not None
+    ]
     if not records:
         raise Unparsable("no line 'Preferred: A' or 'Preferred: B'")
     if len(records) > 1:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 Loaded = TypeVar("Loaded")
 
@@ -28,3 +29,17 @@ def with_attention(load: Callable[..., Loaded], options: Mapping[str, object]) -
 def used_attention(config: PreTrainedConfig, asked: str) -> str:
     """Returns the implementation that a loaded model uses, for messages. asked: the one that was asked for."""
     return "eager" if config._attn_implementation == "eager" else asked
+
+
+@contextmanager
+def plain_attention(backbone: PreTrainedModel, packed: bool) -> Iterator[Any]:
+    """Yields the backbone with transformers' own attention, as other libraries and generation use it. packed: whether
+    the enclosing `RankingModel` uses packed attention."""
+    config = backbone.config
+    asked = config._attn_implementation
+    if packed:
+        config._attn_implementation = "sdpa"
+    try:
+        yield backbone
+    finally:
+        config._attn_implementation = asked

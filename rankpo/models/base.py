@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rankpo.errors import ConfigError
-from rankpo.models.engine.body import body_of, summary
+from rankpo.models.engine.body import body_of, freeze_pooler, summary
+from rankpo.models.engine.last_layer import OneToken, one_token, shorten_last_layer
 from rankpo.models.engine.packing import mixes_padding, packed_arguments, position_offset, switch_to_packed
+from rankpo.models.engine.pooling import place_of_token
 from rankpo.models.engine.two_way import check_windows
 from rankpo.models.hub import push
 from rankpo.models.inputs import Inputs
@@ -61,6 +63,7 @@ class RankingModel(Shardable, ABC):
     sparsity: Sparsity | None = None  # Regularisation of sparse vectors, which the trainers add.
     precision: str = "fp32"  # Precision of forward passes, set by the task; the key of stored vectors includes it.
     computes_in_parts: ClassVar[bool] = False  # Whether a forward pass of more than `part_tokens` is computed in parts.
+    short_last: bool = False  # Whether the last layer can compute one token of each sequence; see `read_one_token`.
     part_tokens: int | None = None  # Tokens of one forward pass with stored activations, for kinds that can recompute.
     inputs: Inputs
     settings: Settings
@@ -107,11 +110,20 @@ class RankingModel(Shardable, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def hidden_states(self, sequences: Sequences) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def read_one_token(self, pooling: str) -> None:
+        """Lets `hidden_states` compute the last layer for the pooled token alone, if the body supports it. pooling: as of
+        `pool`; "cls" and "last" read one token of each sequence."""
+        self.short_last = self.packed and shorten_last_layer(body_of(self.base), pooling)
+
+    def hidden_states(
+        self, sequences: Sequences, pooling: str | None = None, skipped: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yields chunks (rows [n], hidden states [tokens, D], lengths [n]) of all sequences, longest first. Skips
         empty sequences, which occur only with tokenizers that add no special tokens.
 
-        The hidden states of a chunk's sequences are concatenated in the order of `rows`.
+        The hidden states of a chunk's sequences are concatenated in the order of `rows`. pooling, skipped [N]: what `pool`
+        will read of the result, if the caller reads nothing else. After `read_one_token`, a chunk then has the pooled
+        token of each sequence alone, and lengths of 1.
         """
         starts = (torch.cumsum(sequences.lengths, 0) - sequences.lengths).tolist()
         ids = sequences.input_ids.to(self.device, non_blocking=True)
@@ -123,7 +135,16 @@ class RankingModel(Shardable, ABC):
             run = self._run_packed if self.packed else self._run_padded
             attended = None if sequences.attended is None else sequences.attended[rows]
             further = {} if types is None else {"token_type_ids": [types[place] for place in places]}
-            yield rows, run([ids[place] for place in places], lengths, attended, **further), lengths
+            token = self._pooled_token(lengths, attended, pooling, None if skipped is None else skipped[rows])
+            hidden = run([ids[place] for place in places], lengths, attended, token, **further)
+            yield rows, hidden, lengths if token is None else torch.ones_like(lengths)
+
+    def _pooled_token(
+        self, lengths: Tensor, attended: Tensor | None, pooling: str | None, skipped: Tensor | None
+    ) -> OneToken | None:
+        """The token of each sequence that the last layer computes, or None if it computes all tokens."""
+        places = place_of_token(lengths, pooling, skipped) if self.short_last and pooling is not None else None
+        return None if places is None else one_token(lengths, places, attended, self.device)
 
     def _chunks(self, lengths: Tensor) -> Iterator[Tensor]:
         budget = self.chunk_tokens or (CPU_CHUNK_TOKENS if self.device.type == "cpu" else None)
@@ -142,14 +163,26 @@ class RankingModel(Shardable, ABC):
             yield order[begin:]
 
     def _run_packed(
-        self, pieces: list[Tensor], lengths: Tensor, attended: Tensor | None, **further: list[Tensor]
+        self,
+        pieces: list[Tensor],
+        lengths: Tensor,
+        attended: Tensor | None,
+        token: OneToken | None = None,
+        **further: list[Tensor],
     ) -> Tensor:
         arguments = packed_arguments(lengths, self.device, self.position_offset, attended)
+        if token is not None:
+            arguments["one_token"] = token
         joined = {name: torch.cat(parts)[None] for name, parts in further.items()}
         return self._backbone(input_ids=torch.cat(pieces)[None], **joined, **arguments)[0]
 
     def _run_padded(
-        self, pieces: list[Tensor], lengths: Tensor, attended: Tensor | None, **further: list[Tensor]
+        self,
+        pieces: list[Tensor],
+        lengths: Tensor,
+        attended: Tensor | None,
+        token: OneToken | None = None,
+        **further: list[Tensor],
     ) -> Tensor:
         padded = nn.utils.rnn.pad_sequence(pieces, batch_first=True)  # [n, T]
         others = {name: nn.utils.rnn.pad_sequence(parts, batch_first=True) for name, parts in further.items()}
@@ -263,38 +296,3 @@ class RankingModel(Shardable, ABC):
         finally:
             for parameter in frozen:  # peft re-enables gradients of all adapters, including an unused pooler's.
                 parameter.requires_grad_(False)
-
-
-def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor], count: int, device: torch.device) -> Tensor | None:
-    """Returns the values [count, …] of all chunks in the order of the sequences; 0 for an empty sequence.
-
-    parts: [n, …] values of each chunk; rows: [n] the chunk's rows. Returns None if there are no chunks.
-    """
-    if not parts:
-        return None
-    values, places = torch.cat(list(parts)), torch.cat(list(rows))
-    if len(places) == count:
-        return values[torch.argsort(places).to(device)]
-    full = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device=device)
-    return full.index_copy(0, places.to(device), values)
-
-
-@contextmanager
-def plain_attention(backbone: PreTrainedModel, packed: bool) -> Iterator[Any]:
-    """Yields the backbone with transformers' own attention, as other libraries and generation use it. packed: whether
-    the enclosing `RankingModel` uses packed attention."""
-    config = backbone.config
-    asked = config._attn_implementation
-    if packed:
-        config._attn_implementation = "sdpa"
-    try:
-        yield backbone
-    finally:
-        config._attn_implementation = asked
-
-
-def freeze_pooler(backbone: PreTrainedModel) -> None:
-    """Freezes the pooling head of encoders such as BERT, which embeddings do not use; exports keep it."""
-    pooler = getattr(backbone, "pooler", None)
-    if isinstance(pooler, nn.Module):
-        pooler.requires_grad_(False)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import torch
 import transformers
 
-from rankpo.models.base import RankingModel, plain_attention
+from rankpo.models.attention import plain_attention
+from rankpo.models.base import RankingModel
 from rankpo.models.model_card import public_name
 from rankpo.models.older_transformers import for_older_readers
 from rankpo.models.saved import RECORD

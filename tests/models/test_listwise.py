@@ -13,7 +13,7 @@ import rankpo
 from rankpo.config.compose import compose
 from rankpo.data.batch import join
 from rankpo.data.generated.toy_lists import ToyLists
-from rankpo.models.base import plain_attention
+from rankpo.models.attention import plain_attention
 from rankpo.models.listwise import decoding
 from rankpo.models.listwise.inputs import PASSAGE, QUERY
 from rankpo.models.listwise.reranking import ListwiseReranker

@@ -16,7 +16,7 @@ from rankpo.data.readers.requests import Request
 from rankpo.data.table import open_table
 from rankpo.data.text.prompt_templates import read_template
 from rankpo.evaluation.metrics import evaluate_run
-from rankpo.models.base import plain_attention
+from rankpo.models.attention import plain_attention
 from rankpo.models.listwise import decoding
 from rankpo.models.listwise.inputs import ListwiseInputs
 from rankpo.models.listwise.model import ListwiseModel

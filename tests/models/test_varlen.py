@@ -20,15 +20,16 @@ def stand_in(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=
              enable_gqa=False, seqused_k=None, block_table=None, num_splits=None):  # fmt: skip
     """varlen_attn by its documentation: [T, heads, d], sequence by sequence, with a mask from the window's two sides."""
     assert cu_seq_q.dtype == torch.int32
-    lengths = (cu_seq_q[1:] - cu_seq_q[:-1]).tolist()
-    assert max_q == max_k == max(lengths)
+    of_queries, of_keys = ((borders[1:] - borders[:-1]).tolist() for borders in (cu_seq_q, cu_seq_k))
+    assert max_q == max(of_queries) and max_k == max(of_keys)
     assert enable_gqa == (query.shape[1] != key.shape[1])
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     before, after = window_size
     outputs = []
-    for q, k, v in zip(*(tensor.split(lengths) for tensor in (query, key, value)), strict=True):
+    parts = query.split(of_queries), key.split(of_keys), value.split(of_keys)
+    for q, k, v in zip(*parts, strict=True):
         k, v = (tensor.repeat_interleave(query.shape[1] // key.shape[1], 1) for tensor in (k, v))
-        ahead = torch.arange(len(q))[None, :] - torch.arange(len(q))[:, None]
+        ahead = torch.arange(len(k))[None, :] - torch.arange(len(k) - len(q), len(k))[:, None]
         hidden = torch.zeros_like(ahead, dtype=torch.bool)
         hidden |= (ahead > after) if after >= 0 else hidden
         hidden |= (-ahead > before) if before >= 0 else hidden

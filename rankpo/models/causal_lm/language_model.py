@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rankpo.models.base import RankingModel, plain_attention
+from rankpo.models.attention import plain_attention
+from rankpo.models.base import RankingModel
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.packing import PACKED_SDPA
 from rankpo.models.engine.prompt_trees import places, plant, token_ids, tree_arguments

@@ -22,7 +22,7 @@ from rankpo.data.loaders.planner import cut
 from rankpo.data.random_keys import random_keys, text_key
 from rankpo.data.readers.fields import BadRecord
 from rankpo.data.text.conversations import plain_text
-from rankpo.models.base import plain_attention
+from rankpo.models.attention import plain_attention
 from rankpo.models.causal_lm.inputs import CompletionInputs
 from rankpo.models.engine.decoding import left_padded
 from rankpo.models.engine.vllm import open_engine

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from rankpo.data.batch import select
-from rankpo.models.base import in_order
 from rankpo.models.embedding.pooled_states import PooledStates
 from rankpo.models.embedding.prior import Prior, check_layers, make_prior, read_prior
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.body import body_of
-from rankpo.models.engine.pooling import pool
+from rankpo.models.engine.pooling import in_order, pool
 from rankpo.models.layers import Dense
 from rankpo.models.vectors import ENCODE_TOKENS, EncodesTexts, by_tokens
 from rankpo.types import Batch, Sequences, Vectors
@@ -132,10 +131,11 @@ class HasPrior(EncodesTexts):
     def _pooled_states(self, sequences: Sequences) -> Tensor:
         """[N, pooled_width] pooled states."""
         rows, pooled = [], []
-        for chunk, hidden, lengths in self.hidden_states(sequences):
+        skipped = None if sequences.prefixes is None else sequences.prefixes[:, 1]
+        read = None if self.read_layers_of else self.settings.pooling
+        for chunk, hidden, lengths in self.hidden_states(sequences, read, skipped):
             rows.append(chunk)
-            skipped = None if sequences.prefixes is None else sequences.prefixes[chunk, 1]
-            pooled.append(self.pooled(hidden, lengths, skipped))
+            pooled.append(self.pooled(hidden, lengths, None if skipped is None else skipped[chunk]))
         vectors = in_order(pooled, rows, len(sequences), self.device)
         if vectors is None:  # All sequences are empty.
             vectors = torch.zeros(len(sequences), self.pooled_width, device=self.device)

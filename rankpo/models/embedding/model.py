@@ -46,6 +46,7 @@ class EmbeddingModel(HasPrior):
         self.layers = make_layers(layers)
         self.add_prior(prior_lr)
         check_sizes(self.settings, backbone, self.position_offset, self.full_dim)
+        self.read_one_token(self.settings.pooling)
 
     def read_layers(self, folders: Sequence[Path]) -> None:
         """Reads the weights of the layers after the pooling, each from its own folder."""

@@ -20,6 +20,13 @@ def body_of(backbone: PreTrainedModel) -> Any:
     return body
 
 
+def freeze_pooler(backbone: PreTrainedModel) -> None:
+    """Freezes the pooling head of encoders such as BERT, which embeddings do not use; exports keep it."""
+    pooler = getattr(backbone, "pooler", None)
+    if isinstance(pooler, nn.Module):
+        pooler.requires_grad_(False)
+
+
 def summary(origin: str, model: nn.Module, attention: str) -> str:
     """Returns one line about a built model. origin: the source of its weights. attention: layout and implementation."""
     parameters = list(model.parameters())

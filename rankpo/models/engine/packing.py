@@ -78,7 +78,7 @@ def attend_by_length(
         q, k, v = (part.reshape(count, length, *part.shape[1:]).transpose(1, 2) for part in parts_of_run)
         mask = window_mask(length, pattern.window, pattern.causal, q.device)
         if pattern.attended is not None:
-            mask = _attended_mask(length, pattern.attended[first : first + count], pattern.causal, mask, q.device)
+            mask = attended_mask(length, pattern.attended[first : first + count], pattern.causal, mask, q.device)
         first += count
         within = pattern.causal and mask is None and length > 1
         output = scaled_dot_product_attention(
@@ -103,7 +103,7 @@ def window_mask(length: int, window: int | None, causal: bool, device: torch.dev
     return (distance >= 0) & (distance < window) if causal else distance.abs() < window
 
 
-def _attended_mask(
+def attended_mask(
     length: int, attended: Sequence[int], causal: bool, window: Tensor | None, device: torch.device
 ) -> Tensor | None:
     """Returns [count, 1, length or 1, length] bool for sequences of equal length, or `window` if no token is masked.

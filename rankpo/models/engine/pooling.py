@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,17 +20,25 @@ def pool(hidden: Tensor, lengths: Tensor, pooling: str, skipped: Tensor | None =
     return ways[0] if len(ways) == 1 else torch.cat(ways, dim=1)
 
 
+def place_of_token(lengths: Tensor, pooling: str, skipped: Tensor | None = None) -> Tensor | None:
+    """[n] int64 on the CPU: the row of the one token that `pool` reads of each sequence, or None if it reads several."""
+    ends = torch.cumsum(lengths, 0)
+    if pooling == "last":
+        return ends - 1
+    if pooling != "cls":
+        return None
+    if skipped is None:
+        return ends - lengths
+    # A sequence with only a prompt uses its first token.
+    return ends - lengths + torch.where(skipped < lengths, skipped, 0)
+
+
 def _pool(hidden: Tensor, lengths: Tensor, way: str, skipped: Tensor | None) -> Tensor:
-    ends = torch.cumsum(lengths, 0).to(hidden.device)
-    if way == "last":
-        return hidden[ends - 1].float()
-    # A sequence with only a prompt uses its first token (cls) or gives 0.
+    one = place_of_token(lengths, way, skipped)
+    if one is not None:
+        return hidden[one.to(hidden.device, non_blocking=True)].float()
+    # A sequence with only a prompt gives 0.
     left_out = None if skipped is None else torch.minimum(skipped, lengths)
-    if way == "cls":
-        starts = ends - lengths.to(hidden.device)
-        if left_out is not None:
-            starts = starts + torch.where(left_out < lengths, left_out, 0).to(hidden.device)
-        return hidden[starts].float()
     sizes = lengths.tolist()
     firsts = [0] * len(sizes) if left_out is None else left_out.tolist()
     parts = [part[first:] for part, first in zip(hidden.float().split(sizes), firsts, strict=True)]
@@ -45,3 +55,17 @@ def _pool(hidden: Tensor, lengths: Tensor, way: str, skipped: Tensor | None) -> 
     sums = torch.stack([part.sum(0) for part in parts])  # [n, D]
     counts = (lengths if left_out is None else lengths - left_out).clamp(min=1).to(hidden.device)[:, None]
     return sums / (counts if way == "mean" else counts.sqrt())
+
+
+def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor], count: int, device: torch.device) -> Tensor | None:
+    """Returns the values [count, …] of all chunks in the order of the sequences; 0 for an empty sequence.
+
+    parts: [n, …] values of each chunk; rows: [n] the chunk's rows. Returns None if there are no chunks.
+    """
+    if not parts:
+        return None
+    values, places = torch.cat(list(parts)), torch.cat(list(rows))
+    if len(places) == count:
+        return values[torch.argsort(places).to(device)]
+    full = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device=device)
+    return full.index_copy(0, places.to(device), values)

@@ -44,6 +44,20 @@ def fits(query: Tensor, dropout: float) -> bool:
     return query.is_cuda and query.dtype in HALF and head <= LARGEST_HEAD and head % 8 == 0 and dropout == 0
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spans:
+    """Borders of the packed sequences, in queries and in keys.
+
+    queries, keys: [n + 1] int32, the first token of each sequence and the number of tokens. longest_query, longest_key:
+    tokens of the longest sequence.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    longest_query: int
+    longest_key: int
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, borders: Tensor, longest: int, pattern: Pattern) -> Tensor:
     """Attention within each packed sequence. query: [1, heads, S, d]; key, value: [1, key heads, S, d].
 
@@ -51,17 +65,26 @@ def attend(query: Tensor, key: Tensor, value: Tensor, borders: Tensor, longest: 
     Returns [1, S, heads, d].
     """
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    spans = Spans(queries=borders, keys=borders, longest_query=longest, longest_key=longest)
+    return attend_spans(q, k, v, spans, pattern)[None]
+
+
+def attend_spans(query: Tensor, key: Tensor, value: Tensor, spans: Spans, pattern: Pattern) -> Tensor:
+    """Attention of the queries of each sequence to its keys. query: [Q, heads, d]; key, value: [S, key heads, d].
+
+    Returns [Q, heads, d].
+    """
     output = of_torch.varlen_attn(
-        q,
-        k,
-        v,
-        borders,
-        borders,
-        longest,
-        longest,
+        query,
+        key,
+        value,
+        spans.queries,
+        spans.keys,
+        spans.longest_query,
+        spans.longest_key,
         scale=pattern.scale,
         window_size=pattern.sides,
         enable_gqa=key.shape[1] != query.shape[1],
     )
     assert isinstance(output, Tensor)  # It would be a pair if the log-sum-exp were requested.
-    return output[None]
+    return output

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from rankpo.data.batch import join
-from rankpo.models.base import plain_attention
+from rankpo.models.attention import plain_attention
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.decoding import left_padded, until
 

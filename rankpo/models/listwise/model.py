@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rankpo.models.causal_lm.language_model import LanguageModel, scored_counts, scored_labels, sum_by_sequence
+from rankpo.models.engine.last_layer import OneToken
 from rankpo.models.engine.positions import usable_positions
 from rankpo.models.engine.token_logps import TokenRequest, token_values
 from rankpo.models.listwise.inputs import ListwiseInputs
@@ -107,16 +108,26 @@ class ListwiseModel(LanguageModel):
     # NEFTune
 
     def _run_packed(
-        self, pieces: list[Tensor], lengths: Tensor, attended: Tensor | None, **further: list[Tensor]
+        self,
+        pieces: list[Tensor],
+        lengths: Tensor,
+        attended: Tensor | None,
+        token: OneToken | None = None,
+        **further: list[Tensor],
     ) -> Tensor:
         self._noised = pieces
-        return super()._run_packed(pieces, lengths, attended, **further)
+        return super()._run_packed(pieces, lengths, attended, token, **further)
 
     def _run_padded(
-        self, pieces: list[Tensor], lengths: Tensor, attended: Tensor | None, **further: list[Tensor]
+        self,
+        pieces: list[Tensor],
+        lengths: Tensor,
+        attended: Tensor | None,
+        token: OneToken | None = None,
+        **further: list[Tensor],
     ) -> Tensor:
         self._noised = pieces
-        return super()._run_padded(pieces, lengths, attended, **further)
+        return super()._run_padded(pieces, lengths, attended, token, **further)
 
     def _add_noise(self, module: object, arguments: object, embedded: Tensor) -> Tensor:
         """U(-m, m) on the tokens of each sequence, m = α/√(T·d) with its own T; none on padding."""

@@ -22,6 +22,10 @@ class ScoreHead(ABC):
 
     modules: tuple[str, ...] = ()
 
+    def pooling(self, model: PreTrainedModel) -> str:
+        """The states that `scores` reads, as a way of `pool`."""
+        return "cls"
+
     def fits(self, model: PreTrainedModel) -> bool:
         """Whether the model has the head's modules."""
         return all(hasattr(model, name) or hasattr(model.base_model, name) for name in self.modules)
@@ -39,8 +43,11 @@ class PooledHead(ScoreHead):
 
     modules = ("head", "classifier")
 
+    def pooling(self, model: PreTrainedModel) -> str:
+        return str(model.config.classifier_pooling)
+
     def scores(self, model: PreTrainedModel, hidden: Tensor, lengths: Tensor) -> Tensor:
-        pooled = pool(hidden, lengths, model.config.classifier_pooling).to(model.dtype)  # [n, D]
+        pooled = pool(hidden, lengths, self.pooling(model)).to(model.dtype)  # [n, D]
         return model.get_submodule("classifier")(model.get_submodule("drop")(model.get_submodule("head")(pooled)))[:, 0]
 
 
@@ -82,6 +89,9 @@ class LastTokenHead(ScoreHead):
 
     modules = ("score",)
 
+    def pooling(self, model: PreTrainedModel) -> str:
+        return "last"
+
     def scores(self, model: PreTrainedModel, hidden: Tensor, lengths: Tensor) -> Tensor:
         return model.get_submodule("score")(pool(hidden, lengths, "last").to(model.dtype))[:, 0]
 
@@ -95,6 +105,9 @@ class AnswerHead(ScoreHead):
 
     def __init__(self, ids: tuple[int, ...]) -> None:
         self.ids = ids
+
+    def pooling(self, model: PreTrainedModel) -> str:
+        return "last"
 
     def scores(self, model: PreTrainedModel, hidden: Tensor, lengths: Tensor) -> Tensor:
         output = cast("nn.Linear", model.get_output_embeddings())

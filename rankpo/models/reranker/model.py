@@ -58,6 +58,7 @@ class RerankerModel(RankingModel):
         self.head: ScoreHead = head
         self.answers = answers
         check_positions(settings.max_length, backbone, self.position_offset)
+        self.read_one_token(head.pooling(backbone))
 
     def forward(self, sequences: Sequences) -> Tensor:
         """[N] float32 logits. With a gradient and more than `part_tokens` tokens, which only a long list of candidates
@@ -74,7 +75,7 @@ class RerankerModel(RankingModel):
 
     def _logits(self, sequences: Sequences) -> Tensor:
         rows, scores = [], []
-        for chunk, hidden, lengths in self.hidden_states(sequences):
+        for chunk, hidden, lengths in self.hidden_states(sequences, self.head.pooling(self.base)):
             rows.append(chunk)
             # In half precision, close scores would be equal.
             with torch.autocast(hidden.device.type, enabled=False):

@@ -39,6 +39,7 @@ class RewardModel(CompletionModel):
         self.reward_head = ScalarHead(head_size(self.base), bias=False)
         if self._unread is not None:
             self._unread.requires_grad_(False)
+        self.read_one_token("last")
 
     @torch.no_grad()
     def take_head(self, classifier: PreTrainedModel) -> None:
@@ -47,7 +48,7 @@ class RewardModel(CompletionModel):
 
     def forward(self, sequences: Sequences) -> Tensor:
         rows, last = [], []
-        for chunk, hidden, lengths in self.hidden_states(sequences):
+        for chunk, hidden, lengths in self.hidden_states(sequences, "last"):
             rows.append(chunk)
             last.append(pool(hidden, lengths, "last"))
         if not rows:

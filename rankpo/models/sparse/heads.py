@@ -10,7 +10,7 @@ from torch.nn.functional import gelu
 from transformers import PreTrainedModel
 
 from rankpo.errors import ConfigError
-from rankpo.models.base import plain_attention
+from rankpo.models.attention import plain_attention
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.token_logps import Head
 

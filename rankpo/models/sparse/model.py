@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from rankpo.data.batch import join, select
 from rankpo.errors import ConfigError
-from rankpo.models.base import in_order
+from rankpo.models.engine.pooling import in_order
 from rankpo.models.engine.positions import usable_positions
 from rankpo.models.engine.sparse_vectors import COLUMNS, compact, joined, paired_products, products, to_csr
 from rankpo.models.engine.vocabulary_pooling import pool_vocabulary
