@@ -21,8 +21,8 @@ from rankpo.runs.signals import noticed
 from rankpo.trainers.memory import explained
 from rankpo.trainers.parts import Parts
 from rankpo.trainers.profiling import profiled
-from rankpo.trainers.transfer import transfer_to
-from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Prepared, Update
+from rankpo.trainers.transfer import UpdatesAhead, transfer_to
+from rankpo.trainers.update import MicroBatch, NonFiniteError, Prepared, Update
 from rankpo.types import Batch, LossOutput
 
 
@@ -118,14 +118,13 @@ class BasicTrainer(Parts):
         """Trains to the end, from the newest checkpoint if any, and returns the metrics of the FINAL weights."""
         self.policy.train()
         self.loader.continue_from(self.state.stream)
-        transfer = transfer_to(self.policy.device)
-        ahead = Ahead(lambda step: transfer.send(self.prepare(step)), self.total_steps)
+        ahead = UpdatesAhead(self.prepare, self.total_steps, transfer_to(self.policy.device))
         try:
             self.watch.start(self.baseline, self.schedule.remark(self.total_steps))
             recorded = profiled(self.settings.profile_updates, self.watch.run.folder, self.logger)
             with noticed() as notice, explained(self.memory, self.settings.token_budget), recorded as after_update:
                 while self.state.step < self.total_steps and not self.state.stopped:
-                    self.train_step(transfer.receive(ahead.get(self.state.step)))
+                    self.train_step(ahead.get(self.state.step))
                     after_update()
                     self.watch.after_step()
                     self.watch.heed(notice)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from rankpo.trainers.update import Inputs, Prepared
+from rankpo.trainers.update import Ahead, Inputs, Prepared
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,20 @@ class SideStream(Transfer):
 def transfer_to(device: torch.device) -> Transfer:
     """The transfer for a device: a second stream on NVIDIA and AMD GPUs."""
     return SideStream(device, torch.cuda) if device.type == "cuda" else Transfer()
+
+
+class UpdatesAhead:
+    """Prepares the next update in a thread while this one runs, and sends its inputs to the device.
+
+    The result of `prepare` must depend on the step alone. last: the number of updates of the run.
+    """
+
+    def __init__(self, prepare: Callable[[int], Prepared], last: int, transfer: Transfer) -> None:
+        self.transfer = transfer
+        self.ahead = Ahead(lambda step: transfer.send(prepare(step)), last)
+
+    def get(self, step: int) -> Prepared:
+        return self.transfer.receive(self.ahead.get(step))
+
+    def close(self) -> None:
+        self.ahead.close()
