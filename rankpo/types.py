@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Record = TypeVar("Record", "Labels", "Batch")
+Moved = TypeVar("Moved", "Tensor", "Labels", "Sequences", "TeacherVectors")
 Turn = tuple[str, str]  # role and content
 Prompt = str | tuple[Turn, ...]
 
@@ -109,8 +110,7 @@ class Vectors:
         return bool((self.counts == 1).all())
 
     def places(self, chosen: Tensor) -> Tensor:
-        """[r] int64 on the CPU: rows of the chosen sequences, in their order."""
-        chosen = chosen.cpu()
+        """[r] int64 on the CPU: rows of the chosen sequences, in their order. chosen: [n] int64 on the CPU."""
         if self.single:
             return chosen
         counts = self.counts[chosen]
@@ -120,10 +120,9 @@ class Vectors:
         return numbers + numbers.new_ones(len(numbers)).cumsum(0) - 1
 
     def select(self, chosen: Tensor) -> Vectors:
-        """The vectors of the chosen sequences, in their order; gradients flow through. chosen: [n] int64."""
-        if self.single:
-            return Vectors(self.rows[chosen.to(self.rows.device)], self.counts[chosen.cpu()])
-        return Vectors(self.rows[self.places(chosen).to(self.rows.device)], self.counts[chosen.cpu()])
+        """The vectors of the chosen sequences, in their order; gradients flow through. chosen: [n] int64 on the CPU."""
+        places = self.places(chosen).to(self.rows.device, non_blocking=True)
+        return Vectors(self.rows[places], self.counts[chosen])
 
     def between(self, first: int, last: int) -> Vectors:
         """The vectors of the sequences first to last - 1, which share memory with these."""
@@ -144,7 +143,7 @@ class Labels:
     lengths: [B, G] int64, scored tokens of each candidate (0 on padding), if scores are sums of log-probabilities
     over tokens, as for causal language models; None if a score belongs to the candidate as a whole.
     grades: [B, G] float32, labels that differ from the relevance: scores beside lists of positives and negatives;
-    None if the relevance is the label.
+    None if the relevance is the label. collated: see `on_cpu`.
     """
 
     relevance: Tensor
@@ -153,9 +152,15 @@ class Labels:
     teacher: Tensor | None = None
     lengths: Tensor | None = None
     grades: Tensor | None = None
+    collated: Labels | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return int(self.relevance.shape[0])
+
+    @property
+    def on_cpu(self) -> Labels:
+        """These labels as they were before `to` moved them: their sizes and places can be read without a wait for a GPU."""
+        return self if self.collated is None else self.collated
 
     def to(self, device: torch.device | str) -> Labels:
         return _moved(self, device)
@@ -170,7 +175,7 @@ class TeacherVectors:
     candidates: Tensor
 
     def to(self, device: torch.device | str) -> TeacherVectors:
-        return TeacherVectors(self.queries.to(device), self.candidates.to(device))
+        return TeacherVectors(self.queries.to(device, non_blocking=True), self.candidates.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ class Batch:
     teacher: embeddings of the texts by another model. None if the loss does not need them.
     reference: [B, G] scores of the reference model, computed before the run, or None.
     ids: the B example ids, for messages. own_negatives: [B] bool, queries that use only their own negatives; None: no
-    query does.
+    query does. collated: see `on_cpu`.
     """
 
     sequences: Sequences
@@ -200,19 +205,33 @@ class Batch:
     judged: Tensor | None = None
     grades: Tensor | None = None
     teacher: TeacherVectors | None = None
+    collated: Batch | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return int(self.candidates.shape[0])
+
+    @property
+    def on_cpu(self) -> Batch:
+        """This batch as it was before `to` moved it: its sizes and places can be read without a wait for a GPU."""
+        return self if self.collated is None else self.collated
 
     def to(self, device: torch.device | str) -> Batch:
         return _moved(self, device)
 
 
 def _moved(record: Record, device: torch.device | str) -> Record:
-    """Returns the record with its tensors, and the records in it, on the device."""
-    values = {item.name: getattr(record, item.name) for item in fields(record)}
-    moved = {name: value.to(device) for name, value in values.items() if not isinstance(value, tuple | None)}
-    return replace(record, **moved)
+    """Returns the record with its tensors, and the records in it, on the device. The copies do not wait for the device."""
+    if str(device) == "cpu":
+        return record.on_cpu
+    values = {item.name: getattr(record, item.name) for item in fields(record) if item.name != "collated"}
+    moved = {name: _on(value, device) for name, value in values.items() if not isinstance(value, tuple | None)}
+    return replace(record, **moved, collated=record.on_cpu)
+
+
+def _on(value: Moved, device: torch.device | str) -> Moved:
+    if isinstance(value, Labels | Sequences | TeacherVectors):
+        return value.to(device)
+    return value.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def select(sequences: Sequences, rows: np.ndarray) -> Sequences:
     places = torch.from_numpy(np.arange(counts.sum()) + np.repeat(firsts - offsets, counts))  # of all tokens
 
     def taken(tokens: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tokens is None else tokens[places.to(tokens.device)]
+        return None if tokens is None else tokens[places.to(tokens.device, non_blocking=True)]
 
     ids = taken(sequences.input_ids)
     assert ids is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rankpo.types import Prompt
@@ -39,12 +39,16 @@ class Judge(ABC):
     def request(self, query: Prompt, a: str, b: str) -> Mapping[str, object]:
         """Returns all inputs of the answer as JSON, the key of the cache. query: text, or turns of a conversation."""
 
-    def count_cut(self, *texts: str) -> int:
-        """Returns the number of texts above the judge's maximum length."""
+    def request_list(self, query: Prompt, passages: Sequence[str]) -> Mapping[str, object]:
+        """Returns all inputs of an answer that orders the passages, as `request`. Raises JudgeStopped if it cannot."""
+        raise JudgeStopped(f"{type(self).__name__} compares two passages and orders no lists; set task.mode=pairs")
+
+    def count_cut(self, *texts: str, lists: bool = False) -> int:
+        """Returns the number of texts above the judge's maximum length. lists: of requests for lists."""
         return 0
 
-    def unmarked(self) -> str | None:
-        """The key of a template that does not separate texts by marks, or None."""
+    def unmarked(self, *, lists: bool = False) -> str | None:
+        """The key of a template that does not separate texts by marks, or None. lists: of requests for lists."""
         return None
 
     def close(self) -> None:  # noqa: B027  (most judges have nothing to end)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from rankpo.data.text.conversations import plain_text
 from rankpo.judges.base import Judge
 from rankpo.judges.costs import cost
-from rankpo.judges.pairs import Pair
-from rankpo.types import Prompt
 
 SHOWN_PROMPTS = 3
 CHARACTERS_PER_TOKEN = 4  # A common estimate for English; servers report exact counts later.
@@ -17,17 +14,19 @@ CHARACTERS_PER_TOKEN = 4  # A common estimate for English; servers report exact 
 
 def estimate(
     judge: Judge,
-    drawn: Sequence[Pair],
-    queries: Mapping[str, Prompt],
-    texts: Mapping[str, str],
-    calls_per_pair: int,
+    items: str,
+    requests: Sequence[Mapping[str, object]],
+    calls_per_item: int,
     say: Callable[[str], None],
 ) -> dict[str, object]:
-    """Returns counts of pairs, calls and prompt tokens, with dollars if the judge has a price; prints some prompts."""
-    requests = [judge.request(queries[pair.query_id], texts[pair.id1], texts[pair.id2]) for pair in drawn]
+    """Returns counts of items, calls and prompt tokens, with dollars if the judge has a price; prints some prompts.
+
+    items: the name of what is judged, pairs or lists; each has one of the requests.
+    """
     characters = sum(len(json.dumps(request, ensure_ascii=False)) for request in requests)
-    tokens = round(characters / CHARACTERS_PER_TOKEN * calls_per_pair)
-    row: dict[str, object] = {"pairs": len(drawn), "calls": len(drawn) * calls_per_pair, "prompt tokens, about": tokens}
+    tokens = round(characters / CHARACTERS_PER_TOKEN * calls_per_item)
+    row: dict[str, object] = {items: len(requests), "calls": len(requests) * calls_per_item}
+    row["prompt tokens, about"] = tokens
     if judge.price:
         row["dollars for prompts, about"] = round(cost({"prompt_tokens": tokens}, judge.price), 4)
     for request in requests[:SHOWN_PROMPTS]:
@@ -36,19 +35,15 @@ def estimate(
 
 
 def say_cut(
-    judge: Judge,
-    drawn: Sequence[Pair],
-    queries: Mapping[str, Prompt],
-    texts: Mapping[str, str],
+    count: Callable[[Collection[str]], int],
+    queries: Collection[str],
+    passages: Collection[str],
     say: Callable[[str], None],
 ) -> None:
-    """Reports how many queries and passages are truncated in the judge's prompt."""
-
-    asked = {plain_text(queries[pair.query_id]) for pair in drawn}
-    shown = {texts[identity] for pair in drawn for identity in (pair.id1, pair.id2)}
-    cut = judge.count_cut(*asked), judge.count_cut(*shown)
+    """Reports how many queries and passages are truncated in the judge's prompt. count: of the texts that are."""
+    cut = count(queries), count(passages)
     if any(cut):
         say(
-            f"{cut[0]} of {len(asked)} queries and {cut[1]} of {len(shown)} passages are longer than "
-            "judge.template.max_characters, and are cut there"
+            f"{cut[0]} of {len(queries)} queries and {cut[1]} of {len(passages)} passages are longer than the template's "
+            "max_characters, and are cut there"
         )

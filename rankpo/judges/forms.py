@@ -68,6 +68,34 @@ class Annotation(TypedDict):
     prompt: NotRequired[str]
 
 
+class ListCall(TypedDict):
+    """One answer about a list. order: "given" or "reversed". ranking: positions in the shown order, best first."""
+
+    order: str
+    ranking: Sequence[int]
+    text: str
+    model: str
+    prompt_hash: str
+
+
+class ListAnnotation(TypedDict):
+    """A judged list. ranking: positions in `passages`, best first. agreement: see `orders.Order`. passage_ranks: in the
+    ranking that the list was drawn from. asked: digest of the request, see `list_annotation.asked_list`.
+    """
+
+    asked: NotRequired[str]
+    query_id: str
+    passage_ids: Sequence[str]
+    query: Prompt
+    passages: Sequence[str]
+    ranking: Sequence[int]
+    agreement: float | None
+    passage_ranks: Sequence[int]
+    order: str
+    model: str
+    calls: Sequence[ListCall]
+
+
 class Scored(TypedDict):
     """A line of scores.jsonl: the scores of a query's candidates, or of a prompt's completions."""
 

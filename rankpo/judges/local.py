@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from rankpo.judges.base import Judge, Reply, words
-from rankpo.judges.templates import Template
+from rankpo.judges.orders import order_words
+from rankpo.judges.templates import ListTemplate, Template, for_lists, unmarked
 from rankpo.types import Prompt
 
 if TYPE_CHECKING:
@@ -21,11 +22,13 @@ class LocalJudge(Judge):
     """path: a folder or hub id of a causal language model. Its chat template is used if it has one.
 
     The answer starts with "Preferred:", and its next token is the likelier of A and B; the confidence is the share of
-    the likelier letter. device: None uses a GPU if there is one.
+    the likelier letter. A list is ordered by the log-probabilities of its letters behind "Ranking:", in one forward pass,
+    as in FIRST (https://arxiv.org/abs/2406.15657). device: None uses a GPU if there is one.
     """
 
     path: str
     template: Template
+    list_template: ListTemplate | None = None
     device: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
@@ -41,11 +44,15 @@ class LocalJudge(Judge):
     def request(self, query: Prompt, a: str, b: str) -> dict[str, object]:
         return {"judge": self.name, "revision": self.revision, "messages": self.template.messages(query, a, b)}
 
-    def unmarked(self) -> str | None:
-        return None if self.template.is_marked else "judge.template.prompt"
+    def request_list(self, query: Prompt, passages: Sequence[str]) -> dict[str, object]:
+        messages = for_lists(self.list_template).messages(query, passages)
+        return {"judge": self.name, "revision": self.revision, "messages": messages, "num_passages": len(passages)}
 
-    def count_cut(self, *texts: str) -> int:
-        return self.template.count_cut(*texts)
+    def unmarked(self, *, lists: bool = False) -> str | None:
+        return unmarked(self.template, self.list_template, lists)
+
+    def count_cut(self, *texts: str, lists: bool = False) -> int:
+        return (for_lists(self.list_template) if lists else self.template).count_cut(*texts)
 
     def ask(self, request: Mapping[str, object]) -> Reply:
         from rankpo.judges.letters import Letters
@@ -55,6 +62,12 @@ class LocalJudge(Judge):
                 self._letters = Letters.load(
                     self.path, self.revision, trust_remote_code=self.trust_remote_code, device=self.device
                 )
-            choice, share, num_tokens = self._letters.choose(cast("Messages", request["messages"]))
+            messages, count = cast("Messages", request["messages"]), cast("int", request.get("num_passages", 0))
+            if count:
+                ranking, num_tokens = self._letters.order(messages, count)
+                answer = order_words(ranking)
+            else:
+                choice, share, num_tokens = self._letters.choose(messages)
+                answer = words(choice, share)
         usage = {"prompt_tokens": num_tokens, "completion_tokens": 1}
-        return Reply(words(choice, share), self.name, usage)
+        return Reply(answer, self.name, usage)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 
 from rankpo.data.random_keys import random_keys, text_key
 
 STRATEGIES = ("uniform", "adjacent", "gap", "top_vs_rest", "uncertain")
+
+
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,13 @@ def draw(
     return drawn
 
 
-def in_rounds(drawn: Sequence[Sequence[Pair]]) -> list[Pair]:
-    """The first pair of every query, then the second of every query, and so on.
+def in_rounds(drawn: Sequence[Sequence[ItemT]]) -> list[ItemT]:
+    """The first pair (or list) of every query, then the second of every query, and so on.
 
     With this order, a budget that ends early covers as many queries and passages as possible.
     """
     longest = max(map(len, drawn), default=0)
-    return [pairs[number] for number in range(longest) for pairs in drawn if number < len(pairs)]
+    return [items[number] for number in range(longest) for items in drawn if number < len(items)]
 
 
 def _allowed(settings: PairSettings, depth: int) -> list[tuple[int, int]]:

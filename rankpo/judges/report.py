@@ -12,7 +12,7 @@ from rankpo.storage.secrets import redact
 
 REMEDIES = {
     "no answer": "had no answer, and the same command asks again",
-    "unparsable": "had answers that name no preference: a larger task.max_reasks asks once more, other words of "
+    "unparsable": "had answers without a verdict: a larger task.max_reasks asks once more, other words of "
     "judge.template or keys of judge ask anew",
 }
 GAPS = ((1, 5), (6, 15), (16, 30), (31, 10**9))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from rankpo.judges.base import Judge, JudgeStopped, Reply, words
+from rankpo.judges.orders import order_words
 from rankpo.types import Prompt
 
 if TYPE_CHECKING:
@@ -58,7 +59,13 @@ class ScoresJudge(Judge):
     def request(self, query: Prompt, a: str, b: str) -> dict[str, object]:
         return {"judge": self.name, "temperature": self.temperature, "query": query, "a": a, "b": b}
 
+    def request_list(self, query: Prompt, passages: Sequence[str]) -> dict[str, object]:
+        return {"judge": self.name, "query": query, "passages": list(passages)}
+
     def ask(self, request: Mapping[str, object]) -> Reply:
+        if "passages" in request:
+            scores = self.score(cast("Prompt", request["query"]), cast("Sequence[str]", request["passages"]))
+            return Reply(order_words(sorted(range(len(scores)), key=scores.__getitem__, reverse=True)), self.name)
         first, second = self.score(cast("Prompt", request["query"]), [str(request["a"]), str(request["b"])])
         choice = "A" if first >= second else "B"
         return Reply(words(choice, 1 / (1 + math.exp(-abs(first - second) / self.temperature))), self.name)

@@ -7,13 +7,13 @@ import os
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import urlsplit
 
 from rankpo.judges.base import Judge, JudgeFailed, JudgeStopped, Reply
-from rankpo.judges.templates import Template
+from rankpo.judges.templates import ListTemplate, Template, for_lists, unmarked
 from rankpo.judges.transport import LONGEST_PAUSE, NoAnswer, Transport
 from rankpo.storage.printable import one_line
 from rankpo.storage.secrets import redact, register
@@ -33,6 +33,12 @@ SCHEMA = {
     "required": ["comparison", "preferred", "confidence_score"],
     "additionalProperties": False,
 }
+LIST_SCHEMA = {
+    "type": "object",
+    "properties": {"comparison": {"type": "string"}, "ranking": {"type": "array", "items": {"type": "string"}}},
+    "required": ["comparison", "ranking"],
+    "additionalProperties": False,
+}
 
 
 @dataclass(kw_only=True)
@@ -50,6 +56,7 @@ class ServerJudge(Judge):
     base_url: str
     model: str
     template: Template
+    list_template: ListTemplate | None = None
     api_key_env: str = "OPENAI_API_KEY"
     temperature: float = 0.0
     max_tokens: int = 1024
@@ -111,23 +118,30 @@ class ServerJudge(Judge):
         self._transport.close()
 
     def request(self, query: Prompt, a: str, b: str) -> dict[str, object]:
+        return self._body(self.template.messages(query, a, b), "preference", SCHEMA)
+
+    def request_list(self, query: Prompt, passages: Sequence[str]) -> dict[str, object]:
+        return self._body(for_lists(self.list_template).messages(query, passages), "ranking", LIST_SCHEMA)
+
+    def _body(self, messages: Sequence[dict[str, str]], name: str, schema: Mapping[str, object]) -> dict[str, object]:
+        """The body of a request; with `structured`, the answer must have the schema."""
         body = {
             "model": self.model,
-            "messages": self.template.messages(query, a, b),
+            "messages": messages,
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             **self.extra,
         }
         if self.structured:
-            schema = {"name": "preference", "schema": SCHEMA, "strict": True}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+            named = {"name": name, "schema": schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
         return body
 
-    def unmarked(self) -> str | None:
-        return None if self.template.is_marked else "judge.template.prompt"
+    def unmarked(self, *, lists: bool = False) -> str | None:
+        return unmarked(self.template, self.list_template, lists)
 
-    def count_cut(self, *texts: str) -> int:
-        return self.template.count_cut(*texts)
+    def count_cut(self, *texts: str, lists: bool = False) -> int:
+        return (for_lists(self.list_template) if lists else self.template).count_cut(*texts)
 
     def ask(self, request: Mapping[str, object]) -> Reply:
         started = time.monotonic()

@@ -45,11 +45,8 @@ def parse(text: str) -> Verdict:
     JSON with `preferred` (and `confidence_score`), else the last line beginning `Preferred:` and the first confidence
     after it. The verdict may be followed by prose or blanks, as in real answers.
     """
-    bare = _without_thoughts(text)
-    if len(bare) > MAX_CHARACTERS:
-        raise Unreadable(f"the answer has {len(bare)} characters, more than {MAX_CHARACTERS}")
-    bare = bare.replace("**", "").replace("__", "").strip()
-    record = _json(bare)
+    bare = bare_answer(text)
+    record = json_object(bare, "preferred")
     if record is not None:
         return _of_record(record)
     starts = list(ANY_PREFERRED.finditer(bare))
@@ -62,6 +59,14 @@ def parse(text: str) -> Verdict:
     letter, rest = match
     stated = CONFIDENCE.search(rest)
     return Verdict(letter, _confidence(float(stated.group(1))) if stated else None)
+
+
+def bare_answer(text: str) -> str:
+    """An answer without thoughts and marks of bold text. Raises Unreadable for an answer that is too long."""
+    bare = _without_thoughts(text)
+    if len(bare) > MAX_CHARACTERS:
+        raise Unreadable(f"the answer has {len(bare)} characters, more than {MAX_CHARACTERS}")
+    return bare.replace("**", "").replace("__", "").strip()
 
 
 def _letter(line: str) -> tuple[str, str] | None:
@@ -91,8 +96,8 @@ def _without_thoughts(text: str) -> str:
     return "".join([*kept, text[start:]])
 
 
-def _json(text: str) -> dict[str, object] | None:
-    """Returns the JSON object in the text, possibly between fences; None for other texts."""
+def json_object(text: str, key: str) -> dict[str, object] | None:
+    """Returns the JSON object with a key in the text, possibly between fences; None for other texts."""
     start = 0
     if not text.startswith("{"):
         fence = FENCED.search(text)
@@ -107,7 +112,7 @@ def _json(text: str) -> dict[str, object] | None:
         raise Unreadable("the answer is nested too deeply") from None
     if text[end:].strip() and not (start and text[end:].lstrip().startswith("```")):
         return None
-    return value if isinstance(value, dict) and "preferred" in value else None
+    return value if isinstance(value, dict) and key in value else None
 
 
 def _of_record(record: dict[str, object]) -> Verdict:

@@ -173,18 +173,18 @@ class ContrastiveLoss(InBatchLoss):
         query, positive = asked.select(pool.query), texts.select(pool.positive)  # of b texts
         scores = similarity(query, texts)  # [b, P]
         kept, metrics = self._negatives(scores, pool)
-        parts = [self._logits(scores, pool.positive, pool.own, kept)]
-        own_query = torch.zeros_like(pool.same_query).scatter(1, pool.query[:, None], True)
+        parts = [self._logits(scores, pool.target, pool.own, kept)]
+        own_query = torch.zeros_like(pool.same_query).scatter(1, pool.itself[:, None], True)
         if self.query_query:
             hidden = _with_alone(pool.same_query if same_text else own_query, pool)
             parts.append(self._hide(similarity(query, asked), hidden))
         if self.document_document:
             hidden = _with_alone(pool.own | pool.known if same_text else pool.own, pool)
             parts.append(self._hide(similarity(positive, texts), hidden))
-        losses = _cross_entropy(torch.cat(parts, 1), pool.positive)
+        losses = _cross_entropy(torch.cat(parts, 1), pool.target)
         if self.symmetric:
             sharing = _with_alone(pool.shared if same_text else torch.zeros_like(own_query), pool) & ~own_query
-            backward = _cross_entropy(self._hide(similarity(asked, positive).T, sharing), pool.query)
+            backward = _cross_entropy(self._hide(similarity(asked, positive).T, sharing), pool.itself)
             metrics["loss/query_to_document"] = losses.detach() / 2
             metrics["loss/document_to_query"] = backward.detach() / 2
             losses = (losses + backward) / 2
@@ -192,12 +192,13 @@ class ContrastiveLoss(InBatchLoss):
 
     def _negatives(self, scores: Tensor, pool: Pool) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the negatives [b, P] that the filters keep, and metrics. scores: [b, P]."""
-        others = torch.ones_like(pool.own).scatter(1, pool.positive[:, None], False)
+        target = pool.target
+        others = torch.ones_like(pool.own).scatter(1, target[:, None], False)
         eligible = others & ~pool.known if self.false_negatives.same_text else others
         if pool.alone is not None:
             eligible = eligible & (pool.own | ~pool.alone[:, None])
-        kept = self._kept(scores, pool.positive, eligible, pool.teacher)
-        return kept, _metrics(scores, pool.positive, others, kept)
+        kept = self._kept(scores, target, eligible, pool.teacher)
+        return kept, _metrics(scores, target, others, kept)
 
     def _hide(self, scores: Tensor, hidden: Tensor) -> Tensor:
         return (scores / self.temperature).masked_fill(hidden, -torch.inf)

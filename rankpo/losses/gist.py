@@ -13,7 +13,7 @@ from rankpo.losses.maths import at_least_float32
 from rankpo.losses.matryoshka import matryoshka
 from rankpo.losses.nested import NestedInBatchLoss
 from rankpo.losses.pool import Pool, build_pool
-from rankpo.losses.vectors import Similarity, inner_products, one_each
+from rankpo.losses.vectors import Similarity, inner_products, one_each, taken
 from rankpo.types import Batch, LossOutput, TeacherVectors, Vectors
 
 
@@ -65,7 +65,7 @@ class GISTLoss(NestedInBatchLoss):
         if teacher is None:
             raise ValueError("GISTLoss needs the guide's embeddings, Batch.teacher, got None")
         pool = build_pool(batch, queries, deduplicate=True)
-        positives = torch.searchsorted(pool.rows, batch.candidates[:, 0].unique())  # [columns]
+        positives = torch.searchsorted(pool.rows, batch.on_cpu.candidates[:, 0].unique())  # [columns]
         rows = one_each(embeddings, type(self).__name__)
         with torch.autocast(rows.device.type, enabled=False):
             return matryoshka(
@@ -73,15 +73,16 @@ class GISTLoss(NestedInBatchLoss):
             )
 
     def _against(self, vectors: Tensor, pool: Pool, positives: Tensor, teacher: TeacherVectors) -> LossOutput:
-        texts, asked = vectors[pool.rows], vectors[pool.query_rows]
-        guide_texts = normalize(at_least_float32(teacher.candidates[pool.rows]), dim=1)
-        guide_asked = normalize(at_least_float32(teacher.queries[pool.query_rows]), dim=1)
-        query, positive = asked[pool.query], texts[pool.positive]  # [b, D]
-        guide_query, guide_positive = guide_asked[pool.query], guide_texts[pool.positive]
+        texts, asked = taken(vectors, pool.rows), taken(vectors, pool.query_rows)
+        guide_texts = normalize(at_least_float32(taken(teacher.candidates, pool.rows)), dim=1)
+        guide_asked = normalize(at_least_float32(taken(teacher.queries, pool.query_rows)), dim=1)
+        itself, target = pool.itself, pool.target
+        query, positive = asked[itself], texts[target]  # [b, D]
+        guide_query, guide_positive = guide_asked[itself], guide_texts[target]
         level = self._level((guide_query * guide_positive).sum(1, keepdim=True))  # [b, 1]
 
         scores = query @ texts.T  # [b, P]
-        own = torch.zeros_like(pool.own).scatter(1, pool.positive[:, None], True)
+        own = torch.zeros_like(pool.own).scatter(1, target[:, None], True)
         alone = torch.zeros_like(own[:, :1]) if pool.alone is None else pool.alone[:, None]
         dropped = ((guide_query @ guide_texts.T > level) | pool.known | (alone & ~pool.own)) & ~own
         parts = [scores.masked_fill(dropped, -torch.inf)]
@@ -89,21 +90,22 @@ class GISTLoss(NestedInBatchLoss):
             hidden = (guide_query @ guide_asked.T > level) | pool.same_query | alone
             parts.append((query @ asked.T).masked_fill(hidden, -torch.inf))
         if self.contrast_positives:
-            hidden = (guide_positive @ guide_texts[positives].T > level) | pool.known[:, positives] | alone
-            parts.append((positive @ texts[positives].T).masked_fill(hidden, -torch.inf))
+            columns = positives.to(scores.device, non_blocking=True)
+            hidden = (guide_positive @ guide_texts[columns].T > level) | pool.known[:, columns] | alone
+            parts.append((positive @ texts[columns].T).masked_fill(hidden, -torch.inf))
         logits = torch.cat(parts, 1) / self.temperature
-        losses = -logits.log_softmax(1).gather(1, pool.positive[:, None])[:, 0]
-        return LossOutput(losses, torch.ones_like(losses), _metrics(scores.detach(), pool, dropped, own))
+        losses = -logits.log_softmax(1).gather(1, target[:, None])[:, 0]
+        return LossOutput(losses, torch.ones_like(losses), _metrics(scores.detach(), target, dropped, own))
 
     def _level(self, positive: Tensor) -> Tensor:
         """The threshold of the guide's cosine above which a candidate is dropped, from the cosine of the positive."""
         return positive - self.margin * (positive.abs() if self.margin_strategy == "relative" else 1.0)
 
 
-def _metrics(scores: Tensor, pool: Pool, dropped: Tensor, own: Tensor) -> dict[str, Tensor]:
+def _metrics(scores: Tensor, target: Tensor, dropped: Tensor, own: Tensor) -> dict[str, Tensor]:
     """Returns `scores/*` [b]: the positive's score, the hardest kept passage's (the positive's if none is kept),
     whether the positive ranks first, and the share of dropped passages."""
-    chosen = scores.gather(1, pool.positive[:, None])[:, 0]
+    chosen = scores.gather(1, target[:, None])[:, 0]
     kept = ~dropped & ~own
     hardest = torch.where(kept.any(1), scores.masked_fill(~kept, -torch.inf).amax(1), chosen)
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rankpo.losses.base import require_choice, require_not_negative, require_positive
 from rankpo.losses.graded_pool import GradedPool, graded_pool
-from rankpo.losses.lists import list_metrics, mean_over, ordered_pairs
+from rankpo.losses.lists import list_metrics, mean_over, ordered_lists, ordered_pairs
 from rankpo.losses.maths import at_least_float32, negative_log_sigmoid
 from rankpo.losses.matryoshka import matryoshka
 from rankpo.losses.nested import NestedInBatchLoss
@@ -73,8 +73,11 @@ class GradedMarginLoss(NestedInBatchLoss):
             )
         scores = at_least_float32(scores).masked_fill(~labels.mask, 0.0)
         grades = at_least_float32(labels.relevance).masked_fill(~labels.mask, 0.0)
-        losses = graded_margin(scores / self.temperature, grades, labels.mask, self.margin)
-        metrics = list_metrics(scores.detach(), grades.to(scores.dtype), labels.mask, graded=True)
+        known = labels.on_cpu
+        cuts = cuts_of(known.relevance, known.mask)
+        losses = graded_margin(scores / self.temperature, grades, labels.mask, cuts, self.margin)
+        told = ordered_lists(known.relevance, known.mask)
+        metrics = list_metrics(scores.detach(), grades.to(scores.dtype), labels.mask, told, graded=True)
         return LossOutput(losses, self.weights(labels)["loss"], metrics)
 
     def in_batch_weights(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -89,29 +92,41 @@ class GradedMarginLoss(NestedInBatchLoss):
     ) -> LossOutput:
         if not self.in_batch_wanted:
             raise ValueError("negatives=own needs scores; call the loss itself, or set negatives=in_batch")
-        pool = graded_pool(batch, queries, self.unknown == "irrelevant")
+        made = graded_pool(batch, queries, self.unknown == "irrelevant")
+        cuts, told = cuts_of(made.grades, made.known), ordered_lists(made.grades.gather(1, made.own), made.own_mask)
         # A half-precision product, multiplied by 1/τ, would have an error of about one nat.
         vectors = as_vectors(embeddings)
-        with torch.autocast(vectors.rows.device.type, enabled=False):
-            return matryoshka(
-                lambda cut: self._against(Vectors(cut, vectors.counts), pool, similarity),
-                vectors.rows,
-                self.matryoshka,
-            )
+        pool = made.to(vectors.rows.device)
 
-    def _against(self, vectors: Vectors, pool: GradedPool, similarity: Similarity) -> LossOutput:
-        scores = similarity(vectors.select(pool.query_rows), vectors.select(pool.rows))  # [b, P]
-        losses = graded_margin(scores / self.temperature, pool.grades, pool.known, self.margin)
+        def against(cut: Tensor) -> LossOutput:
+            every = Vectors(cut, vectors.counts)
+            scores = similarity(every.select(made.query_rows), every.select(made.rows))  # [b, P]
+            return self._of_pool(scores, pool, cuts, told)
+
+        with torch.autocast(vectors.rows.device.type, enabled=False):
+            return matryoshka(against, vectors.rows, self.matryoshka)
+
+    def _of_pool(self, scores: Tensor, pool: GradedPool, cuts: Sequence[float], told: Tensor) -> LossOutput:
+        """scores: [b, P]. told: the queries with an ordered pair of own candidates."""
+        losses = graded_margin(scores / self.temperature, pool.grades, pool.known, cuts, self.margin)
         own = scores.detach().gather(1, pool.own)  # [b, G]
-        metrics = list_metrics(own, pool.grades.gather(1, pool.own).to(own.dtype), pool.own_mask, graded=True)
+        metrics = list_metrics(own, pool.grades.gather(1, pool.own).to(own.dtype), pool.own_mask, told, graded=True)
         metrics["scores/pool"] = pool.known.sum(1).to(scores.dtype)
         return LossOutput(losses, pool.teaches.to(losses.dtype), metrics)
 
 
-def graded_margin(logits: Tensor, grades: Tensor, known: Tensor, margin: float) -> Tensor:
-    """Losses [b] of logits s/τ and grades [b, P], over known [b, P]; 0 for a row with equal known grades."""
+def cuts_of(grades: Tensor, known: Tensor) -> list[float]:
+    """All distinct known grades but the lowest, ascending. On the CPU, they can be read without a wait for a GPU."""
+    return [float(grade) for grade in grades[known].unique()[1:]]
+
+
+def graded_margin(logits: Tensor, grades: Tensor, known: Tensor, grade_cuts: Sequence[float], margin: float) -> Tensor:
+    """Losses [b] of logits s/τ and grades [b, P], over known [b, P]; 0 for a row with equal known grades.
+
+    grade_cuts: the result of `cuts_of`.
+    """
     losses, cuts = torch.zeros_like(logits[:, 0]), torch.zeros_like(logits[:, 0])
-    for grade in grades[known].unique().tolist()[1:]:
+    for grade in grade_cuts:
         high, low = known & (grades >= grade), known & (grades < grade)
         cut = (known & (grades == grade)).any(1) & low.any(1)  # [b]: the grade is a cut of the row
         # Rows without this cut keep all entries, so that their unused value is finite.

@@ -5,7 +5,7 @@ Letters: b requested queries (of B) · P distinct passages of the update.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -28,9 +28,15 @@ class GradedPool:
     own_mask: Tensor
     teaches: Tensor
 
+    def to(self, device: torch.device) -> GradedPool:
+        """Copies the pool to the device without a wait."""
+        return GradedPool(
+            **{item.name: getattr(self, item.name).to(device, non_blocking=True) for item in fields(self)}
+        )
+
 
 def graded_pool(batch: Batch, queries: Tensor | None, irrelevant: bool) -> GradedPool:
-    """The pool of the whole update for `queries`, indices [b] into the batch, or None for all.
+    """The pool of the whole update on the CPU, for `queries`, indices [b] into the batch, or None for all.
 
     Grades come from the labels of all queries of equal text, and from `batch.judged` and `batch.grades`, the judgements
     in the rest of the data; the largest of several grades is used. irrelevant: unknown passages count as grade 0, or as
@@ -38,6 +44,8 @@ def graded_pool(batch: Batch, queries: Tensor | None, irrelevant: bool) -> Grade
     """
     if batch.queries is None:
         raise ValueError("in-batch passages need query rows, but this batch has none; set loss.negatives=own")
+    batch = batch.on_cpu
+    assert batch.queries is not None
     mask, device = batch.labels.mask, batch.candidates.device
     asked = torch.arange(len(batch), device=device) if queries is None else queries
     rows, place = batch.candidates[mask].unique(return_inverse=True)  # [P], [unmasked]

@@ -95,12 +95,12 @@ class GRPOLoss(TokenPolicyLoss):
         return torch.where(spread[:, None], centred / (deviation + self.delta), 0)
 
     def of_tokens(self, tokens: PolicyTokens, advantages: Tensor, counts: Tensor) -> LossOutput:
-        """Losses [P] of the tokens of n completions. advantages [n]; counts [n] tokens of each."""
-        counts = counts.to(advantages.device)
-        each = torch.repeat_interleave(advantages.detach(), counts)  # [P]
+        """Losses [P] of the tokens of n completions. advantages [n]; counts [n] tokens of each, on the CPU."""
+        owner = torch.arange(len(counts)).repeat_interleave(counts).to(advantages.device, non_blocking=True)  # [P]
+        each = advantages.detach()[owner]
         weights = None
         if self.normalise == "sequence":
-            weights = torch.repeat_interleave(1 / counts.to(each.dtype), counts)
+            weights = (1 / counts.to(each.dtype)).to(advantages.device, non_blocking=True)[owner]
         return self._losses(tokens, each, weights)
 
     def __call__(self, scores: Tensor, labels: Labels, reference: Tensor | None = None) -> LossOutput:
@@ -109,15 +109,18 @@ class GRPOLoss(TokenPolicyLoss):
             raise ValueError(f"old_policy={self.old_policy} acts on tokens; on scores [B, G] set old_policy=reference")
         mask = labels.mask
         fixed = at_least_float32(require_reference(self, reference)).detach()
+        slots = candidate_slots(labels)
         policy, old = (
-            logps_from_scores(values, mask, self.temperature, self.logps)[mask]
+            logps_from_scores(values, mask, self.temperature, self.logps)[slots]
             for values in (at_least_float32(scores), fixed)
         )  # [all candidates]
-        flat = self._losses(PolicyTokens(policy, old, old), self.advantages(labels.relevance, mask)[mask], None)
+        flat = self._losses(PolicyTokens(policy, old, old), self.advantages(labels.relevance, mask)[slots], None)
         weights = self.weights(labels)["loss"]
-        terms = {name: Term(_list_means(term.losses, mask), weights, term.scale) for name, term in flat.terms.items()}
-        rewards = {"rewards/mean": labels.relevance[mask], "rewards/std": group_deviations(labels)}
-        return LossOutput(_list_means(flat.losses, mask), weights, {**flat.metrics, **rewards}, terms)
+        terms = {
+            name: Term(_list_means(term.losses, mask, slots), weights, term.scale) for name, term in flat.terms.items()
+        }
+        rewards = {"rewards/mean": labels.relevance[slots], "rewards/std": group_deviations(labels)}
+        return LossOutput(_list_means(flat.losses, mask, slots), weights, {**flat.metrics, **rewards}, terms)
 
     def _losses(self, tokens: PolicyTokens, advantages: Tensor, weights: Tensor | None) -> LossOutput:
         logps = at_least_float32(tokens.logps)
@@ -130,14 +133,21 @@ class GRPOLoss(TokenPolicyLoss):
         return LossOutput(losses, weights, ratio_metrics(ratio, clipped, advantages, distance), terms)
 
 
+def candidate_slots(labels: Labels) -> tuple[Tensor, Tensor]:
+    """Rows and columns [candidates] of the unmasked candidates, on the device of the labels, without a wait for it."""
+    device = labels.mask.device
+    row, column = labels.on_cpu.mask.nonzero(as_tuple=True)
+    return row.to(device, non_blocking=True), column.to(device, non_blocking=True)
+
+
 def group_deviations(labels: Labels) -> Tensor:
     """[B] population standard deviation of each group's rewards; 0 for groups without advantages."""
-    rewards = at_least_float32(labels.relevance)
-    mean = _list_means(rewards[labels.mask], labels.mask)[:, None]
-    return _list_means((rewards - mean).square()[labels.mask], labels.mask).sqrt()
+    rewards, mask, slots = at_least_float32(labels.relevance), labels.mask, candidate_slots(labels)
+    mean = _list_means(rewards[slots], mask, slots)[:, None]
+    return _list_means((rewards - mean).square()[slots], mask, slots).sqrt()
 
 
-def _list_means(values: Tensor, mask: Tensor) -> Tensor:
-    """[B] means of values [candidates] over the unmasked places of each row; 0 for a row without any."""
-    placed = values.new_zeros(mask.shape).masked_scatter(mask, values)
+def _list_means(values: Tensor, mask: Tensor, slots: tuple[Tensor, Tensor]) -> Tensor:
+    """[B] means of values [candidates] over the unmasked places `slots` of each row; 0 for a row without any."""
+    placed = values.new_zeros(mask.shape).index_put(slots, values)
     return placed.sum(1) / mask.sum(1).clamp(min=1)

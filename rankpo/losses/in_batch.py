@@ -67,7 +67,7 @@ class InBatchLoss(Loss):
         queries: Tensor | None = None,
         similarity: Similarity = inner_products,
     ) -> LossOutput:
-        """Losses [b] of `queries`, indices into the update, or None for all B.
+        """Losses [b] of `queries`, indices into the update on the CPU, or None for all B.
 
         embeddings: of all sequences of the update, [N, D] in the rows of batch.sequences, or `Vectors` where a text may
         have several, of length 1 if scores are cosines. batch: the update over all ranks. similarity: the model's

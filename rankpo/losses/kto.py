@@ -96,12 +96,18 @@ class KTOLoss(Loss):
         weights = torch.where(desirable, self.desirable_weight, self.undesirable_weight)
         losses = weights * torch.sigmoid(-self.beta * wanted)
         rewards = self.beta * ratios.detach()
+        liked = labels.on_cpu.relevance[:, 0] > 0
         metrics = {
-            "rewards/chosen": rewards[desirable],
-            "rewards/rejected": rewards[~desirable],
+            "rewards/chosen": rewards[_places(liked, rewards.device)],
+            "rewards/rejected": rewards[_places(~liked, rewards.device)],
             "kl/reference_point": origin,
         }
         return LossOutput(losses, self.weights(labels)["loss"], metrics)
+
+
+def _places(mask: Tensor, device: torch.device) -> Tensor:
+    """The indices on the device of the True entries of mask [B] on the CPU."""
+    return mask.nonzero().squeeze(1).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rankpo.losses.base import require_choice, require_positive
 from rankpo.losses.pairs_of_update import DISTANCES, Pairs, PairwiseInBatchLoss, distances
+from rankpo.losses.vectors import taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +36,9 @@ class ContrastivePairsLoss(PairwiseInBatchLoss):
                 "datasets.<name>.min_label and max_label to the range of its labels"
             )
 
-    def of_update(self, embeddings: Tensor, pairs: Pairs, asked: Tensor) -> tuple[Tensor, Tensor]:
-        apart = distances(embeddings[pairs.left], embeddings[pairs.right], self.distance)
-        alike = pairs.labels.to(apart)
+    def of_update(self, embeddings: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        apart = distances(taken(embeddings, pairs.left), taken(embeddings, pairs.right), self.distance)
+        alike = pairs.labels.to(apart.device, apart.dtype, non_blocking=True)
         return (alike * apart.square() + (1 - alike) * (self.margin - apart).clamp(min=0).square()) / 2, apart
 
 
@@ -70,10 +71,11 @@ class OnlineContrastiveLoss(PairwiseInBatchLoss):
                 "supports numbers between 0 and 1, and loss=cosent all numbers"
             )
 
-    def of_update(self, embeddings: Tensor, pairs: Pairs, asked: Tensor) -> tuple[Tensor, Tensor]:
-        apart = distances(embeddings[pairs.left], embeddings[pairs.right], self.distance)
-        alike = pairs.labels == 1
-        nearest, farthest = self._borders(apart.detach(), alike)
+    def of_update(self, embeddings: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        apart = distances(taken(embeddings, pairs.left), taken(embeddings, pairs.right), self.distance)
+        on_cpu = pairs.labels == 1
+        nearest, farthest = self._borders(apart.detach(), on_cpu)
+        alike = on_cpu.to(apart.device, non_blocking=True)
         terms = torch.where(alike, apart.square(), (self.margin - apart).clamp(min=0).square())
         hard = torch.where(alike, apart > nearest, apart < farthest)
         factor = len(apart) if self.reduction == "sum" else 1  # The trainer divides by the number of pairs.
@@ -81,8 +83,11 @@ class OnlineContrastiveLoss(PairwiseInBatchLoss):
 
     @staticmethod
     def _borders(apart: Tensor, alike: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the distance above which positive pairs are hard, and the one below which negative pairs are hard."""
-        positive, negative = apart[alike], apart[~alike]
+        """Returns the distance above which positive pairs are hard, and the one below which negative pairs are hard.
+
+        alike: [n] bool on the CPU, True for positive pairs.
+        """
+        positive, negative = (taken(apart, of.nonzero().squeeze(1)) for of in (alike, ~alike))
         nearest = negative.min() if len(negative) else positive.mean()
         farthest = positive.max() if len(positive) else negative.mean()
         return nearest, farthest

@@ -82,16 +82,24 @@ class ListLoss(Loss):
         scores = at_least_float32(scores)
         target = self.target_of(labels).to(scores.dtype)
         usable = self.usable(target, labels)
+        known = labels.on_cpu
         s = self.scaled(scores, reference).masked_fill(~labels.mask, 0.0)
         losses = self.of_lists(s, target, labels).masked_fill(~usable, 0.0)
-        metrics = list_metrics(scores.detach(), target, labels.mask, graded=self.target == "relevance")
+        told = ordered_lists(self.target_of(known), known.mask)
+        metrics = list_metrics(scores.detach(), target, labels.mask, told, graded=self.target == "relevance")
         metrics["scores/empty"] = (~usable).to(scores.dtype)
-        return LossOutput(losses, self.weights(labels)["loss"], metrics)
+        weights = self.weights(known)["loss"].to(scores.device, non_blocking=True)
+        return LossOutput(losses, weights, metrics)
 
 
 def ordered_pairs(target: Tensor, mask: Tensor) -> Tensor:
     """[B, G, G] bool: y_i > y_j. Ties and masked candidates form no pairs."""
     return (target[:, :, None] > target[:, None, :]) & both(mask)
+
+
+def ordered_lists(target: Tensor, mask: Tensor) -> Tensor:
+    """[n] indices of the lists with an ordered pair. On the CPU, their number can be read without a wait for a GPU."""
+    return ordered_pairs(target, mask).flatten(1).any(1).nonzero().squeeze(1)
 
 
 def both(mask: Tensor) -> Tensor:
@@ -128,15 +136,14 @@ def positions(scores: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return torch.empty_like(order).scatter(1, order, numbers)
 
 
-def list_metrics(scores: Tensor, target: Tensor, mask: Tensor, graded: bool) -> dict[str, Tensor]:
+def list_metrics(scores: Tensor, target: Tensor, mask: Tensor, told: Tensor, graded: bool) -> dict[str, Tensor]:
     """Returns `scores/accuracies`, `scores/ties` (shares of the ordered pairs), `scores/top1` (a best candidate ranks
     first without ties) and, if graded, `ndcg@10`; one value for each list with an ordered pair.
 
-    target: the relevance in the scale of the training data. With a label range the scale is [0, 1], so the gains here
+    told: the result of `ordered_lists`. target: the relevance in the scale of the training data. With a label range the scale is [0, 1], so the gains here
     are flatter than those of an evaluation, which uses the labels before scaling.
     """
     pairs = ordered_pairs(target, mask)
-    told = pairs.flatten(1).any(1)
     difference = gaps(scores)
     place = positions(scores, target, mask)
     best = target == torch.where(mask, target, -torch.inf).amax(1, keepdim=True)
@@ -147,7 +154,8 @@ def list_metrics(scores: Tensor, target: Tensor, mask: Tensor, graded: bool) -> 
     }
     if graded:
         metrics[f"ndcg@{NDCG_DEPTH}"] = ndcg(place, target, mask, NDCG_DEPTH)
-    return {name: values[told] for name, values in metrics.items()}
+    chosen = told.to(scores.device, non_blocking=True)
+    return {name: values[chosen] for name, values in metrics.items()}
 
 
 def ndcg(place: Tensor, target: Tensor, mask: Tensor, k: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rankpo.losses.base import Loss, require_choice, require_positive
-from rankpo.losses.lists import list_metrics, ordered_pairs
+from rankpo.losses.lists import list_metrics, ordered_lists, ordered_pairs
 from rankpo.losses.maths import at_least_float32
 from rankpo.types import Labels, LossOutput, Term
 
@@ -68,7 +68,9 @@ class ListwiseLMLoss(Loss):
         if ranked is None:
             mask = labels.mask
             target = labels.relevance.to(scores.dtype).masked_fill(~mask, 0.0)
-            metrics = list_metrics(scores.detach(), target, mask, graded=True)
+            known = labels.on_cpu
+            told = ordered_lists(known.relevance, known.mask)
+            metrics = list_metrics(scores.detach(), target, mask, told, graded=True)
             empty = ~ordered_pairs(target, mask).flatten(1).any(1)
             return LossOutput(losses, tokens, {**metrics, "scores/empty": empty.to(scores.dtype)})
         terms = {"ranking": Term(ranked.losses, ranked.weights, self.ranking_weight)}

@@ -135,5 +135,5 @@ class BCOLoss(LogRatioLoss):
         delta = state["delta"] if state else 0.0
         losses = negative_log_sigmoid(rewards[:, 0] - delta) + negative_log_sigmoid(delta - rewards[:, 1])
         metrics = pair_metrics(scores, rewards, labels.lengths)
-        metrics["rewards/delta"] = rewards.new_tensor(delta)
+        metrics["rewards/delta"] = rewards.new_full((), delta)
         return LossOutput(losses, self.weights(labels)["loss"], metrics)

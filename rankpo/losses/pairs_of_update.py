@@ -20,7 +20,7 @@ DISTANCES = ("cosine", "euclidean", "manhattan")
 
 @dataclass(frozen=True)
 class Pairs:
-    """All n pairs of an update. owner [n]: index of the query in the batch. left, right [n]: rows of
+    """All n pairs of an update, on the CPU. owner [n]: index of the query in the batch. left, right [n]: rows of
     `Batch.sequences`. labels [n]: the relevance in the data."""
 
     owner: Tensor
@@ -35,6 +35,8 @@ def pairs_of(batch: Batch) -> Pairs:
         raise ValueError(
             "labelled pairs need an embedding of each text, but this model encodes query and candidate together"
         )
+    batch = batch.on_cpu
+    assert batch.queries is not None
     owner, column = batch.labels.mask.nonzero(as_tuple=True)
     known = batch.labels.relevance if batch.labels.grades is None else batch.labels.grades
     labels = at_least_float32(known)[owner, column]
@@ -55,8 +57,8 @@ class PairwiseInBatchLoss(NestedInBatchLoss):
     def check(self, labels: Tensor) -> None:
         """Raises ValueError for labels [n] outside the domain of the loss."""
 
-    def of_update(self, embeddings: Tensor, pairs: Pairs, asked: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns losses [n] and scores [n] of embeddings [N, D]; losses count only where asked [n] is True."""
+    def of_update(self, embeddings: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """Returns losses [n] and scores [n] of embeddings [N, D]."""
         raise TypeError(f"{type(self).__name__} has no formula")
 
     def in_batch_weights(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -72,20 +74,21 @@ class PairwiseInBatchLoss(NestedInBatchLoss):
         similarity: Similarity = inner_products,
     ) -> LossOutput:
         pairs = pairs_of(batch)
+        queries = torch.arange(len(batch), device=pairs.owner.device) if queries is None else queries
         chosen = torch.zeros(len(batch), dtype=torch.bool, device=pairs.owner.device)
-        chosen[slice(None) if queries is None else queries] = True
-        asked = chosen[pairs.owner]  # [n]
+        chosen[queries] = True
+        asked = chosen[pairs.owner].nonzero().squeeze(1)
         counts = batch.labels.mask.sum(1)  # [B]
-        kept = slice(None) if queries is None else queries
+        rows = one_each(embeddings, type(self).__name__)
+        owner, places, kept = (item.to(rows.device, non_blocking=True) for item in (pairs.owner[asked], asked, queries))
 
         def of(rows: Tensor) -> LossOutput:
-            losses, scores = self.of_update(rows, pairs, asked)
-            sums = torch.zeros_like(counts, dtype=losses.dtype).index_add(0, pairs.owner[asked], losses[asked])
+            losses, scores = self.of_update(rows, pairs)
+            sums = torch.zeros_like(counts, dtype=losses.dtype).index_add(0, owner, losses[places])
             weights = counts.to(losses.dtype)
             means = sums / weights.clamp(min=1)
-            return LossOutput(means[kept], weights[kept], {"scores/mean": scores.detach()[asked]})
+            return LossOutput(means[kept], weights[kept], {"scores/mean": scores.detach()[places]})
 
-        rows = one_each(embeddings, type(self).__name__)
         with torch.autocast(rows.device.type, enabled=False):
             return matryoshka(of, rows, self.matryoshka)
 

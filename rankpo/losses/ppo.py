@@ -44,11 +44,14 @@ class Estimates(NamedTuple):
 
 
 def terminal_rewards(rewards: Tensor, counts: Tensor) -> Tensor:
-    """[P]: each completion's reward [n] on its last token, 0 elsewhere. Skips completions without tokens."""
-    counts = counts.to(rewards.device)
+    """[P]: each completion's reward [n] on its last token, 0 elsewhere. Skips completions without tokens.
+
+    counts: [n], on the CPU.
+    """
     per_token = rewards.new_zeros(int(counts.sum()))
     scored = counts > 0
-    per_token[torch.cumsum(counts, 0)[scored] - 1] = rewards[scored]
+    lasts, chosen = torch.cumsum(counts, 0)[scored] - 1, scored.nonzero().squeeze(1)
+    per_token[lasts.to(rewards.device, non_blocking=True)] = rewards[chosen.to(rewards.device, non_blocking=True)]
     return per_token
 
 

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize, pad
 
 from rankpo.losses.base import require_positive
 from rankpo.losses.pairs_of_update import Pairs, PairwiseInBatchLoss, cosines
+from rankpo.losses.vectors import taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +30,11 @@ class CoSENTLoss(PairwiseInBatchLoss):
         """Similarities [n] of rows [n, D]."""
         return cosines(left, right)
 
-    def of_update(self, embeddings: Tensor, pairs: Pairs, asked: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.similarity(embeddings[pairs.left], embeddings[pairs.right])
+    def of_update(self, embeddings: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        scores = self.similarity(taken(embeddings, pairs.left), taken(embeddings, pairs.right))
         gaps = (scores[None, :] - scores[:, None]) / self.temperature  # [i, j]
-        ordered = pairs.labels[:, None] > pairs.labels[None, :]
-        value = torch.cat([gaps.new_zeros(1), gaps[ordered]]).logsumexp(0)
+        ordered = (pairs.labels[:, None] > pairs.labels[None, :]).flatten().nonzero().squeeze(1)  # On the CPU.
+        value = torch.cat([gaps.new_zeros(1), taken(gaps.flatten(), ordered)]).logsumexp(0)
         return value.expand(len(scores)), scores  # The mean over pairs is the value.
 
 
@@ -65,6 +66,6 @@ class CosineMSELoss(PairwiseInBatchLoss):
                 "max_label to the range of its labels"
             )
 
-    def of_update(self, embeddings: Tensor, pairs: Pairs, asked: Tensor) -> tuple[Tensor, Tensor]:
-        scores = cosines(embeddings[pairs.left], embeddings[pairs.right])
-        return (scores - pairs.labels.to(scores)).square(), scores
+    def of_update(self, embeddings: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        scores = cosines(taken(embeddings, pairs.left), taken(embeddings, pairs.right))
+        return (scores - pairs.labels.to(scores.device, scores.dtype, non_blocking=True)).square(), scores

@@ -52,11 +52,11 @@ class SelfDistillationLoss(ContrastiveLoss):
         if len(self.part_weights) != parts:
             raise ValueError(f"part_weights has {len(self.part_weights)} weights, but the model has {parts} parts")
         kept, metrics = self._negatives(scores[0], pool)
-        logits = torch.stack([self._logits(each, pool.positive, pool.own, kept) for each in scores])
-        target = pool.positive[None, :, None].expand(len(scores), -1, 1)
+        logits = torch.stack([self._logits(each, pool.target, pool.own, kept) for each in scores])
+        target = pool.target[None, :, None].expand(len(scores), -1, 1)
         shares = logits.log_softmax(2)
         own = -shares.gather(2, target).squeeze(2)  # [1 + parts, b]
-        weights = torch.tensor(self.part_weights, dtype=scores.dtype, device=scores.device)[:, None]
+        weights = torch.tensor(self.part_weights, dtype=scores.dtype)[:, None].to(scores.device, non_blocking=True)
         losses = (own[0] + (weights * own[1:]).sum(0)) / (parts + 1)
         metrics["loss/contrastive"] = losses.detach()
         if self.distillation:

@@ -102,9 +102,10 @@ class Sparsity:
     ) -> LossOutput:
         """Adds a term for each role with a weight, and metrics. rows: [N, V] weights of the sequences.
 
-        activity: of the whole update. factor: of the weights. queries: indices [b] of the output's queries; None: all.
+        activity: of the whole update. factor: of the weights. queries: indices [b] of the output's queries, on the CPU; None: all.
         """
-        asked = torch.arange(len(batch), device=rows.device) if queries is None else queries
+        chosen = torch.arange(len(batch)) if queries is None else queries
+        asked = chosen.to(rows.device, non_blocking=True)
         mask = batch.labels.mask[asked]
         texts = {QUERY: batch.queries[asked, None], DOCUMENT: batch.candidates[asked]}  # type: ignore[index]
         masks = {QUERY: torch.ones_like(texts[QUERY], dtype=torch.bool), DOCUMENT: mask}
@@ -126,9 +127,9 @@ class Sparsity:
         value = (rows @ (activity.weights[role] / activity.texts[role])) * kept
         return value + (value - value.detach())  # FLOPS is quadratic, so its gradient is twice that of the value.
 
-    def denominators(self, activity_texts: Tensor) -> dict[str, float]:
-        """Denominators of the terms. activity_texts: [2] texts of the update."""
-        sizes = dict(zip((QUERY, DOCUMENT), activity_texts.tolist(), strict=True))
+    def denominators(self, queries: int, documents: int) -> dict[str, float]:
+        """Denominators of the terms: the numbers of queries and of candidates of the update."""
+        sizes = {QUERY: float(queries), DOCUMENT: float(documents)}
         return {name: sizes[name] for name, weight in self.weights.items() if weight}
 
     def next_state(
@@ -180,7 +181,8 @@ def _query_slots(rows: Tensor, batch: Batch) -> Tensor:
 
 def _document_slots(rows: Tensor, batch: Batch) -> Tensor:
     """[N] number of times that each sequence is a candidate."""
-    slots = batch.candidates[batch.labels.mask]
+    known = batch.on_cpu
+    slots = known.candidates[known.labels.mask].to(rows.device, non_blocking=True)
     return torch.zeros(len(rows), device=rows.device).index_add(0, slots, torch.ones_like(slots).float())
 
 

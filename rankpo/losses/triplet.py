@@ -14,7 +14,7 @@ from rankpo.losses.matryoshka import matryoshka
 from rankpo.losses.nested import NestedInBatchLoss
 from rankpo.losses.pairs_of_update import DISTANCES, all_distances
 from rankpo.losses.pool import Pool, build_pool
-from rankpo.losses.vectors import Similarity, inner_products, one_each
+from rankpo.losses.vectors import Similarity, inner_products, one_each, taken
 from rankpo.types import Batch, LossOutput, Vectors
 
 
@@ -62,19 +62,22 @@ class TripletLoss(NestedInBatchLoss):
         queries: Tensor | None = None,
         similarity: Similarity = inner_products,
     ) -> LossOutput:
-        pool = build_pool(batch, queries, deduplicate=True)
+        pool = build_pool(batch.on_cpu, queries, deduplicate=True)
         rows = one_each(embeddings, type(self).__name__)
         with torch.autocast(rows.device.type, enabled=False):
             return matryoshka(lambda cut: self._against(cut, pool), rows, self.matryoshka)
 
     def _against(self, embeddings: Tensor, pool: Pool) -> LossOutput:
-        kept = self._triplets(pool)
-        far = all_distances(embeddings[pool.query_rows][pool.query], embeddings[pool.rows], self.distance)  # [b, P]
-        near = far.gather(1, pool.positive[:, None])  # [b, 1]
+        negatives, device = self._triplets(pool), embeddings.device  # On the CPU, where their number can be read.
+        kept = negatives.to(device, non_blocking=True)
+        counted = negatives.nonzero().T.to(device, non_blocking=True).unbind()
+        asked = taken(taken(embeddings, pool.query_rows), pool.query)
+        far = all_distances(asked, taken(embeddings, pool.rows), self.distance)  # [b, P]
+        near = far.gather(1, pool.positive.to(device, non_blocking=True)[:, None])  # [b, 1]
         losses = (near - far + self.margin).clamp(min=0)
         metrics = {
-            "scores/accuracies": (near < far)[kept].to(losses.dtype),
-            "scores/active": (losses > 0)[kept].to(losses.dtype),
-            "scores/margins": (far - near).detach()[kept],
+            "scores/accuracies": (near < far)[counted].to(losses.dtype),
+            "scores/active": (losses > 0)[counted].to(losses.dtype),
+            "scores/margins": (far - near).detach()[counted],
         }
         return LossOutput(mean_over(losses, kept), kept.sum(1).to(losses.dtype), metrics)

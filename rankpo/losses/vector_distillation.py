@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from rankpo.losses.base import require_choice, require_not_negative
 from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.maths import at_least_float32
-from rankpo.losses.vectors import Similarity, inner_products, one_each
+from rankpo.losses.vectors import Similarity, inner_products, one_each, taken
 from rankpo.types import Batch, LossOutput, Term, Vectors
 
 MOST_TEXTS = 256  # 256 texts form 33,000 pairs, and comparing these takes half a billion numbers.
@@ -88,30 +88,31 @@ class VectorDistillLoss(InBatchLoss):
     ) -> LossOutput:
         if batch.teacher is None or batch.queries is None:
             raise ValueError("VectorDistillLoss needs embeddings of each text, the teacher's as Batch.teacher")
-        asked = torch.arange(len(batch), device=batch.queries.device) if queries is None else queries
+        asked = torch.arange(len(batch)) if queries is None else queries
         vectors = one_each(embeddings, type(self).__name__)
         with torch.autocast(vectors.device.type, enabled=False):
-            weights = self.in_batch_weights(batch)
+            weights = {name: taken(values, asked) for name, values in self.in_batch_weights(batch).items()}
             losses = self._distances(vectors, batch, asked)
             terms = {
-                name: Term(value.expand(len(asked)), weights[name][asked].to(vectors), scale)
+                name: Term(value.expand(len(asked)), weights[name].to(vectors), scale)
                 for name, (value, scale) in self._between_texts(vectors, batch).items()
             }
         metrics = {"loss/distance": losses.detach()}
-        return LossOutput(self.weight * losses, weights["loss"][asked].to(losses), metrics, terms)
+        return LossOutput(self.weight * losses, weights["loss"].to(losses), metrics, terms)
 
     def _distances(self, vectors: Tensor, batch: Batch, asked: Tensor) -> Tensor:
         """[b] means over the query and its candidates."""
         if not self.weight:
             return vectors.new_zeros(len(asked))
-        assert batch.queries is not None and batch.teacher is not None
-        mask = batch.labels.mask[asked]
+        known = batch.on_cpu
+        assert known.queries is not None and batch.teacher is not None
+        mask, queries = known.labels.mask[asked], known.queries[asked]
         query, column = mask.nonzero(as_tuple=True)
-        candidates = batch.candidates[asked][query, column]
-        of_queries = self._distance(vectors[batch.queries[asked]], batch.teacher.queries[batch.queries[asked]])
-        of_candidates = self._distance(vectors[candidates], batch.teacher.candidates[candidates])
-        sums = of_queries.index_add(0, query, of_candidates)
-        return sums / (1 + mask.sum(1))
+        candidates = known.candidates[asked][query, column]
+        of_queries = self._distance(taken(vectors, queries), taken(batch.teacher.queries, queries))
+        of_candidates = self._distance(taken(vectors, candidates), taken(batch.teacher.candidates, candidates))
+        sums = of_queries.index_add(0, query.to(vectors.device, non_blocking=True), of_candidates)
+        return sums / (1 + mask.sum(1)).to(vectors.device, non_blocking=True)
 
     def _distance(self, vectors: Tensor, teacher: Tensor) -> Tensor:
         teacher = teacher.to(vectors)
@@ -140,10 +141,11 @@ class VectorDistillLoss(InBatchLoss):
 
 def _texts(vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Embeddings [T, D] of the distinct queries and passages, and the teacher's similarities [T, T]."""
-    assert batch.queries is not None and batch.teacher is not None
-    queries, candidates = batch.queries.unique(), batch.candidates[batch.labels.mask].unique()
-    students = torch.cat([vectors[queries], vectors[candidates]])
-    teacher = torch.cat([batch.teacher.queries[queries], batch.teacher.candidates[candidates]])
+    known = batch.on_cpu
+    assert known.queries is not None and batch.teacher is not None
+    queries, candidates = known.queries.unique(), known.candidates[known.labels.mask].unique()
+    students = torch.cat([taken(vectors, queries), taken(vectors, candidates)])
+    teacher = torch.cat([taken(batch.teacher.queries, queries), taken(batch.teacher.candidates, candidates)])
     return students, similarities(at_least_float32(teacher)).to(vectors)
 
 
@@ -165,7 +167,7 @@ def relative_similarity(found: Tensor, wanted: Tensor, margin: float) -> Tensor:
             f"triplet_weight compares all pairs of pairs of texts, and this update has {count} texts, more than "
             f"{MOST_TEXTS}; lower trainer.batch_size, or set loss.triplet_weight=0"
         )
-    above = torch.ones_like(found, dtype=torch.bool).triu(1)
+    above = torch.triu_indices(count, count, 1, device=found.device).unbind()
     student, teacher = found[above], wanted[above]  # [pairs]
     slopes, active = _active_pairs(student.detach(), teacher, margin)
     # The term is piecewise linear: the slopes give value and gradient without storing the pairs of pairs.

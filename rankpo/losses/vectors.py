@@ -13,6 +13,11 @@ from rankpo.types import Vectors
 Similarity = Callable[[Vectors, Vectors], Tensor]  # Returns scores [q, c] with gradient.
 
 
+def taken(values: Tensor, rows: Tensor) -> Tensor:
+    """values[rows] without a wait for the device of values. rows: int64, on the CPU."""
+    return values[rows.to(values.device, non_blocking=True)]
+
+
 def inner_products(queries: Vectors, candidates: Vectors) -> Tensor:
     """Inner products [q, c] of texts with one vector each."""
     return queries.rows @ candidates.rows.T

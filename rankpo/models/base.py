@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from rankpo.errors import ConfigError
 from rankpo.models.engine.body import body_of, freeze_pooler, summary
 from rankpo.models.engine.last_layer import OneToken, one_token, shorten_last_layer
-from rankpo.models.engine.packing import mixes_padding, packed_arguments, position_offset, switch_to_packed
+from rankpo.models.engine.packing import mixes_padding, packed_arguments, padding, position_offset, switch_to_packed
 from rankpo.models.engine.pooling import place_of_token
 from rankpo.models.hub import push
 from rankpo.models.inputs import Inputs
@@ -186,10 +186,8 @@ class RankingModel(Shardable):
         others = {name: nn.utils.rnn.pad_sequence(parts, batch_first=True) for name, parts in further.items()}
         if attended is None and bool((lengths == lengths[0]).all()):
             return self._backbone(input_ids=padded, **others).flatten(0, 1)
-        places = torch.arange(padded.shape[1], device=self.device)
-        mask = places < lengths.to(self.device)[:, None]  # [n, T]
-        seen = mask if attended is None else places < attended.to(self.device)[:, None]
-        return self._backbone(input_ids=padded, attention_mask=seen.long(), **others)[mask]
+        mask, filled = padding(lengths, lengths if attended is None else attended, self.device)
+        return self._backbone(input_ids=padded, attention_mask=mask, **others).flatten(0, 1)[filled]
 
     def _backbone(self, **arguments: object) -> Tensor:
         # The body includes the adapters, which are inside the layers; it excludes the head.

@@ -135,8 +135,10 @@ class GivesVectors(RankingModel):
         assert batch.queries is not None
         vectors = Vectors(output, self.counts(batch.sequences))
         width = batch.candidates.shape[1]
-        left = vectors.select(batch.queries.repeat_interleave(width))
-        return self.paired(left, vectors.select(batch.candidates.flatten())).reshape(batch.candidates.shape)
+        known = batch.on_cpu
+        assert known.queries is not None
+        left = vectors.select(known.queries.repeat_interleave(width))
+        return self.paired(left, vectors.select(known.candidates.flatten())).reshape(batch.candidates.shape)
 
     def encode(self, texts: Sequence[str] | str, role: str = "passage", *, progress: bool = False) -> Encoded:
         """Returns the vectors of texts in input order. role: "query" or "passage". progress: shows a progress bar."""

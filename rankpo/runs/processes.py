@@ -199,7 +199,7 @@ def place_rows(local: Tensor, rows: Tensor, num_rows: int) -> Tensor:
     require padding to equal numbers of rows.
     """
     full = torch.zeros(num_rows, *local.shape[1:], dtype=local.dtype, device=local.device)
-    full[rows.to(local.device)] = local.detach()
+    full[rows.to(local.device, non_blocking=True)] = local.detach()
     return sum_over_ranks(full)
 
 

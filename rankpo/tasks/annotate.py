@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from rankpo.data.readers import files
-from rankpo.judges.annotation import ORDERS
+from rankpo.judges.asking import ORDERS
+from rankpo.judges.lists import ListSettings
 from rankpo.judges.outcome import Unfinished as Unfinished
 from rankpo.judges.pairs import PairSettings
 from rankpo.judges.suspicious import TREATMENTS
 from rankpo.retrieval.corpus import OWN, POOL, check_source
 from rankpo.tasks.base import Task
 
-MODES = ("pairs", "scores", "samples")
+MODES = ("pairs", "lists", "scores", "samples")
 FEEDBACK = ("pairwise", "scalar")
 DISAGREEMENT = ("drop", "keep")
 
@@ -23,23 +24,25 @@ DISAGREEMENT = ("drop", "keep")
 class Annotate(Task):
     """Asks a judge for preferences or scores, and writes training data to the folder `output`.
 
-    mode: `pairs` asks for preferences between passages. `scores` scores every candidate of the datasets and needs
+    mode: `pairs` asks for preferences between passages. `lists` asks for the order of short lists. `scores` scores every candidate of the datasets and needs
     judge=scores. `samples` compares completions that task=sample wrote, and writes feedback.jsonl in HALOs' format.
     samples: the completions of mode=samples, as a file, folder or glob.
     feedback: `pairwise`, or `scalar` (needs judge=scores), which scores every completion.
     queries, corpus: `own` or `pool` of the datasets, or files.
     run: a TREC run to draw pairs from; None searches the corpus with the model.
-    order: `both` asks twice, with the passages exchanged; `random` or `given` asks once.
-    on_disagreement: `drop` removes pairs on which the two orders disagree; `keep` keeps them with p near 0.5.
-    min_confidence: the lowest confidence of a kept preference, from 0 to 100.
+    order: `both` asks twice, with the passages exchanged (a list is reversed); `random` or `given` asks once.
+    on_disagreement: `drop` removes pairs on which the two orders disagree, and lists of which the two answers order
+    fewer than half of the pairs alike; `keep` keeps them, pairs with p near 0.5.
+    min_confidence: the lowest confidence of a kept preference, from 0 to 100; for lists, the percentage of their pairs
+    that both answers order alike.
     suspicious: the treatment of pairs with a passage that holds marks or instructions for a judge. `keep` counts them
     in the report, `flag` also marks them in the training file, and `drop` excludes them before the judge is called.
-    limit: the largest number of pairs.
+    limit: the largest number of pairs or lists.
     dry_run: counts pairs, estimates the cost and shows prompts, without a call of the judge.
     max_calls: the budget of this start, in calls. max_cost: the budget of all starts together, in dollars.
 
     The task appends to annotations.jsonl and cost.jsonl after each call. At the end it writes report.json, failed.jsonl
-    and preferences.jsonl (feedback.jsonl with mode=samples). The call returns the report, and raises `Unfinished` if a
+    and preferences.jsonl (lists.jsonl with mode=lists, feedback.jsonl with mode=samples). The call returns the report, and raises `Unfinished` if a
     budget is spent or the server fails before all pairs are judged.
     """
 
@@ -50,6 +53,7 @@ class Annotate(Task):
     samples: str | None = None
     feedback: str = "pairwise"
     pairs: PairSettings = field(default_factory=PairSettings)
+    lists: ListSettings = field(default_factory=ListSettings)
     order: str = "both"
     on_disagreement: str = "drop"
     min_confidence: float = 0
@@ -91,4 +95,6 @@ class Annotate(Task):
             files.find(self.samples, "samples")
 
     def reads_datasets(self) -> bool:
-        return self.mode == "scores" or (self.mode == "pairs" and bool({self.queries, self.corpus} & {OWN, POOL}))
+        return self.mode == "scores" or (
+            self.mode in ("pairs", "lists") and bool({self.queries, self.corpus} & {OWN, POOL})
+        )

@@ -25,7 +25,7 @@ class Export(Task):
     alphas: values in [0, 1]; the weights of a folder are (1 - α)·start + α·trained.
     start: a folder or hub id; None takes the model that the run, or all runs of the soup, started from.
     format: "onnx" adds FINAL/onnx and "openvino" FINAL/openvino: the hidden states of a model with vectors, the logits of
-    a sparse model, or the scores of a cross-encoder. The file is compared with torch.
+    a sparse model, or the scores of a reranker. The file is compared with torch.
     quantize: "int8" gives that file weights of 8 bits, "fp16" of 16.
     part: "dense", "sparse" or "colbert", one part of a hybrid model as a model of its own: an embedding model, a hybrid
     model with this part alone, or a late-interaction model.

@@ -62,7 +62,7 @@ class ContrastiveTrainer(BasicTrainer):
         texts = texts_of([update.batch], self.policy.device, over_ranks=apart)
         return replace(
             update,
-            denominators={**update.denominators, **sparsity.denominators(texts)},
+            denominators={**update.denominators, **sparsity.denominators(*texts)},
             regularisation=Regularisation(sparsity, self.regularisation_factor, over_ranks=apart),
         )
 

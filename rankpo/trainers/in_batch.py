@@ -165,7 +165,7 @@ def backward(
     end = _random_state()
     sizes = [update.rows_of(part) for part in update.parts]
     own = torch.cat([block[:size] for block, size in zip(embedded, sizes, strict=True)]).detach().float()
-    rows = _rows(update)
+    rows = _rows(update).to(own.device, non_blocking=True)
     output, value, gradient = _loss_gradient(loss, update, own, rows)
     # The factor undoes DDP's mean over ranks.
     shares = (gradient[rows] * (scale * processes.world_size())).split(sizes)
@@ -253,10 +253,9 @@ def _of_all_ranks(update: InBatchUpdate, own: Tensor, rows: Tensor) -> Tensor:
 def _output(loss: InBatchLoss, update: InBatchUpdate, full: Tensor) -> tuple[LossOutput, Tensor]:
     """Returns the loss output of this rank's queries and its value. full: vectors [R, D] of the whole update."""
     batch = update.batch.to(full.device)
-    queries = update.queries.to(full.device)
-    output = loss.in_batch(Vectors(full, _counts(update)), batch, queries, update.similarity)
+    output = loss.in_batch(Vectors(full, _counts(update)), batch, update.queries, update.similarity)
     if update.regularisation is not None:
-        output = update.regularisation.added(output, full, batch, queries)
+        output = update.regularisation.added(output, full, batch, update.queries)
     return output, total(output, update.denominators)
 
 
@@ -270,7 +269,7 @@ def _rows(update: InBatchUpdate) -> Tensor:
 
 def _place(own: Tensor, rows: Tensor, count: int) -> Tensor:
     full = torch.zeros(count, own.shape[1], dtype=own.dtype, device=own.device)
-    full[rows.to(own.device)] = own
+    full[rows.to(own.device, non_blocking=True)] = own
     return full
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from rankpo.losses.grpo import GRPOLoss, group_deviations
+from rankpo.losses.grpo import GRPOLoss, candidate_slots, group_deviations
 from rankpo.losses.ppo import (
     Estimates,
     PolicyTokens,
@@ -49,7 +49,8 @@ def completion_tokens(batch: Batch) -> tuple[Tensor, Tensor]:
     """
     counts = scored_counts(batch.sequences)  # [N]
     starts = torch.cumsum(counts, 0) - counts
-    rows = batch.candidates.cpu()[batch.labels.mask.cpu()]  # [n]
+    known = batch.on_cpu
+    rows = known.candidates[known.labels.mask]  # [n]
     places = [torch.arange(int(starts[row]), int(starts[row] + counts[row])) for row in rows]
     return torch.cat(places) if places else torch.zeros(0, dtype=torch.int64), counts[rows]
 
@@ -79,7 +80,7 @@ class TokenPolicyTrainer(BasicTrainer):
             tokens = self._tokens(batch, divergences=False)
         finally:
             self.policy.train()
-        places = completion_tokens(batch)[0].to(self.policy.device)
+        places = completion_tokens(batch)[0].to(self.policy.device, non_blocking=True)
         now = tokens.logps[places]
         fixed = now if tokens.reference_logps is None else tokens.reference_logps[places]
         old = now if self.loss.old_policy == "batch" else fixed
@@ -106,10 +107,10 @@ class TokenPolicyTrainer(BasicTrainer):
         assert isinstance(batch, PolicyBatch) and batch.old_logps is not None and batch.reference_logps is not None
         tokens = self._tokens(batch, divergences=True)
         places, counts = completion_tokens(batch)
-        places = places.to(self.policy.device)
+        places = places.to(self.policy.device, non_blocking=True)
         compared = PolicyTokens(tokens.logps[places], batch.old_logps, batch.reference_logps)
         output = self.token_loss(batch, compared, tokens, places, counts)
-        further = {"rewards/mean": self.rewards(batch)[batch.labels.mask]}
+        further = {"rewards/mean": self.rewards(batch)[candidate_slots(batch.labels)]}
         if tokens.entropy is not None:
             further["scores/entropy"] = tokens.entropy[places]
         return replace(output, metrics={**output.metrics, **further})
@@ -136,7 +137,7 @@ class PPOTrainer(TokenPolicyTrainer):
             if item.counts:
                 advantages = _estimates(item).advantages.double()
                 moments += torch.stack(
-                    [moments.new_tensor(len(advantages)), advantages.sum(), advantages.square().sum()]
+                    [moments.new_full((), len(advantages)), advantages.sum(), advantages.square().sum()]
                 )
         count, total, squares = processes.sum_over_ranks(moments)
         mean = total / count
@@ -150,7 +151,7 @@ class PPOTrainer(TokenPolicyTrainer):
     def estimates(self, batch: Batch, tokens: TokenValues, places: Tensor) -> Estimates:
         assert tokens.critic is not None
         counts = completion_tokens(batch)[1]
-        rewards = terminal_rewards(self.rewards(batch)[batch.labels.mask], counts)
+        rewards = terminal_rewards(self.rewards(batch)[candidate_slots(batch.labels)], counts)
         values = tokens.critic[places]
         advantages = generalised_advantages(rewards, values, counts, self.loss.gamma, self.loss.lam)
         return Estimates(advantages, discounted_sums(rewards, counts, self.loss.gamma))
@@ -201,7 +202,7 @@ class GRPOTrainer(TokenPolicyTrainer):
         self, batch: PolicyBatch, compared: PolicyTokens, tokens: TokenValues, places: Tensor, counts: Tensor
     ) -> LossOutput:
         labels = batch.labels
-        advantages = self.loss.advantages(labels.relevance, labels.mask)[labels.mask]
+        advantages = self.loss.advantages(labels.relevance, labels.mask)[candidate_slots(labels)]
         output = self.loss.of_tokens(compared, advantages, counts)
         return replace(output, metrics={**output.metrics, "rewards/std": group_deviations(labels)})
 

@@ -48,7 +48,7 @@ def of_update(
     texts = texts_of(counted, policy.device, over_ranks=True)
     alone = processes.world_size() == 1 and len(update.micro_batches) == 1
     activity = None if alone else measured(sparsity, model, policy, update.micro_batches)
-    denominators = {**update.denominators, **sparsity.denominators(texts)}
+    denominators = {**update.denominators, **sparsity.denominators(*texts)}
     return Regularisation(sparsity, factor, activity), replace(update, denominators=denominators)
 
 
@@ -64,8 +64,14 @@ def measured(sparsity: Sparsity, model: nn.Module, policy: RankingModel, parts: 
     return reduce(add, found).over_ranks(processes.sum_over_ranks)
 
 
-def texts_of(batches: Sequence[Batch], device: torch.device, over_ranks: bool) -> Tensor:
-    """Returns the numbers [2] of queries and candidates of the batches. over_ranks: sums over the ranks; all must call."""
-    counts = [[len(batch), int(batch.labels.mask.sum())] for batch in batches]
-    texts = torch.tensor(counts or [[0, 0]], dtype=torch.float64).sum(0).to(device)
-    return processes.sum_over_ranks(texts) if over_ranks else texts
+def texts_of(batches: Sequence[Batch], device: torch.device, over_ranks: bool) -> tuple[int, int]:
+    """Returns the numbers of queries and candidates of the batches. over_ranks: sums over the ranks; all must call.
+
+    With several ranks, reading the sum waits for the device.
+    """
+    counts = [[len(batch), int(batch.on_cpu.labels.mask.sum())] for batch in batches]
+    texts = torch.tensor(counts or [[0, 0]]).sum(0)
+    if over_ranks and processes.world_size() > 1:
+        texts = processes.sum_over_ranks(texts.to(device, non_blocking=True))
+    queries, candidates = texts.tolist()
+    return queries, candidates

@@ -102,7 +102,7 @@ class UnpairedPreferenceTrainer(BasicTrainer):
         finally:
             self.policy.train()
         ratios = self.loss.log_ratios(scores, self.reference.scores(batch)).double()
-        return torch.stack([ratios.sum(), ratios.new_tensor(ratios.numel())])
+        return torch.stack([ratios.sum(), ratios.new_full((), ratios.numel())])
 
     def loss_arguments(self) -> Mapping[str, object]:
         return {"point": self.point}

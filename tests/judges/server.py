@@ -28,6 +28,15 @@ def merit(text: str) -> tuple[int, int, str]:
     return (int(value[1]) if value else 0, len(text), text)
 
 
+def order(messages: list[dict[str, str]]) -> str | None:
+    """The letters of a list by `merit`, best first; None for a prompt of two passages."""
+    content = messages[-1]["content"]
+    found = re.findall(r"<passage ([A-Z])>\n(.*?)\n</passage \1>", content, re.DOTALL)
+    if "Ranking:" not in content:
+        return None
+    return " > ".join(letter for letter, text in sorted(found, key=lambda pair: merit(pair[1]), reverse=True))
+
+
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
@@ -41,7 +50,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(int(fault), b"{}", headers)
         if fault == "hang" or (fault is None and self.server.is_spent()):
             return self.wait_for_the_client_to_go()
-        words = f"Comparison: one is larger.\n\nPreferred: {choice(request['messages'])}\nConfidence score: 90"
+        if (ranking := order(request["messages"])) is not None:
+            words = f"One is larger: [A] > [B].\n\nRanking: {ranking}\n"
+        else:
+            words = f"Comparison: one is larger.\n\nPreferred: {choice(request['messages'])}\nConfidence score: 90"
         if fault == "no words":
             words = "I would rather not say."
         record: dict[str, Any] = {"model": "loopback", "choices": [{"message": {"content": words}}]}

@@ -156,7 +156,7 @@ def test_words_that_name_no_preference_are_counted_reported_and_asked_again_on_r
     assert (preferences, report["pairs"], report["failed"], len(failed)) == ([], 0, pairs, pairs)
     assert {line["kind"] for line in failed} == {"unparsable"}
     assert report["cost"]["calls"] == 2 * pairs, "asked, and asked once more; the other order is not paid for"
-    assert f"{pairs} had answers that name no preference: a larger task.max_reasks" in capsys.readouterr().err
+    assert f"{pairs} had answers without a verdict: a larger task.max_reasks" in capsys.readouterr().err
     _, again, _ = annotate(served, files)
     assert (again["failed"], again["cost"]["calls"]) == (pairs, 0), "the answers are known"
     _, more, _ = annotate(served, files, "task.max_reasks=2")

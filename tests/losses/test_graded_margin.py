@@ -155,7 +155,7 @@ def test_parts_sum_to_the_whole_and_a_query_without_a_cut_weighs_nothing():
 
 def test_a_thousand_nats_are_finite_in_float32():
     logits = tensor([[-1000.0, 0.0, 1000.0]], requires_grad=True)
-    losses = graded_margin(logits, tensor([[2.0, 1.0, 0.0]]), torch.ones(1, 3, dtype=torch.bool), 2.0)
+    losses = graded_margin(logits, tensor([[2.0, 1.0, 0.0]]), torch.ones(1, 3, dtype=torch.bool), [1.0, 2.0], 2.0)
     losses.sum().backward()
     assert_close(losses.detach(), tensor([((1002 + 2002) / 2 + 2002) / 2]))
     assert_close(logits.grad, tensor([[-0.75, -0.25, 1.0]]))

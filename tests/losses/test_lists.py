@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from rankpo.losses.distillation import KLDistillLoss, MarginMSELoss
 from rankpo.losses.lambda_loss import LambdaLoss
-from rankpo.losses.lists import list_metrics, positions
+from rankpo.losses.lists import list_metrics, ordered_lists, positions
 from rankpo.losses.listwise import ADRMSELoss, ListMLELoss, ListNetLoss, PlackettLuceLoss, PListMLELoss, SoftmaxLoss
 from rankpo.losses.mixture import MixtureLoss
 from rankpo.losses.pointwise import PointwiseLoss
@@ -332,7 +332,8 @@ def test_metrics_by_hand():
     """Order by score 2, 0, 3, 1 with relevance 1, 2, 0, 0; candidate 4 is masked. One pair, (0, 2), is wrong…"""
     scores = tensor([[2.0, 0.5, 3.0, 0.5, 9.0]], dtype=float64)
     y, mask = tensor([[1.0, 2.0, 0.0, 0.0, 5.0]], dtype=float64), tensor([[True] * 4 + [False]])
-    metrics = list_metrics(scores, y, mask, graded=True)
+    told = ordered_lists(y, mask)
+    metrics = list_metrics(scores, y, mask, told, graded=True)
     # pairs: (1,0) wrong, (1,2) wrong, (1,3) tied, (0,2) wrong, (0,3) right
     assert_values(metrics["scores/accuracies"], 1 / 5)
     assert_values(metrics["scores/ties"], 1 / 5)
@@ -340,10 +341,10 @@ def test_metrics_by_hand():
     # a tie goes against the more relevant: order 2, 0, 3, 1
     assert_close(positions(scores, y, mask), tensor([[2, 4, 1, 3, 5]]))
     assert_values(metrics["ndcg@10"], (1 / log2(3) + 3 / log2(5)) / (3 + 1 / log2(3)))
-    best = list_metrics(tensor([[1.0, 2.0, 0.0, 0.0, 9.0]]).double(), y, mask, graded=True)
+    best = list_metrics(tensor([[1.0, 2.0, 0.0, 0.0, 9.0]]).double(), y, mask, told, graded=True)
     assert_values(best["ndcg@10"], 1.0)
     assert_values(best["scores/top1"], 1.0)
-    constant = list_metrics(torch.zeros(1, 5, dtype=float64), y, mask, graded=True)
+    constant = list_metrics(torch.zeros(1, 5, dtype=float64), y, mask, told, graded=True)
     assert constant["ndcg@10"] < 0.75 and constant["scores/top1"] == 0
 
 

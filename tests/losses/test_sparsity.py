@@ -21,7 +21,7 @@ def value(sparsity, rows, factor=1.0, queries=None, given=None):
     whole = batch() if given is None else given
     activity = sparsity.activity(rows.detach(), batch())
     output = sparsity.added(LossOutput(torch.zeros(len(whole))), rows, whole, activity, factor, queries)
-    sums = sparsity.denominators(activity.texts)
+    sums = sparsity.denominators(*(int(texts) for texts in activity.texts))
     assert sums.keys() == output.terms.keys()
     values = [term.scale * (term.losses * term.weights).sum() / sums[name] for name, term in output.terms.items()]
     return sum(values), output

@@ -10,7 +10,7 @@ import pytest
 
 import rankpo
 from rankpo.errors import ConfigError
-from rankpo.models.exported.forms import HiddenStates, Scores, plain, run_by
+from rankpo.models.exported.forms import HiddenStates, LastTokenScores, Scores, form_of, plain, run_by
 from rankpo.models.exported.onnx import onnx_runner, write_onnx
 from rankpo.storage.folders import damage
 from tests.runs import CONTRASTIVE, train
@@ -21,13 +21,29 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
 DATA = ("eval_datasets=jobs_test", "eval_datasets.jobs_test.num_profiles=40", "eval_datasets.jobs_test.num_posts=6")
 RERANKER = ("model=tiny_bert", "loss=softmax", "model.random.num_hidden_layers=1", "datasets=toy_contrastive")
 TEXTS = ["a red cat", "stones and a bridge over them"]
+YES_NO = (
+    *(
+        "model=tiny_llama",
+        "kind=reranker",
+        "loss=softmax",
+        "model.random.num_hidden_layers=1",
+        "datasets=toy_contrastive",
+    ),
+    *("model.head=causal_lm", "model.suffix='\nrelevant:'", "model.yes_word=y", "model.no_word=n"),
+)
+RECIPES = {
+    "embedding": CONTRASTIVE,
+    "sparse": (*CONTRASTIVE, "kind=sparse"),
+    "reranker": RERANKER,
+    "decoder": ("model=tiny_llama", *RERANKER[1:], "kind=reranker"),
+    "yes_no": YES_NO,
+}
 SLOW = pytest.mark.slow
 
 
 def export(folder, capsys, kind, file_format, quantize):
     """The folder FINAL of an export of a run, and the values of the printed table."""
-    recipes = {"embedding": CONTRASTIVE, "sparse": (*CONTRASTIVE, "kind=sparse"), "reranker": RERANKER}
-    train(*recipes[kind], "trainer.max_steps=1", f"cache_dir={folder}", "exp_name=a")
+    train(*RECIPES[kind], "trainer.max_steps=1", f"cache_dir={folder}", "exp_name=a")
     keys = (f"task.format={file_format}", f"task.quantize={quantize}", "exp_name=x", f"cache_dir={folder}")
     capsys.readouterr()
     (row,) = train_export("task=export", f"task.run={folder}/a", *keys, *DATA)
@@ -66,12 +82,12 @@ def output_of(path, arrays):
         return session.run(None, arrays)[0]
     import openvino
 
-    return np.array(openvino.Core().compile_model(str(path), "CPU")(arrays)[0])
+    return np.array(openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(arrays)[0])
 
 
 def results(model, kind, path):
     """The results of the file, pooled by hand, and those of the model."""
-    if kind == "reranker":
+    if kind in ("reranker", "decoder", "yes_no"):
         pairs = [("a red cat", "stones"), ("b", "a bridge over them and more")]
         sequences = model.inputs.sequences_of(pairs)
         ids, mask = padded(model, sequences)
@@ -95,7 +111,7 @@ NAMES = {
 }
 TOLERANCES = {"null": 1e-4, "fp16": 1e-2, "int8": 0.2}
 DEFAULT = (("embedding", "onnx", "int8"),)
-ALL = [(kind, *form) for kind in ("embedding", "reranker", "sparse") for form in NAMES]
+ALL = [(kind, *form) for kind in RECIPES for form in NAMES]
 
 
 @pytest.mark.parametrize(
@@ -155,12 +171,9 @@ def test_what_has_no_file(tmp_path, overrides, message):
 
 def test_models_whose_file_would_compute_something_else():
     from tests.models.test_prior import model_of
-    from tests.models.test_reranker import model_of as reranker_of
 
     with pytest.raises(ConfigError, match="exports the last hidden states, and this model reads those of other layers"):
         HiddenStates().exported(model_of(prior_layers=[1]))
-    with pytest.raises(ConfigError, match=r"exports rerankers with model.head=encoder, and this one has decoder"):
-        Scores().exported(reranker_of("decoder"))
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
@@ -172,6 +185,48 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr("rankpo.tasks.work.export_file.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs the package openvino: pip install 'rankpo\[openvino\]'"):
         train(*keys)
+
+
+def padded_on_the_left(ids, mask):
+    """The same sequences, each moved to the right end."""
+    moved = [np.roll(row, len(row) - kept, axis=0) for row, kept in zip(ids, mask.sum(1), strict=True)]
+    return np.stack(moved), np.sort(mask, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [("qwen2", "causal_lm")]
+    + [
+        pytest.param(family, head, marks=SLOW)
+        for family in ("llama", "qwen3", "mistral", "gemma3_text", "gpt_neox", "gpt2")
+        for head in ("causal_lm", "decoder")
+    ],
+)
+def test_decoders_score_alike_padded_on_either_side(tmp_path, family, head):
+    """Sliding windows, soft caps, learned and rotary positions; some layers pad with a token that texts have too."""
+    from tests.models.test_reranker import PAIRS, tiny
+    from tests.tokenizers import qwen
+
+    model = tiny(family, qwen(), head, suffix="\nrelevant:\n")
+    form = form_of(model)
+    with plain(model):
+        path = write_onnx(form.exported(model), tmp_path, None)
+    ids, mask = padded(model, model.inputs.sequences_of(PAIRS))
+    expected = np.array(model.compute_score(PAIRS, normalize=False))
+    assert expected.std() > 1e-2
+    for sides in ((ids, mask), padded_on_the_left(ids, mask)):
+        found = output_of(path, dict(zip(("input_ids", "attention_mask"), sides, strict=True)))
+        np.testing.assert_allclose(found[:, 0], expected, atol=1e-5)
+
+
+@SLOW
+@pytest.mark.parametrize("one_label", [False, True])
+def test_the_reader_of_a_file_is_named(tmp_path, capsys, one_label):
+    """The folder of a language model is read by the logits of all tokens, one with one label by its score."""
+    keys = (f"model.export_one_label={one_label}", f"cache_dir={tmp_path}", "exp_name=a", "trainer.max_steps=1")
+    train(*YES_NO, *keys)
+    form = LastTokenScores()
+    assert form.read_in(tmp_path / "a" / "FINAL") == one_label
 
 
 @SLOW

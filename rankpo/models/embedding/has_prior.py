@@ -157,7 +157,7 @@ class HasPrior(GivesVectors):
             raise ValueError(
                 "a model with a prior needs the roles of its sequences; create the sequences with model.inputs"
             )
-        queries = sequences.prefixes[:, 0].to(vectors.device).bool()
+        queries = sequences.prefixes[:, 0].to(vectors.device, non_blocking=True).bool()
         with torch.autocast(vectors.device.type, enabled=False):
             values = self.prior(features.float()) * self.settings.prior_weight
         return torch.cat([vectors, torch.where(queries, 1.0, values)[:, None]], dim=1)

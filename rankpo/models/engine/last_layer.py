@@ -147,7 +147,7 @@ def shorten_last_layer(body: PreTrainedModel, pooling: str) -> bool:
 
 def one_token(lengths: Tensor, places: Tensor, attended: Tensor | None, device: torch.device) -> OneToken:
     """The tokens at `places` [n] of packed sequences of these lengths [n], which are sorted."""
-    borders = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(device, torch.int32)
+    borders = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(device, torch.int32, non_blocking=True)
     limits = None if attended is None else attended.tolist()
     return OneToken(
         places=places.to(device, non_blocking=True), lengths=lengths.tolist(), borders=borders, attended=limits
@@ -166,7 +166,9 @@ def _proved(body: PreTrainedModel, pooling: str) -> bool:
     training = body.training
     body.eval()
     try:
-        whole = body(input_ids=ids[None], **arguments).last_hidden_state[0, places.to(device)].float()
+        whole = (
+            body(input_ids=ids[None], **arguments).last_hidden_state[0, places.to(device, non_blocking=True)].float()
+        )
         token = one_token(lengths, places, None, device)
         short = body(input_ids=ids[None], **arguments, one_token=token).last_hidden_state[0].float()
     except (TypeError, ValueError, AttributeError):

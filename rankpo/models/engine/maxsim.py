@@ -47,7 +47,7 @@ def paired_maxsim(queries: Vectors, documents: Vectors) -> Tensor:
     best = (queries.rows * documents.rows.index_select(0, places.clamp(min=0))).sum(1)
     best = best.masked_fill(places < 0, 0.0)
     scores = _sums(best[:, None], queries.counts)[:, 0]
-    return scores.masked_fill((documents.counts == 0).to(scores.device), EMPTY)
+    return scores.masked_fill((documents.counts == 0).to(scores.device, non_blocking=True), EMPTY)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _Block:
         return len(self.rows) // len(self.columns)
 
     def to(self, device: torch.device) -> _Block:
-        return _Block(self.columns.to(device), self.rows.to(device), self.counts.to(device))
+        return _Block(*(item.to(device, non_blocking=True) for item in (self.columns, self.rows, self.counts)))
 
     def real(self) -> Tensor:
         """[n * L] bool, False for repetitions."""
@@ -123,11 +123,12 @@ class _MaxSim(torch.autograd.Function):
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
         queries, documents, query_counts, counts = ctx.saved_tensors
         of_queries, of_documents = torch.zeros_like(queries), torch.zeros_like(documents)
-        repeated = query_counts.to(queries.device)
+        repeated = torch.arange(len(query_counts)).repeat_interleave(query_counts).to(queries.device, non_blocking=True)
         for block, best in zip(_blocks(counts, _rows(queries)), ctx.places, strict=True):
             here = block.to(queries.device)
-            weights = gradient[:, here.columns].repeat_interleave(repeated, 0)  # [Q, n]
-            rows, real = documents[here.rows], here.real()
+            weights = gradient[:, here.columns][repeated]  # [Q, n]
+            rows = documents[here.rows]
+            real = block.real().nonzero().squeeze(1).to(rows.device, non_blocking=True)
             of_rows = torch.zeros_like(rows)
             offsets = torch.arange(len(here.columns), device=rows.device) * here.width
             for part in _row_blocks(queries, len(rows)):
@@ -200,6 +201,10 @@ def _block_maxima(queries: Tensor, rows: Tensor, block: _Block, with_places: boo
 def _best_places(queries: Vectors, documents: Vectors) -> Tensor:
     """[Q] rows of the documents with the largest inner product for each row of the paired queries, -1 for none."""
     device = queries.rows.device
+
+    def moved(index: Tensor) -> Tensor:
+        return index.to(device, non_blocking=True)
+
     places = torch.full((len(queries.rows),), -1, dtype=torch.int64, device=device)
     starts = documents.counts.cumsum(0) - documents.counts
     first = queries.counts.cumsum(0) - queries.counts
@@ -209,12 +214,13 @@ def _best_places(queries: Vectors, documents: Vectors) -> Tensor:
         if width == 0:
             continue
         offsets = torch.arange(width)
-        rows = (first[block.columns, None] + torch.minimum(offsets, (asked[:, None] - 1).clamp(min=0))).to(device)
-        mine = queries.rows[rows.clamp(max=len(queries.rows) - 1)]  # [n, T, D]
-        theirs = documents.rows[block.rows.to(device)].view(len(block.columns), block.width, -1)
-        best = torch.minimum((mine @ theirs.transpose(1, 2)).argmax(2), (block.counts[:, None] - 1).to(device))
-        real = (offsets < asked[:, None]).to(device)
-        places[rows[real]] = (best + starts[block.columns, None].to(device))[real]
+        rows = first[block.columns, None] + torch.minimum(offsets, (asked[:, None] - 1).clamp(min=0))
+        mine = queries.rows[moved(rows.clamp(max=len(queries.rows) - 1))]  # [n, T, D]
+        theirs = documents.rows[moved(block.rows)].view(len(block.columns), block.width, -1)
+        best = torch.minimum((mine @ theirs.transpose(1, 2)).argmax(2), moved(block.counts[:, None] - 1))
+        real = (offsets < asked[:, None]).flatten().nonzero().squeeze(1)
+        found = (best + moved(starts[block.columns, None])).flatten()
+        places[moved(rows.flatten()[real])] = found[moved(real)]
     return places
 
 
@@ -228,5 +234,7 @@ def _sums(values: Tensor, counts: Tensor) -> Tensor:
         return values.view(len(counts), width, values.shape[1]).sum(1)
     starts = counts.cumsum(0) - counts
     offsets = torch.arange(width)
-    rows = torch.where(offsets < counts[:, None], starts[:, None] + offsets, len(values)).to(values.device)
+    rows = torch.where(offsets < counts[:, None], starts[:, None] + offsets, len(values)).to(
+        values.device, non_blocking=True
+    )
     return torch.cat([values, values.new_zeros(1, values.shape[1])])[rows].sum(1)

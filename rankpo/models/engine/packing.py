@@ -118,7 +118,7 @@ def attended_mask(
     if min(attended) >= length:
         return window
     position = torch.arange(length, device=device)
-    mask = (position < torch.tensor(attended, device=device)[:, None])[:, None, None]
+    mask = (position < torch.tensor(attended).to(device, non_blocking=True)[:, None])[:, None, None]
     if window is not None:
         return mask & window
     return mask & (position[:, None] >= position) if causal else mask
@@ -131,17 +131,28 @@ def packed_arguments(
     sizes = lengths.tolist()
     starts = torch.cumsum(lengths, 0) - lengths
     position_ids = torch.arange(int(lengths.sum())) - torch.repeat_interleave(starts, lengths) + position_offset
-    borders = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(device, torch.int32)
+    borders = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(device, torch.int32, non_blocking=True)
     limited = {} if attended is None else {"attended_lengths": attended.tolist()}
     return {
         **limited,
-        "position_ids": position_ids.unsqueeze(0).to(device),
+        "position_ids": position_ids.unsqueeze(0).to(device, non_blocking=True),
         "cu_seq_lens_q": borders,
         "cu_seq_lens_k": borders,
         "max_length_q": max(sizes),
         "max_length_k": max(sizes),
         "sequence_lengths": sizes,
     }
+
+
+def padding(lengths: Tensor, attended: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns the attention mask [n, T] int64 of padded sequences, and the places of their tokens among the n · T.
+
+    lengths, attended: [n] on the CPU; see `Sequences`. A mask as index would wait for a GPU to count the tokens.
+    """
+    places = torch.arange(int(lengths.max()))
+    mask = (places < attended[:, None]).long()
+    filled = (places < lengths[:, None]).flatten().nonzero().squeeze(1)
+    return mask.to(device, non_blocking=True), filled.to(device, non_blocking=True)
 
 
 def position_offset(backbone: PreTrainedModel) -> int:

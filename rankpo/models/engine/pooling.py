@@ -53,7 +53,8 @@ def _pool(hidden: Tensor, lengths: Tensor, way: str, skipped: Tensor | None) -> 
         ]
         return torch.stack(weighed)
     sums = torch.stack([part.sum(0) for part in parts])  # [n, D]
-    counts = (lengths if left_out is None else lengths - left_out).clamp(min=1).to(hidden.device)[:, None]
+    counts = (lengths if left_out is None else lengths - left_out).clamp(min=1)[:, None]
+    counts = counts.to(hidden.device, non_blocking=True)
     return sums / (counts if way == "mean" else counts.sqrt())
 
 
@@ -66,6 +67,6 @@ def in_order(parts: Sequence[Tensor], rows: Sequence[Tensor], count: int, device
         return None
     values, places = torch.cat(list(parts)), torch.cat(list(rows))
     if len(places) == count:
-        return values[torch.argsort(places).to(device)]
+        return values[torch.argsort(places).to(device, non_blocking=True)]
     full = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device=device)
-    return full.index_copy(0, places.to(device), values)
+    return full.index_copy(0, places.to(device, non_blocking=True), values)

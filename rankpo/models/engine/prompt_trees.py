@@ -44,7 +44,7 @@ class PackedTrees:
         if window is not None and tree.prefix + max(tree.branches) <= window:
             window = None  # The window covers everything.
         if (number, window) not in self._masks:
-            self._masks[number, window] = _branch_mask(tree, window).to(self.device)
+            self._masks[number, window] = _branch_mask(tree, window).to(self.device, non_blocking=True)
         return self._masks[number, window]
 
 
@@ -95,7 +95,7 @@ def tree_arguments(trees: Sequence[Tree], device: torch.device, position_offset:
         positions.append(torch.arange(tree.prefix))
         positions += [torch.arange(tree.prefix, tree.prefix + length) for length in tree.branches]
     return {
-        "position_ids": (torch.cat(positions) + position_offset)[None].to(device),
+        "position_ids": (torch.cat(positions) + position_offset)[None].to(device, non_blocking=True),
         "trees": PackedTrees(trees, device),
     }
 

@@ -197,7 +197,9 @@ def _raise_to(best: Tensor, token: Tensor, logits: Tensor, first: int) -> None:
         return
     values, places = logits.max(0)
     larger = values > best
-    token[larger] = (places[larger] + first).to(token.dtype)
+    token.copy_(
+        torch.where(larger, (places + first).to(token.dtype), token)
+    )  # A mask as index would wait for the device.
     torch.maximum(best, values, out=best)
 
 

@@ -6,17 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rankpo.errors import ConfigError
 from rankpo.models.attention import plain_attention
 from rankpo.models.base import RankingModel
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.engine.body import body_of
+from rankpo.models.reranker.heads import ScoreHead
 from rankpo.models.reranker.model import RerankerModel
 from rankpo.models.sparse.model import SparseModel
 from rankpo.models.vectors import GivesVectors
@@ -38,9 +41,14 @@ class Exported:
 
 
 class ExportForm(ABC):
-    """The form of one kind of model. reader: the class of sentence-transformers that loads the file."""
+    """The form of one kind of model. reader: the class of sentence-transformers that loads the file in a folder of this
+    kind."""
 
     reader: ClassVar[str]
+
+    def read_in(self, folder: Path) -> bool:
+        """Whether `reader` takes the file in this saved folder for what it computes."""
+        return True
 
     @abstractmethod
     def exported(self, model: RankingModel) -> Exported:
@@ -157,10 +165,6 @@ class Scores(ExportForm):
 
     def exported(self, model: RankingModel) -> Exported:
         assert isinstance(model, RerankerModel)
-        if model.settings.head != "encoder":
-            raise ConfigError(
-                [f"task.format exports rerankers with model.head=encoder, and this one has {model.settings.head}"]
-            )
         names = self._names(model)
         return Exported(module=_Called(model.base, names, "logits").eval(), inputs=names, output="logits")
 
@@ -182,6 +186,36 @@ class Scores(ExportForm):
     def outputs(self, model: RankingModel) -> np.ndarray:
         assert isinstance(model, RerankerModel)
         return np.array(model.compute_score(list(PAIRS), normalize=False), dtype=np.float32)
+
+
+class LastTokenScores(Scores):
+    """The scores [N, 1] of a decoder: its head on the last token that the mask has, so that sequences may be padded on
+    either side. Nothing is generated, and there is no cache."""
+
+    def read_in(self, folder: Path) -> bool:
+        """CrossEncoder reads a folder of a causal language model by the logits of all tokens, and so not this file."""
+        return not (folder / "modules.json").exists()
+
+    def exported(self, model: RankingModel) -> Exported:
+        assert isinstance(model, RerankerModel)
+        module = _ScoreOfLastToken(model.base, model.head)
+        return Exported(module=module.eval(), inputs=(IDS, MASK), output="logits")
+
+
+class _ScoreOfLastToken(nn.Module):
+    """A reranker as a function of ids and mask [N, T]."""
+
+    def __init__(self, backbone: PreTrainedModel, head: ScoreHead) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        ids, mask = tensors
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        called = body_of(self.backbone)(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        last = (mask * torch.arange(ids.shape[1])).argmax(1)  # [N]
+        rows = called[0][torch.arange(ids.shape[0]), last]  # [N, D], one token for each sequence
+        return self.head.scores(self.backbone, rows, torch.ones_like(last))[:, None]
 
 
 def _padded(
@@ -212,7 +246,7 @@ def form_of(model: RankingModel) -> ExportForm:
     if isinstance(model, SparseModel):
         return VocabularyLogits()
     if isinstance(model, RerankerModel):
-        return Scores()
+        return Scores() if model.settings.head == "encoder" else LastTokenScores()
     if isinstance(model, GivesVectors):
         return HiddenStates()
     raise ConfigError([f"task.format exports models with vectors and rerankers, and kind={model.kind} is neither"])

@@ -72,20 +72,20 @@ class HybridModel(GivesVectors):
             slices = zip(starts[chunk].tolist(), lengths.tolist(), strict=True)
             ids = torch.cat([sequences.input_ids[start : start + size] for start, size in slices])
             rows.append(places.places(chunk))
-            parts.append(self._rows(hidden, ids.to(self.device), lengths))
+            parts.append(self._rows(hidden, ids.to(self.device, non_blocking=True), lengths))
         if not parts:
             return torch.zeros(0, self.dim, device=self.device)
-        return torch.cat(parts)[torch.argsort(torch.cat(rows)).to(self.device)]
+        return torch.cat(parts)[torch.argsort(torch.cat(rows)).to(self.device, non_blocking=True)]
 
     def _rows(self, hidden: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
         """Rows [tokens, D + 2] from hidden states [tokens, D]."""
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = hidden.float()
             weights = relu(self.sparse_linear(hidden)).squeeze(1)
-            weights = weights.masked_fill(torch.isin(ids, self.unweighted.to(ids.device)), 0)
+            weights = weights.masked_fill(torch.isin(ids, self.unweighted.to(ids.device, non_blocking=True)), 0)
             tokens = _padded(normalize(self.colbert_linear(hidden), dim=1), self.vector_dim)
             first = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-            first[(lengths.cumsum(0) - lengths).to(ids.device)] = True
+            first[(lengths.cumsum(0) - lengths).to(ids.device, non_blocking=True)] = True
             dense = _padded(normalize(hidden, dim=1), self.vector_dim)
             vectors = torch.where(first[:, None], dense, tokens)
             return torch.cat([vectors, weights.masked_fill(first, 0)[:, None], ids.float()[:, None]], 1)
@@ -102,7 +102,8 @@ class HybridModel(GivesVectors):
             "dense": lambda: (left.dense * right.dense).sum(1),
             "sparse": lambda: (left.entries(self.entries) * right.entries(self.entries)).sum(1),
             "colbert": lambda: (
-                paired_maxsim(left.tokens, right.tokens) / left.tokens.counts.clamp(min=1).to(left.device)
+                paired_maxsim(left.tokens, right.tokens)
+                / left.tokens.counts.clamp(min=1).to(left.device, non_blocking=True)
             ),
         }
         return self._summed(torch.stack([found[name]() for name in self.settings.parts]))
@@ -118,14 +119,15 @@ class HybridModel(GivesVectors):
             "dense": lambda: left.dense @ right.dense.T,
             "sparse": lambda: left.entries(self.entries) @ right.entries(self.entries).T,
             "colbert": lambda: (
-                maxsim(left.tokens, right.tokens) / left.tokens.counts.clamp(min=1).to(left.device)[:, None]
+                maxsim(left.tokens, right.tokens)
+                / left.tokens.counts.clamp(min=1).to(left.device, non_blocking=True)[:, None]
             ),
         }
         return torch.stack([found[name]() for name in self.settings.parts])
 
     def _summed(self, scores: Tensor) -> Tensor:
         """Weighted sum [...] of scores [parts, ...] over the parts."""
-        weights = torch.tensor(self.settings.weights, dtype=scores.dtype, device=scores.device)
+        weights = torch.tensor(self.settings.weights, dtype=scores.dtype).to(scores.device, non_blocking=True)
         return torch.tensordot(weights, scores, dims=1)
 
     # Stored vectors are the rows of `forward`; task=encode writes their vectors, weights and ids into files of their own.
@@ -209,20 +211,24 @@ class _Split:
     @property
     def dense(self) -> Tensor:
         """The dense vectors [N, D] of N texts."""
-        whole = self.rows[self.first.to(self.device), : self.dim]
+        whole = self._at(self.first)
         if len(whole) == len(self.counts):
             return whole
         full = self.rows.new_zeros(len(self.counts), self.dim)
-        return full.index_copy(0, (self.counts > 0).nonzero().squeeze(1).to(self.device), whole)
+        return full.index_copy(0, (self.counts > 0).nonzero().squeeze(1).to(self.device, non_blocking=True), whole)
 
     @property
     def tokens(self) -> Vectors:
         """The ColBERT vectors: those of all tokens except the first of each text."""
-        return Vectors(self.rows[~self.first.to(self.device), : self.dim], (self.counts - 1).clamp(min=0))
+        return Vectors(self._at(~self.first), (self.counts - 1).clamp(min=0))
+
+    def _at(self, chosen: Tensor) -> Tensor:
+        """The vectors of the chosen rows. chosen: [R] bool on the CPU, since a mask on a GPU waits for the number of rows."""
+        return self.rows[chosen.nonzero().squeeze(1).to(self.device, non_blocking=True), : self.dim]
 
     def entries(self, vocabulary: int) -> Tensor:
         """Returns sparse vectors as a dense tensor [N, V]: the largest weight of each token id in each text."""
-        owner = torch.arange(len(self.counts)).repeat_interleave(self.counts).to(self.device)
+        owner = torch.arange(len(self.counts)).repeat_interleave(self.counts).to(self.device, non_blocking=True)
         places = owner * vocabulary + self.rows[:, self.dim + 1].long()
         flat = self.rows.new_zeros(len(self.counts) * vocabulary)
         return flat.scatter_reduce(0, places, self.rows[:, self.dim], "amax").view(len(self.counts), vocabulary)

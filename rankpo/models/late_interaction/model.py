@@ -76,12 +76,12 @@ class LateInteractionModel(GivesVectors):
                     sequences.kept[start : start + size] for start, size in zip(starts[chunk], lengths, strict=True)
                 ]
                 # A boolean index would wait for the device to count the kept tokens.
-                hidden = hidden[torch.cat(kept).nonzero().squeeze(1).to(hidden.device)]
+                hidden = hidden[torch.cat(kept).nonzero().squeeze(1).to(hidden.device, non_blocking=True)]
             rows.append(places.places(chunk))
             parts.append(self._finished(hidden))
         if not parts:
             return self._finished(torch.zeros(0, self.base.config.get_text_config().hidden_size, device=self.device))
-        return torch.cat(parts)[torch.argsort(torch.cat(rows)).to(self.device)]
+        return torch.cat(parts)[torch.argsort(torch.cat(rows)).to(self.device, non_blocking=True)]
 
     def _finished(self, hidden: Tensor) -> Tensor:
         """[r, D] vectors of hidden states, in float32."""
@@ -127,7 +127,7 @@ class LateInteractionModel(GivesVectors):
     def _scaled(self, scores: Tensor, queries: Vectors, shape: tuple[int, ...]) -> Tensor:
         if not self.settings.normalize_scores:
             return scores
-        return scores / queries.counts.clamp(min=1).to(scores.device, scores.dtype).view(shape)
+        return scores / queries.counts.clamp(min=1).to(scores.device, scores.dtype, non_blocking=True).view(shape)
 
     # For users
 

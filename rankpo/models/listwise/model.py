@@ -88,12 +88,12 @@ class ListwiseModel(LanguageModel):
             kept.append(hidden[(torch.cumsum(lengths, 0) - 1).to(hidden.device, non_blocking=True)])
         if not kept:
             return self.head.weight.new_zeros(0, self.head.weight.shape[1])
-        return torch.cat(kept)[torch.argsort(torch.cat(rows)).to(self.device)]
+        return torch.cat(kept)[torch.argsort(torch.cat(rows)).to(self.device, non_blocking=True)]
 
     def identifier_logits(self, hidden: Tensor) -> Tensor:
         """[n, window] logits of the identifiers in float32, since half precision makes 1 % of pairs equal."""
         head = self.head
-        ids = torch.tensor(self.inputs.layout.identifiers.first, device=hidden.device)
+        ids = torch.tensor(self.inputs.layout.identifiers.first).to(hidden.device, non_blocking=True)
         with torch.autocast(hidden.device.type, enabled=False):
             logits = hidden.float() @ head.weight[ids].float().T
             if head.bias is not None:

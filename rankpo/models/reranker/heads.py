@@ -111,7 +111,7 @@ class AnswerHead(ScoreHead):
 
     def scores(self, model: PreTrainedModel, hidden: Tensor, lengths: Tensor) -> Tensor:
         output = cast("nn.Linear", model.get_output_embeddings())
-        rows = torch.tensor(self.ids, device=hidden.device)
+        rows = torch.tensor(self.ids).to(hidden.device, non_blocking=True)
         bias = None if getattr(output, "bias", None) is None else output.bias[rows].float()
         logits = linear(pool(hidden, lengths, "last"), output.weight[rows].float(), bias)  # [n, 1 or 2]
         cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)

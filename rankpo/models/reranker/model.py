@@ -72,7 +72,7 @@ class RerankerModel(RankingModel):
         parts = cut(order.numpy(), sequences.lengths.numpy(), limit)
         scores = [checkpoint(self._logits, select(sequences, rows), use_reentrant=False) for rows in parts]
         place = torch.argsort(torch.from_numpy(np.concatenate(parts)))
-        return torch.cat(scores)[place.to(self.device)]
+        return torch.cat(scores)[place.to(self.device, non_blocking=True)]
 
     def _logits(self, sequences: Sequences) -> Tensor:
         rows, scores = [], []
@@ -83,7 +83,7 @@ class RerankerModel(RankingModel):
                 scores.append(self.head.scores(self.base, hidden, lengths).float())
         if not rows:
             return torch.zeros(0, device=self.device)
-        return torch.cat(scores)[torch.argsort(torch.cat(rows)).to(self.device)]  # [N]
+        return torch.cat(scores)[torch.argsort(torch.cat(rows)).to(self.device, non_blocking=True)]  # [N]
 
     def score(self, scores: Tensor, batch: Batch) -> Tensor:
         """[B, G] scores of the candidates of each query. scores: [N]."""

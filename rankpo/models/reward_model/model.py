@@ -53,7 +53,9 @@ class RewardModel(CompletionModel):
             last.append(pool(hidden, lengths, "last"))
         if not rows:
             return torch.zeros(0, device=self.device)
-        return self.reward_head(torch.cat(last)[torch.argsort(torch.cat(rows)).to(self.device)])  # [N]
+        return self.reward_head(
+            torch.cat(last)[torch.argsort(torch.cat(rows)).to(self.device, non_blocking=True)]
+        )  # [N]
 
     def saved_state(self) -> dict[str, Tensor]:
         unread = {name for name, parameter in self.named_parameters() if parameter is self._unread}

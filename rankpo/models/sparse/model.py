@@ -103,7 +103,7 @@ class SparseModel(GivesVectors):
         if not len(texts):
             pooled = pooled + 0 * self._pooled(read).sum()
         own = self._presence(select(sequences, queries.numpy())) * self.query_weights
-        order = torch.argsort(torch.cat([queries, texts])).to(own.device)
+        order = torch.argsort(torch.cat([queries, texts])).to(own.device, non_blocking=True)
         return torch.cat([own, pooled])[order]
 
     def _shortest(self) -> Sequences:
@@ -113,9 +113,9 @@ class SparseModel(GivesVectors):
 
     def _presence(self, sequences: Sequences) -> Tensor:
         """[n, V]: 1 for tokens that occur in the sequence, else 0."""
-        owner = torch.arange(len(sequences)).repeat_interleave(sequences.lengths).to(self.device)
+        owner = torch.arange(len(sequences)).repeat_interleave(sequences.lengths).to(self.device, non_blocking=True)
         present = torch.zeros(len(sequences), self.dim, device=self.device)
-        present[owner, sequences.input_ids.to(self.device)] = 1
+        present[owner, sequences.input_ids.to(self.device, non_blocking=True)] = 1
         return present
 
     def similarity(self, queries: Vectors, candidates: Vectors) -> Tensor:

@@ -11,28 +11,26 @@ from typing import TYPE_CHECKING
 
 from rankpo.data.random_keys import random_keys
 from rankpo.data.random_keys import text_key as random_text_key
+from rankpo.data.text.conversations import plain_text
 from rankpo.errors import ConfigError
-from rankpo.judges import rankings
-from rankpo.judges.annotation import Annotator, answers_file, asked, equal_texts
-from rankpo.judges.costs import Costs
+from rankpo.judges.annotation import Annotator, asked, equal_texts
 from rankpo.judges.estimate import estimate, say_cut
 from rankpo.judges.forms import Annotation as Record
-from rankpo.judges.forms import Answer, Paid
 from rankpo.judges.grades import EqualGrades, equal_grades
 from rankpo.judges.outcome import Chosen, Outcome
 from rankpo.judges.pairs import Pair, draw, in_rounds
-from rankpo.judges.records import Records
 from rankpo.judges.samples import Samples, read_samples, reward
 from rankpo.judges.scores import ScoresJudge
 from rankpo.judges.suspicious import suspects
 from rankpo.judges.teaching import teach
 from rankpo.retrieval.corpus import open_source, text_key
-from rankpo.runs.logger import MetricsLogger, counting
-from rankpo.tasks.vector_models import vector_model
+from rankpo.runs.logger import MetricsLogger
+from rankpo.tasks.work.annotate_lists import judge_lists
+from rankpo.tasks.work.judging import Judging, Plan
+from rankpo.tasks.work.rankings import Texts, rankings_of, stated_prompts
 
 if TYPE_CHECKING:
     from rankpo.config.experiment import Experiment
-    from rankpo.data.dataset import Dataset
     from rankpo.judges.base import Judge
     from rankpo.judges.rankings import Ranking
     from rankpo.tasks.annotate import Annotate
@@ -51,6 +49,8 @@ def run(task: Annotate, experiment: Experiment) -> Mapping[str, object]:
     if task.mode == "scores":
         with session.claimed(folder):
             return _teach(task, experiment, judge, logger)
+    if task.mode == "lists":
+        return judge_lists(task, experiment, judge, session)
     samples = _samples(task, logger)
     if samples is not None and task.feedback == "scalar":
         with session.claimed(folder):
@@ -60,10 +60,19 @@ def run(task: Annotate, experiment: Experiment) -> Mapping[str, object]:
         logger.say(
             f"{key} has no {{mark}} around the texts, so a passage can imitate the end of its text; see judge/template=pair"
         )
-    say_cut(judge, pairs.drawn, pairs.queries, pairs.texts, logger.say)
+    shown = {identity for pair in pairs.drawn for identity in (pair.id1, pair.id2)}
+    say_cut(
+        lambda texts: judge.count_cut(*texts),
+        {plain_text(pairs.queries[pair.query_id]) for pair in pairs.drawn},
+        {pairs.texts[identity] for identity in shown},
+        logger.say,
+    )
     if task.dry_run:
-        per_pair = 2 if task.order == "both" else 1
-        row = estimate(judge, pairs.drawn, pairs.queries, pairs.texts, per_pair, logger.say)
+        requests = [
+            judge.request(pairs.queries[pair.query_id], pairs.texts[pair.id1], pairs.texts[pair.id2])
+            for pair in pairs.drawn
+        ]
+        row = estimate(judge, "pairs", requests, 2 if task.order == "both" else 1, logger.say)
         logger.table([row], "\ndry run: the judge was not called")
         return row
     with session.claimed(folder):
@@ -116,7 +125,7 @@ def _pairs(task: Annotate, experiment: Experiment, session: Session, samples: Sa
     if samples is None:
         own = dict(open_source(task.queries, "query", experiment.datasets).texts())
         texts: Mapping[str, str] = dict(open_source(task.corpus, "passage", experiment.datasets).texts())
-        queries, found = own, _rankings(task, experiment, own, texts, session)
+        queries, found = own, rankings_of(task, experiment, session, Texts(own, texts), task.pairs.top_k)
     else:
         queries, texts, found = samples.prompts, samples.completions, samples.rankings(task.pairs.top_k)
     drawn = _draw(task, found, texts, experiment.seed)
@@ -126,7 +135,7 @@ def _pairs(task: Annotate, experiment: Experiment, session: Session, samples: Sa
         session.logger.say(
             f"{grades.share:.0%} of the {grades.known} pairs whose grades are known have passages of equal grade"
         )
-    prompts = _stated_prompts(experiment.datasets, queries) if samples is None else {}
+    prompts = stated_prompts(experiment.datasets, queries) if samples is None else {}
     if prompts:
         session.logger.say(
             f"{len(prompts)} queries have a prompt of their own: preferences.jsonl contains it as `prompt`; the search "
@@ -140,27 +149,6 @@ def _pairs(task: Annotate, experiment: Experiment, session: Session, samples: Sa
         equal_grades=grades,
         prompts=prompts,
     )
-
-
-def _stated_prompts(datasets: Sequence[Dataset], queries: Mapping[str, Prompt]) -> dict[str, str]:
-    """The query prompts that records state, by the text of the query; the first one of each query."""
-    wanted = {query for query in queries.values() if isinstance(query, str)}
-    found: dict[str, str] = {}
-    for dataset in datasets:
-        for example in dataset.examples():
-            if example.query_prompt is not None and isinstance(example.query, str) and example.query in wanted:
-                found.setdefault(example.query, example.query_prompt)
-    return found
-
-
-def _rankings(
-    task: Annotate, experiment: Experiment, queries: Mapping[str, str], texts: Mapping[str, str], session: Session
-) -> dict[str, Ranking]:
-    say = session.logger.say
-    if task.run is not None:
-        return rankings.of_run(task.run, queries, texts, task.pairs.top_k, say)
-    model = vector_model(experiment, session, "task=annotate without task.run")
-    return rankings.searched(model, queries, texts, task.pairs.top_k, experiment.cache_dir, say)
 
 
 def _draw(task: Annotate, found: Mapping[str, Ranking], texts: Mapping[str, str], seed: int) -> list[Pair]:
@@ -200,37 +188,49 @@ def _trusted(task: Annotate, drawn: list[Pair], texts: Mapping[str, str], logger
 
 
 class Annotation:
-    """The answers of a judge about pairs, with the three files that hold them."""
+    """The answers of a judge about pairs."""
 
     def __init__(
         self, task: Annotate, experiment: Experiment, judge: Judge, pairs: Pairs, logger: MetricsLogger
     ) -> None:
-        self.task, self.judge, self.pairs, self.logger = task, judge, pairs, logger
+        self.task, self.pairs, self.logger = task, pairs, logger
         self.seed = experiment.seed
-        self.folder = Path(task.output)
-        self.annotations: Records[Record] = Records(self.folder / "annotations.jsonl", "asked")
-        self.answers: Records[Answer] = Records(answers_file(experiment.cache_dir, judge), "prompt_hash", shared=True)
-        self.spent: Records[Paid] = Records(self.folder / "cost.jsonl", "call")
-        self.costs = Costs(judge.price, self.spent)
+        self.files: Judging[Record] = Judging(task, experiment.cache_dir, judge)
         self.names = [asked(judge, pair, pairs.queries, pairs.texts, task.order) for pair in pairs.drawn]
 
     def write(self, samples: Samples | None) -> Mapping[str, object]:
         """Judges the pairs that have no answer yet and writes the results. Returns the report."""
+        pairs, files = self.pairs, self.files
+        annotator = Annotator(
+            judge=files.judge,
+            answers=files.answers,
+            costs=files.costs,
+            texts=pairs.texts,
+            queries=pairs.queries,
+            order=self.task.order,
+            max_reasks=self.task.max_reasks,
+            max_calls=self.task.max_calls,
+            max_cost=self.task.max_cost,
+        )
+        plan = Plan(
+            items=[(pair, self._is_exchanged(pair)) for pair in pairs.drawn],
+            names=self.names,
+            keys=[key_of(pair) for pair in pairs.drawn],
+            work=lambda item: annotator.annotate(*item),
+        )
         try:
-            reason, failures = self._ask_all()
+            judged = files.ask_all(annotator, plan, self.logger)
             outcome = Outcome(
-                records=[record for name in self.names if (record := self.annotations.get(name)) is not None],
-                num_drawn=len(self.pairs.drawn),
-                num_dropped=self.pairs.num_dropped,
-                equal_grades=self.pairs.equal_grades,
-                failures=failures,
-                reason=reason,
+                records=files.known(self.names),
+                num_drawn=len(pairs.drawn),
+                num_dropped=pairs.num_dropped,
+                equal_grades=pairs.equal_grades,
+                failures=judged.failures,
+                reason=judged.reason,
             )
-            return outcome.write(self.folder, self._chosen, self.costs, samples, self.logger)
+            return outcome.write(files.folder, self._chosen, files.costs, samples, self.logger)
         finally:
-            self.judge.close()
-            for file in (self.annotations, self.answers, self.spent):
-                file.close()
+            files.close()
 
     @property
     def _chosen(self) -> Chosen:
@@ -241,44 +241,9 @@ class Annotation:
             prompts=self.pairs.prompts,
         )
 
-    @property
-    def _annotator(self) -> Annotator:
-        return Annotator(
-            judge=self.judge,
-            answers=self.answers,
-            costs=self.costs,
-            texts=self.pairs.texts,
-            queries=self.pairs.queries,
-            order=self.task.order,
-            max_reasks=self.task.max_reasks,
-            max_calls=self.task.max_calls,
-            max_cost=self.task.max_cost,
-        )
-
-    def _ask_all(self) -> tuple[str | None, dict[str, Exception]]:
-        """Returns the reason of an early stop, or None, and the errors by pair."""
-        drawn, names = self.pairs.drawn, self.names
-        failures: dict[str, Exception] = {}
-        todo = []
-        for number, pair in enumerate(drawn):
-            key = random_text_key(key_of(pair))
-            exchanged = self.task.order == "random" and bool(random_keys(1, self.seed, key)[0] % 2)
-            if self.annotations.get(names[number]) is None:
-                todo.append((number, pair, exchanged))
-        self.logger.say(f"{len(drawn)} pairs, {len(drawn) - len(todo)} of them judged before")
-        with counting("annotate", len(todo), shown=True) as advance:
-            assert advance is not None
-
-            def done(number: int, record: Record) -> None:
-                self.annotations.add({"asked": names[number], **record})
-                advance(1)
-
-            def failed(number: int, error: Exception) -> None:
-                failures[key_of(drawn[number])] = error
-                advance(1)
-
-            reason = self._annotator.run(todo, done, failed)
-        return reason, failures
+    def _is_exchanged(self, pair: Pair) -> bool:
+        """Whether order=random shows the second passage first."""
+        return self.task.order == "random" and bool(random_keys(1, self.seed, random_text_key(key_of(pair)))[0] % 2)
 
 
 def key_of(pair: Pair) -> str:

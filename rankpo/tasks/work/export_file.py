@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3  # Of float32.
 PACKAGES = {"onnx": onnx.PACKAGES, "openvino": openvino.PACKAGES}
 
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
+
 Row = dict[str, object]
 
 
@@ -67,12 +69,20 @@ def row_of_file(
     with (folder / "README.md").open("a", encoding="utf-8") as card:
         card.write(_section(task.format, path, row))
     note_files(folder)
+    say(f"{path} written; {_use(task, form, path, folder)}")
+    return row
+
+
+def _use(task: Export, form: ExportForm, path: Path, folder: Path) -> str:
+    """How the file is loaded."""
+    if not form.read_in(folder):
+        return (
+            f"{RUNTIMES[task.format]} runs it; {form.reader} of sentence-transformers needs a folder with one label for that: "
+            "train it with model.export_one_label=true"
+        )
     options = {} if task.quantize is None else {"file_name": f"{task.format}/{path.name}"}
     more = f", model_kwargs={options}" if options else ""
-    say(
-        f"{path} written; with optimum, {form.reader}(FOLDER, backend={task.format!r}{more}) of sentence-transformers loads it"
-    )
-    return row
+    return f"with optimum, {form.reader}(FOLDER, backend={task.format!r}{more}) of sentence-transformers loads it"
 
 
 def _written(task: Export, model: RankingModel, form: ExportForm, folder: Path) -> tuple[Path, Runner]:
