@@ -29,6 +29,7 @@ NEEDS_PACKAGES = {  # marks of blocks that run where these packages are installe
     "Needs OpenVINO": ("openvino", "onnx", "onnxscript"),
     "Needs qdrant-client": ("qdrant_client",),
     "Needs lancedb": ("lancedb",),
+    "Needs optimum": ("optimum",),
 }
 FAILS, MESSAGE = (
     "Fails",
