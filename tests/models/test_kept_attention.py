@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rankpo.models.base import RankingModel
 from rankpo.models.embedding.inputs import EmbeddingInputs
+from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.kept_attention import KeptAttention
 from rankpo.models.random_weights import byte_tokenizer
@@ -29,11 +29,16 @@ class Calls(TorchDispatchMode):
         return operation(*arguments, **(named or {}))
 
 
-def states(model: RankingModel):
+def packed(family: str) -> EmbeddingModel:
+    settings = EmbeddingSettings(query_max_length=60, passage_max_length=60)
+    return EmbeddingModel(backbone(family), EmbeddingInputs(byte_tokenizer(), settings), layout="packed")
+
+
+def states(model: EmbeddingModel):
     return torch.cat([hidden for _, hidden, _ in model.hidden_states(sequences(LENGTHS))])
 
 
-def gradients(model: RankingModel, output: torch.Tensor):
+def gradients(model: EmbeddingModel, output: torch.Tensor):
     model.zero_grad()
     (output * torch.arange(output.numel()).reshape(output.shape).cos()).sum().backward()
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
@@ -41,7 +46,7 @@ def gradients(model: RankingModel, output: torch.Tensor):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_second_pass_is_a_whole_pass(family):
-    model = RankingModel(backbone(family), EmbeddingInputs(byte_tokenizer(), EmbeddingSettings()), layout="packed")
+    model = packed(family)
     with Calls() as whole:
         expected = states(model)
     found = gradients(model, expected)
@@ -59,7 +64,7 @@ def test_the_second_pass_is_a_whole_pass(family):
 
 
 def test_other_calls_than_those_of_the_first_pass_are_errors():
-    model = RankingModel(backbone("bert"), EmbeddingInputs(byte_tokenizer(), EmbeddingSettings()), layout="packed")
+    model = packed("bert")
     store = KeptAttention()
     with store.written(), torch.no_grad():
         states(model)
