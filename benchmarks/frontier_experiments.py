@@ -5,6 +5,12 @@
     python -m benchmarks.frontier_experiments sweep NAME… [--seeds 1 2 3]   # all runs in one task=frontier on the dev world
 
 The runs of stage one and the judge's pairs (jobs_mined, jobs_stage1, jobs_judged) are those of `./install.sh demo cache_dir=CACHE`.
+Recipes with judged lists need the judge's orders of 225 lists of eight, or 450 of four (`lists`), and `anchored` needs the scores
+of stage one (`scores`):
+
+    python -m benchmarks.frontier_experiments lists
+    python -m benchmarks.frontier_experiments scores
+
 Each recipe is a name in `RECIPES`: the keys that differ from 20 updates of experiment=jobs_stage2 on the judge's pairs, 16 an update. All
 weights are trained, unless a recipe says otherwise. A run takes a minute of one free core.
 """
@@ -77,6 +83,36 @@ LISTS = (
     "trainer.max_steps=30",
     "optimizer.lr=2e-4",
 )
+# The same lists in the order of the judge, as task=annotate task.mode=lists writes them.
+JUDGED_LISTS = (
+    "model=minilm",
+    "kind=embedding",
+    START,
+    "datasets=[ranked_lists,mined:rankpo]",
+    f"datasets.mined.path={MINED}",
+    "datasets.mined.loss={{name:contrastive,temperature:0.05}}",
+    "loss.temperature=0.05",
+    "trainer.batch_size=8",
+    "trainer.max_tokens=8192",
+    "trainer.max_steps=30",
+    "optimizer.lr=2e-4",
+)
+OF_EIGHT = "datasets.ranked_lists.path={cache}/jobs_listed_8/annotate/lists.jsonl"
+OF_FOUR = "datasets.ranked_lists.path={cache}/jobs_listed_4/annotate/lists.jsonl"
+# Two datasets in turns: RankPO with graded replay on the pairs, and KL to the scores of stage one on lists of 50.
+ANCHORED = (
+    "loss=rankpo",
+    "model=minilm",
+    START,
+    "datasets=[pairs:rankpo,anchored:jsonl]",
+    f"datasets.pairs.path={PAIRS}",
+    "datasets.anchored.path={cache}/jobs_scored/annotate/teacher.jsonl",
+    "datasets.anchored.loss={{name:kl_distill,temperature:0.05,teacher_temperature:0.05}}",
+    "trainer.batch_size=2",
+    "trainer.max_tokens=8192",
+    "trainer.max_steps=40",
+    "optimizer.lr=1e-4",
+)
 RECIPES: dict[str, tuple[str, ...]] = {
     "plain": (*STAGE_TWO, "replay_datasets=[]", "loss.replay_weight=0"),
     "replay_05": REPLAYED,
@@ -102,6 +138,9 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "graded_prior_both": (*GRADED, *APART, "loss.replay_weight=2"),
     "listnet": ("loss=listnet", *LISTS, "loss.target_temperature=1"),
     "plackett_luce": ("loss=plackett_luce", *LISTS),
+    "judged_lists": ("loss=plackett_luce", *JUDGED_LISTS, OF_EIGHT),
+    "judged_lists_of_4": ("loss=plackett_luce", *JUDGED_LISTS, OF_FOUR, "trainer.batch_size=16"),
+    "judged_listnet": ("loss=listnet", *JUDGED_LISTS, OF_EIGHT, "loss.target_temperature=0.3"),
     "joint": (*TWO_LOSSES, START, "trainer.max_steps=30"),
     "joint_from_base": (*TWO_LOSSES, "trainer.max_steps=50"),
 }
