@@ -243,13 +243,13 @@ def test_an_order_that_a_judge_wrote(tmp_path, from_rank):
     three, two = RankedLists(name="r", path=str(path), relevance_from_rank=from_rank).examples()
     scores, pair = tensor([[1.0, 0.0, 2.0]], dtype=float64), tensor([[0.2, 0.5]], dtype=float64)
     by_hand = log(exp(2) + exp(1) + 1) - 2 + log(exp(1) + 1) - 1
-    assert_values(PlackettLuceLoss()(scores, lists(three.relevance)).losses, [by_hand])
-    assert_values(PlackettLuceLoss()(pair, lists(two.relevance)).losses, [log(1 + exp(0.2 - 0.5))])  # Bradley-Terry
+    assert_values(PlackettLuceLoss()(scores, lists(three.relevance)).losses, by_hand)
+    assert_values(PlackettLuceLoss()(pair, lists(two.relevance)).losses, log(1 + exp(0.2 - 0.5)))  # Bradley-Terry
     grades = {"reciprocal": [1 / 2, 1 / 3, 1], "linear": [1 / 2, 0, 1]}[from_rank]
     wanted = [exp(grade / 0.5) / sum(exp(other / 0.5) for other in grades) for grade in grades]
     logs = [score - log(exp(2) + exp(1) + 1) for score in (1, 0, 2)]
     listnet = ListNetLoss(target_temperature=0.5)(scores, lists(three.relevance)).losses
-    assert_values(listnet, [-sum(share * value for share, value in zip(wanted, logs, strict=True))])
+    assert_values(listnet, -sum(share * value for share, value in zip(wanted, logs, strict=True)))
 
 
 def test_plackett_luce_of_two_with_a_reference_is_dpo():
