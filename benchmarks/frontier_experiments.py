@@ -5,11 +5,10 @@
     python -m benchmarks.frontier_experiments sweep NAME… [--seeds 1 2 3]   # all runs in one task=frontier on the dev world
 
 The runs of stage one and the judge's pairs (jobs_mined, jobs_stage1, jobs_judged) are those of `./install.sh demo cache_dir=CACHE`.
-Recipes with judged lists need the judge's orders of 225 lists of eight, or 450 of four (`lists`), and `anchored` needs the scores
-of stage one (`scores`):
+Recipes with judged lists need the judge's orders of 225 lists of eight and 450 of four, and `kl_lists` needs the scores of stage
+one on 48 candidates of 100 posts; this writes both:
 
-    python -m benchmarks.frontier_experiments lists
-    python -m benchmarks.frontier_experiments scores
+    python -m benchmarks.frontier_experiments judge
 
 Each recipe is a name in `RECIPES`: the keys that differ from 20 updates of experiment=jobs_stage2 on the judge's pairs, 16 an update. All
 weights are trained, unless a recipe says otherwise. A run takes a minute of one free core.
@@ -99,19 +98,16 @@ JUDGED_LISTS = (
 )
 OF_EIGHT = "datasets.ranked_lists.path={cache}/jobs_listed_8/annotate/lists.jsonl"
 OF_FOUR = "datasets.ranked_lists.path={cache}/jobs_listed_4/annotate/lists.jsonl"
-# Two datasets in turns: RankPO with graded replay on the pairs, and KL to the scores of stage one on lists of 50.
+# Two datasets in turns: RankPO with graded replay on the pairs, and KL to the scores of stage one on lists of 48.
 ANCHORED = (
-    "loss=rankpo",
-    "model=minilm",
-    START,
+    *GRADED,
     "datasets=[pairs:rankpo,anchored:jsonl]",
     f"datasets.pairs.path={PAIRS}",
     "datasets.anchored.path={cache}/jobs_scored/annotate/teacher.jsonl",
+    "datasets.anchored.scores_are=teacher",
     "datasets.anchored.loss={{name:kl_distill,temperature:0.05,teacher_temperature:0.05}}",
-    "trainer.batch_size=2",
-    "trainer.max_tokens=8192",
-    "trainer.max_steps=40",
-    "optimizer.lr=1e-4",
+    "loss.replay_weight=2",
+    "trainer.batch_size=8",
 )
 RECIPES: dict[str, tuple[str, ...]] = {
     "plain": (*STAGE_TWO, "replay_datasets=[]", "loss.replay_weight=0"),
@@ -131,6 +127,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "smoothing": (*REPLAYED, "loss.confidence=smoothing"),
     "reference": (*REPLAYED, "loss.reference_free=false"),
     "kl": (*REPLAYED, *KL),
+    "kl_lists": tuple(key for key in ANCHORED if "datasets.rankpo.path" not in key),
     "kl_graded": (*GRADED, *KL, "loss.replay_weight=2"),
     "prior_apart": (*REPLAYED, *APART, "loss.rankpo_weight=0"),
     "prior_both": (*REPLAYED, *APART, "loss.replay_weight=2"),
@@ -162,6 +159,25 @@ def launch(cache: Path, *command: str) -> float:
     return time.monotonic() - started
 
 
+def judge(cache: Path) -> None:
+    """Writes the judge's orders of lists, and the scores of stage one as a teacher's."""
+    asked = ("task=annotate", "model=minilm", START)
+    own = (
+        "judge=rules",
+        "datasets=[jobs]",
+        "task.queries=own",
+        "task.corpus=own",
+        "task.mode=lists",
+        "task.order=given",
+    )
+    for size, number in ((8, 225), (4, 450)):
+        lists = (f"task.lists.size={size}", "task.lists.per_query=2", f"task.limit={number}")
+        launch(cache, *asked, *own, *lists, f"exp_name=jobs_listed_{size}")
+    teacher = ("judge=scores", "judge.path={cache}/jobs_stage1/FINAL", "task.mode=scores", "task.limit=100")
+    candidates = ("datasets=[jobs_graded]", "datasets.jobs_graded.num_negatives=16")
+    launch(cache, *asked, *teacher, *candidates, "exp_name=jobs_scored")
+
+
 def train(cache: Path, name: str, seed: int) -> None:
     """Trains a recipe, unless its run is already finished."""
     run = f"x_{name}_{seed}"
@@ -181,7 +197,7 @@ def sweep(cache: Path, names: Sequence[str], seeds: Sequence[int], further: Sequ
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("train", "sweep", "list"))
+    parser.add_argument("step", choices=("judge", "train", "sweep", "list"))
     parser.add_argument("names", nargs="*", help="recipes, and for sweep also keys of launch.py")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--cache", type=Path, default=CACHE)
@@ -190,6 +206,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.step == "list":
         for name, keys in RECIPES.items():
             sys.stdout.write(f"{name}: {' '.join(keys)}\n")
+    elif options.step == "judge":
+        judge(options.cache)
     elif options.step == "sweep":
         sweep(options.cache, names, options.seeds, [name for name in options.names if "=" in name])
     else:
