@@ -18,6 +18,7 @@ from torch import Tensor
 from rankpo.data.batch import select
 from rankpo.data.loaders.planner import deal
 from rankpo.models.base import RankingModel
+from rankpo.models.engine.cpu_products import fast_products
 from rankpo.models.inputs import TextInputs
 from rankpo.models.ranked import Pair, Ranked, by_score, checked_pairs, pairs_of
 from rankpo.runs import processes
@@ -182,7 +183,7 @@ class GivesVectors(RankingModel):
         counts = self.counts(sequences)
         output = Vectors(torch.empty(int(counts.sum()), self.dim), counts)
         order = torch.argsort(sequences.lengths, descending=True, stable=True)
-        with self.evaluating():
+        with self.evaluating(), fast_products(self):
             for rows in by_tokens(order, sequences.lengths, ENCODE_TOKENS):
                 output.rows[output.places(rows)] = self(select(sequences, rows.numpy())).float().cpu()
                 if on_progress is not None:
