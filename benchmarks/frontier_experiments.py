@@ -5,6 +5,11 @@
     python -m benchmarks.frontier_experiments sweep NAME… [--seeds 1 2 3]   # all runs in one task=frontier on the dev world
 
 The runs of stage one and the judge's pairs (jobs_mined, jobs_stage1, jobs_judged) are those of `./install.sh demo cache_dir=CACHE`.
+Recipes with judged lists need the judge's orders of 225 lists of eight and 450 of four, and `kl_lists` needs the scores of stage
+one on 48 candidates of 100 posts; this writes both:
+
+    python -m benchmarks.frontier_experiments judge
+
 Each recipe is a name in `RECIPES`: the keys that differ from 20 updates of experiment=jobs_stage2 on the judge's pairs, 16 an update. All
 weights are trained, unless a recipe says otherwise. A run takes a minute of one free core.
 """
@@ -77,6 +82,33 @@ LISTS = (
     "trainer.max_steps=30",
     "optimizer.lr=2e-4",
 )
+# The same lists in the order of the judge, as task=annotate task.mode=lists writes them.
+JUDGED_LISTS = (
+    "model=minilm",
+    "kind=embedding",
+    START,
+    "datasets=[ranked_lists,mined:rankpo]",
+    f"datasets.mined.path={MINED}",
+    "datasets.mined.loss={{name:contrastive,temperature:0.05}}",
+    "loss.temperature=0.05",
+    "trainer.batch_size=8",
+    "trainer.max_tokens=8192",
+    "trainer.max_steps=30",
+    "optimizer.lr=2e-4",
+)
+OF_EIGHT = "datasets.ranked_lists.path={cache}/jobs_listed_8/annotate/lists.jsonl"
+OF_FOUR = "datasets.ranked_lists.path={cache}/jobs_listed_4/annotate/lists.jsonl"
+# Two datasets in turns: RankPO with graded replay on the pairs, and KL to the scores of stage one on lists of 48.
+ANCHORED = (
+    *GRADED,
+    "datasets=[pairs:rankpo,anchored:jsonl]",
+    f"datasets.pairs.path={PAIRS}",
+    "datasets.anchored.path={cache}/jobs_scored/annotate/teacher.jsonl",
+    "datasets.anchored.scores_are=teacher",
+    "datasets.anchored.loss={{name:kl_distill,temperature:0.05,teacher_temperature:0.05}}",
+    "loss.replay_weight=2",
+    "trainer.batch_size=8",
+)
 RECIPES: dict[str, tuple[str, ...]] = {
     "plain": (*STAGE_TWO, "replay_datasets=[]", "loss.replay_weight=0"),
     "replay_05": REPLAYED,
@@ -95,6 +127,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "smoothing": (*REPLAYED, "loss.confidence=smoothing"),
     "reference": (*REPLAYED, "loss.reference_free=false"),
     "kl": (*REPLAYED, *KL),
+    "kl_lists": tuple(key for key in ANCHORED if "datasets.rankpo.path" not in key),
     "kl_graded": (*GRADED, *KL, "loss.replay_weight=2"),
     "prior_apart": (*REPLAYED, *APART, "loss.rankpo_weight=0"),
     "prior_both": (*REPLAYED, *APART, "loss.replay_weight=2"),
@@ -102,6 +135,9 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "graded_prior_both": (*GRADED, *APART, "loss.replay_weight=2"),
     "listnet": ("loss=listnet", *LISTS, "loss.target_temperature=1"),
     "plackett_luce": ("loss=plackett_luce", *LISTS),
+    "judged_lists": ("loss=plackett_luce", *JUDGED_LISTS, OF_EIGHT),
+    "judged_lists_of_4": ("loss=plackett_luce", *JUDGED_LISTS, OF_FOUR, "trainer.batch_size=16"),
+    "judged_listnet": ("loss=listnet", *JUDGED_LISTS, OF_EIGHT, "loss.target_temperature=0.3"),
     "joint": (*TWO_LOSSES, START, "trainer.max_steps=30"),
     "joint_from_base": (*TWO_LOSSES, "trainer.max_steps=50"),
 }
@@ -123,6 +159,25 @@ def launch(cache: Path, *command: str) -> float:
     return time.monotonic() - started
 
 
+def judge(cache: Path) -> None:
+    """Writes the judge's orders of lists, and the scores of stage one as a teacher's."""
+    asked = ("task=annotate", "model=minilm", START)
+    own = (
+        "judge=rules",
+        "datasets=[jobs]",
+        "task.queries=own",
+        "task.corpus=own",
+        "task.mode=lists",
+        "task.order=given",
+    )
+    for size, number in ((8, 225), (4, 450)):
+        lists = (f"task.lists.size={size}", "task.lists.per_query=2", f"task.limit={number}")
+        launch(cache, *asked, *own, *lists, f"exp_name=jobs_listed_{size}")
+    teacher = ("judge=scores", "judge.path={cache}/jobs_stage1/FINAL", "task.mode=scores", "task.limit=100")
+    candidates = ("datasets=[jobs_graded]", "datasets.jobs_graded.num_negatives=16")
+    launch(cache, *asked, *teacher, *candidates, "exp_name=jobs_scored")
+
+
 def train(cache: Path, name: str, seed: int) -> None:
     """Trains a recipe, unless its run is already finished."""
     run = f"x_{name}_{seed}"
@@ -142,7 +197,7 @@ def sweep(cache: Path, names: Sequence[str], seeds: Sequence[int], further: Sequ
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("train", "sweep", "list"))
+    parser.add_argument("step", choices=("judge", "train", "sweep", "list"))
     parser.add_argument("names", nargs="*", help="recipes, and for sweep also keys of launch.py")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--cache", type=Path, default=CACHE)
@@ -151,6 +206,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.step == "list":
         for name, keys in RECIPES.items():
             sys.stdout.write(f"{name}: {' '.join(keys)}\n")
+    elif options.step == "judge":
+        judge(options.cache)
     elif options.step == "sweep":
         sweep(options.cache, names, options.seeds, [name for name in options.names if "=" in name])
     else:

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.compositions import share
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+share()
+os.fsync = lambda descriptor: None  # No test cuts the power, and the disk took a tenth of the suite's time.
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -33,6 +33,7 @@ from rankpo.config.messages import (
     null_group,
     run_error,
 )
+from rankpo.config.once import composed_once
 from rankpo.config.places import CONFIG
 from rankpo.config.run_folder import register
 from rankpo.errors import ConfigError, InputError
@@ -122,7 +123,7 @@ def main() -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Makes Hydra raise instead of printing.
     try:
         try:
-            with guarded(), leaving_at_once():
+            with guarded(), composed_once(sys.argv[1:]), leaving_at_once():
                 compose_and_run()
         finally:
             if "rankpo.sweeps.folder" in sys.modules:

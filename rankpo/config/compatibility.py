@@ -64,7 +64,7 @@ def incompatible(made: Mapping[str, Any], tree: Mapping[str, Any], overrides: Se
             problems += _of_the_reference(tree, loss, model, settings)
         own = [item.loss for item in made.get("objectives") or [] if item is not None]
         problems += dict.fromkeys(problem for item in own for problem in _unmet_needs(item, model))
-    if model is not None and (problem := other_kind(model, overrides)):
+    if model is not None and (problem := other_kind(model, loss, overrides)):
         problems.append(problem)
     return problems
 

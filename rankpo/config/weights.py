@@ -9,11 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 from rankpo.config.value_types import type_problem
 from rankpo.errors import ConfigError, unknown
+from rankpo.models.kind import GIVES
+from rankpo.models.kinds import kind_class
 from rankpo.models.known import known_settings
 from rankpo.storage.json_files import read_json
 
 if TYPE_CHECKING:
+    from rankpo.losses.base import Loss
     from rankpo.models.kind import ModelKind
+
+
+# Losses of each kind, for messages.
+USUAL_LOSSES = {
+    "embedding": "loss=contrastive or loss=rankpo",
+    "late_interaction": "loss=contrastive or loss=kl_distill",
+    "sparse": "loss=contrastive or loss=margin_mse",
+    "hybrid": "loss=m3",
+    "reranker": "loss=softmax or loss=pointwise",
+    "listwise": "loss=listwise_generation or loss=listwise_combined",
+    "causal_lm": "loss=dpo or loss=sft",
+    "reward_model": "loss=bradley-terry",
+}
 
 
 def settled(node: Mapping[str, Any], target: Any, explicit: Collection[str]) -> dict[str, Any]:
@@ -39,10 +55,11 @@ def settled(node: Mapping[str, Any], target: Any, explicit: Collection[str]) -> 
     return kept
 
 
-def other_kind(model: ModelKind, overrides: Sequence[str]) -> str | None:
+def other_kind(model: ModelKind, loss: Loss | None, overrides: Sequence[str]) -> str | None:
     """The message if a folder of rankpo holds another kind than the loss or the task chooses, or None.
 
-    A kind on the command line is accepted; its class then reads the folder or raises an error.
+    A kind on the command line is accepted; its class then reads the folder or raises an error. loss: None if the task
+    does not train.
     """
     if model.load_from is None or any(item.lstrip("+").startswith("kind=") for item in overrides):
         return None
@@ -52,7 +69,11 @@ def other_kind(model: ModelKind, overrides: Sequence[str]) -> str | None:
     saved = read_json(record).get("kind")
     if saved in (model.kind, *model.starts_from):
         return None
-    return (
-        f"model.load_from={model.load_from} holds a model of kind {saved}, and the loss or the task chooses "
-        f"kind={model.kind}; add kind={saved}"
-    )
+    holds = f"model.load_from={model.load_from} holds a model of kind {saved}"
+    if loss is None or saved not in USUAL_LOSSES:
+        return f"{holds}, and the loss or the task chooses kind={model.kind}; add kind={saved}"
+    name = next((item for item in overrides if item.startswith("loss=")), type(loss).__name__)
+    others = f"load a model of kind {model.kind}, or train this one by {USUAL_LOSSES[saved]}"
+    if (loss.needs & frozenset(GIVES)) - kind_class(saved).gives:
+        return f"{holds}, which {name} cannot train; {others}"
+    return f"{holds}, and {name} trains a {model.kind} by default; add kind={saved} to apply it to this model, {others}"

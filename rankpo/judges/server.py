@@ -183,12 +183,27 @@ class ServerJudge(Judge):
     def _read(self, content: bytes) -> Reply:
         """Parses a chat completion. Raises any exception for other contents."""
         body = json.loads(content)
-        text = body["choices"][0]["message"]["content"]
-        if not isinstance(text, str):
-            raise TypeError("it holds no text")
+        text = text_of(body["choices"][0]["message"])
         named = body.get("model")
         model = one_line(redact(named))[:LONGEST_NAME] if isinstance(named, str) and named else self.model
         return Reply(redact(text), model, usage_of(body.get("usage")))
+
+
+def text_of(message: Mapping[str, object]) -> str:
+    """Returns the text of a message: its content, the texts among its parts, or its refusal.
+
+    A message without content, such as one with tool calls only, has the empty text: it is paid for, and gives no
+    verdict. Raises TypeError for other contents.
+    """
+    content = message["content"]
+    if content is None:
+        refusal = message.get("refusal")
+        return refusal if isinstance(refusal, str) else ""
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part.get("type") == "text")
+    if not isinstance(content, str):
+        raise TypeError("it holds no text")
+    return content
 
 
 def usage_of(usage: object) -> dict[str, int]:

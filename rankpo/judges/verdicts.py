@@ -6,6 +6,8 @@ import json
 import re
 from dataclasses import dataclass
 
+from rankpo.judges.confidence import percent, stated_percent
+
 # Each repetition is bounded, so that the time is linear in the length of an answer, even a malicious one.
 LABEL = r"preferred(?:\s{1,20}(?:candidate|passage))?\s{0,20}:"
 ANY_PREFERRED = re.compile(rf"^[^\w\n]{{0,40}}{LABEL}", re.IGNORECASE | re.MULTILINE)
@@ -17,9 +19,9 @@ ENDS = re.compile(r"""\s{0,20}(?:$|[.,;:)\]"'\n]|confidence)""", re.IGNORECASE)
 SECOND = re.compile(
     r"""[\s"')\]]{0,20}(?:or|and|/|&|=|,)\s{0,20}(?:candidate|passage)?\s{0,20}["'(]?[AB]\b""", re.IGNORECASE
 )
-CONFIDENCE = re.compile(r"confidence(?:[_\s]{1,5}score)?\W{0,30}?([0-9]{1,6}(?:\.[0-9]{1,20})?)", re.IGNORECASE)
 THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 FENCED = re.compile(r"```(?:json)?\s{0,20}\{")
+OBJECT = re.compile(r"\{[^{}]{0,10000}\}")
 MAX_CHARACTERS = 50_000  # of an answer without its thoughts
 
 
@@ -43,7 +45,7 @@ def parse(text: str) -> Verdict:
     """Parses a judge's answer. Raises Unparsable for ambiguous answers.
 
     JSON with `preferred` (and `confidence_score`), else the last line beginning `Preferred:` and the first confidence
-    after it. The verdict may be followed by prose or blanks, as in real answers.
+    after it, else the one JSON object amid prose. The verdict may be followed by prose or blanks, as in real answers.
     """
     bare = bare_answer(text)
     record = json_object(bare, "preferred")
@@ -51,14 +53,16 @@ def parse(text: str) -> Verdict:
         return _of_record(record)
     starts = list(ANY_PREFERRED.finditer(bare))
     if not starts:
-        raise Unparsable("no line 'Preferred: A' or 'Preferred: B'")
+        return _amid_prose(bare)
     last = bare[starts[-1].start() :]
     match = _letter(last)
     if match is None:
         raise Unparsable(f"no single letter after {last.splitlines()[0][:60]!r}")
     letter, rest = match
-    stated = CONFIDENCE.search(rest)
-    return Verdict(letter, _confidence(float(stated.group(1))) if stated else None)
+    try:
+        return Verdict(letter, stated_percent(rest))
+    except ValueError as error:
+        raise Unparsable(str(error)) from error
 
 
 def bare_answer(text: str) -> str:
@@ -112,7 +116,22 @@ def json_object(text: str, key: str) -> dict[str, object] | None:
         raise Unreadable("the answer is nested too deeply") from None
     if text[end:].strip() and not (start and text[end:].lstrip().startswith("```")):
         return None
-    return value if isinstance(value, dict) and key in value else None
+    if not isinstance(value, dict):
+        return None
+    lower = {str(key).lower(): item for key, item in value.items()}
+    return lower if key in lower else None
+
+
+def _amid_prose(text: str) -> Verdict:
+    """Returns the verdict of the one JSON object with a preference in the text."""
+    records = [
+        record for found in OBJECT.finditer(text) if (record := json_object(found.group(), "preferred")) is not None
+    ]
+    if not records:
+        raise Unparsable("no line 'Preferred: A' or 'Preferred: B'")
+    if len(records) > 1:
+        raise Unparsable(f"{len(records)} JSON objects with a preference; one is needed")
+    return _of_record(records[0])
 
 
 def _of_record(record: dict[str, object]) -> Verdict:
@@ -125,16 +144,10 @@ def _of_record(record: dict[str, object]) -> Verdict:
     if stated is None:
         return Verdict(letter)
     try:
-        return Verdict(letter, _confidence(float(str(stated).strip().rstrip("%"))))
+        return Verdict(letter, percent(str(stated).strip().rstrip("%")))
     except ValueError as error:
         shown = str(stated)[:60]
         raise Unparsable(f"confidence_score is {shown!r}; a number from 0 to 100 is needed") from error
-
-
-def _confidence(value: float) -> float:
-    if not 0 <= value <= 100:
-        raise Unparsable(f"the confidence is {value:g}; 0 to 100 is allowed")
-    return value
 
 
 @dataclass(frozen=True)

@@ -171,5 +171,5 @@ class IPOLoss(Loss):
         compared = per_token(ratios, labels.lengths) if self.lengths == "mean" else ratios
         losses = (gap(compared) - 1 / (2 * self.beta)).square()
         return LossOutput(
-            losses, self.weights(labels)["loss"], pair_metrics(scores, self.beta * ratios, labels.lengths)
+            losses, self.weights(labels)["loss"], pair_metrics(scores, self.beta * compared, labels.lengths)
         )

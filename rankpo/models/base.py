@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from rankpo.models.engine.body import body_of, freeze_pooler, summary
 from rankpo.models.engine.last_layer import OneToken, one_token, shorten_last_layer
 from rankpo.models.engine.packing import mixes_padding, packed_arguments, padding, position_offset, switch_to_packed
 from rankpo.models.engine.pooling import place_of_token
+from rankpo.models.engine.two_way import check_windows
 from rankpo.models.hub import push
 from rankpo.models.inputs import Inputs
 from rankpo.models.settings import Settings
@@ -45,21 +47,20 @@ class Writer(Protocol):
     def save(self, folder: Path, model: Any, description: Mapping[str, object]) -> float: ...
 
 
-class RankingModel(Shardable):
+class RankingModel(Shardable, ABC):
     """A transformers backbone that processes ragged sequences chunk by chunk; one subclass per kind.
 
     A kind implements `forward`, `score` and `slot_scores`. kind: its name. inputs: converts the texts of a table to
     sequences. settings: the settings of the kind, saved with the weights. sharded: whether the parameters are
     sharded over ranks, see `processes.in_step`.
 
-    layout: "packed" (one row of tokens, no padding), "padded" (a mask), or "auto": packed if the architecture
-    supports it. chunk_tokens: tokens (with padding, if padded) of one call of the backbone; None means 4,096
-    on a CPU and everything at once elsewhere. equal_lengths: whether a call has only sequences of one length, because
-    padding changes the hidden states of this architecture.
+    layout: "packed" (one row of tokens, no padding), "padded" (a mask), or "auto": packed if the architecture supports
+    it. chunk_tokens: tokens, with padding, of one call of the backbone; None means 4,096 on a CPU and all elsewhere.
+    equal_lengths: whether all sequences of a call have one length, since padding changes this architecture's states.
     """
 
     kind: ClassVar[str]
-    sparsity: Sparsity | None = None  # Regularisation of a model with sparse vectors, which the trainers add.
+    sparsity: Sparsity | None = None  # Regularisation of sparse vectors, which the trainers add.
     precision: str = "fp32"  # Precision of forward passes, set by the task; the key of stored vectors includes it.
     computes_in_parts: ClassVar[bool] = False  # Whether a forward pass of more than `part_tokens` is computed in parts.
     short_last: bool = False  # Whether the last layer can compute one token of each sequence; see `read_one_token`.
@@ -84,6 +85,7 @@ class RankingModel(Shardable):
             raise ValueError(f"model.layout must be one of auto, packed, padded, got {layout!r}")
         self.chunk_tokens = chunk_tokens
         inner = body_of(backbone)
+        check_windows(inner)
         self.packed = layout != "padded" and switch_to_packed(inner)
         if layout == "packed" and not self.packed:
             raise ValueError(
@@ -91,7 +93,7 @@ class RankingModel(Shardable):
             )
         self.equal_lengths = not self.packed and mixes_padding(inner)
         self.position_offset = position_offset(inner)
-        # The model does not generate here, so a cache of keys and values would waste memory.
+        # A cache of keys and values, for generation, would waste memory.
         self.constant_arguments = {"use_cache": False} if hasattr(inner.config, "use_cache") else {}
         self.backbone: nn.Module = backbone
         if inner is backbone:
@@ -193,17 +195,17 @@ class RankingModel(Shardable):
         # The body includes the adapters, which are inside the layers; it excludes the head.
         return body_of(self.base)(**arguments, **self.constant_arguments).last_hidden_state
 
+    @abstractmethod
     def forward(self, sequences: Sequences) -> object:
         """Returns the kind's output for N sequences: scores [N], vectors [N, D], or another input of its `score`."""
-        raise NotImplementedError(f"{type(self).__name__} must define forward")
 
+    @abstractmethod
     def score(self, output: Any, batch: Batch) -> Tensor:
         """Returns the scores [B, G] of each query's candidates. output: the result of `forward(batch.sequences)`."""
-        raise NotImplementedError(f"{type(self).__name__} must define score")
 
+    @abstractmethod
     def slot_scores(self, table: ExampleTable) -> np.ndarray:
         """Returns [slots] float32 on every rank: the score of every candidate of the table for its query."""
-        raise NotImplementedError(f"{type(self).__name__} must define slot_scores")
 
     def scores_of(self, query: Prompt, candidates: Sequence[str]) -> list[float] | None:
         """Returns the scores of a query's candidates, for judges; None for kinds that cannot score plain texts."""

@@ -279,7 +279,7 @@ def advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
         yield
     except (ConfigError, LoadingError):
         raise
-    except (OSError, ImportError, ValueError, RuntimeError) as error:
+    except (OSError, ImportError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         text = str(error)
         folder = Path(source.path)
         if "trust_remote_code" in text:

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import PreTrainedTokenizerFast as FastTokenizer
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from rankpo.errors import LoadingError
 from rankpo.models.attention import with_attention
@@ -39,6 +40,9 @@ def random_backbone(
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         settings.setdefault(name, getattr(vocabulary, name))
     built = AutoConfig.for_model(model_type, **settings)
+    bodies = MODEL_MAPPING_NAMES.get(model_type)
+    if isinstance(bodies, tuple):  # Such as Funnel with and without its decoder; transformers chooses by this name.
+        built.architectures = built.architectures or [bodies[0]]
     with advised(Source(f"a random {model_type}", "", ""), attn_implementation):
         options = {"attn_implementation": attn_implementation, "dtype": torch.float32}
         return with_attention(partial((family or AutoModel).from_config, built), options)

@@ -25,11 +25,12 @@ class Settings:
 
     def in_words(self) -> str:
         """The settings in words, for one line of the log."""
-        return ", ".join(
+        changed = [
             f"{item.name}={getattr(self, item.name)!r}"
             for item in fields(self)
             if getattr(self, item.name) != item.default
-        )
+        ]
+        return ", ".join(changed) or "default settings"
 
     @classmethod
     def from_json(cls, values: Mapping[str, object], place: str = "") -> Self:

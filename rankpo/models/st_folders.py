@@ -11,7 +11,7 @@ from rankpo.errors import ConfigError, unknown
 from rankpo.models.saved import RECORD, Stated, read_json, read_list, saved_kind
 
 MODULES = "modules.json"
-PASSAGE_PROMPTS = ("document", "passage", "corpus")  # The first that is not empty is the prompt of passages.
+PASSAGE_PROMPTS = ("document", "passage", "corpus")  # The first that a folder states is the prompt of passages.
 ROUTER = "router_config.json"
 TRANSFORMERS = ("Transformer", "MLMTransformer")
 STATIC = "StaticEmbedding"
@@ -169,6 +169,12 @@ def positions_of(config: Mapping[str, object]) -> int | None:
     return limit - 2 if config.get("model_type") in OFFSET_TYPES else limit
 
 
+def passage_name(prompts: Mapping[str, object]) -> str:
+    """Returns the name of the prompt of passages, as sentence-transformers documents it for `encode_document`: a stated
+    `document` prompt is used even if it is empty."""
+    return next((name for name in PASSAGE_PROMPTS if prompts.get(name) is not None), PASSAGE_PROMPTS[0])
+
+
 def start_of(folder: Path, new: str) -> Stated | None:
     """The prompts of an embedding model's folder, from which a model of another kind starts; None for other folders.
 
@@ -181,8 +187,7 @@ def start_of(folder: Path, new: str) -> Stated | None:
         prompts = {role: found.get(f"{role}_prompt") for role in ("query", "passage")}
     elif (folder / MODULES).exists():
         stated = read_json(folder / GENERAL).get("prompts") or {}
-        passage = next((stated[name] for name in PASSAGE_PROMPTS if stated.get(name)), None)
-        prompts = {"query": stated.get("query"), "passage": passage}
+        prompts = {"query": stated.get("query"), "passage": stated.get(passage_name(stated))}
     else:
         return None
     note = f"{folder} holds an embedding model: training starts from its encoder with {new}"

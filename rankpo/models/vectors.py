@@ -18,6 +18,7 @@ from torch import Tensor
 from rankpo.data.batch import select
 from rankpo.data.loaders.planner import deal
 from rankpo.models.base import RankingModel
+from rankpo.models.engine.cpu_products import fast_products
 from rankpo.models.inputs import TextInputs
 from rankpo.models.ranked import Pair, Ranked, by_score, checked_pairs, pairs_of
 from rankpo.runs import processes
@@ -139,22 +140,6 @@ class GivesVectors(RankingModel):
         left = vectors.select(known.queries.repeat_interleave(width))
         return self.paired(left, vectors.select(known.candidates.flatten())).reshape(batch.candidates.shape)
 
-    def encode(self, texts: Sequence[str] | str, role: str = "passage", *, progress: bool = False) -> Encoded:
-        """Returns the vectors of texts in input order. role: "query" or "passage". progress: shows a progress bar."""
-        raise NotImplementedError(f"{type(self).__name__} must define encode")
-
-    def encode_query(
-        self, texts: Sequence[str] | str, *, convert_to_tensor: bool = False, progress: bool = False
-    ) -> Encoded | Tensors:
-        """Calls `encode` with role="query". convert_to_tensor: returns tensors. progress: shows a progress bar."""
-        return _converted(self.encode(texts, "query", progress=progress), convert_to_tensor)
-
-    def encode_document(
-        self, texts: Sequence[str] | str, *, convert_to_tensor: bool = False, progress: bool = False
-    ) -> Encoded | Tensors:
-        """Calls `encode` with role="passage". convert_to_tensor: returns tensors. progress: shows a progress bar."""
-        return _converted(self.encode(texts, "passage", progress=progress), convert_to_tensor)
-
     def predict(self, pairs: Pair | Sequence[Pair]) -> np.ndarray:
         """Returns scores [n] float32 of pairs (query, document), or a single number for one pair.
 
@@ -198,12 +183,32 @@ class GivesVectors(RankingModel):
         counts = self.counts(sequences)
         output = Vectors(torch.empty(int(counts.sum()), self.dim), counts)
         order = torch.argsort(sequences.lengths, descending=True, stable=True)
-        with self.evaluating():
+        with self.evaluating(), fast_products(self):
             for rows in by_tokens(order, sequences.lengths, ENCODE_TOKENS):
                 output.rows[output.places(rows)] = self(select(sequences, rows.numpy())).float().cpu()
                 if on_progress is not None:
                     on_progress(len(rows))
         return output.rows
+
+
+class EncodesTexts(GivesVectors):
+    """A `GivesVectors` that returns the vectors of plain texts to callers, in the form of its kind."""
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str] | str, role: str = "passage", *, progress: bool = False) -> Encoded:
+        """Returns the vectors of texts in input order. role: "query" or "passage". progress: shows a progress bar."""
+
+    def encode_query(
+        self, texts: Sequence[str] | str, *, convert_to_tensor: bool = False, progress: bool = False
+    ) -> Encoded | Tensors:
+        """Calls `encode` with role="query". convert_to_tensor: returns tensors. progress: shows a progress bar."""
+        return _converted(self.encode(texts, "query", progress=progress), convert_to_tensor)
+
+    def encode_document(
+        self, texts: Sequence[str] | str, *, convert_to_tensor: bool = False, progress: bool = False
+    ) -> Encoded | Tensors:
+        """Calls `encode` with role="passage". convert_to_tensor: returns tensors. progress: shows a progress bar."""
+        return _converted(self.encode(texts, "passage", progress=progress), convert_to_tensor)
 
 
 def _converted(vectors: Encoded, convert_to_tensor: bool) -> Encoded | Tensors:

@@ -42,6 +42,9 @@ FREE_KEYS = (
     "trainer.max_tokens",
     "trainer.profile_updates",
     "trainer.memory_plan",
+    "trainer.save_every",
+    "trainer.keep_checkpoints",
+    "trainer.intermediate_checkpoints",
 )
 
 
@@ -89,7 +92,10 @@ def enter_run_dir(
         raise StorageError(f"{run_dir} holds an unfinished run; set resume=auto to continue it, or overwrite=true")
     different = differences(comparable(read_json(saved_path)), comparable(config))
     if different:
-        raise StorageError(f"{run_dir} was started with another config: {'; '.join(different)}; set overwrite=true")
+        raise StorageError(
+            f"{run_dir} was started with another config: {'; '.join(different)}; restore these values to continue it; "
+            "another exp_name, or overwrite=true, which removes it, starts from the beginning"
+        )
     return not finished
 
 

@@ -13,7 +13,7 @@ from rankpo.tasks.base import Task
 class Prior(Task):
     """Fits a prior over model.prior_layers on preference pairs, and writes the model with it to `output`/FINAL.
 
-    All other weights are frozen.
+    All other weights are frozen. A ranked list gives all pairs of its passages.
 
     weight: λ of the prior; None takes 1/a, where a is the fitted slope, so that the score is the judge's log-odds / a.
     ridges: values of the ridge penalty; cross-validation chooses one. folds: the number of folds of the passages.

@@ -39,8 +39,16 @@ class ContrastiveTrainer(BasicTrainer):
         counts = self.policy.counts(update.batch.sequences)
         parts = "parts" in self.loss.needs
         return replace(
-            update, counts=counts, similarity=self.policy.part_similarities if parts else self.policy.similarity
+            update,
+            counts=counts,
+            similarity=self.policy.part_similarities if parts else self.policy.similarity,
+            attention_tokens=self._attention_tokens(max_tokens),
         )
+
+    def _attention_tokens(self, max_tokens: int) -> int:
+        """The tokens whose attention outputs a gradient cache keeps. Gradient checkpointing computes attention once more
+        in the backward pass, where nothing is kept."""
+        return 0 if self.settings.gradient_checkpointing else in_batch.KEPT * max_tokens
 
     def largest_whole_group(self) -> int:
         """In batch, the texts of an update are divided one by one."""

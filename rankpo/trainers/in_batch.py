@@ -11,7 +11,7 @@ before the backward passes. The parameters therefore receive the same gradient a
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -27,12 +27,15 @@ from rankpo.losses.contrastive import ContrastiveLoss
 from rankpo.losses.in_batch import InBatchLoss
 from rankpo.losses.reduction import sums, total
 from rankpo.losses.vectors import Similarity, inner_products
+from rankpo.models.engine.kept_attention import KeptAttention
 from rankpo.models.inputs import Inputs
 from rankpo.runs import processes
 from rankpo.trainers.regularisation import Regularisation
 from rankpo.trainers.teacher import TeacherEmbeddings
-from rankpo.types import Batch, LossOutput, Vectors
+from rankpo.types import Batch, LossOutput, Sequences, Vectors
 
+LONG = 512  # Mean tokens of a part's sequences from which on attention takes a large share of a forward pass.
+KEPT = 4  # Attention outputs of so many times `max_tokens` are kept; they take 1/40 to 1/18 of a token's activations.
 TOO_FEW_QUERIES = "trainer.batch_size is smaller than the number of processes; loss.cross_device=false needs more"
 
 
@@ -43,7 +46,8 @@ class InBatchUpdate:
     batch: the queries of all ranks if they share one pool, else those of this rank. parts: rows of `batch.sequences` that this
     rank encodes, one array per micro-batch. queries: [b] indices of the queries whose losses this rank computes.
     counts: [N] vectors of each sequence, None for 1 each. similarity: the model's score of queries and candidates.
-    regularisation: of sparse vectors, or None.
+    regularisation: of sparse vectors, or None. attention_tokens: at most the attention outputs of so many tokens are kept
+    from the first forward pass for the second.
     """
 
     batch: Batch
@@ -57,6 +61,7 @@ class InBatchUpdate:
     counts: Tensor | None = None
     similarity: Similarity = inner_products
     regularisation: Regularisation | None = None
+    attention_tokens: int = 0
 
     def rows_of(self, part: np.ndarray) -> int:
         """Returns the number of vector rows of a part's sequences."""
@@ -150,15 +155,13 @@ def backward(
 
     model: the wrapped policy. last: whether ranks synchronise gradients.
     """
-    parts = [part if len(part) else _shortest(update.batch) for part in update.parts]
+    parts = _parts(update)
     kept = len(parts) - 1  # The last part keeps its graph, so it needs no second forward pass.
-    states: list[list[Tensor]] = []
     embedded: list[Tensor] = []
     for number, part in enumerate(parts):
-        states.append(_random_state())
         quiet = strategy.no_sync() if kept or not last else nullcontext()
         with nullcontext() if number == kept else torch.no_grad(), quiet:
-            embedded.append(model(select(update.batch.sequences, part)))
+            embedded.append(part.first(model))
     end = _random_state()
     sizes = [update.rows_of(part) for part in update.parts]
     own = torch.cat([block[:size] for block, size in zip(embedded, sizes, strict=True)]).detach().float()
@@ -169,7 +172,7 @@ def backward(
     for number in (kept, *range(kept)):
         final = last and number == (kept - 1 if kept else kept)
         with nullcontext() if final else strategy.no_sync():
-            block = embedded.pop() if number == kept else _again(model, update, parts[number], states[number])
+            block = embedded.pop() if number == kept else parts[number].again(model)
             # A part with weight 0 keeps the number of collectives equal on all ranks.
             share = shares[number] if len(shares[number]) else torch.zeros_like(block)
             strategy.backward((block.float() * share).sum())
@@ -178,22 +181,51 @@ def backward(
     return output, value
 
 
+@dataclass
+class _Part:
+    """The sequences of one micro-batch. attention: the attention outputs that the first pass keeps for the second, if
+    any. state: the random state before the first pass, so that the second one has the same dropout masks."""
+
+    sequences: Sequences
+    attention: KeptAttention | None = None
+    state: list[Tensor] = field(default_factory=list)
+
+    def first(self, model: nn.Module) -> Tensor:
+        """Encodes the part."""
+        self.state = _random_state()
+        with nullcontext() if self.attention is None else self.attention.written():
+            embedded: Tensor = model(self.sequences)
+        return embedded
+
+    def again(self, model: nn.Module) -> Tensor:
+        """Encodes the part again with a graph."""
+        _restore(self.state)
+        with nullcontext() if self.attention is None else self.attention.read():
+            embedded: Tensor = model(self.sequences)
+        return embedded
+
+
+def _parts(update: InBatchUpdate) -> list[_Part]:
+    """The parts that this rank encodes. The longest of those that are computed twice keep their attention outputs."""
+    left = update.attention_tokens
+    made: list[_Part] = []
+    for number, rows in enumerate(update.parts):
+        sequences = select(update.batch.sequences, rows if len(rows) else _shortest(update.batch))
+        long = sequences.num_tokens >= LONG * len(sequences)
+        keeps = number < len(update.parts) - 1 and long and sequences.num_tokens <= left
+        left -= sequences.num_tokens if keeps else 0
+        made.append(_Part(sequences, KeptAttention() if keeps else None))
+    return made
+
+
 @torch.no_grad()
 def loss_value(loss: InBatchLoss, model: nn.Module, update: InBatchUpdate) -> float:
     """Returns this rank's share of the loss value of an update, without any gradient."""
-    parts = [part if len(part) else _shortest(update.batch) for part in update.parts]
-    embedded = [model(select(update.batch.sequences, part)) for part in parts]
+    embedded = [model(part.sequences) for part in _parts(update)]
     sizes = [update.rows_of(part) for part in update.parts]
     own = torch.cat([block[:size] for block, size in zip(embedded, sizes, strict=True)])
     _, shared = _output(loss, update, _of_all_ranks(update, own.float(), _rows(update)))
     return float(shared)
-
-
-def _again(model: nn.Module, update: InBatchUpdate, part: np.ndarray, state: list[Tensor]) -> Tensor:
-    """Encodes the part again with a graph, with the same dropout masks as in the first pass."""
-    _restore(state)
-    embedded: Tensor = model(select(update.batch.sequences, part))
-    return embedded
 
 
 def _loss_gradient(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import permutations
 
 import pytest
@@ -14,6 +15,7 @@ import rankpo
 from rankpo.config.aliases import ALIASES, modern
 from rankpo.config.compose import compose
 from rankpo.config.places import CONFIG
+from rankpo.config.weights import USUAL_LOSSES
 from rankpo.errors import ConfigError
 from rankpo.models.known import known_settings, table
 from tests.runs import curve, launch, train
@@ -144,9 +146,16 @@ def test_a_folder_of_another_kind_names_the_kind_to_add(tmp_path):
     train("model=tiny_pythia", "loss=sft", "datasets=[toy_chat]", *small, "exp_name=b")
     vectors, text = (f"model.load_from={tmp_path}/{name}/FINAL" for name in "ab")
     with pytest.raises(
-        ConfigError, match=r"a/FINAL holds a model of kind embedding, .*kind=causal_lm; add kind=embedding$"
+        ConfigError,
+        match=r"a/FINAL holds a model of kind embedding, and loss=dpo trains a causal_lm by default; add kind=embedding to "
+        r"apply it to this model, load a model of kind causal_lm, or train this one by loss=contrastive or loss=rankpo$",
     ):
         compose(["loss=dpo", "model=llama", vectors, "datasets=[toy_pairs]"])
+    with pytest.raises(
+        ConfigError,
+        match=r"of kind embedding, which loss=sft cannot train; load a model of kind causal_lm, or train this one by loss=c",
+    ):
+        compose(["loss=sft", "model=llama", vectors, "datasets=[toy_chat]"])
     with pytest.raises(ConfigError, match=r"b/FINAL holds a model of kind causal_lm, .*; add kind=causal_lm$"):
         compose(["task=encode", "model=pythia", text])
     assert (
@@ -155,6 +164,14 @@ def test_a_folder_of_another_kind_names_the_kind_to_add(tmp_path):
     )
     # fine-tuned on answers first, then as a listwise reranker: plain weights
     assert compose(["loss=listwise_ranking", "model=pythia", text, "datasets=[toy_lists]"]).model.kind == "listwise"
+
+
+@pytest.mark.parametrize("kind", USUAL_LOSSES)
+def test_the_losses_that_messages_suggest_train_their_kind(kind):
+    for loss in re.findall(r"loss=(\S+)", USUAL_LOSSES[kind]):
+        weights = "model=tiny_llama" if kind in ("listwise", "causal_lm", "reward_model") else "model=tiny_bert"
+        made = compose([f"loss={loss}", weights, f"kind={kind}", "datasets=[toy_pairs]"])
+        assert made.model.kind == kind
 
 
 # old names of models

@@ -54,7 +54,7 @@ def test_pieces_of_a_template_stand_in_order(family):
     expected = tokenizer.convert_tokens_to_ids(first)
     for part in ("query: what", "\n", "document: worms", "\nrelevant:"):
         expected += plain(part)
-    assert ids_of(inputs, " what ", "worms\n") == expected
+    assert ids_of(inputs, "what", "worms") == expected
 
 
 def test_add_eos_stands_last_and_needs_an_end_token():

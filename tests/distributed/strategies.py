@@ -58,6 +58,8 @@ RECIPES = {
     "one query": (*CONTRASTIVE, *EVALUATED, *ONE_QUERY),
     "rankpo": (*RANKPO, *EVALUATED, *PAIRS, "trainer.max_tokens=200"),
     "rankpo, LoRA": (*RANKPO, *EVALUATED, "model.use_peft=true", "loss.reference_free=false"),
+    "rankpo, average": (*RANKPO, *EVALUATED, *PAIRS, "trainer.ema=0.5", "trainer.save_every=2"),
+    "gradient cache, average": (*CONTRASTIVE, *EVALUATED, *CORPUS, "trainer.max_tokens=200", "trainer.ema=0.15"),
     "sparse": (*SPARSE_CONTRASTIVE, *EVALUATED, *CORPUS, "trainer.max_tokens=300"),
     "sparse, static queries": (*SPARSE_CONTRASTIVE, *EVALUATED, "model.query_encoder=static"),
     "sparse, LoRA": (*SPARSE_PAIRS, *EVALUATED, "model.use_peft=true", "loss.reference_free=false"),
@@ -85,9 +87,11 @@ RECIPES = {
     "ppo, own clip": (*CHAT, "loss=ppo"),
     "grpo": (*CHAT, "loss=grpo", "loss.beta=0.1", "loss.epochs=2"),
 }
+AVERAGED = ("rankpo, average", "gradient cache, average")
 # what is refused: words of the one line that says so
 REFUSED = {
     **{("ppo, own clip", strategy): "loss.value_max_grad_norm" for strategy in DEEPSPEED},
+    **{(recipe, strategy): "trainer.ema averages" for recipe in AVERAGED for strategy in DEEPSPEED},
     **{("listwise reranker", strategy): "remove eval_datasets" for strategy in SPLIT},
 }
 

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from rankpo.storage.json_files import read_json, write_json
 from tests.distributed.strategies import (
+    AVERAGED,
     RECIPES,
     REFUSED,
     STEPS,
@@ -83,6 +84,22 @@ def test_a_run_continues_under_another_strategy(tmp_path, first, then):
         if options is start:
             cut_off(tmp_path / "changed")
     assert_continued(tmp_path / "changed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_an_average_of_sharded_weights_is_that_of_one_process(tmp_path):
+    """In evaluations, FINAL and a checkpoint, which one process continues: weights and average both come along."""
+    averaged = (*INTERRUPTED, "trainer.ema=0.5")
+    cells = [(recipe, strategy) for strategy in ("fsdp", "ddp") for recipe in AVERAGED]
+    assert_two_are_one(cells, tmp_path, further={"changed": (*averaged, "trainer.max_steps=2")})
+    two = tmp_path / "two"
+    train(*averaged, *place(two, "whole"))
+    cut_off(two / "changed")
+    train(*averaged, "resume=auto", *place(two, "changed"))
+    assert_continued(two / "changed", two / "whole")
+    train(*INTERRUPTED, *place(two, "plain"))
+    plain, whole = final_weights(two / "plain"), final_weights(two / "whole")
+    assert any((plain[name] - whole[name]).abs().max() > 1e-4 for name in whole)  # The average is another model.
 
 
 def assert_continued(changed: Path, whole: Path) -> None:

@@ -148,6 +148,21 @@ def test_an_answer_that_cannot_be_read_is_a_failed_call(body, headers):
 
 
 @pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": None, "refusal": "I cannot compare people."}, "I cannot compare people."),
+        ({"content": None, "tool_calls": [{"id": "1"}]}, ""),
+        ({"content": [{"type": "text", "text": "Preferred:"}, {"type": "text", "text": " A"}]}, "Preferred: A"),
+    ],
+)
+def test_a_message_of_another_form_is_read_and_paid_for(message, text):
+    body = json.dumps({"choices": [{"message": message}], "usage": {"completion_tokens": 9}}).encode()
+    with server(lambda send: send(whole(body))) as url:
+        reply = ask(url)
+    assert (reply.text, reply.usage) == (text, {"completion_tokens": 9})
+
+
+@pytest.mark.parametrize(
     "raw", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 50_000, b"HTTP/1.1 \xff"]
 )
 def test_what_is_no_http_is_a_failed_call(raw):

@@ -20,6 +20,19 @@ from rankpo.judges.verdicts import Unparsable, Verdict, combine, parse
         ("<think>Preferred: A</think>\nPreferred: Passage B\nConfidence: 60", Verdict("B", 60)),
         ('{"comparison": "x", "preferred": "A", "confidence_score": 75}', Verdict("A", 75)),
         ('```json\n{"preferred": "B"}\n```', Verdict("B")),
+        ('{"Preferred": "b", "Confidence_Score": "80%"}', Verdict("B", 80)),
+        ('Here it is: {"preferred": "A", "confidence_score": 90} I hope it helps.', Verdict("A", 90)),
+        ("Preferred: A\nConfidence score (0-100): 85", Verdict("A", 85)),
+        ("Preferred: A\nConfidence (from 0 to 10): 8.5", Verdict("A", 85)),
+        ("Preferred: A\nConfidence level: 95 (on a scale of 0-100)", Verdict("A", 95)),
+        ("Preferred: A\nConfidence - 77", Verdict("A", 77)),
+        ("Preferred: A\nConfidence: 9/10", Verdict("A", 90)),
+        ("Preferred: A\nConfidence: 4 out of 5", Verdict("A", 80)),
+        ("Preferred: A\nConfidence: ٩٠", Verdict("A", 90)),
+        ("Preferred: A\nConfidence: 0.75", Verdict("A", 75)),
+        ("Preferred: A\nConfidence: 1", Verdict("A", 1)),
+        ('{"preferred": "A", "confidence_score": 1.0}', Verdict("A", 100)),
+        ("Preferred: A\nConfidence: high, since two of the texts say so", Verdict("A")),
     ],
 )
 def test_words_that_name_one(text, expected):
@@ -40,6 +53,10 @@ def test_words_that_name_one(text, expected):
         '{"preferred": "C"}',
         '{"preferred": "A", "confidence_score": "high"}',
         "Preferred: A\nConfidence score: 900",
+        "Preferred: A\nConfidence: -5",
+        "Preferred: A\nConfidence: 12/10",
+        '{"preferred": "A", "confidence_score": NaN}',
+        'First {"preferred": "A"}, but then {"preferred": "B"}',
     ],
 )
 def test_words_that_name_none_are_not_guessed(text):

@@ -41,7 +41,7 @@ def test_ipo_with_means():
     assert_values(output.losses, 21.6225, 29.7025)
     assert_values(IPOLoss()(LOGPS, labels(2), REFERENCE).losses, 12.25, 64.0)
     assert_values(IPOLoss(lengths="sum")(LOGPS, labels(2, lengths=LENGTHS), REFERENCE).losses, 12.25, 64.0)
-    assert_close(output.metrics["rewards/chosen"], tensor([0.1, -0.2], dtype=float64))  # β·h of sums, for all losses
+    assert_close(output.metrics["rewards/chosen"], tensor([0.025, -0.025], dtype=float64))  # what the loss compares
     assert_close(output.metrics["logps/chosen"], LOGPS[:, 0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import permutations
 from math import e, exp, inf, log, log2, nan
 
@@ -11,6 +12,7 @@ from torch import float64, tensor
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
+from rankpo.data.readers.ranked_lists import RankedLists
 from rankpo.losses.distillation import KLDistillLoss, MarginMSELoss
 from rankpo.losses.lambda_loss import LambdaLoss
 from rankpo.losses.lists import list_metrics, ordered_lists, positions
@@ -229,6 +231,25 @@ def test_all_orders_of_plackett_luce_sum_to_one():
     scores = tensor([[0.3, -1.0, 2.0, 0.7]], dtype=float64)
     likelihoods = [ListMLELoss()(scores, lists(list(order))).losses.neg().exp() for order in permutations(range(4))]
     assert_values(torch.stack(likelihoods).sum(), 1.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("from_rank", ["reciprocal", "linear"])
+def test_an_order_that_a_judge_wrote(tmp_path, from_rank):
+    """Scores 1, 0, 2 of passages in the order 2 > 0 > 1: log(e² + e + 1) - 2 + log(e + 1) - 1, whatever the relevance."""
+    path = tmp_path / "lists.jsonl"
+    orders = [{"query": "q", "passages": ["a", "b", "c"], "ranking": [2, 0, 1]}, {"query": "r", "passages": ["a", "b"],
+              "ranking": [1, 0]}]  # fmt: skip
+    path.write_text("".join(json.dumps(record) + "\n" for record in orders))
+    three, two = RankedLists(name="r", path=str(path), relevance_from_rank=from_rank).examples()
+    scores, pair = tensor([[1.0, 0.0, 2.0]], dtype=float64), tensor([[0.2, 0.5]], dtype=float64)
+    by_hand = log(exp(2) + exp(1) + 1) - 2 + log(exp(1) + 1) - 1
+    assert_values(PlackettLuceLoss()(scores, lists(three.relevance)).losses, by_hand)
+    assert_values(PlackettLuceLoss()(pair, lists(two.relevance)).losses, log(1 + exp(0.2 - 0.5)))  # Bradley-Terry
+    grades = {"reciprocal": [1 / 2, 1 / 3, 1], "linear": [1 / 2, 0, 1]}[from_rank]
+    wanted = [exp(grade / 0.5) / sum(exp(other / 0.5) for other in grades) for grade in grades]
+    logs = [score - log(exp(2) + exp(1) + 1) for score in (1, 0, 2)]
+    listnet = ListNetLoss(target_temperature=0.5)(scores, lists(three.relevance)).losses
+    assert_values(listnet, -sum(share * value for share, value in zip(wanted, logs, strict=True)))
 
 
 def test_plackett_luce_of_two_with_a_reference_is_dpo():

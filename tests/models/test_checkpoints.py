@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import processors
+from transformers import FunnelBaseModel
 
 import rankpo
 from rankpo.errors import ConfigError
@@ -214,15 +215,24 @@ def test_the_command_line_wins_and_that_is_said(tmp_path):
     )
 
 
-def test_other_prompts_are_named(tmp_path):
+@pytest.mark.parametrize(
+    ("stated", "used", "line"),
+    [
+        ({"document": "d: ", "passage": "p: ", "sts": "same: "}, "d: ", "the prompts passage, sts are not used"),
+        ({"query": "", "document": "", "passage": "p: "}, "", "the prompts passage are not used"),
+        ({"query": "", "passage": "p: ", "corpus": "c: "}, "p: ", "passages get its prompt passage; sentence-transf"),
+        ({"query": None, "document": None, "corpus": "c: "}, "c: ", "passages get its prompt corpus; sentence-transf"),
+    ],
+)
+def test_the_prompt_of_passages(tmp_path, stated, used, line):
+    """The first that is stated, which may be empty. Without `document`, sentence-transformers 6.2 adds an empty one."""
     folder = folder_of(tmp_path, "mean")
     general = json.loads((folder / GENERAL).read_text())
-    general["prompts"] = {"query": "", "document": "", "passage": "p: ", "sts": "same: "}
-    (folder / GENERAL).write_text(json.dumps(general))
+    (folder / GENERAL).write_text(json.dumps({**general, "prompts": stated}))
     said = []
     settings = EmbeddingKind(name_or_path=str(folder)).open_inputs(said.append).settings
-    assert settings.passage_prompt == "p: "
-    assert any("the prompts sts are not used" in line for line in said)
+    assert settings.passage_prompt == used
+    assert any(line in text for text in said)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gpt2", "gpt_neox"])
@@ -244,6 +254,11 @@ def test_two_way_attention(tmp_path, family, layout):
     again = rankpo.load(tmp_path / "FINAL", "cpu")
     assert again.settings.bidirectional
     compare(again, tmp_path / "FINAL", "mean")
+    if layout == "auto":
+        back = EmbeddingKind(name_or_path=str(tmp_path / "FINAL"), bidirectional=False)
+        restored = back.build(back.open_inputs(print, ["bidirectional"]), print).eval()
+        np.testing.assert_allclose(restored.encode(TEXTS), causal.encode(TEXTS), atol=1e-5)
+        assert back.save(tmp_path / "causal", restored, {}) < 1e-5
 
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
@@ -268,6 +283,21 @@ def test_architectures_that_run_with_eager_attention_alone(tmp_path, family):
     alone = np.concatenate([theirs.encode_document([text], normalize_embeddings=True) for text in TEXTS])
     np.testing.assert_allclose(model.encode(TEXTS), alone, atol=1e-5, rtol=0)
     assert model.equal_lengths == (family in ("convbert", "fnet"))
+
+
+FUNNEL = {"block_sizes": [1, 1], "d_model": 24, "n_head": 3, "d_head": 8, "d_inner": 40, "num_decoder_layers": 1}
+
+
+def test_a_model_that_shortens_its_sequences_is_refused(tmp_path):
+    """Funnel with its decoder, which restores the length, has a vector for every token."""
+    body = random_backbone({"model_type": "funnel", **FUNNEL}, "eager")
+    folder = saved_by_them(tmp_path, body)
+    theirs = st.SentenceTransformer(str(folder), device="cpu")
+    alone = np.concatenate([theirs.encode_document([text], normalize_embeddings=True) for text in TEXTS])
+    np.testing.assert_allclose(rankpo.load(folder, "cpu").encode(TEXTS), alone, atol=1e-5, rtol=0)
+    FunnelBaseModel(body.config).save_pretrained(folder)
+    with pytest.raises(LoadingError, match="FunnelBaseModel returns 2 hidden states for 3 tokens"):
+        rankpo.load(folder, "cpu")
 
 
 def saved_by_them(path, body, tokenizer=None):

@@ -21,6 +21,13 @@ st = pytest.importorskip("sentence_transformers")
 modules = pytest.importorskip("sentence_transformers.cross_encoder.modules")
 
 PAIRS = [("soil", "a field of wheat in the rain, and then nothing for a long while"), ("x", "y"), ("rain", "")]
+# Either text, or both, are too long; the blanks at the ends are tokens.
+PAIRS += [
+    ("rain", "worms " * 30),
+    ("rain " * 30, " worms "),
+    ("rain " * 9, "worms " * 9),
+    ("rain " * 30, "worms " * 30),
+]
 CASES = {
     "identity": ("bert", {"activation_fn": torch.nn.Identity()}),
     "sigmoid": ("bert", {}),
@@ -91,6 +98,21 @@ def test_the_forms_of_older_releases(tmp_path):
         model = kind.build(kind.open_inputs(print), print).eval()
         assert model.settings.activation == "identity" and model.settings.max_length == 80
         compare(model, folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_decoders_whose_config_removes_the_causal_mask(tmp_path, family):
+    """The scores are theirs; windows without a causal mask are refused."""
+    keys = {**FAMILIES[family], "is_causal": False}
+    config = AutoConfig.for_model(family, **keys, vocab_size=260, pad_token_id=0, num_labels=1)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "plain")
+    byte_tokenizer().save_pretrained(tmp_path / "plain")
+    st.CrossEncoder(str(tmp_path / "plain"), device="cpu").save_pretrained(str(tmp_path / "theirs"))
+    if family == "llama":
+        compare(rankpo.load(tmp_path / "theirs", "cpu"), tmp_path / "theirs")
+        return
+    with pytest.raises(LoadingError, match=r"sliding windows of 5 tokens, .*; choose another model"):
+        rankpo.load(tmp_path / "theirs", "cpu")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rankpo.models.base import RankingModel
 from rankpo.models.embedding.inputs import EmbeddingInputs
+from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.packing import window_mask
 from rankpo.models.random_weights import byte_tokenizer, random_backbone
@@ -13,7 +13,11 @@ from tests.models.families import FAMILIES, LENGTHS, WINDOW, backbone, sequences
 
 
 def bare(model, **options):
-    return RankingModel(model, EmbeddingInputs(byte_tokenizer(), EmbeddingSettings()), **options)
+    return EmbeddingModel(
+        model,
+        EmbeddingInputs(byte_tokenizer(), EmbeddingSettings(query_max_length=60, passage_max_length=60)),
+        **options,
+    )
 
 
 def alone(family, texts):

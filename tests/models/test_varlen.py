@@ -7,8 +7,8 @@ import torch
 from torch.nn.attention import varlen as of_torch
 from torch.testing import assert_close
 
-from rankpo.models.base import RankingModel
 from rankpo.models.embedding.inputs import EmbeddingInputs
+from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine import varlen
 from rankpo.models.engine.packing import attend_by_length
@@ -83,7 +83,11 @@ def test_the_kernel_call_is_the_loop(kernel, causal, window, key_heads, scale):
 def test_every_family_gives_the_same_hidden_states_with_one_call_a_layer(family, kernel, monkeypatch):
     def states(fits):
         monkeypatch.setattr(varlen, "fits", lambda query, dropout: fits)
-        model = RankingModel(backbone(family), EmbeddingInputs(byte_tokenizer(), EmbeddingSettings()), layout="packed")
+        model = EmbeddingModel(
+            backbone(family),
+            EmbeddingInputs(byte_tokenizer(), EmbeddingSettings(query_max_length=60, passage_max_length=60)),
+            layout="packed",
+        )
         kernel.clear()
         return [hidden for _, hidden, _ in model.hidden_states(sequences(LENGTHS))], len(kernel)
 

@@ -191,12 +191,14 @@ def test_an_unfinished_run_is_continued_only_with_its_own_config(tmp_path):
     begin(tmp_path)
     with pytest.raises(StorageError, match="holds an unfinished run; set resume=auto"):
         enter_run_dir(tmp_path, CONFIG, overwrite=False, resume=None)
-    changed = {"seed": 1, "trainer": {"batch_size": 8, "max_tokens": 900}, "resume": "auto", "loss": {"beta": 2.0}}
+    trainer = {"batch_size": 8, "max_tokens": 900, "save_every": 5, "keep_checkpoints": 9}
+    changed = {"seed": 1, "trainer": trainer, "resume": "auto", "loss": {"beta": 2.0}}
     with pytest.raises(StorageError) as caught:
         enter_run_dir(tmp_path, changed, overwrite=False, resume="auto")
     for part in ("loss.beta: None -> 2.0", "trainer.batch_size: 4 -> 8", "trainer.betas: [0.9, 0.99] -> None"):
         assert part in str(caught.value)
-    assert "max_tokens" not in str(caught.value) and "resume:" not in str(caught.value)
+    assert not any(name in str(caught.value) for name in ("max_tokens", "save_every", "keep_checkpoints", "resume:"))
+    assert "restore these values to continue it" in str(caught.value)
     assert enter_run_dir(tmp_path, {**CONFIG, "resume": "auto"}, overwrite=False, resume="auto") is True
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -32,6 +35,29 @@ def _run(*overrides):
 
     experiment = compose(overrides)
     return experiment.task(experiment)
+
+
+def test_a_ranked_list_gives_all_its_pairs(tmp_path):
+    """The prior of lists is that of their pairs, one by one, and a list of two is a pair."""
+    passages = [f"passage {n} about {word}" for n, word in enumerate(("wheat", "soil", "rain", "a field", "the sea"))]
+    orders = {"which grows": [3, 0, 1], "which is wet": [4, 2], "which is dry": [1, 0, 3, 2]}
+    lists, pairs = [], []
+    for query, order in orders.items():
+        shown = sorted(order)
+        lists.append({"query": query, "passages": [passages[place] for place in shown],
+                      "ranking": [shown.index(place) for place in order]})  # fmt: skip
+        pairs += [{"query": query, "passage1": passages[a], "passage2": passages[b], "preferred": "A"}
+                  for a, b in combinations(order, 2)]  # fmt: skip
+    found = []
+    for name, rows in (("ranked_lists", lists), ("rankpo", pairs)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data = (f"datasets=[{name}]", f"datasets.{name}.path={path}", "task.weight=1", "task.ridges=[0.1]")
+        row = _run(*TASK, *data, f"cache_dir={tmp_path}", f"exp_name={name}")
+        assert (row["pairs"], row["passages"]) == (10, 5)
+        found.append(rankpo.load(str(tmp_path / name / "FINAL"), "cpu").encode(passages)[:, -1])
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-6)
+    assert np.ptp(found[0]) > 0
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def of_file(path: str | Path, document_format: str = "{title} {text}") -> Iterat
         parsed = [
             _candidate(item, f"{place}: candidates[{index}]", document_format) for index, item in enumerate(candidates)
         ]
-        yield _request(name if name is not None else place.replace(" ", "_"), query, parsed, place)
+        yield _request(name if name is not None else place.replace(" ", "_"), query.strip(), parsed, place)
 
 
 def _request(name: str, query: str, parsed: Sequence[tuple[str, str, float | None]], place: str) -> Request:
@@ -124,7 +124,7 @@ def _candidate(item: object, place: str, document_format: str) -> tuple[str, str
         raise ValueError(f"{place} has no text; allowed: a text, or one under doc, {', '.join(TEXT_KEYS)}")
     if not isinstance(title, str | None):
         raise ValueError(f"{place}.title must be a text, got {title!r}")
-    whole = text if title is None else document_text(document_format, title.strip(), text)
+    whole = text.strip() if title is None else document_text(document_format, title.strip(), text)
     name = _id_of(outer, ("docid", "doc_id", "pid", *ID_KEYS))
     identity = name if name is not None else hashlib.sha256(whole.encode()).hexdigest()[:16]
     return identity, whole, _score(outer.get("score"), place)

@@ -76,14 +76,16 @@ class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "Embedding
         return replace(settings, pooling="last" if self.decodes() and not settings.bidirectional else "mean")
 
     def load(self, inputs: EmbeddingInputs, say: Say) -> PreTrainedModel:
-        from rankpo.models.engine.two_way import make_two_way
+        from rankpo.models.engine.two_way import make_one_way, make_two_way
 
         backbone = self.backbone(say=say)
-        if inputs.settings.bidirectional:
-            try:
-                make_two_way(backbone)
-            except ValueError as error:
-                raise LoadingError(f"{self.origin}: {error}") from error
+        if not inputs.settings.bidirectional:
+            make_one_way(backbone)
+            return backbone
+        try:
+            make_two_way(backbone)
+        except ValueError as error:
+            raise LoadingError(f"{self.origin}: {error}") from error
         return backbone
 
     def wrap(self, backbone: PreTrainedModel, inputs: EmbeddingInputs) -> EmbeddingModel:

@@ -19,14 +19,14 @@ from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.engine.body import body_of
 from rankpo.models.engine.pooling import in_order, pool
 from rankpo.models.layers import Dense
-from rankpo.models.vectors import ENCODE_TOKENS, GivesVectors, by_tokens
+from rankpo.models.vectors import ENCODE_TOKENS, EncodesTexts, by_tokens
 from rankpo.types import Batch, Sequences, Vectors
 
 if TYPE_CHECKING:
     from rankpo.data.table import ExampleTable
 
 
-class HasPrior(GivesVectors):
+class HasPrior(EncodesTexts):
     """Base of `EmbeddingModel`: sizes, pooling, and a last dimension for the prior if there is one.
 
     full_dim: the dimensions of a vector before it is cut. prior_lr: the learning rate of the prior; None uses

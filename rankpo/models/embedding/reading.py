@@ -11,12 +11,12 @@ from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.layer_keys import LAYERS, read_layer
 from rankpo.models.saved import RECORD, Stated, own_statement, read_json
 from rankpo.models.st_folders import (
-    PASSAGE_PROMPTS,
     STATIC,
     Module,
     check_keys,
     check_transformer,
     length_of,
+    passage_name,
     read_general,
     read_modules,
     read_route,
@@ -168,8 +168,10 @@ def _layers(modules: list[Module], general: Mapping[str, object], folder: Path) 
 
 def _prompts(general: Mapping[str, Any]) -> dict[str, str]:
     prompts = general.get("prompts") or {}
-    passage = next((prompts[name] for name in PASSAGE_PROMPTS if prompts.get(name)), "")
-    return {"query_prompt": prompts.get("query") or "", "passage_prompt": passage or ""}
+    return {
+        "query_prompt": prompts.get("query") or "",
+        "passage_prompt": prompts.get(passage_name(prompts)) or "",
+    }
 
 
 def _lengths(module: Module) -> dict[str, int]:
@@ -183,9 +185,13 @@ def _lengths(module: Module) -> dict[str, int]:
 
 def _notes(general: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     prompts = general.get("prompts") or {}
-    chosen = next((name for name in PASSAGE_PROMPTS if prompts.get(name)), "document")
-    unused = [name for name, text in prompts.items() if text and name not in ("query", chosen)]
+    unused = [name for name, text in prompts.items() if text and name not in ("query", passage_name(prompts))]
     lines = []
+    if (chosen := passage_name(prompts)) != "document":
+        lines.append(
+            f"{folder}: passages get its prompt {chosen}; sentence-transformers' encode_document adds it only with "
+            f"prompt_name={chosen}; to add none, set model.passage_prompt=''"
+        )
     if unused:
         lines.append(
             f"{folder}: the prompts {', '.join(unused)} are not used; to change prompts, set model.query_prompt or model.passage_prompt"

@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from rankpo.models.engine import varlen
+from rankpo.models.engine.kept_attention import kept_attention
 from rankpo.models.engine.prompt_trees import PackedTrees, tree_sdpa
 
 PACKED_SDPA = "rankpo_packed_sdpa"
@@ -81,9 +82,13 @@ def attend_by_length(
             mask = attended_mask(length, pattern.attended[first : first + count], pattern.causal, mask, q.device)
         first += count
         within = pattern.causal and mask is None and length > 1
-        output = scaled_dot_product_attention(
-            q, k, v, mask, dropout, is_causal=within, scale=pattern.scale, enable_gqa=grouped
-        )  # [count, heads, length, d]
+        kept = kept_attention(q, mask, dropout)
+        if kept is not None:
+            output = kept.attend(q, k, v, within, pattern.scale)  # [count, heads, length, d]
+        else:
+            output = scaled_dot_product_attention(
+                q, k, v, mask, dropout, is_causal=within, scale=pattern.scale, enable_gqa=grouped
+            )
         outputs.append(output.transpose(1, 2).reshape(count * length, *output.shape[1::2]))
     # A single long sequence is not copied, since autograd would keep the copy.
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0)
@@ -201,6 +206,8 @@ def can_pack(backbone: PreTrainedModel, attn_implementation: str) -> bool:
 def mixes_padding(backbone: PreTrainedModel) -> bool:
     """Whether padding changes the hidden states of a sequence, as in models with convolutions over tokens (ConvBERT)
     or Fourier transforms (FNet). Tested on a short sequence beside a longer one.
+
+    Raises ValueError for models that shorten their sequences, such as Funnel without its decoder.
     """
     if backbone.config._attn_implementation == "flash_attention_2" and backbone.device.type != "cuda":
         return False  # The kernel runs only on a GPU, so the test is not possible here.
@@ -217,6 +224,11 @@ def mixes_padding(backbone: PreTrainedModel) -> bool:
         return False
     finally:
         backbone.train(training)
+    if len(alone) != 3:
+        raise ValueError(
+            f"{type(backbone).__name__} returns {len(alone)} hidden states for 3 tokens, but every token needs one of "
+            "its own; choose a model that does not shorten its sequences"
+        )
     tolerance = 1e-4 if backbone.dtype == torch.float32 else 5e-2
     return not torch.allclose(beside, alone, atol=tolerance, rtol=tolerance)
 

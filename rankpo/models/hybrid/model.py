@@ -24,11 +24,11 @@ from rankpo.models.engine.positions import usable_positions
 from rankpo.models.hybrid.parts import paired_part_scores, part_of, part_scores, weighted
 from rankpo.models.hybrid.settings import HybridSettings
 from rankpo.models.inputs import TextInputs
-from rankpo.models.vectors import GivesVectors
+from rankpo.models.vectors import EncodesTexts
 from rankpo.types import Sequences, Vectors
 
 
-class HybridModel(GivesVectors):
+class HybridModel(EncodesTexts):
     """`forward(sequences)` gives [R, D + 2] float32: one row per token, as the module docstring describes.
 
     sparse_linear, colbert_linear: linear layers on the hidden states. A token that occurs several times in a text

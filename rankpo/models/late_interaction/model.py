@@ -21,14 +21,14 @@ from rankpo.models.late_interaction.inputs import LateInteractionInputs
 from rankpo.models.late_interaction.pooling import pool_vectors
 from rankpo.models.late_interaction.settings import LateInteractionSettings
 from rankpo.models.layers import make_layers
-from rankpo.models.vectors import GivesVectors
+from rankpo.models.vectors import EncodesTexts
 from rankpo.runs.logger import counting
 from rankpo.types import Sequences, Vectors
 
 ROLES = ("query", "passage")
 
 
-class LateInteractionModel(GivesVectors):
+class LateInteractionModel(EncodesTexts):
     """Projects and normalises hidden states. `forward(sequences)` returns [R, D] float32, one row per kept token."""
 
     kind: ClassVar[str] = "late_interaction"

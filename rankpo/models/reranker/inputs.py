@@ -100,13 +100,24 @@ class RerankerInputs(Inputs[tuple[int, int]]):
         )
 
     def cut(self, query: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the kept tokens of pieces with these lengths, heads included. The document is cut first, down to m."""
+        """Returns the kept tokens of pieces with these lengths, heads included, according to `truncation`."""
         if self.settings.query_max_length is not None:
             query = np.minimum(query, self.settings.query_max_length)
+        if self.settings.truncation == "longest_first":
+            return self._longest_first(query, document)
         fits = query + document <= self.room
         short = np.maximum(self.room - query, np.minimum(document, self.smallest_document))
         kept = np.where(fits, document, np.minimum(document, short))
         return np.minimum(query, self.room - kept), kept
+
+    def _longest_first(self, query: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cuts the longer piece to the length of the other; of an odd room, the longer piece keeps one token more."""
+        half, rest = self.room // 2, self.room - self.room // 2
+        longer = query > document
+        return (
+            np.minimum(query, np.maximum(np.where(longer, rest, half), self.room - document)),
+            np.minimum(document, np.maximum(np.where(longer, half, rest), self.room - query)),
+        )
 
     def lengths(self, query: np.ndarray, document: np.ndarray) -> np.ndarray:
         """Returns the tokens of whole pairs after truncation."""
@@ -169,8 +180,8 @@ class RerankerInputs(Inputs[tuple[int, int]]):
 
         whole: keeps all tokens of long texts, for slices.
         """
-        queries = {self.layout.query_prefix + query.strip(): None for query, _ in pairs}
-        documents = {self.layout.document_prefix + document.strip(): None for _, document in pairs}
+        queries = {self.layout.query_prefix + query: None for query, _ in pairs}
+        documents = {self.layout.document_prefix + document: None for _, document in pairs}
         texts = list({**queries, **documents})
         if whole:
             rows = list(whole_ids(self.tokenizer, texts))
@@ -178,7 +189,7 @@ class RerankerInputs(Inputs[tuple[int, int]]):
             rows = [np.asarray(ids, dtype=np.int64) for call in calls(texts) for ids in self.tokenize(call)]
         ids = dict(zip(texts, rows, strict=True))
         for query, document in pairs:
-            yield ids[self.layout.query_prefix + query.strip()], ids[self.layout.document_prefix + document.strip()]
+            yield ids[self.layout.query_prefix + query], ids[self.layout.document_prefix + document]
 
     def report(self, table: ExampleTable) -> str:
         return self.truncation(table).summary()

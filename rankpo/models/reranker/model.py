@@ -16,6 +16,7 @@ from rankpo.data.loaders.planner import cut, deal
 from rankpo.data.text.conversations import plain_text
 from rankpo.data.text.tokens import answer_ids
 from rankpo.models.base import RankingModel
+from rankpo.models.engine.cpu_products import fast_products
 from rankpo.models.engine.positions import check_positions
 from rankpo.models.ranked import Pair, Ranked, by_score, checked_pairs, pairs_of
 from rankpo.models.reranker.heads import ScoreHead, find_head
@@ -141,7 +142,7 @@ class RerankerModel(RankingModel):
         scores = torch.zeros(len(sequences))
         order = torch.argsort(sequences.lengths, descending=True, stable=True)
         cuts = (torch.cumsum(sequences.lengths[order], 0) - 1) // batch_tokens
-        with self.evaluating():
+        with self.evaluating(), fast_products(self):
             for rows in order.split(torch.unique_consecutive(cuts, return_counts=True)[1].tolist()):
                 scores[rows] = self._within_memory(sequences, rows)
         return scores

@@ -73,7 +73,7 @@ def read_folder(folder: Path) -> Stated | None:
         return _answers(transformer, modules[-1], general, {**limit, **activation})
     if modules:
         check_transformer(transformer, CLASSIFIES)
-    formats = _template(transformer, general).settings() if _renders(transformer) else _prompt(general, folder)
+    formats = _template(transformer, general).settings() if _renders(transformer) else _plain_pair(general, folder)
     return Stated(values={**activation, **formats, **limit}, source=SOURCE)
 
 
@@ -91,15 +91,16 @@ def _activation(stated: object, folder: Path) -> str:
     return ACTIVATIONS[name]
 
 
-def _prompt(general: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """Returns the default prompt that CrossEncoder adds before every query."""
+def _plain_pair(general: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Returns CrossEncoder's rule for long pairs, and the default prompt that it adds before every query."""
+    truncation = {"truncation": "longest_first"}
     chosen = general.get("default_prompt_name")
     prompt = (general.get("prompts") or {}).get(chosen) if chosen else None
     if not prompt:
-        return {}
+        return truncation
     if "{" in prompt or "}" in prompt:
         raise ConfigError([f"{folder}: the prompt {prompt!r} contains braces; write it into model.query_format"])
-    return {"query_format": f"{prompt}{{}}"}
+    return {**truncation, "query_format": f"{prompt}{{}}"}
 
 
 def _renders(transformer: Module) -> bool:

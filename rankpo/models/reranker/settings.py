@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rankpo.models.settings import Settings
 
 HEADS = ("encoder", "decoder", "causal_lm")
+TRUNCATIONS = ("document_first", "longest_first")
 AUTO = "auto"  # Value of a key that is resolved by the architecture.
 SMALLEST_QUERY = 8  # Minimum tokens of a query next to the shortest document.
 
@@ -32,8 +33,9 @@ class RerankerSettings(Settings):
     text after the document; decoder and causal_lm compute the score on its last token. add_eos: adds the end token
     after the suffix. chat_template: whether both formats are inside a user's turn of the tokenizer's template, followed
     by the start of the answer.
-    max_length: tokens of a whole pair. The document is cut first, down to `min_document_tokens` after its head, and
-    then the query; `query_max_length` also limits the query. activation: the default activation of `compute_score`.
+    max_length: tokens of a whole pair; `query_max_length` also limits the query. truncation: "document_first" cuts the
+    document down to `min_document_tokens` after its head, and then the query; "longest_first" cuts the longer of both
+    until they are equally long, and then both, as tokenizers of transformers and CrossEncoder do. activation: the default activation of `compute_score`.
     long_document: the treatment of long documents outside of training: "truncate" cuts them, and "max_slice" scores
     overlapping slices and returns the best score.
     """
@@ -49,6 +51,7 @@ class RerankerSettings(Settings):
     chat_template: bool = False
     max_length: int = 512
     query_max_length: int | None = None
+    truncation: str = "document_first"
     min_document_tokens: int = 16
     yes_word: str = "yes"
     no_word: str = "no"
@@ -61,6 +64,7 @@ class RerankerSettings(Settings):
             ("readout", ("difference", "yes")),
             ("activation", ("identity", "sigmoid")),
             ("long_document", ("truncate", "max_slice")),
+            ("truncation", TRUNCATIONS),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

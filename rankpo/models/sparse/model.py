@@ -20,7 +20,7 @@ from rankpo.models.engine.vocabulary_pooling import pool_vocabulary
 from rankpo.models.sparse.heads import find_transform, output_head
 from rankpo.models.sparse.inputs import SparseInputs
 from rankpo.models.sparse.settings import SparseSettings
-from rankpo.models.vectors import GivesVectors, OnProgress, by_tokens
+from rankpo.models.vectors import EncodesTexts, OnProgress, by_tokens
 from rankpo.runs.logger import counting
 from rankpo.types import Batch, Sequences, Vectors
 
@@ -32,7 +32,7 @@ TOKENS_AT_ONCE = 16384
 TYPICAL_ENTRIES = 256  # Active entries of a trained model's passages.
 
 
-class SparseModel(GivesVectors):
+class SparseModel(EncodesTexts):
     """Pools the activations of the output head. `forward(sequences)` returns non-negative weights [N, V] in float32.
 
     query_weights: [V] a parameter with the weight of each query token if query_encoder=static, else None.

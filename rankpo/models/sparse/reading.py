@@ -11,13 +11,13 @@ from rankpo.models.saved import RECORD, Stated, own_statement, read_json
 from rankpo.models.sparse.settings import SparseSettings
 from rankpo.models.st_folders import (
     NEUTRAL,
-    PASSAGE_PROMPTS,
     ROUTER,
     TRANSFORMERS,
     Module,
     check_keys,
     check_transformer,
     length_of,
+    passage_name,
     read_general,
     read_modules,
     read_route,
@@ -69,7 +69,7 @@ def read_folder(folder: Path) -> Stated | None:
     limit = {} if (length := length_of(modules[0])) is None else dict.fromkeys(LENGTHS, length)
     values = {
         "query_prompt": prompts.get("query") or "",
-        "passage_prompt": next((prompts[name] for name in PASSAGE_PROMPTS if prompts.get(name)), ""),
+        "passage_prompt": prompts.get(passage_name(prompts)) or "",
         "max_active": general.get("max_active_dims"),
         "query_encoder": "same",
         **limit,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankpo.data.relevance import UNKNOWN
 from rankpo.data.table import ExampleTable, open_table
 from rankpo.errors import ConfigError
 from rankpo.evaluation.preferences import ordered_pairs
@@ -78,9 +79,11 @@ def weight_of(fitted: Fitted, asked: float | None) -> float:
 
 def judged(model: EmbeddingModel, table: ExampleTable) -> tuple[Tensor, JudgedPairs]:
     """Features of all passages of the table's pairs, [N, K·H], and the pairs. Raises ConfigError without pairs."""
-    owners, slots = ordered_pairs(table)
+    owners, slots = all_pairs(table)
     if not len(slots):
-        raise ConfigError(["datasets hold no pair with different relevance; task=prior needs preference pairs"])
+        raise ConfigError(
+            ["datasets hold no pair with different relevance; task=prior needs preference pairs or ranked lists"]
+        )
     rows, places = np.unique(np.asarray(table.candidates)[slots], return_inverse=True)
     queries, of_query = np.unique(np.asarray(table.query)[owners], return_inverse=True)
     vectors, features = model.frozen_parts(table, rows)
@@ -90,3 +93,20 @@ def judged(model: EmbeddingModel, table: ExampleTable) -> tuple[Tensor, JudgedPa
     stated = np.asarray(table.confidence)[owners]
     confidence = torch.from_numpy(np.clip(np.where(np.isnan(stated), 1.0, stated), 0.5, 1.0))
     return features, JudgedPairs(place[:, 0], place[:, 1], confidence, scores[:, 0] - scores[:, 1])
+
+
+def all_pairs(table: ExampleTable) -> tuple[np.ndarray, np.ndarray]:
+    """The examples of all pairs with different relevance, [P], and their slots, [P, 2], the preferred one first.
+
+    Of lists, every pair counts, unless they state positives and negatives, which are no order of a judge.
+    """
+    owners, slots = ordered_pairs(table)
+    found_owners, found_slots = [owners], [slots]
+    relevance, stated = np.asarray(table.relevance), np.asarray(table.stated)
+    for example in np.flatnonzero(np.diff(table.offsets) > 2).tolist():
+        own = np.arange(table.offsets[example], table.offsets[example + 1])
+        if (stated[own] == UNKNOWN).any():
+            better, worse = np.nonzero(relevance[own][:, None] > relevance[own][None, :])
+            found_owners.append(np.full(len(better), example))
+            found_slots.append(np.stack([own[better], own[worse]], axis=1))
+    return np.concatenate(found_owners), np.concatenate(found_slots)
