@@ -81,3 +81,9 @@ def test_an_operator_that_has_changed_is_not_used(monkeypatch):
     state = torch.get_rng_state()
     assert not cpu_products._proved()
     assert_close(torch.get_rng_state(), state)
+
+
+def test_the_trial_is_the_same_under_autocast():
+    alone = cpu_products._proved()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert cpu_products._proved() == alone
