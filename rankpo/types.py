@@ -7,16 +7,14 @@ D embedding size · V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Record = TypeVar("Record", "Labels", "Batch")
-Moved = TypeVar("Moved", "Tensor", "Labels", "Sequences", "TeacherVectors")
 Turn = tuple[str, str]  # role and content
 Prompt = str | tuple[Turn, ...]
 
@@ -58,7 +56,44 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Sequences:
+class OnDevice:
+    """Base of records of tensors that a model or a loss reads on its device. stays: fields that stay on the CPU."""
+
+    stays: ClassVar[frozenset[str]] = frozenset()
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Returns the record with `change` applied to each tensor that does not stay on the CPU."""
+        return self._each(change, lambda record: record.mapped(change))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Returns the record with its tensors on the device. The copies do not wait for it."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True), lambda record: record.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor], within: Callable[[OnDevice], OnDevice]) -> Self:
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in self.stays}
+        kept = {name: value for name, value in values.items() if not isinstance(value, tuple | None)}
+        return replace(self, **{n: (within if isinstance(v, OnDevice) else change)(v) for n, v in kept.items()})
+
+
+@dataclass(frozen=True)
+class Collated(OnDevice):
+    """collated: the record before `to` moved it; None: this is that record."""
+
+    collated: Self | None = field(default=None, repr=False, compare=False, kw_only=True)
+
+    stays: ClassVar[frozenset[str]] = frozenset({"collated"})
+
+    @property
+    def on_cpu(self) -> Self:
+        """The record before `to` moved it, whose sizes and places can be read without a wait for a GPU."""
+        return self if self.collated is None else self.collated
+
+    def to(self, device: torch.device | str) -> Self:
+        return self.on_cpu if str(device) == "cpu" else replace(super().to(device), collated=self.on_cpu)
+
+
+@dataclass(frozen=True)
+class Sequences(OnDevice):
     """N token sequences, concatenated without padding; only a model's forward may pad.
 
     input_ids: [S] int64. lengths: [N] int64, on the CPU (chunking reads them). labels: [S] int64, on the CPU (the
@@ -78,17 +113,14 @@ class Sequences:
     kept: Tensor | None = None
     attended: Tensor | None = None
 
+    stays: ClassVar[frozenset[str]] = frozenset({"lengths", "labels", "prefixes", "kept", "attended"})
+
     def __len__(self) -> int:
         return len(self.lengths)
 
     @property
     def num_tokens(self) -> int:
         return int(self.input_ids.shape[0])
-
-    def to(self, device: torch.device | str) -> Sequences:
-        ids = self.input_ids.to(device, non_blocking=True)
-        types = None if self.token_types is None else self.token_types.to(device, non_blocking=True)
-        return replace(self, input_ids=ids, token_types=types)
 
 
 @dataclass(frozen=True)
@@ -135,7 +167,7 @@ class Vectors:
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(Collated):
     """Labels of B queries, which are known before the forward pass and determine the weights of a loss's terms.
 
     relevance: [B, G] float32. mask: [B, G] bool, False on the padding of short lists.
@@ -143,7 +175,7 @@ class Labels:
     lengths: [B, G] int64, scored tokens of each candidate (0 on padding), if scores are sums of log-probabilities
     over tokens, as for causal language models; None if a score belongs to the candidate as a whole.
     grades: [B, G] float32, labels that differ from the relevance: scores beside lists of positives and negatives;
-    None if the relevance is the label. collated: see `on_cpu`.
+    None if the relevance is the label.
     """
 
     relevance: Tensor
@@ -152,34 +184,22 @@ class Labels:
     teacher: Tensor | None = None
     lengths: Tensor | None = None
     grades: Tensor | None = None
-    collated: Labels | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return int(self.relevance.shape[0])
 
-    @property
-    def on_cpu(self) -> Labels:
-        """These labels as they were before `to` moved them: their sizes and places can be read without a wait for a GPU."""
-        return self if self.collated is None else self.collated
-
-    def to(self, device: torch.device | str) -> Labels:
-        return _moved(self, device)
-
 
 @dataclass(frozen=True)
-class TeacherVectors:
+class TeacherVectors(OnDevice):
     """Embeddings by another model in the query and the candidate role: [N, D'] float32 each, in the order of the
     batch's sequences, 0 for rows without the role."""
 
     queries: Tensor
     candidates: Tensor
 
-    def to(self, device: torch.device | str) -> TeacherVectors:
-        return TeacherVectors(self.queries.to(device, non_blocking=True), self.candidates.to(device, non_blocking=True))
-
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Collated):
     """B queries with G candidates each, as row numbers of `sequences`, which holds each distinct text once.
 
     queries: [B] int64, or None for models that read query and candidate as one sequence.
@@ -191,7 +211,7 @@ class Batch:
     teacher: embeddings of the texts by another model. None if the loss does not need them.
     reference: [B, G] scores of the reference model, computed before the run, or None.
     ids: the B example ids, for messages. own_negatives: [B] bool, queries that use only their own negatives; None: no
-    query does. collated: see `on_cpu`.
+    query does.
     """
 
     sequences: Sequences
@@ -205,33 +225,9 @@ class Batch:
     judged: Tensor | None = None
     grades: Tensor | None = None
     teacher: TeacherVectors | None = None
-    collated: Batch | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return int(self.candidates.shape[0])
-
-    @property
-    def on_cpu(self) -> Batch:
-        """This batch as it was before `to` moved it: its sizes and places can be read without a wait for a GPU."""
-        return self if self.collated is None else self.collated
-
-    def to(self, device: torch.device | str) -> Batch:
-        return _moved(self, device)
-
-
-def _moved(record: Record, device: torch.device | str) -> Record:
-    """Returns the record with its tensors, and the records in it, on the device. The copies do not wait for the device."""
-    if str(device) == "cpu":
-        return record.on_cpu
-    values = {item.name: getattr(record, item.name) for item in fields(record) if item.name != "collated"}
-    moved = {name: _on(value, device) for name, value in values.items() if not isinstance(value, tuple | None)}
-    return replace(record, **moved, collated=record.on_cpu)
-
-
-def _on(value: Moved, device: torch.device | str) -> Moved:
-    if isinstance(value, Labels | Sequences | TeacherVectors):
-        return value.to(device)
-    return value.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

@@ -107,13 +107,12 @@ def build_pool(batch: Batch, queries: Tensor | None, deduplicate: bool) -> Pool:
     if batch.queries is None:
         raise ValueError("in-batch negatives need query rows, but this batch has none; set loss.negatives=own")
     texts, mask, device = known_texts(batch), batch.on_cpu.labels.mask, batch.candidates.device
-    asked = torch.arange(len(mask), device=mask.device) if queries is None else queries
-    entries = torch.arange(len(texts.rows), device=mask.device) if deduplicate else texts.text[mask]  # [P] -> U
-    column = texts.text  # [B, G] -> P
+    asked = torch.arange(len(mask)) if queries is None else queries
+    entries = torch.arange(len(texts.rows)) if deduplicate else texts.text[mask]  # [P] -> U
+    column = texts.text if deduplicate else torch.zeros_like(texts.text)  # [B, G] -> P
     if not deduplicate:
-        column = torch.zeros_like(texts.text)
-        column[mask] = torch.arange(len(entries), device=mask.device)
-    groups = torch.arange(len(texts.query_rows), device=mask.device) if deduplicate else texts.group  # [Q]
+        column[mask] = torch.arange(len(entries))
+    groups = torch.arange(len(texts.query_rows)) if deduplicate else texts.group  # [Q]
 
     def moved(index: Tensor) -> Tensor:
         return index.to(device, non_blocking=True)
@@ -122,10 +121,10 @@ def build_pool(batch: Batch, queries: Tensor | None, deduplicate: bool) -> Pool:
     places = moved(query), moved(column[asked][query, candidate])
     own = torch.zeros(len(asked), len(entries), dtype=torch.bool, device=device)
     own[places] = True
-    stated, teacher = batch.labels.teacher, None
-    if stated is not None:
-        teacher = torch.full(own.shape, -torch.inf, dtype=stated.dtype, device=device)
-        teacher[places] = stated[moved(asked[query]), moved(candidate)]
+    teacher = batch.labels.teacher
+    if teacher is not None:
+        unknown = torch.full(own.shape, -torch.inf, dtype=teacher.dtype, device=device)
+        teacher = unknown.index_put(places, teacher[moved(asked[query]), moved(candidate)])
     relevant, group = texts.relevant(device), moved(texts.group[asked])
     return Pool(
         rows=texts.rows[entries],

@@ -21,7 +21,8 @@ from rankpo.runs.signals import noticed
 from rankpo.trainers.memory import explained
 from rankpo.trainers.parts import Parts
 from rankpo.trainers.profiling import profiled
-from rankpo.trainers.update import Ahead, MicroBatch, NonFiniteError, Prepared, Update
+from rankpo.trainers.transfer import UpdatesAhead, transfer_to
+from rankpo.trainers.update import MicroBatch, NonFiniteError, Prepared, Update
 from rankpo.types import Batch, LossOutput
 
 
@@ -117,7 +118,7 @@ class BasicTrainer(Parts):
         """Trains to the end, from the newest checkpoint if any, and returns the metrics of the FINAL weights."""
         self.policy.train()
         self.loader.continue_from(self.state.stream)
-        ahead = Ahead(self.prepare, self.total_steps)
+        ahead = UpdatesAhead(self.prepare, self.total_steps, transfer_to(self.policy.device))
         try:
             self.watch.start(self.baseline, self.schedule.remark(self.total_steps))
             recorded = profiled(self.settings.profile_updates, self.watch.run.folder, self.logger)

@@ -32,6 +32,7 @@ from rankpo.models.inputs import Inputs
 from rankpo.runs import processes
 from rankpo.trainers.regularisation import Regularisation
 from rankpo.trainers.teacher import TeacherEmbeddings
+from rankpo.trainers.update import Change
 from rankpo.types import Batch, LossOutput, Sequences, Vectors
 
 LONG = 512  # Mean tokens of a part's sequences from which on attention takes a large share of a forward pass.
@@ -44,7 +45,8 @@ class InBatchUpdate:
     """One update with this rank's share of the computation.
 
     batch: the queries of all ranks if they share one pool, else those of this rank. parts: rows of `batch.sequences` that this
-    rank encodes, one array per micro-batch. queries: [b] indices of the queries whose losses this rank computes.
+    rank encodes, one array per micro-batch. texts: the sequences of each part; of an empty part, the shortest sequence.
+    queries: [b] indices of the queries whose losses this rank computes.
     counts: [N] vectors of each sequence, None for 1 each. similarity: the model's score of queries and candidates.
     regularisation: of sparse vectors, or None. attention_tokens: at most the attention outputs of so many tokens are kept
     from the first forward pass for the second.
@@ -52,6 +54,7 @@ class InBatchUpdate:
 
     batch: Batch
     parts: list[np.ndarray]
+    texts: list[Sequences]
     queries: Tensor
     denominators: dict[str, float]
     num_queries: int
@@ -66,6 +69,9 @@ class InBatchUpdate:
     def rows_of(self, part: np.ndarray) -> int:
         """Returns the number of vector rows of a part's sequences."""
         return len(part) if self.counts is None else int(self.counts[torch.from_numpy(part)].sum())
+
+    def with_inputs(self, change: Change) -> InBatchUpdate:
+        return replace(self, batch=change(self.batch), texts=[change(texts) for texts in self.texts])
 
 
 def check_loader(loss: InBatchLoss, loader: DataLoader, key: str) -> None:
@@ -116,6 +122,7 @@ def prepare(
     return InBatchUpdate(
         batch=batch,
         parts=parts,
+        texts=[select(batch.sequences, part if len(part) else _shortest(batch)) for part in parts],
         queries=torch.from_numpy(queries),
         denominators=sums(loss.in_batch_weights(batch)) if shared else {"loss": float(num_queries)},
         num_queries=num_queries,
@@ -209,10 +216,9 @@ def _parts(update: InBatchUpdate) -> list[_Part]:
     """The parts that this rank encodes. The longest of those that are computed twice keep their attention outputs."""
     left = update.attention_tokens
     made: list[_Part] = []
-    for number, rows in enumerate(update.parts):
-        sequences = select(update.batch.sequences, rows if len(rows) else _shortest(update.batch))
+    for number, sequences in enumerate(update.texts):
         long = sequences.num_tokens >= LONG * len(sequences)
-        keeps = number < len(update.parts) - 1 and long and sequences.num_tokens <= left
+        keeps = number < len(update.texts) - 1 and long and sequences.num_tokens <= left
         left -= sequences.num_tokens if keeps else 0
         made.append(_Part(sequences, KeptAttention() if keeps else None))
     return made

@@ -9,7 +9,7 @@ from rankpo.losses.rankpo import RankPOLoss
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.trainers import in_batch
 from rankpo.trainers.basic import BasicTrainer
-from rankpo.trainers.update import Prepared, Update
+from rankpo.trainers.update import Change, Prepared, Update
 from rankpo.types import Batch, LossOutput
 
 
@@ -31,6 +31,9 @@ class ReplayedUpdate:
     @property
     def ids(self) -> tuple[str, ...]:
         return self.pairs.ids + self.replayed.ids
+
+    def with_inputs(self, change: Change) -> ReplayedUpdate:
+        return ReplayedUpdate(self.pairs.with_inputs(change), self.replayed.with_inputs(change))
 
 
 class PairedPreferenceTrainer(BasicTrainer):

@@ -11,7 +11,7 @@ from rankpo.runs import processes
 from rankpo.trainers.basic import BasicTrainer
 from rankpo.trainers.objective import NamedMetrics, Objective, trainer_within
 from rankpo.trainers.ppo import TokenPolicyTrainer
-from rankpo.trainers.update import Prepared
+from rankpo.trainers.update import Change, Prepared
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class UpdateOfOne:
     @property
     def ids(self) -> tuple[str, ...]:
         return self.update.ids
+
+    def with_inputs(self, change: Change) -> UpdateOfOne:
+        return UpdateOfOne(self.number, self.update.with_inputs(change))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from rankpo.data.loaders.unpaired_preference import UnpairedPreferenceDataLoader
 from rankpo.losses.kto import BALANCED, KTOLoss, reference_point
 from rankpo.runs import processes
 from rankpo.trainers.basic import BasicTrainer
-from rankpo.trainers.update import MicroBatch, Prepared, Update
+from rankpo.trainers.update import Change, MicroBatch, Prepared, Update
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class UnpairedUpdate(Update):
     """An update with this rank's micro-batches of mismatched prompts and completions."""
 
     mismatched: Sequence[MicroBatch]
+
+    def with_inputs(self, change: Change) -> Self:
+        mismatched = [item.with_inputs(change) for item in self.mismatched]
+        return replace(super().with_inputs(change), mismatched=mismatched)
 
 
 class UnpairedPreferenceTrainer(BasicTrainer):

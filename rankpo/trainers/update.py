@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, Self, TypeVar
 
-from rankpo.types import Batch
+from rankpo.types import Batch, Sequences
 
 Made = TypeVar("Made")
+Inputs = TypeVar("Inputs", Batch, Sequences)
+
+
+class Change(Protocol):
+    """A function of a batch or of sequences, such as a copy to a device."""
+
+    def __call__(self, inputs: Inputs, /) -> Inputs: ...
 
 
 class Prepared(Protocol):
@@ -22,6 +29,10 @@ class Prepared(Protocol):
     @property
     def ids(self) -> tuple[str, ...]: ...
 
+    def with_inputs(self, change: Change) -> Self:
+        """Returns the update with `change` applied to its batches, and to sequences that it holds beside them."""
+        ...
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -29,6 +40,9 @@ class MicroBatch:
 
     batch: Batch
     counts: bool = True
+
+    def with_inputs(self, change: Change) -> MicroBatch:
+        return replace(self, batch=change(self.batch))
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,9 @@ class Update:
     num_queries: int
     num_tokens: int
     ids: tuple[str, ...]
+
+    def with_inputs(self, change: Change) -> Self:
+        return replace(self, micro_batches=[item.with_inputs(change) for item in self.micro_batches])
 
 
 class NonFiniteError(RuntimeError):
