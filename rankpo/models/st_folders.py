@@ -14,6 +14,7 @@ MODULES = "modules.json"
 PASSAGE_PROMPTS = ("document", "passage", "corpus")  # The first that a folder states is the prompt of passages.
 ROUTER = "router_config.json"
 TRANSFORMERS = ("Transformer", "MLMTransformer")
+STATIC = "StaticEmbedding"
 GENERAL = "config_sentence_transformers.json"
 TRANSFORMER_CONFIGS = (
     "sentence_bert_config.json",
@@ -100,11 +101,11 @@ def _module(folder: Path, file: str, kind: str, path: str) -> Module:
 
 def transformer_folder(folder: Path) -> Path:
     """Returns the folder of weights and tokenizer: the folder itself, its subfolder in modules.json
-    (`0_Transformer`), or the subfolder for documents of a Router."""
+    (`0_Transformer`, `0_StaticEmbedding`), or the subfolder for documents of a Router."""
     first = next(iter(read_modules(folder)), None)
     if first is not None and first.name == "Router":
         first = next(iter(read_route(folder, "document")), None)
-    return first.folder if first is not None and first.name in TRANSFORMERS else folder
+    return first.folder if first is not None and first.name in (*TRANSFORMERS, STATIC) else folder
 
 
 def read_general(folder: Path, more: Collection[str] = ()) -> dict[str, object]:
@@ -143,6 +144,12 @@ def length_of(module: Module) -> int | None:
     positions = positions_of(read_json(module.folder / "config.json"))
     stated = [int(value) for value in (own if own is not None else general, positions) if value is not None]
     return min(stated) if stated else None
+
+
+def static_length(module: Module) -> int | None:
+    """Returns the maximum tokens of a text by the tokenizer.json of a StaticEmbedding; None without truncation."""
+    truncation = read_json(module.folder / "tokenizer.json").get("truncation")
+    return None if truncation is None else int(truncation["max_length"])
 
 
 def plain_lengths(folder: Path, given: Mapping[str, int]) -> dict[str, int]:

@@ -41,6 +41,7 @@ class EmbeddingKind(EmbeddingSettings, ModelKind["EmbeddingSettings", "Embedding
     kind: ClassVar[str] = "embedding"
     gives: ClassVar[frozenset[str]] = frozenset({"vectors"})
     settings_class: ClassVar[type[Settings]] = EmbeddingSettings
+    takes_static: ClassVar[bool] = True
 
     pooling: str = AUTO
     prior_lr: float | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.layer_keys import LAYERS, read_layer
 from rankpo.models.saved import RECORD, Stated, own_statement, read_json
 from rankpo.models.st_folders import (
+    STATIC,
     Module,
     check_keys,
     check_transformer,
@@ -18,6 +19,8 @@ from rankpo.models.st_folders import (
     passage_name,
     read_general,
     read_modules,
+    read_route,
+    static_length,
 )
 
 POOLING_KEYS = {  # In the order in which sentence-transformers concatenates several of them.
@@ -36,6 +39,7 @@ POOLING_NAMES = {
     "weightedmean": "weighted_mean",
     "lasttoken": "last",
 }
+LONGEST_STATIC = 8192  # Tokens of a text whose tokenizer states no truncation; there, sentence-transformers reads all.
 PLAIN = "config.json"  # The source of settings in folders of transformers alone.
 
 
@@ -51,9 +55,14 @@ def read_folder(folder: Path) -> Stated | None:
     if not modules:
         return _plain(folder)
     names = [module.name for module in modules]
+    if names[0] == STATIC and set(names[1:]) <= set(LAYERS):
+        return _static(folder, modules)
     if names[:2] != ["Transformer", "Pooling"] or not set(names[2:]) <= set(LAYERS):
         raise ConfigError(
-            [f"{folder}: modules {', '.join(names)}; rankpo supports Transformer, Pooling and then {', '.join(LAYERS)}"]
+            [
+                f"{folder}: modules {', '.join(names)}; rankpo supports Transformer and Pooling, or {STATIC}, and then "
+                f"{', '.join(LAYERS)}{_advice(folder, names)}"
+            ]
         )
     check_transformer(modules[0])
     general = read_general(folder)
@@ -75,11 +84,39 @@ def read_folder(folder: Path) -> Stated | None:
     )
 
 
+def _advice(folder: Path, names: Sequence[str]) -> str:
+    """What to load in place of a folder with modules that are not supported."""
+    if "Router" not in names and "WeightedLayerPooling" not in names:
+        return ""
+    own = "; of a model that rankpo wrote, load that folder itself, whose rankpo.json other libraries do not copy"
+    routes = [module.folder for module in read_route(folder, "document")] if names[0] == "Router" else []
+    alone = next(
+        (path for path in routes if path.resolve() != folder.resolve() and (path / "config.json").exists()), None
+    )
+    return own if alone is None else f"; to start from its model of passages alone, set model.load_from={alone}"
+
+
 def _plain(folder: Path) -> Stated | None:
     """Returns the settings that config.json states."""
     if read_json(folder / "config.json").get("is_causal") is not False:
         return None
     return Stated(values={"bidirectional": True}, source=PLAIN)
+
+
+def _static(folder: Path, modules: Sequence[Module]) -> Stated:
+    """The settings of a StaticEmbedding: the mean of all tokens, those of a prompt too, and of texts of any length."""
+    general = read_general(folder)
+    length = static_length(modules[0]) or LONGEST_STATIC
+    values: dict[str, object] = {
+        "pooling": "mean",
+        "include_prompt": True,
+        **_layers(list(modules[1:]), general, folder),
+        **_prompts(general),
+        **{f"{role}_max_length": length for role in ("query", "passage")},
+    }
+    if general.get("truncate_dim") is not None:
+        values["truncate_dim"] = general["truncate_dim"]
+    return Stated(values=values, source="sentence-transformers' files", notes=_notes(general, folder))
 
 
 def layer_folders(folder: Path, count: int, settings: EmbeddingSettings) -> list[Path]:
@@ -88,8 +125,10 @@ def layer_folders(folder: Path, count: int, settings: EmbeddingSettings) -> list
 
     FINAL of a model that cuts and normalises has one layer more, which does the cutting.
     """
-    first = 1 + num_pooling_modules(settings)
-    return [module.folder for module in read_modules(folder)[first : first + count]]
+    modules = read_modules(folder)
+    pooling = 0 if modules and modules[0].name == STATIC else num_pooling_modules(settings)
+    first = 1 + pooling
+    return [module.folder for module in modules[first : first + count]]
 
 
 def num_pooling_modules(settings: EmbeddingSettings) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from safetensors.torch import save_file
@@ -23,6 +24,7 @@ from rankpo.models.layers import FILE
 from rankpo.models.saving import write_json
 
 CLASSES = "sentence_transformers.models"
+PoolingModule: TypeAlias = tuple[str, Mapping[str, object], Mapping[str, Tensor]]  # Its name, keys and tensors.
 STORED, VECTOR = "cls_token_embeddings", "sentence_embedding"
 
 
@@ -46,13 +48,13 @@ def write_routes(folder: Path, prior: Prior, settings: EmbeddingSettings, dim: i
 
 def pooling_modules(
     settings: EmbeddingSettings, width: int, depth: int, keys: Mapping[str, object]
-) -> list[tuple[str, Mapping[str, object], Mapping[str, Tensor]]]:
+) -> list[PoolingModule]:
     """Names, keys and tensors of the modules that pool: one, or those that join the means of several layers.
 
     keys: of the pooling. Several layers are joined as in the route of passages: what is joined so far is stored, and stands
     before the mean of the next layer.
     """
-    modules: list[tuple[str, Mapping[str, object], Mapping[str, Tensor]]] = []
+    modules: list[PoolingModule] = []
     for number, layer in enumerate(settings.pooled_layers):
         if number:
             size = number * width

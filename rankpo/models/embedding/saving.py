@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,17 +19,23 @@ from rankpo.models.embedding.inputs import EmbeddingInputs
 from rankpo.models.embedding.model import EmbeddingModel
 from rankpo.models.embedding.prior import read_prior, write_prior
 from rankpo.models.embedding.reading import POOLING_KEYS, POOLING_NAMES, layer_folders
-from rankpo.models.embedding.routes import pooling_modules, write_module, write_routes
+from rankpo.models.embedding.routes import PoolingModule, pooling_modules, write_module, write_routes
 from rankpo.models.embedding.settings import EmbeddingSettings
 from rankpo.models.layers import cut_layer, read_weights, their_keys, write_weights
 from rankpo.models.loading import headless
 from rankpo.models.model_card import card_of, origin
 from rankpo.models.saved import read_json
 from rankpo.models.saving import FolderFormat, sentence_transformers_config, write_json
+from rankpo.models.st_folders import STATIC
+from rankpo.models.static import StaticModel
 from rankpo.storage.printable import markdown
 
 CLASSES = "sentence_transformers.models"
-USE = """## Use
+BY_TRANSFORMERS = """
+from transformers import AutoModel, AutoTokenizer  # pool and normalise as stated above
+backbone, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")
+"""
+USE = f"""## Use
 
 ```python
 import rankpo
@@ -39,10 +45,7 @@ scores = model.encode(["a query"], role="query") @ model.encode(["a passage"]).T
 from sentence_transformers import SentenceTransformer
 model = SentenceTransformer("FOLDER")
 scores = model.encode_query(["a query"]) @ model.encode_document(["a passage"]).T
-
-from transformers import AutoModel, AutoTokenizer  # pool and normalise as stated above
-backbone, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")
-```"""
+{BY_TRANSFORMERS}```"""
 PRIOR = (
     "The last dimension of a passage's vector is its prior, a score independent of the query, times {weight:g}; for a "
     "query it is 1. Compare vectors by inner products, not by cosines, and encode texts in their roles (`encode_query`, "
@@ -76,7 +79,8 @@ class EmbeddingFolder(FolderFormat[EmbeddingModel]):
         _write_sentence_transformers(folder, model)
 
     def card(self, model: EmbeddingModel, description: Mapping[str, object]) -> str:
-        return embedding_card(model.settings, description)
+        card = embedding_card(model.settings, description)
+        return card.replace(BY_TRANSFORMERS, "") if isinstance(model.base, StaticModel) else card
 
     def allowed(self, model: EmbeddingModel) -> float:
         """Returns a larger tolerance for flash attention, which has no float32."""
@@ -136,8 +140,8 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
         layers.append(("Normalize", None, {}))
     if model.prior is not None:
         layers.append(("Router", None, {}))
-    pooling = pooling_modules(settings, model.width, model.depth, _pooling_keys(settings, model.width))
-    names = ["Transformer", *(name for name, _, _ in pooling), *(name for name, _, _ in layers)]
+    first, pooling = _first_modules(model)
+    names = [first, *(name for name, _, _ in pooling), *(name for name, _, _ in layers)]
     modules, paths = [], []
     for number, name in enumerate(names):
         place = "" if number == 0 else f"{number}_{name}"
@@ -155,8 +159,17 @@ def _write_sentence_transformers(folder: Path, model: EmbeddingModel) -> None:
     if model.prior is not None:
         write_prior(model.prior, folder)
         write_routes(paths[-1], model.prior, settings, model.topic_dim, model.depth)
-    write_json(folder / "sentence_bert_config.json", _transformer_keys(model))
+    if first != STATIC:
+        write_json(folder / "sentence_bert_config.json", _transformer_keys(model))
     write_json(folder / "config_sentence_transformers.json", _general(settings, cut))
+
+
+def _first_modules(model: EmbeddingModel) -> tuple[str, Sequence[PoolingModule]]:
+    """The module that reads texts, and those that pool its tokens: none behind static token embeddings, which are pooled."""
+    if isinstance(model.base, StaticModel):
+        return STATIC, ()
+    keys = _pooling_keys(model.settings, model.width)
+    return "Transformer", pooling_modules(model.settings, model.width, model.depth, keys)
 
 
 def _transformer_keys(model: EmbeddingModel) -> dict[str, object]:

@@ -22,6 +22,7 @@ from rankpo.models.engine.body import body_of
 from rankpo.models.reranker.heads import ScoreHead
 from rankpo.models.reranker.model import RerankerModel
 from rankpo.models.sparse.model import SparseModel
+from rankpo.models.static import StaticModel
 from rankpo.models.vectors import GivesVectors
 from rankpo.types import Sequences
 
@@ -115,6 +116,12 @@ class HiddenStates(ExportForm):
                 [
                     "task.format exports the last hidden states, and this model reads those of other layers too "
                     "(model.prior_layers, model.pooled_layers)"
+                ]
+            )
+        if isinstance(model.base, StaticModel):
+            raise ConfigError(
+                [
+                    "task.format exports layers, and static token embeddings have none; serve FINAL itself, whose table is small"
                 ]
             )
         output = "last_hidden_state"

@@ -131,7 +131,9 @@ def find_head(model: PreTrainedModel, kind: str, answers: tuple[int, ...] = ()) 
     """
     if kind != "causal_lm" and model.config.num_labels != 1:
         raise ValueError(
-            f"{type(model).__name__} has {model.config.num_labels} labels, but a reranker needs one; choose another model"
+            f"{type(model).__name__} has {model.config.num_labels} labels, but a reranker needs one; choose another model, or "
+            "train a new score on its encoder: AutoModel.from_pretrained(NAME).save_pretrained(FOLDER), and its tokenizer, "
+            "write what model.load_from=FOLDER reads"
         )
     head = AnswerHead(answers) if kind == "causal_lm" else LastTokenHead() if kind == "decoder" else _encoder(model)
     if not (head.fits(model) and _proved(model, head)):

@@ -75,12 +75,7 @@ def run(task: Search, experiment: Experiment) -> dict[str, object]:
         forms = Comparison(task=task, asked=asked, datasets=judged, session=session).rows(corpus, vectors)
         logger.table(forms)
     if logger.main:
-        _write(
-            task,
-            asked,
-            hits,
-            {**row, "checked": hits.checked, "estimated_bytes": memory, "forms": forms, **_stored(corpus)},
-        )
+        _write(task, asked, hits, {**row, "forms": forms, **_stored(corpus, hits, memory)})
     processes.barrier()
     return row
 
@@ -106,9 +101,10 @@ def _write(task: Search, asked: Asked, hits: Hits, summary: Mapping[str, object]
     replace_text(folder / "search.json", json.dumps({**summary, "settings": settings}, indent=1))
 
 
-def _stored(corpus: Stored) -> dict[str, object]:
-    """The form and the size of an index, for the report."""
-    return {"dtype": corpus.encoding.dtype, "MB": corpus.bytes / 1e6}
+def _stored(corpus: Stored, hits: Hits, memory: int) -> dict[str, object]:
+    """The form and the size of an index, for the report, and how it was searched."""
+    stored = {"dtype": corpus.encoding.dtype, "MB": corpus.bytes / 1e6}
+    return {**stored, "checked": hits.checked, "estimated_bytes": memory}
 
 
 def _of_parts(task: Search, corpus: Stored) -> HybridEmbeddings | None:
