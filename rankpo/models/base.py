@@ -111,8 +111,7 @@ class RankingModel(Shardable, ABC):
         return next(self.parameters()).device
 
     def read_one_token(self, pooling: str) -> None:
-        """Lets `hidden_states` compute the last layer for the pooled token alone, if the body supports it. pooling: as of
-        `pool`; "cls" and "last" read one token of each sequence."""
+        """Lets `hidden_states` compute the last layer for the token alone that `pool` reads, if the body supports it."""
         self.short_last = self.packed and shorten_last_layer(body_of(self.base), pooling)
 
     def hidden_states(
@@ -211,6 +210,11 @@ class RankingModel(Shardable, ABC):
         """Returns the scores of a query's candidates, for judges; None for kinds that cannot score plain texts."""
         return None
 
+    def order_of(self, query: str, candidates: Sequence[str]) -> list[int] | None:
+        """Returns the positions of a query's candidates, best first, for judges; None for kinds that cannot rank texts."""
+        scores = self.scores_of(query, candidates)
+        return None if scores is None else sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+
     def learning_rates(self) -> dict[str, float]:
         """Returns learning rates of parameters, by name, that differ from the optimizer's."""
         return {}
@@ -272,6 +276,11 @@ class RankingModel(Shardable, ABC):
     def summary(self, origin: str, attention: str) -> str:
         """One line about the model. origin: of its weights. attention: its implementation."""
         return summary(origin, self, f"{'packed' if self.packed else 'padded'} {attention}")
+
+    @property
+    def has_threads(self) -> bool:
+        """Whether threads can run forward passes at the same time: on a CPU, without collectives and compiled code."""
+        return self.device.type == "cpu" and not self.sharded and body_of(self.base)._compiled_call_impl is None
 
     def compile_body(self) -> None:
         """Compiles the body with torch.compile, for sequences of any length."""

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from rankpo.data.batch import select
-from rankpo.data.loaders.planner import deal
-from rankpo.models.base import RankingModel
+from rankpo.data.loaders.planner import cut, deal
+from rankpo.models.base import CPU_CHUNK_TOKENS, RankingModel
 from rankpo.models.engine.cpu_products import fast_products
+from rankpo.models.engine.threads import in_threads
 from rankpo.models.inputs import TextInputs
 from rankpo.models.ranked import Pair, Ranked, by_score, checked_pairs, pairs_of
 from rankpo.runs import processes
@@ -182,10 +183,17 @@ class GivesVectors(RankingModel):
         """
         counts = self.counts(sequences)
         output = Vectors(torch.empty(int(counts.sum()), self.dim), counts)
-        order = torch.argsort(sequences.lengths, descending=True, stable=True)
+        on_cpu = (
+            self.device.type == "cpu"
+        )  # A CPU's parts are one call of the backbone, so that threads can share them.
+        parts = parts_of(sequences.lengths, self.chunk_tokens or CPU_CHUNK_TOKENS if on_cpu else ENCODE_TOKENS)
+
+        def encoded(rows: np.ndarray) -> Tensor:
+            return self(select(sequences, rows)).float().cpu()
+
         with self.evaluating(), fast_products(self):
-            for rows in by_tokens(order, sequences.lengths, ENCODE_TOKENS):
-                output.rows[output.places(rows)] = self(select(sequences, rows.numpy())).float().cpu()
+            for rows, vectors in zip(parts, in_threads(encoded, parts, self.has_threads), strict=True):
+                output.rows[output.places(torch.from_numpy(rows))] = vectors
                 if on_progress is not None:
                     on_progress(len(rows))
         return output.rows
@@ -264,6 +272,11 @@ def _joined(blocks: list[Vectors], dim: int) -> Vectors:
     if not blocks:
         return Vectors(torch.zeros(0, dim), torch.zeros(0, dtype=torch.int64))
     return Vectors(torch.cat([block.rows for block in blocks]), torch.cat([block.counts for block in blocks]))
+
+
+def parts_of(lengths: Tensor, budget: int) -> list[np.ndarray]:
+    """Sequence numbers by decreasing length, in parts of at most `budget` tokens, or one longer sequence."""
+    return cut(np.arange(len(lengths)), lengths.numpy(), budget)
 
 
 def by_tokens(order: Tensor, lengths: Tensor, budget: int) -> list[Tensor]:

@@ -15,9 +15,9 @@ from rankpo.data.batch import select
 from rankpo.data.loaders.planner import cut, deal
 from rankpo.data.text.conversations import plain_text
 from rankpo.data.text.tokens import answer_ids
-from rankpo.models.base import RankingModel
-from rankpo.models.engine.cpu_products import fast_products
+from rankpo.models.base import CPU_CHUNK_TOKENS, RankingModel
 from rankpo.models.engine.positions import check_positions
+from rankpo.models.engine.threads import in_threads
 from rankpo.models.ranked import Pair, Ranked, by_score, checked_pairs, pairs_of
 from rankpo.models.reranker.heads import ScoreHead, find_head
 from rankpo.models.reranker.inputs import RerankerInputs
@@ -140,17 +140,18 @@ class RerankerModel(RankingModel):
     def score_sequences(self, sequences: Sequences, batch_tokens: int = BATCH_TOKENS) -> Tensor:
         """[N] float32 on the CPU, in evaluation mode, longest first, about `batch_tokens` tokens at a time."""
         scores = torch.zeros(len(sequences))
-        order = torch.argsort(sequences.lengths, descending=True, stable=True)
-        cuts = (torch.cumsum(sequences.lengths[order], 0) - 1) // batch_tokens
-        with self.evaluating(), fast_products(self):
-            for rows in order.split(torch.unique_consecutive(cuts, return_counts=True)[1].tolist()):
-                scores[rows] = self._within_memory(sequences, rows)
+        tokens = min(batch_tokens, self.chunk_tokens or CPU_CHUNK_TOKENS) if self.has_threads else batch_tokens
+        parts = cut(np.arange(len(sequences)), sequences.lengths.numpy(), tokens)
+        with self.evaluating():
+            found = in_threads(lambda rows: self._within_memory(sequences, rows), parts, self.has_threads)
+            for rows, values in zip(parts, found, strict=True):
+                scores[torch.from_numpy(rows)] = values
         return scores
 
-    def _within_memory(self, sequences: Sequences, rows: Tensor) -> Tensor:
+    def _within_memory(self, sequences: Sequences, rows: np.ndarray) -> Tensor:
         """Scores rows of the sequences; halves the batch if the device runs out of memory."""
         try:
-            return self(select(sequences, rows.numpy())).cpu()
+            return self(select(sequences, rows)).cpu()
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise
