@@ -69,7 +69,7 @@ def test_the_losses_of_embeddings_wait_for_nothing_with_another_kind(kind, tmp_p
         try:
             waits = waits_of((*kept, *made), tmp_path / name)
         except (ConfigError, ValueError) as error:
-            assert isinstance(error, ConfigError) or "one vector per text" in str(error)
+            assert isinstance(error, ConfigError) or "one vector per text" in str(error), error
             refused.append(name)
             continue
         if waits.found:
