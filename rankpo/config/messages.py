@@ -164,9 +164,13 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
     bare = key.split("@")[0]
     if bare.startswith("search."):
         return f"{bare} is a key of search=optuna; add search=optuna"
-    kept = [item for item in arguments if "=" in item and not item.startswith("-") and "=" in item.lstrip("+~")]
-    kept = [item for item in kept if "." not in item.lstrip("+~").split("=", 1)[0]]  # Only choices of group options.
-    kept = [item for item in kept if item.lstrip("+~").split("=", 1)[0] != key]
+    group = bare.replace(".", "/")
+    if users := _users_of(group):
+        return f"{group.replace('/', '.')} is a key of {' and '.join(users)} alone; add one of them"
+    named = [(item, item.lstrip("+~").partition("=")[0]) for item in arguments if "=" in item and item[:1] != "-"]
+    kept = [
+        item for item, name in named if name != key and (CONFIG / name.split("@")[0]).is_dir()
+    ]  # Choices of groups.
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG), version_base="1.3"):
@@ -197,6 +201,15 @@ def keys_of(tree: Mapping[str, object], prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{name}"
         if isinstance(value, Mapping):
             yield from keys_of(value, f"{prefix}{name}.")
+
+
+def _users_of(group: str) -> list[str]:
+    """The choices, such as loss=listwise_ranking, whose yaml takes an option of this group inside of a group."""
+    folder, _, _ = group.rpartition("/")
+    if not folder or not (CONFIG / group).is_dir():
+        return []
+    yamls = sorted((CONFIG / folder).glob("*.yaml"))
+    return [f"{folder}={path.stem}" for path in yamls if f"- /{group}:" in path.read_text(encoding="utf-8")]
 
 
 def _kinds_with(key: str) -> list[str]:

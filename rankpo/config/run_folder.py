@@ -21,7 +21,8 @@ def runs_of(runs_dir: str | None, cache_dir: str) -> str:
 
 def run_folder(root: DictConfig) -> str:
     """The folder of a run: runs/EXP_NAME/RUN_COUNT, or the folder in `.cache` if an earlier version started the run."""
-    name = f"{root.exp_name}/{root.run_count}"
+    count = str(root.run_count)
+    name = str(root.exp_name) if count == "." else f"{root.exp_name}/{count}"  # Messages show paths below it.
     folder = f"{runs_of(root.runs_dir, str(root.cache_dir))}/{name}"
     earlier = f"{CACHE}/{name}"
     if folder != f"{RUNS}/{name}" or root.runs_dir is not None or _began(folder, "config.json"):

@@ -10,6 +10,7 @@ import numpy as np
 
 from rankpo.data.shape import StatesPrompts
 from rankpo.data.table import ExampleTable
+from rankpo.errors import ConfigError
 from rankpo.evaluation.base import Evaluator, Result, Say
 from rankpo.evaluation.rules import Rules
 from rankpo.models.vectors import GivesVectors, encode_table
@@ -79,7 +80,9 @@ class RetrievalEvaluator(Evaluator):
         self.qrels = evaluation_set.qrels()
         grades = [grade for judged in self.qrels.values() for grade in judged.values()]
         if not any(grade >= self.rules.relevant_from for grade in grades):
-            raise ValueError(f"eval_datasets.{self.name}: no judgement reaches grade {self.rules.relevant_from}")
+            raise ConfigError([f"eval_datasets.{self.name}: no judgement reaches grade {self.rules.relevant_from}"])
+        if (line := self.rules.left_out(self.qrels)) is not None:
+            say(f"{self.name}: {line}")
 
     def depends_on(self) -> tuple[object, ...]:
         grades = sorted((query, sorted(judged.items())) for query, judged in self.qrels.items())

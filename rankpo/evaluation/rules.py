@@ -44,6 +44,16 @@ class Rules:
         kept = {name: score for name, score in scores.items() if not (self.ignore_identical_ids and name == query)}
         return {name: kept[name] for name in order(kept)[:top_k]}
 
+    def left_out(self, qrels: Qrels) -> str | None:
+        """One line about the judged queries that the means leave out, or None if there are none."""
+        count = sum(not any(grade >= self.relevant_from for grade in grades.values()) for grades in qrels.values())
+        if not count:
+            return None
+        return (
+            f"{count} of {len(qrels)} judged queries have no document of grade {self.relevant_from:g} or more and are left "
+            "out of the means; trec_eval counts them as 0"
+        )
+
     def measure(self, run: Run, qrels: Qrels, metrics: Sequence[str]) -> Evaluation:
         """Returns metrics of a run after the exclusion of identical ids. Raises errors as `evaluate_run`."""
         hits = {query: self.hits(query, scores) for query, scores in run.items()}

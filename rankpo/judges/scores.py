@@ -1,4 +1,7 @@
-"""Model judge: prefers the passage with the higher score of a saved model; its scores can be training data."""
+"""Model judge: prefers the passage with the higher score of a saved model; its scores can be training data.
+
+For lists, the model can also be a listwise reranker, which ranks them without scores of single passages.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from rankpo.data.text.conversations import plain_text
 from rankpo.judges.base import Judge, JudgeStopped, Reply, words
 from rankpo.judges.orders import order_words
 from rankpo.types import Prompt
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class ScoresJudge(Judge):
-    """path: a saved reranker, reward model or bi-encoder. temperature: divides score gaps before the sigmoid that
+    """path: a saved reranker, reward model or bi-encoder; a listwise reranker orders lists only. temperature: divides score gaps before the sigmoid that
     gives the confidence: 1 for logits, about .05 for cosines. device: None for a GPU where there is one.
     """
 
@@ -44,17 +48,33 @@ class ScoresJudge(Judge):
         model that gives no scores.
         """
         with self._lock:
-            if self._model is None:
-                from rankpo.models.load import load_saved
-
-                self._model = load_saved(self.path, self.device)
-            scores = self._model.scores_of(query, passages)
+            model = self._loaded()
+            scores = model.scores_of(query, passages)
         if scores is None:
             raise JudgeStopped(
-                f"judge.path={self.path} holds a model of kind {self._model.kind}, which gives no scores; give a "
+                f"judge.path={self.path} holds a model of kind {model.kind}, which gives no scores; give a "
                 "reward model (loss=bradley-terry), a reranker or a bi-encoder"
             )
         return scores
+
+    def order(self, query: Prompt, passages: Sequence[str]) -> list[int]:
+        """The positions of the passages, best first. Raises JudgeStopped for a model that cannot rank."""
+        with self._lock:
+            model = self._loaded()
+            found = model.order_of(plain_text(query), passages)
+        if found is None:
+            raise JudgeStopped(
+                f"judge.path={self.path} holds a model of kind {model.kind}, which ranks no passages; give a reranker, "
+                "a listwise reranker or a bi-encoder"
+            )
+        return found
+
+    def _loaded(self) -> RankingModel:
+        if self._model is None:
+            from rankpo.models.load import load_saved
+
+            self._model = load_saved(self.path, self.device)
+        return self._model
 
     def request(self, query: Prompt, a: str, b: str) -> dict[str, object]:
         return {"judge": self.name, "temperature": self.temperature, "query": query, "a": a, "b": b}
@@ -64,8 +84,8 @@ class ScoresJudge(Judge):
 
     def ask(self, request: Mapping[str, object]) -> Reply:
         if "passages" in request:
-            scores = self.score(cast("Prompt", request["query"]), cast("Sequence[str]", request["passages"]))
-            return Reply(order_words(sorted(range(len(scores)), key=scores.__getitem__, reverse=True)), self.name)
+            order = self.order(cast("Prompt", request["query"]), cast("Sequence[str]", request["passages"]))
+            return Reply(order_words(order), self.name)
         first, second = self.score(cast("Prompt", request["query"]), [str(request["a"]), str(request["b"])])
         choice = "A" if first >= second else "B"
         return Reply(words(choice, 1 / (1 + math.exp(-abs(first - second) / self.temperature))), self.name)

@@ -8,13 +8,15 @@ from transformers import PreTrainedModel
 
 from rankpo.errors import LoadingError
 from rankpo.models.adapters import LoraSettings
+from rankpo.models.advice import advised
 from rankpo.models.loading import check_adapters
 
 
 def open_adapters(backbone: PreTrainedModel, folder: str) -> PeftModel:
     """Wraps the backbone in the trainable adapters of a folder."""
     check_adapters(folder)
-    return PeftModel.from_pretrained(backbone, folder, is_trainable=True)
+    with advised(folder, folder):
+        return PeftModel.from_pretrained(backbone, folder, is_trainable=True)
 
 
 def add_adapters(

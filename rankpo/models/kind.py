@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rankpo.models.loading import Source
     from rankpo.models.saving import FolderFormat
 
-ATTENTION = ("sdpa", "flash_attention_2", "eager")
+ATTENTION = ("sdpa", "flash_attention_2", "flex_attention", "eager")
 LAYOUTS = ("auto", "packed", "padded")
 GIVES = ("vectors", "parts", "token_logps", "lists", "pairs", "rewards", "text")
 Say = Callable[[str], None]

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from rankpo.models.advice import advised
 from rankpo.models.layer_keys import LAYER_KEYS, Keys
 from rankpo.models.loading import LoadingError
+from rankpo.models.tensors import read_tensors
 
 FILE = "model.safetensors"
 
@@ -81,7 +83,7 @@ def read_weights(layers: nn.ModuleList, folders: Sequence[Path]) -> None:
                 f"{folder} has no {FILE}; rankpo does not open pickled weights (*.bin), since they can run code. If you "
                 "trust the model, load it in sentence-transformers and call save_pretrained"
             )
-        found = load_file(folder / FILE)
+        found = read_tensors(folder / FILE)
         if wrong := sorted(set(wanted) ^ set(found)):
             raise LoadingError(f"{folder / FILE}: the tensors {', '.join(wrong)} are missing or unexpected")
         if sizes := [name for name in wanted if wanted[name].shape != found[name].shape]:
@@ -92,7 +94,7 @@ def read_weights(layers: nn.ModuleList, folders: Sequence[Path]) -> None:
 def inline_tensor(folder: Path, name: str) -> Tensor | None:
     """Returns a tensor by name from the folder's safetensors files, or None."""
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as opened:
+        with advised(str(folder), str(folder)), safe_open(path, framework="pt") as opened:
             if name in opened.keys():  # noqa: SIM118 (safe_open is no mapping)
                 found: Tensor = opened.get_tensor(name)
                 return found

@@ -18,6 +18,7 @@ from transformers.utils import logging as huggingface_logging
 
 from rankpo.errors import ConfigError
 from rankpo.errors import LoadingError as LoadingError
+from rankpo.models.advice import advised
 from rankpo.models.attention import with_attention
 from rankpo.models.families import Family, headless
 from rankpo.models.frozen import WeightForm
@@ -115,7 +116,7 @@ def check_folder(source: Source, takes_static: bool) -> None:
 
 
 def load_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    with advised(source):
+    with advised(source.name, source.path):
         if is_static(Path(source.folder)):
             return static_tokenizer(Path(source.path))
         token = os.environ.get("HF_TOKEN")
@@ -148,7 +149,7 @@ def load_backbone(
         "trust_remote_code": trust_remote_code,
         "token": os.environ.get("HF_TOKEN"),
     }
-    with advised(source, attn_implementation), _quietly():
+    with advised(source.name, source.path, attn_implementation), _quietly():
         if adapted := _adapter_config(source):
             return _merged(source, adapted, family, arguments)
         options = {**arguments, "use_safetensors": True, "output_loading_info": True}
@@ -258,7 +259,7 @@ def _read(source: Source) -> dict[str, object]:
 
 def model_type(source: Source) -> str:
     """Returns transformers' name of the checkpoint's architecture, such as llama; "" if its config has none."""
-    with advised(source):
+    with advised(source.name, source.path):
         if adapted := _adapter_config(source):
             return model_type(resolve(str(adapted.get("base_model_name_or_path"))))
         return str(_read(source).get("model_type") or "")
@@ -270,31 +271,3 @@ def check_adapters(folder: str) -> None:
         raise LoadingError(
             f"model.load_lora_from={folder} has no adapter_model.safetensors; pickled adapters (*.bin) are not opened"
         )
-
-
-@contextmanager
-def advised(source: Source, attn_implementation: str = "") -> Iterator[None]:
-    """Converts transformers' errors on files, packages and configurations to a LoadingError with advice."""
-    try:
-        yield
-    except (ConfigError, LoadingError):
-        raise
-    except (OSError, ImportError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        text = str(error)
-        folder = Path(source.path)
-        if "trust_remote_code" in text:
-            raise LoadingError(
-                f"{source.name} needs code from its repository, which would run on this machine; read the code, then set "
-                "model.trust_remote_code=true, or choose another model"
-            ) from error
-        if "attention implementation" in text:
-            raise LoadingError(
-                f"{source.name} does not run with {attn_implementation}; set model.attn_implementation=eager"
-            ) from error
-        if list(folder.glob("*.bin")) and not list(folder.glob("*.safetensors")):
-            raise LoadingError(
-                f"{source.name} has only pickled weights (*.bin), which can run code. If you trust the model, convert it: "
-                "load it in transformers and call save_pretrained"
-            ) from error
-        hint = "" if folder.is_dir() else "; set model.load_from to a folder, or check the hub id and the network"
-        raise LoadingError(f"cannot load {source.name}: {text.splitlines()[0]}{hint}") from error

@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerFast as FastTokenizer
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from rankpo.errors import LoadingError
+from rankpo.models.advice import advised
 from rankpo.models.attention import with_attention
 from rankpo.models.families import Family
-from rankpo.models.loading import Source, advised
 
 
 def random_backbone(
@@ -43,7 +43,7 @@ def random_backbone(
     bodies = MODEL_MAPPING_NAMES.get(model_type)
     if isinstance(bodies, tuple):  # Such as Funnel with and without its decoder; transformers chooses by this name.
         built.architectures = built.architectures or [bodies[0]]
-    with advised(Source(f"a random {model_type}", "", ""), attn_implementation):
+    with advised(f"a random {model_type}", "", attn_implementation):
         options = {"attn_implementation": attn_implementation, "dtype": torch.float32}
         return with_attention(partial((family or AutoModel).from_config, built), options)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from rankpo.errors import LoadingError
 from rankpo.models.frozen import WeightForm
 from rankpo.models.st_folders import STATIC, read_modules
+from rankpo.models.tensors import read_tensors
 from rankpo.models.weight_types import torch_dtype
 
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
@@ -107,7 +107,7 @@ def load_static(name: str, folder: Path, form: WeightForm) -> StaticModel:
     path = folder / WEIGHTS
     if not path.exists():
         raise LoadingError(f"{folder} has no {WEIGHTS}; rankpo does not open pickled weights (*.bin)")
-    table = _table(load_file(path), path)
+    table = _table(read_tensors(path), path)
     model = StaticModel(StaticConfig(vocab_size=table.shape[0], hidden_size=table.shape[1]))
     with torch.no_grad():
         model.embedding.weight.copy_(table)

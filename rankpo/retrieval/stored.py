@@ -15,6 +15,7 @@ from rankpo.models.engine.sparse_vectors import joined, to_csr
 from rankpo.models.hybrid.parts import dense_of, sparse_of, tokens_of
 from rankpo.retrieval.quantisation import DTYPES, Quantiser
 from rankpo.retrieval.shards import (
+    META,
     RANGES,
     Encoding,
     EncodingError,
@@ -43,7 +44,9 @@ class Stored(ABC):
         self.folder = folder
         saved = read_meta(folder)
         if saved is None:
-            raise EncodingError(f"{folder} holds no embeddings; create them with task=encode")
+            below = [path.parent for path in sorted(folder.glob(f"*/{META}"))]
+            advice = f"those of this run are in {below[0]}" if below else "create them with task=encode"
+            raise EncodingError(f"{folder} holds no embeddings; {advice}")
         self.encoding, complete = saved
         self._opened: dict[int, np.ndarray] = {}
         if not complete:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 
 from rankpo.storage.folders import damage, recover, written_whole
 from rankpo.storage.json_files import read_json, write_json
+
+NAME = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,10 @@ class CheckpointStore:
         return Checkpoint(self.folder / f"step-{step}", step)
 
     def list(self) -> list[Checkpoint]:
-        """Returns all checkpoints by step, valid or damaged."""
-        numbers = [path.name.removeprefix("step-") for path in self.folder.glob("step-*")]
-        return [Checkpoint(self.folder / f"step-{n}", n) for n in sorted(int(n) for n in numbers if n.isdigit())]
+        """Returns all checkpoints by step, valid or damaged. Files, and folders with other names, are not ours."""
+        named = [(path, NAME.fullmatch(path.name)) for path in self.folder.glob("step-*") if path.is_dir()]
+        found = [Checkpoint(path, int(match.group(1))) for path, match in named if match is not None]
+        return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     def newest_valid(self, say: Callable[[str], None]) -> Checkpoint | None:
         """Returns the newest undamaged checkpoint; reports and skips damaged ones."""

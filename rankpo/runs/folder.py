@@ -35,6 +35,7 @@ FREE_KEYS = (
     "resume",
     "allow_changes",
     "runs_dir",  # run_dir is derived from this key.
+    "run_dir",  # A run may be moved; earlier versions wrote runs/NAME/. for runs/NAME.
     "tracker",
     "task",
     "trainer.log_every",

@@ -62,7 +62,8 @@ class Export(Task):
             raise ValueError(f"alphas must be numbers in [0, 1], got {list(self.alphas)}")
         if len(set(self.alphas)) < len(self.alphas):
             raise ValueError(f"alphas must be different, got {list(self.alphas)}; each value names a folder")
-        if self.checkpoint != FINAL and not self.checkpoint.removeprefix("step-").isdigit():
+        number = self.checkpoint.removeprefix("step-")
+        if self.checkpoint != FINAL and not (number.isascii() and number.isdigit()):
             raise ValueError(f"checkpoint must be FINAL or step-N, got {self.checkpoint!r}")
         if self.run is not None and not Path(self.run).is_dir():
             raise ValueError(f"run={self.run}: no such run directory")

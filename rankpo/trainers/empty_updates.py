@@ -8,6 +8,7 @@ from rankpo.data.batch import labels_of
 from rankpo.data.loaders.ranking import DataLoader, Group
 from rankpo.losses.base import Loss
 from rankpo.losses.contrastive import ContrastiveLoss
+from rankpo.losses.scored_pairs import CoSENTLoss
 
 MAX_LISTS = 20_000  # The count stops here, unless no list so far has a training signal.
 REMEDY = "task=mine finds negatives, or choose a loss that fits this data"
@@ -17,6 +18,9 @@ def check(loss: Loss, loader: DataLoader, say: Callable[[str], None]) -> None:
     """Reports how many lists and updates of the first epoch have no training signal; ValueError if none has any."""
     if isinstance(loss, ContrastiveLoss) and loss.negatives == "in_batch":
         _check_pools(loss, loader, say)
+        return
+    if isinstance(loss, CoSENTLoss):
+        _check_orders(loss, loader, say)
         return
     seen = empty = 0
     for groups in _updates(loader):
@@ -56,6 +60,26 @@ def _check_pools(loss: ContrastiveLoss, loader: DataLoader, say: Callable[[str],
         )
     elif empty:
         say(f"{len(empty):,} of {seen:,} updates have no training signal for {_name(loss)}: no query has a negative")
+
+
+def _check_orders(loss: CoSENTLoss, loader: DataLoader, say: Callable[[str], None]) -> None:
+    """Reports updates in which all pairs of texts have one label, so that none has to score above another."""
+    seen = lists = empty = 0
+    for groups in _updates(loader):
+        labels = labels_of(groups)
+        known = (labels.relevance if labels.grades is None else labels.grades)[labels.mask]
+        empty += bool((known == known[:1]).all())
+        seen, lists = seen + 1, lists + len(groups)
+        if lists >= MAX_LISTS and empty < seen:
+            break
+    why = f"with trainer.batch_size={loader.batch_size}, all pairs of an update have the same label"
+    if empty == seen:
+        raise ValueError(
+            f"no update has a training signal for {_name(loss)}: {why}; set a larger trainer.batch_size, or give data with "
+            "different labels"
+        )
+    if empty:
+        say(f"{empty:,} of {seen:,} updates have no training signal for {_name(loss)}: {why}")
 
 
 def _has_negative(loss: ContrastiveLoss, loader: DataLoader, groups: Sequence[Group]) -> bool:

@@ -186,6 +186,23 @@ def test_the_ranking_loss_of_a_listwise_model_is_an_option(option, name, weight)
     assert (type(alone.ranking).__name__, alone.ranking_weight) == (name, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ("loss.ranking=listnet",),
+            "loss.ranking is a key of loss=listwise_combined and loss=listwise_ranking alone; add one of them",
+        ),
+        (("min_label=1", "max_label=2"), "_label'; here it is "),
+        (("max_label=2", "loss=rankpo", "nothing=1"), "the config has no "),
+    ],
+)
+def test_one_of_several_unknown_keys_and_a_group_of_another_loss_are_explained(overrides, said):
+    with pytest.raises(HydraException) as error:
+        composed("model=tiny_bert", *overrides)
+    assert said in explain(error.value, overrides) and "To append" not in explain(error.value, overrides)
+
+
 def test_a_group_set_to_true_is_answered_with_its_options():
     overrides = ["debug=true"]
     with pytest.raises(ValueError) as error:

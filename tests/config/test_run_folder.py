@@ -9,6 +9,7 @@ import pytest
 from rankpo.config.compose import compose
 from rankpo.config.experiment import run
 from rankpo.errors import ConfigError
+from rankpo.runs.folder import differences
 from rankpo.tasks.base import require_data
 from tests.runs import CONTRASTIVE, train
 
@@ -29,7 +30,9 @@ NAMED = ("datasets=[toy_pairs]", "loss=rankpo", "model=tiny_bert", "exp_name=c")
 )
 def test_the_place_of_a_run(tmp_path, monkeypatch, options, expected):
     monkeypatch.chdir(tmp_path)
-    assert compose((*NAMED, *options)).run_dir == Path(expected)
+    made = compose((*NAMED, *options))
+    assert made.run_dir == Path(expected) and made.config["run_dir"] == expected
+    assert differences({"run_dir": f"{expected}/."}, {"run_dir": expected}) == [], "earlier versions wrote this"
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,11 @@ def texts(table, group):
     return [text(table, row) for row in group.candidates]
 
 
+def test_a_table_without_examples_is_named(tmp_path):
+    with pytest.raises(ValueError, match="every record was left out as bad or by a filter"):
+        ContrastiveDataLoader(table=table_of(tmp_path, []), batch_size=4, seed=1)
+
+
 def test_contrastive_groups_have_the_positive_first_and_own_negatives(lists):
     loader = ContrastiveDataLoader(table=lists, batch_size=4, seed=1, num_negatives=3)
     assert loader.updates_per_epoch == 3

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel
 
 from rankpo.data.generated.jobs import Jobs
 from rankpo.data.readers.beir import Beir, write_beir
+from rankpo.errors import ConfigError
 from rankpo.evaluation.metrics import evaluate_run
 from rankpo.evaluation.preferences import PreferenceEvaluator
 from rankpo.evaluation.retrieval import RetrievalEvaluator, documents_by_row
@@ -170,8 +171,17 @@ def test_queries_without_judgements_are_not_searched(model, tmp_path):
 
 def test_judgements_without_anything_relevant_are_an_error(tmp_path):
     data = corpus_of(tmp_path, [("d1", "sky")], {"q1": {"d1": 0}})
-    with pytest.raises(ValueError, match=r"eval_datasets.soil: no judgement reaches grade 1"):
+    with pytest.raises(ConfigError, match=r"eval_datasets.soil: no judgement reaches grade 1"):
         RetrievalEvaluator(data, tmp_path, ["mrr@1"], lambda message: None)
+
+
+def test_queries_without_a_relevant_document_are_said(model, tmp_path):
+    judged = {"q1": {"d1": 1}, "q2": {"d1": 0}, "q3": {"d2": -1}}
+    queries = [("q1", "apple"), ("q2", "sea"), ("q3", "sun")]
+    data, said = corpus_of(tmp_path, [("d1", "sky"), ("d2", "sea")], judged, queries=queries), []
+    result = RetrievalEvaluator(data, tmp_path, ["mrr@1"], said.append).evaluate(model)
+    assert said[0].startswith("soil: 2 of 3 judged queries have no document of grade 1 or more and are left out")
+    assert result.counts["queries"] == 1 and set(result.per_query) == {"q1"}
 
 
 def test_the_judged_pairs_are_rows_of_the_table(model, tmp_path):

@@ -1,4 +1,4 @@
-"""task=annotate task.mode=lists: a server on loopback, computed judges, and training on what was written."""
+"""task=annotate task.mode=lists: a server on loopback, computed judges, saved models, and training on what was written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from rankpo.data.readers.ranked_lists import RankedLists
 from rankpo.errors import ConfigError
 from rankpo.judges.base import JudgeStopped
 from rankpo.judges.local import LocalJudge
+from rankpo.judges.orders import parse_order
 from rankpo.judges.rules import JobsRules
+from rankpo.judges.scores import ScoresJudge
 from rankpo.judges.server import ServerJudge
 from rankpo.judges.templates import ListTemplate, Template
 from rankpo.tasks.annotate import Unfinished
 from tests.judges import language_model
 from tests.judges.server import serving
 from tests.judges.test_annotate import PASSAGES, QUERIES, files, output, overrides, value  # noqa: F401
-from tests.runs import train
+from tests.recipes import CHAT
+from tests.recipes import LISTS as RECIPE
+from tests.runs import curve, train, trainer_of
 
 LISTS = ("task.mode=lists", "task.lists.size=3", "task.lists.per_query=2")
 
@@ -30,7 +34,7 @@ def lists_of(folder):
     return [json.loads(line) for line in (output(folder) / "lists.jsonl").read_text().splitlines()]
 
 
-def test_a_server_orders_lists_and_a_loss_learns_the_order(files):  # noqa: F811
+def test_a_server_orders_lists(files):  # noqa: F811
     with serving() as server:
         train(*overrides(files, server.url, *LISTS))
         assert set(server.answered.values()) == {1}
@@ -48,9 +52,19 @@ def test_a_server_orders_lists_and_a_loss_learns_the_order(files):  # noqa: F811
     examples = list(RankedLists(name="r", path=path).examples())
     best = [record["passages"][record["ranking"][0]] for record in found]
     assert [example.candidates[example.relevance.index(1.0)] for example in examples] == best
-    tiny = ("model=tiny_bert", "kind=embedding", "datasets=[ranked_lists]", f"datasets.ranked_lists.path={path}")
-    train("loss=plackett_luce", *tiny, "trainer.max_steps=1", f"cache_dir={files}/cache", "exp_name=trained")
-    assert (files / "cache" / "trained" / "FINAL").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("loss", "kind"), [("plackett_luce", "embedding"), ("listnet", "reranker")])
+def test_losses_learn_the_order_that_was_written(files, loss, kind):  # noqa: F811
+    with serving() as server:
+        train(*overrides(files, server.url, *LISTS))
+    data = ("datasets=[ranked_lists]", f"datasets.ranked_lists.path={output(files) / 'lists.jsonl'}")
+    tiny = ("model=tiny_bert", f"kind={kind}", "loss.temperature=0.1", "optimizer.lr=0.01", "trainer.batch_size=4")
+    train(f"loss={loss}", *tiny, *data, "trainer.max_steps=12", "trainer.log_every=1", f"cache_dir={files}/cache",
+          "exp_name=trained")  # fmt: skip
+    losses = curve(files / "cache" / "trained")
+    assert sum(losses[-3:]) < sum(losses[:3])
 
 
 def test_answers_without_an_order_are_asked_once_more_and_listed(files):  # noqa: F811
@@ -114,6 +128,31 @@ def test_a_local_model_orders_by_the_logits_of_the_letters(tmp_path):
         logits = model(input_ids=ids).logits[0, -1]
     best = sorted("ABCD", key=lambda letter: -float(logits[tokenizer.convert_tokens_to_ids(letter)]))
     assert reply.text == f"Ranking: {' > '.join(best)}"
+
+
+def test_saved_models_order_by_their_ranking(tmp_path, monkeypatch):
+    """A listwise reranker ranks lists and has no scores of passages; a reranker sorts by its scores."""
+    texts = ["a nurse", "the sea", "seven hills", "a coin"]
+    for recipe in (
+        (*RECIPE, "loss=listwise_generation"),
+        ("model=tiny_bert", "kind=reranker", "datasets=[toy_graded]", "loss=listnet"),
+    ):
+        model = trainer_of(*recipe, f"cache_dir={tmp_path}").policy
+        monkeypatch.setattr("rankpo.models.load.load_saved", lambda path, device, model=model: model)
+        judge = ScoresJudge(path=str(tmp_path))
+        answer = parse_order(judge.ask(judge.request_list("q", texts)).text, 4)
+        if model.kind == "listwise":
+            assert answer == tuple(record["corpus_id"] for record in model.rank("q", texts))
+            with pytest.raises(JudgeStopped, match="kind listwise, which gives no scores"):
+                judge.ask(judge.request("q", "a", "b"))
+        else:
+            scores = model.scores_of("q", texts)
+            assert list(answer) == sorted(range(4), key=lambda place: -scores[place])
+    policy = trainer_of(*CHAT, "loss=sft", f"cache_dir={tmp_path}").policy
+    monkeypatch.setattr("rankpo.models.load.load_saved", lambda path, device: policy)
+    with pytest.raises(JudgeStopped, match="which ranks no passages; give a reranker, a listwise reranker or"):
+        judge = ScoresJudge(path=str(tmp_path))
+        judge.ask(judge.request_list("q", texts))
 
 
 def test_judges_without_a_template_for_lists_say_so():

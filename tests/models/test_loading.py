@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from rankpo.models import loading, random_weights
+from rankpo.models.adapting import open_adapters
 from rankpo.models.embedding.config import EmbeddingKind
 from rankpo.models.loading import LoadingError
+from rankpo.models.tensors import read_tensors
 from tests.models.families import backbone
 
 
@@ -72,6 +75,36 @@ def test_damaged_and_strange_folders(tmp_path):
         random_weights.random_backbone({"model_type": "bertt"})
     sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 40}
     assert random_weights.random_backbone({"model_type": "mpnet", **sizes}).config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("size", [0, 5, 500, -7])
+def test_weights_that_were_cut_are_one_line(tmp_path, size):
+    folder = folder_of(tmp_path)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(LoadingError, match=f"a weight file of {folder} is damaged .*; copy it again"):
+        load(folder)
+    with pytest.raises(LoadingError, match=r"model\.safetensors is damaged .*; copy it again"):
+        read_tensors(path)
+
+
+def test_weights_of_other_sizes_are_one_line(tmp_path):
+    folder = folder_of(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 41}))
+    with pytest.raises(LoadingError, match="tensors have other sizes than its configuration states"):
+        load(folder)
+
+
+def test_adapters_that_were_cut_or_are_of_another_model_are_one_line(tmp_path):
+    lora = LoraConfig(r=2, target_modules=["query"])
+    get_peft_model(backbone("bert"), lora).save_pretrained(tmp_path)
+    with pytest.raises(LoadingError, match="tensors have other sizes than its configuration states"):
+        open_adapters(backbone("bert", hidden_size=30), str(tmp_path))
+    path = tmp_path / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(LoadingError, match=r"is damaged .*; copy it again"):
+        open_adapters(backbone("bert"), str(tmp_path))
 
 
 def test_settings_of_a_folder_win_over_the_yaml_and_the_command_line_over_both(tmp_path):

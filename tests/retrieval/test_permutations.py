@@ -44,6 +44,21 @@ def test_numbers(answer, expected):
 
 
 @pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ("9" * 5000, "failed"),
+        ("[" + "9" * 5000 + ", 1]", "failed"),
+        ("[" * 100_000, "failed"),
+        ("[" + "9" * 5000 + "] > [2]", "repaired"),
+        ('["\U00010a40", 2]', "repaired"),  # a digit that is no decimal
+    ],
+    ids=["digits", "a list of digits", "brackets", "a label of digits", "another digit"],
+)
+def test_hostile_answers(answer, status):
+    assert parse(answer, 5, NUMBERS).status == status
+
+
+@pytest.mark.parametrize(
     ("answer", "order", "status", "repairs"),
     [
         ("[B] > [A]", "BAC", "repaired", {"missing": 1}),

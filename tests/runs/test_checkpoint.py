@@ -43,6 +43,20 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
     assert sorted(path.name for path in newest.path.iterdir()) == ["manifest.json", "state.json", "weights"]
 
 
+def test_folders_with_other_names_are_no_checkpoints(tmp_path):
+    """They are neither read nor removed."""
+    store = CheckpointStore(tmp_path)
+    save(store, 3)
+    strange = ["step-²", "step-٣", "step-007", "step-", "step--1", "step-4 (copy)", "step-" + "9" * 200]
+    for name in strange:
+        (store.folder / name).mkdir()
+    (store.folder / "step-9").write_text("a file")
+    assert numbers(store) == [3]
+    save(store, 5)
+    store.keep(5, 1)
+    assert {path.name for path in store.folder.iterdir()} == {*strange, "step-9", "step-5"}
+
+
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [

@@ -158,6 +158,8 @@ def test_hits_with_their_texts(world, tmp_path):
 def test_an_index_that_is_not_there_is_named(world):
     with pytest.raises(EncodingError, match="none holds no embeddings; create them with task=encode"):
         search(world, "failing", f"task.index={world}/none")
+    with pytest.raises(EncodingError, match=r"holds no embeddings; those of this run are in .*/embeddings$"):
+        search(world, "failing", f"task.index={next(world.glob('*/embeddings/meta.json')).parents[1]}")
 
 
 def test_ids_that_a_trec_file_cannot_hold_are_said_before_the_work(tmp_path):

@@ -153,9 +153,9 @@ def test_titles_of_requests_stand_as_the_format_says(tmp_path):
     ]
     path = requests_file(tmp_path / "r.jsonl", candidates)
     (request,) = of_file(path)
-    assert request.documents == ("Moles dig", "Cats sleep", "Outer {title}", " as it is ", "untitled")
+    assert request.documents == ("Moles dig", "Cats sleep", "Outer {title}", "as it is", "untitled")
     (request,) = of_file(path, "{text}")
-    assert request.documents == ("dig", "sleep", "{title}", " as it is ", "untitled")
+    assert request.documents == ("dig", "sleep", "{title}", "as it is", "untitled")
     graded(tmp_path)
     titled, _ = rerank(tmp_path, "x", f"task.requests={path}")
     plain, _ = rerank(tmp_path, "y", f"task.requests={path}", "task.document_format='{text}'")

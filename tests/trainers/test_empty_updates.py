@@ -67,6 +67,23 @@ def test_one_query_an_update_without_negatives(tmp_path):
     assert not [line for line in said_by(tmp_path, rows, "trainer.batch_size=1")[0] if "training signal" in line]
 
 
+@pytest.mark.parametrize(
+    ("labels", "size", "said"),
+    [((0.5,) * 6, 6, None), ((0.1, 0.9) * 3, 1, None), ((0.5,) * 4 + (0.1, 0.9), 3, "1 of 2 updates"), ((0.1, 0.9) * 3, 6, "")],
+)  # fmt: skip
+def test_scored_pairs_with_one_label(tmp_path, labels, size, said):
+    rows = [{"sentence1": f"a {n}", "sentence2": f"b {n}", "score": label} for n, label in enumerate(labels)]
+    options = ("loss=cosent", f"trainer.batch_size={size}", "seed=3")
+    if said is None:
+        with pytest.raises(
+            ConfigError, match=r"no update has a training signal for CoSENTLoss: with trainer\.batch_size"
+        ):
+            said_by(tmp_path, rows, *options)
+        return
+    lines = [line for line in said_by(tmp_path, rows, *options)[0] if "training signal" in line]
+    assert len(lines) == bool(said) and all(line.startswith(said) for line in lines)
+
+
 def test_known_positives_of_every_query_are_no_negatives(tmp_path):
     """Two rows of one query: each one's positive is known to be the other's too."""
     rows = [{"query": "q", "positives": ["a"]}, {"query": "q", "positives": ["b"]}]

@@ -91,3 +91,11 @@ def test_the_paged_form_needs_a_gpu(tmp_path):
         pytest.skip("there is a GPU")
     with pytest.raises(ConfigError, match="adamw_8bit_paged needs a CUDA GPU; set optimizer=adamw_8bit"):
         trainer_of(*CONTRASTIVE, "optimizer=adamw_8bit_paged", "optimizer.lr=1e-4", f"cache_dir={tmp_path}")
+
+
+def test_the_paged_form_alone_asks_for_pages(monkeypatch):
+    optimizers = pytest.importorskip("rankpo.trainers.optimizers", exc_type=ImportError)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    weights = [torch.nn.Parameter(torch.zeros(3))]
+    made = [kind(weights) for kind in (optimizers.AdamW8bit, optimizers.PagedAdamW8bit)]
+    assert [optimizer.is_paged for optimizer in made] == [False, True]

@@ -56,6 +56,11 @@ class DataLoader:
         items = self.make_items()
         shown = np.isin(items[:, 0], self.left_out, invert=True) if len(self.left_out) else slice(None)
         self.items = self._weighted(items[shown])
+        if not len(self.table):
+            raise ValueError(
+                "the training data holds no usable example: every record was left out as bad or by a filter; leave "
+                "datasets.<name>.on_bad_record=skip out to see the reasons"
+            )
         if not len(self.items):
             raise ValueError(
                 f"the training data holds no usable example: none of {len(self.table)} is one for "

@@ -18,7 +18,7 @@ from rankpo.data.text.prompt_templates import Place, PromptTemplate
 FORMS = (("search query: ", "Search Query: ", "."), ("this query: ", "Query: ", ""))
 REPEATED = re.compile(r"^(?:Search Query: (?P<ranked>.*)\.|Query: (?P<plain>.*))$", re.MULTILINE)
 FIRST = re.compile(r"^\[([1A])\]", re.MULTILINE)
-STATED = re.compile(r"\b(?:with|are) (\d+) passages\b")
+STATED = re.compile(r"\b(?:with|are) (\d{1,6}) passages\b")
 # Matches a line inside a passage that looks like the label of another passage. The writer puts one more blank before
 # such a line, and the reader removes it, so that only real labels start a line.
 LOOKS_LIKE_LABEL = re.compile(r"^( *\[(?:\d+|[A-Z])\])", re.MULTILINE)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from rankpo.data.text.identifiers import Identifiers
 
+MAX_DIGITS = 100  # Of an identifier; Python converts no integers with thousands of digits.
+
 
 @dataclass(frozen=True)
 class Permutation:
@@ -98,7 +100,7 @@ def _bare(text: str, identifiers: Identifiers) -> list[str]:
         return re.findall(label, stripped)
     try:
         values = json.loads(stripped)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # Also for integers with thousands of digits, and deep nesting.
         return []
     plain = isinstance(values, list) and all(
         isinstance(value, int | str) and not isinstance(value, bool) for value in values
@@ -107,7 +109,7 @@ def _bare(text: str, identifiers: Identifiers) -> list[str]:
 
 
 def _normal(label: str) -> str:
-    return str(int(label)) if label.isdigit() else label.upper()
+    return str(int(label)) if label.isdecimal() and len(label) <= MAX_DIGITS else label.upper()
 
 
 def tally(found: Sequence[Permutation]) -> dict[str, int]:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from rankpo.models.causal_lm.model import CausalLanguageModel
+    from rankpo.models.tensors import read_tensors
+from rankpo.models.causal_lm.model import CausalLanguageModel
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 
@@ -44,7 +44,7 @@ def attach_value_head(model: CausalLanguageModel, saved: Path | None = None) -> 
     """Gives the model a critic. saved: a file that may hold its weights."""
     model.value_head = ValueHead(head_size(model.base))
     if saved is not None and saved.exists():
-        model.value_head.load_state_dict(load_file(saved))
+        model.value_head.load_state_dict(read_tensors(saved))
 
 
 def head_size(backbone: Any) -> int:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rankpo.errors import ConfigError
 from rankpo.models.loading import LoadingError
+from rankpo.models.tensors import read_tensors
 
 FILE = "prior.safetensors"
 
@@ -56,7 +57,7 @@ def read_prior(prior: Prior, folder: Path) -> None:
     """Reads the weights of a saved prior. Raises LoadingError if they are missing or have other layers or sizes."""
     if not (folder / FILE).exists():
         raise LoadingError(f"{folder} has no {FILE}, but its rankpo.json states a prior; copy the folder again")
-    found = load_file(folder / FILE)
+    found = read_tensors(folder / FILE)
     if set(found) != {"weight"} or found["weight"].shape != prior.weight.shape:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in sorted(found.items()))
         raise LoadingError(

@@ -7,7 +7,7 @@ of t. Cross-validation over passages selects the ridge with the lowest cross-ent
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,35 +91,47 @@ def _cross_validated(
         if not len(rest) or not len(held):
             continue
         count += len(held)
-        inputs = _inputs(features, held)
         for number, solution in enumerate(_path(features, rest, ridges)):
-            logits = inputs @ solution
+            alone = _differences(features @ solution[1:], held.chosen, held.rejected)
+            logits = solution[0] * held.gaps.double() + alone
             loss = binary_cross_entropy_with_logits(logits, held.confidence.double(), reduction="sum")
-            alone = inputs[:, 1:] @ solution[1:]
             sums[number] += torch.stack([loss, (logits > 0).double().sum(), (alone > 0).double().sum()])
     if not count:
         raise ValueError(f"{len(pairs)} pairs are too few for {folds} folds of passages; lower task.folds")
     return [(float(a), float(b), float(c)) for a, b, c in (sums / count).tolist()]
 
 
-def _inputs(features: Tensor, pairs: JudgedPairs) -> Tensor:
-    """[P, 1 + F] float64: the gap of the scores and the differences of the features."""
-    return torch.cat([pairs.gaps.double()[:, None], features[pairs.chosen] - features[pairs.rejected]], dim=1)
+def _differences_of(features: Tensor, pairs: JudgedPairs) -> Callable[[Tensor], Tensor]:
+    """Returns the function from weights [F] to t_w - t_l [P].
+
+    It computes one product for each pair or each passage, whichever are fewer, since lists give many pairs.
+    """
+    rows, places = torch.unique(torch.stack([pairs.chosen, pairs.rejected]), return_inverse=True)
+    if len(pairs) <= len(rows):
+        gaps = features[pairs.chosen] - features[pairs.rejected]
+        return lambda weights: gaps @ weights
+    used = features[rows]
+    return lambda weights: _differences(used @ weights, places[0], places[1])
+
+
+def _differences(prior: Tensor, chosen: Tensor, rejected: Tensor) -> Tensor:
+    return prior[chosen] - prior[rejected]
 
 
 def _path(features: Tensor, pairs: JudgedPairs, ridges: Sequence[float]) -> list[Tensor]:
     """Returns solutions [1 + F] for decreasing ridges, each started from the previous one."""
-    inputs, labels = _inputs(features, pairs), pairs.confidence.double()
+    differences = _differences_of(features, pairs)
     solutions: list[Tensor] = []
-    current = torch.zeros(inputs.shape[1], dtype=torch.float64)
+    current = torch.zeros(1 + features.shape[1], dtype=torch.float64)
     for ridge in ridges:
-        current = _minimum(inputs, labels, ridge, current)
+        current = _minimum(differences, pairs, ridge, current)
         solutions.append(current)
     return solutions
 
 
-def _minimum(inputs: Tensor, labels: Tensor, ridge: float, start: Tensor) -> Tensor:
+def _minimum(differences: Callable[[Tensor], Tensor], pairs: JudgedPairs, ridge: float, start: Tensor) -> Tensor:
     """Minimises mean cross-entropy + ridge/2·|w|²; the slope a is not penalised."""
+    gaps, labels = pairs.gaps.double(), pairs.confidence.double()
     solution = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [solution], max_iter=MAX_ITERATIONS, tolerance_grad=1e-7, tolerance_change=1e-10, line_search_fn="strong_wolfe"
@@ -127,7 +139,8 @@ def _minimum(inputs: Tensor, labels: Tensor, ridge: float, start: Tensor) -> Ten
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = binary_cross_entropy_with_logits(inputs @ solution, labels) + 0.5 * ridge * solution[1:].square().sum()
+        logits = solution[0] * gaps + differences(solution[1:])
+        loss = binary_cross_entropy_with_logits(logits, labels) + 0.5 * ridge * solution[1:].square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

@@ -1,7 +1,7 @@
 """Packed attention: many sequences in one row of tokens, without padding and masks.
 
-Linear layers process [1, S]. On CUDA in half precision, attention is one variable-length kernel call a layer (`varlen`).
-Elsewhere it runs once per group of neighbours of equal length (sequences are sorted by length) without a mask, so that
+Linear layers process [1, S]. On CUDA in half precision, attention is one variable-length kernel call a layer (`varlen`),
+and one FlexAttention call (`flex`) in float32 and for head sizes and masks that this kernel lacks. Elsewhere it runs once per group of neighbours of equal length (sequences are sorted by length) without a mask, so that
 SDPA can use its fastest kernel. The arguments are those of transformers' padding-free flash attention; with
 `flash_attention_2` the same call uses transformers' kernel.
 LOG.md, 2026-11-21, compares it with padded chunks.
@@ -10,6 +10,7 @@ LOG.md, 2026-11-21, compares it with padded chunks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from rankpo.models.engine import varlen
+from rankpo.models.engine import flex, varlen
 from rankpo.models.engine.kept_attention import kept_attention
 from rankpo.models.engine.prompt_trees import PackedTrees, tree_sdpa
 
 PACKED_SDPA = "rankpo_packed_sdpa"
+PACKED_FLEX = "rankpo_packed_flex"
+PACKED = {"sdpa": PACKED_SDPA, "flex_attention": PACKED_FLEX}
 
 
 def packed_sdpa(
@@ -54,10 +57,22 @@ def packed_sdpa(
         raise ValueError("packed attention was called without sequence_lengths; this model drops unknown arguments")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     pattern = varlen.Pattern(causal=causal, window=sliding_window, scale=scaling, attended=attended_lengths)
-    borders = kwargs.get("cu_seq_lens_q")
-    if isinstance(borders, Tensor) and attended_lengths is None and varlen.fits(query, dropout):
+    borders, documents = kwargs.get("cu_seq_lens_q"), kwargs.get("documents")
+    way = kwargs.get("way") or implementation(query, dropout, pattern)
+    if way == "varlen" and isinstance(borders, Tensor):
         return varlen.attend(query, key, value, borders, max(sequence_lengths), pattern), None
+    if way == "flex" and isinstance(documents, flex.Documents):
+        if dropout:
+            raise ValueError("model.attn_implementation=flex_attention has no dropout of attention; set it to sdpa")
+        return flex.attend(query, key, value, documents, pattern), None
     return attend_by_length(query, key, value, sequence_lengths, pattern, dropout), None
+
+
+def implementation(query: Tensor, dropout: float, pattern: varlen.Pattern) -> str:
+    """The fastest way that fits: `varlen`, `flex`, or `lengths`, which runs everywhere."""
+    if pattern.attended is None and varlen.fits(query, dropout):
+        return "varlen"
+    return "flex" if flex.fits(query, dropout) else "lengths"
 
 
 def attend_by_length(
@@ -128,13 +143,14 @@ def packed_arguments(
     lengths: Tensor, device: torch.device, position_offset: int, attended: Tensor | None = None
 ) -> dict[str, object]:
     """Keyword arguments of a packed forward pass. lengths: [n] on the CPU, sorted. attended: as `Sequences.attended`."""
-    sizes = lengths.tolist()
+    sizes, limits = lengths.tolist(), None if attended is None else attended.tolist()
     starts = torch.cumsum(lengths, 0) - lengths
     position_ids = torch.arange(int(lengths.sum())) - torch.repeat_interleave(starts, lengths) + position_offset
     borders = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).to(device, torch.int32, non_blocking=True)
-    limited = {} if attended is None else {"attended_lengths": attended.tolist()}
+    limited = {} if limits is None else {"attended_lengths": limits}
     return {
         **limited,
+        "documents": flex.Documents(sizes, device, limits),
         "position_ids": position_ids.unsqueeze(0).to(device, non_blocking=True),
         "cu_seq_lens_q": borders,
         "cu_seq_lens_k": borders,
@@ -244,13 +260,14 @@ def _plain(backbone: PreTrainedModel, ids: Tensor) -> Tensor:
 
 
 AttentionInterface.register(PACKED_SDPA, packed_sdpa)
+AttentionInterface.register(PACKED_FLEX, partial(packed_sdpa, way="flex"))
 
 
 def switch_to_packed(backbone: PreTrainedModel) -> bool:
     """Enables packed attention if the architecture supports it, and returns whether it does."""
     asked = backbone.config._attn_implementation
-    if asked == "sdpa":
-        backbone.config._attn_implementation = PACKED_SDPA
+    if asked in PACKED:
+        backbone.config._attn_implementation = PACKED[asked]
     if can_pack(backbone, asked):
         return True
     backbone.config._attn_implementation = asked

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from rankpo.models.loading import LoadingError
+from rankpo.models.tensors import read_tensors
 
 if TYPE_CHECKING:
     from rankpo.models.hybrid.model import HybridModel
@@ -38,7 +39,7 @@ def read_layers(model: HybridModel, folder: Path, new_layers: bool) -> None:
         )
     for name in LAYERS if not missing else ():
         layer = model.get_submodule(name)
-        found, wanted = load_file(folder / f"{name}.safetensors"), layer.state_dict()
+        found, wanted = read_tensors(folder / f"{name}.safetensors"), layer.state_dict()
         shapes = {key: tuple(tensor.shape) for key, tensor in found.items()}
         if shapes != {key: tuple(tensor.shape) for key, tensor in wanted.items()}:
             expected = {key: tuple(tensor.shape) for key, tensor in wanted.items()}

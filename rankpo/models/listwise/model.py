@@ -168,6 +168,9 @@ class ListwiseModel(LanguageModel):
         ranked = ListwiseReranker(self).rank(query, documents, top_k)
         return [record(index, score, documents, return_documents) for index, score, _ in ranked]
 
+    def order_of(self, query: str, candidates: Sequence[str]) -> list[int]:
+        return [record["corpus_id"] for record in self.rank(query, candidates)]
+
     def rerank(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """[documents] float32 scores for each request, on every rank; one rank processes each request."""
         return [ranked.by_document() for ranked in self.rank_requests(requests)]

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from rankpo.models.loading import LoadingError
 from rankpo.models.sparse.reading import static_folder
+from rankpo.models.tensors import read_tensors
 
 if TYPE_CHECKING:
     from rankpo.models.sparse.model import SparseModel
@@ -87,7 +87,7 @@ def _of_folder(folder: Path, model: SparseModel) -> Tensor:
     path = folder / "model.safetensors"
     if not path.exists():
         raise LoadingError(f"{folder} has no model.safetensors; pickled weights (*.bin) are not opened")
-    found = load_file(path)
+    found = read_tensors(path)
     if set(found) != {WEIGHT} or found[WEIGHT].shape != (model.dim,):
         shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
         raise LoadingError(f"{path} holds {shapes}; static queries need {WEIGHT} of ({model.dim},)")

@@ -139,6 +139,8 @@ def _write(
         logger.say(f"{folder}/run.trec written")
         return {}
     old = {request.id: dict(zip(request.document_ids, request.scores, strict=True)) for request in requests}
+    if (line := task.rules.left_out(judgements)) is not None:
+        logger.say(line)
     before, after = (task.rules.measure(run, judgements, task.metrics) for run in (old, new))
     _write_metrics(folder, before, after, {**counts, **after.counts}, settings)
     logger.table([{"order": "first stage", **before.metrics}, {"order": "reranked", **after.metrics}])

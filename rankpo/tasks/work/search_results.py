@@ -112,6 +112,9 @@ def measured(
             say(f"no metrics: {error}")
             continue
         own = {query: run[query] for query in qrels if query in run}
-        found = Rules.of(collection).measure(own, qrels, metrics).metrics
+        rules = Rules.of(collection)
+        if (line := rules.left_out(qrels)) is not None:
+            say(f"{collection.name}: {line}")
+        found = rules.measure(own, qrels, metrics).metrics
         values |= {f"{collection.name}/{name}": value for name, value in found.items() if name in metrics}
     return values
