@@ -128,8 +128,9 @@ def trained(experiment: Experiment, lesson: Lesson, table: ExampleTable) -> Repo
         result |= {"items": len(loader.items), "updates_per_epoch": loader.updates_per_epoch}
         sizes = [len(group.candidates) for group in loader.groups(0)]
         result["candidates_per_item"] = [min(sizes), max(sizes)]
+        updates = "1 update" if loader.updates_per_epoch == 1 else f"{loader.updates_per_epoch:,} updates"
         said.append(
-            f"{loss} would train on {len(loader.items):,} items an epoch, in {loader.updates_per_epoch:,} updates of "
+            f"{loss} would train on {len(loader.items):,} items an epoch, in {updates} of "
             f"trainer.batch_size={experiment.settings.batch_size}, with {_counts(sizes)} candidates each"
         )
         check(lesson.loss, loader, said.append)
