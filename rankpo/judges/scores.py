@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from rankpo.data.text.conversations import plain_text
 from rankpo.judges.base import Judge, JudgeStopped, Reply, words
 from rankpo.judges.orders import order_words
+from rankpo.models.ranked import OrdersLists
 from rankpo.types import Prompt
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class ScoresJudge(Judge):
         if scores is None:
             raise JudgeStopped(
                 f"judge.path={self.path} holds a model of kind {model.kind}, which gives no scores; give a "
-                "reward model (loss=bradley-terry), a reranker or a bi-encoder"
+                "reward model (loss=bradley-terry), a reranker or a bi-encoder (for lists, a listwise reranker too)"
             )
         return scores
 
@@ -61,13 +62,10 @@ class ScoresJudge(Judge):
         """The positions of the passages, best first. Raises JudgeStopped for a model that cannot rank."""
         with self._lock:
             model = self._loaded()
-            found = model.order_of(plain_text(query), passages)
-        if found is None:
-            raise JudgeStopped(
-                f"judge.path={self.path} holds a model of kind {model.kind}, which ranks no passages; give a reranker, "
-                "a listwise reranker or a bi-encoder"
-            )
-        return found
+            if isinstance(model, OrdersLists):
+                return model.order_of(plain_text(query), passages)
+        scores = self.score(query, passages)
+        return sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
 
     def _loaded(self) -> RankingModel:
         if self._model is None:

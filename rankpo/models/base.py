@@ -210,11 +210,6 @@ class RankingModel(Shardable, ABC):
         """Returns the scores of a query's candidates, for judges; None for kinds that cannot score plain texts."""
         return None
 
-    def order_of(self, query: str, candidates: Sequence[str]) -> list[int] | None:
-        """Returns the positions of a query's candidates, best first, for judges; None for kinds that cannot rank texts."""
-        scores = self.scores_of(query, candidates)
-        return None if scores is None else sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-
     def learning_rates(self) -> dict[str, float]:
         """Returns learning rates of parameters, by name, that differ from the optimizer's."""
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
@@ -14,6 +15,14 @@ class Ranked(TypedDict):
     corpus_id: int
     score: float
     text: NotRequired[str]
+
+
+class OrdersLists(ABC):
+    """A model that orders whole lists, without scores of single documents."""
+
+    @abstractmethod
+    def order_of(self, query: str, candidates: Sequence[str]) -> list[int]:
+        """Returns the positions of a query's candidates, best first."""
 
 
 def by_score(

@@ -150,7 +150,9 @@ def test_saved_models_order_by_their_ranking(tmp_path, monkeypatch):
             assert list(answer) == sorted(range(4), key=lambda place: -scores[place])
     policy = trainer_of(*CHAT, "loss=sft", f"cache_dir={tmp_path}").policy
     monkeypatch.setattr("rankpo.models.load.load_saved", lambda path, device: policy)
-    with pytest.raises(JudgeStopped, match="which ranks no passages; give a reranker, a listwise reranker or"):
+    with pytest.raises(
+        JudgeStopped, match=r"kind causal_lm, which gives no scores; .* \(for lists, a listwise reranker too\)"
+    ):
         judge = ScoresJudge(path=str(tmp_path))
         judge.ask(judge.request_list("q", texts))
 

@@ -21,7 +21,7 @@ from rankpo.models.engine.token_logps import TokenRequest, token_values
 from rankpo.models.listwise.inputs import ListwiseInputs
 from rankpo.models.listwise.ranked import ListwiseOutput, RankedList
 from rankpo.models.listwise.settings import DECODE, ListwiseSettings
-from rankpo.models.ranked import Ranked, record
+from rankpo.models.ranked import OrdersLists, Ranked, record
 from rankpo.types import Batch, Sequences
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rankpo.data.table import ExampleTable
 
 
-class ListwiseModel(LanguageModel):
+class ListwiseModel(LanguageModel, OrdersLists):
     """`forward(sequences)` returns a `ListwiseOutput` with one row per prompt, for all losses on [B, G].
 
     inputs: converts the lists; its settings are saved with the weights. neftune_alpha: α of the uniform noise on input
