@@ -191,7 +191,7 @@ class GivesVectors(RankingModel):
         def encoded(rows: np.ndarray) -> Tensor:
             return self(select(sequences, rows)).float().cpu()
 
-        with self.evaluating(), fast_products(self):
+        with self.evaluating(), fast_products(self, sequences.num_tokens):
             for rows, vectors in zip(parts, in_threads(encoded, parts, self.has_threads), strict=True):
                 output.rows[output.places(torch.from_numpy(rows))] = vectors
                 if on_progress is not None:

@@ -20,14 +20,14 @@ TEXTS = [f"text number {number} " * (1 + number % 5) for number in range(12)]
 def calls(monkeypatch):
     """Uses oneDNN whatever the processor. Returns the activations of its calls."""
     found = []
-    own = cpu_products._onednn
+    own = cpu_products._Product.of
 
-    def counted(layer, states, activation):
+    def counted(product, states, activation):
         found.append(activation)
-        return own(layer, states, activation)
+        return own(product, states, activation)
 
     monkeypatch.setattr(cpu_products, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(cpu_products, "_onednn", counted)
+    monkeypatch.setattr(cpu_products._Product, "of", counted)
     return found
 
 
@@ -36,8 +36,10 @@ def model(family: str = "bert") -> EmbeddingModel:
     return EmbeddingModel(backbone(family), EmbeddingInputs(byte_tokenizer(), settings))
 
 
+@pytest.mark.parametrize("packed_from", [1, 1 << 30], ids=["packed", "plain"])
 @pytest.mark.parametrize("family", ["bert", "xlm-roberta", "distilbert", "modernbert", "llama", "gpt2"])
-def test_encoding_gives_the_same_vectors(family, calls, monkeypatch):
+def test_encoding_gives_the_same_vectors(family, packed_from, calls, monkeypatch):
+    monkeypatch.setattr(cpu_products, "PACKED_TOKENS", packed_from)
     made = model(family)
     found = made.encode(TEXTS)
     assert calls or family == "gpt2"  # GPT-2's layers are not nn.Linear.
@@ -50,7 +52,7 @@ def test_encoding_gives_the_same_vectors(family, calls, monkeypatch):
 def test_passes_with_gradient_autocast_or_few_rows_compute_as_before(calls):
     made = model()
     sequences = made.inputs.sequences_of(TEXTS, "candidate")
-    with fast_products(made):
+    with fast_products(made, 10_000):
         made(sequences).sum().backward()
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             made(sequences)
@@ -64,7 +66,7 @@ def test_layers_that_are_left_alone(calls):
     hooked, half, own = nn.Linear(8, 8), nn.Linear(8, 8).bfloat16(), nn.LazyLinear(8)
     hooked.register_forward_pre_hook(lambda module, given: None)
     module = nn.ModuleList([hooked, half, own])
-    with fast_products(module):
+    with fast_products(module, 10_000):
         assert not any("forward" in vars(layer) for layer in module)
 
 
@@ -77,7 +79,7 @@ def test_only_amd_processors(tmp_path):
 
 
 def test_an_operator_that_has_changed_is_not_used(monkeypatch):
-    monkeypatch.setattr(cpu_products, "_onednn", lambda layer, states, activation: layer(states) + 1)
+    monkeypatch.setattr(cpu_products._Product, "of", lambda product, states, activation: product.layer(states) + 1)
     state = torch.get_rng_state()
     assert not cpu_products._proved()
     assert_close(torch.get_rng_state(), state)
@@ -87,3 +89,12 @@ def test_the_trial_is_the_same_under_autocast():
     alone = cpu_products._proved()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert cpu_products._proved() == alone
+
+
+@pytest.mark.parametrize(("tokens", "most", "packed"), [(8191, 10_000, False), (8192, 10_000, True), (8192, 10, False)])
+def test_weights_are_copied_for_many_tokens_of_small_models(tokens, most, packed, calls, monkeypatch):
+    monkeypatch.setattr(cpu_products, "PACKED_BYTES", most)
+    layer = nn.Linear(8, 8)
+    with fast_products(layer, tokens):
+        (product,) = vars(layer)["forward"].args
+    assert product.weight.is_mkldnn == packed

@@ -66,7 +66,7 @@ class KeptAttention:
             raise RuntimeError(
                 f"attention of {tuple(query.shape)} in the second pass, {tuple(output.shape)} in the first"
             )
-        result: Tensor = _Known.apply(query, key, value, output, denominators, (causal, scale))  # type: ignore[no-untyped-call]
+        result: Tensor = _Known.apply(query, key, value, (output, denominators), (causal, scale))  # type: ignore[no-untyped-call]
         return result
 
 
@@ -93,16 +93,14 @@ class _Known(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        output: Tensor,
-        denominators: Tensor,
+        known: tuple[Tensor, Tensor],
         pattern: tuple[bool, float | None],
     ) -> Tensor:
-        ctx.save_for_backward(query, key, value, output, denominators)
+        ctx.save_for_backward(query, key, value, *known)
         ctx.causal, ctx.scale = pattern
-        return output.view_as(output)
+        return known[0].view_as(known[0])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, output, denominators = ctx.saved_tensors
-        found = _attention_backward(gradient, query, key, value, output, denominators, 0.0, ctx.causal, scale=ctx.scale)
-        return (*found, None, None, None)
+        found = _attention_backward(gradient, *ctx.saved_tensors, 0.0, ctx.causal, scale=ctx.scale)
+        return (*found, None, None)
