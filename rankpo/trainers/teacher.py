@@ -120,7 +120,9 @@ def _encode(model: GivesVectors, table: ExampleTable, rows: dict[str, np.ndarray
         for start in range(0, len(chosen), ROWS_AT_ONCE):
             vectors = encode_table(model, table, chosen[start : start + ROWS_AT_ONCE], role)
             if not vectors.single:
-                raise ConfigError([f"a teacher of kind {model.kind} has several vectors per text; use kind=embedding"])
+                raise ConfigError(
+                    [f"a teacher of kind {model.kind} does not give one dense vector per text; use kind=embedding"]
+                )
             block = vectors.rows
             if file is not None:
                 file[start : start + len(block)] = block.numpy()

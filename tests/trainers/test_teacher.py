@@ -127,8 +127,8 @@ def test_what_cannot_be_a_guide_is_refused_by_name(tmp_path):
         trainer_of(*GIST, f"loss.guide={tmp_path}/reranker/FINAL", f"cache_dir={tmp_path}")
 
 
-def test_a_teacher_with_several_vectors_per_text_is_refused_in_one_line(tmp_path):
+def test_a_teacher_without_one_dense_vector_per_text_is_refused_in_one_line(tmp_path):
     options = [option for option in LATE if option.startswith(("model", "kind="))]
     data = ("datasets=[toy_graded]", "loss=embed_distill", "dataloader.group_size=3")
-    with pytest.raises(ConfigError, match="a teacher of kind late_interaction has several vectors per text"):
+    with pytest.raises(ConfigError, match="a teacher of kind late_interaction does not give one dense vector per text"):
         trainer_of(*options, *data, f"cache_dir={tmp_path}")
