@@ -1,61 +1,99 @@
 """One GPU: agreement with the CPU first, then updates of real shapes with random weights, and their peers.
 
-    python -m benchmarks.gpu --minutes 10     # writes benchmarks/results/<date>.md
+    python -m benchmarks.gpu --minutes 9      # writes benchmarks/results/<date>.md
     python -m benchmarks.gpu --quick          # the same code on tiny shapes, on any device; no file
 
 Nothing is downloaded: weights are random, texts are random letters with the lengths of web search (T2Ranking) and of
-long profiles (RankPO). A case that no longer fits into --minutes is left out, and the report names it.
+long profiles (RankPO). No step begins after --minutes; the report names what was left out and what failed. Rows are
+printed as they are measured, and SIGTERM, as from a time limit, ends the run with the report so far.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks import gpu_cases as cases
 from benchmarks.report import Goal, Options, Report, load, publish
 
+Made = TypeVar("Made")
 SPEED_OF_PEERS, DECODER_RATE, ENCODER_RATE, EIGHT_BILLION_GB = 1.5, 0.5, 0.4, 24.0
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 @dataclass
 class Found:
-    """Rows, goals and remarks of the cases that have run."""
+    """Rows, goals and remarks so far. Every row is printed at once, since a lease may end at any moment.
 
+    quick: an error ends the run. ends: the time of time.monotonic after which no step begins.
+    """
+
+    quick: bool
+    ends: float
     rows: list[dict[str, Any]] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+
+    def add(self, row: dict[str, Any], *goals: Goal) -> None:
+        self.rows.append(row)
+        self.goals += goals
+        shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in row.items()}
+        say(" · ".join([*(f"{name} {value}" for name, value in shown.items() if value is not None), *map(str, goals)]))
+
+    def attempt(self, what: str, step: Callable[[], Made]) -> Made | None:
+        """The result of a step; None if it fails or the time is over, with the reason among the remarks.
+
+        One step that fails, such as for lack of memory, must not cost the others their results.
+        """
+        if time.monotonic() > self.ends:
+            self.remark(f"left out, since the time was over: {what}")
+            return None
+        started = time.monotonic()
+        try:
+            return step()
+        except Exception as error:
+            if self.quick:
+                raise
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            reason = traceback.format_exception_only(error)[-1].strip()[:300]
+            self.remark(f"{what} failed: {reason} ({Path(place.filename).name}:{place.lineno})")
+            return None
+        finally:
+            cases.release()
+            say(f"{what}: {time.monotonic() - started:.0f} s")
+
+    def remark(self, line: str) -> None:
+        self.remarks.append(line)
+        say(line)
 
 
 Case = Callable[[Path, bool, Found], None]
 
 
-def benchmark(options: Options, minutes: float = 10) -> Report:
-    found = Found()
-    ends = time.monotonic() + 60 * minutes
+def benchmark(options: Options, found: Found) -> None:
+    """Runs the cases in their order, each in a folder of its own that is deleted behind it."""
     for title, case in CASES.items():
-        if time.monotonic() > ends:
-            found.remarks.append(f"left out, since {minutes:g} minutes were over: {title}")
-            continue
         with TemporaryDirectory(prefix="rankpo-gpu-") as folder:
-            try:
-                case(Path(folder), options.quick, found)
-            except (
-                Exception
-            ):  # One case that fails, such as for lack of memory, must not cost the others their results.
-                if options.quick:
-                    raise
-                found.remarks.append(f"{title} failed: {traceback.format_exc().strip().splitlines()[-1]}")
-        cases.release()
+            found.attempt(title, partial(case, Path(folder), options.quick, found))
+
+
+def report(found: Found) -> Report:
     return Report(
         "gpu",
-        "Random weights of real shapes. Updates: planning, forward, backward, clipping, AdamW.",
+        "Random weights of real shapes. Updates: forward, backward, clipping, AdamW, beside the preparation of the next.",
         found.rows,
         found.goals,
         [cases.device_in_words(), *found.remarks],
@@ -66,20 +104,21 @@ def agreement(folder: Path, quick: bool, found: Found) -> None:
     """Losses and gradients of one update: the device in float32 against the CPU, bf16 against float32, packed against
     padded."""
     for name, case in list(cases.small_updates(folder).items())[: 1 if quick else None]:
-        exact = cases.gradients(case, "trainer.precision=fp32")
-        on_cpu = cases.gradients(case, "trainer.precision=fp32", on_cpu=True)
-        rounded = cases.gradients(case, "trainer.precision=bf16")
-        padded = cases.gradients(case, "trainer.precision=fp32", "model.layout=padded")
-        differences = {
-            "device against CPU": (cases.difference(exact, on_cpu), 1e-4),
-            "bf16 against fp32": (cases.difference(exact, rounded), 5e-2),
-            "packed against padded": (cases.difference(exact, padded), 1e-4),
-        }
-        found.rows.append({"case": f"gradients, {name}", **{what: value for what, (value, _) in differences.items()}})
-        found.goals += [
-            Goal(f"{name}, {what}", max(value, 1e-12), limit, upper=True)
-            for what, (value, limit) in differences.items()
-        ]
+        found.attempt(f"agreement, {name}", partial(_agreement, name, case, found))
+
+
+def _agreement(name: str, case: Sequence[str], found: Found) -> None:
+    exact = cases.gradients(case, "trainer.precision=fp32")
+    differences = {
+        "device against CPU": (cases.gradients(case, "trainer.precision=fp32", on_cpu=True), 1e-4),
+        "bf16 against fp32": (cases.gradients(case, "trainer.precision=bf16"), 5e-2),
+        "packed against padded": (cases.gradients(case, "trainer.precision=fp32", "model.layout=padded"), 1e-4),
+    }
+    apart = {what: cases.difference(exact, other) for what, (other, _) in differences.items()}
+    goals = [
+        Goal(f"{name}, {what}", max(apart[what], 1e-12), limit, upper=True) for what, (_, limit) in differences.items()
+    ]
+    found.add({"case": f"gradients, {name}", **apart}, *goals)
 
 
 def contrastive(folder: Path, quick: bool, found: Found) -> None:
@@ -92,46 +131,40 @@ def contrastive(folder: Path, quick: bool, found: Found) -> None:
     for name, (shape, goal) in shapes.items():
         work = cases.web_search(folder, quick)
         weights = cases.write_weights(folder / name.split("-", maxsplit=1)[0], shape, quick)
-        ours = cases.ours(
-            f"contrastive, {name}",
-            weights,
-            work,
-            "loss=contrastive",
-            "trainer.precision=bf16",
-            "trainer.max_tokens=200000",
-        )
-        cached = cases.ours(
-            "the same, gradient cache",
-            weights,
-            work,
-            "loss=contrastive",
-            "trainer.precision=bf16",
-            "trainer.max_tokens=32768",
-        )
-        peers = cases.sentence_transformers(weights, work, shape)
-        found.rows += [measured.row(rate) for measured in (ours, cached, *peers)]
-        share = ours.gflop / ours.seconds / rate
-        found.goals.append(Goal(f"{name}: share of the bf16 matrix rate", max(share, 1e-12), goal))
-        best = min((peer.seconds for peer in peers), default=None)
-        if best is not None:
+        bf16 = ("loss=contrastive", "trainer.precision=bf16")
+        run = partial(cases.ours, f"contrastive, {name}", weights, work, *bf16, "trainer.max_tokens=200000")
+        ours = found.attempt(f"contrastive, {name}", run)
+        if ours is not None:
+            share = ours.gflop / ours.seconds / rate
+            found.add(ours.row(rate), Goal(f"{name}: share of the bf16 matrix rate", max(share, 1e-12), goal))
+        run = partial(cases.ours, "the same, gradient cache", weights, work, *bf16, "trainer.max_tokens=32768")
+        if cached := found.attempt(f"gradient cache, {name}", run):
+            found.add(cached.row(rate))
+        measured = []
+        for form in cases.PEER_FORMS if cases.has("sentence_transformers") else ():
+            run = partial(cases.sentence_transformers, form, weights, work, shape)
+            if peer := found.attempt(f"sentence-transformers, {form}, {name}", run):
+                measured.append(peer.seconds)
+                found.add(peer.row(rate))
+        if measured and ours is not None:
+            speed = min(measured) / ours.seconds
             found.goals.append(
-                Goal(
-                    f"{name}: speed of sentence-transformers' best form", best / ours.seconds, SPEED_OF_PEERS, unit=" x"
-                )
+                Goal(f"{name}: speed of sentence-transformers' best form", speed, SPEED_OF_PEERS, unit=" x")
             )
 
 
 def long_preferences(folder: Path, quick: bool, found: Found) -> None:
-    """RankPO on a decoder of 1B parameters with 4,096 tokens a passage, with gradient checkpointing."""
+    """RankPO and dpo on a decoder of 1B parameters with 4,096 tokens a passage, with gradient checkpointing."""
     weights = cases.write_weights(folder / "one", cases.LLAMA_1B, quick)
     work = cases.long_pairs(folder, quick)
-    options = (
-        "loss=rankpo",
-        "trainer.precision=bf16",
-        "trainer.gradient_checkpointing=true",
-        "trainer.max_tokens=32768",
-    )
-    found.rows.append(cases.ours("RankPO, 1B, 4,096 tokens", weights, work, *options).row(cases.matrix_rate(quick)))
+    options = ("trainer.precision=bf16", "trainer.gradient_checkpointing=true", "trainer.max_tokens=32768")
+    losses = {
+        "RankPO, 1B, 4,096 tokens": ("loss=rankpo", "kind=embedding"),
+        "dpo, 1B, vocabulary of 128k": ("loss=dpo", "kind=causal_lm"),
+    }
+    for name, of_loss in losses.items():
+        if measured := found.attempt(name, partial(cases.ours, name, weights, work, *of_loss, *options)):
+            found.add(measured.row(cases.matrix_rate(quick)))
 
 
 def adapters(folder: Path, quick: bool, found: Found) -> None:
@@ -140,49 +173,61 @@ def adapters(folder: Path, quick: bool, found: Found) -> None:
     work = cases.long_pairs(folder, quick, pairs=4)
     lora = ("loss=rankpo", "model.use_peft=true", "trainer.precision=bf16", "trainer.max_tokens=8192")
     lora = (*lora, "trainer.gradient_checkpointing=true", "trainer.batch_size=4")
-    forms = {
-        "bfloat16": ("model.dtype=bfloat16",),
-        **({"4 bits": ("model.quantization=4bit",)} if cases.has_bnb() else {}),
-    }
-    for form, more in forms.items():
-        measured = cases.ours(f"LoRA, 8B, {form}", weights, work, *lora, *more)
-        found.rows.append(measured.row(cases.matrix_rate(quick)))
-        if form == "4 bits":
-            found.goals.append(
-                Goal("LoRA of 8B in 4 bits", max(measured.gigabytes, 1e-12), EIGHT_BILLION_GB, upper=True, unit=" GB")
-            )
+    forms = {"4 bits": ("model.quantization=4bit",)} if cases.has("bitsandbytes") else {}
+    for form, more in {**forms, "bfloat16": ("model.dtype=bfloat16",)}.items():
+        measured = found.attempt(
+            f"LoRA, 8B, {form}", partial(cases.ours, f"LoRA, 8B, {form}", weights, work, *lora, *more)
+        )
+        if measured is not None:
+            size = max(measured.gigabytes, 1e-12)
+            goals = [Goal("LoRA of 8B in 4 bits", size, EIGHT_BILLION_GB, upper=True, unit=" GB")]
+            found.add(measured.row(cases.matrix_rate(quick)), *(goals if form == "4 bits" else ()))
+
+
+def attention(folder: Path, quick: bool, found: Found) -> None:
+    """One layer's packed attention, forward and backward, in each way: values against the loop, and seconds."""
+    for way, kind in (("varlen", "bfloat16"), ("lengths", "bfloat16"), ("flex", "float32"), ("lengths", "float32")):
+        if row := found.attempt(f"attention, {way}, {kind}", partial(cases.attention, way, kind, quick)):
+            found.add(row)
 
 
 def encoding(folder: Path, quick: bool, found: Found) -> None:
     """Texts a second, beside sentence-transformers."""
     weights = cases.write_weights(folder / "encoder", cases.MODERNBERT, quick)
-    ours, peer = cases.encoding(weights, quick)
-    found.rows += [
-        {"case": f"encode, {name}", "texts/s": rate} for name, rate in (("ours", ours), ("peer", peer)) if rate
-    ]
-    if peer:
-        found.goals.append(Goal("encoding against sentence-transformers", ours / peer, SPEED_OF_PEERS, unit=" x"))
+    rates = {}
+    for side in ("ours", *(["sentence-transformers"] if cases.has("sentence_transformers") else [])):
+        if rate := found.attempt(f"encoding, {side}", partial(cases.encoding, side, weights, quick)):
+            rates[side] = rate
+            found.add({"case": f"encode, {side}", "texts/s": rate})
+    if len(rates) == 2:
+        ratio = rates["ours"] / rates["sentence-transformers"]
+        found.goals.append(Goal("encoding against sentence-transformers", ratio, SPEED_OF_PEERS, unit=" x"))
 
 
 CASES: dict[str, Case] = {
     "agreement": agreement,
     "contrastive updates": contrastive,
-    "RankPO of 1B": long_preferences,
-    "LoRA of 8B": adapters,
+    "attention": attention,
+    "preferences of 1B": long_preferences,
     "encoding": encoding,
+    "LoRA of 8B": adapters,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that it runs; no file")
-    parser.add_argument("--minutes", type=float, default=10, help="no case begins after so many (default 10)")
+    parser.add_argument("--minutes", type=float, default=9, help="no step begins after so many (default 9)")
     given = parser.parse_args(arguments)
     if not given.quick and not cases.on_gpu():
         parser.error("there is no CUDA device; --quick runs the same code on tiny shapes")
-    before = load()
-    options = Options(quick=given.quick)
-    publish(benchmark(options, given.minutes), options, before)
+    before, options = load(), Options(quick=given.quick)
+    found = Found(given.quick, time.monotonic() + 60 * given.minutes)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # A time limit must not cost the report.
+    try:
+        benchmark(options, found)
+    finally:
+        publish(report(found), options, before)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ from benchmarks import peers
 from benchmarks.arithmetic import training_gflop
 from benchmarks.ours import build_trainer
 from benchmarks.workloads import Row, write_contrastive, write_pairs
+from rankpo.models.engine import flex, varlen
+from rankpo.models.engine.packing import attend_by_length
+from rankpo.trainers.transfer import UpdatesAhead, transfer_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +34,15 @@ QWEN3 = {"model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28, "n
 MODERNBERT = {"model_type": "modernbert", "hidden_size": 768, "num_hidden_layers": 22, "num_attention_heads": 12,
               "intermediate_size": 1152, "vocab_size": 50368}  # fmt: skip
 LLAMA_1B = {"model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32,
-            "num_key_value_heads": 8, "intermediate_size": 8192, "vocab_size": 128256}  # fmt: skip
-LLAMA_8B = {**LLAMA_1B, "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336}
+            "num_key_value_heads": 8, "intermediate_size": 8192, "vocab_size": 128256,
+            "tie_word_embeddings": True}  # fmt: skip
+LLAMA_8B = {
+    **LLAMA_1B,
+    "tie_word_embeddings": False,
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "intermediate_size": 14336,
+}
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
         "head_dim": 16, "intermediate_size": 128, "vocab_size": 300}  # fmt: skip
 SMALL_KINDS = {
@@ -80,8 +90,8 @@ def on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def has_bnb() -> bool:
-    return importlib.util.find_spec("bitsandbytes") is not None
+def has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def device_in_words() -> str:
@@ -183,27 +193,38 @@ def long_pairs(folder: Path, quick: bool, pairs: int = 16) -> Work:
 def ours(name: str, weights: str, work: Work, *overrides: str) -> Measured:
     """Updates of the trainer that the overrides give."""
     given = [
-        *("model=base", "kind=embedding", f"model.name_or_path={weights}", f"trainer.batch_size={work.batch_size}"),
-        *(f"model.query_max_length={work.length}", f"model.passage_max_length={work.length}"),
+        *("model=base", f"model.name_or_path={weights}", f"trainer.batch_size={work.batch_size}"),
         *("datasets=[rankpo]", f"datasets.rankpo.path={work.data}", *overrides),
     ]
+    kinds = [override for override in overrides if override.startswith("kind=")]
+    if not kinds or kinds == ["kind=embedding"]:
+        sizes = [f"model.{role}_max_length={work.length}" for role in ("query", "passage")]
+        given += [*sizes, *([] if kinds else ["kind=embedding"])]
+    else:
+        given.append(f"model.max_length={2 * work.length}")
+        given += [f"model.max_prompt_length={work.length}"] if kinds == ["kind=causal_lm"] else []
     if "loss=contrastive" in overrides:
         given.append(f"dataloader.num_negatives={len(work.rows[0].candidates) - 1}")
     release()
     trainer, folder = build_trainer(given)
     lengths: list[list[int]] = []
 
+    ahead = UpdatesAhead(trainer.prepare, WARM_UP + UPDATES, transfer_to(trainer.policy.device))
+
     def update(step: int) -> None:
-        prepared = trainer.prepare(step)
+        prepared = ahead.get(step)
         parts = [prepared.batch] if "batch" in vars(prepared) else [item.batch for item in prepared.micro_batches]
         lengths.append([length for part in parts for length in part.sequences.lengths.tolist()])
         trainer.train_step(prepared)
 
-    causal = trainer.policy.settings.pooling == "last"
-    seconds, gigabytes = timed(update)
+    causal = trainer.policy.kind != "embedding" or trainer.policy.settings.pooling == "last"
+    try:
+        seconds, gigabytes = timed(update)
+    finally:
+        ahead.close()
+        folder.cleanup()
     last = lengths[-1]
     gflop = training_gflop(trainer.policy.base, last, causal)
-    folder.cleanup()
     return Measured(name, seconds, sum(last), gflop, gigabytes)
 
 
@@ -259,21 +280,18 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 # Peers.
 
 
-def sentence_transformers(weights: str, work: Work, shape: dict[str, Any]) -> list[Measured]:
-    """sentence-transformers' plain and cached losses under bf16 autocast, where the package is installed."""
-    if importlib.util.find_spec("sentence_transformers") is None:
-        return []
+PEER_FORMS = {"plain": None, "cached by 32": 32}  # The texts of a part of sentence-transformers' losses.
+
+
+def sentence_transformers(form: str, weights: str, work: Work, shape: dict[str, Any]) -> Measured:
+    """sentence-transformers' plain or cached loss under bf16 autocast. form: of PEER_FORMS."""
     pooling = "mean" if shape["model_type"] == "modernbert" else "last"
-    found = []
-    for name, mini_batch in (("plain", None), ("cached by 32", 32)):
-        update = peers.sentence_transformers_update(
-            folder=weights, rows=work.rows, batch_size=work.batch_size, pooling=pooling, query_length=work.length,
-            passage_length=work.length, mini_batch=mini_batch,
-        )  # fmt: skip
-        seconds, gigabytes = timed(_under_autocast(update))
-        found.append(Measured(f"sentence-transformers, {name}", seconds, 0, 0, gigabytes))
-        release()
-    return found
+    update = peers.sentence_transformers_update(
+        folder=weights, rows=work.rows, batch_size=work.batch_size, pooling=pooling, query_length=work.length,
+        passage_length=work.length, mini_batch=PEER_FORMS[form],
+    )  # fmt: skip
+    seconds, gigabytes = timed(_under_autocast(update))
+    return Measured(f"sentence-transformers, {form}", seconds, 0, 0, gigabytes)
 
 
 def _under_autocast(update: Update) -> Callable[[int], object]:
@@ -284,15 +302,13 @@ def _under_autocast(update: Update) -> Callable[[int], object]:
     return run
 
 
-def encoding(weights: str, quick: bool) -> tuple[float, float]:
-    """Texts a second of ours and of sentence-transformers; 0 where the package is missing."""
+def encoding(side: str, weights: str, quick: bool) -> float:
+    """Texts a second of `ours` or of sentence-transformers."""
     draw = random.Random("encoding")
     texts = [_text(draw, min(512, int(draw.lognormvariate(5.0, 0.7)))) for _ in range(20 if quick else 20_000)]
-    rate = _texts_per_second(rankpo.load(weights), texts)
-    release()
-    if importlib.util.find_spec("sentence_transformers") is None:
-        return rate, 0.0
-    return rate, _texts_per_second(peers.sentence_transformer(weights, "mean", 512), texts, show_progress_bar=False)
+    if side == "ours":
+        return _texts_per_second(rankpo.load(weights), texts)
+    return _texts_per_second(peers.sentence_transformer(weights, "mean", 512), texts, show_progress_bar=False)
 
 
 def _texts_per_second(model: Any, texts: list[str], **options: object) -> float:
@@ -304,3 +320,49 @@ def _texts_per_second(model: Any, texts: list[str], **options: object) -> float:
         model.encode(texts, **options)
         synchronize()
         return len(texts) / (time.perf_counter() - started)
+
+
+# Attention.
+
+
+def attention(way: str, kind: str, quick: bool) -> dict[str, Any]:
+    """Packed causal attention of 16 heads of 64 over passages of web search, forward and backward.
+
+    way: `varlen`, `flex`, or `lengths` for the loop. Returns the seconds, and the largest difference from the loop in
+    float32, of the output and of the gradient of the queries.
+    """
+    draw = random.Random("attention")
+    lengths = sorted(
+        (min(512, int(draw.lognormvariate(5.4, 0.6))) + 1 for _ in range(4 if quick else 256)), reverse=True
+    )
+    device = torch.device("cuda" if on_gpu() else "cpu")
+    torch.manual_seed(0)
+    exact = torch.randn(3, 1, 16, sum(lengths), 64, device=device)
+    given = exact.to(getattr(torch, kind)).requires_grad_()
+    run = _way(way, lengths, device)
+    expected, of_loop = _with_gradient(_way("lengths", lengths, device), exact.requires_grad_())
+    found, gradient = _with_gradient(run, given)
+    seconds, gigabytes = timed(lambda step: _with_gradient(run, given))
+    apart = {"output apart": found - expected, "gradient apart": gradient - of_loop}
+    name = f"attention, {way}, {kind}, {sum(lengths):,} tokens"
+    return {
+        **{"case": name, "median s": seconds, "peak GB": gigabytes},
+        **{what: float(difference.abs().max()) for what, difference in apart.items()},
+    }
+
+
+def _way(way: str, lengths: list[int], device: torch.device) -> Callable[[Tensor], Tensor]:
+    pattern, documents = varlen.Pattern(causal=True), flex.Documents(lengths, device)
+    borders = torch.tensor([0, *lengths], device=device).cumsum(0).int()
+    if way == "flex":
+        return lambda given: flex.attend(*given.unbind(), documents, pattern)
+    if way == "varlen" and on_gpu():  # On a CPU, the loop stands for the kernel.
+        return lambda given: varlen.attend(*given.unbind(), borders, max(lengths), pattern)
+    return lambda given: attend_by_length(*given.unbind(), lengths, pattern)
+
+
+def _with_gradient(run: Callable[[Tensor], Tensor], given: Tensor) -> tuple[Tensor, Tensor]:
+    """The output, and the gradient of the queries for the sum of its squares, both in float32."""
+    output = run(given).float()
+    (gradient,) = torch.autograd.grad(output.square().sum(), given)
+    return output.detach(), gradient[0].float()

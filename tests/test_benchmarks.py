@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -37,21 +38,35 @@ def test_every_benchmark_runs(name):
 def test_the_benchmark_of_a_gpu_runs_tiny_on_a_cpu():
     from benchmarks import gpu
 
-    report = gpu.benchmark(SMALL)
+    found = gpu.Found(quick=True, ends=inf)
+    gpu.benchmark(SMALL, found)
+    report = gpu.report(found)
     cases = [row["case"] for row in report.rows]
     for words in (
-        "gradients, embedding",
-        "Qwen3",
-        "ModernBERT",
-        "gradient cache",
-        "RankPO, 1B",
-        "LoRA, 8B",
-        "encode, ours",
+        *("gradients, embedding", "Qwen3", "ModernBERT", "gradient cache", "attention, flex", "RankPO, 1B"),
+        *("dpo, 1B", "LoRA, 8B", "encode, ours"),
     ):
         assert any(words in case for case in cases), words
     assert all(goal.reached for goal in report.goals if "against CPU" in goal.what or "padded" in goal.what)
-    late = gpu.benchmark(SMALL, minutes=0)
-    assert late.rows == [] and len(late.remarks) == 1 + len(gpu.CASES)
+
+
+def test_a_step_of_the_gpus_benchmark_that_fails_or_is_late_leaves_a_remark(capsys):
+    from benchmarks import gpu
+
+    found = gpu.Found(quick=False, ends=inf)
+    assert found.attempt("first", lambda: 1 / 0) is None
+    assert found.attempt("second", lambda: 2) == 2
+    found.add({"case": "second", "median s": 0.1234, "texts/s": None})
+    found.ends = 0.0
+    assert found.attempt("third", lambda: 3) is None
+    assert [line.split(" (")[0] for line in found.remarks] == [
+        "first failed: ZeroDivisionError: division by zero",
+        "left out, since the time was over: third",
+    ]
+    assert "case second · median s 0.123\n" in capsys.readouterr().out
+    found.quick, found.ends = True, inf
+    with pytest.raises(ZeroDivisionError):
+        found.attempt("first", lambda: 1 / 0)
 
 
 def test_every_benchmark_is_in_the_table():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rankpo.errors import ConfigError
-from rankpo.models.engine.body import body_of, freeze_pooler, summary
+from rankpo.models.engine.body import body_of, compile_body, freeze_pooler, summary
 from rankpo.models.engine.last_layer import OneToken, one_token, shorten_last_layer
 from rankpo.models.engine.packing import mixes_padding, packed_arguments, padding, position_offset, switch_to_packed
 from rankpo.models.engine.pooling import place_of_token
@@ -277,9 +277,9 @@ class RankingModel(Shardable, ABC):
         """Whether threads can run forward passes at the same time: on a CPU, without collectives and compiled code."""
         return self.device.type == "cpu" and not self.sharded and body_of(self.base)._compiled_call_impl is None
 
-    def compile_body(self) -> None:
+    def compile_body(self, say: Callable[[str], None]) -> None:
         """Compiles the body with torch.compile, for sequences of any length."""
-        body_of(self.base).compile(dynamic=True)
+        compile_body(self.base, self.packed, say)
 
     def merge_adapters(self) -> None:
         """Merges the adapters, if any, into the weights."""

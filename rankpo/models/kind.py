@@ -257,7 +257,7 @@ class ModelKind(HasScale, ABC, Generic[SettingsT_co, InputsT_co, ModelT_co]):
         if self.use_peft:
             model.take_adapters(self.adapt(model))
         if self.compile:
-            model.compile_body()
+            model.compile_body(say)
         self.finish(model, needs, say)
         model.writer = self
         say(model.summary(self.origin, used_attention(backbone.config, self.attn_implementation)))

@@ -118,7 +118,10 @@ def _encode(model: GivesVectors, table: ExampleTable, rows: dict[str, np.ndarray
             shape = (len(chosen), model.dim)
             file = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype=np.float32, shape=shape)
         for start in range(0, len(chosen), ROWS_AT_ONCE):
-            block = encode_table(model, table, chosen[start : start + ROWS_AT_ONCE], role).rows
+            vectors = encode_table(model, table, chosen[start : start + ROWS_AT_ONCE], role)
+            if not vectors.single:
+                raise ConfigError([f"a teacher of kind {model.kind} has several vectors per text; use kind=embedding"])
+            block = vectors.rows
             if file is not None:
                 file[start : start + len(block)] = block.numpy()
         if file is not None:

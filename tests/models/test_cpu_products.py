@@ -85,6 +85,12 @@ def test_an_operator_that_has_changed_is_not_used(monkeypatch):
     assert_close(torch.get_rng_state(), state)
 
 
+def test_the_trial_is_the_same_under_autocast():
+    alone = cpu_products._proved()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert cpu_products._proved() == alone
+
+
 @pytest.mark.parametrize(("tokens", "most", "packed"), [(8191, 10_000, False), (8192, 10_000, True), (8192, 10, False)])
 def test_weights_are_copied_for_many_tokens_of_small_models(tokens, most, packed, calls, monkeypatch):
     monkeypatch.setattr(cpu_products, "PACKED_BYTES", most)

@@ -82,6 +82,16 @@ def test_a_compiled_model_agrees(tmp_path):
     assert_close(curve(tmp_path / "compiled"), curve(tmp_path / "plain"), rtol=1e-4, atol=1e-5)
 
 
+def test_compiled_packed_rows_are_warned_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: None)
+    said = []
+    trainer = trainer_of(*RANKPO, f"cache_dir={tmp_path}")
+    for packed in (True, False):
+        trainer.policy.packed = packed
+        trainer.policy.compile_body(said.append)
+    assert [line.partition(";")[2] for line in said] == [" add model.layout=padded"]
+
+
 def test_fp16_without_a_gpu_is_refused(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU, on which fp16 works")

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 import rankpo
 from rankpo.errors import ConfigError
+from tests.recipes import LATE
 from tests.runs import TINY, curve, train, trainer_of
 
 DATA = ("datasets=[toy_contrastive]", "trainer.batch_size=4")
@@ -124,3 +125,10 @@ def test_what_cannot_be_a_guide_is_refused_by_name(tmp_path):
         ConfigError, match="holds a model of kind reranker; a guide or teacher must be an embedding model"
     ):
         trainer_of(*GIST, f"loss.guide={tmp_path}/reranker/FINAL", f"cache_dir={tmp_path}")
+
+
+def test_a_teacher_with_several_vectors_per_text_is_refused_in_one_line(tmp_path):
+    options = [option for option in LATE if option.startswith(("model", "kind="))]
+    data = ("datasets=[toy_graded]", "loss=embed_distill", "dataloader.group_size=3")
+    with pytest.raises(ConfigError, match="a teacher of kind late_interaction has several vectors per text"):
+        trainer_of(*options, *data, f"cache_dir={tmp_path}")

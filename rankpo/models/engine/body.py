@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -39,3 +40,10 @@ def _count(parameter: nn.Parameter) -> int:
     """The number of weights; two 4-bit weights of bitsandbytes share a stored byte."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else int(state.shape.numel())
+
+
+def compile_body(backbone: PreTrainedModel, packed: bool, say: Callable[[str], None]) -> None:
+    """Compiles the body with torch.compile, for any shape. packed: whether its calls get the lengths of packed sequences."""
+    if packed:  # The lengths become a part of the compiled graph.
+        say("warning: model.compile=true compiles packed rows anew for each update; add model.layout=padded")
+    body_of(backbone).compile(dynamic=True)

@@ -35,6 +35,7 @@ def onednn_is_faster(cpu_info: Path = CPU_INFO) -> bool:
 
 
 @torch.no_grad()
+@torch.autocast("cpu", enabled=False)  # A caller's autocast would round one side alone.
 def _proved() -> bool:
     """Whether oneDNN's product with bias and GELU is that of torch's own functions."""
     with torch.random.fork_rng(devices=[]):  # The trial must not change the random numbers of a run.
