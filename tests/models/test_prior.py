@@ -257,7 +257,7 @@ def test_a_frozen_backbone_encodes_each_text_once(tmp_path, monkeypatch):
     assert trained == {"layers.0.linear.weight", "prior.weight"}
     calls = []
     plain = model.hidden_states
-    monkeypatch.setattr(model, "hidden_states", lambda given: calls.append(len(given)) or plain(given))
+    monkeypatch.setattr(model, "hidden_states", lambda given, *read: calls.append(len(given)) or plain(given, *read))
     first = model(model.inputs.sequences_of(TEXTS, "candidate"))
     second = model(model.inputs.sequences_of([TEXTS[2], "new", TEXTS[0]], "candidate"))
     assert calls == [4, 1]
