@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -158,10 +158,19 @@ def _cvar(fixed: Tensor, policy: Tensor) -> Tensor:
     return (weights * gains).sum(-1) / LEVEL
 
 
-def trl(*, folder: str, data: str, batch_size: int, at_once: int, precomputed: bool) -> Update:
+def trl(
+    *,
+    folder: str,
+    data: str,
+    batch_size: int,
+    at_once: int,
+    precomputed: bool,
+    more: Mapping[str, object] | None = None,
+) -> Update:
     """Updates of TRL's DPOTrainer: its tokenisation, collator and loss, `at_once` pairs in a batch, then clipping, AdamW.
 
     Called directly, which leaves its loop's own work out. precomputed: its reference log-probabilities come from before.
+    more: fields of DPOConfig in place of those below.
     """
     import datasets
     import torch
@@ -180,18 +189,16 @@ def trl(*, folder: str, data: str, batch_size: int, at_once: int, precomputed: b
     model, reference = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
     output = TemporaryDirectory(prefix="rankpo-benchmark-")
     unlimited = {"max_prompt_length": None} if "max_prompt_length" in {f.name for f in fields(DPOConfig)} else {}
+    plain = {"max_length": 4096, "bf16": False, "gradient_checkpointing": False, "use_cpu": True, "report_to": []}
     arguments = DPOConfig(
         output_dir=output.name,
         per_device_train_batch_size=at_once,
         beta=BETA,
-        max_length=4096,
-        bf16=False,
-        gradient_checkpointing=False,
         precompute_ref_log_probs=precomputed,
-        report_to=[],
-        use_cpu=True,
-        **unlimited,
+        **{**plain, **unlimited, **(more or {})},
     )
+    if arguments.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     trainer = InOrder(
         model=model,
         ref_model=None if precomputed else reference,

@@ -23,10 +23,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from benchmarks import gpu_cases as cases
+from benchmarks import gpu_pairs as pairs
 from benchmarks.report import Goal, Options, Report, load, publish
 
 Made = TypeVar("Made")
-SPEED_OF_PEERS, DECODER_RATE, ENCODER_RATE, EIGHT_BILLION_GB = 1.5, 0.5, 0.4, 24.0
+SPEED_OF_PEERS, SPEED_OF_TRL, DECODER_RATE, ENCODER_RATE, EIGHT_BILLION_GB = 1.5, 1.3, 0.5, 0.4, 24.0
 
 
 def say(line: str) -> None:
@@ -165,6 +166,34 @@ def long_preferences(folder: Path, quick: bool, found: Found) -> None:
     for name, of_loss in losses.items():
         if measured := found.attempt(name, partial(cases.ours, name, weights, work, *of_loss, *options)):
             found.add(measured.row(cases.matrix_rate(quick)))
+    if not cases.has("trl"):
+        found.remark("TRL's side of dpo was left out: the package trl is not installed")
+        return
+    peer = found.attempt("dpo, TRL", partial(pairs.trl_dpo, folder, weights, work))
+    if peer is not None and measured is not None:
+        found.add(peer.row(1), Goal("dpo against TRL", peer.seconds / measured.seconds, SPEED_OF_TRL, unit=" x"))
+
+
+def rerankers(folder: Path, quick: bool, found: Found) -> None:
+    """An update of a cross-encoder beside sentence-transformers, and the lists that a decoder of 1B orders."""
+    work = cases.web_search(folder, quick)
+    weights = cases.write_weights(folder / "encoder", cases.MODERNBERT, quick)
+    keys = ("loss=pointwise_bce", "kind=reranker", "trainer.precision=bf16", "trainer.max_tokens=200000")
+    ours = found.attempt("cross-encoder", partial(cases.ours, "cross-encoder", weights, work, *keys))
+    if ours is not None:
+        found.add(ours.row(cases.matrix_rate(quick)))
+    if cases.has("sentence_transformers"):
+        run = partial(pairs.cross_encoder_of_peer, weights, work)
+        peer = found.attempt("cross-encoder, sentence-transformers", run)
+        if peer is not None and ours is not None:
+            speed = Goal(
+                "cross-encoder against sentence-transformers", peer.seconds / ours.seconds, SPEED_OF_PEERS, unit=" x"
+            )
+            found.add(peer.row(1), speed)
+    decoder = cases.write_weights(folder / "decoder", cases.LLAMA_1B, quick)
+    for decode in ("first_token", "generate"):
+        if row := found.attempt(f"listwise, {decode}", partial(pairs.listwise, decode, decoder, quick)):
+            found.add(row)
 
 
 def adapters(folder: Path, quick: bool, found: Found) -> None:
@@ -210,6 +239,7 @@ CASES: dict[str, Case] = {
     "attention": attention,
     "preferences of 1B": long_preferences,
     "encoding": encoding,
+    "rerankers": rerankers,
     "LoRA of 8B": adapters,
 }
 

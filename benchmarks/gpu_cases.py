@@ -159,7 +159,8 @@ def write_weights(folder: Path, shape: dict[str, Any], quick: bool) -> str:
     return str(folder)
 
 
-def _text(draw: random.Random, length: int) -> str:
+def draw_text(draw: random.Random, length: int) -> str:
+    """Random letters, each a token of its own."""
     return "".join(draw.choices(string.ascii_lowercase, k=max(1, length)))
 
 
@@ -169,10 +170,12 @@ def web_search(folder: Path, quick: bool) -> Work:
     draw = random.Random("web search")
 
     def passage() -> str:
-        return _text(draw, min(longest, int(draw.lognormvariate(5.4, 0.6))))
+        return draw_text(draw, min(longest, int(draw.lognormvariate(5.4, 0.6))))
 
     count = queries * (WARM_UP + UPDATES)
-    rows = [Row(_text(draw, draw.randint(6, 20)), tuple(passage() for _ in range(candidates))) for _ in range(count)]
+    rows = [
+        Row(draw_text(draw, draw.randint(6, 20)), tuple(passage() for _ in range(candidates))) for _ in range(count)
+    ]
     return Work(write_contrastive(folder / "rows.jsonl", rows), rows, longest, queries)
 
 
@@ -181,7 +184,9 @@ def long_pairs(folder: Path, quick: bool, pairs: int = 16) -> Work:
     pairs, longest = (2, 64) if quick else (pairs, 4096)
     draw = random.Random("long pairs")
     rows = [
-        Row(_text(draw, longest // 4), tuple(_text(draw, draw.randint(longest // 3, longest)) for _ in range(2)))
+        Row(
+            draw_text(draw, longest // 4), tuple(draw_text(draw, draw.randint(longest // 3, longest)) for _ in range(2))
+        )
         for _ in range(pairs * (WARM_UP + UPDATES))
     ]
     return Work(write_pairs(folder / "pairs.jsonl", rows), rows, longest, pairs)
@@ -290,11 +295,13 @@ def sentence_transformers(form: str, weights: str, work: Work, shape: dict[str, 
         folder=weights, rows=work.rows, batch_size=work.batch_size, pooling=pooling, query_length=work.length,
         passage_length=work.length, mini_batch=PEER_FORMS[form],
     )  # fmt: skip
-    seconds, gigabytes = timed(_under_autocast(update))
+    seconds, gigabytes = timed(under_autocast(update))
     return Measured(f"sentence-transformers, {form}", seconds, 0, 0, gigabytes)
 
 
-def _under_autocast(update: Update) -> Callable[[int], object]:
+def under_autocast(update: Update) -> Callable[[int], object]:
+    """The update under bf16 autocast."""
+
     def run(step: int) -> object:
         with torch.autocast("cuda" if on_gpu() else "cpu", dtype=torch.bfloat16):
             return update(step)
@@ -305,7 +312,7 @@ def _under_autocast(update: Update) -> Callable[[int], object]:
 def encoding(side: str, weights: str, quick: bool) -> float:
     """Texts a second of `ours` or of sentence-transformers."""
     draw = random.Random("encoding")
-    texts = [_text(draw, min(512, int(draw.lognormvariate(5.0, 0.7)))) for _ in range(20 if quick else 20_000)]
+    texts = [draw_text(draw, min(512, int(draw.lognormvariate(5.0, 0.7)))) for _ in range(20 if quick else 20_000)]
     if side == "ours":
         return _texts_per_second(rankpo.load(weights), texts)
     return _texts_per_second(peers.sentence_transformer(weights, "mean", 512), texts, show_progress_bar=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.arithmetic import training_gflop
-from benchmarks.sides import Outcome, Update
+from benchmarks.sides import Outcome, Update, device
 from benchmarks.workloads import Row
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def listwise_update(*, overrides: Sequence[str], rows: Sequence[Row], decode: st
     from rankpo.models.listwise.reranking import ListwiseReranker
 
     config: Any = compose(["model=base", "loss=listwise_ranking", *overrides]).model
-    reranker = ListwiseReranker(config.build(config.open_inputs(_silent), _silent).eval(), decode=decode)
+    model = config.build(config.open_inputs(_silent), _silent).eval().to(device())
+    reranker = ListwiseReranker(model, decode=decode)
 
     def update(step: int) -> Outcome:
         item = rows[step % len(rows)]

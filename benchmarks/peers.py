@@ -6,20 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.ours import LEARNING_RATE, fingerprint
-from benchmarks.sides import Outcome, Update
+from benchmarks.sides import Outcome, Update, device
 from benchmarks.workloads import Row
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
     from torch import Tensor, nn
-
-
-def device() -> str:
-    """The device of the peers, which is ours: CUDA where there is one."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def padded_preference(

@@ -20,6 +20,13 @@ from pathlib import Path
 from typing import Any
 
 
+def device() -> str:
+    """The device of all sides: CUDA where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What an update says of itself. value: its loss or whatever both sides must agree on. gflop: useful arithmetic."""
