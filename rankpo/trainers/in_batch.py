@@ -74,6 +74,11 @@ class InBatchUpdate:
         return replace(self, batch=change(self.batch), texts=[change(texts) for texts in self.texts])
 
 
+def is_long(sequences: Sequences) -> bool:
+    """Whether attention takes a large share of a forward pass over these sequences."""
+    return sequences.num_tokens >= LONG * len(sequences)
+
+
 def check_loader(loss: InBatchLoss, loader: DataLoader, key: str) -> None:
     """Raises ValueError if the loader's settings remove what the loss learns from. key: the loader's config key."""
     if isinstance(loss, ContrastiveLoss) and isinstance(loader, ListwiseDataLoader):
@@ -217,8 +222,7 @@ def _parts(update: InBatchUpdate) -> list[_Part]:
     left = update.attention_tokens
     made: list[_Part] = []
     for number, sequences in enumerate(update.texts):
-        long = sequences.num_tokens >= LONG * len(sequences)
-        keeps = number < len(update.texts) - 1 and long and sequences.num_tokens <= left
+        keeps = number < len(update.texts) - 1 and is_long(sequences) and sequences.num_tokens <= left
         left -= sequences.num_tokens if keeps else 0
         made.append(_Part(sequences, KeptAttention() if keeps else None))
     return made

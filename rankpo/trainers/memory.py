@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -156,6 +156,10 @@ class Activations:
 
     fixed: float
     per_token: float
+
+    def with_more(self, per_token: float) -> Activations:
+        """These activations and so many bytes more for each token."""
+        return replace(self, per_token=self.per_token + per_token)
 
 
 def activations_of(model: RankingModel, sequences: Sequences, given: Pass, max_tokens: int) -> Activations:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 CPU_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -78,6 +79,14 @@ def kept_attention(query: Tensor, mask: Tensor | None, dropout: float) -> KeptAt
     store = None if torch.compiler.is_compiling() else _ACTIVE.get()
     fits = mask is None and dropout == 0 and query.device.type == "cpu" and query.dtype in CPU_TYPES
     return store if fits else None
+
+
+def bytes_per_token(body: PreTrainedModel) -> int:
+    """Bytes of a token's outputs in all layers of a body, in float32; 0 for a body without heads."""
+    config = body.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", 0)
+    width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+    return 4 * getattr(config, "num_hidden_layers", 0) * heads * (width + 1)
 
 
 _attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

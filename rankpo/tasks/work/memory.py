@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from rankpo.losses.in_batch import InBatchLoss
 from rankpo.models.engine.dry_run import Pass
+from rankpo.models.engine.kept_attention import bytes_per_token
 from rankpo.models.reference import AdapterReference, LiveReference
 from rankpo.runs import processes
 from rankpo.runs.memory import free_bytes
 from rankpo.tasks.optimizer import make_optimizer_of
+from rankpo.trainers.in_batch import KEPT, is_long
 from rankpo.trainers.memory import MemoryPlan, Sharing, activations_of, plan_of, state_per_byte
 from rankpo.trainers.settings import AUTO, TrainerSettings
 from rankpo.trainers.strategies.choose import name_of
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from rankpo.models.base import RankingModel
     from rankpo.tasks.work.lessons import Material
     from rankpo.trainers.objective import Objective
+    from rankpo.types import Sequences
 
 AUTO_TOKENS = 16384  # Tokens of the dry run that chooses max_tokens=auto.
 
@@ -58,6 +62,8 @@ def plan_of_run(
     references = {id(item.reference): item.reference for item in objectives if item.reference is not None}
     computed = any(isinstance(reference, LiveReference | AdapterReference) for reference in references.values())
     activations = activations_of(model, texts, Pass(accelerator.autocast, referenced=computed), tokens)
+    if any(isinstance(item.loss, InBatchLoss) for item in objectives):
+        activations = activations.with_more(_kept_attention(experiment, model, texts, tokens))
     model.train(training)
     return plan_of(
         model,
@@ -67,6 +73,13 @@ def plan_of_run(
         Sharing(strategy=name_of(accelerator), ranks=processes.world_size()),
         free_bytes(model.device),
     )
+
+
+def _kept_attention(experiment: Experiment, model: RankingModel, texts: Sequences, tokens: int) -> float:
+    """Bytes of the attention outputs that a gradient cache keeps, for each token of `trainer.max_tokens`."""
+    twice = min(KEPT * tokens, texts.num_tokens - tokens)
+    on_cpu = model.device.type == "cpu" and not experiment.settings.gradient_checkpointing
+    return bytes_per_token(model.base) * twice / tokens if on_cpu and is_long(texts) and twice > 0 else 0.0
 
 
 def with_budget(settings: TrainerSettings, plan: MemoryPlan | None, device: str) -> TrainerSettings:
