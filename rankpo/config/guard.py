@@ -29,7 +29,6 @@ from rankpo.errors import ConfigError
 from rankpo.storage.secrets import is_secret_key, is_secret_name, known, looks_secret, redact, register
 
 if TYPE_CHECKING:
-    from hydra._internal.config_repository import CachingConfigRepository
     from hydra.core.config_search_path import ConfigSearchPath, SearchPathElement
 
 CALLBACK = "hydra_plugins.rankpo_sweep_note.callback.SweepNote"

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from rankpo.data.text.rendering import ended_at, with_generation_prompt
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rankpo.models.causal_lm.inputs import CompletionInputs
 

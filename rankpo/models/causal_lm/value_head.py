@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from rankpo.models.tensors import read_tensors
 from rankpo.models.causal_lm.model import CausalLanguageModel
+from rankpo.models.tensors import read_tensors
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 

@@ -288,7 +288,7 @@ def test_an_embedding_model_is_a_start_with_its_prompts(tmp_path):
     backbone("bert").save_pretrained(tmp_path / "plain")
     byte_tokenizer().save_pretrained(tmp_path / "plain")
     modules = [Transformer(str(tmp_path / "plain")), Pooling(24, "mean")]
-    st.SentenceTransformer(modules=modules, prompts={"query": "find: ", "passage": "text: "}).save(str(tmp_path / "e"))
+    st.SentenceTransformer(modules=modules, prompts={"query": "find: ", "document": "text: "}).save(str(tmp_path / "e"))
     lines = []
     kind = LateInteractionKind(load_from=str(tmp_path / "e"), passage_max_length=50)
     model = kind.build(kind.open_inputs(lines.append), lines.append).eval()
