@@ -124,7 +124,16 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         for daemon in reversed(started):
             daemon.terminate()
         for daemon in started:
-            daemon.wait(timeout=20)
+            _wait(daemon)
+
+
+def _wait(daemon: subprocess.Popen) -> None:
+    """slurmd sometimes waits for a step that has ended, and does not end itself."""
+    try:
+        daemon.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
 
 
 def _free_ports(count: int) -> list[int]:

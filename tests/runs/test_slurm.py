@@ -73,3 +73,17 @@ def test_two_nodes_give_the_curve_of_one_process_also_after_a_preemption(tmp_pat
     assert "continuing from" in text
     assert_close(curve(tmp_path / "two"), curve(tmp_path / "one"), rtol=1e-5, atol=1e-6)
     assert_close(final_weights(tmp_path / "two"), final_weights(tmp_path / "one"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_one_launch_over_two_nodes_of_an_interactive_allocation(tmp_path, monkeypatch):
+    skip_without_slurm()
+    monkeypatch.chdir(ROOT)
+    short = (*OVERRIDES, f"trainer.max_steps={SHORT}", f"cache_dir={tmp_path}")
+    train(*short, "exp_name=one")
+    settings = {"RANKPO_ADDRESS": "127.0.0.1", "RANKPO_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    with cluster(tmp_path / "slurm") as slurm:
+        launch = str(ROOT / "scripts" / "slurm_launch.sh")
+        slurm.call("salloc", "--nodes=2", launch, *short, "exp_name=two", **settings)
+    assert_close(curve(tmp_path / "two"), curve(tmp_path / "one"), rtol=1e-5, atol=1e-6)
+    assert_close(final_weights(tmp_path / "two"), final_weights(tmp_path / "one"), rtol=1e-4, atol=1e-5)
