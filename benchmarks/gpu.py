@@ -57,7 +57,7 @@ class Found:
     def attempt(self, what: str, step: Callable[[], Made]) -> Made | None:
         """The result of a step; None if it fails or the time is over, with the reason among the remarks.
 
-        One step that fails, such as for lack of memory, must not cost the others their results.
+        A step that fails, for example for lack of memory, does not end the run: the other steps still give results.
         """
         if time.monotonic() > self.ends:
             self.remark(f"left out, since the time was over: {what}")

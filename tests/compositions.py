@@ -22,7 +22,7 @@ from rankpo.config.places import CONFIG
 Load = Callable[..., DictConfig]
 OF_HYDRA: Load = ConfigLoaderImpl._load_configuration_impl
 READ = ConfigRepository.load_config
-PLACES = ("hydra.conf", str(CONFIG), "")  # of Hydra, of the project, and of classes
+PLACES = ("hydra.conf", str(CONFIG), "")  # Sources of Hydra's own configs, of config/, and of configs that are classes.
 
 
 def share() -> None:

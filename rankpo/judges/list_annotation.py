@@ -166,7 +166,7 @@ class ListOutcome:
         row |= {name.replace("_", " "): count for name, count in costs.start.tokens.items()}
         if costs.price:
             row["dollars"] = cost(costs.start.tokens, costs.price)
-        row["pairs that both orders put alike"] = found["orders_agree"]
+        row["pairs in the same order both times"] = found["orders_agree"]
         row["pairs as in the ranking"] = found["agrees_with_ranking"]
         return row
 

@@ -53,7 +53,8 @@ def random_rows(count: int, num_rows: int, seed: int, query_id: str) -> np.ndarr
     count = min(count, num_rows)
     drawn, size = np.empty(0, dtype=np.int64), 0
     while len(drawn) < count:
-        size = max(2 * size, 2 * count + 16)  # The same seed gives the same first numbers again.
+        # A longer draw with the same seed begins with the numbers of the shorter one.
+        size = max(2 * size, 2 * count + 16)
         stream = (random_keys(size, seed, text_key(query_id), 1) % np.uint64(num_rows)).astype(np.int64)
         drawn = stream[np.sort(np.unique(stream, return_index=True)[1])]
     return drawn[:count]

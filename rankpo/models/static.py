@@ -1,6 +1,7 @@
 """StaticModel: token embeddings without layers above them, as in StaticEmbedding of sentence-transformers and model2vec.
 
-A transformers model, so that it trains, saves and loads as the other backbones do. Texts have no special tokens.
+The backbone is a model of transformers, so that it is trained, saved and loaded as the others are. No special
+tokens are added to texts.
 """
 
 from __future__ import annotations

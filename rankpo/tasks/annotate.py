@@ -89,6 +89,11 @@ class Annotate(Task):
             raise FileNotFoundError(f"run={self.run}: no such file; task=search writes one")
         if (self.mode == "samples") != (self.samples is not None):
             raise ValueError(f"samples must be set with mode=samples, and only then, got {self.samples!r}")
+        if self.mode == "lists" and self.min_confidence and self.order != "both":
+            raise ValueError(
+                f"min_confidence={self.min_confidence} with mode=lists compares two answers for each list; "
+                f"set order=both, got order={self.order}"
+            )
         if self.feedback == "scalar" and self.mode != "samples":
             raise ValueError("feedback=scalar needs mode=samples; mode=scores scores the datasets' candidates")
         if self.samples is not None:

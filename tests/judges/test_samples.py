@@ -172,6 +172,7 @@ def test_plain_prompts_stay_plain_and_empty_completions_are_left_out(tmp_path):
     [
         (["task.mode=samples"], "samples must be set with mode=samples"),
         (["task.mode=samples", "task.samples=missing.jsonl"], "missing.jsonl does not exist"),
+        (["task.mode=lists", "task.order=given", "task.min_confidence=50"], "compares two answers for each list"),
         (["task.feedback=scalar"], "feedback=scalar needs mode=samples"),
         (["task.mode=samples", "task.samples={good}", "task.feedback=scalar"], "needs judge=scores"),
         (["task.mode=samples", "task.samples={good}"], "no pair can be drawn"),

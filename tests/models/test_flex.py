@@ -118,7 +118,7 @@ class Cuda:
     ("query", "dropout", "attended", "works", "expected"),
     [
         (Cuda(), 0.0, None, True, "varlen"),
-        (Cuda(), 0.0, [5], True, "flex"),  # Masked tokens inside a sequence.
+        (Cuda(), 0.0, [5], True, "flex"),  # Some tokens inside a sequence are masked.
         (Cuda(head=257), 0.0, None, True, "flex"),
         (Cuda(head=60), 0.0, None, True, "flex"),
         (Cuda(torch.float32), 0.0, None, True, "flex"),

@@ -102,7 +102,7 @@ def test_copies_precede_the_wait_and_the_wait_precedes_use(recipe, streams, tmp_
         trainer.backward(trainer.begin(received))
     later = streams.log[before:]
     assert "use in main" in later and not any("side" in line for line in later)
-    assert "copy in main" not in later  # What was sent is not copied again.
+    assert "copy in main" not in later  # A batch that is on the device is not copied again.
 
 
 def test_a_cpu_and_a_device_without_streams_copy_nothing_ahead():

@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers.activations import GELUActivation
 
 CPU_INFO = Path("/proc/cpuinfo")
-PACKED_BYTES = 1 << 28  # Weights of the linear layers up to which they are copied into oneDNN's own order.
+PACKED_BYTES = 1 << 28  # The weights of the linear layers are copied into oneDNN's own order if they take at most this.
 PACKED_TOKENS = 8192  # Tokens from which on the faster products outweigh the copy.
 FEWEST_ROWS = 128  # For fewer rows, oneDNN's preparation of a new shape costs more than its kernel saves.
 

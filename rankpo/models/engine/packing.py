@@ -163,7 +163,7 @@ def packed_arguments(
 def padding(lengths: Tensor, attended: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns the attention mask [n, T] int64 of padded sequences, and the places of their tokens among the n · T.
 
-    lengths, attended: [n] on the CPU; see `Sequences`. A mask as index would wait for a GPU to count the tokens.
+    lengths, attended: [n] on the CPU; see `Sequences`. An index by a mask would make the CPU wait until the GPU has counted the tokens.
     """
     places = torch.arange(int(lengths.max()))
     mask = (places < attended[:, None]).long()

@@ -199,7 +199,7 @@ def _raise_to(best: Tensor, token: Tensor, logits: Tensor, first: int) -> None:
     larger = values > best
     token.copy_(
         torch.where(larger, (places + first).to(token.dtype), token)
-    )  # A mask as index would wait for the device.
+    )  # An index by a mask would make the CPU wait for the device.
     torch.maximum(best, values, out=best)
 
 
